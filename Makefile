@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: help install demo test test-all check format bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "slidewatch needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## Create .venv and install slidewatch with its development tools
+
+demo: $(INSTALLED)  ## Train, fit, screen and query on rendered cells (a few minutes)
+	$(BIN)/slidewatch demo
+
+test: $(INSTALLED)  ## Run the tests that finish in minutes
+	$(BIN)/python -m pytest -m 'not slow and not benchmark'
+
+test-all: $(INSTALLED)  ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m 'not benchmark'
+
+check: $(INSTALLED)  ## Check format, lint, import directions and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+clean:  ## Remove .venv and everything the demo wrote
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""What runs: the Prefect flows, their settings, the compute cluster and the command line."""

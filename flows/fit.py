@@ -1,0 +1,288 @@
+"""The flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+import pyarrow.compute as pc
+from distributed import Client
+from prefect import flow
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.batch import run_shards, start_or_resume
+from flows.calibrate import CalibrationError, calibrate_detector
+from flows.cluster import open_client, run_in_order
+from flows.results import Outcome, table
+from flows.settings import Settings
+from storage.arrays import arrays_to_bytes
+from storage.batches import Batch, read_manifest
+from storage.detectors import DetectorCard
+from storage.models import ModelCard, find_card
+from storage.records import now
+from storage.statistics import (
+    Contribution,
+    Lineage,
+    latest_statistics,
+    load_moments,
+    save_statistics,
+    version_name,
+)
+from storage.store import Store, StoreError, digest_of
+from tasks.contribution import Rows, RowsJob, contributed, rows_statistics
+from tasks.shard import ShardJob, ShardResult
+from tasks.sources import SourceError
+from tasks.statistics import (
+    States,
+    empty_statistics,
+    from_arrays,
+    merge_statistics,
+    merge_tree,
+    retract_statistics,
+    to_arrays,
+)
+
+ROWS_A_JOB = 4096
+
+
+class FitOutcome(Outcome):
+    """A version of the statistics, and the detector made from it, if one could be."""
+
+    changed: str
+    model: str
+    statistics: str
+    images: dict[str, int]
+    unreadable: int = 0
+    detector: str | None
+    calibrated_by: str | None
+    calibrating_groups: int | None
+    alpha: float | None
+    warnings: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether no detector came of it."""
+        return self.detector is None
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        counts = ", ".join(f"{n:,} {name}" for name, n in self.images.items())
+        rows: list[tuple[str, object]] = [
+            ("statistics", f"{self.statistics} of {self.model}: {counts}")
+        ]
+        if self.detector:
+            rows.append(
+                (
+                    "detector",
+                    f"{self.detector}, calibrated by leaving out each of "
+                    f"{self.calibrating_groups} {self.calibrated_by}s; alpha {self.alpha}",
+                )
+            )
+        rows += [("warning", warning) for warning in self.warnings]
+        return f"{self.changed}\n{table(rows)}"
+
+
+@flow
+def fit(
+    images: Annotated[str, Field(description="labelled images: folder, glob, archive, manifest")],
+    batch: Annotated[str, Field(description="name of this batch")],
+    model: Annotated[str | None, Field(description="the model; by default the newest")] = None,
+    limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
+    settings: Settings | None = None,
+) -> FitOutcome:
+    """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
+    settings = settings or Settings()
+    store = Store(settings.store)
+    card = find_card(store, model)
+    frozen = start_or_resume(settings, batch, images, card.classes, limit=limit, batch_date=None)
+    _check_labels(store, frozen, card)
+    latest = latest_statistics(store, card.name)
+    with open_client(settings) as client:
+        if latest and latest.contribution(batch):
+            changed = f"batch {batch} is in the statistics already: it counts once"
+            return _finish(client, settings, store, card, latest, changed)
+        merged, contribution, failures = _merge_batch(client, store, frozen, card, latest)
+        changed = (
+            f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
+            f"{contribution.held_out:,} left out (the model's validation and test "
+            f"{card.split_by}s), {failures} unreadable"
+        )
+        others = latest.contributions if latest else []
+        lineage = _save_version(
+            store, card, latest, merged, f"fit {batch}", [*others, contribution]
+        )
+        return _finish(client, settings, store, card, lineage, changed, unreadable=failures)
+
+
+@flow
+def retract(
+    batch: Annotated[str | None, Field(description="take out this batch")] = None,
+    slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None,
+    patient: Annotated[str | None, Field(description="take out this patient")] = None,
+    model: Annotated[str | None, Field(description="the model; by default the newest")] = None,
+    settings: Settings | None = None,
+) -> FitOutcome:
+    """Take a batch, a slide or a patient out of the statistics, and calibrate anew."""
+    settings = settings or Settings()
+    store = Store(settings.store)
+    chosen = {"batch": batch, "slide": slide, "patient": patient}
+    given = {kind: name for kind, name in chosen.items() if name is not None}
+    if len(given) != 1:
+        raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
+    ((kind, name),) = given.items()
+    card = find_card(store, model)
+    latest = latest_statistics(store, card.name)
+    if latest is None:
+        raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
+    taken: list[Rows] = []
+    kept: list[Contribution] = []
+    for contribution in latest.contributions:
+        rows, left = _take_out(store, card, contribution, kind, name)
+        taken += [rows] if len(rows.rows) else []
+        kept += [left] if left else []
+    if not taken:
+        raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
+    count = sum(len(rows.rows) for rows in taken)
+    with open_client(settings) as client:
+        jobs = [
+            RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
+            for rows in taken
+            for start in range(0, len(rows.rows), ROWS_A_JOB)
+        ]
+        part = merge_tree(run_in_order(client, rows_statistics, jobs, title=f"retract {name}"))
+        total = retract_statistics(from_arrays(load_moments(store, latest)), part)
+        lineage = _save_version(store, card, latest, total, f"retract {kind} {name}", kept)
+        changed = f"{kind} {name}: {count:,} images taken out of the statistics"
+        return _finish(client, settings, store, card, lineage, changed)
+
+
+def _check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
+    labels = pc.value_counts(read_manifest(store, batch, columns=["label"])["label"]).to_pylist()
+    known = {row["values"] for row in labels if row["values"] is not None}
+    if not known:
+        raise SourceError(
+            f"no image of {batch.images} has a label: put them in folders named "
+            f"{' and '.join(card.classes)}, or give a manifest with a column 'label'"
+        )
+    if unknown := known - set(card.classes):
+        raise SourceError(
+            f"{batch.images} has labels that model {card.name} does not know: "
+            f"{', '.join(sorted(unknown))}; its classes are {', '.join(card.classes)}"
+        )
+
+
+def _merge_batch(
+    client: Client, store: Store, batch: Batch, card: ModelCard, latest: Lineage | None
+) -> tuple[States, Contribution, int]:
+    """Extract a batch and merge its statistics into the latest; returns what it gave, too."""
+    counts = {"fitted": 0, "held_out": 0, "failures": 0}
+
+    def counted(results: Iterator[ShardResult]) -> Iterator[States]:
+        for result in results:
+            counts["fitted"] += result.fitted
+            counts["held_out"] += result.held_out
+            counts["failures"] += len(result.failures)
+            assert result.statistics is not None
+            yield result.statistics
+
+    jobs = [ShardJob(store, batch, shard, card.name, fit=True) for shard in batch.shards()]
+    results = run_shards(client, store, batch, card, jobs, f"fit {batch.name}")
+    part = merge_tree(counted(results))
+    if not counts["fitted"]:
+        raise SourceError(
+            f"batch {batch.name} adds nothing: of {batch.rows} images {counts['held_out']} belong "
+            f"to the model's validation and test {card.split_by}s and {counts['failures']} are "
+            "unreadable"
+        )
+    before = (
+        from_arrays(load_moments(store, latest))
+        if latest
+        else empty_statistics(card.tap_widths, len(card.classes))
+    )
+    contribution = Contribution(
+        batch=batch.name,
+        manifest_digest=batch.manifest_digest,
+        images=counts["fitted"],
+        held_out=counts["held_out"],
+    )
+    return merge_statistics(before, part), contribution, counts["failures"]
+
+
+def _take_out(
+    store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
+) -> tuple[Rows, Contribution | None]:
+    """The rows that go, and what is left of the contribution, if anything."""
+    given = contributed(store, card, contribution)
+    if kind == "batch":
+        goes = np.full(len(given.rows), contribution.batch == name)
+    else:
+        goes = np.asarray([key == name for key in getattr(given, f"{kind}s")], bool)
+    rows = Rows(given.batch, given.rows[goes])
+    if goes.all():
+        return rows, None
+    if not goes.any():
+        return rows, contribution
+    without = f"without_{kind}s"
+    return rows, contribution.model_copy(
+        update={
+            without: (*getattr(contribution, without), name),
+            "images": contribution.images - len(rows.rows),
+        }
+    )
+
+
+def _save_version(
+    store: Store,
+    card: ModelCard,
+    parent: Lineage | None,
+    statistics: States,
+    operation: str,
+    contributions: list[Contribution],
+) -> Lineage:
+    content = arrays_to_bytes(to_arrays(statistics))
+    counts = next(iter(statistics.values())).n
+    lineage = Lineage(
+        model=card.name,
+        version=parent.version + 1 if parent else 1,
+        parent=parent.version if parent else None,
+        operation=operation,
+        created_at=now(),
+        contributions=contributions,
+        images={name: int(n) for name, n in zip(card.classes, counts, strict=True)},
+        digest=digest_of(content),
+    )
+    save_statistics(store, lineage, content)
+    return lineage
+
+
+def _finish(
+    client: Client,
+    settings: Settings,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    changed: str,
+    unreadable: int = 0,
+) -> FitOutcome:
+    """Calibrate a detector on the statistics; where that is impossible, say so."""
+    log = get_run_logger()
+    detector: DetectorCard | None = None
+    try:
+        detector = calibrate_detector(client, settings, store, card, lineage)
+        warnings = detector.warnings
+    except CalibrationError as error:
+        warnings = [f"no detector: {error}"]
+    for warning in warnings:
+        log.warning(warning)
+    return FitOutcome(
+        changed=changed,
+        model=card.name,
+        statistics=version_name(lineage.version),
+        images=lineage.images,
+        unreadable=unreadable,
+        detector=detector.name if detector else None,
+        calibrated_by=detector.calibrated_by if detector else None,
+        calibrating_groups=detector.calibrating_groups if detector else None,
+        alpha=detector.alpha if detector else None,
+        warnings=warnings,
+    )

@@ -1,0 +1,24 @@
+"""What a command came to: data for machines, and a few lines for people."""
+
+from abc import abstractmethod
+
+from pydantic import BaseModel
+
+
+class Outcome(BaseModel):
+    """The result of a flow or command. ``failed`` says that something needs a person."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the command's exit code must not be 0."""
+        return False
+
+    @abstractmethod
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+
+
+def table(rows: list[tuple[str, object]]) -> str:
+    """Two columns, aligned."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

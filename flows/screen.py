@@ -1,0 +1,221 @@
+"""The flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from distributed import Client
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.batch import run_shards, start_or_resume
+from flows.cluster import open_client
+from flows.results import Outcome, table
+from flows.settings import Settings
+from storage.batches import (
+    Batch,
+    Seal,
+    discard_rows,
+    read_seal,
+    rows_path,
+    screening_start,
+    write_seal,
+)
+from storage.detectors import DetectorCard, load_detector_card
+from storage.models import ModelCard, load_card
+from storage.reports import image_schema, publish_report, read_rows, report_path
+from storage.store import Store
+from tasks.report import q_values
+from tasks.shard import ShardJob
+
+
+class ScreenOutcome(Outcome):
+    """A published report, in figures."""
+
+    batch: str
+    report: str
+    model: str
+    detector: str
+    images: int
+    scored: int
+    failures: dict[str, int]
+    diagnoses: dict[str, int]
+    abnormal: int
+    review: int
+    seconds: float
+    repeated: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether some images could not be scored."""
+        return self.scored < self.images
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
+        failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+        share = 100 * self.abnormal / self.scored if self.scored else 0.0
+        rows: list[tuple[str, object]] = [
+            (
+                "images",
+                f"{self.images:,}: {self.scored:,} scored, {self.images - self.scored} failed",
+            ),
+            ("diagnoses", diagnoses or "none"),
+            ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
+            ("for review", f"{self.review:,}"),
+            ("detector", self.detector),
+            ("report", self.report),
+        ]
+        if failures:
+            rows.insert(1, ("failed", failures))
+        if self.repeated:
+            return f"batch {self.batch} was published before; nothing to do\n{table(rows)}"
+        rate = self.images / self.seconds
+        return f"batch {self.batch}: {self.seconds:.1f} s, {rate:,.0f} images/s\n{table(rows)}"
+
+
+class ImagesFailedError(Exception):
+    """The report is published, but some images are in it as failed: the batch is not green."""
+
+    def __init__(self, outcome: ScreenOutcome) -> None:
+        failed = outcome.images - outcome.scored
+        super().__init__(
+            f"{failed} of {outcome.images} images of batch {outcome.batch} failed "
+            f"({', '.join(f'{n} {reason}' for reason, n in outcome.failures.items())}); "
+            f"the report has a row for each: {outcome.report}"
+        )
+        self.outcome = outcome
+
+
+@flow
+def screen(
+    images: Annotated[
+        str, Field(description="the night's images: folder, glob, archive, manifest")
+    ],
+    batch: Annotated[str, Field(description="name of this batch")],
+    detector: Annotated[
+        str | None, Field(description="the detector; by default the newest")
+    ] = None,
+    date: Annotated[date | None, Field(description="the batch's day; by default today")] = None,
+    limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
+    settings: Settings | None = None,
+) -> ScreenOutcome:
+    """Diagnose and score a night's images, and publish the report.
+
+    Raises:
+        ImagesFailedError: the report is published, but not every image could be scored.
+    """
+    settings = settings or Settings()
+    log = get_run_logger()
+    store = Store(settings.store)
+    detector_card = load_detector_card(store, detector)
+    card = load_card(store, detector_card.model)
+    frozen = start_or_resume(settings, batch, images, card.classes, limit=limit, batch_date=date)
+    seal = read_seal(store, batch, detector_card.name)
+    started = time.monotonic()
+    if seal is None:
+        with open_client(settings) as client:
+            failures = extract_and_score(client, store, frozen, card, detector_card)
+        seal = publish(store, frozen, card, detector_card, failures)
+        repeated = False
+    else:
+        repeated = True
+    outcome = ScreenOutcome(
+        batch=batch,
+        report=store.address(*report_path(frozen.name, frozen.batch_date)),
+        model=card.name,
+        detector=detector_card.name,
+        images=seal.rows,
+        scored=seal.scored,
+        failures=seal.failures,
+        diagnoses=seal.diagnoses,
+        abnormal=seal.abnormal,
+        review=seal.review,
+        seconds=time.monotonic() - started,
+        repeated=repeated,
+    )
+    log.info(outcome.text())
+    if outcome.failed:
+        raise ImagesFailedError(outcome)
+    return outcome
+
+
+@task(cache_policy=NO_CACHE)
+def extract_and_score(
+    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
+) -> dict[str, int]:
+    """Run the batch's shards; returns how many images failed, by reason."""
+    scored_at = screening_start(store, batch, detector.name)
+    jobs = [
+        ShardJob(store, batch, shard, card.name, detector=detector.name, scored_at=scored_at)
+        for shard in batch.shards()
+    ]
+    failures: Counter[str] = Counter()
+    for result in run_shards(client, store, batch, card, jobs, f"screen {batch.name}"):
+        failures.update(failure.reason for failure in result.failures)
+    return dict(failures)
+
+
+@task(cache_policy=NO_CACHE)
+def publish(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, failures: dict[str, int]
+) -> Seal:
+    """Join the shards' rows into the report, let it appear at once, and seal it."""
+    paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
+    p = np.concatenate(
+        [read_rows(store, path, ["p_value"])["p_value"].to_numpy() for path in paths]
+    )
+    q = q_values(p)
+    tally = _Tally()
+
+    def parts() -> Iterator[pa.Table]:
+        for shard, path in zip(batch.shards(), paths, strict=True):
+            rows = read_rows(store, path)
+            values = q[shard.start : shard.stop]
+            tally.count(rows)
+            yield rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
+
+    path = report_path(batch.name, batch.batch_date)
+    digest = publish_report(store, path, image_schema(card.classes, list(detector.taps)), parts())
+    seal = Seal(
+        batch=batch.name,
+        detector=detector.name,
+        model=card.name,
+        report="/".join(path),
+        report_digest=digest,
+        rows=batch.rows,
+        scored=tally.status["scored"],
+        failed=tally.status["failed"],
+        diagnoses={name: tally.diagnosis[name] for name in card.classes},
+        abnormal=tally.abnormal,
+        review=tally.verdict["review"],
+        failures=failures,
+        scored_at=screening_start(store, batch, detector.name),
+    )
+    if seal.scored + seal.failed != batch.rows:
+        raise RuntimeError(f"{seal.scored} + {seal.failed} rows, but {batch.rows} images")
+    write_seal(store, seal)
+    discard_rows(store, batch, detector.name)
+    return seal
+
+
+class _Tally:
+    """Counts over the rows of a report, part by part."""
+
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self.diagnosis: Counter[str] = Counter()
+        self.verdict: Counter[str] = Counter()
+        self.abnormal = 0
+
+    def count(self, rows: pa.Table) -> None:
+        self.status.update(rows["status"].to_pylist())
+        self.diagnosis.update(rows["diagnosis"].drop_null().to_pylist())
+        self.verdict.update(rows["verdict"].to_pylist())
+        self.abnormal += sum(rows["abnormal"].drop_null().to_pylist())

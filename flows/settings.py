@@ -1,0 +1,54 @@
+"""How slidewatch runs: one settings object for flows, deployments and the command line.
+
+A value comes from the command line, else from the environment (``SLIDEWATCH_STORE``), else from a
+TOML file (``slidewatch.toml`` here, or the file that ``SLIDEWATCH_CONFIG`` names), else from the
+defaults below.
+"""
+
+import os
+from typing import Literal
+
+from dask.system import CPU_COUNT
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Settings(BaseSettings):
+    """Where the store is, which machines work, and at which level an image is abnormal."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIDEWATCH_", extra="forbid", frozen=True)
+
+    store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
+    cluster: Literal["local", "scheduler"] = Field(
+        "local", description="who works: processes on this machine, or a running Dask scheduler"
+    )
+    scheduler: str | None = Field(
+        None, description="address of the Dask scheduler, tcp://host:port"
+    )
+    workers: int = Field(CPU_COUNT, ge=1, description="worker processes of a local cluster")
+    shard_rows: int = Field(1024, ge=1, le=1_000_000, description="images a shard")
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"
+    )
+    uncertain_below: float = Field(
+        0.75, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
+    )
+    debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file behind the environment."""
+        file = os.environ.get("SLIDEWATCH_CONFIG", "slidewatch.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)

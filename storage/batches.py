@@ -1,0 +1,215 @@
+"""A batch: its frozen manifest and the ledger of what has been done with it.
+
+``batches/<batch>/batch.json`` and ``manifest.parquet`` are written once, when the batch starts;
+``ledger/<model>/<shard>.json`` says that a shard's features are complete;
+``rows/<detector>/<shard>.parquet`` holds a shard's scored rows until the report is published;
+``sealed/<detector>.json`` says that it is.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.records import Part, Record, now
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+
+
+class Batch(Record):
+    """What was frozen when a batch started. ``images`` says where its manifest came from."""
+
+    name: str
+    images: str
+    limit: int | None
+    rows: int
+    shard_rows: int
+    manifest_digest: str
+    batch_date: date
+    started_at: datetime
+
+    def shards(self) -> Iterator["Shard"]:
+        """The batch's shards in order; each owns whole zarr chunks."""
+        for number, start in enumerate(range(0, self.rows, self.shard_rows)):
+            yield Shard(number, start, min(start + self.shard_rows, self.rows))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows ``start`` to ``stop`` of a batch's manifest."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class Failure(Part):
+    """Why an image could not be scored: its row, a reason from a fixed list, and the details."""
+
+    row: int
+    reason: str
+    message: str
+
+
+class ShardRecord(Record):
+    """The features of a shard are complete; ``digest`` is that of its FeatureBlock."""
+
+    shard: int
+    start: int
+    stop: int
+    failures: list[Failure]
+    digest: str
+
+
+class Seal(Record):
+    """The report of a batch is published: what is in it, and who made it when."""
+
+    batch: str
+    detector: str
+    model: str
+    report: str
+    report_digest: str
+    rows: int
+    scored: int
+    failed: int
+    diagnoses: dict[str, int]
+    abnormal: int
+    review: int
+    failures: dict[str, int]
+    scored_at: datetime
+
+
+def freeze_batch(
+    store: Store,
+    name: str,
+    manifest: pa.Table,
+    *,
+    images: str,
+    limit: int | None,
+    shard_rows: int,
+    batch_date: date,
+    started_at: datetime,
+) -> Batch:
+    """Write a batch's manifest (a table of `tasks.sources.SCHEMA`) once and for all."""
+    check_name("batch", name)
+    if manifest.num_rows == 0:
+        raise StoreError(f"{images} holds no images: a batch needs at least one")
+    buffer = io.BytesIO()
+    # One row group a shard, so that a worker reads its own rows and nothing else.
+    pq.write_table(manifest, buffer, row_group_size=shard_rows, compression="zstd")
+    content = buffer.getvalue()
+    batch = Batch(
+        name=name,
+        images=images,
+        limit=limit,
+        rows=manifest.num_rows,
+        shard_rows=shard_rows,
+        manifest_digest=digest_of(content),
+        batch_date=batch_date,
+        started_at=started_at,
+    )
+    store.write_bytes(content, "batches", name, "manifest.parquet")
+    try:
+        batch.write(store, "batches", name, "batch.json", once=True)
+    except AlreadyExistsError:
+        raise StoreError(f"batch {name} was started by somebody else a moment ago") from None
+    return batch
+
+
+def find_batch(store: Store, name: str) -> Batch | None:
+    """The batch of that name, or None where it has not been started."""
+    check_name("batch", name)
+    if not store.exists("batches", name, "batch.json"):
+        return None
+    return Batch.read(store, "batches", name, "batch.json")
+
+
+def load_batch(store: Store, name: str) -> Batch:
+    """The batch of that name; StoreError lists those that there are."""
+    batch = find_batch(store, name)
+    if batch is None:
+        have = ", ".join(each.name for each in list_batches(store)) or "none"
+        raise StoreError(f"no batch {name!r} in {store.url}; there are: {have}")
+    return batch
+
+
+def list_batches(store: Store) -> list[Batch]:
+    """Every batch that was started, oldest first."""
+    found = (find_batch(store, name) for name in store.names("batches"))
+    return sorted((batch for batch in found if batch), key=lambda batch: batch.started_at)
+
+
+def read_manifest(
+    store: Store, batch: Batch, shard: Shard | None = None, columns: list[str] | None = None
+) -> pa.Table:
+    """The manifest's rows, all of them or those of one shard."""
+    path = store.path("batches", batch.name, "manifest.parquet")
+    try:
+        with pq.ParquetFile(path, filesystem=store.fs) as file:
+            if shard is None:
+                return file.read(columns=columns)
+            return file.read_row_group(shard.number, columns=columns)
+    except FileNotFoundError:
+        raise StoreError(f"batch {batch.name} has lost its manifest {path}") from None
+
+
+def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
+    """Enter a shard into the ledger; its features must have been written before."""
+    record.write(store, "batches", batch.name, "ledger", model, f"{record.shard:06d}.json")
+
+
+def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
+    """The ledger's entry for a shard, or None where its features are not complete."""
+    parts = ("batches", batch.name, "ledger", model, f"{shard.number:06d}.json")
+    return ShardRecord.read(store, *parts) if store.exists(*parts) else None
+
+
+def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
+    """The numbers of the shards whose features are complete under a model."""
+    names = store.names("batches", batch.name, "ledger", model)
+    return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
+
+
+def rows_path(batch: Batch, detector: str, shard: Shard) -> tuple[str, ...]:
+    """Where a shard's scored rows wait for publication, relative to the store."""
+    return ("batches", batch.name, "rows", detector, f"{shard.number:06d}.parquet")
+
+
+def discard_rows(store: Store, batch: Batch, detector: str) -> None:
+    """Remove the rows that waited for a report which is published now."""
+    store.remove("batches", batch.name, "rows", detector)
+
+
+class Screening(Record):
+    """When a batch was first scored by a detector, so that a resumed run says the same."""
+
+    scored_at: datetime
+
+
+def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
+    """When the scoring of a batch by a detector began: now, if this is the first call."""
+    parts = ("batches", batch.name, "screenings", f"{detector}.json")
+    with suppress(AlreadyExistsError):
+        Screening(scored_at=now()).write(store, *parts, once=True)
+    return Screening.read(store, *parts).scored_at
+
+
+def write_seal(store: Store, seal: Seal) -> None:
+    """Declare a report published."""
+    seal.write(store, "batches", seal.batch, "sealed", f"{seal.detector}.json")
+
+
+def read_seal(store: Store, batch: str, detector: str) -> Seal | None:
+    """The seal of a batch's report under a detector, or None where it is not published."""
+    parts = ("batches", batch, "sealed", f"{detector}.json")
+    return Seal.read(store, *parts) if store.exists(*parts) else None
+
+
+def list_seals(store: Store, batch: str) -> list[Seal]:
+    """Every publication of a batch, oldest first."""
+    names = store.names("batches", batch, "sealed")
+    seals = (read_seal(store, batch, name.removesuffix(".json")) for name in names)
+    return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)

@@ -1,0 +1,162 @@
+"""Features of a batch under a model: ``features/<model>/<batch>.zarr``, rows in manifest order.
+
+A shard of the batch owns whole chunks, so that two writers never share one. The arrays say what
+was seen; whether a shard is complete stands in the ledger (``storage.batches``), because a zarr
+chunk equal to its fill value is not written at all.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import FsspecStore, LocalStore
+
+from storage.store import Store, StoreError
+
+SCHEMA_VERSION = 1
+PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """The features of consecutive rows of a batch.
+
+    ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
+    (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
+    file's bytes; ``size`` int32 (n, 2), width and height in pixels. Rows that failed have NaN
+    features.
+    """
+
+    taps: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    label: NDArray[np.int8]
+    status: NDArray[np.uint8]
+    image_id: NDArray[np.uint8]
+    size: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array under its path in the zarr group, in a fixed order."""
+        return {
+            **{f"tap/{name}": values for name, values in sorted(self.taps.items())},
+            "logits": self.logits,
+            "label": self.label,
+            "status": self.status,
+            "image_id": self.image_id,
+            "size": self.size,
+        }
+
+    def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
+        """The block of some of these rows."""
+        return FeatureBlock(
+            taps={name: values[rows] for name, values in self.taps.items()},
+            logits=self.logits[rows],
+            label=self.label[rows],
+            status=self.status[rows],
+            image_id=self.image_id[rows],
+            size=self.size[rows],
+        )
+
+    def digest(self) -> str:
+        """The sha256 over names, shapes and values, the same wherever it is computed."""
+        total = sha256()
+        for name, values in self.arrays().items():
+            total.update(f"{name}{values.dtype.str}{values.shape}".encode())
+            total.update(np.ascontiguousarray(values).data)
+        return total.hexdigest()
+
+
+def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
+    """A block of pending rows, to be filled in."""
+    return FeatureBlock(
+        taps={t: np.full((rows, d), np.nan, np.float32) for t, d in tap_widths.items()},
+        logits=np.full((rows, classes), np.nan, np.float32),
+        label=np.full(rows, -1, np.int8),
+        status=np.full(rows, PENDING, np.uint8),
+        image_id=np.zeros((rows, 32), np.uint8),
+        size=np.zeros((rows, 2), np.int32),
+    )
+
+
+def create_features(
+    store: Store,
+    model: str,
+    batch: str,
+    *,
+    rows: int,
+    shard_rows: int,
+    tap_widths: dict[str, int],
+    classes: int,
+    digests: dict[str, str],
+) -> None:
+    """Preallocate the group from the manifest's length; only the coordinator calls this.
+
+    Nothing happens where the group is there already with the same digests.
+    """
+    attributes = {"schema_version": SCHEMA_VERSION, "shard_rows": shard_rows, **digests}
+    if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
+        have = dict(_open(store, model, batch, "r").attrs)
+        if have == attributes:
+            return
+        if have:
+            raise StoreError(
+                f"{store.address('features', model, f'{batch}.zarr')} belongs to another "
+                "manifest or model; remove it or choose another batch name"
+            )
+    group = zarr.create_group(_zarr_store(store, model, batch), zarr_format=3, overwrite=True)
+    for name, values in empty_block(1, tap_widths, classes).arrays().items():
+        group.create_array(
+            name,
+            shape=(rows, *values.shape[1:]),
+            chunks=(shard_rows, *values.shape[1:]),
+            dtype=values.dtype,
+            fill_value=np.nan if values.dtype.kind == "f" else 0,
+            compressors=None,
+        )
+    # The attributes come last: a group without them is one whose making was cut short.
+    group.update_attributes(attributes)
+
+
+def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> None:
+    """Write the rows of one shard; they must be exactly whole chunks, or ValueError."""
+    group = _open(store, model, batch, "r+")
+    shard_rows, rows = int(group.attrs["shard_rows"]), group["status"].shape[0]
+    stop = start + len(block)
+    if start % shard_rows or not (len(block) == shard_rows or stop == rows):
+        raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
+    for name, values in block.arrays().items():
+        group[name][start:stop] = values
+
+
+def read_block(
+    store: Store, model: str, batch: str, start: int, stop: int, *, taps: bool = True
+) -> FeatureBlock:
+    """Read rows ``start`` to ``stop`` of a batch, with their taps or without."""
+    group = _open(store, model, batch, "r")
+    names = ("logits", "label", "status", "image_id", "size")
+    return FeatureBlock(
+        taps={n: array[start:stop] for n, array in sorted(group["tap"].arrays())} if taps else {},
+        **{name: group[name][start:stop] for name in names},
+    )
+
+
+def _open(store: Store, model: str, batch: str, mode: Any) -> Any:
+    try:
+        return zarr.open_group(_zarr_store(store, model, batch), mode=mode)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{store.address('features', model, f'{batch}.zarr')} does not exist: "
+            f"the features of batch {batch} under model {model} were never extracted"
+        ) from None
+
+
+def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:
+    path = store.path("features", model, f"{batch}.zarr")
+    if store.is_local:
+        return LocalStore(path)
+    return FsspecStore.from_url(str(store.fs.unstrip_protocol(path)))

@@ -1,0 +1,85 @@
+"""Trained classifiers: ``models/<model>/{model.safetensors, card.json}``, never overwritten."""
+
+from typing import Any
+
+from storage.arrays import Arrays, arrays_from_bytes
+from storage.records import Card, load_described, save_described
+from storage.store import Store, StoreError, check_name
+
+
+class ModelCard(Card):
+    """What a model is, what it was trained on and how well it does.
+
+    ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
+    of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file.
+    """
+
+    name: str
+    network: dict[str, Any]
+    tap_widths: dict[str, int]
+    temperature: float
+    split_by: str
+    split: dict[str, list[str]]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names in the order of the logits."""
+        return list(self.network["classes"])
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Keys that no statistics may be fitted on."""
+        return frozenset(self.split["validation"]) | frozenset(self.split["test"])
+
+
+def refuse_existing(store: Store, name: str) -> None:
+    """Raise StoreError where a model of this name exists, or could not: better early than late."""
+    check_name("model", name)
+    if store.exists("models", name, "card.json"):
+        raise StoreError(
+            f"model {name} exists already, and models are never overwritten: choose another name"
+        )
+
+
+def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
+    """Write a model; models are never overwritten."""
+    refuse_existing(store, card.name)
+    save_described(
+        store, weights, card, "models", card.name, file="model.safetensors", card_file="card.json"
+    )
+
+
+def list_models(store: Store) -> list[ModelCard]:
+    """The cards of all models, oldest first."""
+    names = [n for n in store.names("models") if store.exists("models", n, "card.json")]
+    return sorted((load_card(store, name) for name in names), key=lambda card: card.created_at)
+
+
+def load_card(store: Store, name: str) -> ModelCard:
+    """The card of one model; StoreError lists the models that there are."""
+    check_name("model", name)
+    if not store.exists("models", name, "card.json"):
+        have = [n for n in store.names("models") if store.exists("models", n, "card.json")]
+        raise StoreError(
+            f"no model {name!r} in {store.url}; "
+            + (f"there are: {', '.join(have)}" if have else "train one with: slidewatch train")
+        )
+    return ModelCard.read(store, "models", name, "card.json")
+
+
+def find_card(store: Store, name: str | None) -> ModelCard:
+    """The card of the model of that name, or of the newest where no name is given."""
+    if name is not None:
+        return load_card(store, name)
+    cards = list_models(store)
+    if not cards:
+        raise StoreError(f"no model in {store.url} yet; train one with: slidewatch train")
+    return cards[-1]
+
+
+def load_weights(store: Store, card: ModelCard) -> Arrays:
+    """The weights of a model, after their digest has been verified."""
+    return arrays_from_bytes(load_described(store, card, "models", card.name, "model.safetensors"))

@@ -1,0 +1,77 @@
+"""JSON records: typed, strict, readable by a person, and able to describe the file beside them."""
+
+from datetime import UTC, datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+
+
+class Part(BaseModel):
+    """A piece of a record; an unknown or missing field is an error, not a surprise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Part):
+    """An immutable JSON document in the store."""
+
+    schema_version: int = 1
+
+    def write(self, store: Store, *parts: str, once: bool = False) -> None:
+        """Write the record; the same record always has the same bytes."""
+        store.write_json(self.model_dump(mode="json"), *parts, once=once)
+
+    @classmethod
+    def read(cls, store: Store, *parts: str) -> Self:
+        """Read the record back; StoreError names the file and the field that is wrong."""
+        data = store.read_json(*parts)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise StoreError(
+                f"{store.address(*parts)} is no valid {cls.__name__}: {where}: {first['msg']}"
+            ) from None
+
+
+class Card(Record):
+    """A record that describes the file of arrays beside it by its sha256."""
+
+    created_at: datetime
+    digest: str
+
+
+def save_described(
+    store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str
+) -> None:
+    """Write a file and, last, its card: what has no card does not exist.
+
+    Raises:
+        AlreadyExistsError: there is a card already; it and its file are left as they are.
+        ValueError: the card describes other content.
+    """
+    if digest_of(content) != card.digest:
+        raise ValueError(f"the card {card_file} does not describe this {file}")
+    if store.exists(*folder, card_file):
+        raise AlreadyExistsError(f"{store.address(*folder)} exists already")
+    store.write_bytes(content, *folder, file)
+    card.write(store, *folder, card_file, once=True)
+
+
+def load_described(store: Store, card: Card, *parts: str) -> bytes:
+    """Read a file after its digest has been verified against its card."""
+    content = store.read_bytes(*parts)
+    if digest_of(content) != card.digest:
+        raise StoreError(
+            f"{store.address(*parts)} is not the file that its card describes (sha256 differs): "
+            "restore it from a backup or make it anew"
+        )
+    return content
+
+
+def now() -> datetime:
+    """The current time in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,165 @@
+"""The root of a store: one URL on any fsspec filesystem, and the only way to write into it."""
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class StoreError(Exception):
+    """Something in the store is missing, damaged, or would have to be overwritten."""
+
+
+class AlreadyExistsError(StoreError):
+    """A thing that is written once is there already."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A root URL such as ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
+
+    Paths are given relative to the root, in parts. A write is complete or absent: nobody sees
+    half a file. A store is small and picklable, so it travels to workers as it is.
+    """
+
+    url: str
+    fs: Any = field(init=False, repr=False, compare=False)
+    root: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fs, root = fsspec.core.url_to_fs(self.url)
+        object.__setattr__(self, "fs", fs)
+        object.__setattr__(self, "root", root.rstrip("/"))
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return (Store, (self.url,))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store lies on this machine's filesystem."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """The full path of something in the store, without the protocol."""
+        return "/".join((self.root, *parts))
+
+    def address(self, *parts: str) -> str:
+        """The full URL of something in the store, as a person would paste it."""
+        path = self.path(*parts)
+        return path if self.is_local else str(self.fs.unstrip_protocol(path))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.path(*parts)))
+
+    def names(self, *parts: str) -> list[str]:
+        """Sorted names in a folder; empty where the folder is absent. Hidden names are left out."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self.path(*parts), detail=False)
+        except FileNotFoundError:
+            return []
+        names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return [name for name in names if not name.startswith((".", "_"))]
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The whole content of a file; StoreError where there is none."""
+        try:
+            content: bytes = self.fs.cat_file(self.path(*parts))
+        except FileNotFoundError:
+            raise StoreError(f"{self.address(*parts)} does not exist") from None
+        return content
+
+    def read_json(self, *parts: str) -> Any:
+        """A JSON file as plain data."""
+        content = self.read_bytes(*parts)
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise StoreError(f"{self.address(*parts)} is not valid JSON: {error}") from None
+
+    def write_bytes(self, content: bytes, *parts: str, once: bool = False) -> None:
+        """Write a file atomically; with ``once``, raise AlreadyExistsError if it is there."""
+        with self.staged(*parts, once=once) as stage:
+            stage.write_bytes(content)
+
+    def write_json(self, data: Any, *parts: str, once: bool = False) -> None:
+        """Write plain data as JSON, atomically, with the same bytes for the same data."""
+        text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        self.write_bytes((text + "\n").encode(), *parts, once=once)
+
+    @contextmanager
+    def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
+        """A local path to write to; when the block ends well it appears in the store at once.
+
+        Locally the file is staged beside its target, under a name that no Parquet reader picks
+        up, and renamed; on an object store it is staged in the temporary folder and PUT, which
+        is atomic there. When the block raises, the target is untouched and the stage is gone.
+        """
+        target = self.path(*parts)
+        if self.is_local:
+            folder = Path(target).parent
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = Path(tempfile.gettempdir())
+        stage = folder / f".staged-{uuid.uuid4().hex}"
+        try:
+            yield stage
+            if self.is_local:
+                _publish_local(stage, Path(target), once)
+            else:
+                self._publish_remote(stage, target, once)
+        finally:
+            stage.unlink(missing_ok=True)
+
+    def _publish_remote(self, stage: Path, target: str, once: bool) -> None:
+        if not once:
+            self.fs.put_file(str(stage), target)
+            return
+        try:
+            self.fs.pipe_file(target, stage.read_bytes(), mode="create")
+        except FileExistsError:
+            raise AlreadyExistsError(f"{target} is there already") from None
+
+    def remove(self, *parts: str) -> None:
+        """Remove a file or a folder with all in it; nothing happens where there is none."""
+        if self.exists(*parts):
+            self.fs.rm(self.path(*parts), recursive=True)
+
+
+def _publish_local(stage: Path, target: Path, once: bool) -> None:
+    with stage.open("rb+") as written:
+        os.fsync(written.fileno())
+    if not once:
+        stage.replace(target)
+        return
+    try:
+        os.link(stage, target)
+    except FileExistsError:
+        raise AlreadyExistsError(f"{target} is there already") from None
+
+
+def digest_of(content: bytes) -> str:
+    """The sha256 of some bytes, in hexadecimal."""
+    return sha256(content).hexdigest()
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return the name of a batch, model or detector if it is safe as one path component."""
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+    if not name or len(name) > 120 or name[0] in "._" or not set(name) <= allowed:
+        raise StoreError(
+            f"{name!r} is no {kind} name: use 1 to 120 letters, digits, '-', '_' and '.', "
+            "not beginning with '.' or '_'"
+        )
+    return name

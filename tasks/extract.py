@@ -1,0 +1,117 @@
+"""Extracting features: files are read and decoded in threads while the network works."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.images import BadImageError, decode
+from tasks.network import Classifier
+from tasks.sources import read_bytes
+from tasks.training import to_pixels
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image: its pixels or what is wrong with it.
+
+    ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
+    in pixels where it could be decoded; ``pixels`` uint8 (side, side, 3).
+    """
+
+    image_id: bytes | None = None
+    size: tuple[int, int] | None = None
+    pixels: NDArray[np.uint8] | None = None
+    failure: BadImageError | None = None
+
+
+def load_image(uri: str, side: int) -> Loaded:
+    """Read and decode one image; whatever is wrong with it becomes its failure."""
+    try:
+        content = read_bytes(uri)
+    except Exception as error:  # an image must never stop its shard, whatever its source raises
+        message = f"{type(error).__name__}: {error}"
+        return Loaded(failure=BadImageError("unreadable", message))
+    image_id = sha256(content).digest()
+    try:
+        picture = decode(content, side)
+    except BadImageError as failure:
+        return Loaded(image_id, failure=failure)
+    return Loaded(image_id, (picture.width, picture.height), picture.pixels)
+
+
+def load_images(uris: Sequence[str], side: int, threads: int) -> Iterator[Loaded]:
+    """Read and decode images in threads, ahead of whoever takes them, in order."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        yield from pool.map(partial(load_image, side=side), uris)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Taps (n, d) and logits (n, C), float32, NaN where an image failed; images without pixels."""
+
+    taps: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    images: list[Loaded]
+
+
+def extract(
+    classifier: Classifier,
+    uris: Sequence[str],
+    *,
+    tap_widths: dict[str, int],
+    batch: int,
+    threads: int,
+) -> Features:
+    """The features of images, in one pass over files and network.
+
+    Batches are filled with good images in order, so the same files always share a batch, and the
+    same features come out to the last bit.
+
+    Args:
+        classifier: on its device, in evaluation mode.
+        uris: where the images are.
+        tap_widths: d of every tap.
+        batch: images a forward pass.
+        threads: that read and decode.
+    """
+    spec = classifier.spec
+    taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(uris), len(spec.classes)), np.nan, np.float32)
+    waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    images: list[Loaded] = []
+
+    def forward() -> None:
+        rows = [row for row, _ in waiting]
+        pooled, logits[rows] = forward_batch(
+            classifier, np.stack([pixels for _, pixels in waiting])
+        )
+        for name, values in pooled.items():
+            taps[name][rows] = values
+        waiting.clear()
+
+    for row, loaded in enumerate(load_images(uris, spec.side, threads)):
+        images.append(replace(loaded, pixels=None))
+        if loaded.pixels is not None:
+            waiting.append((row, loaded.pixels))
+        if len(waiting) == batch:
+            forward()
+    if waiting:
+        forward()
+    return Features(taps, logits, images)
+
+
+def forward_batch(
+    classifier: Classifier, pixels: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """Taps and logits of images (B, side, side, 3)."""
+    with torch.inference_mode():
+        taps, logits = classifier.features(to_pixels(pixels).to(classifier.mean.device))
+    return {name: values.float().cpu().numpy() for name, values in taps.items()}, (
+        logits.float().cpu().numpy()
+    )

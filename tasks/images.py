@@ -1,0 +1,81 @@
+"""From a file's bytes to pixels of the size that the network takes."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+MOST_PIXELS = 50_000_000
+
+Reason = Literal["unreadable", "empty", "not_an_image", "too_large", "damaged"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+class BadImageError(Exception):
+    """An image that cannot be scored, with a reason from a fixed list."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def decode(content: bytes, side: int) -> Picture:
+    """Decode an image of one of `FORMATS` to RGB and resize it to a square.
+
+    Args:
+        content: the file's bytes.
+        side: the square's side in pixels; the aspect ratio is not kept.
+
+    Raises:
+        BadImageError: says why the image cannot be used.
+    """
+    if not content:
+        raise BadImageError("empty", "the file has no bytes")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise BadImageError(
+                    "too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}"
+                )
+            pixels = _as_rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+            return Picture(np.asarray(pixels, np.uint8), width, height)
+    except UnidentifiedImageError:
+        raise BadImageError("not_an_image", f"no {', '.join(FORMATS)} file") from None
+    except Image.DecompressionBombError as error:
+        raise BadImageError("too_large", str(error)) from None
+    # Decoders raise almost anything on damaged files; an image must never stop its shard.
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, ArithmeticError) as error:
+        raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits of red, green and blue; 16-bit grey is scaled, transparency lies on black."""
+    image.load()
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
+        deep = np.asarray(image, np.float64)
+        top = 65535.0 if image.mode != "F" or deep.max(initial=0.0) > 1.0 else 1.0
+        grey = np.clip(deep / top * 255.0, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, with_alpha).convert("RGB")
+    return image.convert("RGB")

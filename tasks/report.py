@@ -1,0 +1,114 @@
+"""The rows of an image report, as a table of columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import false_discovery_control
+
+from tasks.detector import Scores
+from tasks.statistics import Float
+
+ACCEPT, REVIEW = "accept", "review"
+
+
+def image_rows(
+    manifest: pa.Table,
+    *,
+    image_ids: Sequence[str | None],
+    sizes: NDArray[np.int32],
+    failures: Mapping[int, str],
+    logits: NDArray[np.float32],
+    scores: Scores,
+    classes: Sequence[str],
+    taps: Sequence[str],
+    temperature: float,
+    alpha: float,
+    uncertain_below: float,
+    names: Mapping[str, Any],
+) -> pa.Table:
+    """The report's rows of one shard, all but ``q_value``, which needs the whole batch.
+
+    Args:
+        manifest: n rows of the manifest.
+        image_ids: n digests, None where a file could not be read.
+        sizes: (n, 2), width and height in pixels.
+        failures: why a row failed, by row number; all other rows are scored.
+        logits: (n, C).
+        scores: of the n rows; what stands in rows that failed is ignored.
+        classes: the C class names.
+        taps: the names of the scores' T taps.
+        temperature: that divides the logits.
+        alpha: an image is abnormal when its p-value is at most this.
+        uncertain_below: an image is uncertain when its diagnosis is less probable than this.
+        names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
+    """
+    n = manifest.num_rows
+    failed = np.zeros(n, bool)
+    failed[list(failures)] = True
+    chances = softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+    abnormal = scores.p_value <= alpha
+    uncertain = chances.max(axis=1) < uncertain_below
+
+    def where_scored(values: Any, kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind, mask=failed)
+
+    columns = {
+        "image_id": pa.array(image_ids, pa.string()),
+        **{
+            name: manifest[name].combine_chunks()
+            for name in ("uri", "label", "slide_id", "patient_id", "acquired_at")
+        },
+        "width": where_scored(sizes[:, 0], pa.int32()),
+        "height": where_scored(sizes[:, 1], pa.int32()),
+        "status": pa.array(np.where(failed, "failed", "scored")),
+        "failure": pa.array([failures.get(row) for row in range(n)], pa.string()),
+        "diagnosis": where_scored(
+            np.asarray(classes, object)[_argmax(chances)].tolist(), pa.string()
+        ),
+        **{
+            f"probability_{name}": where_scored(chances[:, c], pa.float32())
+            for c, name in enumerate(classes)
+        },
+        **{
+            f"distance_{name}": where_scored(scores.distances[:, t], pa.float64())
+            for t, name in enumerate(taps)
+        },
+        "abnormality": where_scored(scores.abnormality, pa.float64()),
+        "p_value": where_scored(scores.p_value, pa.float64()),
+        "abnormal": where_scored(abnormal, pa.bool_()),
+        "verdict": pa.array(np.where(failed | abnormal | uncertain, REVIEW, ACCEPT)),
+        "review_reason": pa.array(_reasons(failed, abnormal, uncertain), pa.string()),
+        **{name: pa.repeat(pa.scalar(value), n) for name, value in names.items()},
+    }
+    return pa.table(columns)
+
+
+def q_values(p_values: Float) -> Float:
+    """Benjamini-Hochberg q-values (n,) of p-values (n,); NaN, for failed images, stays NaN.
+
+    Among images whose q-value is at most q, the expected share of false alarms is at most q.
+    """
+    found = np.full(len(p_values), np.nan)
+    scored = np.isfinite(p_values)
+    if scored.any():
+        found[scored] = false_discovery_control(p_values[scored], method="bh")
+    return found
+
+
+def _argmax(chances: Float) -> NDArray[np.intp]:
+    return np.asarray(np.where(np.isnan(chances), -np.inf, chances).argmax(axis=1))
+
+
+def _reasons(
+    failed: NDArray[np.bool_], abnormal: NDArray[np.bool_], uncertain: NDArray[np.bool_]
+) -> list[str | None]:
+    reasons = np.full(len(failed), None, object)
+    reasons[uncertain] = "uncertain"
+    reasons[abnormal] = "abnormal"
+    reasons[abnormal & uncertain] = "abnormal, uncertain"
+    reasons[failed] = "failed"
+    return list(reasons)

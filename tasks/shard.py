@@ -1,0 +1,211 @@
+"""The unit of work that is shipped to a Dask worker: one shard of a batch.
+
+This is the one task that touches the store. It writes whole zarr chunks, then its ledger record,
+then its report rows; each step is idempotent and atomic, so a shard may die anywhere and be run
+again by anybody.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from storage.batches import (
+    Batch,
+    Failure,
+    Shard,
+    ShardRecord,
+    read_manifest,
+    read_shard_record,
+    rows_path,
+    write_shard_record,
+)
+from storage.detectors import load_detector, load_detector_card
+from storage.features import FAILED, SCORED, FeatureBlock, empty_block, read_block, write_block
+from storage.models import ModelCard, load_card, load_weights
+from storage.reports import write_rows
+from storage.store import Store, StoreError
+from tasks.detector import Detector, from_arrays, score
+from tasks.extract import extract
+from tasks.network import Classifier, NetworkSpec, build
+from tasks.report import image_rows
+from tasks.statistics import States, statistics_of
+
+BATCH = 256
+DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to extract, and what is wanted of it beside its features.
+
+    ``fit`` asks for the statistics of its labelled images; ``detector`` for scored rows, stamped
+    with ``scored_at``.
+    """
+
+    store: Store
+    batch: Batch
+    shard: Shard
+    model: str
+    fit: bool = False
+    detector: str | None = None
+    scored_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What came of a shard; small enough to travel.
+
+    ``fitted`` and ``held_out`` count the labelled images that went into the statistics and those
+    that were left out as the model's validation or test images.
+    """
+
+    shard: Shard
+    failures: tuple[Failure, ...]
+    reused: bool
+    statistics: States | None = None
+    fitted: int = 0
+    held_out: int = 0
+
+
+def run_shard(job: ShardJob) -> ShardResult:
+    """Extract a shard unless the ledger says it is done; fit or score it as asked."""
+    card = load_card(job.store, job.model)
+    manifest = read_manifest(job.store, job.batch, job.shard)
+    record = read_shard_record(job.store, job.batch, job.model, job.shard)
+    reused = record is not None
+    if record is None:
+        block, record = _extract_shard(job, card, manifest)
+    else:
+        block = read_block(job.store, job.model, job.batch.name, job.shard.start, job.shard.stop)
+    if job.detector is not None:
+        _score_shard(job, card, manifest, block, record)
+    result = ShardResult(job.shard, tuple(record.failures), reused)
+    return _fit_shard(result, card, manifest, block) if job.fit else result
+
+
+def _extract_shard(
+    job: ShardJob, card: ModelCard, manifest: pa.Table
+) -> tuple[FeatureBlock, ShardRecord]:
+    features = extract(
+        load_classifier(job.store, job.model, card.digest),
+        manifest["uri"].to_pylist(),
+        tap_widths=card.tap_widths,
+        batch=BATCH,
+        threads=DECODE_THREADS,
+    )
+    block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
+    failures = []
+    for row, image in enumerate(features.images):
+        if image.image_id is not None:
+            block.image_id[row] = np.frombuffer(image.image_id, np.uint8)
+        if image.size is not None:
+            block.size[row] = image.size
+        if image.failure is not None:
+            failures.append(
+                Failure(row=row, reason=image.failure.reason, message=str(image.failure))
+            )
+        block.status[row] = SCORED if image.failure is None else FAILED
+    for name, values in features.taps.items():
+        block.taps[name][:] = values
+    block.logits[:] = features.logits
+    block.label[:] = label_codes(manifest, card.classes)
+    write_block(job.store, job.model, job.batch.name, job.shard.start, block)
+    record = ShardRecord(
+        shard=job.shard.number,
+        start=job.shard.start,
+        stop=job.shard.stop,
+        failures=failures,
+        digest=block.digest(),
+    )
+    write_shard_record(job.store, job.batch, job.model, record)
+    return block, record
+
+
+def _score_shard(
+    job: ShardJob, card: ModelCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+) -> None:
+    assert job.detector is not None
+    detector_card = load_detector_card(job.store, job.detector)
+    detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
+    rows = image_rows(
+        manifest,
+        image_ids=image_ids(block),
+        sizes=block.size,
+        failures={f.row: f"{f.reason}: {f.message}" for f in record.failures},
+        logits=block.logits,
+        scores=score(detector, block.taps),
+        classes=card.classes,
+        taps=detector.taps,
+        temperature=card.temperature,
+        alpha=detector_card.alpha,
+        uncertain_below=detector_card.uncertain_below,
+        names={
+            "model": job.model,
+            "detector": job.detector,
+            "batch": job.batch.name,
+            "batch_date": job.batch.batch_date.isoformat(),
+            "scored_at": job.scored_at,
+        },
+    )
+    write_rows(job.store, rows_path(job.batch, job.detector, job.shard), rows)
+
+
+def _fit_shard(
+    result: ShardResult, card: ModelCard, manifest: pa.Table, block: FeatureBlock
+) -> ShardResult:
+    labelled = (block.label >= 0) & (block.status == SCORED)
+    fitted = labelled & ~is_held_out(card, manifest, block)
+    labels = np.where(fitted, block.label, np.int8(-1))
+    return replace(
+        result,
+        statistics=statistics_of(block.taps, labels, len(card.classes)),
+        fitted=int(fitted.sum()),
+        held_out=int((labelled & ~fitted).sum()),
+    )
+
+
+def is_held_out(card: ModelCard, manifest: pa.Table, block: FeatureBlock) -> NDArray[np.bool_]:
+    """Which rows are of the model's validation or test part."""
+    if card.split_by == "image":
+        keys: list[str | None] = image_ids(block)
+    else:
+        keys = manifest[f"{card.split_by}_id"].to_pylist()
+    return np.asarray([key in card.held_out for key in keys], bool)
+
+
+def image_ids(block: FeatureBlock) -> list[str | None]:
+    """The digests of a block's images in hexadecimal, None where a file could not be read."""
+    return [row.tobytes().hex() if row.any() else None for row in block.image_id]
+
+
+def label_codes(manifest: pa.Table, classes: list[str]) -> NDArray[np.int8]:
+    """The class number of every row, -1 where the label is missing or no class of the model."""
+    codes = {name: number for number, name in enumerate(classes)}
+    return np.asarray([codes.get(label, -1) for label in manifest["label"].to_pylist()], np.int8)
+
+
+@lru_cache(maxsize=2)
+def load_classifier(store: Store, model: str, digest: str) -> Classifier:
+    """The classifier of a model, read and verified once a process."""
+    card = load_card(store, model)
+    if card.digest != digest:
+        raise StoreError(f"model {model} was replaced while it was in use")
+    classifier = build(NetworkSpec.from_dict(card.network))
+    weights = {name: torch.from_numpy(a) for name, a in load_weights(store, card).items()}
+    classifier.load_state_dict(weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return classifier.to(device).eval()
+
+
+@lru_cache(maxsize=4)
+def load_fitted_detector(store: Store, detector: str, digest: str) -> Detector:
+    """A detector, read and verified once a process."""
+    card = load_detector_card(store, detector)
+    if card.digest != digest:
+        raise StoreError(f"detector {detector} was replaced while it was in use")
+    return from_arrays(load_detector(store, card))

@@ -1,0 +1,249 @@
+"""Where images come from: a folder, a glob, an archive or a manifest, on any fsspec filesystem.
+
+Whatever the source, the outcome is the same table: one row for each image, with a URL under which
+any worker reads its bytes. A member of an archive is read in place, as
+``zip://member::file:///archive.zip``, and never extracted to disk.
+"""
+
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+ARCHIVES = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".tar.bz2": "tar",
+    ".tar.xz": "tar",
+}
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("label", pa.string()),
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+    ]
+)
+
+# NIH names: C33P1thinF_IMG_20150619_114756a_cell_179.png is patient, field of view, cell.
+_NIH = re.compile(
+    r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
+)
+
+
+class SourceError(Exception):
+    """A source of images that cannot be read as one, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a file's name tells; None where it tells nothing."""
+
+    patient_id: str | None = None
+    slide_id: str | None = None
+    acquired_at: datetime | None = None
+
+
+def parse_name(name: str) -> Name:
+    """Read patient, field of view (the slide id) and time out of an NIH file name.
+
+    >>> parse_name("C33P1thinF_IMG_20150619_114756a_cell_179.png").patient_id
+    'C33P1'
+    """
+    found = _NIH.match(name)
+    if found is None:
+        return Name()
+    patient = found["patient"]
+    try:
+        acquired_at = datetime.strptime(found["time"], "%Y%m%d_%H%M%S")
+    except ValueError:
+        acquired_at = None
+    return Name(patient, f"{patient}_{found['field']}", acquired_at)
+
+
+def list_images(source: str, *, classes: Iterable[str] = (), limit: int | None = None) -> pa.Table:
+    """The images of a source, in an order that depends on nothing but their names.
+
+    Args:
+        source: a folder, a glob, a zip or tar archive, or a .parquet or .csv manifest.
+        classes: folder names that are labels; a file directly in such a folder has that label.
+        limit: take this many images, spread evenly over the source.
+
+    Returns:
+        A table of `SCHEMA`, sorted by patient, slide and URL.
+
+    Raises:
+        SourceError: the source does not exist, is damaged, or names an image twice.
+    """
+    table = _manifest_or_files(source, frozenset(classes))
+    table = table.sort_by(
+        [("patient_id", "ascending"), ("slide_id", "ascending"), ("uri", "ascending")]
+    )
+    _refuse_repeats(table, source)
+    if limit is not None and limit < table.num_rows:
+        table = table.take([i * table.num_rows // limit for i in range(limit)])
+    return table
+
+
+def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
+    lower = source.lower()
+    try:
+        if lower.endswith((".parquet", ".csv")):
+            return _read_manifest(source)
+        archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
+        if archive:
+            return _table(_list_archive(source, archive), classes)
+        return _table(_list_files(source), classes)
+    except FileNotFoundError:
+        raise SourceError(f"{source} does not exist") from None
+    except PermissionError:
+        raise SourceError(f"{source} may not be read: permission denied") from None
+
+
+def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
+    """(URL, path that names it, size) of every image below a folder or matching a glob."""
+    fs, root = fsspec.core.url_to_fs(source)
+    if any(letter in root for letter in "*?["):
+        found = fs.glob(root, detail=True)
+    elif fs.isfile(root):
+        raise SourceError(
+            f"{source} is one file: give a folder, a glob, an archive "
+            f"({', '.join(ARCHIVES)}) or a manifest (.parquet, .csv)"
+        )
+    elif not fs.exists(root):
+        raise FileNotFoundError(root)
+    else:
+        found = fs.find(root, detail=True)
+    for path, info in found.items():
+        if info["type"] == "file" and _is_image(path):
+            yield str(fs.unstrip_protocol(path)), path, info.get("size")
+
+
+def _list_archive(source: str, kind: str) -> Iterable[tuple[str, str, int | None]]:
+    archive = _archive(kind, _absolute(source))
+    for path, info in archive.find("", detail=True).items():
+        if info["type"] == "file" and _is_image(path):
+            yield f"{kind}://{path}::{_absolute(source)}", path, info.get("size")
+
+
+def _is_image(path: str) -> bool:
+    parts = PurePosixPath(path)
+    hidden = parts.name.startswith(".") or "__MACOSX" in parts.parts
+    return parts.suffix.lower() in EXTENSIONS and not hidden
+
+
+def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
+    rows = []
+    for uri, path, size in files:
+        parts = PurePosixPath(path)
+        name = parse_name(parts.name)
+        label = parts.parent.name if parts.parent.name in classes else None
+        rows.append(
+            {
+                "uri": uri,
+                "size": size,
+                "label": label,
+                "slide_id": name.slide_id,
+                "patient_id": name.patient_id,
+                "acquired_at": name.acquired_at,
+            }
+        )
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _read_manifest(source: str) -> pa.Table:
+    fs, path = fsspec.core.url_to_fs(source)
+    with fs.open(path, "rb") as file:
+        try:
+            if source.lower().endswith(".csv"):
+                # Ids such as 007 are text, whatever they look like.
+                text = {name: pa.string() for name in ("uri", "label", "slide_id", "patient_id")}
+                options = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=True)
+                table = pa.csv.read_csv(file, convert_options=options)
+            else:
+                table = pq.read_table(file)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+    if "uri" not in table.column_names:
+        raise SourceError(f"{source} has no column 'uri'; it has: {', '.join(table.column_names)}")
+    if table["uri"].null_count:
+        raise SourceError(f"{source} has {table['uri'].null_count} rows without a uri")
+    columns = []
+    for field in SCHEMA:
+        try:
+            columns.append(
+                table[field.name].combine_chunks().cast(field.type)
+                if field.name in table.column_names
+                else pa.nulls(table.num_rows, field.type)
+            )
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise SourceError(f"{source}, column {field.name!r}: {error}") from None
+    made = pa.Table.from_arrays(columns, schema=SCHEMA)
+    folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
+    uris = [_resolve(uri, folder) for uri in made["uri"].to_pylist()]
+    return made.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
+
+
+def _resolve(uri: str, folder: str) -> str:
+    """A manifest's relative paths are relative to the manifest's folder."""
+    if "://" in uri:
+        return uri
+    return f"file://{uri}" if uri.startswith("/") else f"{folder}/{uri}"
+
+
+def _refuse_repeats(table: pa.Table, source: str) -> None:
+    counts = pc.value_counts(table["uri"])
+    repeated = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
+    if len(repeated):
+        first = repeated[0].as_py()
+        raise SourceError(
+            f"{source} names {first['values']} {first['counts']} times "
+            f"({len(repeated)} images are named more than once): keep one row each"
+        )
+
+
+def _absolute(source: str) -> str:
+    return source if "://" in source else Path(source).absolute().as_uri()
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes of an image; an archive is opened once a process and read in place."""
+    kind, _, rest = uri.partition("://")
+    if kind not in {"zip", "tar"}:
+        fs, path = fsspec.core.url_to_fs(uri)
+        return bytes(fs.cat_file(path))
+    member, _, address = rest.rpartition("::")
+    archive = _archive(kind, address)
+    # Archives share one file position between their members.
+    with _lock(address):
+        return bytes(archive.cat_file(member))
+
+
+@lru_cache(maxsize=8)
+def _archive(kind: str, address: str) -> Any:
+    try:
+        return fsspec.filesystem(kind, fo=address, skip_instance_cache=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{address} cannot be read as a {kind} archive: {error}") from error
+
+
+@cache
+def _lock(address: str) -> threading.Lock:
+    return threading.Lock()
