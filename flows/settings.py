@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         None, description="address of the Dask scheduler, tcp://host:port"
     )
     workers: int = Field(CPU_COUNT, ge=1, description="worker processes of a local cluster")
-    shard_rows: int = Field(1024, ge=1, le=1_000_000, description="images a shard")
+    shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
     alpha: float = Field(
         0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"
     )

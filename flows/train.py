@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
-from safetensors.torch import save
 
 from flows.results import Outcome, table
 from flows.settings import Settings
+from storage.arrays import arrays_to_bytes
 from storage.models import ModelCard, refuse_existing, save_model
 from storage.records import now
 from storage.store import Store, digest_of
@@ -121,7 +121,7 @@ def train(
         lambda epoch: log.info("epoch %d of %d: %s", epoch.number, epochs, epoch),
     )
     validation, test = (predict(classifier, data.pixels[rows[p]]) for p in ("validation", "test"))
-    content = bytes(save({k: v.cpu() for k, v in classifier.state_dict().items()}))
+    content = arrays_to_bytes({k: v.cpu().numpy() for k, v in classifier.state_dict().items()})
     digest = digest_of(content)
     card = ModelCard(
         name=model or f"{network.replace(':', '-')}-{digest[:8]}",
