@@ -1,5 +1,6 @@
 """Calibrating a detector: every fitted patient is taken out once and scored by the others."""
 
+import math
 from collections.abc import Hashable
 
 import numpy as np
@@ -80,7 +81,7 @@ def calibrate_detector(
         calibrating_images=len(number),
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
-        warnings=_warnings(by, len(groups)),
+        warnings=_warnings(by, len(groups), settings.alpha),
     )
     save_detector(store, detector_card, content)
     return detector_card
@@ -127,17 +128,19 @@ def _tap_cards(detector: Detector, statistics: States) -> dict[str, TapCard]:
     return cards
 
 
-def _warnings(by: SplitBy, groups: int) -> list[str]:
+def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
     warnings = []
     if by != "patient":
         warnings.append(
             f"some fitted images have no patient, so {by}s were left out instead: cells of one "
             "patient resemble each other, and the false-alarm level is too optimistic"
         )
-    if by != "image" and groups < ENOUGH_GROUPS:
+    # A level that one patient in so many would fill cannot be told from a smaller one.
+    enough = max(ENOUGH_GROUPS, math.ceil(1 / alpha))
+    if by != "image" and groups < enough:
         warnings.append(
-            f"only {groups} {by}s calibrate this detector: below {ENOUGH_GROUPS} its false-alarm "
-            "level is a guess"
+            f"only {groups} {by}s calibrate this detector: below {enough} a false-alarm level of "
+            f"{alpha:g} is a guess"
         )
     return warnings
 

@@ -143,8 +143,12 @@ def _one_line(error: Exception) -> str:
 
 def _quiet_prefect(debug: bool) -> None:
     """A person at a terminal reads the outcome; the flows' log is there with --debug."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if not debug:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    main()

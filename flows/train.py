@@ -21,6 +21,7 @@ from storage.models import ModelCard, refuse_existing, save_model
 from storage.records import now
 from storage.store import Store, digest_of
 from tasks.extract import load_images
+from tasks.images import RESIZE
 from tasks.metrics import accuracy, auroc, patient_bootstrap, sensitivity, specificity
 from tasks.network import DEFAULT_NETWORK, build, network_spec, tap_widths
 from tasks.sources import SourceError, list_images
@@ -128,6 +129,7 @@ def train(
         created_at=now(),
         digest=digest,
         network=spec.as_dict(),
+        preprocessing=f"RGB, {side} x {side} pixels, Pillow's {RESIZE.name.lower()} resize",
         tap_widths=widths,
         temperature=fit_temperature(validation, data.labels[rows["validation"]]),
         split_by=data.by,

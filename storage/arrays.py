@@ -14,7 +14,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def arrays_to_bytes(arrays: Arrays) -> bytes:
     """Serialise named arrays."""
-    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def arrays_from_bytes(content: bytes) -> Arrays:

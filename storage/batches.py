@@ -101,6 +101,9 @@ def freeze_batch(
     # One row group a shard, so that a worker reads its own rows and nothing else.
     pq.write_table(manifest, buffer, row_group_size=shard_rows, compression="zstd")
     content = buffer.getvalue()
+    # Looked up before anything is written: a frozen manifest must survive a second attempt.
+    if find_batch(store, name) is not None:
+        raise StoreError(f"batch {name} exists already, and its manifest is frozen")
     batch = Batch(
         name=name,
         images=images,
@@ -138,8 +141,9 @@ def load_batch(store: Store, name: str) -> Batch:
 
 def list_batches(store: Store) -> list[Batch]:
     """Every batch that was started, oldest first."""
-    found = (find_batch(store, name) for name in store.names("batches"))
-    return sorted((batch for batch in found if batch), key=lambda batch: batch.started_at)
+    names = [n for n in store.names("batches") if store.exists("batches", n, "batch.json")]
+    found = (Batch.read(store, "batches", name, "batch.json") for name in names)
+    return sorted(found, key=lambda batch: batch.started_at)
 
 
 def read_manifest(

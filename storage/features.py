@@ -127,7 +127,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     group = _open(store, model, batch, "r+")
     shard_rows, rows = int(group.attrs["shard_rows"]), group["status"].shape[0]
     stop = start + len(block)
-    if start % shard_rows or not (len(block) == shard_rows or stop == rows):
+    if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
     for name, values in block.arrays().items():
         group[name][start:stop] = values

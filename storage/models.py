@@ -16,6 +16,7 @@ class ModelCard(Card):
 
     name: str
     network: dict[str, Any]
+    preprocessing: str
     tap_widths: dict[str, int]
     temperature: float
     split_by: str

@@ -61,7 +61,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             # Text in a dictionary is the one type under which DuckDB, Polars and pyarrow (so
             # pandas) all agree that the column and the folder's name are the same thing.
             _field("batch_date", _TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
-            _field("scored_at", pa.timestamp("s", "UTC"), "when the scoring of the batch began"),
+            _field("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
         ]
     )
 

@@ -68,7 +68,8 @@ def list_statistics(store: Store, model: str) -> list[Lineage]:
         for name in store.names("statistics", model)
         if store.exists("statistics", model, name, "lineage.json")
     ]
-    return [Lineage.read(store, "statistics", model, name, "lineage.json") for name in folders]
+    found = (Lineage.read(store, "statistics", model, name, "lineage.json") for name in folders)
+    return sorted(found, key=lambda lineage: lineage.version)
 
 
 def latest_statistics(store: Store, model: str) -> Lineage | None:

@@ -39,6 +39,9 @@ class Store:
         fs, root = fsspec.core.url_to_fs(self.url)
         object.__setattr__(self, "fs", fs)
         object.__setattr__(self, "root", root.rstrip("/"))
+        if self.is_local:
+            # A relative path would mean another folder to a worker that was started elsewhere.
+            object.__setattr__(self, "url", self.root)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return (Store, (self.url,))
@@ -102,17 +105,19 @@ class Store:
     def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
         """A local path to write to; when the block ends well it appears in the store at once.
 
-        Locally the file is staged beside its target, under a name that no Parquet reader picks
-        up, and renamed; on an object store it is staged in the temporary folder and PUT, which
-        is atomic there. When the block raises, the target is untouched and the stage is gone.
+        Locally the file is staged in ``.staged`` at the root and renamed: beside its target it
+        would break Polars, which reads every file of a folder. On an object store it is staged in
+        the temporary folder and PUT, which is atomic there. When the block raises, the target is
+        untouched and the stage is gone.
         """
         target = self.path(*parts)
         if self.is_local:
-            folder = Path(target).parent
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = Path(self.path(".staged"))
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         else:
             folder = Path(tempfile.gettempdir())
-        stage = folder / f".staged-{uuid.uuid4().hex}"
+        stage = folder / f"staged-{uuid.uuid4().hex}"
         try:
             yield stage
             if self.is_local:

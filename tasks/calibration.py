@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from tasks.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.statistics import Float, Moments, moments, retract
 
+# Distances that agree to nine digits do not vary: what is left of their deviation is rounding.
+LEAST_DEVIATION = 1e-9
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -59,7 +62,7 @@ def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
     mean = weights @ log_distances
     deviation = np.sqrt(weights @ (log_distances - mean) ** 2)
     # A tap that never varies says nothing; dividing by 1 leaves it silent instead of infinite.
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    deviation = np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
     scores = fuse((log_distances - mean) / deviation)
     order = np.argsort(scores, kind="stable")
     return Calibration(mean, deviation, scores[order], weights[order])
@@ -82,8 +85,14 @@ def abnormality(calibration: Calibration, log_distances: Float) -> Float:
 
 
 def p_values(calibration: Calibration, scores: Float) -> Float:
-    """Conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1)."""
+    """Conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
+
+    With n images of K patients the level is approximate in K: on average over patients it is at
+    most alpha + (1 - alpha) / (K + 1). Counting patients in place of images would make it exact,
+    and any alpha below 1 / (K + 1) unreachable.
+    """
     n = len(calibration.scores)
-    below = np.concatenate([[0.0], np.cumsum(calibration.weights)])
-    reached = 1.0 - below[np.searchsorted(calibration.scores, scores, side="left")]
+    # Summed from the top, so that beyond every calibration score p is 1 / (n + 1) to the last bit.
+    above = np.concatenate([np.cumsum(calibration.weights[::-1])[::-1], [0.0]])
+    reached = above[np.searchsorted(calibration.scores, scores, side="left")]
     return np.asarray(np.clip((1.0 + n * reached) / (n + 1.0), 0.0, 1.0))

@@ -42,10 +42,11 @@ def fit_gaussians(statistics: States) -> dict[str, TiedGaussian]:
         ValueError: a tap has no images or does not vary; the message names it.
     """
     gaussians = {}
-    for key in sorted(key for key in statistics if key.endswith(f"/{SPACE}")):
-        tap = key.removesuffix(f"/{SPACE}")
+    suffix = f"/{SPACE}"
+    # The names are sorted, not the keys: "layer2.1/raw" comes before "layer2/raw".
+    for tap in sorted(key.removesuffix(suffix) for key in statistics if key.endswith(suffix)):
         try:
-            gaussians[tap] = tied_gaussian(statistics[key])
+            gaussians[tap] = tied_gaussian(statistics[f"{tap}{suffix}"])
         except ValueError as error:
             raise ValueError(f"tap {tap}: {error}") from None
     return gaussians

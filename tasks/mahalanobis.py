@@ -46,7 +46,8 @@ def tied_covariance(moments: Moments) -> Float:
 def oas_shrinkage(covariance: Float, n: float) -> float:
     """The coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
 
-    It needs tr(S), tr(S^2), n and d alone, and equals `sklearn.covariance.oas` on the same data.
+    It needs tr(S), tr(S^2), n and d alone. As in `sklearn.covariance.oas`, which it equals on the
+    same data for d > 1, the terms in 2/d of the equation are left out.
     """
     d = len(covariance)
     mean_square = float(np.vdot(covariance, covariance)) / d**2

@@ -58,12 +58,12 @@ class _Recipe:
     frozen: tuple[str, ...]
 
 
-# Taps are best where the network has not been trained on two classes only, so every default
-# freezes a prefix and taps its stages (method.md tells why, with figures).
+# Training on two classes makes a stage blind to everything else, so the stages that tell abnormal
+# images apart stay as ImageNet left them, and at least one of them is tapped.
 _RECIPES = {
     "efficientnet_lite0": _Recipe(
         taps=("blocks.2", "blocks.3"),
-        frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3"),
+        frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
     ),
     "resnet": _Recipe(
         taps=("layer1", "layer2", "layer3", "layer4"),
@@ -226,7 +226,7 @@ def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
     except OSError as error:
         raise NetworkError(f"the published weights of {network} cannot be had: {error}") from None
     # A new last layer starts undecided; a random one costs the first epochs to unlearn.
-    last = _last_linear(backbone)
+    _, last = _last_linear(backbone)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     if published and network == DEFAULT_NETWORK:
@@ -263,24 +263,27 @@ def _read_weights(path: str) -> dict[str, Tensor]:
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load weights whose last layer may be of other classes, but nothing else."""
     own = backbone.state_dict()
-    head = {name for name in own if name in weights and own[name].shape != weights[name].shape}
+    other = {name for name in own if name in weights and own[name].shape != weights[name].shape}
     missing = own.keys() - weights.keys()
-    # A head is a weight and a bias; more than that does not fit this network.
-    if len(head) > 2 or missing or len(head) == len(own):
+    head, _ = _last_linear(backbone)
+    if missing or not other <= {f"{head}.weight", f"{head}.bias"}:
         raise NetworkError(
             f"these weights are of another network: {len(missing)} tensors missing, "
-            f"{len(head)} of another shape, e.g. {next(iter(sorted(missing | head)))}"
+            f"{len(other)} of another shape, e.g. {min(missing | other)}"
         )
-    backbone.load_state_dict(own | {n: weights[n] for n in own.keys() - head})
+    backbone.load_state_dict(own | {n: weights[n] for n in own.keys() - other})
 
 
-def _last_linear(backbone: nn.Module) -> nn.Linear:
-    return [module for module in backbone.modules() if isinstance(module, nn.Linear)][-1]
+def _last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
+    """The layer that gives the logits, and its name."""
+    linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise NetworkError(f"{type(backbone).__name__} does not end in a linear layer: use another")
+    return linear[-1]
 
 
 def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
-    last = _last_linear(backbone)
-    name = next(name for name, module in backbone.named_modules() if module is last)
+    name, last = _last_linear(backbone)
     parent, _, leaf = name.rpartition(".")
     setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
 

@@ -51,7 +51,8 @@ def image_rows(
     failed[list(failures)] = True
     chances = softmax(np.asarray(logits, np.float64) / temperature, axis=1)
     abnormal = scores.p_value <= alpha
-    uncertain = chances.max(axis=1) < uncertain_below
+    # Not "<", which is false of NaN: a diagnosis without a probability must not be accepted.
+    uncertain = ~(chances.max(axis=1) >= uncertain_below)
 
     def where_scored(values: Any, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=failed)
@@ -90,7 +91,9 @@ def image_rows(
 def q_values(p_values: Float) -> Float:
     """Benjamini-Hochberg q-values (n,) of p-values (n,); NaN, for failed images, stays NaN.
 
-    Among images whose q-value is at most q, the expected share of false alarms is at most q.
+    Among images whose q-value is at most q, the expected share of false alarms is at most q where
+    p-values depend on each other positively or not at all (Benjamini & Yekutieli 2001); cells of
+    one patient do, but no theorem covers them all.
     """
     found = np.full(len(p_values), np.nan)
     scored = np.isfinite(p_values)

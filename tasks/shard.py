@@ -73,15 +73,15 @@ class ShardResult:
 
 
 def run_shard(job: ShardJob) -> ShardResult:
-    """Extract a shard unless the ledger says it is done; fit or score it as asked."""
+    """Extract a shard unless the ledger has its features; fit or score it as asked."""
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
     record = read_shard_record(job.store, job.batch, job.model, job.shard)
-    reused = record is not None
-    if record is None:
+    block = read_block(job.store, job.model, job.batch.name, job.shard.start, job.shard.stop)
+    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
+    reused = record is not None and record.digest == block.digest()
+    if record is None or not reused:
         block, record = _extract_shard(job, card, manifest)
-    else:
-        block = read_block(job.store, job.model, job.batch.name, job.shard.start, job.shard.stop)
     if job.detector is not None:
         _score_shard(job, card, manifest, block, record)
     result = ShardResult(job.shard, tuple(record.failures), reused)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 ARCHIVES = {
@@ -113,37 +114,48 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         raise SourceError(f"{source} does not exist") from None
     except PermissionError:
         raise SourceError(f"{source} may not be read: permission denied") from None
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{source} has a file name that is not UTF-8, {error.object!r}: rename the file"
+        ) from None
 
 
 def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
     """(URL, path that names it, size) of every image below a folder or matching a glob."""
-    fs, root = fsspec.core.url_to_fs(source)
-    if any(letter in root for letter in "*?["):
-        found = fs.glob(root, detail=True)
-    elif fs.isfile(root):
+    fs, root = _filesystem(source)
+    if fs.isfile(root):
         raise SourceError(
             f"{source} is one file: give a folder, a glob, an archive "
             f"({', '.join(ARCHIVES)}) or a manifest (.parquet, .csv)"
         )
-    elif not fs.exists(root):
-        raise FileNotFoundError(root)
+    if fs.exists(root):
+        found, above = fs.find(root, detail=True), root
+    elif any(letter in root for letter in "*?["):
+        found, above = fs.glob(root, detail=True), ""
     else:
-        found = fs.find(root, detail=True)
+        raise FileNotFoundError(root)
     for path, info in found.items():
-        if info["type"] == "file" and _is_image(path):
+        # A link to a file is neither "file" nor "directory" to fsspec.
+        is_file = info["type"] == "file" or info.get("islink", False)
+        # What a pattern names is wanted, and so is a root in a hidden folder.
+        below = path.removeprefix(above) if above else PurePosixPath(path).name
+        if is_file and _is_image(below):
             yield str(fs.unstrip_protocol(path)), path, info.get("size")
 
 
 def _list_archive(source: str, kind: str) -> Iterable[tuple[str, str, int | None]]:
-    archive = _archive(kind, _absolute(source))
-    for path, info in archive.find("", detail=True).items():
-        if info["type"] == "file" and _is_image(path):
-            yield f"{kind}://{path}::{_absolute(source)}", path, info.get("size")
+    fs, path = _filesystem(source)
+    address = str(fs.unstrip_protocol(path))
+    archive, _ = _archive(kind, address, _stamp(address))
+    for member, info in archive.find("", detail=True).items():
+        if info["type"] == "file" and _is_image(member):
+            yield f"{kind}://{member}::{address}", member, info.get("size")
 
 
 def _is_image(path: str) -> bool:
+    """Whether a path below a source is an image's; hidden files and folders are nobody's."""
     parts = PurePosixPath(path)
-    hidden = parts.name.startswith(".") or "__MACOSX" in parts.parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts.parts)
     return parts.suffix.lower() in EXTENSIONS and not hidden
 
 
@@ -167,18 +179,28 @@ def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]
 
 
 def _read_manifest(source: str) -> pa.Table:
-    fs, path = fsspec.core.url_to_fs(source)
+    fs, path = _filesystem(source)
+    if fs.isdir(path):
+        raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
     with fs.open(path, "rb") as file:
         try:
             if source.lower().endswith(".csv"):
                 # Ids such as 007 are text, whatever they look like.
                 text = {name: pa.string() for name in ("uri", "label", "slide_id", "patient_id")}
-                options = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=True)
-                table = pa.csv.read_csv(file, convert_options=options)
+                table = pa.csv.read_csv(
+                    file,
+                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=text, strings_can_be_null=True
+                    ),
+                )
             else:
                 table = pq.read_table(file)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if twice:
+        raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
     if "uri" not in table.column_names:
         raise SourceError(f"{source} has no column 'uri'; it has: {', '.join(table.column_names)}")
     if table["uri"].null_count:
@@ -217,33 +239,51 @@ def _refuse_repeats(table: pa.Table, source: str) -> None:
         )
 
 
-def _absolute(source: str) -> str:
-    return source if "://" in source else Path(source).absolute().as_uri()
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The filesystem and path of a URL, whatever signs (``::``, ``%``) the name of a file has."""
+    if "://" in url and not url.startswith("file://"):
+        fs, path = fsspec.core.url_to_fs(url)
+        return fs, path
+    return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
 
 
 def read_bytes(uri: str) -> bytes:
     """The bytes of an image; an archive is opened once a process and read in place."""
     kind, _, rest = uri.partition("://")
     if kind not in {"zip", "tar"}:
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _filesystem(uri)
         return bytes(fs.cat_file(path))
-    member, _, address = rest.rpartition("::")
-    archive = _archive(kind, address)
-    # Archives share one file position between their members.
-    with _lock(address):
+    # Both names may hold "::"; the one that divides them has a URL after it.
+    member, address = re.split(r"::(?=\w+://)", rest, maxsplit=1)
+    archive, lock = _archive(kind, address, _stamp(address))
+    # Members share their archive's one file position.
+    with lock:
         return bytes(archive.cat_file(member))
 
 
+def _stamp(address: str) -> tuple[int, int] | None:
+    """What changes when a local archive is replaced, so that no worker reads by an old index."""
+    if not address.startswith("file://"):
+        return None
+    status = Path(_filesystem(address)[1]).stat()
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=8)
-def _archive(kind: str, address: str) -> Any:
+def _archive(kind: str, address: str, stamp: tuple[int, int] | None) -> tuple[Any, threading.Lock]:
+    """An opened archive and the lock of its file position."""
+    fs, path = _filesystem(address)
+    packed = {"compression": "gzip"} if path.lower().endswith(".tgz") else {}
     try:
-        return fsspec.filesystem(kind, fo=address, skip_instance_cache=True)
-    except FileNotFoundError:
+        file = fs.open(path, "rb")
+        archive = fsspec.filesystem(kind, fo=file, skip_instance_cache=True, **packed)
+        if kind == "tar":
+            # A copy that was cut between two members looks whole but for the zeros at its end.
+            archive.fo.seek(archive.tar.offset)
+            if archive.fo.read(512) != bytes(512):
+                raise EOFError("its end is missing")
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         raise SourceError(f"{address} cannot be read as a {kind} archive: {error}") from error
-
-
-@cache
-def _lock(address: str) -> threading.Lock:
-    return threading.Lock()
+    return archive, threading.Lock()

@@ -46,18 +46,22 @@ def split(
     """Split so that all rows with one key are in one part.
 
     Keys are dealt out stratum by stratum, a stratum being the classes that a key's images have, so
-    that each part has every class where the keys allow it.
+    that each part has every class where the keys allow it: a key goes to the part that lacks the
+    most of its classes, and among equals to the one that is relatively furthest below its share.
 
     Args:
         keys: the patient (slide, image) of each row.
         labels: (n,) classes.
         by: what the keys are, for the record.
-        fractions: of the keys for `PARTS`; they are taken relative to their sum.
+        fractions: of the keys for `PARTS`, above 0; they are taken relative to their sum.
         seed: of the shuffling.
 
     Raises:
-        SplitError: there are too few keys for three parts, or a part lacks a class.
+        SplitError: there are too few keys for three parts, a part lacks a class, or a fraction is
+            not above 0.
     """
+    if not min(fractions) > 0:
+        raise SplitError(f"{', '.join(PARTS)} need fractions above 0, not {fractions}")
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
     for key, label in zip(keys, labels.tolist(), strict=True):
@@ -66,19 +70,27 @@ def split(
     for key in sorted(classes_of):
         strata.setdefault(tuple(sorted(classes_of[key])), []).append(key)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    share = np.asarray(fractions) / sum(fractions)
-    target = share * len(classes_of)
+    have: dict[str, set[int]] = {part: set() for part in PARTS}
+    target = {
+        part: fraction / sum(fractions) * len(classes_of)
+        for part, fraction in zip(PARTS, fractions, strict=True)
+    }
+
+    def need(part: str, key: str) -> tuple[int, float]:
+        lacking = len(classes_of[key] - have[part])
+        # Half a key, as in Webster's apportionment, keeps three parts within a key of their shares.
+        return lacking, (target[part] - len(parts[part]) - 0.5) / target[part]
+
     # The richest strata first: a key with every class serves any part.
     for classes in sorted(strata, key=lambda c: (-len(c), c)):
         for key in rng.permutation(strata[classes]).tolist():
-            need = [(target[i] - len(parts[part])) / target[i] for i, part in enumerate(PARTS)]
-            parts[PARTS[int(np.argmax(need))]].append(key)
-    found = Split(by, {part: sorted(names) for part, names in parts.items()})
-    for part, names in found.keys.items():
-        have: set[int] = set().union(*(classes_of[name] for name in names))
-        if len(have) < len(set(labels.tolist())):
+            neediest = max(PARTS, key=lambda part: need(part, key))
+            parts[neediest].append(key)
+            have[neediest] |= classes_of[key]
+    for part, names in parts.items():
+        if not names or len(have[part]) < len(set(labels.tolist())):
             raise SplitError(
                 f"{len(classes_of)} {by}s are too few, or too alike, for a {part} part with every "
                 f"class: give images of more {by}s, or other fractions"
             )
-    return found
+    return Split(by, {part: sorted(names) for part, names in parts.items()})

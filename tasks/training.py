@@ -81,6 +81,7 @@ def train(
     """
     device = classifier.mean.device
     generator = torch.Generator().manual_seed(plan.seed)
+    torch.manual_seed(plan.seed)  # dropout, where a network has it, draws from the global generator
     targets = torch.as_tensor(np.asarray(labels, np.int64))
     steps = math.ceil(len(train_rows) / plan.batch)
     learned = [p for p in classifier.parameters() if p.requires_grad]
@@ -116,6 +117,10 @@ def train(
             validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
             seconds=time.monotonic() - start,
         )
+        if not math.isfinite(epoch.validation_loss):
+            raise DivergedError(
+                f"the validation loss of epoch {number} is {epoch.validation_loss}: lower the rate"
+            )
         if not best or epoch.validation_loss < min(e.validation_loss for e in epochs):
             best = copy.deepcopy(classifier.state_dict())
         epochs.append(epoch)

@@ -1,0 +1,77 @@
+"""Peak memory of workers and coordinator against the number of images."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.settings import Settings
+from tasks.render import write_collection
+
+FEW, MANY = 2_000, 20_000
+
+# In a process of its own, so that the peak is that of this batch alone.
+SCREEN = """
+import json, resource, sys
+from datetime import date
+from flows.cluster import open_client
+from flows.screen import extract_and_score, publish
+from flows.settings import Settings
+from storage.batches import freeze_batch
+from storage.detectors import load_detector_card
+from storage.models import load_card
+from storage.records import now
+from storage.store import Store
+from tasks.sources import list_images
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+if __name__ == "__main__":
+    settings, images, name = Settings(store=sys.argv[1], workers=2), sys.argv[2], sys.argv[3]
+    store = Store(settings.store)
+    detector = load_detector_card(store)
+    card = load_card(store, detector.model)
+    batch = freeze_batch(store, name, list_images(images), images=images, limit=None,
+                         shard_rows=settings.shard_rows, batch_date=date(2026, 1, 1),
+                         started_at=now())
+    with open_client(settings) as client:
+        failures = extract_and_score.fn(client, store, batch, card, detector)
+        workers = client.run(peak)
+    seal = publish.fn(store, batch, card, detector, failures)
+    assert seal.scored == batch.rows
+    print(json.dumps({"worker": max(workers.values()), "coordinator": peak()}))
+"""
+
+
+@pytest.mark.benchmark
+def test_peak_memory_does_not_grow_with_the_number_of_images(
+    fitted: Settings, tmp_path: Path
+) -> None:
+    write_collection(
+        tmp_path / "cells", patients=5, cells_per_patient=40, parasitized_fraction=0.5, seed=0
+    )
+    cells = sorted((tmp_path / "cells").rglob("*.png"))
+    script = tmp_path / "screen.py"
+    script.write_text(SCREEN)
+    peaks = {}
+    for number in (FEW, MANY):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for i in range(number):
+            os.link(cells[i % len(cells)], folder / f"{i}.png")
+        done = subprocess.run(
+            [sys.executable, script, fitted.store, folder, f"memory-{number}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        peaks[number] = json.loads(done.stdout.splitlines()[-1])
+    for who in ("worker", "coordinator"):
+        few, many = peaks[FEW][who], peaks[MANY][who]
+        print(f"\npeak memory of the {who}: {few:.0f} MiB at {FEW:,} images, {many:.0f} MiB at")
+        print(f"{MANY:,} images: {many / few - 1:+.1%}")
+    assert peaks[MANY]["worker"] < 1.10 * peaks[FEW]["worker"]

@@ -1,0 +1,140 @@
+"""How well it works on real cells: diagnosis, abnormal images, and false alarms, over three seeds.
+
+A seed splits the patients anew. The test patients were seen by neither network nor statistics.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from numpy.typing import NDArray
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.batches import load_batch, read_manifest
+from storage.features import read_block
+from storage.models import load_card
+from storage.reports import read_rows, report_path
+from storage.store import Store
+from tasks.calibration import abnormality, calibrate, log_distance, p_values
+from tasks.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.metrics import auroc, patient_bootstrap, tnr_at_tpr
+from tasks.statistics import moments
+
+SEEDS = (0, 1, 2)
+SETS = ("bccd_red_cells_masked", "bccd_white_cells", "cifar10", "mnist")
+DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.skipif(
+        not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Settings]]:
+    """A store for each seed: trained, fitted, all cells and all other images screened."""
+    made = {}
+    with prefect_test_harness(server_startup_timeout=120):
+        for seed in SEEDS:
+            settings = Settings(store=str(tmp_path_factory.mktemp(f"seed-{seed}")), workers=2)
+            cells, other = str(DATA / "cell_images.zip"), str(DATA / "ood.zip")
+            print(f"\nseed {seed}: {train(cells, model='m', seed=seed, settings=settings).text()}")
+            print(fit(cells, batch="cells", settings=settings).text())
+            screen(cells, batch="cells", settings=settings)
+            screen(other, batch="other", settings=settings)
+            made[seed] = settings
+        yield made
+
+
+def report(settings: Settings, batch: str) -> pa.Table:
+    store = Store(settings.store)
+    return read_rows(store, report_path(batch, load_batch(store, batch).batch_date))
+
+
+def unseen(settings: Settings) -> pa.Table:
+    """The report's rows of test patients."""
+    card = load_card(Store(settings.store), "m")
+    rows = report(settings, "cells")
+    mine = pc.is_in(pc.cast(rows["patient_id"], pa.string()), pa.array(card.split["test"]))
+    return rows.filter(mine)
+
+
+def column(rows: pa.Table, name: str) -> NDArray[np.float64]:
+    return np.asarray(rows[name].to_numpy(), np.float64)
+
+
+def test_other_images_are_abnormal(seeds: dict[int, Settings]) -> None:
+    print(f"\n{'set':<24}{'seed':>5}{'AUROC':>8}{'TNR95':>8}{'caught at .05':>15}")
+    for seed, settings in seeds.items():
+        clean = column(unseen(settings), "abnormality")
+        rows = report(settings, "other")
+        for name in SETS:
+            mine = rows.filter(pc.match_substring(rows["uri"], f"//{name}/"))
+            scores = column(mine, "abnormality")
+            truth = np.r_[np.zeros(len(clean), bool), np.ones(len(scores), bool)]
+            both = np.r_[clean, scores]
+            caught = np.mean(mine["abnormal"].to_numpy(zero_copy_only=False))
+            print(
+                f"{name:<24}{seed:>5}{auroc(truth, both):>8.4f}{tnr_at_tpr(truth, both):>8.3f}"
+                f"{caught:>15.3f}"
+            )
+            assert auroc(truth, both) > 0.99
+
+
+def test_false_alarms_of_unseen_patients(seeds: dict[int, Settings]) -> None:
+    found: dict[str, list[tuple[NDArray[np.float64], NDArray[np.int64]]]] = {
+        "leave-one-patient-out": [],
+        "held-out patients": [],
+    }
+    for seed, settings in seeds.items():
+        rows = unseen(settings)
+        _, patients = np.unique(rows["patient_id"].to_pylist(), return_inverse=True)
+        patients = patients + 1000 * seed
+        found["leave-one-patient-out"].append((column(rows, "p_value"), patients))
+        found["held-out patients"].append((_split_calibration(settings, seed), patients))
+    print(f"\n{'calibration':<24}{'alpha':>6}{'by patient':>28}{'by image':>28}")
+    for method, parts in found.items():
+        p = np.concatenate([values for values, _ in parts])
+        patients = np.concatenate([numbers for _, numbers in parts])
+        for alpha in (0.05, 0.01):
+            alarm = (p <= alpha).astype(float)
+            by_patient = np.asarray([alarm[patients == k].mean() for k in np.unique(patients)])
+            a = patient_bootstrap(
+                lambda chosen, rates=by_patient: float(rates[chosen].mean()),
+                np.arange(len(by_patient)),
+            )
+            b = patient_bootstrap(lambda chosen, alarm=alarm: float(alarm[chosen].mean()), patients)
+            print(
+                f"{method:<24}{alpha:>6}"
+                + "".join(f"{f'{x.value:.3f} ({x.low:.3f} to {x.high:.3f})':>28}" for x in (a, b))
+            )
+
+
+def _split_calibration(settings: Settings, seed: int) -> NDArray[np.float64]:
+    """p-values of the test patients when a fifth of the fitted ones calibrate instead."""
+    store = Store(settings.store)
+    card, batch = load_card(store, "m"), load_batch(store, "cells")
+    names = np.asarray(read_manifest(store, batch)["patient_id"].to_pylist())
+    block = read_block(store, "m", "cells", 0, batch.rows)
+    shuffled = np.random.default_rng(seed).permutation(card.split["train"])
+    held = np.isin(names, shuffled[: len(shuffled) // 5])
+    fitted = np.isin(names, shuffled[len(shuffled) // 5 :])
+    tested = np.isin(names, card.split["test"])
+    logs = []
+    for features in block.taps.values():
+        gaussian = tied_gaussian(moments(features[fitted], block.label[fitted], 2))
+        logs.append(log_distance(nearest_class_distance(gaussian, features)))
+    distances = np.stack(logs, axis=1)
+    _, groups = np.unique(names[held], return_inverse=True)
+    calibration = calibrate(distances[held], groups)
+    return p_values(calibration, abnormality(calibration, distances[tested]))

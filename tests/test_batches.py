@@ -1,0 +1,217 @@
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import WHEN
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.batches import (
+    Batch,
+    Failure,
+    Seal,
+    Shard,
+    ShardRecord,
+    complete_shards,
+    discard_rows,
+    find_batch,
+    freeze_batch,
+    list_batches,
+    list_seals,
+    load_batch,
+    read_manifest,
+    read_seal,
+    read_shard_record,
+    rows_path,
+    screening_start,
+    write_seal,
+    write_shard_record,
+)
+from storage.store import Store, StoreError
+from tasks.sources import SCHEMA
+
+
+def manifest(rows: int, folder: str = "night") -> pa.Table:
+    names = [f"file:///{folder}/{row}.png" for row in range(rows)]
+    return pa.Table.from_pylist([{"uri": name} for name in names], SCHEMA)
+
+
+def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -> Batch:
+    usual = {
+        "images": "night/",
+        "limit": None,
+        "shard_rows": 4,
+        "batch_date": date(2026, 1, 3),
+        "started_at": WHEN,
+    }
+    return freeze_batch(store, name, table, **(usual | options))
+
+
+def record(shard: Shard, digest: str = "d") -> ShardRecord:
+    failure = Failure(row=1, reason="damaged", message="SyntaxError: broken 🩸")
+    return ShardRecord(
+        shard=shard.number, start=shard.start, stop=shard.stop, failures=[failure], digest=digest
+    )
+
+
+def seal(detector: str, scored_at: datetime = WHEN) -> Seal:
+    return Seal(
+        batch="night", detector=detector, model="tiny", report="r", report_digest="d", rows=10,
+        scored=9, failed=1, diagnoses={}, abnormal=0, review=1, failures={"damaged": 1},
+        scored_at=scored_at,
+    )  # fmt: skip
+
+
+def test_a_frozen_batch_comes_back(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    assert load_batch(any_store, "night") == find_batch(any_store, "night") == batch
+    assert read_manifest(any_store, batch).equals(manifest(10))
+
+
+def test_freezing_twice_is_refused_and_changes_no_manifest(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    with pytest.raises(StoreError, match="batch night exists already"):
+        freeze(any_store, manifest(7, "other"))
+    assert load_batch(any_store, "night") == batch
+    assert read_manifest(any_store, batch).equals(manifest(10))
+
+
+def test_a_freeze_that_was_cut_short_can_be_done_again(any_store: Store) -> None:
+    any_store.write_bytes(b"half", "batches", "night", "manifest.parquet")
+    assert find_batch(any_store, "night") is None
+    batch = freeze(any_store, manifest(10))
+    assert read_manifest(any_store, batch).num_rows == 10
+
+
+def test_a_batch_without_images_is_refused_and_leaves_nothing(store: Store) -> None:
+    with pytest.raises(StoreError, match="night/ holds no images"):
+        freeze(store, manifest(0))
+    assert store.names("batches") == []
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
+def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
+    for attempt in (lambda: freeze(store, manifest(1), name), lambda: find_batch(store, name)):
+        with pytest.raises(StoreError, match="is no batch name"):
+            attempt()
+
+
+def test_equal_manifests_have_equal_digests(store: Store) -> None:
+    one, same = (freeze(store, manifest(10), name) for name in ("one", "same"))
+    other = freeze(store, manifest(10, "other"), "other")
+    assert one.manifest_digest == same.manifest_digest != other.manifest_digest
+
+
+@given(rows=st.integers(1, 300), shard_rows=st.integers(1, 310))
+def test_shards_cover_every_row_once_in_whole_chunks(rows: int, shard_rows: int) -> None:
+    batch = Batch(
+        name="b", images="i", limit=None, rows=rows, shard_rows=shard_rows, manifest_digest="d",
+        batch_date=date(2026, 1, 3), started_at=WHEN,
+    )  # fmt: skip
+    shards = list(batch.shards())
+    assert [row for s in shards for row in range(s.start, s.stop)] == list(range(rows))
+    assert [s.number for s in shards] == list(range(len(shards)))
+    assert all(s.start % shard_rows == 0 for s in shards)
+    assert all(s.stop - s.start == shard_rows for s in shards[:-1])
+
+
+@given(rows=st.integers(1, 40), shard_rows=st.integers(1, 45))
+def test_a_shard_reads_its_slice_of_the_manifest(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, shard_rows: int
+) -> None:
+    store = Store(str(tmp_path_factory.getbasetemp() / "slices"))
+    store.remove("batches")
+    batch = freeze(store, manifest(rows), shard_rows=shard_rows)
+    for shard in batch.shards():
+        wanted = manifest(rows).slice(shard.start, shard.stop - shard.start)
+        assert read_manifest(store, batch, shard).equals(wanted)
+
+
+def test_a_shard_reads_only_the_columns_it_asks_for(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    read = read_manifest(any_store, batch, Shard(2, 8, 10), columns=["uri"])
+    assert read.equals(manifest(10).select(["uri"]).slice(8))
+
+
+def test_a_lost_manifest_is_named(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    any_store.remove("batches", "night", "manifest.parquet")
+    with pytest.raises(StoreError, match="batch night has lost its manifest"):
+        read_manifest(any_store, batch)
+
+
+def test_an_unknown_batch_is_answered_with_those_that_there_are(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"no batch 'x' in .*; there are: none"):
+        load_batch(store, "x")
+    freeze(store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
+    freeze(store, manifest(1), "zeroth")
+    assert [batch.name for batch in list_batches(store)] == ["zeroth", "second"]
+    with pytest.raises(StoreError, match=r"there are: zeroth, second$"):
+        load_batch(store, "x")
+
+
+def test_a_stray_folder_hides_no_batch(store: Store) -> None:
+    batch = freeze(store, manifest(1))
+    store.write_bytes(b"", "batches", "lost+found", "file")
+    assert list_batches(store) == [batch]
+
+
+def test_the_ledger_says_which_shards_are_complete_under_which_model(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    first, second, third = batch.shards()
+    assert complete_shards(any_store, batch, "tiny") == set()
+    for shard in (third, first):
+        write_shard_record(any_store, batch, "tiny", record(shard))
+    assert complete_shards(any_store, batch, "tiny") == {0, 2}
+    assert complete_shards(any_store, batch, "other") == set()
+    assert read_shard_record(any_store, batch, "tiny", first) == record(first)
+    assert read_shard_record(any_store, batch, "tiny", second) is None
+
+
+def test_a_shard_entered_twice_keeps_the_later_record(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    shard = next(batch.shards())
+    write_shard_record(any_store, batch, "tiny", record(shard))
+    write_shard_record(any_store, batch, "tiny", record(shard, digest="later"))
+    assert read_shard_record(any_store, batch, "tiny", shard) == record(shard, digest="later")
+
+
+def test_discarding_rows_touches_no_other_detector(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(10))
+    shard = next(batch.shards())
+    for detector in ("one", "two"):
+        any_store.write_bytes(b"", *rows_path(batch, detector, shard))
+    discard_rows(any_store, batch, "one")
+    discard_rows(any_store, batch, "one")
+    assert not any_store.exists(*rows_path(batch, "one", shard))
+    assert any_store.exists(*rows_path(batch, "two", shard))
+
+
+def test_a_resumed_screening_says_when_it_first_began(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = freeze(any_store, manifest(10))
+    for later in range(3):
+        monkeypatch.setattr(
+            "storage.batches.now", lambda later=later: WHEN + timedelta(hours=later)
+        )
+        assert screening_start(any_store, batch, "one") == WHEN
+    assert screening_start(any_store, batch, "two") == WHEN + timedelta(hours=2)
+
+
+def test_seals_are_listed_oldest_first(any_store: Store) -> None:
+    assert list_seals(any_store, "night") == []
+    assert read_seal(any_store, "night", "a") is None
+    newer = seal("a", WHEN + timedelta(days=1))
+    for each in (newer, seal("b")):
+        write_seal(any_store, each)
+    assert list_seals(any_store, "night") == [seal("b"), newer]
+    assert read_seal(any_store, "night", "a") == newer
+
+
+def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
+    assert file.num_row_groups == len(list(batch.shards())) == 3

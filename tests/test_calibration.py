@@ -1,0 +1,201 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from tasks.calibration import (
+    Calibration,
+    abnormality,
+    calibrate,
+    group_weights,
+    leave_group_out,
+    log_distance,
+    p_values,
+)
+from tasks.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.statistics import moments
+
+Array = NDArray[np.floating]
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1)])
+@pytest.mark.parametrize("only", [None, 0], ids=["all classes", "one class"])
+def test_leaving_a_group_out_equals_fitting_without_it(
+    offset: float, deviation: float, only: int | None
+) -> None:
+    rng = np.random.default_rng(0)
+    groups, labels = np.repeat(np.arange(6), 50), rng.integers(0, 2, 300)
+    if only is not None:
+        labels[groups == 2] = only
+    features = offset + deviation * (labels[:, None] + rng.normal(size=(300, 8)))
+    total = moments(features, labels, 2)
+    for group in range(6):
+        own = groups == group
+        others = tied_gaussian(moments(features[~own], labels[~own], 2))
+        expected = np.log(nearest_class_distance(others, features[own]))
+        found = leave_group_out(total, features[own], labels[own])
+        assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_a_group_that_alone_has_a_class_is_scored_by_the_other_classes() -> None:
+    rng = np.random.default_rng(1)
+    features, labels = rng.normal(size=(60, 3)), np.repeat([0, 1], [50, 10])
+    others = tied_gaussian(moments(features[:50], labels[:50], 1))
+    found = leave_group_out(moments(features, labels, 2), features[50:], labels[50:])
+    assert_allclose(found, np.log(nearest_class_distance(others, features[50:])), rtol=1e-8)
+
+
+def test_the_only_group_cannot_be_left_out() -> None:
+    features, labels = np.random.default_rng(2).normal(size=(9, 3)), np.zeros(9, int)
+    with pytest.raises(ValueError, match="no images"):
+        leave_group_out(moments(features, labels, 1), features, labels)
+
+
+def test_log_distances_are_finite_at_the_extremes() -> None:
+    found = log_distance(np.array([0.0, 1.0, np.e, np.inf]))
+    assert_allclose(found[1:3], [0, 1], atol=1e-15)
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
+
+
+@given(st.lists(st.integers(-3, 9), min_size=1))
+def test_every_group_weighs_the_same_and_its_images_alike(names: list[int]) -> None:
+    groups = np.array(names)
+    weights = group_weights(groups)
+    totals = [weights[groups == group].sum() for group in set(names)]
+    assert_allclose(totals, 1 / len(totals))
+    assert all(np.ptp(weights[groups == group]) == 0 for group in set(names))
+
+
+def test_the_score_is_the_largest_standardised_log_distance() -> None:
+    rng = np.random.default_rng(3)
+    groups, x = np.array([0] * 30 + [1] * 5), rng.normal([1, -4], [2, 0.1], size=(35, 2))
+    calibration = calibrate(x, groups)
+    by_group = [x[:30], x[30:]]
+    mean = np.mean([g.mean(axis=0) for g in by_group], axis=0)
+    deviation = np.sqrt(np.mean([((g - mean) ** 2).mean(axis=0) for g in by_group], axis=0))
+    new = rng.normal(size=(9, 2))
+    expected = np.max((new - mean) / deviation, axis=1)
+    assert_allclose(abnormality(calibration, new), expected, rtol=1e-10)
+    scores, weights = abnormality(calibration, x), np.repeat([1 / 60, 1 / 10], [30, 5])
+    assert_allclose(calibration.scores, np.sort(scores), rtol=1e-12)
+    between = np.sort(scores)[:-1] + np.diff(np.sort(scores)) / 2
+    reached = [weights[scores >= s].sum() for s in between]
+    assert_allclose(p_values(calibration, between), (1 + 35 * np.array(reached)) / 36)
+
+
+def calibration_of(scores: Array, groups: NDArray[np.integer]) -> Calibration:
+    order = np.argsort(scores, kind="stable")
+    return Calibration(np.zeros(1), np.ones(1), scores[order], group_weights(groups)[order])
+
+
+@st.composite
+def calibrations(draw: Callable) -> tuple[Array, NDArray[np.integer], Array]:
+    """Scores full of ties, their groups, and new scores, which reach beyond them."""
+    n = draw(st.integers(1, 30))
+    scores = draw(arrays(np.float64, n, elements=st.integers(-3, 3)))
+    groups = draw(arrays(np.int64, n, elements=st.integers(0, 4)))
+    return scores, groups, np.array([-np.inf, -3.5, -3, -1, -0.5, 0, 2, 3, 3.5, np.inf])
+
+
+@given(calibrations())
+def test_p_values_equal_the_formula_fall_with_the_score_and_stay_in_range(
+    given: tuple[Array, NDArray[np.integer], Array],
+) -> None:
+    scores, groups, new = given
+    n, weights = len(scores), group_weights(groups)
+    found = p_values(calibration_of(scores, groups), new)
+    expected = [(1 + n * weights[scores >= s].sum()) / (n + 1) for s in new]
+    assert_allclose(found, expected, rtol=1e-12)
+    assert (np.diff(found) <= 0).all()
+    assert found.max() <= 1
+    assert_array_equal(found[-2:], 1 / (n + 1))  # beyond all of them, to the last bit
+
+
+def test_a_score_that_is_not_a_number_is_as_abnormal_as_can_be() -> None:
+    calibration = calibration_of(np.arange(19.0), np.arange(19))
+    assert_array_equal(p_values(calibration, np.array([np.nan])), 1 / 20)
+
+
+@pytest.mark.parametrize("value", [0.3, -7.1, 123.456])
+def test_a_tap_that_never_varied_is_silent(value: float) -> None:
+    rng = np.random.default_rng(4)
+    groups, x = rng.integers(0, 7, 50), rng.normal(size=(50, 1))
+    constant = np.full_like(x, value)
+    both, alone = calibrate(np.hstack([constant, x]), groups), calibrate(x, groups)
+    shifted = np.hstack([constant + 0.01, x])
+    expected = np.maximum(abnormality(alone, x), 0.01)
+    assert_allclose(abnormality(both, shifted), expected, rtol=1e-9)
+
+
+def test_one_group_calibrates_as_images_of_equal_weight() -> None:
+    x = np.random.default_rng(5).normal(size=(20, 2))
+    one, many = calibrate(x, np.zeros(20, int)), calibrate(x, np.arange(20))
+    for name in ("mean", "deviation", "scores", "weights"):
+        assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-12)
+
+
+def test_nothing_cannot_calibrate() -> None:
+    with pytest.raises(ValueError, match="no images to calibrate on"):
+        calibrate(np.empty((0, 2)), np.empty(0, int))
+
+
+def test_exchangeable_images_are_called_abnormal_no_more_often_than_the_level_says() -> None:
+    rng = np.random.default_rng(6)
+    levels, found = np.array([0.01, 0.05, 0.2]), []
+    for _ in range(400):
+        scores = rng.normal(size=300)
+        calibration = calibration_of(scores[:100], np.arange(100))
+        found.append((p_values(calibration, scores[100:])[:, None] <= levels).mean(axis=0))
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    # 100 scores make the level exact: k of 101 equally likely ranks, k / 101 just below the level.
+    assert (abs(np.mean(found, axis=0) - np.floor(levels * 101) / 101) < 4 * error).all()
+
+
+@pytest.mark.parametrize("patients", [5, 20, 60])
+@pytest.mark.parametrize("likeness", [0.5, 1.0])  # 1: the cells of a patient are all the same
+def test_patients_add_one_in_their_number_to_the_level_at_most(
+    patients: int, likeness: float
+) -> None:
+    """What hierarchical conformal prediction guarantees of weights that leave the new patient out.
+
+    With K patients and the share w of weighted scores that reach a new one, (1 + K w) / (K + 1) is
+    a valid p-value; ours is w or more, and so at most alpha + (1 - alpha) / (K + 1) is realised.
+    """
+    rng, alpha, found = np.random.default_rng(7), 0.05, []
+    for _ in range(2000):
+        sizes = rng.integers(1, 40, patients)
+        groups = np.repeat(np.arange(patients), sizes)
+        effect = np.sqrt(likeness) * rng.normal(size=patients + 1)
+        noise = np.sqrt(1 - likeness) * rng.normal(size=len(groups) + 30)
+        calibration = calibration_of(effect[groups] + noise[:-30], groups)
+        found.append((p_values(calibration, effect[-1] + noise[-30:]) <= alpha).mean())
+    bound = alpha + (1 - alpha) / (patients + 1)
+    assert np.mean(found) <= bound + 3 * np.std(found) / np.sqrt(len(found))
+
+
+def test_patients_left_out_one_by_one_calibrate_the_next_patient() -> None:
+    """The whole of it, from features to false alarms, as in a night's screening."""
+    rng, alpha, found = np.random.default_rng(8), 0.1, []
+    groups = np.repeat(np.arange(40), 15)
+    for _ in range(40):
+        labels = rng.integers(0, 2, 50 * 15)
+        effects = np.repeat(rng.normal(size=(50, 4)), 15, axis=0)
+        features = 5 * labels[:, None] + effects + rng.normal(size=(50 * 15, 4))
+        total = moments(features[:600], labels[:600], 2)
+        left_out = [
+            leave_group_out(total, features[:600][groups == g], labels[:600][groups == g])
+            for g in range(40)
+        ]
+        calibration = calibrate(np.concatenate(left_out)[:, None], groups)
+        new = log_distance(nearest_class_distance(tied_gaussian(total), features[600:]))
+        found.append(
+            (p_values(calibration, abnormality(calibration, new[:, None])) <= alpha).mean()
+        )
+    error = np.std(found) / np.sqrt(len(found))
+    assert alpha - 4 * error - 0.02 <= np.mean(found) <= alpha + (1 - alpha) / 41 + 4 * error

@@ -1,0 +1,134 @@
+"""The command line as a person types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import command_line
+from flows.command_line import COMMANDS, main
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("--help", capsys=capsys)
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+    assert run(capsys=capsys)[0] == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(*name.split(), "--help", capsys=capsys)
+    assert code == 0
+    assert f"slidewatch {name}" in out
+    assert "--store" in out
+
+
+def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run("scren", capsys=capsys)
+    assert code == 2
+    assert "screen" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["screen", "--batch", "b"], "--images: field required"),
+        (["doctor", "--alpha", "7"], "--alpha: input should be less than 1"),
+        (["doctor", "--workers", "none"], "--workers: input should be a valid integer"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(*arguments, capsys=capsys)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_an_error_is_one_line_and_a_traceback_comes_with_debug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data", "malaria", "--to", str(tmp_path), "--from", str(tmp_path / "none.zip")]
+    code, out, err = run(*arguments, capsys=capsys)
+    assert (code, out) == (1, "")
+    assert err == f"slidewatch data malaria: {tmp_path / 'none.zip'} does not exist\n"
+    assert "Traceback" in run(*arguments, "--debug", capsys=capsys)[2]
+
+
+def test_json_is_all_there_is_on_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run("status", "--store", str(tmp_path), "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["batches"] == []
+
+
+def test_flags_come_before_the_environment_and_it_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def store(*flags: str) -> str:
+        return str(json.loads(run("status", "--json", *flags, capsys=capsys)[1])["store"])
+
+    monkeypatch.chdir(tmp_path)
+    assert store() == "store"
+    (tmp_path / "slidewatch.toml").write_text('store = "from-file"\n')
+    assert store() == "from-file"
+    monkeypatch.setenv("SLIDEWATCH_STORE", "from-environment")
+    assert store() == "from-environment"
+    assert store("--store", "from-flag") == "from-flag"
+
+
+def test_a_setting_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slidewatch.toml").write_text('stroe = "typo"\n')
+    code, _, err = run("status", capsys=capsys)
+    assert code == 2
+    assert "stroe" in err
+
+
+def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        "doctor", "--cluster", "scheduler", "--scheduler", "tcp://127.0.0.1:9", capsys=capsys
+    )
+    assert code == command_line.NEEDS_A_PERSON
+    assert "no Dask scheduler at tcp://127.0.0.1:9" in out
+
+
+def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path) -> None:
+    """In a process of its own, as an operator starts it: no server of Prefect's may stay behind."""
+    command = [sys.executable, "-m", "flows.command_line"]
+    done = subprocess.run(
+        [*command, "screen", "--images", tmp_path, "--batch", "b", "--store", tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("yet; make one with: slidewatch fit")
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / "prefect") not in _commands()
+
+
+def _commands() -> str:
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            lines.append(process.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tasks import extract as extract_module
+from tasks.extract import Features, extract, load_image
+from tasks.network import Classifier, NetworkSpec, build, tap_widths
+from tasks.sources import list_images
+
+
+@pytest.fixture(scope="module")
+def classifier(spec: NetworkSpec) -> Classifier:
+    torch.manual_seed(0)
+    made = build(spec).eval()
+    torch.nn.init.normal_(made.backbone.get_submodule("fc").weight)
+    return made
+
+
+@pytest.fixture(scope="module")
+def uris(cells: Path) -> list[str]:
+    found: list[str] = list_images(str(cells))["uri"].to_pylist()
+    return found
+
+
+def run(classifier: Classifier, uris: list[str], batch: int = 5, threads: int = 2) -> Features:
+    return extract(
+        classifier, uris, tap_widths=tap_widths(classifier), batch=batch, threads=threads
+    )
+
+
+def arrays(features: Features) -> dict[str, NDArray[np.float32]]:
+    return {**features.taps, "logits": features.logits}
+
+
+@pytest.fixture
+def bad(tmp_path: Path, uris: list[str]) -> str:
+    """Half of a cell's file."""
+    content = Path(uris[0].removeprefix("file://")).read_bytes()
+    (tmp_path / "bad.png").write_bytes(content[: len(content) // 2])
+    return f"file://{tmp_path}/bad.png"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_the_same_files_give_the_same_bits_whatever_the_number_of_threads(
+    classifier: Classifier, uris: list[str], threads: int
+) -> None:
+    wanted = arrays(run(classifier, uris))
+    found = arrays(run(classifier, uris, threads=threads))
+    assert wanted.keys() == found.keys() == {*classifier.spec.taps, "logits"}
+    for name, values in wanted.items():
+        assert values.tobytes() == found[name].tobytes()
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+
+
+def test_every_image_has_its_own_row(classifier: Classifier, uris: list[str]) -> None:
+    together = arrays(run(classifier, uris))
+    for row in (0, 4, 5, len(uris) - 1):
+        for name, values in arrays(run(classifier, [uris[row]])).items():
+            np.testing.assert_allclose(together[name][row], values[0], rtol=1e-4, atol=1e-5)
+    assert len(np.unique(together["logits"], axis=0)) == len(uris)
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 24])
+def test_a_bad_image_changes_no_other_beyond_rounding(
+    classifier: Classifier, uris: list[str], bad: str, place: int
+) -> None:
+    # Images after it share a forward pass with other neighbours than they would have without it,
+    # which moves their features by a few units in the last place and no more. Images in earlier
+    # passes do not move at all.
+    without = arrays(run(classifier, uris))
+    with_bad = arrays(run(classifier, [*uris[:place], bad, *uris[place:]]))
+    unmoved = place // 5 * 5
+    for name, values in with_bad.items():
+        assert np.isnan(values[place]).all()
+        others = np.delete(values, place, axis=0)
+        np.testing.assert_array_equal(others[:unmoved], without[name][:unmoved])
+        np.testing.assert_allclose(others, without[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_bad_image_is_a_failure_that_still_names_its_bytes(
+    classifier: Classifier, uris: list[str], bad: str
+) -> None:
+    image = run(classifier, [uris[0], bad, uris[1]]).images[1]
+    assert image.failure is not None
+    assert image.failure.reason == "damaged"
+    assert image.image_id == sha256(Path(bad.removeprefix("file://")).read_bytes()).digest()
+    assert image.size is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["file:///none.png", "zip://1.png::file:///none.zip", "gopher://1.png", "zip://1.png", ""],
+)
+def test_what_cannot_be_read_is_a_failure_and_never_an_error(uri: str) -> None:
+    image = load_image(uri, 32)
+    assert image.failure is not None
+    assert image.failure.reason == "unreadable"
+    assert str(image.failure)
+    assert image.image_id is image.size is image.pixels is None
+
+
+def test_a_wrong_extension_deceives_nobody(tmp_path: Path, uris: list[str]) -> None:
+    content = Path(uris[0].removeprefix("file://")).read_bytes()
+    (tmp_path / "cell.jpg").write_bytes(content)
+    found, wanted = load_image(f"file://{tmp_path}/cell.jpg", 32), load_image(uris[0], 32)
+    assert found.pixels is not None
+    np.testing.assert_array_equal(found.pixels, wanted.pixels)
+    assert (found.image_id, found.size) == (wanted.image_id, wanted.size)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_nothing_but_bad_images_is_extracted_without_a_forward_pass(
+    classifier: Classifier, bad: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "forward_batch", lambda *_: pytest.fail("forward pass"))
+    widths = {"layer1": 32, "layer2": 48}
+    features = extract(classifier, [bad] * count, tap_widths=widths, batch=2, threads=2)
+    assert features.taps.keys() == widths.keys()
+    assert all(features.taps[name].shape == (count, width) for name, width in widths.items())
+    assert all(np.isnan(values).all() for values in arrays(features).values())
+    assert len(features.images) == count
+
+
+def test_passes_are_filled_with_good_images_in_order(
+    classifier: Classifier, uris: list[str], bad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, forward = [], extract_module.forward_batch
+    monkeypatch.setattr(
+        extract_module, "forward_batch", lambda c, p: sizes.append(len(p)) or forward(c, p)
+    )
+    run(classifier, [bad, *uris[:3], bad, *uris[3:7], bad, *uris[7:11]], batch=4)
+    assert sizes == [4, 4, 3]
+
+
+def test_pixels_are_let_go(classifier: Classifier, uris: list[str]) -> None:
+    assert all(image.pixels is None for image in run(classifier, uris).images)

@@ -1,0 +1,178 @@
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from storage.features import (
+    PENDING,
+    SCORED,
+    FeatureBlock,
+    create_features,
+    empty_block,
+    read_block,
+    write_block,
+)
+from storage.store import Store, StoreError
+
+WIDTHS = {"layer2": 3, "layer1": 2}
+ROWS, SHARD_ROWS, CLASSES = 10, 4, 2
+DIGESTS = {"manifest": "m", "model": "w"}
+
+
+def create(store: Store, rows: int = ROWS, **digests: str) -> None:
+    create_features(
+        store,
+        "tiny",
+        "night",
+        rows=rows,
+        shard_rows=SHARD_ROWS,
+        tap_widths=WIDTHS,
+        classes=CLASSES,
+        digests=DIGESTS | digests,
+    )
+
+
+def filled(rows: int, seed: int = 0) -> FeatureBlock:
+    rng = np.random.default_rng(seed)
+    block = empty_block(rows, WIDTHS, CLASSES)
+    for values in block.arrays().values():
+        values[:] = rng.integers(0, 100, values.shape)
+    return block
+
+
+def write(store: Store, start: int, block: FeatureBlock) -> None:
+    write_block(store, "tiny", "night", start, block)
+
+
+def read(store: Store, start: int = 0, stop: int = ROWS) -> FeatureBlock:
+    return read_block(store, "tiny", "night", start, stop)
+
+
+def test_blocks_written_by_shards_are_read_as_one(any_store: Store) -> None:
+    create(any_store)
+    whole = filled(ROWS)
+    for start in (8, 0, 4):
+        write(any_store, start, whole.take(np.arange(start, min(start + SHARD_ROWS, ROWS))))
+    assert read(any_store).digest() == whole.digest()
+    assert read(any_store, 3, 9).digest() == whole.take(np.arange(3, 9)).digest()
+
+
+def test_rows_that_nobody_wrote_are_pending_and_not_a_number(any_store: Store) -> None:
+    create(any_store)
+    write(any_store, 4, filled(4))
+    block = read(any_store)
+    untouched = [0, 1, 2, 3, 8, 9]
+    assert (block.status[untouched] == PENDING).all()
+    for values in (*block.taps.values(), block.logits):
+        assert np.isnan(values[untouched]).all()
+        assert np.isfinite(values[4:8]).all()
+
+
+@given(start=st.integers(0, 14), length=st.integers(0, 14))
+@example(start=8, length=4)  # a whole chunk, but beyond the last row
+def test_only_whole_chunks_are_written(
+    tmp_path_factory: pytest.TempPathFactory, start: int, length: int
+) -> None:
+    store = Store(str(tmp_path_factory.getbasetemp() / "chunks"))
+    create(store)
+    begins_a_chunk, stop = start % SHARD_ROWS == 0, start + length
+    if begins_a_chunk and ((length == SHARD_ROWS and stop <= ROWS) or stop == ROWS):
+        write(store, start, filled(length))
+        return
+    before = read(store).digest()
+    with pytest.raises(ValueError, match=f"rows {start}:{stop} of 10 are not whole chunks of 4"):
+        write(store, start, filled(length, seed=1))
+    assert read(store).digest() == before
+
+
+def test_every_chunk_belongs_to_one_shard(store: Store) -> None:
+    create(store)
+    group = zarr.open_group(store.path("features", "tiny", "night.zarr"), mode="r")
+    chunks = {name: group[name].chunks[0] for name in read(store).arrays()}
+    assert set(chunks.values()) == {SHARD_ROWS}
+
+
+def test_creating_again_keeps_what_was_written(any_store: Store) -> None:
+    create(any_store)
+    write(any_store, 0, filled(4))
+    create(any_store)
+    assert read(any_store, 0, 4).digest() == filled(4).digest()
+
+
+def test_a_group_whose_making_was_cut_short_is_made_anew(any_store: Store) -> None:
+    create(any_store)
+    for name in any_store.names("features", "tiny", "night.zarr"):
+        if name not in {"zarr.json", "tap"}:
+            any_store.remove("features", "tiny", "night.zarr", name)
+    # The attributes are what is written last.
+    any_store.write_json(
+        {"zarr_format": 3, "node_type": "group", "attributes": {}},
+        *("features", "tiny", "night.zarr", "zarr.json"),
+    )
+    create(any_store)
+    assert len(read(any_store)) == ROWS
+    write(any_store, 0, filled(4))
+
+
+@pytest.mark.parametrize("other", [{"manifest": "other"}, {"model": "other"}])
+def test_features_of_another_manifest_or_model_are_refused_and_kept(
+    any_store: Store, other: dict[str, str]
+) -> None:
+    create(any_store)
+    write(any_store, 0, filled(4))
+    with pytest.raises(StoreError, match=r"night\.zarr belongs to another manifest or model"):
+        create(any_store, **other)
+    assert read(any_store, 0, 4).digest() == filled(4).digest()
+
+
+def test_features_that_were_never_extracted_are_named(any_store: Store) -> None:
+    with pytest.raises(StoreError, match="batch night under model tiny were never extracted"):
+        read(any_store)
+
+
+def test_taps_can_be_left_unread(store: Store) -> None:
+    create(store)
+    block = read_block(store, "tiny", "night", 0, ROWS, taps=False)
+    assert block.taps == {}
+    assert len(block) == ROWS
+
+
+def test_taking_rows_takes_them_from_every_array() -> None:
+    block, rows = filled(ROWS), np.array([7, 0, 0])
+    taken = block.take(rows).arrays()
+    assert taken.keys() == block.arrays().keys()
+    for name, values in block.arrays().items():
+        np.testing.assert_array_equal(taken[name], values[rows])
+
+
+def test_a_digest_is_that_of_the_values_wherever_they_lie() -> None:
+    block = filled(ROWS)
+    strided = FeatureBlock(
+        taps={n: np.asfortranarray(v) for n, v in reversed(block.taps.items())},
+        **{f.name: np.asfortranarray(getattr(block, f.name)) for f in fields(block)[1:]},
+    )
+    assert strided.digest() == block.digest()
+
+
+def test_a_digest_is_the_same_in_every_release() -> None:
+    block = filled(2)
+    block.status[:] = SCORED
+    for number, values in enumerate(block.arrays().values()):
+        values[:] = number
+    # Ledgers hold such digests: one that changes would have every shard extracted again.
+    golden = "e3154a5faf2faa18d44fe783523ca9b00401c6a620ffad62870914daea84453e"
+    assert block.digest() == golden
+
+
+@pytest.mark.parametrize("name", [*(f"tap/{t}" for t in WIDTHS), "logits", "label", "status"])
+def test_a_digest_changes_with_every_array(name: str) -> None:
+    block, other = filled(ROWS), filled(ROWS)
+    other.arrays()[name].flat[-1] += 1
+    assert block.digest() != other.digest()
+
+
+def test_an_empty_block_has_a_digest() -> None:
+    assert filled(0).digest() != filled(1).digest()

@@ -1,0 +1,258 @@
+import io
+import pickle
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks import render
+from tasks.images import FORMATS, MOST_PIXELS, REASONS, BadImageError, Picture, decode
+
+SIDE = 16
+RED, HALF_RED, BLACK = (200, 0, 0), (100, 0, 0), (0, 0, 0)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def cell() -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(render.red_cell(render.draw_patient(1, rng), rng, "ring"))
+
+
+def attempt(content: bytes) -> Picture | BadImageError:
+    """A sound picture or an honest refusal; anything else fails the test that asks."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on broken metadata
+            picture = decode(content, SIDE)
+    except BadImageError as error:
+        refused = error
+    else:
+        refused = None
+    if refused:
+        assert refused.reason in REASONS
+        assert str(refused)
+        return refused
+    assert picture.pixels.shape == (SIDE, SIDE, 3)
+    assert picture.pixels.dtype == np.uint8
+    assert picture.width > 0
+    assert picture.height > 0
+    return picture
+
+
+def reason(content: bytes) -> str:
+    outcome = attempt(content)
+    return outcome.reason if isinstance(outcome, BadImageError) else "none"
+
+
+def colour(content: bytes) -> tuple[int, ...]:
+    """The one colour of an image that has one."""
+    picture = decode(content, SIDE)
+    assert (picture.pixels == picture.pixels[0, 0]).all()
+    return tuple(picture.pixels[0, 0].tolist())
+
+
+SAVED = {kind: encode(cell(), kind) for kind in FORMATS}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_pixels_that_were_saved(kind: str) -> None:
+    picture = decode(SAVED[kind], SIDE)
+    wanted = decode(SAVED["PNG"], SIDE)
+    assert (picture.width, picture.height) == cell().size
+    lossy = kind in {"JPEG", "WEBP"}
+    difference = np.abs(picture.pixels.astype(int) - wanted.pixels.astype(int))
+    assert difference.mean() <= (4 if lossy else 0)
+
+
+def plain(mode: str, value: object) -> Image.Image:
+    return Image.new(mode, (9, 7), value)
+
+
+def palette(**info: object) -> Image.Image:
+    image = Image.new("P", (9, 7), 0)
+    image.putpalette(RED)
+    image.info.update(info)
+    return image
+
+
+def deep(value: float, kind: type) -> Image.Image:
+    return Image.fromarray(np.full((7, 9), value, kind))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options", "wanted"),
+    [
+        (plain("L", 77), "PNG", {}, (77, 77, 77)),
+        (plain("L", 77), "PNG", {"transparency": 77}, BLACK),
+        (plain("1", 1), "PNG", {}, (255, 255, 255)),
+        (palette(), "PNG", {}, RED),
+        (palette(), "PNG", {"transparency": 0}, BLACK),
+        (plain("RGB", RED), "PNG", {"transparency": RED}, BLACK),
+        (plain("RGBA", (*RED, 128)), "PNG", {}, HALF_RED),
+        (plain("RGBA", (*RED, 255)), "TIFF", {}, RED),
+        (plain("RGBA", (*RED, 128)), "WEBP", {"lossless": True}, HALF_RED),
+        (plain("LA", (200, 128)), "PNG", {}, (100, 100, 100)),
+        (plain("CMYK", (0, 255, 255, 0)), "TIFF", {}, (255, 0, 0)),
+        (deep(0, np.uint16), "PNG", {}, BLACK),
+        (deep(32_768, np.uint16), "PNG", {}, (127, 127, 127)),
+        (deep(65_535, np.uint16), "TIFF", {}, (255, 255, 255)),
+        (deep(32_768, ">u2"), "TIFF", {}, (127, 127, 127)),
+        (deep(-1, np.int32), "TIFF", {}, BLACK),
+        (deep(0.5, np.float32), "TIFF", {}, (127, 127, 127)),
+        (deep(32_768, np.float32), "TIFF", {}, (127, 127, 127)),
+        (deep(np.inf, np.float32), "TIFF", {}, (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_eight_bits_of_red_green_and_blue(
+    image: Image.Image, kind: str, options: dict[str, object], wanted: tuple[int, ...]
+) -> None:
+    assert colour(encode(image, kind, **options)) == wanted
+
+
+def test_a_jpeg_in_printing_colours_is_red_where_it_was_red() -> None:
+    red, green, blue = colour(encode(plain("CMYK", (0, 255, 255, 0)), "JPEG", quality=100))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_pixels_that_are_not_a_number_are_damage() -> None:
+    pixels = np.zeros((7, 9), np.float32)
+    pixels[3, 3] = np.nan
+    assert reason(encode(Image.fromarray(pixels), "TIFF")) == "damaged"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_the_thinnest_images_fill_the_square(kind: str, size: tuple[int, int]) -> None:
+    picture = attempt(encode(Image.new("RGB", size, RED), kind))
+    assert isinstance(picture, Picture)
+    assert (picture.width, picture.height) == size
+    assert abs(picture.pixels.astype(int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "empty"),
+        (b"\0" * 100, "not_an_image"),
+        (b"uri,label\n1.png,Parasitized\n", "not_an_image"),
+        ("eine Zelle 🩸".encode(), "not_an_image"),
+        (encode(palette(), "GIF"), "not_an_image"),
+        (encode(cell(), "PPM"), "not_an_image"),
+        (encode(cell(), "PDF"), "not_an_image"),
+        (SAVED["PNG"][:8], "not_an_image"),
+        (SAVED["PNG"][: len(SAVED["PNG"]) // 2], "damaged"),
+        (SAVED["JPEG"][: len(SAVED["JPEG"]) // 2], "damaged"),
+        (SAVED["BMP"][: len(SAVED["BMP"]) // 2], "damaged"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_its_reason(content: bytes, wanted: str) -> None:
+    assert reason(content) == wanted
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+        + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )  # fmt: skip
+
+
+def bmp_header(width: int, height: int) -> bytes:
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("header", [png_header, bmp_header])
+@pytest.mark.parametrize(
+    "size", [(MOST_PIXELS + 1, 1), (10_000, 10_000), (100_000, 100_000), (2**31 - 1, 2**30)]
+)
+def test_a_bomb_is_refused_from_its_header_before_memory_is_taken(
+    header: Callable[[int, int], bytes], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise AssertionError("memory was taken for the pixels")
+
+    monkeypatch.setattr(Image.core, "new", explode)
+    assert reason(header(*size)) == "too_large"
+
+
+@pytest.mark.parametrize("header", [png_header, bmp_header])
+def test_a_header_of_a_decent_size_is_damaged_for_want_of_pixels(
+    header: Callable[[int, int], bytes],
+) -> None:
+    assert reason(header(10, 10)) == "damaged"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_cut_anywhere_is_a_picture_or_a_reason(kind: str) -> None:
+    content = encode(cell().resize((40, 40)), kind)
+    cuts = range(0, len(content), 20)
+    outcomes = [reason(content[:cut]) for cut in cuts]
+    assert outcomes[0] == "empty"
+    assert {"damaged", "not_an_image"} & set(outcomes)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_random_damage_is_a_picture_or_a_reason(kind: str) -> None:
+    rng = random.Random(0)
+    whole = encode(cell().resize((40, 40)), kind)
+    outcomes = set()
+    for _ in range(120):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 30])):
+            # Half of the damage goes where the structure is: near the beginning.
+            place = rng.randrange(len(content) if rng.random() < 0.5 else 200)
+            change = rng.choice(["flip", "drop", "insert", "zeros"])
+            if change == "flip":
+                content[place % len(content)] ^= 1 << rng.randrange(8)
+            elif change == "drop":
+                del content[place : place + rng.randrange(1, 9)]
+            elif change == "insert":
+                content[place:place] = rng.randbytes(rng.randrange(1, 9))
+            else:
+                content[place : place + 8] = bytes(8)
+        outcomes.add(reason(bytes(content)))
+    assert outcomes & {"damaged", "not_an_image"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [struct.error("short"), zlib.error("bad"), AssertionError(), KeyError(1), MemoryError()],
+)
+def test_whatever_a_decoder_raises_becomes_damage(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert reason(SAVED["PNG"]) == "damaged"
+
+
+def test_a_refusal_keeps_its_reason_between_processes() -> None:
+    copy = pickle.loads(pickle.dumps(BadImageError("damaged", "why")))
+    assert (copy.reason, str(copy)) == ("damaged", "why")
+
+
+def test_a_user_who_stops_the_run_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(KeyboardInterrupt):
+        decode(SAVED["PNG"], SIDE)

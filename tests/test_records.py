@@ -1,0 +1,102 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from storage.records import Card, Part, Record, load_described, now, save_described
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+
+CONTENT = b"the file that the card describes"
+WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
+
+
+class Leaf(Part):
+    count: int
+
+
+class Thing(Record):
+    name: str
+    leaves: list[Leaf]
+
+
+THING = Thing(name="größer 🩸", leaves=[Leaf(count=1), Leaf(count=2)])
+
+
+def card(content: bytes = CONTENT) -> Card:
+    return Card(created_at=WHEN, digest=digest_of(content))
+
+
+def save(store: Store, made: Card, content: bytes = CONTENT) -> None:
+    save_described(store, content, made, "folder", file="file", card_file="card.json")
+
+
+def test_a_record_comes_back_equal_and_with_the_same_bytes(store: Store) -> None:
+    THING.write(store, "a.json")
+    back = Thing.read(store, "a.json")
+    back.write(store, "b.json")
+    assert back == THING
+    assert store.read_bytes("a.json") == store.read_bytes("b.json")
+    assert "größer 🩸" in store.read_bytes("a.json").decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"name": "n", "leaves": [], "surprise": 1}, "surprise"),
+        ({"name": "n"}, "leaves"),
+        ({"name": 7, "leaves": []}, "name"),
+        ({"name": "n", "leaves": [{"count": 1}, {"count": "many"}]}, r"leaves\.1\.count"),
+        ({"name": "n", "leaves": [{"count": 1, "surprise": 2}]}, r"leaves\.0\.surprise"),
+        (["name"], ""),
+    ],
+)
+def test_a_wrong_record_names_its_file_and_field(store: Store, data: object, field: str) -> None:
+    store.write_json(data, "folder", "thing.json")
+    with pytest.raises(StoreError, match=rf"folder/thing\.json is no valid Thing: {field}: "):
+        Thing.read(store, "folder", "thing.json")
+
+
+def test_a_damaged_record_names_its_file(store: Store) -> None:
+    store.write_bytes(b'{"name": "n"', "thing.json")
+    with pytest.raises(StoreError, match=r"thing\.json is not valid JSON"):
+        Thing.read(store, "thing.json")
+
+
+def test_a_record_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        THING.name = "other"
+
+
+def test_a_described_file_comes_back(any_store: Store) -> None:
+    save(any_store, card())
+    assert load_described(any_store, card(), "folder", "file") == CONTENT
+
+
+def test_a_file_that_is_not_the_cards_is_refused(any_store: Store) -> None:
+    save(any_store, card())
+    any_store.write_bytes(b"tampered with", "folder", "file")
+    with pytest.raises(StoreError, match=r"folder/file is not the file that its card describes"):
+        load_described(any_store, card(), "folder", "file")
+
+
+def test_a_card_of_other_content_is_refused_before_anything_is_written(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"card\.json does not describe this file"):
+        save(store, card(b"other"))
+    assert store.names("folder") == []
+
+
+def test_a_described_file_is_never_overwritten(any_store: Store) -> None:
+    save(any_store, card())
+    with pytest.raises(AlreadyExistsError):
+        save(any_store, card(b"new"), b"new")
+    assert load_described(any_store, card(), "folder", "file") == CONTENT
+
+
+def test_a_file_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
+    any_store.write_bytes(b"left by a run that was killed", "folder", "file")
+    save(any_store, card())
+    assert load_described(any_store, card(), "folder", "file") == CONTENT
+
+
+def test_now_is_utc_and_whole_seconds() -> None:
+    assert now().tzinfo is UTC
+    assert now().microsecond == 0

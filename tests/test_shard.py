@@ -1,0 +1,324 @@
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CLASSES, HELD_OUT, WHEN
+
+from storage.arrays import arrays_to_bytes
+from storage.batches import (
+    Batch,
+    complete_shards,
+    freeze_batch,
+    read_manifest,
+    read_shard_record,
+    rows_path,
+)
+from storage.detectors import DetectorCard, TapCard, save_detector
+from storage.features import FAILED, SCORED, create_features, read_block, write_block
+from storage.models import load_card
+from storage.reports import read_rows
+from storage.statistics import Contribution, Lineage, save_statistics
+from storage.store import Store, StoreError, digest_of
+from tasks import shard as shard_module
+from tasks.calibration import Calibration, leave_group_out
+from tasks.contribution import (
+    GroupJob,
+    Rows,
+    RowsJob,
+    contributed,
+    group_log_distances,
+    rows_statistics,
+)
+from tasks.detector import Detector, fit_gaussians, score
+from tasks.detector import to_arrays as detector_arrays
+from tasks.shard import ShardJob, ShardResult, label_codes, run_shard
+from tasks.sources import list_images
+from tasks.statistics import merge_statistics, statistics_of
+from tasks.statistics import to_arrays as statistics_arrays
+
+SHARD_ROWS = 10
+
+
+@dataclass
+class Night:
+    """A batch of 24 cells of four patients in shards of 10, 10 and 4."""
+
+    store: Store
+    batch: Batch
+
+    def job(self, number: int, **wanted: object) -> ShardJob:
+        shard = list(self.batch.shards())[number]
+        return ShardJob(self.store, self.batch, shard, "tiny", **wanted)  # type: ignore[arg-type]
+
+    def run(self, **wanted: object) -> list[ShardResult]:
+        return [run_shard(self.job(number, **wanted)) for number in range(3)]
+
+
+def start(store: Store, images: Path, name: str = "night") -> Night:
+    card = load_card(store, "tiny")
+    batch = freeze_batch(
+        store, name, list_images(str(images), classes=CLASSES), images=str(images), limit=None,
+        shard_rows=SHARD_ROWS, batch_date=date(2026, 1, 3), started_at=WHEN,
+    )  # fmt: skip
+    create_features(
+        store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
+        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
+    )  # fmt: skip
+    return Night(store, batch)
+
+
+@pytest.fixture
+def night(store_with_model: Store, cells: Path) -> Night:
+    return start(store_with_model, cells)
+
+
+@pytest.fixture
+def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
+    """The same night, but every image of the second shard is cut in half."""
+    shutil.copytree(cells, tmp_path / "images")
+    night = start(store_with_model, tmp_path / "images")
+    second = list(night.batch.shards())[1]
+    for uri in read_manifest(night.store, night.batch, second)["uri"].to_pylist():
+        path = Path(uri.removeprefix("file://"))
+        os.truncate(path, path.stat().st_size // 2)
+    return night
+
+
+def add_detector(night: Night) -> Detector:
+    results = night.run(fit=True)
+    total = results[0].statistics
+    for result in results[1:]:
+        total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
+    calibration = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
+    detector = Detector(fit_gaussians(total), calibration)  # type: ignore[arg-type]
+    content = arrays_to_bytes(detector_arrays(detector))
+    card = DetectorCard(
+        created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
+        statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
+        calibrating_images=9, alpha=0.05, uncertain_below=0.75, warnings=[],
+        taps={n: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0) for n in "ab"},
+    )  # fmt: skip
+    save_detector(night.store, card, content)
+    return detector
+
+
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "extract", lambda *_, **__: pytest.fail("images were read"))
+
+
+def test_a_night_is_extracted_and_entered_into_the_ledger(night: Night) -> None:
+    results = night.run()
+    assert [(r.shard.start, r.shard.stop, r.reused, r.failures) for r in results] == [
+        (0, 10, False, ()), (10, 20, False, ()), (20, 24, False, ()),
+    ]  # fmt: skip
+    assert complete_shards(night.store, night.batch, "tiny") == {0, 1, 2}
+    block = read_block(night.store, "tiny", "night", 0, 24)
+    assert (block.status == SCORED).all()
+    assert np.bincount(block.label).tolist() == [12, 12]
+    uris = read_manifest(night.store, night.batch)["uri"].to_pylist()
+    wanted = [digest_of(Path(uri.removeprefix("file://")).read_bytes()) for uri in uris]
+    assert [row.tobytes().hex() for row in block.image_id] == wanted
+    assert (block.size > 80).all()
+
+
+def test_a_shard_that_is_complete_is_not_read_again(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = night.run(fit=True)
+    no_decoding(monkeypatch)
+    second = night.run(fit=True)
+    assert all(result.reused for result in second)
+    for one, two in zip(first, second, strict=True):
+        assert (one.fitted, one.held_out, one.failures) == (two.fitted, two.held_out, two.failures)
+        a, b = statistics_arrays(one.statistics), statistics_arrays(two.statistics)  # type: ignore[arg-type]
+        assert {n: v.tobytes() for n, v in a.items()} == {n: v.tobytes() for n, v in b.items()}
+
+
+@pytest.mark.parametrize("loss", ["lost", "damaged"])
+def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
+    night: Night, loss: str
+) -> None:
+    night.run()
+    before = read_block(night.store, "tiny", "night", 0, 24).digest()
+    block = read_block(night.store, "tiny", "night", 10, 20)
+    if loss == "lost":
+        night.store.remove("features", "tiny", "night.zarr", "logits", "c", "1")
+    else:
+        block.taps["layer1"][3, 3] += 1
+        write_block(night.store, "tiny", "night", 10, block)
+    assert read_block(night.store, "tiny", "night", 0, 24).digest() != before
+    assert [result.reused for result in night.run()] == [True, False, True]
+    assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
+
+
+def test_a_shard_killed_before_its_ledger_entry_is_done_again_to_the_same_bits(
+    night: Night,
+) -> None:
+    night.run()
+    before = read_block(night.store, "tiny", "night", 0, 24).digest()
+    night.store.remove("batches", "night", "ledger", "tiny", "000001.json")
+    assert [result.reused for result in night.run()] == [True, False, True]
+    assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
+
+
+def test_held_out_patients_are_in_no_statistics(night: Night) -> None:
+    results = night.run(fit=True)
+    assert sum(result.fitted for result in results) == 18
+    assert sum(result.held_out for result in results) == 6
+    block = read_block(night.store, "tiny", "night", 0, 24)
+    patients = np.array(read_manifest(night.store, night.batch)["patient_id"].to_pylist())
+    for result in results:
+        rows = np.arange(result.shard.start, result.shard.stop)
+        rows = rows[patients[rows] != HELD_OUT]
+        taken = block.take(rows)
+        wanted = statistics_of(taken.taps, taken.label, 2)
+        assert result.statistics is not None
+        found = statistics_arrays(result.statistics)
+        for name, values in statistics_arrays(wanted).items():
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Night) -> None:
+    night.run()
+    rows = np.array([3, 4, 11, 20])
+    taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
+    found = statistics_arrays(rows_statistics(RowsJob(night.store, "tiny", Rows("night", rows))))
+    for name, values in statistics_arrays(statistics_of(taken.taps, taken.label, 2)).items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_a_shard_without_one_good_image_fails_none_but_its_own(spoilt: Night) -> None:
+    results = spoilt.run(fit=True)
+    assert [len(result.failures) for result in results] == [0, 10, 0]
+    assert [failure.row for failure in results[1].failures] == list(range(10))
+    assert {failure.reason for failure in results[1].failures} == {"damaged"}
+    assert (results[1].fitted, results[1].held_out) == (0, 0)
+    assert results[1].statistics is not None
+    assert all((state.n == 0).all() for state in results[1].statistics.values())
+    block = read_block(spoilt.store, "tiny", "night", 10, 20)
+    assert (block.status == FAILED).all()
+    assert all(np.isnan(values).all() for values in block.taps.values())
+    assert block.image_id.any(axis=1).all()
+    record = read_shard_record(spoilt.store, spoilt.batch, "tiny", results[1].shard)
+    assert record is not None
+    assert tuple(record.failures) == results[1].failures
+
+
+def test_failures_are_remembered_when_a_shard_is_used_again(
+    spoilt: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = spoilt.run()
+    no_decoding(monkeypatch)
+    assert [result.failures for result in spoilt.run()] == [result.failures for result in first]
+
+
+def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
+    detector = add_detector(night)
+    night.run(detector="d", scored_at=WHEN)
+    block = read_block(night.store, "tiny", "night", 0, 24)
+    scores = score(detector, block.taps)
+    manifest = read_manifest(night.store, night.batch)
+    for shard in night.batch.shards():
+        rows = read_rows(night.store, rows_path(night.batch, "d", shard))
+        here = slice(shard.start, shard.stop)
+        assert rows["uri"].to_pylist() == manifest["uri"].to_pylist()[here]
+        np.testing.assert_allclose(rows["abnormality"].to_numpy(), scores.abnormality[here])
+        np.testing.assert_allclose(rows["distance_layer1"].to_numpy(), scores.distances[here, 0])
+        classes = np.array(CLASSES)[block.logits[here].argmax(axis=1)]
+        assert rows["diagnosis"].to_pylist() == classes.tolist()
+        assert set(rows["scored_at"].to_pylist()) == {WHEN}
+
+
+def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt: Night) -> None:
+    add_detector(spoilt)
+    spoilt.run(detector="d", scored_at=WHEN)
+    second = list(spoilt.batch.shards())[1]
+    rows = read_rows(spoilt.store, rows_path(spoilt.batch, "d", second)).to_pylist()
+    assert len(rows) == 10
+    for row in rows:
+        assert (row["status"], row["verdict"], row["review_reason"]) == (
+            "failed",
+            "review",
+            "failed",
+        )
+        assert row["failure"].startswith("damaged: ")
+        assert row["image_id"]
+        assert row["diagnosis"] is row["abnormality"] is row["p_value"] is None
+
+
+def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
+    add_detector(night)
+    paths = [rows_path(night.batch, "d", shard) for shard in night.batch.shards()]
+    written = []
+    for _ in range(2):
+        night.run(detector="d", scored_at=WHEN)
+        written.append([night.store.read_bytes(*path) for path in paths])
+    assert written[0] == written[1]
+
+
+def test_a_job_and_its_result_travel(night: Night) -> None:
+    job = night.job(0, fit=True)
+    assert pickle.loads(pickle.dumps(job)) == job
+    result = pickle.loads(pickle.dumps(run_shard(job)))
+    assert result.fitted == 10
+
+
+def test_a_label_that_is_no_class_is_no_label(night: Night) -> None:
+    manifest = read_manifest(night.store, night.batch).slice(0, 3)
+    column = manifest.schema.get_field_index("label")
+    odd = manifest.set_column(column, "label", [["Uninfected", "Leishmania", None]])
+    assert label_codes(odd, list(CLASSES)).tolist() == [1, -1, -1]
+
+
+def test_a_model_that_was_tampered_with_scores_nothing(night: Night) -> None:
+    shard_module.load_classifier.cache_clear()
+    night.store.write_bytes(b"other weights", "models", "tiny", "model.safetensors")
+    with pytest.raises(StoreError, match=r"model\.safetensors is not the file"):
+        run_shard(night.job(0))
+    assert complete_shards(night.store, night.batch, "tiny") == set()
+
+
+# What batches have contributed
+
+
+def test_what_a_batch_contributes_leaves_out_the_held_out_failed_and_retracted(
+    spoilt: Night,
+) -> None:
+    spoilt.run()
+    made = contributed(
+        spoilt.store,
+        load_card(spoilt.store, "tiny"),
+        Contribution(
+            batch="night", manifest_digest="m", images=24, held_out=6, without_patients=("C101P1",)
+        ),
+    )
+    # Rows 0-5 are retracted, 10-19 failed, 18-23 held out.
+    assert made.rows.tolist() == [6, 7, 8, 9]
+    assert made.patients == ["C102P2"] * 4
+    assert len(made.slides) == 4
+
+
+def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None:
+    results = night.run(fit=True)
+    total = results[0].statistics
+    for result in results[1:]:
+        total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
+    content = arrays_to_bytes(statistics_arrays(total))  # type: ignore[arg-type]
+    lineage = Lineage(
+        created_at=WHEN, digest=digest_of(content), model="tiny", version=1, parent=None,
+        operation="merge", contributions=[], images={},
+    )  # fmt: skip
+    save_statistics(night.store, lineage, content)
+    group = np.arange(6)
+    parts = (Rows("night", group[:2]), Rows("night", group[2:]))
+    found = group_log_distances(GroupJob(night.store, "tiny", 1, parts))
+    block = read_block(night.store, "tiny", "night", 0, 24).take(group)
+    for column, tap in enumerate(("layer1", "layer2")):
+        features = np.asarray(block.taps[tap], np.float64)
+        wanted = leave_group_out(total[f"{tap}/raw"], features, block.label)  # type: ignore[index]
+        np.testing.assert_array_equal(found[:, column], wanted)

@@ -1,0 +1,424 @@
+import io
+import os
+import random
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.sources import SCHEMA, SourceError, list_images, parse_name, read_bytes
+
+CLASSES = ("Parasitized", "Uninfected")
+NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
+AWKWARD = [
+    "a b.png", " lead.png", "line\nbreak.png", "🩸.png", "é.png", "=1+1.png", "no#.png",
+    "what?.png", "100%20.png", "a::b.png", "a::file:b.png", "*.png", "[1].png", "~.png",
+    "back\\slash.png", "quote'\".png", "file:.png", "-.png", "UPPER.PNG", "two.dots.jpeg",
+]  # fmt: skip
+
+
+def names_of(table: pa.Table) -> list[str]:
+    return [uri.partition("::file:///")[0].rsplit("/", 1)[-1] for uri in table["uri"].to_pylist()]
+
+
+def write_folder(target: Path, members: dict[str, bytes]) -> None:
+    for name, content in members.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_zip(target: Path, members: dict[str, bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
+def write_tar(mode: str, prefix: str = "") -> Callable[[Path, dict[str, bytes]], None]:
+    def write(target: Path, members: dict[str, bytes]) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(target, mode) as file:
+            for name, content in members.items():
+                info = tarfile.TarInfo(prefix + name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+
+    return write
+
+
+KINDS: dict[str, tuple[str, Callable[[Path, dict[str, bytes]], None]]] = {
+    "folder": ("night", write_folder),
+    "zip": ("night.zip", write_zip),
+    "tar": ("night.tar", write_tar("w")),
+    "tar of .": ("night.tar", write_tar("w", "./")),
+    "tar.gz": ("night.tar.gz", write_tar("w:gz")),
+    "tgz": ("night.tgz", write_tar("w:gz")),
+    "tar.bz2": ("night.tar.bz2", write_tar("w:bz2")),
+    "tar.xz": ("night.tar.xz", write_tar("w:xz")),
+    "TAR.GZ": ("NIGHT.TAR.GZ", write_tar("w:gz")),
+}
+
+
+@pytest.fixture(params=KINDS)
+def put(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """Put files into a source of each kind and return its path."""
+    name, write = KINDS[request.param]
+
+    def put(members: dict[str, bytes], folder: str = "") -> Path:
+        write(tmp_path / folder / name, members)
+        return tmp_path / folder / name
+
+    return put
+
+
+def contents(table: pa.Table) -> set[bytes]:
+    return {read_bytes(uri) for uri in table["uri"].to_pylist()}
+
+
+def test_every_listed_image_is_read_under_its_url_however_it_is_named(
+    put: Callable[..., Path],
+) -> None:
+    members = {name: name.encode() for name in [*AWKWARD, *(f"sub/dir/{n}" for n in AWKWARD)]}
+    table = list_images(str(put(members)))
+    assert contents(table) == set(members.values())
+    assert table["uri"].to_pylist() == sorted(table["uri"].to_pylist())
+    assert table.schema == SCHEMA
+    assert table["size"].to_pylist() == [len(read_bytes(u)) for u in table["uri"].to_pylist()]
+
+
+@pytest.mark.parametrize("folder", ["a b", "100%20", "a::b", "[1]", "no#?*", "🩸", ".hidden"])
+def test_a_source_is_found_whatever_folder_it_lies_in(
+    put: Callable[..., Path], folder: str
+) -> None:
+    assert contents(list_images(str(put({"1.png": b"one"}, folder)))) == {b"one"}
+
+
+def test_what_is_no_image_is_left_out(put: Callable[..., Path]) -> None:
+    others = [
+        "notes.txt", "scan.gif", "png", ".hidden.png", "._1.png", ".cache/1.png",
+        "sub/.thumbs/1.png", "__MACOSX/1.png", "__MACOSX/sub/._1.png",
+    ]  # fmt: skip
+    table = list_images(str(put({"1.png": b"one"} | dict.fromkeys(others, b"other"))))
+    assert contents(table) == {b"one"}
+
+
+def test_labels_are_the_folder_directly_above(put: Callable[..., Path]) -> None:
+    members = {
+        "cells/Parasitized/1.png": b"",
+        "cells/Uninfected/2.png": b"",
+        "cells/parasitized/3.png": b"",
+        "Parasitized/more/4.png": b"",
+        "5.png": b"",
+    }
+    table = list_images(str(put(members)), classes=CLASSES)
+    labels = dict(zip(names_of(table), table["label"].to_pylist(), strict=True))
+    assert labels == {
+        "1.png": "Parasitized", "2.png": "Uninfected", "3.png": None, "4.png": None, "5.png": None,
+    }  # fmt: skip
+
+
+def test_names_tell_patient_slide_and_time(put: Callable[..., Path]) -> None:
+    (row,) = list_images(str(put({NIH: b""}))).to_pylist()
+    assert row["patient_id"] == "C33P1"
+    assert row["slide_id"] == "C33P1_IMG_20150619_114756a"
+    assert row["acquired_at"] == datetime(2015, 6, 19, 11, 47, 56)
+
+
+def test_the_order_is_that_of_names_whatever_the_order_of_files(tmp_path: Path) -> None:
+    names = [NIH.replace("33", str(p)).replace("179", str(c)) for p in (9, 10) for c in range(5)]
+    found = []
+    for seed in range(3):
+        random.Random(seed).shuffle(names)
+        write_zip(tmp_path / str(seed) / "night.zip", dict.fromkeys([*names, "x.png"], b""))
+        found.append(names_of(list_images(str(tmp_path / str(seed) / "night.zip"))))
+    assert found[0] == found[1] == found[2]
+    assert [name[:3] for name in found[0]] == ["C10"] * 5 + ["C9P"] * 5 + ["x.p"]
+
+
+def test_a_limit_spreads_evenly(tmp_path: Path) -> None:
+    write_folder(tmp_path / "night", {f"{i:02d}.png": b"" for i in range(100)})
+    source = str(tmp_path / "night")
+    assert names_of(list_images(source, limit=4)) == ["00.png", "25.png", "50.png", "75.png"]
+    assert list_images(source, limit=1).num_rows == 1
+    assert len(set(names_of(list_images(source, limit=99)))) == 99
+    for generous in (100, 101, None):
+        assert list_images(source, limit=generous).num_rows == 100
+
+
+def test_a_pattern_takes_what_it_matches(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"n/{p}/{i}.png": b"" for p in "ab" for i in range(3)})
+    assert list_images(f"{tmp_path}/n/a/*.png").num_rows == 3
+    assert list_images(f"{tmp_path}/n/*/[01].png").num_rows == 4
+    assert list_images(f"{tmp_path}/n/**/2.png").num_rows == 2
+    assert list_images(f"{tmp_path}/n/*/9.png").num_rows == 0
+
+
+def test_links_to_images_are_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"all/1.png": b"one"})
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "2.png").symlink_to(tmp_path / "all" / "1.png")
+    assert contents(list_images(str(tmp_path / "chosen"))) == {b"one"}
+
+
+def test_another_filesystem_is_a_source(tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    root = f"/{tmp_path.name}"
+    fs.pipe_file(f"{root}/sub/1.png", b"one")
+    fs.pipe_file(f"{root}/night.csv", b"uri\nsub/1.png\n")
+    try:
+        assert contents(list_images(f"memory:/{root}")) == {b"one"}
+        assert contents(list_images(f"memory:/{root}/night.csv")) == {b"one"}
+    finally:
+        fs.rm(root, recursive=True)
+
+
+def test_urls_of_a_relative_source_hold_in_another_working_directory(
+    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put({"1.png": b"one"})
+    monkeypatch.chdir(tmp_path)
+    table = list_images(source.name)
+    monkeypatch.chdir("/")
+    assert contents(table) == {b"one"}
+
+
+def test_a_manifest_beside_its_images_may_be_named_relatively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, {"n/night.csv": b"uri\nsub/1.png\n", "n/sub/1.png": b"one"})
+    monkeypatch.chdir(tmp_path)
+    table = list_images("n/night.csv")
+    monkeypatch.chdir("/")
+    assert contents(table) == {b"one"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_many_threads_read_one_archive(tmp_path: Path, kind: str) -> None:
+    rng = random.Random(0)
+    members = {f"{i}.png": rng.randbytes(rng.randrange(1, 20_000)) for i in range(60)}
+    name, write = KINDS[kind]
+    write(tmp_path / name, members)
+    uris = list_images(str(tmp_path / name))["uri"].to_pylist() * 8
+    rng.shuffle(uris)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_bytes, uris))
+    assert read == [members[uri.partition("://")[2].partition("::")[0]] for uri in uris]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_an_archive_that_was_replaced_is_read_anew(tmp_path: Path, kind: str) -> None:
+    name, write = KINDS[kind]
+    for night, content in enumerate((b"first", b"the second night's")):
+        write(tmp_path / name, {"0.png": b"x" * night * 1000, "1.png": content})
+        os.utime(tmp_path / name, (night, night))
+        assert content in contents(list_images(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+def test_a_damaged_archive_is_a_source_error_that_names_it(
+    tmp_path: Path, kind: str, damage: bytes | None
+) -> None:
+    name, write = KINDS[kind]
+    write(tmp_path / name, {f"{i}.png": random.Random(i).randbytes(500) for i in range(40)})
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(SourceError, match=name):
+        list_images(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("source", ["none", "none.zip", "none.tar.gz", "none.csv"])
+def test_a_source_that_does_not_exist_is_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(SourceError, match=f"{source} does not exist"):
+        list_images(str(tmp_path / source))
+
+
+@pytest.mark.parametrize("name", ["1.png", "notes.txt"])
+def test_one_file_is_answered_with_what_a_source_is(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path, {name: b""})
+    with pytest.raises(SourceError, match="is one file: give a folder, a glob, an archive"):
+        list_images(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["night.csv", "night.parquet", "night.zip"])
+def test_a_folder_that_is_named_like_a_file_is_a_source_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(SourceError, match=name):
+        list_images(str(tmp_path / name))
+
+
+def test_a_name_that_is_not_utf_8_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "night").mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "night") + b"/\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this filesystem has only UTF-8 names")
+    with pytest.raises(SourceError, match=r"not UTF-8, .*\\udcff\.png"):
+        list_images(str(tmp_path / "night"))
+
+
+def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
+    assert list_images(str(tmp_path)).equals(SCHEMA.empty_table())
+
+
+# Manifests
+
+
+def write_manifest(tmp_path: Path, kind: str, columns: dict[str, list[object]]) -> str:
+    path = tmp_path / f"night.{kind}"
+    table = pa.table(columns)
+    if kind == "csv":
+        pa.csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    return str(path)
+
+
+BOTH = pytest.mark.parametrize("kind", ["csv", "parquet"])
+
+
+@BOTH
+def test_a_manifest_brings_its_own_columns(tmp_path: Path, kind: str) -> None:
+    source = write_manifest(
+        tmp_path,
+        kind,
+        {
+            "uri": ["s3://bucket/2.png", str(tmp_path / "1 %20.png"), "sub/3\n=.png"],
+            "label": ["Parasitized", None, "Leishmania"],
+            "patient_id": ["007", "007", "7"],
+            "slide_id": ["0042", "0043", None],
+            "acquired_at": [datetime(2026, 1, 3, 8, 30)] * 3,
+            "remark": ["left out"] * 3,
+        },
+    )
+    table = list_images(source)
+    assert table.schema == SCHEMA
+    rows = {row["uri"]: row for row in table.to_pylist()}
+    assert rows.keys() == {
+        "s3://bucket/2.png",
+        f"file://{tmp_path}/1 %20.png",
+        f"file://{tmp_path}/sub/3\n=.png",
+    }
+    second = rows["s3://bucket/2.png"]
+    assert (second["patient_id"], second["slide_id"]) == ("007", "0042")
+    assert second["acquired_at"] == datetime(2026, 1, 3, 8, 30)
+    # What is no class of the model is told apart later, where the model is known.
+    assert table["label"].to_pylist() == ["Parasitized", None, "Leishmania"]
+
+
+@BOTH
+def test_a_manifest_needs_only_urls(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path, {name: name.encode() for name in AWKWARD})
+    table = list_images(write_manifest(tmp_path, kind, {"uri": AWKWARD}))
+    assert contents(table) == {name.encode() for name in AWKWARD}
+    assert table["patient_id"].null_count == len(AWKWARD)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"url": ["1.png"]}, r"night\.\w+ has no column 'uri'; it has: url"),
+        ({"uri": ["1.png", None], "label": ["a", "b"]}, r"night\.\w+ has 1 rows without a uri"),
+        ({"uri": ["1.png", "1.png"]}, r"names file://.*/1\.png 2 times"),
+        ({"uri": ["1.png"], "size": ["large"]}, r"night\.\w+, column 'size': "),
+        ({"uri": ["1.png"], "acquired_at": ["yesterday"]}, r"column 'acquired_at': "),
+    ],
+)
+def test_a_wrong_manifest_says_what_is_wrong(
+    tmp_path: Path, kind: str, columns: dict[str, list[object]], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        list_images(write_manifest(tmp_path, kind, columns))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PAR1",
+        b"PAR1" + b"\xff" * 99 + b"PAR1",
+        b"PAR1" + b"\xff" * 20 + struct.pack("<I", 20) + b"PAR1",
+        b"\xff\xfe",
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path: Path, kind: str, content: bytes) -> None:
+    (tmp_path / f"night.{kind}").write_bytes(content)
+    with pytest.raises(SourceError, match=f"night.{kind}"):
+        list_images(str(tmp_path / f"night.{kind}"))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "night.csv").write_text("uri,label,label\n1.png,a,b\n")
+    with pytest.raises(SourceError, match="two columns of one name: label"):
+        list_images(str(tmp_path / "night.csv"))
+
+
+def test_a_manifest_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    (tmp_path / "night.csv").write_bytes("\ufeffuri,patient_id\r\n1.png,007\r\n".encode())
+    assert list_images(str(tmp_path / "night.csv"))["patient_id"].to_pylist() == ["007"]
+
+
+def test_a_long_manifest_may_have_line_breaks_anywhere(tmp_path: Path) -> None:
+    names = [f"{row:06d}\n" * 10 + ".png" for row in range(30_000)]  # more than one block of bytes
+    assert list_images(write_manifest(tmp_path, "csv", {"uri": names})).num_rows == len(names)
+
+
+def test_dictionaries_and_whole_numbers_become_text(tmp_path: Path) -> None:
+    columns = {"uri": ["1.png"], "label": pa.array(["a"]).dictionary_encode(), "patient_id": [7]}
+    row = list_images(write_manifest(tmp_path, "parquet", columns)).to_pylist()[0]
+    assert (row["label"], row["patient_id"]) == ("a", "7")
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("prefix", "patient"),
+    [
+        ("C1_thinF", "C1"), ("C2NThinF", "C2N"), ("C241NThinF", "C241N"),
+        ("C37BP2_thinF", "C37BP2"), ("C167P128ReThinF", "C167P128Re"), ("C33P1thinF", "C33P1"),
+        ("C99P60ThinF", "C99P60"), ("C12THIN", "C12"),
+    ],
+)  # fmt: skip
+def test_a_patient_is_what_stands_before_thin(prefix: str, patient: str) -> None:
+    found = parse_name(f"{prefix}_IMG_20150622_105554_cell_9.png")
+    assert found.patient_id == patient
+    assert found.slide_id == f"{patient}_IMG_20150622_105554"
+    assert found.acquired_at == datetime(2015, 6, 22, 10, 55, 54)
+
+
+def test_an_impossible_time_is_no_time() -> None:
+    found = parse_name("C1thinF_IMG_20159922_105554_cell_9.png")
+    assert (found.patient_id, found.acquired_at) == ("C1", None)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "1.png", "thinF_IMG_20150622_105554_cell_9.png", "C1thin.png"]
+)
+def test_a_name_of_another_kind_tells_nothing(name: str) -> None:
+    found = parse_name(name)
+    assert (found.patient_id, found.slide_id, found.acquired_at) == (None, None, None)
+
+
+def test_a_locked_zip_is_listed_and_each_image_says_why_it_cannot_be_read(tmp_path: Path) -> None:
+    write_zip(tmp_path / "night.zip", {"1.png": b"one"})
+    content = bytearray((tmp_path / "night.zip").read_bytes())
+    # The zip module cannot encrypt, but it believes the flag (bit 0) in either header.
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "night.zip").write_bytes(bytes(content))
+    (uri,) = list_images(str(tmp_path / "night.zip"))["uri"].to_pylist()
+    with pytest.raises(RuntimeError, match="encrypted"):
+        read_bytes(uri)

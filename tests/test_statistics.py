@@ -1,0 +1,315 @@
+import math
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import reduce
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from sklearn.covariance import EmpiricalCovariance
+
+from tasks import statistics
+from tasks.mahalanobis import tied_covariance
+from tasks.statistics import (
+    Moments,
+    States,
+    from_arrays,
+    merge,
+    merge_statistics,
+    merge_tree,
+    moments,
+    partial_fit,
+    retract,
+    retract_statistics,
+    statistics_of,
+    to_arrays,
+    unit,
+)
+
+Sample = tuple[NDArray[np.floating], NDArray[np.integer]]
+
+EPS = np.finfo(np.float64).eps
+CLASSES, WIDTH = 3, 4
+OFFSETS = st.sampled_from([(0.0, 1.0), (100.0, 0.1)])  # mean and deviation of the features
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def draw(
+    seed: int, n: int = 60, offset: float = 0.0, deviation: float = 1.0, width: int = WIDTH
+) -> Sample:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, n)
+    mixing = rng.normal(size=(width, width))
+    spread = labels[:, None] + rng.normal(size=(n, width)) @ mixing
+    return offset + deviation * spread, labels
+
+
+def state_of(sample: Sample) -> Moments:
+    return moments(*sample, CLASSES)
+
+
+def assert_same(found: Moments, wanted: Moments, relative: float) -> None:
+    """Equal counts; means and scatters to a tolerance relative to their largest entries."""
+    assert_array_equal(found.n, wanted.n)
+    for name in ("mean", "scatter"):
+        a, b = getattr(found, name), getattr(wanted, name)
+        assert_allclose(a, b, rtol=0, atol=relative * np.abs(b).max(initial=0.0), err_msg=name)
+
+
+def as_bytes(states: States) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in to_arrays(states).items()}
+
+
+def centred_by_class(features: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray:
+    exact = features.astype(np.longdouble)
+    means = np.stack([exact[labels == c].mean(axis=0) for c in range(CLASSES)])
+    return np.asarray(exact - means[labels], np.float64)
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1), (-1e4, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_streamed_covariance_equals_scikit_learn_on_class_centred_features(
+    offset: float, deviation: float, dtype: type
+) -> None:
+    features, labels = draw(0, 500, offset, deviation, width=8)
+    features = features.astype(dtype)
+    state = Moments.empty(CLASSES, 8)
+    for rows in np.array_split(np.arange(500), 13):
+        state = partial_fit(state, features[rows], labels[rows])
+    centred = centred_by_class(features, labels)
+    oracle = EmpiricalCovariance(assume_centered=True).fit(centred).covariance_
+    assert_allclose(tied_covariance(state), oracle, rtol=0, atol=1e-12 * np.abs(oracle).max())
+
+
+def test_the_full_collection_far_from_zero_stays_positive_definite_in_float32() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(100, 0.1, (27_558, 512)).astype(np.float32)
+    labels = np.arange(27_558) % 2
+    naive = features.T @ features / len(features) - np.outer(*[features.mean(axis=0)] * 2)
+    assert np.linalg.eigvalsh(naive)[0] < 0  # what must not happen to ours
+    batches = np.array_split(np.arange(27_558), 4)
+    streamed = reduce(merge, (moments(features[rows], labels[rows], 2) for rows in batches))
+    covariance = tied_covariance(streamed)
+    assert np.linalg.eigvalsh(covariance)[0] > 0.5 * 0.1**2
+    assert_same(streamed, moments(features, labels, 2), 1e-12)
+
+
+@given(SEEDS, OFFSETS, st.lists(st.integers(0, 60), max_size=8))
+def test_any_split_into_batches_agrees(
+    seed: int, offset: tuple[float, float], cuts: list[int]
+) -> None:
+    features, labels = draw(seed, 60, *offset)
+    state = Moments.empty(CLASSES, WIDTH)
+    for f, c in zip(np.split(features, sorted(cuts)), np.split(labels, sorted(cuts)), strict=True):
+        state = partial_fit(state, f, c)
+    assert_same(state, state_of((features, labels)), 1e-12)
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1), (1e8, 1e-3)])
+def test_moments_err_no_more_than_exact_sums_do(offset: float, deviation: float) -> None:
+    features, _ = draw(1, 400, offset, deviation)
+    state = moments(features, np.zeros(400, int), 1)
+    exact = np.array([math.fsum(column) / 400 for column in features.T])
+    assert_allclose(state.mean[0], exact, rtol=2 * EPS)
+    residuals = features - exact  # exact to the last bit, since features and mean are so close
+    slip = np.array([math.fsum(column) / 400 for column in residuals.T])
+    oracle = [[math.fsum(a * b) for b in (residuals - slip).T] for a in (residuals - slip).T]
+    assert_allclose(state.scatter[0], oracle, rtol=0, atol=1e-13 * np.max(oracle))
+
+
+@given(SEEDS, SEEDS, SEEDS, OFFSETS)
+def test_merge_is_associative_and_commutative_to_rounding_and_nothing_is_neutral(
+    i: int, j: int, k: int, offset: tuple[float, float]
+) -> None:
+    a, b, c = (state_of(draw(seed, 1 + seed % 30, *offset)) for seed in (i, j, k))
+    assert_same(merge(a, b), merge(b, a), 1e-12)
+    assert_same(merge(merge(a, b), c), merge(a, merge(b, c)), 1e-12)
+    for same in (merge(a, Moments.empty(CLASSES, WIDTH)), merge(Moments.empty(CLASSES, WIDTH), a)):
+        assert as_bytes({"tap": same}) == as_bytes({"tap": a})
+
+
+def shards(n: int) -> list[States]:
+    return [{"tap/raw": state_of(draw(seed, 7))} for seed in range(n)]
+
+
+def by_recursion(parts: list[States]) -> States:
+    """The tree that `merge_tree` promises: the largest power of two on the left."""
+    if len(parts) == 1:
+        return parts[0]
+    half = 1 << (len(parts) - 1).bit_length() - 1
+    return merge_statistics(by_recursion(parts[:half]), by_recursion(parts[half:]))
+
+
+@pytest.mark.parametrize("feed", [list, iter, lambda parts: (part for part in parts)])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 11, 21])
+def test_a_merge_tree_depends_on_the_order_of_its_parts_alone(n: int, feed: Callable) -> None:
+    total = merge_tree(feed(shards(n)))
+    assert as_bytes(total) == as_bytes(by_recursion(shards(n)))
+    assert_same(total["tap/raw"], reduce(merge, [s["tap/raw"] for s in shards(n)]), 1e-12)
+
+
+def test_a_merge_tree_holds_few_of_its_parts_at_once() -> None:
+    def parts() -> Iterator[States]:
+        for seed in range(256):
+            yield {"tap/raw": moments(*draw(seed, 9, width=64), CLASSES)}
+
+    tracemalloc.start()
+    merge_tree(parts())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * Moments.empty(CLASSES, 64).scatter.nbytes
+
+
+@given(SEEDS, SEEDS, OFFSETS, st.integers(1, 60), st.integers(0, 60))
+def test_what_was_merged_can_be_retracted(
+    i: int, j: int, offset: tuple[float, float], n: int, m: int
+) -> None:
+    a, b = state_of(draw(i, n, *offset)), state_of(draw(j, m, *offset))
+    left = retract(merge(a, b), b)
+    assert_array_equal(left.n, a.n)
+    assert_allclose(left.mean, a.mean, rtol=1e-10, atol=1e-10)
+    scale = np.abs(merge(a, b).scatter).max()
+    assert_allclose(left.scatter, a.scatter, rtol=0, atol=1e-10 * scale)
+
+
+# Taking much out leaves the digits of little: the error is relative to what was there before, and
+# grows with the distance from zero. Of 5 images left of 20,005, some ten digits are right.
+@pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1), (1e4, 0.1)])
+@pytest.mark.parametrize(("left", "taken"), [(5, 20_000), (500, 500), (20_000, 5)])
+def test_retraction_errs_by_rounding_of_the_total(
+    offset: float, deviation: float, left: int, taken: int
+) -> None:
+    a, b = (state_of(draw(seed, n, offset, deviation)) for seed, n in ((1, left), (2, taken)))
+    total = merge(a, b)
+    found = retract(total, b)
+    bound = 4 * EPS * (1 + offset / deviation) * np.abs(total.scatter).max()
+    assert_allclose(found.scatter, a.scatter, rtol=0, atol=bound)
+    if offset <= 100 and left >= 500:
+        assert_same(found, a, 1e-10)
+
+
+@given(SEEDS, st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=30))
+def test_merges_and_retractions_in_any_order_leave_what_is_in(
+    seed: int, steps: list[tuple[bool, int]]
+) -> None:
+    features, labels = draw(seed, 100, 100, 0.1)
+    patients = np.repeat(np.arange(10), 10)
+    parts = [state_of((features[patients == p], labels[patients == p])) for p in range(10)]
+    state, inside = parts[0], {0}
+    for adds, patient in steps:
+        if adds and patient not in inside:
+            state, inside = merge(state, parts[patient]), inside | {patient}
+        elif not adds and patient in inside:
+            state, inside = retract(state, parts[patient]), inside - {patient}
+    rows = np.isin(patients, list(inside))
+    wanted, everything = state_of((features[rows], labels[rows])), reduce(merge, parts)
+    assert_array_equal(state.n, wanted.n)
+    assert_allclose(state.mean, wanted.mean, rtol=1e-11)
+    atol = 1e-10 * np.abs(everything.scatter).max()
+    assert_allclose(state.scatter, wanted.scatter, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_nothing_has_no_mean_and_one_image_no_scatter(left: int) -> None:
+    features, _ = draw(3, 40, 100, 0.1)
+    a, b = (moments(f, np.zeros(len(f), int), 2) for f in (features[:left], features[left:]))
+    found = retract(merge(a, b), b)
+    assert_same(Moments(found.n, found.mean, a.scatter), a, 1e-13)
+    assert not found.scatter.any()
+    assert not found.mean[found.n == 0].any()
+
+
+def test_a_class_absent_from_a_batch_is_left_as_it_was() -> None:
+    features, labels = draw(4)
+    some = labels != 1
+    before = state_of((features, labels))
+    part = state_of((features[some], labels[some]))
+    for after in (merge(before, part), retract(before, part)):
+        assert_array_equal(after.n[1], before.n[1])
+        assert_array_equal(after.mean[1], before.mean[1])
+        assert_array_equal(after.scatter[1], before.scatter[1])
+
+
+def test_a_class_of_one_image_has_its_features_as_mean_and_no_scatter() -> None:
+    features, _ = draw(5, 3, 100, 0.1)
+    state = moments(features, np.array([0, 1, 1]), 2)
+    assert_array_equal(state.mean[0], features[0])
+    assert not state.scatter[0].any()
+
+
+def test_images_without_a_label_are_left_out_whatever_their_features() -> None:
+    features, labels = draw(6)
+    hidden = np.arange(60) % 3 == 0
+    seen = state_of((features[~hidden], labels[~hidden]))
+    features[hidden], labels[hidden] = np.nan, -1
+    assert as_bytes({"tap": state_of((features, labels))}) == as_bytes({"tap": seen})
+
+
+@pytest.mark.parametrize(
+    ("bad", "labels", "message"),
+    [
+        (np.nan, [0, 1], "finite"),
+        (-np.inf, [0, 1], "finite"),
+        (0.0, [0, 3], "label 3 but only 3 classes"),
+        (0.0, [0, 1, 2], "2 rows of features but 3 labels"),
+    ],
+)
+def test_moments_refuse_what_has_none(bad: float, labels: list[int], message: str) -> None:
+    features = np.array([[1.0, 2.0], [3.0, bad]])
+    with pytest.raises(ValueError, match=message):
+        moments(features, np.array(labels), CLASSES)
+
+
+@pytest.mark.parametrize("combine", [merge, retract])
+@pytest.mark.parametrize("other", [Moments.empty(2, WIDTH), Moments.empty(CLASSES, 5)])
+def test_moments_of_other_shapes_are_not_combined(combine: Callable, other: Moments) -> None:
+    with pytest.raises(ValueError, match="cannot be combined"):
+        combine(Moments.empty(CLASSES, WIDTH), other)
+
+
+@pytest.mark.parametrize("combine", [merge_statistics, retract_statistics])
+def test_statistics_of_other_taps_are_not_combined(combine: Callable) -> None:
+    with pytest.raises(KeyError, match="layer9"):
+        combine(shards(1)[0], shards(1)[0] | {"layer9/raw": Moments.empty(CLASSES, WIDTH)})
+
+
+def test_more_than_there_is_cannot_be_retracted() -> None:
+    a, b = (
+        moments(np.ones((2, 1)), np.array([0, 1]), 2),
+        moments(np.ones((2, 1)), np.zeros(2, int), 2),
+    )
+    with pytest.raises(ValueError, match=r"cannot take \[2.0, 0.0\] images out of \[1.0, 1.0\]"):
+        retract(a, b)
+
+
+def test_no_parts_cannot_be_merged() -> None:
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge_tree([])
+
+
+def test_statistics_come_back_from_arrays_to_the_last_bit() -> None:
+    taps = {"stem": draw(7)[0], "layer2.1": draw(8)[0][:, :2]}
+    states = statistics_of(taps, draw(7)[1], CLASSES)
+    again = from_arrays(to_arrays(states))
+    assert set(again) == {"stem/raw", "stem/unit", "layer2.1/raw", "layer2.1/unit"}
+    assert as_bytes(again) == as_bytes(states)
+    empty = statistics.empty_statistics({"stem": WIDTH, "layer2.1": 2}, CLASSES)
+    assert as_bytes(merge_statistics(empty, states)) == as_bytes(states)
+    assert not any(state.n.any() for state in retract_statistics(states, states).values())
+
+
+def test_unit_statistics_are_those_of_normalised_features() -> None:
+    features, labels = draw(9)
+    states = statistics_of({"tap": features}, labels, CLASSES)
+    norms = np.sqrt((features**2).sum(axis=1))[:, None]
+    assert_same(states["tap/unit"], state_of((features / norms, labels)), 1e-12)
+    assert_same(states["tap/raw"], state_of((features, labels)), 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_unit_features_have_length_one_and_zero_stays_zero(scale: float) -> None:
+    features = np.array([[3, 4], [0, 0], [-5, 12]], np.float32) * np.float32(scale)
+    assert_allclose(unit(features), [[0.6, 0.8], [0, 0], [-5 / 13, 12 / 13]], rtol=1e-6)

@@ -1,0 +1,215 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    # A lone surrogate is no text that a file could hold.
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    max_leaves=10,
+)  # fmt: skip
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """Everything in a store, hidden or not, by path."""
+    found = store.fs.find(store.root) if store.fs.exists(store.root) else []
+    return {path.removeprefix(f"{store.root}/"): store.fs.cat_file(path) for path in found}
+
+
+def test_what_is_written_is_read_back(any_store: Store) -> None:
+    any_store.write_bytes(b"one", "folder", "file")
+    any_store.write_bytes(b"two", "folder", "file")
+    assert any_store.read_bytes("folder", "file") == b"two"
+    assert any_store.exists("folder", "file")
+    assert any_store.exists("folder")
+    assert files(any_store) == {"folder/file": b"two"}
+
+
+def test_a_block_that_raises_leaves_the_target_untouched_and_no_stage(any_store: Store) -> None:
+    any_store.write_bytes(b"old", "folder", "file")
+
+    def fail(*parts: str) -> Path:
+        with any_store.staged(*parts) as stage:
+            stage.write_bytes(b"half of the ne")
+            raise InterruptedError(stage)
+
+    for parts in (("folder", "file"), ("folder", "other"), ("new folder", "file")):
+        with pytest.raises(InterruptedError) as caught:
+            fail(*parts)
+        assert not caught.value.args[0].exists()
+    assert files(any_store) == {"folder/file": b"old"}
+
+
+def test_nothing_is_in_the_store_until_the_block_ends(any_store: Store) -> None:
+    with any_store.staged("folder", "file") as stage:
+        stage.write_bytes(b"half")
+        assert not any_store.exists("folder", "file")
+        assert any_store.names("folder") == []
+    assert any_store.names("folder") == ["file"]
+
+
+def test_a_stage_never_lies_in_a_folder_that_readers_scan(store: Store) -> None:
+    with store.staged("reports", "file") as stage:
+        stage.write_bytes(b"half")
+        assert list(Path(store.path("reports")).iterdir()) == []
+
+
+def test_once_refuses_a_second_write_and_keeps_the_first(any_store: Store) -> None:
+    any_store.write_bytes(b"first", "folder", "file", once=True)
+    with pytest.raises(AlreadyExistsError, match="folder/file is there already"):
+        any_store.write_bytes(b"second", "folder", "file", once=True)
+    assert files(any_store) == {"folder/file": b"first"}
+
+
+def test_names_are_sorted_and_hide_what_begins_with_a_dot_or_an_underscore(
+    any_store: Store,
+) -> None:
+    for name in ("b", "a", "10", ".hidden", "_staged"):
+        any_store.write_bytes(b"", "folder", name)
+    any_store.write_bytes(b"", "folder", "sub", "file")
+    assert any_store.names("folder") == ["10", "a", "b", "sub"]
+    assert any_store.names("no such folder") == []
+
+
+def test_a_missing_file_is_named_in_full(any_store: Store) -> None:
+    with pytest.raises(StoreError) as caught:
+        any_store.read_bytes("folder", "file")
+    assert any_store.address("folder", "file") in str(caught.value)
+
+
+def test_removing_takes_all_and_forgives_what_is_absent(any_store: Store) -> None:
+    any_store.write_bytes(b"", "folder", "sub", "file")
+    any_store.write_bytes(b"", "folder 2", "file")
+    any_store.remove("folder")
+    any_store.remove("folder")
+    assert files(any_store) == {"folder 2/file": b""}
+
+
+@given(data=JSON)
+def test_equal_data_are_the_same_bytes_whatever_the_order_of_keys(
+    tmp_path_factory: pytest.TempPathFactory, data: object
+) -> None:
+    def turned(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(each) for each in value] if isinstance(value, list) else value
+
+    store = Store(str(tmp_path_factory.getbasetemp() / "json"))
+    store.write_json(data, "a.json")
+    store.write_json(turned(data), "b.json")
+    assert store.read_bytes("a.json") == store.read_bytes("b.json")
+    assert store.read_json("a.json") == data
+
+
+def test_a_number_that_json_does_not_know_is_refused_before_anything_is_written(
+    store: Store,
+) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json({"loss": float("nan")}, "card.json")
+    assert files(store) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1}}'])
+def test_damaged_json_is_named(any_store: Store, content: bytes) -> None:
+    any_store.write_bytes(content, "folder", "card.json")
+    with pytest.raises(StoreError, match=r"folder/card\.json is not valid JSON"):
+        any_store.read_json("folder", "card.json")
+
+
+def test_a_store_travels_to_a_worker(any_store: Store) -> None:
+    any_store.write_bytes(b"content", "file")
+    there = pickle.loads(pickle.dumps(any_store))
+    assert there == any_store
+    assert hash(there) == hash(any_store)
+    assert there.read_bytes("file") == b"content"
+
+
+def test_a_relative_store_is_the_same_folder_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store("store")
+    store.write_bytes(b"content", "file")
+    sent = pickle.dumps(store)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(sent).read_bytes("file") == b"content"
+
+
+def test_urls_of_one_folder_are_one_store(tmp_path: Path) -> None:
+    urls = (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}")
+    assert len({Store(url) for url in urls}) == 1
+    assert Store(str(tmp_path)).address("a", "b") == str(tmp_path / "a" / "b")
+
+
+def test_an_address_elsewhere_has_its_protocol() -> None:
+    assert Store("memory://root").address("a", "b") == "memory:///root/a/b"
+
+
+def test_writers_leave_no_file_that_others_may_not_read(store: Store) -> None:
+    store.write_bytes(b"", "file")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert Path(store.path("file")).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+NAMES = ["a", "A.b-c_d", "2026-01-03", "x" * 120, "a..b"]
+NO_NAMES = [
+    "", ".", "..", ".a", "_a", "a/b", "../a", "/a", "a\\b", "a b", "a\n", "\na", "a\0",
+    "🩸", "é", "a*", "a:b", "~", "%41", "x" * 121,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
+    assert check_name("batch", name) == name
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_that_is_no_safe_folder_is_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="is no batch name: use"):
+        check_name("batch", name)
+
+
+@given(st.text())
+def test_every_name_is_refused_or_stays_one_folder_below(name: str) -> None:
+    try:
+        check_name("model", name)
+    except StoreError:
+        return
+    assert os.path.normpath(f"/root/{name}") == f"/root/{name}"
+    assert json.dumps(name) == f'"{name}"'
+
+
+def test_arrays_keep_shape_kind_and_bytes() -> None:
+    arrays = {
+        "b": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+        "scalar": np.array(7, np.int64),
+        "empty": np.zeros((0, 3), np.float32),
+        "a": np.array([np.nan, -0.0, np.inf]),
+    }
+    content = arrays_to_bytes(arrays)
+    assert digest_of(content) == digest_of(arrays_to_bytes(dict(reversed(arrays.items()))))
+    back = arrays_from_bytes(content)
+    assert {name: (a.shape, a.dtype) for name, a in back.items()} == {
+        name: (a.shape, a.dtype) for name, a in arrays.items()
+    }
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", bytes(100)])
+def test_damaged_arrays_are_a_store_error(content: bytes) -> None:
+    with pytest.raises(StoreError, match="damaged safetensors"):
+        arrays_from_bytes(content)

@@ -1,0 +1,219 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks import render, training
+from tasks.network import Classifier, NetworkSpec, build, network_spec
+from tasks.training import (
+    DivergedError,
+    Epoch,
+    TrainingPlan,
+    augment,
+    fit_temperature,
+    negative_log_likelihood,
+    predict,
+    to_pixels,
+    train,
+)
+
+SIDE, COUNT = 32, 48
+LABELS = np.arange(COUNT) % 2
+TRAIN, VALIDATION = np.arange(32), np.arange(32, COUNT)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    """Cells (class 0) and noise (class 1): nobody could mistake one for the other."""
+    rng = np.random.default_rng(0)
+    patient = render.draw_patient(1, rng)
+    images = [render.pure_noise(rng) if c else render.red_cell(patient, rng, None) for c in LABELS]
+    return np.stack([np.asarray(Image.fromarray(i).resize((SIDE, SIDE))) for i in images])
+
+
+def make(spec: NetworkSpec, frozen: bool = False) -> Classifier:
+    torch.manual_seed(0)
+    taps = spec.taps
+    return build(
+        spec if frozen else network_spec(spec.network, CLASSES, SIDE, taps=taps, frozen=())
+    )
+
+
+def run(
+    classifier: Classifier,
+    pixels: NDArray[np.uint8],
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    **plan: float,
+) -> list[Epoch]:
+    made = TrainingPlan(**({"epochs": 3, "batch": 8, "peak_rate": 3e-3} | plan))  # type: ignore[arg-type]
+    return train(classifier, pixels, LABELS, TRAIN, VALIDATION, made, on_epoch)
+
+
+def weights(classifier: Classifier) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in classifier.state_dict().items()}
+
+
+def test_loss_falls_on_images_that_are_easy_to_tell_apart(
+    spec: NetworkSpec, pixels: NDArray[np.uint8]
+) -> None:
+    classifier = make(spec)
+    epochs = run(classifier, pixels, epochs=5)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4, 5]
+    assert epochs[-1].train_loss < epochs[0].train_loss / 2
+    assert (predict(classifier, pixels).argmax(axis=1) == LABELS).mean() > 0.9
+
+
+def test_a_seed_decides_every_weight(spec: NetworkSpec, pixels: NDArray[np.uint8]) -> None:
+    def trained(seed: int) -> dict[str, bytes]:
+        classifier = make(spec)
+        torch.rand(seed)  # whatever was drawn before changes nothing
+        run(classifier, pixels, epochs=1, seed=seed)
+        return weights(classifier)
+
+    assert trained(3) == trained(3)
+    assert trained(3) != trained(4)
+
+
+def test_a_network_with_dropout_follows_the_seed_too(pixels: NDArray[np.uint8]) -> None:
+    def trained() -> dict[str, bytes]:
+        spec = network_spec("torchvision:mobilenet_v3_small", CLASSES, SIDE, taps=("features",))
+        torch.manual_seed(0)
+        classifier = build(spec)
+        torch.seed()
+        run(classifier, pixels, epochs=1)
+        return weights(classifier)
+
+    assert trained() == trained()
+
+
+def test_the_best_epoch_is_what_is_left(
+    spec: NetworkSpec, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.5, 0.2, 0.9, 0.2])
+    monkeypatch.setattr(training, "negative_log_likelihood", lambda *_: next(losses))
+    classifier, seen = make(spec), []
+    epochs = run(classifier, pixels, lambda _: seen.append(weights(classifier)), epochs=4)
+    assert [epoch.validation_loss for epoch in epochs] == [0.5, 0.2, 0.9, 0.2]
+    assert weights(classifier) == seen[1] != seen[3]
+    assert not classifier.training
+
+
+def test_frozen_stages_come_out_as_they_went_in(
+    spec: NetworkSpec, pixels: NDArray[np.uint8]
+) -> None:
+    classifier = make(spec, frozen=True)
+    before = weights(classifier)
+    run(classifier, pixels, epochs=1)
+    after = weights(classifier)
+    prefixes = tuple(f"backbone.{name}." for name in spec.frozen)
+    assert all(after[name] == before[name] for name in before if name.startswith(prefixes))
+    assert after != before
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_rate_that_is_too_high_diverges_or_leaves_finite_weights(
+    spec: NetworkSpec, pixels: NDArray[np.uint8], rate: float
+) -> None:
+    classifier = make(spec)
+    try:
+        epochs = run(classifier, pixels, epochs=2, peak_rate=rate)
+    except DivergedError as error:
+        message = str(error)
+    else:
+        message = "lower the rate"
+        assert all(math.isfinite(epoch.validation_loss) for epoch in epochs)
+        assert np.isfinite(predict(classifier, pixels)).all()
+    assert "lower the rate" in message
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_is_no_best_epoch(
+    spec: NetworkSpec, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    monkeypatch.setattr(training, "negative_log_likelihood", lambda *_: loss)
+    with pytest.raises(DivergedError, match=f"validation loss of epoch 1 is {loss}"):
+        run(make(spec), pixels, epochs=2)
+
+
+def test_pixels_keep_their_places_and_become_fractions() -> None:
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    found = to_pixels(images)
+    assert found.shape == (2, 3, 4, 4)
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), images / 255, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
+def test_augmenting_keeps_black_black_and_the_range(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, 8, 8, generator=generator)
+    images[torch.rand(count, 1, 8, 8, generator=generator).expand_as(images) < 0.3] = 0.0
+    found = augment(images, generator)
+    assert found.shape == images.shape
+    assert found.min() >= 0
+    assert found.max() <= 1
+    black = [(image == 0).all(dim=0).sum() for image in images]
+    assert [(image == 0).all(dim=0).sum() for image in found] == black
+
+
+def test_augmenting_turns_and_flips_but_never_mixes_images() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    image[0, :, 1, 2] = 0.5
+    found = augment(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0))
+    places = {tuple(divmod(int(each.sum(dim=0).argmax()), 8)) for each in found}
+    assert places == {(y, x) for a, b in ((1, 2), (2, 1)) for y in (a, 7 - a) for x in (b, 7 - b)}
+    assert (found > 0).sum() == 200 * 3
+
+
+def test_augmenting_leaves_its_input_alone() -> None:
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    augment(images, torch.Generator().manual_seed(0))
+    assert images.equal(before)
+
+
+def test_predictions_do_not_depend_on_the_batch(
+    spec: NetworkSpec, pixels: NDArray[np.uint8]
+) -> None:
+    classifier = make(spec)
+    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
+    found = predict(classifier, pixels, batch=7)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, predict(classifier, pixels), rtol=1e-4, atol=1e-4)
+
+
+def noisy_logits(scale: float) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Logits that are calibrated at scale 1: labels are drawn from their own softmax."""
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, (4000, 2))
+    chance = 1 / (1 + np.exp(honest[:, 0] - honest[:, 1]))
+    return scale * honest, (rng.random(4000) < chance).astype(np.intp)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
+def test_a_temperature_undoes_over_and_underconfidence(scale: float) -> None:
+    logits, truth = noisy_logits(scale)
+    temperature = fit_temperature(logits, truth)
+    assert temperature == pytest.approx(scale, rel=0.1)
+    if scale != 1.0:
+        fitted = negative_log_likelihood(logits, truth, temperature)
+        assert fitted < negative_log_likelihood(logits, truth) - 0.01
+
+
+def test_a_temperature_stays_in_its_range() -> None:
+    logits = np.array([[0.2, -0.2], [-0.2, 0.2]])
+    right, wrong = np.array([0, 1]), np.array([1, 0])
+    assert fit_temperature(logits, right) == pytest.approx(1 / 20, rel=0.01)
+    assert fit_temperature(logits, wrong) == pytest.approx(20, rel=0.01)
+
+
+def test_the_loss_of_knowing_nothing_is_a_bit() -> None:
+    assert negative_log_likelihood(np.zeros((3, 2)), np.array([0, 1, 1])) == pytest.approx(
+        math.log(2)
+    )
