@@ -5,7 +5,6 @@ neither the scheduler nor the coordinator grows with the number of images.
 """
 
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -13,16 +12,8 @@ from itertools import islice
 from typing import TypeVar
 
 from distributed import Client, LocalCluster
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from flows.progress import progress_bar
 from flows.settings import Settings
 
 Job = TypeVar("Job")
@@ -78,7 +69,7 @@ def run_in_order(
         (job, client.submit(work, job, pure=False)) for job in islice(waiting, window)
     )
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task(title, total=total)
             while in_flight:
                 job, future = in_flight.popleft()
@@ -101,17 +92,3 @@ def run_in_order(
 def _describe(job: object) -> str:
     shard = getattr(job, "shard", None)
     return f"rows {shard.start} to {shard.stop}" if shard is not None else type(job).__name__
-
-
-def _progress() -> Progress:
-    """A bar on standard error where a person is looking, and nothing elsewhere."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from flows.fit import fit
+from flows.progress import tell
 from flows.results import Outcome, table
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
@@ -77,7 +77,7 @@ def demo(
     settings = (settings or Settings()).model_copy(
         update={"store": str(root / "store"), "shard_rows": 128}
     )
-    _tell("rendering smears of 32 patients and a night with abnormal images in it")
+    tell("Rendering smears of 32 patients and a night with abnormal images in it")
     for week, first in (("week-1", 1), ("week-2", 17)):
         write_collection(
             root / "smears" / week,
@@ -96,17 +96,17 @@ def demo(
         seed=seed + 100,
         first_patient=101,
     )
-    _tell(f"slidewatch train --images {root}/smears --epochs 3")
-    _tell(train(images=str(root / "smears"), epochs=3, settings=settings).text())
+    tell(f"\n$ slidewatch train --images {root}/smears --epochs 3")
+    tell(train(images=str(root / "smears"), epochs=3, settings=settings).text())
     for week in ("week-1", "week-2"):
-        _tell(f"slidewatch fit --images {root}/smears/{week} --batch {week}")
-        _tell(fit(images=str(root / "smears" / week), batch=week, settings=settings).text())
-    _tell(f"slidewatch screen --images {root}/night --batch night-1")
+        tell(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
+        tell(fit(images=str(root / "smears" / week), batch=week, settings=settings).text())
+    tell(f"\n$ slidewatch screen --images {root}/night --batch night-1")
     try:
         night = screen(images=str(root / "night"), batch="night-1", settings=settings)
     except ImagesFailedError as failure:  # one file of the night is cut short on purpose
         night = failure.outcome
-    _tell(night.text())
+    tell(night.text())
     return _look_back(root, planted, started)
 
 
@@ -155,9 +155,3 @@ def _clean(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     mark.touch()
     return root
-
-
-def _tell(text: str) -> None:
-    """Say what goes on, apart from the outcome, which machines may read on standard output."""
-    sys.stderr.write(f"{text}\n\n")
-    sys.stderr.flush()

@@ -59,20 +59,20 @@ def malaria(
             "damaged or another file; remove it and run the command again"
         )
     images = list_images(str(archive)).num_rows
-    if not images:
-        raise SourceError(f"{archive} holds no images")
     record.write_text(f"{found}  {NAME}\n")
     return DataOutcome(archive=str(archive), sha256=found, images=images)
 
 
 def _fetch(archive: Path, from_file: str | None) -> None:
     """Let the archive appear at once, from a file or from the network."""
-    stage = archive.with_name(f".{NAME}.part")
+    stage = archive.with_name(f".part-{NAME}")
     try:
         if from_file is not None:
             shutil.copyfile(from_file, stage)
         else:
             pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=True)
+        if not list_images(str(stage)).num_rows:
+            raise SourceError(f"{from_file or URL} holds no images")
         stage.replace(archive)
     except FileNotFoundError:
         raise SourceError(f"{from_file} does not exist") from None

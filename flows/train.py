@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
@@ -119,7 +120,7 @@ def train(
         rows["train"],
         rows["validation"],
         plan,
-        lambda epoch: log.info("epoch %d of %d: %s", epoch.number, epochs, epoch),
+        lambda epoch: tell(f"epoch {epoch.number} of {epochs}: {epoch}"),
     )
     validation, test = (predict(classifier, data.pixels[rows[p]]) for p in ("validation", "test"))
     content = arrays_to_bytes({k: v.cpu().numpy() for k, v in classifier.state_dict().items()})

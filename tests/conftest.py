@@ -79,6 +79,7 @@ def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: NetworkSpe
         created_at=WHEN,
         digest=digest_of(weights),
         network=spec.as_dict(),
+        preprocessing="RGB",
         tap_widths=tap_widths(classifier),
         temperature=1.5,
         split_by="patient",

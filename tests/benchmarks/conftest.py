@@ -13,6 +13,11 @@ from flows.train import train
 from tasks.render import write_collection
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Benchmarks use every core, unlike the tests."""
+
+
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The real cells where they are, else rendered ones."""

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.demo import ORDINARY, demo
+from flows.settings import Settings
+from tasks.sources import SourceError
+
+
+@pytest.mark.slow
+def test_the_demo_catches_what_it_planted(tmp_path: Path) -> None:
+    with prefect_test_harness(server_startup_timeout=120):
+        outcome = demo(str(tmp_path / "demo"), settings=Settings())
+    assert not outcome.failed
+    for kind, number in outcome.planted.items():
+        if kind != ORDINARY:
+            assert outcome.caught[kind] == number, kind
+    assert outcome.caught[ORDINARY] <= 0.15 * outcome.planted[ORDINARY]
+    assert Path(outcome.picture).exists()
+
+
+def test_the_demo_removes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "precious").write_text("data")
+    with pytest.raises(SourceError, match="holds no earlier demo"):
+        demo(str(tmp_path), settings=Settings())
+    assert (tmp_path / "store" / "precious").read_text() == "data"

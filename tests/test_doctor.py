@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from flows import doctor as module
+from flows.doctor import doctor
+from flows.settings import Settings
+
+
+def found(settings: Settings) -> dict[str, tuple[bool, str]]:
+    return {check.name: (check.well, check.found) for check in doctor(settings).checks}
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cluster", lambda settings: (True, "not looked at"))
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_healthy_machine_is_well_and_its_store_is_left_as_it_was(tmp_path: Path) -> None:
+    settings = Settings(store=str(tmp_path / "store"))
+    assert not doctor(settings).failed
+    assert not list((tmp_path / "store").glob("[!.]*"))
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_store_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    well, says = found(Settings(store=str(tmp_path / "file")))["store"]
+    assert not well
+    assert "Error" in says
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_full_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_DISK", 10**18)
+    assert not found(Settings(store=str(tmp_path)))["disk"][0]
+
+
+def test_the_cluster_answers(tmp_path: Path) -> None:
+    well, says = found(Settings(store=str(tmp_path), workers=1))["cluster"]
+    assert (well, says) == (True, "local: 1 workers answer")
