@@ -1,20 +1,30 @@
 """What `fit` and `screen` have in common: freezing a batch and extracting its shards."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import date
 
 from distributed import Client
 from prefect.logging import get_run_logger
+from storage.leases import Lease, lease
 
-from flows.cluster import run_in_order
+from flows.cluster import kills_workers, run_in_order
+from flows.progress import tell
 from flows.settings import Settings
-from storage.batches import Batch, find_batch, freeze_batch
+from storage.batches import Batch, find_batch, freeze_batch, verify_manifest, write_quarantine
 from storage.features import create_features
 from storage.models import ModelCard
 from storage.records import now
-from storage.store import Store, StoreError
-from tasks.shard import ShardJob, ShardResult, run_shard
+from storage.store import Store, StoreError, check_name
+from tasks.shard import ShardJob, ShardResult, probe_image, run_shard
 from tasks.sources import list_images
+
+
+def claim(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
+    """Be the one run that works on a batch, or wait to be, or say who is."""
+    check_name("batch", batch)
+    return lease(store, "batches", batch, wait=wait, on_wait=tell)
 
 
 def start_or_resume(
@@ -24,28 +34,35 @@ def start_or_resume(
     classes: list[str],
     *,
     limit: int | None,
-    batch_date: date | None,
+    batch_date: date | None = None,
+    force: bool = False,
 ) -> Batch:
     """Freeze the manifest of a new batch, or go on with the one that was frozen before.
+
+    With ``force`` a batch that is there starts anew; what it made before stays until replaced.
 
     Raises:
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
     store = Store(settings.store)
-    started_at = now()
-    batch = find_batch(store, name)
-    if batch is None:
-        manifest = list_images(images, classes=classes, limit=limit)
+    batch, started_at = find_batch(store, name), now()
+    if batch and batch_date not in (None, batch.batch_date):
+        raise StoreError(
+            f"batch {name} belongs to {batch.batch_date}, not to {batch_date}: choose another "
+            "--batch for another day"
+        )
+    if batch is None or force:
         return freeze_batch(
             store,
             name,
-            manifest,
+            list_images(images, classes=classes, limit=limit),
             images=images,
             limit=limit,
             shard_rows=settings.shard_rows,
-            batch_date=batch_date or started_at.date(),
+            batch_date=batch_date or (batch.batch_date if batch else started_at.date()),
             started_at=started_at,
+            attempt=batch.attempt + 1 if batch else 1,
         )
     if (batch.images, batch.limit) != (images, limit):
         raise StoreError(
@@ -53,11 +70,7 @@ def start_or_resume(
             f"(limit {batch.limit}): give the same --images and --limit to go on with it, or "
             "another --batch"
         )
-    if batch_date not in (None, batch.batch_date):
-        raise StoreError(
-            f"batch {name} belongs to {batch.batch_date}, not to {batch_date}: choose another "
-            "--batch for another day"
-        )
+    verify_manifest(store, batch)
     get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
     return batch
 
@@ -69,11 +82,25 @@ def run_shards(
     create_features(
         store,
         card.name,
-        batch.name,
+        batch.key,
         rows=batch.rows,
         shard_rows=batch.shard_rows,
         tap_widths=card.tap_widths,
         classes=len(card.classes),
         digests={"manifest": batch.manifest_digest, "model": card.digest},
     )
-    yield from run_in_order(client, run_shard, jobs, title=title)
+    yield from run_in_order(
+        client,
+        run_shard,
+        jobs,
+        title=title,
+        again=lambda job: replace(job, tries=job.tries + 1),
+        isolate=_quarantine,
+    )
+
+
+def _quarantine(client: Client, job: ShardJob) -> None:
+    """Try the shard's images one by one, and keep those that kill a worker from coming back."""
+    rows = range(job.shard.stop - job.shard.start)
+    culprits = [row for row in rows if kills_workers(client, probe_image, job, row)]
+    write_quarantine(job.store, job.batch, job.model, job.shard, culprits)

@@ -4,20 +4,34 @@ Shards are Dask futures on a client that the flow owns. A bounded number is in f
 neither the scheduler nor the coordinator grows with the number of images.
 """
 
+import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from distributed import Client, LocalCluster
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm.core import CommClosedError
 
 from flows.progress import progress_bar
 from flows.settings import Settings
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+DEATHS_ALONE = 3  # the third run of a job whose workers die has the cluster to itself
+BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+LOST = (CancelledError, CommClosedError)
+PATIENCE = 30.0  # seconds between looks at whether any worker is left
+GO_ON = "What is complete is kept: run the same command again to go on"
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class ClusterError(Exception):
@@ -29,7 +43,8 @@ def open_client(settings: Settings) -> Iterator[Client]:
     """A client of the cluster that the settings name; a local cluster ends with the block."""
     if settings.cluster == "scheduler":
         if settings.scheduler is None:
-            raise ClusterError("cluster = scheduler needs an address: give --scheduler tcp://...")
+            raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
+        _refuse_unencrypted(settings)
         try:
             client = Client(settings.scheduler, set_as_default=False, timeout=10)
         except (OSError, TimeoutError, ValueError) as error:
@@ -37,8 +52,9 @@ def open_client(settings: Settings) -> Iterator[Client]:
         with client:
             yield client
         return
-    # One torch thread a process: features do not depend on how many processes there are.
     with (
+        # A job is handed back when its worker dies, rather than tried again unasked.
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
@@ -52,41 +68,146 @@ def open_client(settings: Settings) -> Iterator[Client]:
         yield client
 
 
+def _refuse_unencrypted(settings: Settings) -> None:
+    """Whoever reaches a Dask scheduler may run any code on its workers."""
+    address = urlsplit(settings.scheduler or "")
+    if address.scheme != "tls" and address.hostname not in LOOPBACK and not settings.unencrypted:
+        raise ClusterError(
+            f"{settings.scheduler} is not encrypted, and whoever reaches or overhears a Dask "
+            "scheduler can run any code on its workers: use a tls:// address, or give "
+            "--unencrypted if that network is yours alone"
+        )
+
+
 def run_in_order(
-    client: Client, work: Callable[[Job], Result], jobs: Iterable[Job], *, title: str
+    client: Client,
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    title: str,
+    again: Callable[[Job], Job] = lambda job: job,
+    isolate: Callable[[Client, Job], None] | None = None,
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
     Four jobs a worker thread are in flight at most; a result is released as soon as it is taken.
+    A job whose worker dies is run elsewhere, and if that one dies too, once more with nothing
+    beside it, so that it neither takes others along nor is blamed for them. If it dies alone,
+    ``isolate`` may take the cause out of it before a last run. Passing storage errors are retried.
+
+    Args:
+        client: of the cluster.
+        work: what to do with a job.
+        jobs: in order.
+        title: of the progress bar and of errors.
+        again: makes the job that is run next after one that did not end well.
+        isolate: finds what in a job kills workers, and sees to it that the next run leaves it out.
 
     Raises:
-        ClusterError: a job has failed; the message names it.
+        ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
     """
     waiting = iter(jobs)
-    total = len(jobs) if isinstance(jobs, Sized) else None
     window = 4 * max(1, sum(client.nthreads().values()))
-    in_flight = deque(
-        (job, client.submit(work, job, pure=False)) for job in islice(waiting, window)
-    )
+    in_flight = deque((job, _submit(client, work, job)) for job in islice(waiting, window))
     try:
         with progress_bar() as progress:
-            bar = progress.add_task(title, total=total)
+            bar = progress.add_task(title, total=len(jobs) if isinstance(jobs, Sized) else None)
             while in_flight:
                 job, future = in_flight.popleft()
                 try:
-                    result = future.result()
-                except Exception as error:
-                    raise ClusterError(
-                        f"{title} failed at {_describe(job)}: {type(error).__name__}: {error}. "
-                        "What is complete is kept: run the same command again to go on"
-                    ) from error
-                future.release()
-                for job in islice(waiting, 1):
-                    in_flight.append((job, client.submit(work, job, pure=False)))
+                    result = _settle(client, work, job, future, in_flight, again, isolate)
+                except ClusterError as error:
+                    raise ClusterError(f"{title}, {_describe(job)}: {error}. {GO_ON}") from error
+                in_flight.extend((job, _submit(client, work, job)) for job in islice(waiting, 1))
                 progress.advance(bar)
                 yield result
     finally:
-        client.cancel([future for _, future in in_flight], force=True)
+        with suppress(*LOST):
+            client.cancel([future for _, future in in_flight], force=True)
+
+
+def _settle(
+    client: Client,
+    work: Callable[[Job], Result],
+    job: Job,
+    future: Future[Any],
+    in_flight: Iterable[tuple[Job, Future[Any]]],
+    again: Callable[[Job], Job],
+    isolate: Callable[[Client, Job], None] | None,
+) -> Result:
+    """The result of a job, however often it takes."""
+    deaths = errors = 0
+    while True:
+        try:
+            result: Result = _result(client, future)
+        except KilledWorker as error:
+            deaths += 1
+            if deaths == DEATHS_ALONE:
+                if isolate is None:
+                    raise ClusterError("it kills every worker that takes it") from error
+                isolate(client, job)
+            elif deaths > DEATHS_ALONE:
+                raise ClusterError(
+                    "it kills every worker that takes it, though none of its images does so alone: "
+                    "memory? Give workers more of it, or --shard-rows fewer images"
+                ) from error
+        except LOST as error:
+            raise ClusterError("the connection to the Dask scheduler is lost") from error
+        except OSError as error:
+            errors += 1
+            if errors > len(BACKOFF) or error.errno in LASTING:
+                raise ClusterError(f"{type(error).__name__}: {error}") from error
+            time.sleep(BACKOFF[errors - 1])
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise ClusterError(f"{type(error).__name__}: {error}") from error
+        else:
+            future.release()
+            return result
+        if deaths >= DEATHS_ALONE - 1:
+            with suppress(*LOST):
+                for _, other in in_flight:
+                    other.exception()  # waits until it is done, and takes nothing from it
+        job = again(job)
+        future = _submit(client, work, job)
+
+
+def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:
+    """Whether a piece of work kills two workers in a row, with nothing beside it."""
+    for _ in range(2):
+        future = client.submit(work, *arguments, pure=False)
+        try:
+            _result(client, future)
+        except KilledWorker:
+            continue
+        except LOST as error:
+            raise ClusterError("the connection to the Dask scheduler is lost") from error
+        except Exception:  # it may fail as it likes, as long as its worker lives
+            return False
+        return False
+    return True
+
+
+def _submit(client: Client, work: Callable[[Job], Result], job: Job) -> Future[Any]:
+    try:
+        return client.submit(work, job, pure=False)
+    except LOST as error:
+        raise ClusterError("the connection to the Dask scheduler is lost") from error
+
+
+def _result(client: Client, future: Future[Any]) -> Any:
+    """A future's result; ClusterError when there has been no worker to run it for a while."""
+    without_workers = 0
+    while True:
+        try:
+            return future.result(timeout=PATIENCE)
+        except TimeoutError:
+            if future.done():
+                raise
+            without_workers = 0 if client.nthreads() else without_workers + 1
+            if without_workers > 3:
+                raise ClusterError("the cluster has no workers left") from None
 
 
 def _describe(job: object) -> str:

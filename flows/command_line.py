@@ -1,13 +1,15 @@
 """The command ``slidewatch``: every flow and tool by name, its options read off its signature.
 
 Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the command was misspelt;
-3 the work is done and kept, but something in it needs a person (images failed, no detector).
+3 the work is done and kept, but something in it needs a person (images failed, no detector);
+130 stopped by Ctrl-C or SIGTERM.
 """
 
 import importlib
 import inspect
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +32,7 @@ COMMANDS = {
     "data malaria": "flows.malaria_data:malaria",
 }
 NEEDS_A_PERSON = 3
+STOPPED = 130
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -40,16 +43,25 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     name, rest = _command(arguments)
     debug = "--debug" in rest or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        sys.exit(_run(name, rest, as_json))
-    except KeyboardInterrupt:
-        print("slidewatch: stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        code = _run(name, rest, as_json)
     except Exception as error:
         if debug:
             traceback.print_exc()
         print(f"slidewatch {name}: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValidationError | SettingsError) else 1)
+        code = 2 if isinstance(error, ValidationError | SettingsError) else 1
+    except SystemExit:
+        raise
+    except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
+        print("slidewatch: stopped; run the same command again to go on", file=sys.stderr)
+        code = STOPPED
+    sys.exit(code)
+
+
+def _stop(*_: object) -> NoReturn:
+    """End on SIGTERM as on Ctrl-C: release what is held, and leave nothing running."""
+    raise KeyboardInterrupt
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 """The flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import numpy as np
@@ -9,10 +10,12 @@ from distributed import Client
 from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
+from storage.leases import Lease, lease
 
-from flows.batch import run_shards, start_or_resume
+from flows.batch import claim, run_shards, start_or_resume
 from flows.calibrate import CalibrationError, calibrate_detector
 from flows.cluster import open_client, run_in_order
+from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
@@ -88,30 +91,44 @@ def fit(
     batch: Annotated[str, Field(description="name of this batch")],
     model: Annotated[str | None, Field(description="the model; by default the newest")] = None,
     limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
+    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False,
     settings: Settings | None = None,
 ) -> FitOutcome:
     """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
     settings = settings or Settings()
     store = Store(settings.store)
     card = find_card(store, model)
-    frozen = start_or_resume(settings, batch, images, card.classes, limit=limit, batch_date=None)
-    _check_labels(store, frozen, card)
-    latest = latest_statistics(store, card.name)
-    with open_client(settings) as client:
-        if latest and latest.contribution(batch):
+    with claim(store, batch, wait=wait), open_client(settings) as client:
+        frozen = start_or_resume(settings, batch, images, card.classes, limit=limit)
+        _check_labels(store, frozen, card)
+        known = latest_statistics(store, card.name)
+        if known and known.contribution(batch):
             changed = f"batch {batch} is in the statistics already: it counts once"
-            return _finish(client, settings, store, card, latest, changed)
-        merged, contribution, failures = _merge_batch(client, store, frozen, card, latest)
+            return _finish(client, settings, store, card, known, changed)
+        part, contribution, failures = _extract_batch(client, store, frozen, card)
         changed = (
             f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
             f"{contribution.held_out:,} left out (the model's validation and test "
             f"{card.split_by}s), {failures} unreadable"
         )
-        others = latest.contributions if latest else []
-        lineage = _save_version(
-            store, card, latest, merged, f"fit {batch}", [*others, contribution]
-        )
-        return _finish(client, settings, store, card, lineage, changed, unreadable=failures)
+        with _statistics_lease(store, card) as held:
+            latest = latest_statistics(store, card.name)
+            before = (
+                from_arrays(load_moments(store, latest))
+                if latest
+                else empty_statistics(card.tap_widths, len(card.classes))
+            )
+            others = latest.contributions if latest else []
+            held.check()
+            lineage = _save_version(
+                store,
+                card,
+                latest,
+                merge_statistics(before, part),
+                f"fit {batch}",
+                [*others, contribution],
+            )
+            return _finish(client, settings, store, card, lineage, changed, unreadable=failures)
 
 
 @flow
@@ -131,29 +148,43 @@ def retract(
         raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
     ((kind, name),) = given.items()
     card = find_card(store, model)
-    latest = latest_statistics(store, card.name)
-    if latest is None:
-        raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
-    taken: list[Rows] = []
-    kept: list[Contribution] = []
-    for contribution in latest.contributions:
-        rows, left = _take_out(store, card, contribution, kind, name)
-        taken += [rows] if len(rows.rows) else []
-        kept += [left] if left else []
-    if not taken:
-        raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
-    count = sum(len(rows.rows) for rows in taken)
-    with open_client(settings) as client:
-        jobs = [
-            RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
-            for rows in taken
-            for start in range(0, len(rows.rows), ROWS_A_JOB)
-        ]
-        part = merge_tree(run_in_order(client, rows_statistics, jobs, title=f"retract {name}"))
-        total = retract_statistics(from_arrays(load_moments(store, latest)), part)
-        lineage = _save_version(store, card, latest, total, f"retract {kind} {name}", kept)
+    with _statistics_lease(store, card) as held:
+        latest = latest_statistics(store, card.name)
+        if latest is None:
+            raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
+        taken: list[Rows] = []
+        kept: list[Contribution] = []
+        for contribution in latest.contributions:
+            rows, left = _take_out(store, card, contribution, kind, name)
+            taken += [rows] if len(rows.rows) else []
+            kept += [left] if left else []
+        if not taken:
+            raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
+        count = sum(len(rows.rows) for rows in taken)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
-        return _finish(client, settings, store, card, lineage, changed)
+        with open_client(settings) as client:
+            part = _statistics_of(client, store, card, taken, f"retract {name}")
+            total = retract_statistics(from_arrays(load_moments(store, latest)), part)
+            held.check()
+            lineage = _save_version(store, card, latest, total, f"retract {kind} {name}", kept)
+            return _finish(client, settings, store, card, lineage, changed)
+
+
+def _statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
+    """Be the one run that changes a model's statistics; others take their turn."""
+    return lease(store, "statistics", card.name, wait=True, on_wait=tell)
+
+
+def _statistics_of(
+    client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
+) -> States:
+    """The statistics of rows of some batches."""
+    jobs = [
+        RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
+        for rows in taken
+        for start in range(0, len(rows.rows), ROWS_A_JOB)
+    ]
+    return merge_tree(run_in_order(client, rows_statistics, jobs, title=title))
 
 
 def _check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
@@ -171,10 +202,10 @@ def _check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
         )
 
 
-def _merge_batch(
-    client: Client, store: Store, batch: Batch, card: ModelCard, latest: Lineage | None
+def _extract_batch(
+    client: Client, store: Store, batch: Batch, card: ModelCard
 ) -> tuple[States, Contribution, int]:
-    """Extract a batch and merge its statistics into the latest; returns what it gave, too."""
+    """The statistics of a batch, what it contributes, and how many images are unreadable."""
     counts = {"fitted": 0, "held_out": 0, "failures": 0}
 
     def counted(results: Iterator[ShardResult]) -> Iterator[States]:
@@ -194,18 +225,14 @@ def _merge_batch(
             f"to the model's validation and test {card.split_by}s and {counts['failures']} are "
             "unreadable"
         )
-    before = (
-        from_arrays(load_moments(store, latest))
-        if latest
-        else empty_statistics(card.tap_widths, len(card.classes))
-    )
     contribution = Contribution(
         batch=batch.name,
+        attempt=batch.attempt,
         manifest_digest=batch.manifest_digest,
         images=counts["fitted"],
         held_out=counts["held_out"],
     )
-    return merge_statistics(before, part), contribution, counts["failures"]
+    return part, contribution, counts["failures"]
 
 
 def _take_out(

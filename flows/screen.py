@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.batch import run_shards, start_or_resume
+from flows.batch import claim, run_shards, start_or_resume
 from flows.cluster import open_client
 from flows.results import Outcome, table
 from flows.settings import Settings
@@ -29,7 +29,7 @@ from storage.batches import (
 )
 from storage.detectors import DetectorCard, load_detector_card
 from storage.models import ModelCard, load_card
-from storage.reports import image_schema, publish_report, read_rows, report_path
+from storage.reports import image_schema, publish_report, read_rows, report_digest, report_path
 from storage.store import Store
 from tasks.report import q_values
 from tasks.shard import ShardJob
@@ -104,6 +104,10 @@ def screen(
     ] = None,
     date: Annotated[date | None, Field(description="the batch's day; by default today")] = None,
     limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
+    force: Annotated[
+        bool, Field(description="start the batch anew; its report stays until replaced")
+    ] = False,
+    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
     """Diagnose and score a night's images, and publish the report.
@@ -116,16 +120,18 @@ def screen(
     store = Store(settings.store)
     detector_card = load_detector_card(store, detector)
     card = load_card(store, detector_card.model)
-    frozen = start_or_resume(settings, batch, images, card.classes, limit=limit, batch_date=date)
-    seal = read_seal(store, batch, detector_card.name)
     started = time.monotonic()
-    if seal is None:
-        with open_client(settings) as client:
-            failures = extract_and_score(client, store, frozen, card, detector_card)
-        seal = publish(store, frozen, card, detector_card, failures)
-        repeated = False
-    else:
-        repeated = True
+    with claim(store, batch, wait=wait) as held:
+        frozen = start_or_resume(
+            settings, batch, images, card.classes, limit=limit, batch_date=date, force=force
+        )
+        seal = valid_seal(store, frozen, detector_card.name)
+        repeated = seal is not None
+        if seal is None:
+            with open_client(settings) as client:
+                extract_and_score(client, store, frozen, card, detector_card)
+            held.check()
+            seal = publish(store, frozen, card, detector_card)
     outcome = ScreenOutcome(
         batch=batch,
         report=store.address(*report_path(frozen.name, frozen.batch_date)),
@@ -146,26 +152,33 @@ def screen(
     return outcome
 
 
+def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
+    """The seal of a batch's report, if that very report is still there."""
+    seal = read_seal(store, batch, detector)
+    if (
+        seal
+        and report_digest(store, report_path(batch.name, batch.batch_date)) == seal.report_digest
+    ):
+        return seal
+    return None
+
+
 @task(cache_policy=NO_CACHE)
 def extract_and_score(
     client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
-) -> dict[str, int]:
-    """Run the batch's shards; returns how many images failed, by reason."""
+) -> None:
+    """Run the batch's shards."""
     scored_at = screening_start(store, batch, detector.name)
     jobs = [
         ShardJob(store, batch, shard, card.name, detector=detector.name, scored_at=scored_at)
         for shard in batch.shards()
     ]
-    failures: Counter[str] = Counter()
-    for result in run_shards(client, store, batch, card, jobs, f"screen {batch.name}"):
-        failures.update(failure.reason for failure in result.failures)
-    return dict(failures)
+    for _ in run_shards(client, store, batch, card, jobs, f"screen {batch.name}"):
+        pass
 
 
 @task(cache_policy=NO_CACHE)
-def publish(
-    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, failures: dict[str, int]
-) -> Seal:
+def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
     """Join the shards' rows into the report, let it appear at once, and seal it."""
     paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
     p = np.concatenate(
@@ -195,12 +208,12 @@ def publish(
         diagnoses={name: tally.diagnosis[name] for name in card.classes},
         abnormal=tally.abnormal,
         review=tally.verdict["review"],
-        failures=failures,
+        failures=dict(tally.failure),
         scored_at=screening_start(store, batch, detector.name),
     )
     if seal.scored + seal.failed != batch.rows:
         raise RuntimeError(f"{seal.scored} + {seal.failed} rows, but {batch.rows} images")
-    write_seal(store, seal)
+    write_seal(store, batch, seal)
     discard_rows(store, batch, detector.name)
     return seal
 
@@ -212,10 +225,13 @@ class _Tally:
         self.status: Counter[str] = Counter()
         self.diagnosis: Counter[str] = Counter()
         self.verdict: Counter[str] = Counter()
+        self.failure: Counter[str] = Counter()
         self.abnormal = 0
 
     def count(self, rows: pa.Table) -> None:
         self.status.update(rows["status"].to_pylist())
         self.diagnosis.update(rows["diagnosis"].drop_null().to_pylist())
         self.verdict.update(rows["verdict"].to_pylist())
+        reasons = rows["failure"].drop_null().to_pylist()
+        self.failure.update(text.partition(":")[0] for text in reasons)
         self.abnormal += sum(rows["abnormal"].drop_null().to_pylist())

@@ -30,13 +30,14 @@ class Settings(BaseSettings):
     scheduler: str | None = Field(
         None, description="address of the Dask scheduler, tcp://host:port"
     )
+    unencrypted: bool = Field(False, description="allow a scheduler on another machine without TLS")
     workers: int = Field(CPU_COUNT, ge=1, description="worker processes of a local cluster")
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
     alpha: float = Field(
         0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"
     )
     uncertain_below: float = Field(
-        0.75, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
+        0.8, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
     )
     debug: bool = Field(False, description="show tracebacks and the flows' log")
 

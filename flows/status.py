@@ -89,12 +89,12 @@ def status(settings: Settings | None = None) -> StatusOutcome:
 
 
 def _batch_row(store: Store, batch: Batch) -> Row:
-    seals = list_seals(store, batch.name)
+    seals = list_seals(store, batch)
     shards = len(list(batch.shards()))
     extracted = max(
         (
             len(complete_shards(store, batch, model))
-            for model in store.names("batches", batch.name, "ledger")
+            for model in store.names("batches", batch.key, "ledger")
         ),
         default=0,
     )

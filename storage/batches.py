@@ -20,9 +20,13 @@ from storage.store import AlreadyExistsError, Store, StoreError, check_name, dig
 
 
 class Batch(Record):
-    """What was frozen when a batch started. ``images`` says where its manifest came from."""
+    """What was frozen when a batch started. ``images`` says where its manifest came from.
+
+    A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
+    """
 
     name: str
+    attempt: int = 1
     images: str
     limit: int | None
     rows: int
@@ -30,6 +34,11 @@ class Batch(Record):
     manifest_digest: str
     batch_date: date
     started_at: datetime
+
+    @property
+    def key(self) -> str:
+        """What this attempt's folders are called; no batch can have such a name itself."""
+        return self.name if self.attempt == 1 else f"{self.name}~{self.attempt}"
 
     def shards(self) -> Iterator["Shard"]:
         """The batch's shards in order; each owns whole zarr chunks."""
@@ -60,7 +69,9 @@ class ShardRecord(Record):
     shard: int
     start: int
     stop: int
+    scored: int
     failures: list[Failure]
+    tries: int
     digest: str
 
 
@@ -92,6 +103,7 @@ def freeze_batch(
     shard_rows: int,
     batch_date: date,
     started_at: datetime,
+    attempt: int = 1,
 ) -> Batch:
     """Write a batch's manifest (a table of `tasks.sources.SCHEMA`) once and for all."""
     check_name("batch", name)
@@ -101,11 +113,9 @@ def freeze_batch(
     # One row group a shard, so that a worker reads its own rows and nothing else.
     pq.write_table(manifest, buffer, row_group_size=shard_rows, compression="zstd")
     content = buffer.getvalue()
-    # Looked up before anything is written: a frozen manifest must survive a second attempt.
-    if find_batch(store, name) is not None:
-        raise StoreError(f"batch {name} exists already, and its manifest is frozen")
     batch = Batch(
         name=name,
+        attempt=attempt,
         images=images,
         limit=limit,
         rows=manifest.num_rows,
@@ -114,77 +124,117 @@ def freeze_batch(
         batch_date=batch_date,
         started_at=started_at,
     )
-    store.write_bytes(content, "batches", name, "manifest.parquet")
+    # Looked up before anything is written: a frozen manifest must survive a second start.
+    if store.exists("batches", batch.key, "batch.json"):
+        raise StoreError(f"batch {name} exists already, and its manifest is frozen")
+    store.write_bytes(content, "batches", batch.key, "manifest.parquet")
     try:
-        batch.write(store, "batches", name, "batch.json", once=True)
+        batch.write(store, "batches", batch.key, "batch.json", once=True)
     except AlreadyExistsError:
         raise StoreError(f"batch {name} was started by somebody else a moment ago") from None
     return batch
 
 
 def find_batch(store: Store, name: str) -> Batch | None:
-    """The batch of that name, or None where it has not been started."""
+    """The latest attempt at the batch of that name, or None where it has not been started."""
     check_name("batch", name)
-    if not store.exists("batches", name, "batch.json"):
-        return None
-    return Batch.read(store, "batches", name, "batch.json")
+    found, key = None, name
+    while store.exists("batches", key, "batch.json"):
+        found = Batch.read(store, "batches", key, "batch.json")
+        key = f"{name}~{found.attempt + 1}"
+    return found
 
 
-def load_batch(store: Store, name: str) -> Batch:
-    """The batch of that name; StoreError lists those that there are."""
+def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
+    """The batch of that name, at its latest attempt or a given one; StoreError lists all."""
+    if attempt is not None and attempt > 1:
+        return Batch.read(store, "batches", f"{name}~{attempt}", "batch.json")
     batch = find_batch(store, name)
     if batch is None:
         have = ", ".join(each.name for each in list_batches(store)) or "none"
         raise StoreError(f"no batch {name!r} in {store.url}; there are: {have}")
-    return batch
+    return Batch.read(store, "batches", name, "batch.json") if attempt == 1 else batch
 
 
 def list_batches(store: Store) -> list[Batch]:
-    """Every batch that was started, oldest first."""
-    names = [n for n in store.names("batches") if store.exists("batches", n, "batch.json")]
-    found = (Batch.read(store, "batches", name, "batch.json") for name in names)
-    return sorted(found, key=lambda batch: batch.started_at)
+    """The latest attempt at every batch that was started, oldest first."""
+    latest: dict[str, Batch] = {}
+    for key in store.names("batches"):
+        if store.exists("batches", key, "batch.json"):
+            batch = Batch.read(store, "batches", key, "batch.json")
+            if batch.name not in latest or latest[batch.name].attempt < batch.attempt:
+                latest[batch.name] = batch
+    return sorted(latest.values(), key=lambda batch: batch.started_at)
+
+
+def verify_manifest(store: Store, batch: Batch) -> None:
+    """Raise StoreError where the manifest is not the one that was frozen."""
+    parts = ("batches", batch.key, "manifest.parquet")
+    if digest_of(store.read_bytes(*parts)) != batch.manifest_digest:
+        raise StoreError(
+            f"{store.address(*parts)} is not the manifest that was frozen (sha256 differs): "
+            f"restore it from a backup, or start batch {batch.name} anew with --force"
+        )
 
 
 def read_manifest(
     store: Store, batch: Batch, shard: Shard | None = None, columns: list[str] | None = None
 ) -> pa.Table:
     """The manifest's rows, all of them or those of one shard."""
-    path = store.path("batches", batch.name, "manifest.parquet")
+    parts = ("batches", batch.key, "manifest.parquet")
     try:
-        with pq.ParquetFile(path, filesystem=store.fs) as file:
+        with store.open(*parts) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
             if shard is None:
                 return file.read(columns=columns)
             return file.read_row_group(shard.number, columns=columns)
     except FileNotFoundError:
-        raise StoreError(f"batch {batch.name} has lost its manifest {path}") from None
+        address = store.address(*parts)
+        raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
     """Enter a shard into the ledger; its features must have been written before."""
-    record.write(store, "batches", batch.name, "ledger", model, f"{record.shard:06d}.json")
+    record.write(store, "batches", batch.key, "ledger", model, f"{record.shard:06d}.json")
 
 
 def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
     """The ledger's entry for a shard, or None where its features are not complete."""
-    parts = ("batches", batch.name, "ledger", model, f"{shard.number:06d}.json")
+    parts = ("batches", batch.key, "ledger", model, f"{shard.number:06d}.json")
     return ShardRecord.read(store, *parts) if store.exists(*parts) else None
+
+
+class Quarantine(Record):
+    """Rows of a shard that killed the worker that worked on them, each alone."""
+
+    rows: list[int]
+
+
+def write_quarantine(store: Store, batch: Batch, model: str, shard: Shard, rows: list[int]) -> None:
+    """Keep rows of a shard, counted from its start, from being worked on again."""
+    parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
+    Quarantine(rows=rows).write(store, *parts)
+
+
+def read_quarantine(store: Store, batch: Batch, model: str, shard: Shard) -> list[int]:
+    """Rows of a shard, counted from its start, that must not be worked on."""
+    parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
+    return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
 
 
 def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
     """The numbers of the shards whose features are complete under a model."""
-    names = store.names("batches", batch.name, "ledger", model)
+    names = store.names("batches", batch.key, "ledger", model)
     return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
 
 def rows_path(batch: Batch, detector: str, shard: Shard) -> tuple[str, ...]:
     """Where a shard's scored rows wait for publication, relative to the store."""
-    return ("batches", batch.name, "rows", detector, f"{shard.number:06d}.parquet")
+    return ("batches", batch.key, "rows", detector, f"{shard.number:06d}.parquet")
 
 
 def discard_rows(store: Store, batch: Batch, detector: str) -> None:
     """Remove the rows that waited for a report which is published now."""
-    store.remove("batches", batch.name, "rows", detector)
+    store.remove("batches", batch.key, "rows", detector)
 
 
 class Screening(Record):
@@ -195,25 +245,25 @@ class Screening(Record):
 
 def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
     """When the scoring of a batch by a detector began: now, if this is the first call."""
-    parts = ("batches", batch.name, "screenings", f"{detector}.json")
+    parts = ("batches", batch.key, "screenings", f"{detector}.json")
     with suppress(AlreadyExistsError):
         Screening(scored_at=now()).write(store, *parts, once=True)
     return Screening.read(store, *parts).scored_at
 
 
-def write_seal(store: Store, seal: Seal) -> None:
+def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
     """Declare a report published."""
-    seal.write(store, "batches", seal.batch, "sealed", f"{seal.detector}.json")
+    seal.write(store, "batches", batch.key, "sealed", f"{seal.detector}.json")
 
 
-def read_seal(store: Store, batch: str, detector: str) -> Seal | None:
+def read_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
     """The seal of a batch's report under a detector, or None where it is not published."""
-    parts = ("batches", batch, "sealed", f"{detector}.json")
+    parts = ("batches", batch.key, "sealed", f"{detector}.json")
     return Seal.read(store, *parts) if store.exists(*parts) else None
 
 
-def list_seals(store: Store, batch: str) -> list[Seal]:
-    """Every publication of a batch, oldest first."""
-    names = store.names("batches", batch, "sealed")
+def list_seals(store: Store, batch: Batch) -> list[Seal]:
+    """Every publication of an attempt at a batch, oldest first."""
+    names = store.names("batches", batch.key, "sealed")
     seals = (read_seal(store, batch, name.removesuffix(".json")) for name in names)
     return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)

@@ -147,7 +147,10 @@ def read_block(
 
 def _open(store: Store, model: str, batch: str, mode: Any) -> Any:
     try:
-        return zarr.open_group(_zarr_store(store, model, batch), mode=mode)
+        # Told the format, zarr asks an object store for one file and not for those of others.
+        return zarr.open_group(
+            _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
+        )
     except FileNotFoundError:
         raise StoreError(
             f"{store.address('features', model, f'{batch}.zarr')} does not exist: "
@@ -159,4 +162,7 @@ def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStor
     path = store.path("features", model, f"{batch}.zarr")
     if store.is_local:
         return LocalStore(path)
-    return FsspecStore.from_url(str(store.fs.unstrip_protocol(path)))
+    made = FsspecStore.from_url(str(store.fs.unstrip_protocol(path)))
+    # fsspec gives the same filesystem again, with the listings that it remembers.
+    made.fs.invalidate_cache()
+    return made

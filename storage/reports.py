@@ -84,7 +84,7 @@ def write_rows(store: Store, path: tuple[str, ...], rows: pa.Table) -> None:
 
 def read_rows(store: Store, path: tuple[str, ...], columns: list[str] | None = None) -> pa.Table:
     """Read rows written by `write_rows` or `publish_report`."""
-    with pq.ParquetFile(store.path(*path), filesystem=store.fs) as file:
+    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
         return file.read(columns=columns)
 
 
@@ -97,3 +97,8 @@ def publish_report(
             for part in parts:
                 writer.write_table(part.select(schema.names).cast(schema))
         return digest_of(stage.read_bytes())
+
+
+def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
+    """The sha256 of a report, or None where there is none."""
+    return digest_of(store.read_bytes(*path)) if store.exists(*path) else None

@@ -13,6 +13,7 @@ class Contribution(Part):
     """What one batch gave to the statistics, and what was taken out of it since."""
 
     batch: str
+    attempt: int
     manifest_digest: str
     images: int
     held_out: int

@@ -68,11 +68,13 @@ class Store:
     def names(self, *parts: str) -> list[str]:
         """Sorted names in a folder; empty where the folder is absent. Hidden names are left out."""
         self.fs.invalidate_cache()
+        folder = self.path(*parts)
         try:
-            found = self.fs.ls(self.path(*parts), detail=False)
+            found = {path.rstrip("/") for path in self.fs.ls(folder, detail=False)}
         except FileNotFoundError:
             return []
-        names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        # S3's web console makes a folder by an empty object that is named like it.
+        names = sorted(path.rsplit("/", 1)[-1] for path in found - {folder})
         return [name for name in names if not name.startswith((".", "_"))]
 
     def read_bytes(self, *parts: str) -> bytes:
@@ -82,6 +84,14 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{self.address(*parts)} does not exist") from None
         return content
+
+    def open(self, *parts: str) -> Any:
+        """Open a file to read pieces of it; FileNotFoundError where there is none."""
+        # Another process may have written it since: a remembered size would cut it short.
+        self.fs.invalidate_cache()
+        # Object stores read megabytes ahead; a Parquet reader knows what it wants.
+        exact = {"cache_type": "none"} if self.fs.async_impl else {}
+        return self.fs.open(self.path(*parts), "rb", **exact)
 
     def read_json(self, *parts: str) -> Any:
         """A JSON file as plain data."""
@@ -133,8 +143,11 @@ class Store:
             return
         try:
             self.fs.pipe_file(target, stage.read_bytes(), mode="create")
-        except FileExistsError:
-            raise AlreadyExistsError(f"{target} is there already") from None
+        except OSError as error:
+            # Not every S3 server refuses in the words by which s3fs knows a FileExistsError.
+            if isinstance(error, FileExistsError) or self.fs.exists(target):
+                raise AlreadyExistsError(f"{target} is there already") from None
+            raise
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all in it; nothing happens where there is none."""

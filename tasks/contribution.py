@@ -26,7 +26,7 @@ IMAGE_FOLDS = 20
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one batch, in rising order."""
+    """Rows of one batch, in rising order; ``batch`` is its key."""
 
     batch: str
     rows: NDArray[np.intp]
@@ -72,7 +72,7 @@ def group_log_distances(job: GroupJob) -> Float:
 
 @dataclass(frozen=True)
 class Contributed:
-    """What a batch contributes: ``rows`` (n,), and the patient and slide of each, if known."""
+    """What a batch contributes, by its key: ``rows`` (n,), their patients and slides, if known."""
 
     batch: str
     rows: NDArray[np.intp]
@@ -82,16 +82,16 @@ class Contributed:
 
 def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Contributed:
     """The rows of a batch that are in the statistics now."""
-    batch = load_batch(store, contribution.batch)
+    batch = load_batch(store, contribution.batch, contribution.attempt)
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    block = read_block(store, card.name, batch.name, 0, batch.rows, taps=False)
+    block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
     chosen = (block.label >= 0) & (block.status == SCORED) & ~is_held_out(card, manifest, block)
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
     chosen &= ~np.isin(patients, contribution.without_patients)
     chosen &= ~np.isin(slides, contribution.without_slides)
     rows = np.flatnonzero(chosen)
     return Contributed(
-        batch.name, rows, [patients[row] for row in rows], [slides[row] for row in rows]
+        batch.key, rows, [patients[row] for row in rows], [slides[row] for row in rows]
     )
 
 

@@ -1,9 +1,8 @@
 """Extracting features: files are read and decoded in threads while the network works."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -45,10 +44,20 @@ def load_image(uri: str, side: int) -> Loaded:
     return Loaded(image_id, (picture.width, picture.height), picture.pixels)
 
 
-def load_images(uris: Sequence[str], side: int, threads: int) -> Iterator[Loaded]:
-    """Read and decode images in threads, ahead of whoever takes them, in order."""
+def load_images(
+    uris: Sequence[str], side: int, threads: int, failed: Mapping[int, BadImageError] | None = None
+) -> Iterator[Loaded]:
+    """Read and decode images in threads, ahead of whoever takes them, in order.
+
+    Rows in ``failed`` are not touched; they have failed already.
+    """
+    known = failed or {}
+
+    def load(row: int) -> Loaded:
+        return Loaded(failure=known[row]) if row in known else load_image(uris[row], side)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        yield from pool.map(partial(load_image, side=side), uris)
+        yield from pool.map(load, range(len(uris)))
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ def extract(
     tap_widths: dict[str, int],
     batch: int,
     threads: int,
+    failed: Mapping[int, BadImageError] | None = None,
 ) -> Features:
     """The features of images, in one pass over files and network.
 
@@ -79,6 +89,7 @@ def extract(
         tap_widths: d of every tap.
         batch: images a forward pass.
         threads: that read and decode.
+        failed: rows that are not to be touched, and why.
     """
     spec = classifier.spec
     taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
@@ -95,7 +106,7 @@ def extract(
             taps[name][rows] = values
         waiting.clear()
 
-    for row, loaded in enumerate(load_images(uris, spec.side, threads)):
+    for row, loaded in enumerate(load_images(uris, spec.side, threads, failed)):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))

@@ -13,7 +13,7 @@ MOST_PIXELS = 50_000_000
 # The kernel is part of the model: the same cells through another one look abnormal to a detector.
 RESIZE = Image.Resampling.BILINEAR
 
-Reason = Literal["unreadable", "empty", "not_an_image", "too_large", "damaged"]
+Reason = Literal["unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 

@@ -20,6 +20,7 @@ from storage.batches import (
     Shard,
     ShardRecord,
     read_manifest,
+    read_quarantine,
     read_shard_record,
     rows_path,
     write_shard_record,
@@ -31,6 +32,7 @@ from storage.reports import write_rows
 from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
 from tasks.extract import extract
+from tasks.images import BadImageError
 from tasks.network import Classifier, NetworkSpec, build
 from tasks.report import image_rows
 from tasks.statistics import States, statistics_of
@@ -44,7 +46,7 @@ class ShardJob:
     """A shard to extract, and what is wanted of it beside its features.
 
     ``fit`` asks for the statistics of its labelled images; ``detector`` for scored rows, stamped
-    with ``scored_at``.
+    with ``scored_at``. ``tries`` counts how often the shard was begun, this time included.
     """
 
     store: Store
@@ -54,6 +56,7 @@ class ShardJob:
     fit: bool = False
     detector: str | None = None
     scored_at: datetime | None = None
+    tries: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,12 @@ class ShardResult:
 
 def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features; fit or score it as asked."""
+    # One thread, so that features do not depend on how many cores a worker has.
+    torch.set_num_threads(1)
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
     record = read_shard_record(job.store, job.batch, job.model, job.shard)
-    block = read_block(job.store, job.model, job.batch.name, job.shard.start, job.shard.stop)
+    block = read_block(job.store, job.model, job.batch.key, job.shard.start, job.shard.stop)
     # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
     reused = record is not None and record.digest == block.digest()
     if record is None or not reused:
@@ -86,6 +91,21 @@ def run_shard(job: ShardJob) -> ShardResult:
         _score_shard(job, card, manifest, block, record)
     result = ShardResult(job.shard, tuple(record.failures), reused)
     return _fit_shard(result, card, manifest, block) if job.fit else result
+
+
+def probe_image(job: ShardJob, row: int) -> None:
+    """Do with one image all that a shard does with many, and keep nothing.
+
+    An image that kills this worker is the one to put into quarantine.
+    """
+    card = load_card(job.store, job.model)
+    extract(
+        load_classifier(job.store, job.model, card.digest),
+        [read_manifest(job.store, job.batch, job.shard, columns=["uri"])["uri"][row].as_py()],
+        tap_widths=card.tap_widths,
+        batch=1,
+        threads=1,
+    )
 
 
 def _extract_shard(
@@ -97,6 +117,10 @@ def _extract_shard(
         tap_widths=card.tap_widths,
         batch=BATCH,
         threads=DECODE_THREADS,
+        failed={
+            row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
+            for row in read_quarantine(job.store, job.batch, job.model, job.shard)
+        },
     )
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     failures = []
@@ -114,12 +138,14 @@ def _extract_shard(
         block.taps[name][:] = values
     block.logits[:] = features.logits
     block.label[:] = label_codes(manifest, card.classes)
-    write_block(job.store, job.model, job.batch.name, job.shard.start, block)
+    write_block(job.store, job.model, job.batch.key, job.shard.start, block)
     record = ShardRecord(
         shard=job.shard.number,
         start=job.shard.start,
         stop=job.shard.stop,
+        scored=len(block) - len(failures),
         failures=failures,
+        tries=job.tries,
         digest=block.digest(),
     )
     write_shard_record(job.store, job.batch, job.model, record)

@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
 _NIH = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
 )
+# Names may hold "::"; the one that divides two URLs has a URL after it.
+_LINK = re.compile(r"::(?=\w+://)")
 
 
 class SourceError(Exception):
@@ -241,10 +243,17 @@ def _refuse_repeats(table: pa.Table, source: str) -> None:
 
 def _filesystem(url: str) -> tuple[Any, str]:
     """The filesystem and path of a URL, whatever signs (``::``, ``%``) the name of a file has."""
-    if "://" in url and not url.startswith("file://"):
+    protocol, found, rest = url.partition("://")
+    if not found or protocol == "file":
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
+    if "::" in protocol or _LINK.search(rest):
         fs, path = fsspec.core.url_to_fs(url)
-        return fs, path
-    return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
+    else:
+        kind = fsspec.get_filesystem_class(protocol)
+        fs, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+    # Tonight's images must be found by a process that listed the folder last night.
+    fs.invalidate_cache()
+    return fs, path
 
 
 def read_bytes(uri: str) -> bytes:
@@ -253,29 +262,31 @@ def read_bytes(uri: str) -> bytes:
     if kind not in {"zip", "tar"}:
         fs, path = _filesystem(uri)
         return bytes(fs.cat_file(path))
-    # Both names may hold "::"; the one that divides them has a URL after it.
-    member, address = re.split(r"::(?=\w+://)", rest, maxsplit=1)
+    member, address = _LINK.split(rest, maxsplit=1)
     archive, lock = _archive(kind, address, _stamp(address))
     # Members share their archive's one file position.
     with lock:
         return bytes(archive.cat_file(member))
 
 
-def _stamp(address: str) -> tuple[int, int] | None:
-    """What changes when a local archive is replaced, so that no worker reads by an old index."""
-    if not address.startswith("file://"):
-        return None
-    status = Path(_filesystem(address)[1]).stat()
+def _stamp(address: str) -> str | tuple[int, int]:
+    """What changes when an archive is replaced, so that no worker reads by an old index."""
+    fs, path = _filesystem(address)
+    if not isinstance(fs, LocalFileSystem):
+        return str(fs.ukey(path))
+    status = Path(path).stat()
     return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=8)
-def _archive(kind: str, address: str, stamp: tuple[int, int] | None) -> tuple[Any, threading.Lock]:
+def _archive(kind: str, address: str, stamp: str | tuple[int, int]) -> tuple[Any, threading.Lock]:
     """An opened archive and the lock of its file position."""
     fs, path = _filesystem(address)
     packed = {"compression": "gzip"} if path.lower().endswith(".tgz") else {}
+    # An object store would read 50 MB ahead from wherever the next image lies.
+    blocks = {"block_size": 2**20, "cache_type": "blockcache"} if fs.async_impl else {}
     try:
-        file = fs.open(path, "rb")
+        file = fs.open(path, "rb", **blocks)
         archive = fsspec.filesystem(kind, fo=file, skip_instance_cache=True, **packed)
         if kind == "tar":
             # A copy that was cut between two members looks whole but for the zeros at its end.

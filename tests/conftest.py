@@ -1,12 +1,21 @@
+import logging
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import torch
 from hypothesis import settings
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import make_server
 
 from storage.arrays import arrays_to_bytes
 from storage.models import ModelCard, save_model
@@ -33,17 +42,64 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URL of an empty bucket on an S3 server of one's own, reached over HTTP.
+
+    Its address and keys are in the environment, as an operator would set them, so that worker
+    processes find it too. moto answers one request at a time: it looks for an object and then
+    writes it, which S3 does in one step.
+    """
+    moto, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with turn:
+            return moto(environ, start_response)
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # What this machine's owner has set up for S3 is not for tests.
+            "AWS_CONFIG_FILE": "none",
+            "AWS_SHARED_CREDENTIALS_FILE": "none",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            patched.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            patched.delenv(name, raising=False)
+        fsspec.filesystem("s3").mkdir("slidewatch")
+        yield "s3://slidewatch"
+    server.shutdown()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A store on the local filesystem, and one on a filesystem that is not local."""
+    """An empty store: on a disk, on S3, and on a filesystem that can do no more than any other."""
     if request.param == "local":
         yield Store(str(tmp_path / "store"))
+        return
+    if request.param == "s3":
+        yield Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/store")
         return
     fs = fsspec.filesystem("memory")
     root = f"/{tmp_path.name}"
     yield Store(f"memory:/{root}")
     if fs.exists(root):
         fs.rm(root, recursive=True)
+
+
+@pytest.fixture(params=["local", "s3"])
+def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store that several processes may use at once."""
+    if request.param == "local":
+        return Store(str(tmp_path / "store"))
+    return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/store")
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +154,12 @@ def store_with_model(tmp_path: Path, _store_with_model: Store) -> Store:
     """A store of one's own that holds the untrained model ``tiny``."""
     shutil.copytree(_store_with_model.root, tmp_path / "store")
     return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def any_store_with_model(any_store: Store, _store_with_model: Store) -> Store:
+    """`any_store` with the untrained model ``tiny`` in it."""
+    for name in _store_with_model.names("models", "tiny"):
+        content = _store_with_model.read_bytes("models", "tiny", name)
+        any_store.write_bytes(content, "models", "tiny", name)
+    return any_store

@@ -4,7 +4,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import WHEN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +30,7 @@ from storage.batches import (
 )
 from storage.store import Store, StoreError
 from tasks.sources import SCHEMA
+from tests.conftest import WHEN
 
 
 def manifest(rows: int, folder: str = "night") -> pa.Table:
@@ -52,7 +52,13 @@ def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -
 def record(shard: Shard, digest: str = "d") -> ShardRecord:
     failure = Failure(row=1, reason="damaged", message="SyntaxError: broken 🩸")
     return ShardRecord(
-        shard=shard.number, start=shard.start, stop=shard.stop, failures=[failure], digest=digest
+        shard=shard.number,
+        start=shard.start,
+        stop=shard.stop,
+        scored=shard.stop - shard.start - 1,
+        failures=[failure],
+        tries=1,
+        digest=digest,
     )
 
 
@@ -85,22 +91,25 @@ def test_a_freeze_that_was_cut_short_can_be_done_again(any_store: Store) -> None
     assert read_manifest(any_store, batch).num_rows == 10
 
 
-def test_a_batch_without_images_is_refused_and_leaves_nothing(store: Store) -> None:
+def test_a_batch_without_images_is_refused_and_leaves_nothing(any_store: Store) -> None:
     with pytest.raises(StoreError, match="night/ holds no images"):
-        freeze(store, manifest(0))
-    assert store.names("batches") == []
+        freeze(any_store, manifest(0))
+    assert any_store.names("batches") == []
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
-def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
-    for attempt in (lambda: freeze(store, manifest(1), name), lambda: find_batch(store, name)):
+def test_a_batch_name_that_is_no_folder_is_refused(any_store: Store, name: str) -> None:
+    for attempt in (
+        lambda: freeze(any_store, manifest(1), name),
+        lambda: find_batch(any_store, name),
+    ):
         with pytest.raises(StoreError, match="is no batch name"):
             attempt()
 
 
-def test_equal_manifests_have_equal_digests(store: Store) -> None:
-    one, same = (freeze(store, manifest(10), name) for name in ("one", "same"))
-    other = freeze(store, manifest(10, "other"), "other")
+def test_equal_manifests_have_equal_digests(any_store: Store) -> None:
+    one, same = (freeze(any_store, manifest(10), name) for name in ("one", "same"))
+    other = freeze(any_store, manifest(10, "other"), "other")
     assert one.manifest_digest == same.manifest_digest != other.manifest_digest
 
 
@@ -142,20 +151,20 @@ def test_a_lost_manifest_is_named(any_store: Store) -> None:
         read_manifest(any_store, batch)
 
 
-def test_an_unknown_batch_is_answered_with_those_that_there_are(store: Store) -> None:
+def test_an_unknown_batch_is_answered_with_those_that_there_are(any_store: Store) -> None:
     with pytest.raises(StoreError, match=r"no batch 'x' in .*; there are: none"):
-        load_batch(store, "x")
-    freeze(store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
-    freeze(store, manifest(1), "zeroth")
-    assert [batch.name for batch in list_batches(store)] == ["zeroth", "second"]
+        load_batch(any_store, "x")
+    freeze(any_store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
+    freeze(any_store, manifest(1), "zeroth")
+    assert [batch.name for batch in list_batches(any_store)] == ["zeroth", "second"]
     with pytest.raises(StoreError, match=r"there are: zeroth, second$"):
-        load_batch(store, "x")
+        load_batch(any_store, "x")
 
 
-def test_a_stray_folder_hides_no_batch(store: Store) -> None:
-    batch = freeze(store, manifest(1))
-    store.write_bytes(b"", "batches", "lost+found", "file")
-    assert list_batches(store) == [batch]
+def test_a_stray_folder_hides_no_batch(any_store: Store) -> None:
+    batch = freeze(any_store, manifest(1))
+    any_store.write_bytes(b"", "batches", "lost+found", "file")
+    assert list_batches(any_store) == [batch]
 
 
 def test_the_ledger_says_which_shards_are_complete_under_which_model(any_store: Store) -> None:
@@ -202,13 +211,14 @@ def test_a_resumed_screening_says_when_it_first_began(
 
 
 def test_seals_are_listed_oldest_first(any_store: Store) -> None:
-    assert list_seals(any_store, "night") == []
-    assert read_seal(any_store, "night", "a") is None
+    batch = freeze(any_store, manifest(10))
+    assert list_seals(any_store, batch) == []
+    assert read_seal(any_store, batch, "a") is None
     newer = seal("a", WHEN + timedelta(days=1))
     for each in (newer, seal("b")):
-        write_seal(any_store, each)
-    assert list_seals(any_store, "night") == [seal("b"), newer]
-    assert read_seal(any_store, "night", "a") == newer
+        write_seal(any_store, batch, each)
+    assert list_seals(any_store, batch) == [seal("b"), newer]
+    assert read_seal(any_store, batch, "a") == newer
 
 
 def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:

@@ -2,7 +2,6 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from conftest import WHEN
 
 from storage.arrays import arrays_to_bytes
 from storage.detectors import (
@@ -14,6 +13,7 @@ from storage.detectors import (
     save_detector,
 )
 from storage.store import Store, StoreError, digest_of
+from tests.conftest import WHEN
 
 CONTENT = arrays_to_bytes({"calibration/scores": np.arange(3.0)})
 
@@ -63,34 +63,34 @@ def test_the_newest_detector_is_the_default_and_names_settle_a_tie(any_store: St
     assert load_detector_card(any_store, "z").name == "z"
 
 
-def test_an_unknown_detector_is_answered_with_those_that_there_are(store: Store) -> None:
+def test_an_unknown_detector_is_answered_with_those_that_there_are(any_store: Store) -> None:
     for name in ("second", "first"):
-        save_detector(store, card(name), CONTENT)
+        save_detector(any_store, card(name), CONTENT)
     with pytest.raises(StoreError, match=r"no detector 'frist' in .*; there are: first, second$"):
-        load_detector_card(store, "frist")
+        load_detector_card(any_store, "frist")
 
 
 @pytest.mark.parametrize("name", [None, "d"])
-def test_a_store_without_detectors_says_how_to_make_one(store: Store, name: str | None) -> None:
+def test_a_store_without_detectors_says_how_to_make_one(any_store: Store, name: str | None) -> None:
     with pytest.raises(StoreError, match="slidewatch fit"):
-        load_detector_card(store, name)
+        load_detector_card(any_store, name)
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "🩸", "a\n"])
-def test_a_detector_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
+def test_a_detector_name_that_is_no_folder_is_refused(any_store: Store, name: str) -> None:
     with pytest.raises(StoreError, match="is no detector name"):
-        save_detector(store, card(name), CONTENT)
+        save_detector(any_store, card(name), CONTENT)
     with pytest.raises(StoreError, match="is no detector name"):
-        load_detector_card(store, name)
+        load_detector_card(any_store, name)
 
 
-def test_arrays_that_are_not_the_cards_are_refused(store: Store) -> None:
-    save_detector(store, card("d"), CONTENT)
-    store.write_bytes(CONTENT + b"\0", "detectors", "d", "detector.safetensors")
+def test_arrays_that_are_not_the_cards_are_refused(any_store: Store) -> None:
+    save_detector(any_store, card("d"), CONTENT)
+    any_store.write_bytes(CONTENT + b"\0", "detectors", "d", "detector.safetensors")
     with pytest.raises(StoreError, match="sha256 differs"):
-        load_detector(store, card("d"))
+        load_detector(any_store, card("d"))
 
 
-def test_a_detector_whose_card_was_never_written_does_not_exist(store: Store) -> None:
-    store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
-    assert list_detectors(store) == []
+def test_a_detector_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
+    any_store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
+    assert list_detectors(any_store) == []

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import numpy as np
@@ -117,6 +118,36 @@ def test_a_group_whose_making_was_cut_short_is_made_anew(any_store: Store) -> No
     write(any_store, 0, filled(4))
 
 
+def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -> None:
+    create(any_store)
+    assert read(any_store).taps.keys() == WIDTHS.keys()
+
+    def make_anew() -> None:
+        any_store.remove("features", "tiny", "night.zarr")
+        create_features(
+            any_store, "tiny", "night", rows=ROWS, shard_rows=SHARD_ROWS, tap_widths={"other": 5},
+            classes=CLASSES, digests=DIGESTS,
+        )  # fmt: skip
+
+    # fsspec has a filesystem for each thread.
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(make_anew).result()
+    assert read(any_store).taps.keys() == {"other"}
+
+
+def test_nothing_of_a_group_that_is_made_anew_is_left(any_store: Store) -> None:
+    create(any_store)
+    assert len(read(any_store)) == ROWS
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(write, any_store, 0, filled(4)).result()
+    any_store.write_json(
+        {"zarr_format": 3, "node_type": "group", "attributes": {}},
+        *("features", "tiny", "night.zarr", "zarr.json"),
+    )
+    create(any_store)
+    assert (read(any_store).status == PENDING).all()
+
+
 @pytest.mark.parametrize("other", [{"manifest": "other"}, {"model": "other"}])
 def test_features_of_another_manifest_or_model_are_refused_and_kept(
     any_store: Store, other: dict[str, str]
@@ -133,9 +164,9 @@ def test_features_that_were_never_extracted_are_named(any_store: Store) -> None:
         read(any_store)
 
 
-def test_taps_can_be_left_unread(store: Store) -> None:
-    create(store)
-    block = read_block(store, "tiny", "night", 0, ROWS, taps=False)
+def test_taps_can_be_left_unread(any_store: Store) -> None:
+    create(any_store)
+    block = read_block(any_store, "tiny", "night", 0, ROWS, taps=False)
     assert block.taps == {}
     assert len(block) == ROWS
 

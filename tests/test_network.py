@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
 from safetensors.torch import save_file
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
@@ -17,6 +16,7 @@ from tasks.network import (
     network_spec,
     tap_widths,
 )
+from tests.conftest import CLASSES
 
 THOUSAND = tuple(map(str, range(1000)))
 

@@ -29,13 +29,13 @@ def save(store: Store, made: Card, content: bytes = CONTENT) -> None:
     save_described(store, content, made, "folder", file="file", card_file="card.json")
 
 
-def test_a_record_comes_back_equal_and_with_the_same_bytes(store: Store) -> None:
-    THING.write(store, "a.json")
-    back = Thing.read(store, "a.json")
-    back.write(store, "b.json")
+def test_a_record_comes_back_equal_and_with_the_same_bytes(any_store: Store) -> None:
+    THING.write(any_store, "a.json")
+    back = Thing.read(any_store, "a.json")
+    back.write(any_store, "b.json")
     assert back == THING
-    assert store.read_bytes("a.json") == store.read_bytes("b.json")
-    assert "größer 🩸" in store.read_bytes("a.json").decode()
+    assert any_store.read_bytes("a.json") == any_store.read_bytes("b.json")
+    assert "größer 🩸" in any_store.read_bytes("a.json").decode()
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,18 @@ def test_a_record_comes_back_equal_and_with_the_same_bytes(store: Store) -> None
         (["name"], ""),
     ],
 )
-def test_a_wrong_record_names_its_file_and_field(store: Store, data: object, field: str) -> None:
-    store.write_json(data, "folder", "thing.json")
+def test_a_wrong_record_names_its_file_and_field(
+    any_store: Store, data: object, field: str
+) -> None:
+    any_store.write_json(data, "folder", "thing.json")
     with pytest.raises(StoreError, match=rf"folder/thing\.json is no valid Thing: {field}: "):
-        Thing.read(store, "folder", "thing.json")
+        Thing.read(any_store, "folder", "thing.json")
 
 
-def test_a_damaged_record_names_its_file(store: Store) -> None:
-    store.write_bytes(b'{"name": "n"', "thing.json")
+def test_a_damaged_record_names_its_file(any_store: Store) -> None:
+    any_store.write_bytes(b'{"name": "n"', "thing.json")
     with pytest.raises(StoreError, match=r"thing\.json is not valid JSON"):
-        Thing.read(store, "thing.json")
+        Thing.read(any_store, "thing.json")
 
 
 def test_a_record_does_not_change() -> None:
@@ -78,10 +80,10 @@ def test_a_file_that_is_not_the_cards_is_refused(any_store: Store) -> None:
         load_described(any_store, card(), "folder", "file")
 
 
-def test_a_card_of_other_content_is_refused_before_anything_is_written(store: Store) -> None:
+def test_a_card_of_other_content_is_refused_before_anything_is_written(any_store: Store) -> None:
     with pytest.raises(ValueError, match=r"card\.json does not describe this file"):
-        save(store, card(b"other"))
-    assert store.names("folder") == []
+        save(any_store, card(b"other"))
+    assert any_store.names("folder") == []
 
 
 def test_a_described_file_is_never_overwritten(any_store: Store) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, HELD_OUT, WHEN
 
 from storage.arrays import arrays_to_bytes
 from storage.batches import (
@@ -40,6 +39,7 @@ from tasks.shard import ShardJob, ShardResult, label_codes, run_shard
 from tasks.sources import list_images
 from tasks.statistics import merge_statistics, statistics_of
 from tasks.statistics import to_arrays as statistics_arrays
+from tests.conftest import CLASSES, HELD_OUT, WHEN
 
 SHARD_ROWS = 10
 
@@ -294,7 +294,12 @@ def test_what_a_batch_contributes_leaves_out_the_held_out_failed_and_retracted(
         spoilt.store,
         load_card(spoilt.store, "tiny"),
         Contribution(
-            batch="night", manifest_digest="m", images=24, held_out=6, without_patients=("C101P1",)
+            batch="night",
+            attempt=1,
+            manifest_digest="m",
+            images=24,
+            held_out=6,
+            without_patients=("C101P1",),
         ),
     )
     # Rows 0-5 are retracted, 10-19 failed, 18-23 held out.

@@ -1,6 +1,7 @@
 import io
 import os
 import random
+import re
 import struct
 import tarfile
 import zipfile
@@ -14,20 +15,22 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from tasks.sources import SCHEMA, SourceError, list_images, parse_name, read_bytes
 
 CLASSES = ("Parasitized", "Uninfected")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
 AWKWARD = [
-    "a b.png", " lead.png", "line\nbreak.png", "🩸.png", "é.png", "=1+1.png", "no#.png",
+    "a b.png", " lead.png", "🩸.png", "é.png", "=1+1.png", "no#.png",
     "what?.png", "100%20.png", "a::b.png", "a::file:b.png", "*.png", "[1].png", "~.png",
     "back\\slash.png", "quote'\".png", "file:.png", "-.png", "UPPER.PNG", "two.dots.jpeg",
 ]  # fmt: skip
 
 
 def names_of(table: pa.Table) -> list[str]:
-    return [uri.partition("::file:///")[0].rsplit("/", 1)[-1] for uri in table["uri"].to_pylist()]
+    uris = table["uri"].to_pylist()
+    return [re.split(r"::\w+:///?", uri, maxsplit=1)[0].rsplit("/", 1)[-1] for uri in uris]
 
 
 def write_folder(target: Path, members: dict[str, bytes]) -> None:
@@ -81,38 +84,73 @@ def put(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
     return put
 
 
+@pytest.fixture
+def s3_folder(s3_bucket: str, tmp_path: Path) -> str:
+    """The URL of an empty folder on S3."""
+    return f"{s3_bucket}/{tmp_path.name}"
+
+
+def upload(folder: str, root: Path) -> None:
+    """Copy a folder to S3, name by name: no sign in a name has a meaning."""
+    fs = fsspec.filesystem("s3")
+    for path in root.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"{folder}/{path.relative_to(root)}", path.read_bytes())
+
+
+@pytest.fixture(params=["local", "s3"])
+def put_anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, put: Callable[..., Path]
+) -> Callable[..., str]:
+    """Put files into a source of each kind, on this machine or on S3, and return its URL."""
+
+    def put_anywhere(members: dict[str, bytes], folder: str = "") -> str:
+        path = put(members, folder)
+        if request.param == "local":
+            return str(path)
+        s3_folder = request.getfixturevalue("s3_folder")
+        upload(s3_folder, tmp_path)
+        return f"{s3_folder}/{path.relative_to(tmp_path)}"
+
+    return put_anywhere
+
+
 def contents(table: pa.Table) -> set[bytes]:
     return {read_bytes(uri) for uri in table["uri"].to_pylist()}
 
 
 def test_every_listed_image_is_read_under_its_url_however_it_is_named(
-    put: Callable[..., Path],
+    put_anywhere: Callable[..., str],
 ) -> None:
     members = {name: name.encode() for name in [*AWKWARD, *(f"sub/dir/{n}" for n in AWKWARD)]}
-    table = list_images(str(put(members)))
+    table = list_images(put_anywhere(members))
     assert contents(table) == set(members.values())
     assert table["uri"].to_pylist() == sorted(table["uri"].to_pylist())
     assert table.schema == SCHEMA
     assert table["size"].to_pylist() == [len(read_bytes(u)) for u in table["uri"].to_pylist()]
 
 
+def test_a_name_may_have_a_line_break(put: Callable[..., Path]) -> None:
+    assert contents(list_images(str(put({"line\nbreak.png": b"one"})))) == {b"one"}
+
+
 @pytest.mark.parametrize("folder", ["a b", "100%20", "a::b", "[1]", "no#?*", "🩸", ".hidden"])
 def test_a_source_is_found_whatever_folder_it_lies_in(
-    put: Callable[..., Path], folder: str
+    put_anywhere: Callable[..., str], folder: str
 ) -> None:
-    assert contents(list_images(str(put({"1.png": b"one"}, folder)))) == {b"one"}
+    assert contents(list_images(put_anywhere({"1.png": b"one"}, folder))) == {b"one"}
 
 
-def test_what_is_no_image_is_left_out(put: Callable[..., Path]) -> None:
+def test_what_is_no_image_is_left_out(put_anywhere: Callable[..., str]) -> None:
     others = [
         "notes.txt", "scan.gif", "png", ".hidden.png", "._1.png", ".cache/1.png",
         "sub/.thumbs/1.png", "__MACOSX/1.png", "__MACOSX/sub/._1.png",
     ]  # fmt: skip
-    table = list_images(str(put({"1.png": b"one"} | dict.fromkeys(others, b"other"))))
+    table = list_images(put_anywhere({"1.png": b"one"} | dict.fromkeys(others, b"other")))
     assert contents(table) == {b"one"}
 
 
-def test_labels_are_the_folder_directly_above(put: Callable[..., Path]) -> None:
+def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) -> None:
     members = {
         "cells/Parasitized/1.png": b"",
         "cells/Uninfected/2.png": b"",
@@ -120,15 +158,15 @@ def test_labels_are_the_folder_directly_above(put: Callable[..., Path]) -> None:
         "Parasitized/more/4.png": b"",
         "5.png": b"",
     }
-    table = list_images(str(put(members)), classes=CLASSES)
+    table = list_images(put_anywhere(members), classes=CLASSES)
     labels = dict(zip(names_of(table), table["label"].to_pylist(), strict=True))
     assert labels == {
         "1.png": "Parasitized", "2.png": "Uninfected", "3.png": None, "4.png": None, "5.png": None,
     }  # fmt: skip
 
 
-def test_names_tell_patient_slide_and_time(put: Callable[..., Path]) -> None:
-    (row,) = list_images(str(put({NIH: b""}))).to_pylist()
+def test_names_tell_patient_slide_and_time(put_anywhere: Callable[..., str]) -> None:
+    (row,) = list_images(put_anywhere({NIH: b""})).to_pylist()
     assert row["patient_id"] == "C33P1"
     assert row["slide_id"] == "C33P1_IMG_20150619_114756a"
     assert row["acquired_at"] == datetime(2015, 6, 19, 11, 47, 56)
@@ -182,6 +220,60 @@ def test_another_filesystem_is_a_source(tmp_path: Path) -> None:
         fs.rm(root, recursive=True)
 
 
+def test_a_pattern_on_s3_takes_what_it_matches(s3_folder: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"n/{p}/{i}.png": b"" for p in "ab" for i in range(3)})
+    upload(s3_folder, tmp_path)
+    assert list_images(f"{s3_folder}/n/a/*.png").num_rows == 3
+    assert list_images(f"{s3_folder}/n/*/[01].png").num_rows == 4
+    assert list_images(f"{s3_folder}/n/**/2.png").num_rows == 2
+    assert list_images(f"{s3_folder}/n/*/9.png").num_rows == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_manifest_on_s3_names_images_beside_it_and_elsewhere(
+    s3_folder: str, tmp_path: Path, kind: str
+) -> None:
+    write_folder(tmp_path, {"there/1.png": b"one", "here/2::a.png": b"two", "3.png": b"three"})
+    upload(s3_folder, tmp_path)
+    uris = ["2::a.png", f"{s3_folder}/there/1.png", f"{tmp_path}/3.png"]
+    write_manifest(tmp_path / "here", kind, {"uri": uris})
+    upload(s3_folder, tmp_path)
+    table = list_images(f"{s3_folder}/here/night.{kind}")
+    assert contents(table) == {b"one", b"two", b"three"}
+
+
+def test_images_that_another_process_adds_on_s3_are_listed(s3_folder: str) -> None:
+    theirs = fsspec.filesystem("s3", skip_instance_cache=True)
+    for night in (1, 2):
+        theirs.pipe_file(f"{s3_folder}/{night}.png", b"")
+        assert list_images(s3_folder).num_rows == night
+        assert list_images(f"{s3_folder}/*.png").num_rows == night
+
+
+@pytest.mark.parametrize("source", ["none", "none.zip", "none.tar.gz", "none.csv"])
+def test_a_source_that_is_not_on_s3_is_named(s3_folder: str, source: str) -> None:
+    with pytest.raises(SourceError, match=f"{s3_folder}/{source} does not exist"):
+        list_images(f"{s3_folder}/{source}")
+
+
+def test_an_archive_on_s3_is_not_fetched_whole_for_one_image(
+    s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_zip(tmp_path / "night.zip", {f"{i}.png": bytes(1_000_000) for i in range(10)})
+    upload(s3_folder, tmp_path)
+    fetched = []
+    fetch = s3fs.S3File._fetch_range
+
+    def spy(file: s3fs.S3File, start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(s3fs.S3File, "_fetch_range", spy)
+    uris = list_images(f"{s3_folder}/night.zip")["uri"].to_pylist()
+    assert read_bytes(uris[0]) == bytes(1_000_000)
+    assert sum(fetched) <= 4_000_000
+
+
 def test_urls_of_a_relative_source_hold_in_another_working_directory(
     put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,12 +308,19 @@ def test_many_threads_read_one_archive(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_an_archive_that_was_replaced_is_read_anew(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_an_archive_that_was_replaced_is_read_anew(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, place: str
+) -> None:
     name, write = KINDS[kind]
     for night, content in enumerate((b"first", b"the second night's")):
         write(tmp_path / name, {"0.png": b"x" * night * 1000, "1.png": content})
         os.utime(tmp_path / name, (night, night))
-        assert content in contents(list_images(str(tmp_path / name)))
+        folder = str(tmp_path)
+        if place == "s3":
+            folder = request.getfixturevalue("s3_folder")
+            upload(folder, tmp_path)
+        assert content in contents(list_images(f"{folder}/{name}"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
@@ -318,10 +417,11 @@ def test_a_manifest_brings_its_own_columns(tmp_path: Path, kind: str) -> None:
 
 @BOTH
 def test_a_manifest_needs_only_urls(tmp_path: Path, kind: str) -> None:
-    write_folder(tmp_path, {name: name.encode() for name in AWKWARD})
-    table = list_images(write_manifest(tmp_path, kind, {"uri": AWKWARD}))
-    assert contents(table) == {name.encode() for name in AWKWARD}
-    assert table["patient_id"].null_count == len(AWKWARD)
+    names = [*AWKWARD, "line\nbreak.png"]
+    write_folder(tmp_path, {name: name.encode() for name in names})
+    table = list_images(write_manifest(tmp_path, kind, {"uri": names}))
+    assert contents(table) == {name.encode() for name in names}
+    assert table["patient_id"].null_count == len(names)
 
 
 @BOTH

@@ -2,7 +2,6 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from conftest import WHEN
 
 from storage.arrays import arrays_to_bytes
 from storage.statistics import (
@@ -15,6 +14,7 @@ from storage.statistics import (
     save_statistics,
 )
 from storage.store import Store, StoreError, digest_of
+from tests.conftest import WHEN
 
 
 def moments(version: int) -> bytes:
@@ -30,7 +30,7 @@ def lineage(version: int, *batches: str) -> Lineage:
         parent=version - 1 or None,
         operation="merge",
         contributions=[
-            Contribution(batch=batch, manifest_digest="d", images=3, held_out=1)
+            Contribution(batch=batch, attempt=1, manifest_digest="d", images=3, held_out=1)
             for batch in batches
         ],
         images={"Parasitized": 3},
@@ -58,9 +58,9 @@ def test_the_highest_version_is_the_latest_beyond_four_digits(any_store: Store) 
     assert latest.version == 10_000
 
 
-def test_statistics_of_another_model_do_not_count(store: Store) -> None:
-    save(store, 1)
-    assert list_statistics(store, "other") == []
+def test_statistics_of_another_model_do_not_count(any_store: Store) -> None:
+    save(any_store, 1)
+    assert list_statistics(any_store, "other") == []
 
 
 def test_a_lineage_knows_what_each_batch_gave() -> None:
@@ -76,20 +76,20 @@ def test_a_version_is_never_overwritten(any_store: Store) -> None:
     assert load_statistics(any_store, "tiny", 1).contribution("first")
 
 
-def test_damaged_moments_are_refused(store: Store) -> None:
-    save(store, 1)
-    store.write_bytes(moments(2), "statistics", "tiny", "v0001", "moments.safetensors")
+def test_damaged_moments_are_refused(any_store: Store) -> None:
+    save(any_store, 1)
+    any_store.write_bytes(moments(2), "statistics", "tiny", "v0001", "moments.safetensors")
     with pytest.raises(StoreError, match=r"v0001/moments\.safetensors is not the file"):
-        load_moments(store, load_statistics(store, "tiny", 1))
+        load_moments(any_store, load_statistics(any_store, "tiny", 1))
 
 
-def test_a_missing_version_is_named(store: Store) -> None:
+def test_a_missing_version_is_named(any_store: Store) -> None:
     with pytest.raises(StoreError, match=r"statistics/tiny/v0007/lineage\.json does not exist"):
-        load_statistics(store, "tiny", 7)
+        load_statistics(any_store, "tiny", 7)
 
 
-def test_a_version_that_was_cut_short_does_not_exist(store: Store) -> None:
-    store.write_bytes(b"half", "statistics", "tiny", "v0001", "moments.safetensors")
-    assert latest_statistics(store, "tiny") is None
-    save(store, 1)
-    load_moments(store, load_statistics(store, "tiny", 1))
+def test_a_version_that_was_cut_short_does_not_exist(any_store: Store) -> None:
+    any_store.write_bytes(b"half", "statistics", "tiny", "v0001", "moments.safetensors")
+    assert latest_statistics(any_store, "tiny") is None
+    save(any_store, 1)
+    load_moments(any_store, load_statistics(any_store, "tiny", 1))

@@ -1,10 +1,15 @@
+import errno
 import json
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +77,105 @@ def test_once_refuses_a_second_write_and_keeps_the_first(any_store: Store) -> No
     assert files(any_store) == {"folder/file": b"first"}
 
 
+def test_of_many_that_write_once_at_the_same_time_exactly_one_succeeds(
+    shared_store: Store,
+) -> None:
+    writers = 6
+    for turn in range(10):
+        start = threading.Barrier(writers)
+
+        def write(writer: int, turn: int = turn, start: threading.Barrier = start) -> bool:
+            start.wait()
+            try:
+                shared_store.write_bytes(b"%d" % writer, "folder", str(turn), once=True)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(writers) as pool:
+            won = list(pool.map(write, range(writers)))
+        assert won.count(True) == 1
+        assert shared_store.read_bytes("folder", str(turn)) == b"%d" % won.index(True)
+
+
+def test_a_refusal_in_other_words_is_one_only_where_the_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"memory://{tmp_path.name}")
+    store.write_bytes(b"first", "there")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, "At least one of the pre-conditions did not hold")
+
+    monkeypatch.setattr(store.fs, "pipe_file", refuse)
+    with pytest.raises(AlreadyExistsError):
+        store.write_bytes(b"second", "there", once=True)
+    with pytest.raises(OSError, match="pre-conditions"):
+        store.write_bytes(b"first", "not there", once=True)
+
+
+def test_what_another_process_does_is_seen_at_once(shared_store: Store) -> None:
+    # Another process has a filesystem object, and so a memory of listings, of its own.
+    theirs = fsspec.filesystem(shared_store.fs.protocol[0], skip_instance_cache=True)
+    shared_store.write_bytes(b"old", "folder", "a")
+    path = shared_store.path("folder")
+
+    assert shared_store.names("folder") == ["a"]
+    theirs.pipe_file(f"{path}/a", b"new and longer")
+    with shared_store.open("folder", "a") as file:
+        assert file.read() == b"new and longer"
+    assert shared_store.read_bytes("folder", "a") == b"new and longer"
+
+    assert shared_store.names("folder") == ["a"]
+    theirs.pipe_file(f"{path}/b", b"")
+    assert shared_store.names("folder") == ["a", "b"]
+
+    theirs.rm(f"{path}/b")
+    assert not shared_store.exists("folder", "b")
+    assert shared_store.names("folder") == ["a"]
+    theirs.rm(path, recursive=True)
+    assert not shared_store.exists("folder")
+    assert shared_store.names("folder") == []
+
+
+def test_pieces_of_a_file_are_read(any_store: Store) -> None:
+    any_store.write_bytes(bytes(range(200)), "folder", "file")
+    with any_store.open("folder", "file") as file:
+        file.seek(100)
+        assert file.read(3) == bytes([100, 101, 102])
+    with pytest.raises(FileNotFoundError):
+        any_store.open("folder", "none")
+
+
+def test_no_more_than_a_piece_is_fetched(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    store.write_bytes(bytes(1_000_000), "file")
+    fetched = []
+    fetch = s3fs.S3File._fetch_range
+
+    def spy(file: s3fs.S3File, start: int, end: int) -> bytes:
+        fetched.append((start, end))
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(s3fs.S3File, "_fetch_range", spy)
+    with store.open("file") as file:
+        file.seek(500)
+        file.read(10)
+    assert fetched == [(500, 510)]
+
+
+def test_an_object_that_stands_for_a_folder_is_no_name_in_it(
+    s3_bucket: str, tmp_path: Path
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    store.fs.pipe_file(store.path("folder") + "/", b"")
+    assert store.names("folder") == []
+    store.write_bytes(b"", "folder", "file")
+    assert store.names("folder") == ["file"]
+
+
 def test_names_are_sorted_and_hide_what_begins_with_a_dot_or_an_underscore(
     any_store: Store,
 ) -> None:
@@ -113,11 +217,11 @@ def test_equal_data_are_the_same_bytes_whatever_the_order_of_keys(
 
 
 def test_a_number_that_json_does_not_know_is_refused_before_anything_is_written(
-    store: Store,
+    any_store: Store,
 ) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        store.write_json({"loss": float("nan")}, "card.json")
-    assert files(store) == {}
+        any_store.write_json({"loss": float("nan")}, "card.json")
+    assert files(any_store) == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1}}'])

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from tasks.training import (
     to_pixels,
     train,
 )
+from tests.conftest import CLASSES
 
 SIDE, COUNT = 32, 48
 LABELS = np.arange(COUNT) % 2

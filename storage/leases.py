@@ -1,0 +1,339 @@
+"""One writer at a time: ``<what>/lease/<number>.json``, of which the highest number counts.
+
+Whoever creates the next number holds the lease, and a store lets only one create it. The holder
+renews its record while it works and releases it at the end. The next number may be created once
+the highest is released, has run out, or belongs to a process that is certainly dead; none of
+these can be undone, so a holder never comes back: its `Lease.check` fails from then on.
+
+Expiry compares the clocks of two hosts. A holder that works renews every `BEAT` and so always has
+most of `LIFETIME` left: clocks may differ by `LIFETIME` - `BEAT` before it is taken for dead.
+"""
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from pathlib import Path
+from threading import Event, Lock, Thread
+from uuid import uuid4
+
+import psutil
+from pydantic import AwareDatetime
+
+from storage.records import Part, Record
+from storage.store import AlreadyExistsError, Store, StoreError
+
+# Seconds until a lease that is not renewed runs out, and between two renewals: several may fail.
+LIFETIME = 60.0
+BEAT = 10.0
+
+
+class HeldByOtherError(StoreError):
+    """Somebody else is the writer at present."""
+
+
+class LeaseLostError(StoreError):
+    """A run is the writer no more: what it publishes now could spoil another's work."""
+
+
+class Holder(Part):
+    """The process that holds a lease; ``owner`` is new each time one is asked for.
+
+    A pid means something only within ``processes``, and together with ``process_started``
+    (seconds after the boot), as pids are used again.
+    """
+
+    owner: str
+    host: str
+    processes: str
+    pid: int
+    process_started: float
+    user: str
+    command: str
+
+
+class LeaseRecord(Record):
+    """Who holds the lease, and until when if it is not renewed."""
+
+    holder: Holder
+    taken_at: AwareDatetime
+    expires_at: AwareDatetime
+    released: bool = False
+
+
+class Lease:
+    """The right to be the one writer; ask `check` right before anything is published.
+
+    ``number`` rises with every holder.
+    """
+
+    def __init__(
+        self, store: Store, folder: tuple[str, ...], number: int, record: LeaseRecord
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self.number = number
+        self._record = record
+        self._lock = Lock()
+
+    def check(self) -> None:
+        """Return only if this run is the writer still.
+
+        Raises:
+            LeaseLostError: it ran out, was released or removed, or another run took it over.
+            StoreError: nobody can tell, as the record is damaged.
+        """
+        with self._lock:
+            self._check()
+
+    def renew(self, lifetime: float = LIFETIME) -> None:
+        """Put the expiry off; LeaseLostError where there is nothing left to renew."""
+        with self._lock:
+            self._check()
+            renewed = _extended(self._record, lifetime)
+            renewed.write(self._store, *self._folder, _file(self.number))
+            # What arrived after the old expiry may have crossed with somebody taking over.
+            if _now() < self._record.expires_at:
+                self._record = renewed
+
+    def release(self) -> None:
+        """Let the next one in; nothing happens where the lease is another's already."""
+        with self._lock:
+            self._record = self._record.model_copy(update={"released": True})
+            _, current = _current(self._store, self._folder)
+            if current and self._is_mine(current):
+                self._record.write(self._store, *self._folder, _file(self.number))
+
+    def _check(self) -> None:
+        _, current = _current(self._store, self._folder)
+        # The clock is read last: the answer may have taken its time.
+        if self._record.released:
+            why = "was released"
+        elif current is None:
+            why = "was removed"
+        elif not self._is_mine(current):
+            why = f"was taken over by {_who(current.holder)} at {_when(current.taken_at)}"
+        elif _now() >= self._record.expires_at:
+            why = f"could not be renewed and ran out at {_when(self._record.expires_at)}"
+        else:
+            return
+        raise LeaseLostError(
+            f"the lease {self._store.address(*self._folder)} {why}: this run stops before it "
+            "writes more; run the same command again to go on"
+        )
+
+    def _is_mine(self, record: LeaseRecord) -> bool:
+        return record.holder.owner == self._record.holder.owner
+
+
+@contextmanager
+def lease(
+    store: Store,
+    *what: str,
+    wait: bool = False,
+    on_wait: Callable[[str], None] = lambda message: None,
+    lifetime: float = LIFETIME,
+    beat: float = BEAT,
+    poll: float = 1.0,
+) -> Iterator[Lease]:
+    """Be the one writer of ``what``, such as ``"batches", "night-1"``, for the block's duration.
+
+    With ``wait`` it waits, looking every ``poll`` seconds, and tells each holder that it waits
+    for to ``on_wait``. It does not know its own thread again: taken twice, it waits for itself.
+
+    Raises:
+        HeldByOtherError: another run is the writer, and ``wait`` was not asked for.
+        StoreError: the record of the present holder is damaged.
+    """
+    folder = (*what, "lease")
+    held = _take(store, folder, wait, on_wait, lifetime, poll)
+    stop = Event()
+    heart = Thread(target=_keep_alive, args=(held, stop, beat, lifetime), daemon=True)
+    heart.start()
+    try:
+        _remove_below(store, folder, held.number)
+        yield held
+    finally:
+        stop.set()
+        heart.join()
+        # It runs out by itself; a failure here must not hide the block's own, nor undo its work.
+        with suppress(Exception):
+            held.release()
+
+
+def _take(
+    store: Store,
+    folder: tuple[str, ...],
+    wait: bool,
+    on_wait: Callable[[str], None],
+    lifetime: float,
+    poll: float,
+) -> Lease:
+    holder = _this_process()
+    told = ""
+    while True:
+        # Before the look: a record that was renewed since must not seem to have run out.
+        asked_at = _now()
+        number, current = _current(store, folder)
+        if current is None or _is_free(current, asked_at):
+            _try_to_create(store, folder, number + 1, holder, lifetime)
+        elif current.holder.owner == holder.owner:
+            return Lease(store, folder, number, current)
+        else:
+            held = (
+                f"{store.address(*folder[:-1])} is being worked on by {_who(current.holder)} "
+                f"since {_when(current.taken_at)}"
+            )
+            if not wait:
+                raise HeldByOtherError(
+                    f"{held}: wait for it with --wait, or stop that process; if it died, the "
+                    f"same command can take over after {_when(current.expires_at)}"
+                )
+            if told != current.holder.owner:
+                on_wait(f"{held}: waiting for it to end")
+                told = current.holder.owner
+            time.sleep(poll)
+
+
+def _try_to_create(
+    store: Store, folder: tuple[str, ...], number: int, holder: Holder, lifetime: float
+) -> None:
+    """Create a record; whose is the highest number afterwards says who has won.
+
+    Success proves nothing: of one who was slow, the number may have been taken, given back and
+    removed meanwhile. Nor does failure: the store may have lost its answer to a first attempt.
+    """
+    began = _now()
+    record = _extended(LeaseRecord(holder=holder, taken_at=began, expires_at=began), lifetime)
+    try:
+        record.write(store, *folder, _file(number), once=True)
+    except (AlreadyExistsError, OSError):
+        # A lost race has many names on object stores: S3 says 412 or 409, s3fs EINVAL or EBUSY.
+        if _highest(store, folder) < number:
+            raise
+
+
+def _keep_alive(held: Lease, stop: Event, beat: float, lifetime: float) -> None:
+    while not stop.wait(beat):
+        try:
+            held.renew(lifetime)
+        except LeaseLostError:
+            return
+        except Exception:
+            # Whatever a storage client raises, the next beat may fare better.
+            continue
+
+
+def _current(store: Store, folder: tuple[str, ...]) -> tuple[int, LeaseRecord | None]:
+    """The highest number and its record; 0 and None where nobody ever held the lease."""
+    while number := _highest(store, folder):
+        try:
+            return number, LeaseRecord.read(store, *folder, _file(number))
+        except StoreError as error:
+            # Between the two looks another may have taken the lease and removed this record.
+            if _highest(store, folder) == number:
+                raise StoreError(
+                    f"nobody can tell who is writing {store.address(*folder[:-1])}: {error}; make "
+                    "sure that no run is at work on it, and remove that file"
+                ) from None
+    return 0, None
+
+
+def _highest(store: Store, folder: tuple[str, ...]) -> int:
+    return max(_numbers(store, folder), default=0)
+
+
+def _numbers(store: Store, folder: tuple[str, ...]) -> list[int]:
+    return [
+        int(name.removesuffix(".json"))
+        for name in store.names(*folder)
+        if re.fullmatch(r"[0-9]{6,}\.json", name)
+    ]
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.json"
+
+
+def _remove_below(store: Store, folder: tuple[str, ...], number: int) -> None:
+    for each in _numbers(store, folder):
+        if each < number:
+            with suppress(FileNotFoundError):
+                store.remove(*folder, _file(each))
+
+
+def _is_free(record: LeaseRecord, at: datetime) -> bool:
+    return record.released or record.expires_at <= at or _is_dead(record.holder)
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Whether the holder has ended for certain; False where that cannot be seen from here."""
+    if (holder.host, holder.processes) != (socket.gethostname(), _processes()):
+        return False
+    try:
+        # Not psutil.pid_exists: it denies processes of others where /proc hides them.
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    try:
+        process = psutil.Process(holder.pid)
+        # The boot's time of day is known to the second only.
+        is_another = abs(_started(process) - holder.process_started) > 2
+        return is_another or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _this_process() -> Holder:
+    process = psutil.Process()
+    return Holder(
+        owner=uuid4().hex,
+        host=socket.gethostname(),
+        processes=_processes(),
+        pid=process.pid,
+        process_started=_started(process),
+        user=process.username(),
+        command=_command(sys.argv),
+    )
+
+
+def _processes() -> str:
+    """What pids are counted in: a boot and, as containers may share a host's name, a namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds after the boot: unlike the time of day, they stay when the clock is set."""
+    return process.create_time() - psutil.boot_time()
+
+
+def _command(arguments: list[str]) -> str:
+    """The program and its command, without options: these may hold passwords and signed URLs."""
+    return " ".join([Path(arguments[0]).name or "python", *takewhile(str.isalpha, arguments[1:3])])
+
+
+def _who(holder: Holder) -> str:
+    return f"{holder.user} on {holder.host} (process {holder.pid}, {holder.command})"
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _extended(record: LeaseRecord, lifetime: float) -> LeaseRecord:
+    return record.model_copy(update={"expires_at": _now() + timedelta(seconds=lifetime)})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,392 @@
+"""Faults thrown at a night: poisonous images, dying workers and coordinators, full disks, two runs.
+
+After each the same command is given again, and the report must be that of an undisturbed night.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client, LocalCluster, WorkerPlugin
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.settings import Settings
+from flows.train import train
+from storage.batches import load_batch, read_shard_record
+from storage.store import Store
+from tasks.render import write_collection
+
+POISON = b"this image kills whoever decodes it"
+SHARD = 8
+
+
+class Poison(WorkerPlugin):
+    """Makes a marked image kill the process that decodes it, as a broken decoder may."""
+
+    name = "poison"
+
+    def setup(self, worker: object) -> None:
+        from tasks import extract
+
+        honest = extract.decode
+
+        def decode(content: bytes, side: int) -> object:
+            if content.endswith(POISON):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return honest(content, side)
+
+        extract.decode = decode  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[str]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="module")
+def scheduler(api: str) -> Iterator[str]:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(Poison())
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with a model and a detector, and beside it a night of 60 cells."""
+    root = tmp_path_factory.mktemp("prepared")
+    settings = Settings(
+        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=SHARD
+    )
+    for name, patients, first in (("smears", 12, 1), ("night", 5, 51)):
+        write_collection(
+            root / name,
+            patients=patients,
+            cells_per_patient=12,
+            parasitized_fraction=0.5,
+            seed=first,
+            first_patient=first,
+        )
+    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
+    fit(str(root / "smears"), batch="fitted", settings=settings)
+    return settings
+
+
+@pytest.fixture
+def night(prepared: Settings, tmp_path: Path) -> tuple[Settings, Path]:
+    """A store and a night of one's own."""
+    source = Path(prepared.store).parent
+    shutil.copytree(source / "store", tmp_path / "store")
+    shutil.copytree(source / "night", tmp_path / "night")
+    return prepared.model_copy(update={"store": str(tmp_path / "store")}), tmp_path / "night"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The report of the night when nothing goes wrong."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(prepared.store, root / "store")
+    settings = prepared.model_copy(update={"store": str(root / "store")})
+    outcome = screen(str(Path(prepared.store).parent / "night"), batch="night", settings=settings)
+    return comparable(outcome.report)
+
+
+def comparable(report: str | Path) -> pa.Table:
+    """A report without what differs from night to night: where the copy lay, and when."""
+    table = pq.ParquetFile(report).read()
+    names = [uri.rsplit("/", 1)[1] for uri in table["uri"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("uri"), "uri", pa.array(names))
+    return table.drop_columns(["scored_at"]).replace_schema_metadata()
+
+
+def report_in(settings: Settings) -> Path:
+    (report,) = (Path(settings.store) / "reports").rglob("*.parquet")
+    return report
+
+
+def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
+    with pytest.raises(ImagesFailedError) as failure:
+        screen(str(images), batch="night", settings=settings)
+    return failure.value.outcome
+
+
+# --- images and workers
+
+
+def test_a_poisonous_image_is_quarantined_and_all_others_are_scored(
+    night: tuple[Settings, Path], undisturbed: pa.Table
+) -> None:
+    settings, images = night
+    poisonous = sorted(images.rglob("*.png"))[17]
+    with poisonous.open("ab") as file:
+        file.write(POISON)
+    outcome = failures_of(settings, images)
+    assert outcome.failures == {"killed_worker": 1}
+    rows = comparable(outcome.report).to_pylist()
+    expected = undisturbed.to_pylist()
+    assert len(rows) == len(expected)
+    same = ("image_id", "uri", "diagnosis", "status", "verdict", "abnormal")
+    for row, other in zip(rows, expected, strict=True):
+        if row["uri"] == poisonous.name:
+            assert row["failure"].startswith("killed_worker: ")
+            assert row["verdict"] == "review"
+        else:
+            assert [row[name] for name in same] == [other[name] for name in same]
+    store = Store(settings.store)
+    batch = load_batch(store, "night")
+    records = [read_shard_record(store, batch, "m", shard) for shard in batch.shards()]
+    assert [record.tries for record in records if record and record.failures] == [4]
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    night: tuple[Settings, Path], undisturbed: pa.Table, scheduler: str
+) -> None:
+    settings, images = night
+    with Client(scheduler, set_as_default=False) as client:
+        victims = iter(client.run(os.getpid).values())
+    killer = subprocess.Popen(
+        [sys.executable, "-c", f"import os,time; time.sleep(.4); os.kill({next(victims)}, 9)"]
+    )
+    outcome = screen(str(images), batch="night", settings=settings)
+    assert killer.wait() == 0
+    assert comparable(outcome.report).equals(undisturbed)
+
+
+def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
+    settings, images = night
+    screen(str(images), batch="before", settings=settings)
+    listed = sorted(images.rglob("*.png"))
+    frozen = settings.model_copy()
+    with pytest.MonkeyPatch.context() as patch:
+        from flows import batch as module
+
+        honest = module.list_images
+
+        def list_then_lose(*arguments: object, **options: object) -> pa.Table:
+            table = honest(*arguments, **options)  # type: ignore[arg-type]
+            listed[3].unlink()
+            return table
+
+        patch.setattr(module, "list_images", list_then_lose)
+        outcome = failures_of(frozen, images)
+    assert outcome.failures == {"unreadable": 1}
+    assert outcome.images == len(listed)
+
+
+# --- the coordinator
+
+DRIVER = """
+import os, signal, sys
+from flows.screen import screen
+from flows.settings import Settings
+from storage.store import Store
+
+store, images, scheduler, when, point = sys.argv[1:6]
+honest, count = Store.staged, 0
+from contextlib import contextmanager
+
+@contextmanager
+def staged(self, *parts, once=False):
+    global count
+    count += 1
+    print("write", count, "/".join(parts), flush=True)
+    if when == "before" and count == int(point):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with honest(self, *parts, once=once) as stage:
+        yield stage
+        if when == "during" and count == int(point):
+            os.kill(os.getpid(), signal.SIGKILL)
+    if when == "after" and count == int(point):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Store.staged = staged
+if __name__ == "__main__":
+    settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
+    screen(images, batch="night", settings=settings)
+"""
+
+
+def drive(
+    night: tuple[Settings, Path], api: str, when: str, point: int, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    settings, images = night
+    script = folder / "driver.py"
+    script.write_text(DRIVER)
+    assert settings.scheduler
+    return subprocess.run(
+        [sys.executable, script, settings.store, images, settings.scheduler, when, str(point)],
+        env=os.environ | {"PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def writes_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split(" ", 2)[2] for line in done.stdout.splitlines() if line.startswith("write ")]
+
+
+@pytest.mark.slow
+def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
+    night: tuple[Settings, Path], undisturbed: pa.Table, api: str, tmp_path: Path
+) -> None:
+    """The kill points are all the coordinator's own writes to the store, as it makes them."""
+    settings, images = night
+    clean = tmp_path / "clean"
+    shutil.copytree(settings.store, clean)
+    trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
+    shutil.copytree(clean, trial.store)
+    writes = writes_of(drive((trial, images), api, "never", 0, tmp_path))
+    # The heartbeat of the lease comes when it comes; every other write is a point to die at.
+    assert any("batch.json" in write for write in writes)
+    assert any("sealed" in write for write in writes)
+    survived = lost = repeated = 0
+    print()
+    for point, write in enumerate(writes, start=1):
+        for when in ("before", "during", "after"):
+            shutil.rmtree(trial.store)
+            shutil.copytree(clean, trial.store)
+            killed = drive((trial, images), api, when, point, tmp_path)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+            ledger = Path(trial.store) / "batches" / "night" / "ledger" / "m"
+            complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
+            reports = list((Path(trial.store) / "reports").rglob("*.parquet"))
+            assert all(comparable(path).equals(undisturbed) for path in reports)
+            outcome = screen(str(images), batch="night", settings=trial)
+            now = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
+            repeated += sum(now[name] != stamp for name, stamp in complete.items())
+            same = comparable(outcome.report).equals(undisturbed)
+            survived += same
+            lost += outcome.images - outcome.scored
+            print(f"killed {when:>6} write {point:>2} {write:<60} {'ok' if same else 'DIFFERS'}")
+    print(f"{3 * len(writes)} kill points, {survived} runs survived, {lost} images lost, ", end="")
+    print(f"{repeated} complete shards computed again")
+    assert (survived, lost, repeated) == (3 * len(writes), 0, 0)
+
+
+def test_a_second_run_is_told_who_works_on_the_batch(
+    night: tuple[Settings, Path],
+) -> None:
+    from storage.leases import lease
+    from storage.store import StoreError
+
+    settings, images = night
+    with (
+        lease(Store(settings.store), "batches", "night"),
+        pytest.raises(StoreError, match=str(os.getpid())),
+    ):
+        screen(str(images), batch="night", settings=settings)
+    assert screen(str(images), batch="night", settings=settings).images == 60
+
+
+def test_force_starts_anew_and_the_old_report_stays_until_replaced(
+    night: tuple[Settings, Path], undisturbed: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import screen as module
+
+    settings, images = night
+    first = screen(str(images), batch="night", settings=settings)
+    before = Path(first.report).read_bytes()
+    gone = sorted(images.rglob("*.png"))[0]
+    gone.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "publish", _fails)
+        with pytest.raises(OSError, match="disk"):
+            screen(str(images), batch="night", force=True, settings=settings)
+    assert report_in(settings).read_bytes() == before
+    second = screen(str(images), batch="night", settings=settings)  # goes on with the new attempt
+    assert second.images == first.images - 1
+    assert report_in(settings) == Path(second.report)
+    names = comparable(second.report)["uri"].to_pylist()
+    assert names == [n for n in undisturbed["uri"].to_pylist() if n != gone.name]
+
+
+def _fails(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
+    night: tuple[Settings, Path], tmp_path: Path
+) -> None:
+    settings, images = night
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", small], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        shutil.copytree(settings.store, small / "store")
+        settings = settings.model_copy(update={"store": str(small / "store")})
+        before = Path(screen(str(images), batch="night", settings=settings).report).read_bytes()
+        filler = small / "filler"
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(b"0" * (64 << 20))
+        with pytest.raises(Exception, match="No space left"):
+            screen(str(images), batch="night", force=True, settings=settings)
+        assert report_in(settings).read_bytes() == before
+        filler.unlink()
+        again = screen(str(images), batch="night", force=True, settings=settings)
+        assert again.scored == again.images == 60
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
+    night: tuple[Settings, Path], undisturbed: pa.Table, tmp_path: Path, sign: signal.Signals
+) -> None:
+    """As an operator: the command line, its own local cluster, its own temporary server."""
+    settings, images = night
+    many = tmp_path / "many"
+    for i, path in enumerate(sorted(images.rglob("*.png")) * 40):
+        to = many / f"{i}-{path.name}"
+        to.parent.mkdir(exist_ok=True)
+        os.link(path, to)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "SLIDEWATCH_WORKERS": "1"}
+    command = [sys.executable, "-m", "flows.command_line", "screen", "--batch", "many"]
+    process = subprocess.Popen(
+        [*command, "--images", many, "--store", settings.store, "--shard-rows", "16"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ledger = Path(settings.store) / "batches" / "many" / "ledger" / "m"
+    while not (ledger.exists() and len(list(ledger.iterdir())) >= 3):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sign)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode not in (0, None)
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(family, timeout=3)
+    assert not alive
+    assert not list((Path(settings.store) / ".staged").iterdir())
+    done = json.loads((ledger / "000000.json").read_text())
+    assert done["scored"] == 16

@@ -1,0 +1,81 @@
+"""Fit and screen with the images and the store on S3, and workers in processes of their own."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from distributed import LocalCluster
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit
+from flows.screen import ImagesFailedError, screen
+from flows.settings import Settings
+from flows.status import status
+from storage.store import Store
+from tasks.render import write_night
+
+
+@pytest.fixture(scope="module")
+def scheduler(s3_bucket: str) -> Iterator[str]:
+    """A scheduler whose workers know of S3 what is in the environment, and nothing else."""
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
+    scheduler: str, s3_bucket: str, store_with_model: Store, cells: Path, tmp_path: Path
+) -> None:
+    s3 = fsspec.filesystem("s3")
+    root = f"{s3_bucket}/{tmp_path.name}"
+    s3.put(f"{cells}/", f"{root}/smears/", recursive=True)
+    s3.put(f"{store_with_model.root}/", f"{root}/store/", recursive=True)
+    write_night(
+        tmp_path / "night",
+        patients=2,
+        cells_per_patient=8,
+        parasitized_fraction=0.5,
+        planted_per_kind=1,
+        seed=2,
+        first_patient=101,
+    )
+    night = sorted(path.name for path in (tmp_path / "night").iterdir())
+    with zipfile.ZipFile(tmp_path / "night.zip", "w") as archive:
+        for name in night:
+            archive.write(tmp_path / "night" / name, name)
+    s3.put_file(str(tmp_path / "night.zip"), f"{root}/night.zip")
+
+    settings = Settings(
+        store=f"{root}/store", cluster="scheduler", scheduler=scheduler, shard_rows=8
+    )
+    fitted = fit(f"{root}/smears", batch="first", settings=settings)
+    assert fitted.detector is not None
+    # The night has one file that is cut short.
+    with pytest.raises(ImagesFailedError) as failure:
+        screen(f"{root}/night.zip", batch="night", settings=settings)
+    outcome = failure.value.outcome
+    assert outcome.report.startswith(f"{root}/store/reports/images/batch_date=")
+    assert outcome.images == len(night)
+
+    folder = f"{root}/store/reports/images".removeprefix("s3://")
+    uris = pq.read_table(folder, filesystem=s3)["uri"].to_pylist()
+    assert sorted(uris) == [f"zip://{name}::{root}/night.zip" for name in night]
+    with duckdb.connect() as connection:
+        connection.register_filesystem(s3)
+        query = f"SELECT status, count(*) FROM '{root}/store/reports/images/*/*.parquet' GROUP BY 1"
+        counts = dict(connection.sql(query).fetchall())
+    assert counts == {"scored": len(night) - 1, "failed": 1}
+
+    with pytest.raises(ImagesFailedError) as again:
+        screen(f"{root}/night.zip", batch="night", settings=settings)
+    assert again.value.outcome.repeated
+    assert [row["batch"] for row in status(settings).batches] == ["first", "night"]
+    assert not Store(settings.store).exists("batches", "night", "rows")
