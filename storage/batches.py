@@ -246,8 +246,9 @@ class Screening(Record):
 def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
     """When the scoring of a batch by a detector began: now, if this is the first call."""
     parts = ("batches", batch.key, "screenings", f"{detector}.json")
-    with suppress(AlreadyExistsError):
-        Screening(scored_at=now()).write(store, *parts, once=True)
+    if not store.exists(*parts):
+        with suppress(AlreadyExistsError):
+            Screening(scored_at=now()).write(store, *parts, once=True)
     return Screening.read(store, *parts).scored_at
 
 

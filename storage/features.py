@@ -139,16 +139,24 @@ def read_block(
     """Read rows ``start`` to ``stop`` of a batch, with their taps or without."""
     group = _open(store, model, batch, "r")
     names = ("logits", "label", "status", "image_id", "size")
-    return FeatureBlock(
-        taps={n: array[start:stop] for n, array in sorted(group["tap"].arrays())} if taps else {},
-        **{name: group[name][start:stop] for name in names},
-    )
+    try:
+        tap_arrays = sorted(group["tap"].arrays()) if taps else []
+        return FeatureBlock(
+            taps={name: array[start:stop] for name, array in tap_arrays},
+            **{name: group[name][start:stop] for name in names},
+        )
+    # zarr's words for an array that is not there, and for a chunk that has too few bytes.
+    except (KeyError, ValueError) as error:
+        raise StoreError(
+            f"rows {start}:{stop} of {store.address('features', model, f'{batch}.zarr')} are "
+            f"damaged ({error}): restore them from a backup, or extract them again"
+        ) from None
 
 
 def _open(store: Store, model: str, batch: str, mode: Any) -> Any:
     try:
         # Told the format, zarr asks an object store for one file and not for those of others.
-        return zarr.open_group(
+        group = zarr.open_group(
             _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
         )
     except FileNotFoundError:
@@ -156,6 +164,14 @@ def _open(store: Store, model: str, batch: str, mode: Any) -> Any:
             f"{store.address('features', model, f'{batch}.zarr')} does not exist: "
             f"the features of batch {batch} under model {model} were never extracted"
         ) from None
+    version: Any = group.attrs.get("schema_version", 0)
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{store.address('features', model, f'{batch}.zarr')} was written by a newer "
+            f"slidewatch (schema version {version}, this one knows {SCHEMA_VERSION}): update "
+            "slidewatch"
+        )
+    return group
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:

@@ -1,7 +1,7 @@
 """JSON records: typed, strict, readable by a person, and able to describe the file beside them."""
 
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +27,12 @@ class Record(Part):
     def read(cls, store: Store, *parts: str) -> Self:
         """Read the record back; StoreError names the file and the field that is wrong."""
         data = store.read_json(*parts)
+        version, known = _version(data), cls.model_fields["schema_version"].default
+        if version > known:
+            raise StoreError(
+                f"{store.address(*parts)} was written by a newer slidewatch (schema version "
+                f"{version}, this one knows {known}): update slidewatch"
+            )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -35,6 +41,11 @@ class Record(Part):
             raise StoreError(
                 f"{store.address(*parts)} is no valid {cls.__name__}: {where}: {first['msg']}"
             ) from None
+
+
+def _version(data: Any) -> int:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    return version if isinstance(version, int) else 0
 
 
 class Card(Record):

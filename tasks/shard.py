@@ -81,16 +81,25 @@ def run_shard(job: ShardJob) -> ShardResult:
     torch.set_num_threads(1)
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
-    record = read_shard_record(job.store, job.batch, job.model, job.shard)
-    block = read_block(job.store, job.model, job.batch.key, job.shard.start, job.shard.stop)
-    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
-    reused = record is not None and record.digest == block.digest()
-    if record is None or not reused:
-        block, record = _extract_shard(job, card, manifest)
+    kept = kept_features(job)
+    block, record = kept or _extract_shard(job, card, manifest)
     if job.detector is not None:
         _score_shard(job, card, manifest, block, record)
-    result = ShardResult(job.shard, tuple(record.failures), reused)
+    result = ShardResult(job.shard, tuple(record.failures), reused=kept is not None)
     return _fit_shard(result, card, manifest, block) if job.fit else result
+
+
+def kept_features(job: ShardJob) -> tuple[FeatureBlock, ShardRecord] | None:
+    """A shard's features and their record, or None where they are not what the ledger says."""
+    record = read_shard_record(job.store, job.batch, job.model, job.shard)
+    if record is None:
+        return None
+    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
+    try:
+        block = read_block(job.store, job.model, job.batch.key, job.shard.start, job.shard.stop)
+    except StoreError:
+        return None
+    return (block, record) if block.digest() == record.digest else None
 
 
 def probe_image(job: ShardJob, row: int) -> None:

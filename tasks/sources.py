@@ -6,7 +6,11 @@ any worker reads its bytes. A member of an archive is read in place, as
 """
 
 import re
+import stat
+import tarfile
 import threading
+import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -148,16 +152,16 @@ def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
 def _list_archive(source: str, kind: str) -> Iterable[tuple[str, str, int | None]]:
     fs, path = _filesystem(source)
     address = str(fs.unstrip_protocol(path))
-    archive, _ = _archive(kind, address, _stamp(address))
-    for member, info in archive.find("", detail=True).items():
-        if info["type"] == "file" and _is_image(member):
-            yield f"{kind}://{member}::{address}", member, info.get("size")
+    for name, member in _archive(kind, address, _stamp(address)).members.items():
+        if _is_image(name):
+            yield f"{kind}://{name}::{address}", name, _size(member)
 
 
 def _is_image(path: str) -> bool:
     """Whether a path below a source is an image's; hidden files and folders are nobody's."""
     parts = PurePosixPath(path)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts.parts)
+    # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
+    hidden = any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in parts.parts)
     return parts.suffix.lower() in EXTENSIONS and not hidden
 
 
@@ -262,11 +266,8 @@ def read_bytes(uri: str) -> bytes:
     if kind not in {"zip", "tar"}:
         fs, path = _filesystem(uri)
         return bytes(fs.cat_file(path))
-    member, address = _LINK.split(rest, maxsplit=1)
-    archive, lock = _archive(kind, address, _stamp(address))
-    # Members share their archive's one file position.
-    with lock:
-        return bytes(archive.cat_file(member))
+    name, address = _LINK.split(rest, maxsplit=1)
+    return _archive(kind, address, _stamp(address)).read(name)
 
 
 def _stamp(address: str) -> str | tuple[int, int]:
@@ -278,23 +279,73 @@ def _stamp(address: str) -> str | tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+Member = zipfile.ZipInfo | tarfile.TarInfo
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """An opened archive, its members by name, and the lock of its one file position."""
+
+    file: zipfile.ZipFile | tarfile.TarFile
+    members: dict[str, Member]
+    lock: threading.Lock
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member that is a plain file inside the archive."""
+        member = self.members.get(name)
+        if member is None:
+            raise FileNotFoundError(f"the archive has no member {name!r}")
+        if why := _refusal(member):
+            raise SourceError(f"refused: {why}")
+        with self.lock:
+            if isinstance(self.file, zipfile.ZipFile):
+                return self.file.read(name)
+            content = self.file.extractfile(member)  # type: ignore[arg-type]
+            return content.read() if content else b""
+
+
+def _name(member: Member) -> str:
+    return member.filename if isinstance(member, zipfile.ZipInfo) else member.name
+
+
+def _size(member: Member) -> int:
+    return member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
+
+
+def _refusal(member: Member) -> str | None:
+    """Why a member must not be read, or None: nothing it says may point out of the archive."""
+    path = PurePosixPath(_name(member))
+    if path.is_absolute() or ".." in path.parts:
+        return f"the name {_name(member)!r} leads out of the archive"
+    if isinstance(member, zipfile.ZipInfo):
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        return None if kind in {0, stat.S_IFREG} else "it is a link or a device, not a file"
+    return None if member.isreg() else "it is a link or a device, not a file"
+
+
 @lru_cache(maxsize=8)
-def _archive(kind: str, address: str, stamp: str | tuple[int, int]) -> tuple[Any, threading.Lock]:
-    """An opened archive and the lock of its file position."""
+def _archive(kind: str, address: str, stamp: str | tuple[int, int]) -> _Archive:
     fs, path = _filesystem(address)
-    packed = {"compression": "gzip"} if path.lower().endswith(".tgz") else {}
     # An object store would read 50 MB ahead from wherever the next image lies.
     blocks = {"block_size": 2**20, "cache_type": "blockcache"} if fs.async_impl else {}
     try:
         file = fs.open(path, "rb", **blocks)
-        archive = fsspec.filesystem(kind, fo=file, skip_instance_cache=True, **packed)
-        if kind == "tar":
+        archive: zipfile.ZipFile | tarfile.TarFile
+        if kind == "zip":
+            archive = zipfile.ZipFile(file)
+            members: list[Member] = [info for info in archive.infolist() if not info.is_dir()]
+        else:
+            archive = tarfile.open(fileobj=file)  # noqa: SIM115  (kept open for the process)
+            members = [info for info in archive.getmembers() if not info.isdir()]
             # A copy that was cut between two members looks whole but for the zeros at its end.
-            archive.fo.seek(archive.tar.offset)
-            if archive.fo.read(512) != bytes(512):
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(512) != bytes(512):
                 raise EOFError("its end is missing")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         raise SourceError(f"{address} cannot be read as a {kind} archive: {error}") from error
-    return archive, threading.Lock()
+    twice = [name for name, n in Counter(_name(m) for m in members).items() if n > 1]
+    if twice:
+        raise SourceError(f"{address} has two members called {twice[0]!r}: pack it anew")
+    return _Archive(archive, {_name(member): member for member in members}, threading.Lock())

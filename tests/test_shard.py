@@ -35,7 +35,7 @@ from tasks.contribution import (
 )
 from tasks.detector import Detector, fit_gaussians, score
 from tasks.detector import to_arrays as detector_arrays
-from tasks.shard import ShardJob, ShardResult, label_codes, run_shard
+from tasks.shard import ShardJob, ShardResult, kept_features, label_codes, run_shard
 from tasks.sources import list_images
 from tasks.statistics import merge_statistics, statistics_of
 from tasks.statistics import to_arrays as statistics_arrays
@@ -139,7 +139,7 @@ def test_a_shard_that_is_complete_is_not_read_again(
         assert {n: v.tobytes() for n, v in a.items()} == {n: v.tobytes() for n, v in b.items()}
 
 
-@pytest.mark.parametrize("loss", ["lost", "damaged"])
+@pytest.mark.parametrize("loss", ["lost", "damaged", "cut short"])
 def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     night: Night, loss: str
 ) -> None:
@@ -148,10 +148,12 @@ def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     block = read_block(night.store, "tiny", "night", 10, 20)
     if loss == "lost":
         night.store.remove("features", "tiny", "night.zarr", "logits", "c", "1")
+    elif loss == "cut short":
+        os.truncate(night.store.path("features", "tiny", "night.zarr", "logits", "c", "1", "0"), 9)
     else:
         block.taps["layer1"][3, 3] += 1
         write_block(night.store, "tiny", "night", 10, block)
-    assert read_block(night.store, "tiny", "night", 0, 24).digest() != before
+    assert kept_features(night.job(1)) is None
     assert [result.reused for result in night.run()] == [True, False, True]
     assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
 

@@ -522,3 +522,35 @@ def test_a_locked_zip_is_listed_and_each_image_says_why_it_cannot_be_read(tmp_pa
     (uri,) = list_images(str(tmp_path / "night.zip"))["uri"].to_pylist()
     with pytest.raises(RuntimeError, match="encrypted"):
         read_bytes(uri)
+
+
+def test_members_that_point_out_of_an_archive_are_listed_and_refused(tmp_path: Path) -> None:
+    content = b"no image, but nobody gets this far"
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as packed:
+        for name in ("fine.png", "../up.png", "/absolute.png", "a/../../up.png"):
+            packed.writestr(name, content)
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+    with tarfile.open(tmp_path / "evil.tar", "w") as packed_tar:
+        for name in ("fine.png", "../up.png", "/absolute.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            packed_tar.addfile(info, io.BytesIO(content))
+        for name, kind, target in (
+            ("soft.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("hard.png", tarfile.LNKTYPE, "fine.png"),
+            ("device.png", tarfile.CHRTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            packed_tar.addfile(info)
+    for archive, members in (("evil.zip", 5), ("evil.tar", 6)):
+        uris = list_images(str(tmp_path / archive))["uri"].to_pylist()
+        assert len(uris) == members
+        for uri in uris:
+            if "fine.png" in uri:
+                assert read_bytes(uri) == content
+            else:
+                with pytest.raises(SourceError, match="refused"):
+                    read_bytes(uri)

@@ -1,0 +1,107 @@
+"""A night of 20,000 cells, one in a hundred corrupt, with a worker killed every 20 seconds."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from distributed import Client
+
+from flows import screen as module
+from flows.cluster import open_client
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.settings import Settings
+from storage.batches import load_batch
+from storage.reports import read_rows, report_path
+from storage.store import Store
+from tasks.render import write_collection
+
+CELLS, CORRUPT, EVERY = 20_000, 100, 20.0
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("night")
+    write_collection(
+        folder / "few", patients=20, cells_per_patient=50, parasitized_fraction=0.3, seed=4
+    )
+    cells = [path.read_bytes() for path in sorted((folder / "few").rglob("*.png"))]
+    (folder / "all").mkdir()
+    rng = np.random.default_rng(4)
+    for i in range(CELLS):
+        content = cells[i % len(cells)]
+        if i % CORRUPT == 0:
+            content = content[: int(rng.integers(0, len(content) // 2))]
+        (folder / "all" / f"{i:05d}.png").write_bytes(content)
+    return folder / "all"
+
+
+def run(night: Path, batch: str, settings: Settings) -> tuple[ScreenOutcome, float]:
+    started = time.monotonic()
+    with pytest.raises(ImagesFailedError) as failed:
+        screen(str(night), batch=batch, settings=settings)
+    return failed.value.outcome, time.monotonic() - started
+
+
+def rows_of(settings: Settings, batch: str) -> pa.Table:
+    store = Store(settings.store)
+    rows = read_rows(store, report_path(batch, load_batch(store, batch).batch_date))
+    return rows.drop_columns(["scored_at", "batch"])
+
+
+@pytest.mark.benchmark
+def test_a_night_whose_workers_are_killed(
+    night: Path, fitted: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, calm_seconds = run(night, "calm", fitted)
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def kill(client: Client) -> None:
+        rng = np.random.default_rng(0)
+        while not stop.wait(EVERY):
+            victims = [w["pid"] for w in client.run(_pid_of_worker).values()]
+            os.kill(int(rng.choice(victims)), signal.SIGKILL)
+            killed.append(1)
+
+    def open_and_haunt(settings: Settings) -> object:
+        return _Haunted(settings, kill)
+
+    monkeypatch.setattr(module, "open_client", open_and_haunt)
+    haunted, seconds = run(night, "haunted", fitted)
+    stop.set()
+    for outcome in (calm, haunted):
+        assert outcome.images == CELLS
+        assert sum(outcome.failures.values()) == CELLS // CORRUPT
+    rows = rows_of(fitted, "haunted")
+    assert rows.equals(rows_of(fitted, "calm"))
+    assert pc.count_distinct(rows["uri"]).as_py() == CELLS
+    print(
+        f"\nundisturbed: {calm_seconds:.0f} s; with {len(killed)} workers killed: {seconds:.0f} s"
+    )
+    print(f"ratio {seconds / calm_seconds:.2f}; images lost 0, duplicated 0; the same report")
+
+
+def _pid_of_worker() -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
+class _Haunted:
+    """The cluster of `open_client`, with somebody killing its workers."""
+
+    def __init__(self, settings: Settings, kill: object) -> None:
+        self._context = open_client(settings)
+        self._kill = kill
+
+    def __enter__(self) -> Client:
+        client = self._context.__enter__()
+        threading.Thread(target=self._kill, args=(client,), daemon=True).start()  # type: ignore[arg-type]
+        return client
+
+    def __exit__(self, *error: object) -> None:
+        self._context.__exit__(*error)

@@ -1,0 +1,420 @@
+"""The ledger against a model in memory: whatever is done, killed or spoilt, both say the same."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zarr
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import storage.store
+from storage.batches import (
+    Batch,
+    Failure,
+    Seal,
+    Shard,
+    ShardRecord,
+    complete_shards,
+    discard_rows,
+    find_batch,
+    freeze_batch,
+    list_batches,
+    load_batch,
+    read_manifest,
+    read_quarantine,
+    read_seal,
+    rows_path,
+    verify_manifest,
+    write_quarantine,
+    write_seal,
+    write_shard_record,
+)
+from storage.features import (
+    FAILED,
+    SCORED,
+    FeatureBlock,
+    create_features,
+    empty_block,
+    read_block,
+    write_block,
+)
+from storage.reports import publish_report, read_rows, report_digest, report_path, write_rows
+from storage.store import Store, StoreError
+from tasks.shard import ShardJob, kept_features
+from tasks.sources import SCHEMA
+from tests.conftest import WHEN
+
+SHARD_ROWS = 3
+DAY = date(2026, 1, 3)
+REPORT = report_path("night", DAY)
+WIDTHS = {"layer1": 2, "layer2": 1}
+ARRAYS = tuple(empty_block(1, WIDTHS, 2).arrays())
+ROW = pa.schema([("uri", pa.string()), ("status", pa.string()), ("attempt", pa.int32())])
+SPOILT = b"nothing that was ever extracted"
+
+Content = dict[str, bytes]  # what a shard has in each array
+Row = tuple[str, str, int]  # a row of a report
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+@contextmanager
+def killed_after(calls: int, owner: object, name: str) -> Iterator[None]:
+    """Let so many calls through; whoever makes the next one dies of it."""
+    real: Callable[..., Any] = getattr(owner, name)
+    left = iter(range(calls))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is None:
+            raise KilledError
+        return real(*args, **kwargs)
+
+    with mock.patch.object(owner, name, call), pytest.raises(KilledError):
+        yield
+
+
+def content(block: FeatureBlock) -> Content:
+    return {name: values.tobytes() for name, values in block.arrays().items()}
+
+
+def blank(shard: Shard) -> Content:
+    return content(empty_block(shard.stop - shard.start, WIDTHS, 2))
+
+
+@dataclass
+class Attempt:
+    """What is known of one attempt at the batch; shards go by their numbers.
+
+    ``features`` is what the arrays hold, empty before they are made; ``records`` what they held
+    when the shard was entered into the ledger; ``sealed`` is the report that the seal speaks of.
+    """
+
+    uris: list[str]
+    features: dict[int, Content] = field(default_factory=dict)
+    records: dict[int, Content] = field(default_factory=dict)
+    quarantine: dict[int, list[int]] = field(default_factory=dict)
+    waiting: dict[int, list[Row]] = field(default_factory=dict)
+    sealed: list[Row] | None = None
+
+    def complete(self) -> set[int]:
+        return {n for n, recorded in self.records.items() if self.features.get(n) == recorded}
+
+    def failed(self, shard: Shard) -> set[int]:
+        """The rows of a complete shard that failed, counted from its start."""
+        return {
+            row for row, code in enumerate(self.records[shard.number]["status"]) if code == FAILED
+        }
+
+
+no_features = precondition(lambda self: not self.latest.features)
+has_features = precondition(lambda self: self.latest.features)
+has_complete = precondition(lambda self: self.latest.complete())
+all_rows_wait = precondition(lambda self: len(self.latest.waiting) == len(self.shards()))
+a_shard, a_row = st.integers(0, 2), st.integers(0, SHARD_ROWS - 1)
+a_length = st.integers(1, 3 * SHARD_ROWS)
+
+
+class Ledger(RuleBasedStateMachine):
+    """One batch, its attempts and its report; only the latest attempt is worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = Store(f"{self.folder.name}/store")
+        self.attempts: list[Attempt] = []
+        self.published: list[Row] = []
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @property
+    def latest(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def batch(self) -> Batch:
+        return load_batch(self.store, "night")
+
+    def shards(self) -> list[Shard]:
+        return list(self.batch.shards())
+
+    def shard(self, number: int) -> Shard:
+        return self.shards()[number % len(self.shards())]
+
+    # Starting
+
+    def freeze(self, attempt: int, uris: list[str]) -> None:
+        table = pa.Table.from_pylist([{"uri": uri} for uri in uris], SCHEMA)
+        freeze_batch(
+            self.store, "night", table, images="night/", limit=None, shard_rows=SHARD_ROWS,
+            batch_date=DAY, started_at=WHEN, attempt=attempt,
+        )  # fmt: skip
+
+    @initialize(rows=a_length, killed=st.booleans())
+    def start(self, rows: int, killed: bool) -> None:
+        if killed:
+            self.killed_while_starting(1)
+        uris = [f"{len(self.attempts)}/{row}.png" for row in range(rows)]
+        self.attempts.append(Attempt(uris))
+        self.freeze(len(self.attempts), uris)
+
+    def killed_while_starting(self, writes: int) -> None:
+        with killed_after(writes, storage.store, "_publish_local"):
+            self.freeze(len(self.attempts) + 1, ["never.png"])
+
+    @precondition(lambda self: len(self.attempts) < 3)
+    @rule(rows=a_length, killed_after_writes=st.sampled_from([None, 0, 1]))
+    def force(self, rows: int, killed_after_writes: int | None) -> None:
+        """A second start without --force is refused; one with it may be killed."""
+        with pytest.raises(StoreError, match="exists already, and its manifest is frozen"):
+            self.freeze(len(self.attempts), ["other.png"])
+        if killed_after_writes is None:
+            self.start(rows, killed=False)
+        else:
+            self.killed_while_starting(killed_after_writes)
+
+    # Extracting
+
+    def block_of(self, shard: Shard) -> FeatureBlock:
+        """What is extracted from a shard, always the same; rows in quarantine have no features."""
+        rng = np.random.default_rng([len(self.attempts), shard.number])
+        block = empty_block(shard.stop - shard.start, WIDTHS, 2)
+        for values in block.arrays().values():
+            values[:] = rng.integers(1, 100, values.shape)
+        block.status[:] = SCORED
+        for row in self.latest.quarantine.get(shard.number, []):
+            block.status[row] = FAILED
+            for values in (*block.taps.values(), block.logits):
+                values[row] = np.nan
+        return block
+
+    def write(self, shard: Shard, block: FeatureBlock) -> None:
+        write_block(self.store, "tiny", self.batch.key, shard.start, block)
+
+    def enter(self, shard: Shard, block: FeatureBlock) -> None:
+        rows = np.flatnonzero(block.status == FAILED).tolist()
+        record = ShardRecord(
+            shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(rows),
+            failures=[Failure(row=row, reason="killed_worker", message="it did") for row in rows],
+            tries=1, digest=block.digest(),
+        )  # fmt: skip
+        write_shard_record(self.store, self.batch, "tiny", record)
+
+    def create(self) -> None:
+        batch = self.batch
+        create_features(
+            self.store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
+            tap_widths=WIDTHS, classes=2, digests={"manifest": batch.manifest_digest},
+        )  # fmt: skip
+
+    @no_features
+    @rule(killed_after_arrays=st.none() | st.integers(0, len(ARRAYS)))
+    def make_the_features(self, killed_after_arrays: int | None) -> None:
+        if killed_after_arrays is None:
+            self.create()
+            self.latest.features = {shard.number: blank(shard) for shard in self.shards()}
+        elif killed_after_arrays == len(ARRAYS):
+            with killed_after(0, zarr.Group, "update_attributes"):
+                self.create()
+        else:
+            with killed_after(killed_after_arrays, zarr.Group, "create_array"):
+                self.create()
+
+    @has_features
+    @rule(number=a_shard)
+    def extract(self, number: int) -> None:
+        shard = self.shard(number)
+        block = self.block_of(shard)
+        self.write(shard, block)
+        self.enter(shard, block)
+        self.latest.features[shard.number] = content(block)
+        self.latest.records[shard.number] = content(block)
+
+    @has_features
+    @rule(number=a_shard, arrays=st.integers(0, len(ARRAYS)), culprits=st.sets(a_row))
+    def killed_before_the_record(self, number: int, arrays: int, culprits: set[int]) -> None:
+        """What was written stays, and rows that are found guilty go into quarantine."""
+        shard = self.shard(number)
+        block = self.block_of(shard)
+        if arrays == len(ARRAYS):
+            self.write(shard, block)
+            with killed_after(0, storage.store, "_publish_local"):
+                self.enter(shard, block)
+        else:
+            with killed_after(arrays, zarr.Array, "__setitem__"):
+                self.write(shard, block)
+        written = {name: content(block)[name] for name in ARRAYS[:arrays]}
+        self.latest.features[shard.number] |= written
+        rows = sorted(row for row in culprits if row < len(block))
+        write_quarantine(self.store, self.batch, "tiny", shard, rows)
+        self.latest.quarantine[shard.number] = rows
+
+    @rule()
+    def resume(self) -> None:
+        """Extract what is left and nothing else, then write all rows."""
+        self.create()  # which keeps those that are there
+        if not self.latest.features:
+            self.latest.features = {shard.number: blank(shard) for shard in self.shards()}
+        done = self.latest.complete()
+        for shard in self.shards():
+            if shard.number not in done:
+                self.extract(shard.number)
+            self.write_the_rows(shard.number)
+        assert self.latest.complete() == {shard.number for shard in self.shards()}
+
+    # Behind the ledger's back
+
+    def chunk(self, shard: Shard, name: str) -> Path:
+        array = Path(self.store.path("features", "tiny", f"{self.batch.key}.zarr", name))
+        dimensions = len(empty_block(1, WIDTHS, 2).arrays()[name].shape)
+        return array.joinpath("c", str(shard.number), *["0"] * (dimensions - 1))
+
+    @has_features
+    @rule(number=a_shard, name=st.sampled_from(ARRAYS))
+    def lose_a_chunk(self, number: int, name: str) -> None:
+        shard = self.shard(number)
+        self.chunk(shard, name).unlink(missing_ok=True)
+        self.latest.features[shard.number][name] = blank(shard)[name]
+
+    @has_features
+    @rule(number=a_shard, name=st.sampled_from(ARRAYS), share=st.sampled_from([0, 0.4, 1]))
+    def spoil_a_chunk(self, number: int, name: str, share: float) -> None:
+        """Put other bytes there, as many as there should be or fewer."""
+        shard = self.shard(number)
+        whole = empty_block(SHARD_ROWS, WIDTHS, 2).arrays()[name].nbytes
+        path = self.chunk(shard, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\xa5" * int(share * whole))
+        self.latest.features[shard.number][name] = SPOILT
+
+    @has_complete
+    @rule()
+    def lose_the_features(self) -> None:
+        self.store.remove("features", "tiny", f"{self.batch.key}.zarr")
+        self.latest.features = {}
+
+    # Publishing
+
+    @has_complete
+    @rule(number=a_shard)
+    def write_the_rows(self, number: int) -> None:
+        shard = self.shard(number)
+        if shard.number not in self.latest.complete():
+            return
+        block = read_block(self.store, "tiny", self.batch.key, shard.start, shard.stop)
+        table = read_manifest(self.store, self.batch, shard, ["uri"])
+        status = ["scored" if each == SCORED else "failed" for each in block.status]
+        attempts = [len(self.attempts)] * len(block)
+        table = table.append_column("status", [status]).append_column("attempt", [attempts])
+        write_rows(self.store, rows_path(self.batch, "d", shard), table)
+        failed = self.latest.failed(shard)
+        self.latest.waiting[shard.number] = [
+            (uri, "failed" if row in failed else "scored", len(self.attempts))
+            for row, uri in enumerate(self.latest.uris[shard.start : shard.stop])
+        ]
+
+    def parts(self) -> Iterator[pa.Table]:
+        for shard in self.shards():
+            yield read_rows(self.store, rows_path(self.batch, "d", shard))
+
+    @all_rows_wait
+    @rule(parts=a_shard)
+    def killed_while_publishing(self, parts: int) -> None:
+        def dying() -> Iterator[pa.Table]:
+            yield from islice(self.parts(), parts)
+            raise KilledError
+
+        with pytest.raises(KilledError):
+            publish_report(self.store, REPORT, ROW, dying())
+
+    @all_rows_wait
+    @rule(killed_before=st.sampled_from(["seal", "clean-up", "nothing"]))
+    def publish(self, killed_before: str) -> None:
+        digest = publish_report(self.store, REPORT, ROW, self.parts())
+        self.published = [
+            row for number in sorted(self.latest.waiting) for row in self.latest.waiting[number]
+        ]
+        if killed_before == "seal":
+            return
+        count = Counter(status for _, status, _ in self.published)
+        seal = Seal(
+            batch="night", detector="d", model="tiny", report="/".join(REPORT),
+            report_digest=digest, rows=len(self.published), scored=count["scored"],
+            failed=count["failed"], diagnoses={}, abnormal=0, review=0, failures={},
+            scored_at=WHEN,
+        )  # fmt: skip
+        write_seal(self.store, self.batch, seal)
+        self.latest.sealed = self.published
+        if killed_before == "nothing":
+            discard_rows(self.store, self.batch, "d")
+            self.latest.waiting = {}
+
+    # What is true after every step
+
+    def each_attempt(self) -> Iterator[tuple[Batch, Attempt]]:
+        for number, attempt in enumerate(self.attempts, start=1):
+            yield load_batch(self.store, "night", number), attempt
+
+    @invariant()
+    def the_latest_attempt_is_found(self) -> None:
+        found = find_batch(self.store, "night")
+        assert found is not None
+        assert found.attempt == len(self.attempts)
+        assert list_batches(self.store) == [found]
+
+    @invariant()
+    def a_frozen_manifest_never_changes(self) -> None:
+        for batch, attempt in self.each_attempt():
+            verify_manifest(self.store, batch)
+            assert read_manifest(self.store, batch)["uri"].to_pylist() == attempt.uris
+
+    @invariant()
+    def the_ledger_says_what_was_done(self) -> None:
+        for batch, attempt in self.each_attempt():
+            assert complete_shards(self.store, batch, "tiny") == set(attempt.records)
+            jobs = [ShardJob(self.store, batch, shard, "tiny") for shard in batch.shards()]
+            assert {job.shard.number for job in jobs if kept_features(job)} == attempt.complete()
+            for shard in batch.shards():
+                rows = read_quarantine(self.store, batch, "tiny", shard)
+                assert rows == attempt.quarantine.get(shard.number, [])
+
+    @invariant()
+    def the_report_is_the_last_that_was_published(self) -> None:
+        if not self.published:
+            assert report_digest(self.store, REPORT) is None
+            return
+        rows = read_rows(self.store, REPORT).to_pylist()
+        assert [tuple(row.values()) for row in rows] == self.published
+        published = self.attempts[self.published[0][-1] - 1]
+        assert [row["uri"] for row in rows] == published.uris
+
+    @invariant()
+    def a_seal_holds_for_the_report_that_it_was_put_on(self) -> None:
+        digest = report_digest(self.store, REPORT)
+        for batch, attempt in self.each_attempt():
+            seal = read_seal(self.store, batch, "d")
+            assert (seal is not None) == (attempt.sealed is not None)
+            if seal:
+                assert (seal.report_digest == digest) == (attempt.sealed == self.published)
+
+    @invariant()
+    def no_staged_file_is_left(self) -> None:
+        assert list(Path(self.store.path()).glob(".staged/*")) == []
+
+
+TestLedger = Ledger.TestCase
+TestLedger.settings = settings(max_examples=20, stateful_step_count=30)
