@@ -39,9 +39,9 @@ if __name__ == "__main__":
                          shard_rows=settings.shard_rows, batch_date=date(2026, 1, 1),
                          started_at=now())
     with open_client(settings) as client:
-        failures = extract_and_score.fn(client, store, batch, card, detector)
+        extract_and_score.fn(client, store, batch, card, detector)
         workers = client.run(peak)
-    seal = publish.fn(store, batch, card, detector, failures)
+    seal = publish.fn(store, batch, card, detector)
     assert seal.scored == batch.rows
     print(json.dumps({"worker": max(workers.values()), "coordinator": peak()}))
 """
