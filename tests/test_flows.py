@@ -1,5 +1,6 @@
 """The flows end to end, on rendered cells and real Dask workers."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import date
@@ -401,6 +402,19 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
     assert (a.detector, b.detector) == ("m-v0001", "m-v0001-2")
     assert b.report == a.report
     assert b.abnormal <= a.abnormal
+
+
+def test_the_queries_of_the_readme_work(
+    images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen_night(images, ready)
+    monkeypatch.chdir(Path(ready.store).parent)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"```(sql|python)\n(.*?)```", readme, re.DOTALL)
+    assert [language for language, _ in blocks] == ["sql", "python", "python"]
+    assert duckdb.sql(blocks[0][1]).fetchall()
+    for _, code in blocks[1:]:
+        exec(code, {})
 
 
 def test_status_lists_what_is_there(images: Path, ready: Settings) -> None:
