@@ -7,13 +7,13 @@ from datetime import date
 
 from distributed import Client
 from prefect.logging import get_run_logger
-from storage.leases import Lease, lease
 
 from flows.cluster import kills_workers, run_in_order
 from flows.progress import tell
 from flows.settings import Settings
 from storage.batches import Batch, find_batch, freeze_batch, verify_manifest, write_quarantine
 from storage.features import create_features
+from storage.leases import Lease, lease
 from storage.models import ModelCard
 from storage.records import now
 from storage.store import Store, StoreError, check_name

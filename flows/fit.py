@@ -10,7 +10,6 @@ from distributed import Client
 from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
-from storage.leases import Lease, lease
 
 from flows.batch import claim, run_shards, start_or_resume
 from flows.calibrate import CalibrationError, calibrate_detector
@@ -21,6 +20,7 @@ from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
 from storage.batches import Batch, read_manifest
 from storage.detectors import DetectorCard
+from storage.leases import Lease, lease
 from storage.models import ModelCard, find_card
 from storage.records import now
 from storage.statistics import (

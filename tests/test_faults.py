@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import psutil
@@ -27,6 +28,7 @@ from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.train import train
 from storage.batches import load_batch, read_shard_record
+from storage.statistics import latest_statistics
 from storage.store import Store
 from tasks.render import write_collection
 
@@ -197,11 +199,12 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 
 DRIVER = """
 import os, signal, sys
+from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
 
-store, images, scheduler, when, point = sys.argv[1:6]
+store, images, scheduler, when, point, flow, batch = sys.argv[1:8]
 honest, count = Store.staged, 0
 from contextlib import contextmanager
 
@@ -222,28 +225,46 @@ def staged(self, *parts, once=False):
 Store.staged = staged
 if __name__ == "__main__":
     settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
-    screen(images, batch="night", settings=settings)
+    {"fit": fit, "screen": screen}[flow](images, batch=batch, settings=settings)
 """
 
 
-def drive(
-    night: tuple[Settings, Path], api: str, when: str, point: int, folder: Path
-) -> subprocess.CompletedProcess[str]:
+def driver(
+    night: tuple[Settings, Path],
+    api: str,
+    folder: Path,
+    *,
+    when: str = "never",
+    point: int = 0,
+    flow: str = "screen",
+    batch: str = "night",
+) -> subprocess.Popen[str]:
+    """A coordinator in a process of its own, which kills itself at one of its writes."""
     settings, images = night
     script = folder / "driver.py"
     script.write_text(DRIVER)
     assert settings.scheduler
-    return subprocess.run(
-        [sys.executable, script, settings.store, images, settings.scheduler, when, str(point)],
+    where = [settings.store, images, settings.scheduler]
+    return subprocess.Popen(
+        [sys.executable, script, *where, when, str(point), flow, batch],
         env=os.environ | {"PREFECT_API_URL": api},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
 
 
-def writes_of(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.split(" ", 2)[2] for line in done.stdout.splitlines() if line.startswith("write ")]
+def drive(
+    night: tuple[Settings, Path], api: str, folder: Path, **options: Any
+) -> tuple[int, str, str]:
+    """Run a coordinator to its end: exit code, standard output and error."""
+    process = driver(night, api, folder, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def writes_of(out: str) -> list[str]:
+    return [line.split(" ", 2)[2] for line in out.splitlines() if line.startswith("write ")]
 
 
 @pytest.mark.slow
@@ -256,7 +277,7 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
     shutil.copytree(settings.store, clean)
     trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
     shutil.copytree(clean, trial.store)
-    writes = writes_of(drive((trial, images), api, "never", 0, tmp_path))
+    writes = writes_of(drive((trial, images), api, tmp_path)[1])
     # The heartbeat of the lease comes when it comes; every other write is a point to die at.
     assert any("batch.json" in write for write in writes)
     assert any("sealed" in write for write in writes)
@@ -266,8 +287,8 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
         for when in ("before", "during", "after"):
             shutil.rmtree(trial.store)
             shutil.copytree(clean, trial.store)
-            killed = drive((trial, images), api, when, point, tmp_path)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
+            code, _, err = drive((trial, images), api, tmp_path, when=when, point=point)
+            assert code == -signal.SIGKILL, err
             ledger = Path(trial.store) / "batches" / "night" / "ledger" / "m"
             complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
             reports = list((Path(trial.store) / "reports").rglob("*.parquet"))
@@ -282,6 +303,61 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
     print(f"{3 * len(writes)} kill points, {survived} runs survived, {lost} images lost, ", end="")
     print(f"{repeated} complete shards computed again")
     assert (survived, lost, repeated) == (3 * len(writes), 0, 0)
+
+
+def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:
+    """The moments and detector that a fit has made, by path."""
+    root = Path(settings.store)
+    paths = [root / "statistics" / "m" / v / "moments.safetensors" for v in versions]
+    paths += [root / "detectors" / f"m-{v}" / "detector.safetensors" for v in versions]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
+    night: tuple[Settings, Path], api: str, tmp_path: Path
+) -> None:
+    settings, images = night
+    trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
+    shutil.copytree(settings.store, trial.store)
+    code, out, err = drive((trial, images), api, tmp_path, flow="fit", batch="more")
+    assert code == 0, err
+    writes, expected = writes_of(out), arrays_in(trial, "v0002")
+    assert any("lineage.json" in write for write in writes)
+    print()
+    for point, write in enumerate(writes, start=1):
+        for when in ("before", "during", "after"):
+            shutil.rmtree(trial.store)
+            shutil.copytree(settings.store, trial.store)
+            options = {"when": when, "point": point, "flow": "fit", "batch": "more"}
+            assert drive((trial, images), api, tmp_path, **options)[0] == -signal.SIGKILL
+            outcome = fit(str(images), batch="more", settings=trial)
+            assert outcome.statistics == "v0002", write
+            assert outcome.detector == "m-v0002", write
+            assert arrays_in(trial, "v0002") == expected, write
+            print(f"fit killed {when:>6} write {point:>2} {write:<60} ok")
+
+
+def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
+    night: tuple[Settings, Path], api: str, tmp_path: Path
+) -> None:
+    settings, images = night
+    halves = []
+    for i, part in enumerate(("one", "two")):
+        for path in sorted(images.rglob("*.png"))[i::2]:
+            to = tmp_path / part / path.parent.name / path.name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+        half = (settings, tmp_path / part)
+        halves.append(driver(half, api, tmp_path, flow="fit", batch=part))
+    for process in halves:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    latest = latest_statistics(Store(settings.store), "m")
+    assert latest is not None
+    assert latest.version == 3
+    assert sorted(c.batch for c in latest.contributions) == ["fitted", "one", "two"]
+    assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
 
 
 def test_a_second_run_is_told_who_works_on_the_batch(

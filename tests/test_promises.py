@@ -1,0 +1,30 @@
+"""Promises about the code as a whole."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path for room in ("flows", "tasks", "storage") for path in (ROOT / room).glob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_code_is_loaded_from_data(path: Path) -> None:
+    """Pickle in any guise could run what a store or a weights file says."""
+    text = path.read_text()
+    assert not re.search(r"\b(pickle|joblib|cloudpickle|dill|marshal)\b\.?load|import pickle", text)
+    assert not re.search(r"\beval\(|\bexec\(|allow_pickle=True", text.replace(".eval(", ""))
+    for call in re.findall(r"torch\.load\([^)]*\)", text):
+        assert "weights_only=True" in call
+
+
+def test_workers_never_talk_to_prefect() -> None:
+    """What is shipped to a worker imports neither Prefect nor a flow."""
+    for path in SOURCES:
+        if path.parent.name != "flows":
+            assert not re.search(
+                r"^\s*(from|import) (prefect|flows)\b", path.read_text(), re.MULTILINE
+            )
