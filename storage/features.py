@@ -96,11 +96,14 @@ def create_features(
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
-    Nothing happens where the group is there already with the same digests.
+    Nothing happens where the group is there already with the same digests. A group whose making
+    was cut short, or whose metadata are damaged, is made anew: the ledger's digests then say that
+    its shards are not complete.
     """
     attributes = {"schema_version": SCHEMA_VERSION, "shard_rows": shard_rows, **digests}
+    template = empty_block(1, tap_widths, classes).arrays()
     if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
-        have = dict(_open(store, model, batch, "r").attrs)
+        have = _whole_attributes(store, model, batch, list(template))
         if have == attributes:
             return
         if have:
@@ -109,7 +112,7 @@ def create_features(
                 "manifest or model; remove it or choose another batch name"
             )
     group = zarr.create_group(_zarr_store(store, model, batch), zarr_format=3, overwrite=True)
-    for name, values in empty_block(1, tap_widths, classes).arrays().items():
+    for name, values in template.items():
         group.create_array(
             name,
             shape=(rows, *values.shape[1:]),
@@ -120,6 +123,19 @@ def create_features(
         )
     # The attributes come last: a group without them is one whose making was cut short.
     group.update_attributes(attributes)
+
+
+def _whole_attributes(
+    store: Store, model: str, batch: str, arrays: list[str]
+) -> dict[str, Any] | None:
+    """A group's attributes, or None where its metadata or those of an array cannot be read."""
+    try:
+        group = _open(store, model, batch, "r")
+        shapes = [group[name].shape for name in arrays]
+    # What zarr says of JSON that is cut, of fields and of arrays that are not there.
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dict(group.attrs) if shapes else None
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> None:

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +117,21 @@ def test_a_group_whose_making_was_cut_short_is_made_anew(any_store: Store) -> No
     create(any_store)
     assert len(read(any_store)) == ROWS
     write(any_store, 0, filled(4))
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+@pytest.mark.parametrize("part", ["zarr.json", "logits/zarr.json", "tap/layer1/zarr.json"])
+def test_a_group_whose_metadata_are_damaged_is_made_anew(
+    store: Store, part: str, damage: str
+) -> None:
+    create(store)
+    path = Path(store.path("features", "tiny", "night.zarr", part))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:20])
+    else:
+        path.unlink()
+    create(store)
+    assert read(store).logits.shape == (ROWS, CLASSES)
 
 
 def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -> None:
