@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,39 @@ def test_a_killed_worker_costs_nothing_but_time(
     outcome = screen(str(images), batch="night", settings=settings)
     assert killer.wait() == 0
     assert comparable(outcome.report).equals(undisturbed)
+
+
+@pytest.mark.parametrize("stage", ["extract", "calibrate"])
+def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
+    night: tuple[Settings, Path],
+    scheduler: str,
+    tmp_path: Path,
+    stage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows import batch, calibrate
+
+    settings, images = night
+    calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
+    shutil.copytree(settings.store, calm.store)
+    fit(str(images), batch="more", settings=calm)
+    module, name = (
+        (batch, "run_shard") if stage == "extract" else (calibrate, "group_log_distances")
+    )
+    marker = tmp_path / "killed"
+    monkeypatch.setattr(module, name, partial(_die_once, getattr(module, name), str(marker)))
+    fit(str(images), batch="more", settings=settings)
+    assert marker.exists()
+    assert arrays_in(settings, "v0002") == arrays_in(calm, "v0002")
+
+
+def _die_once(work: Callable[[Any], Any], marker: str, job: Any) -> Any:
+    """Do the work, and the first time die with its result in hand."""
+    done = work(job)
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
 
 
 def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
