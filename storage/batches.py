@@ -159,11 +159,10 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
 def list_batches(store: Store) -> list[Batch]:
     """The latest attempt at every batch that was started, oldest first."""
     latest: dict[str, Batch] = {}
-    for key in store.names("batches"):
-        if store.exists("batches", key, "batch.json"):
-            batch = Batch.read(store, "batches", key, "batch.json")
-            if batch.name not in latest or latest[batch.name].attempt < batch.attempt:
-                latest[batch.name] = batch
+    for key in store.folders("batches", having="batch.json"):
+        batch = Batch.read(store, "batches", key, "batch.json")
+        if batch.name not in latest or latest[batch.name].attempt < batch.attempt:
+            latest[batch.name] = batch
     return sorted(latest.values(), key=lambda batch: batch.started_at)
 
 

@@ -59,7 +59,7 @@ def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
 
 def list_detectors(store: Store) -> list[DetectorCard]:
     """The cards of all detectors, oldest first."""
-    names = [n for n in store.names("detectors") if store.exists("detectors", n, "card.json")]
+    names = store.folders("detectors", having="card.json")
     cards = (DetectorCard.read(store, "detectors", name, "card.json") for name in names)
     return sorted(cards, key=lambda card: (card.created_at, card.name))
 

@@ -55,7 +55,7 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 
 def list_models(store: Store) -> list[ModelCard]:
     """The cards of all models, oldest first."""
-    names = [n for n in store.names("models") if store.exists("models", n, "card.json")]
+    names = store.folders("models", having="card.json")
     return sorted((load_card(store, name) for name in names), key=lambda card: card.created_at)
 
 
@@ -63,7 +63,7 @@ def load_card(store: Store, name: str) -> ModelCard:
     """The card of one model; StoreError lists the models that there are."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
-        have = [n for n in store.names("models") if store.exists("models", n, "card.json")]
+        have = store.folders("models", having="card.json")
         raise StoreError(
             f"no model {name!r} in {store.url}; "
             + (f"there are: {', '.join(have)}" if have else "train one with: slidewatch train")

@@ -64,11 +64,7 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
 
 def list_statistics(store: Store, model: str) -> list[Lineage]:
     """All versions for a model, oldest first."""
-    folders = [
-        name
-        for name in store.names("statistics", model)
-        if store.exists("statistics", model, name, "lineage.json")
-    ]
+    folders = store.folders("statistics", model, having="lineage.json")
     found = (Lineage.read(store, "statistics", model, name, "lineage.json") for name in folders)
     return sorted(found, key=lambda lineage: lineage.version)
 

@@ -77,6 +77,10 @@ class Store:
         names = sorted(path.rsplit("/", 1)[-1] for path in found - {folder})
         return [name for name in names if not name.startswith((".", "_"))]
 
+    def folders(self, *parts: str, having: str) -> list[str]:
+        """Sorted names of the folders in a folder that have a file of the given name."""
+        return [name for name in self.names(*parts) if self.exists(*parts, name, having)]
+
     def read_bytes(self, *parts: str) -> bytes:
         """The whole content of a file; StoreError where there is none."""
         try:

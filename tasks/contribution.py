@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches import load_batch, read_manifest
-from storage.features import SCORED, FeatureBlock, read_block
+from storage.features import FeatureBlock, read_block
 from storage.models import ModelCard, load_card
 from storage.statistics import Contribution, load_moments, load_statistics
 from storage.store import Store
 from tasks.calibration import leave_group_out
 from tasks.detector import SPACE
-from tasks.shard import is_held_out
+from tasks.shard import is_held_out, is_labelled
 from tasks.statistics import Float, States, from_arrays, in_space, statistics_of
 
 IMAGE_FOLDS = 20
@@ -85,7 +85,7 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Co
     batch = load_batch(store, contribution.batch, contribution.attempt)
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
-    chosen = (block.label >= 0) & (block.status == SCORED) & ~is_held_out(card, manifest, block)
+    chosen = is_labelled(block) & ~is_held_out(card, manifest, block)
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
     chosen &= ~np.isin(patients, contribution.without_patients)
     chosen &= ~np.isin(slides, contribution.without_slides)

@@ -193,7 +193,7 @@ def _score_shard(
 def _fit_shard(
     result: ShardResult, card: ModelCard, manifest: pa.Table, block: FeatureBlock
 ) -> ShardResult:
-    labelled = (block.label >= 0) & (block.status == SCORED)
+    labelled = is_labelled(block)
     fitted = labelled & ~is_held_out(card, manifest, block)
     labels = np.where(fitted, block.label, np.int8(-1))
     return replace(
@@ -204,13 +204,19 @@ def _fit_shard(
     )
 
 
+def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:
+    """Which rows have features and a label."""
+    return np.asarray((block.label >= 0) & (block.status == SCORED))
+
+
 def is_held_out(card: ModelCard, manifest: pa.Table, block: FeatureBlock) -> NDArray[np.bool_]:
     """Which rows are of the model's validation or test part."""
     if card.split_by == "image":
         keys: list[str | None] = image_ids(block)
     else:
         keys = manifest[f"{card.split_by}_id"].to_pylist()
-    return np.asarray([key in card.held_out for key in keys], bool)
+    held_out = card.held_out
+    return np.asarray([key in held_out for key in keys], bool)
 
 
 def image_ids(block: FeatureBlock) -> list[str | None]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -52,13 +51,7 @@ def runs_of(log: Path, number: int) -> int:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with open_client(Settings(workers=2)) as client:
         yield client
 
 

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, WorkerPlugin
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.cluster import open_client
 from flows.fit import fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
@@ -63,15 +63,9 @@ def api() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def scheduler(api: str) -> Iterator[str]:
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with open_client(Settings(workers=2)) as client:
         client.register_plugin(Poison())
-        yield cluster.scheduler_address
+        yield client.scheduler.address
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +227,7 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 
 DRIVER = """
 import os, signal, sys
+from flows.cluster import open_client
 from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
