@@ -47,6 +47,12 @@ def decode(content: bytes, side: int) -> Picture:
     Raises:
         BadImageError: says why the image cannot be used.
     """
+    image = decode_rgb(content)
+    return Picture(resize(image, side), *image.size)
+
+
+def decode_rgb(content: bytes) -> Image.Image:
+    """Decode an image of one of `FORMATS` to RGB at its own size; BadImageError says why not."""
     if not content:
         raise BadImageError("empty", "the file has no bytes")
     try:
@@ -56,8 +62,7 @@ def decode(content: bytes, side: int) -> Picture:
                 raise BadImageError(
                     "too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}"
                 )
-            pixels = _as_rgb(image).resize((side, side), RESIZE)
-            return Picture(np.asarray(pixels, np.uint8), width, height)
+            return _as_rgb(image)
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -68,6 +73,11 @@ def decode(content: bytes, side: int) -> Picture:
     # an image must never stop its shard.
     except Exception as error:
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """An RGB image as a square of pixels (side, side, 3)."""
+    return np.asarray(image.resize((side, side), RESIZE), np.uint8)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
