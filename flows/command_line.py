@@ -26,6 +26,7 @@ COMMANDS = {
     "fit": "flows.fit:fit",
     "retract": "flows.fit:retract",
     "screen": "flows.screen:screen",
+    "evaluate": "flows.evaluate:evaluate",
     "status": "flows.status:status",
     "doctor": "flows.doctor:doctor",
     "demo": "flows.demo:demo",

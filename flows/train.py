@@ -136,7 +136,13 @@ def train(
         split_by=data.by,
         split=parts.keys,
         training=plan.as_dict()
-        | {"images": images, "weights": weights, "history": [asdict(epoch) for epoch in history]},
+        | {
+            "images": images,
+            "limit": limit,
+            "fractions": fractions,
+            "weights": weights,
+            "history": [asdict(epoch) for epoch in history],
+        },
         metrics=diagnosis_metrics(
             test, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
         ),

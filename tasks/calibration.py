@@ -96,3 +96,12 @@ def p_values(calibration: Calibration, scores: Float) -> Float:
     above = np.concatenate([np.cumsum(calibration.weights[::-1])[::-1], [0.0]])
     reached = above[np.searchsorted(calibration.scores, scores, side="left")]
     return np.asarray(np.clip((1.0 + n * reached) / (n + 1.0), 0.0, 1.0))
+
+
+def threshold(calibration: Calibration, alpha: float) -> float:
+    """The least calibration score whose p-value is at most alpha; infinite where none is so low.
+
+    An image is abnormal from there on, or just above the calibration score before it.
+    """
+    low_enough = p_values(calibration, calibration.scores) <= alpha
+    return float(calibration.scores[low_enough].min(initial=np.inf))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import timm
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 DEFAULT_NETWORK = "efficientnet_lite0"
+PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
 
 
 class NetworkError(Exception):
@@ -24,9 +25,9 @@ class NetworkSpec:
     """All that rebuilds a network, its weights apart.
 
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
-    names of modules whose output maps are averaged over height and width; modules whose names
-    begin with one of ``frozen`` keep the weights they started with. ``side`` is that of the square
-    input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    names of modules whose output maps are averaged over height and width, or `PENULTIMATE`; modules
+    whose names begin with one of ``frozen`` keep the weights they started with. ``side`` is that of
+    the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
     """
 
     network: str
@@ -52,10 +53,11 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Where a family of networks is tapped, and which of its first stages stay frozen."""
+    """Where a family of networks is tapped, which first stages stay frozen, and what it ends in."""
 
     taps: tuple[str, ...]
     frozen: tuple[str, ...]
+    stages: tuple[str, ...]
 
 
 # Training on two classes makes a stage blind to everything else, so the stages that tell abnormal
@@ -64,10 +66,12 @@ _RECIPES = {
     "efficientnet_lite0": _Recipe(
         taps=("blocks.2", "blocks.3"),
         frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
+        stages=tuple(f"blocks.{stage}" for stage in range(7)),
     ),
     "resnet": _Recipe(
         taps=("layer1", "layer2", "layer3", "layer4"),
         frozen=("conv1", "bn1", "layer1", "layer2"),
+        stages=("layer1", "layer2", "layer3", "layer4"),
     ),
 }
 
@@ -118,8 +122,13 @@ class Classifier(nn.Module):
 
             return hook
 
+        def before_last(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            pooled[PENULTIMATE] = inputs[0]
+
         hooks = [
-            self.backbone.get_submodule(name).register_forward_hook(pool_into(name))
+            _last_linear(self.backbone)[1].register_forward_pre_hook(before_last)
+            if name == PENULTIMATE
+            else self.backbone.get_submodule(name).register_forward_hook(pool_into(name))
             for name in self.spec.taps
         ]
         try:
@@ -142,8 +151,7 @@ def network_spec(
     Raises:
         NetworkError: the network is unknown, or has no usual taps and none are given.
     """
-    family = network.rpartition(":")[2]
-    recipe = next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
+    recipe = _recipe(network)
     if taps is None:
         if recipe is None:
             raise NetworkError(
@@ -165,6 +173,31 @@ def network_spec(
     )
 
 
+def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
+    """All stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
+    recipe = _recipe(spec.network)
+    stages = recipe.stages if recipe else spec.taps
+    others = tuple(tap for tap in spec.taps if tap not in (*stages, PENULTIMATE))
+    return (*others, *stages, PENULTIMATE)
+
+
+def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
+    """The same network, its weights shared, tapped elsewhere."""
+    made = Classifier(replace(classifier.spec, taps=taps), classifier.backbone)
+    return made.to(classifier.mean.device).eval()
+
+
+def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Weight (C, d) and bias (C,) of the layer that gives the logits."""
+    _, last = _last_linear(classifier.backbone)
+    return last.weight.detach(), last.bias.detach()
+
+
+def _recipe(network: str) -> _Recipe | None:
+    family = network.rpartition(":")[2]
+    return next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
+
+
 def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
     """A classifier with fresh weights, or with those that training starts from.
 
@@ -179,7 +212,7 @@ def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
     """
     classifier = Classifier(spec, _backbone(spec.network, len(spec.classes), weights))
     modules = dict(classifier.backbone.named_modules())
-    for name in (*spec.taps, *spec.frozen):
+    for name in (*(tap for tap in spec.taps if tap != PENULTIMATE), *spec.frozen):
         if name not in modules:
             raise NetworkError(
                 f"{spec.network} has no module {name!r}; "

@@ -87,7 +87,8 @@ def list_images(source: str, *, classes: Iterable[str] = (), limit: int | None =
     """The images of a source, in an order that depends on nothing but their names.
 
     Args:
-        source: a folder, a glob, a zip or tar archive, or a .parquet or .csv manifest.
+        source: a folder, a glob, a zip or tar archive, a folder in one
+            (``zip://folder::archive.zip``), or a .parquet or .csv manifest.
         classes: folder names that are labels; a file directly in such a folder has that label.
         limit: take this many images, spread evenly over the source.
 
@@ -113,6 +114,10 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         if lower.endswith((".parquet", ".csv")):
             return _read_manifest(source)
         archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
+        kind, _, inside = source.partition("://")
+        if kind in ARCHIVES.values() and "::" in inside:
+            folder, address = inside.split("::", maxsplit=1)
+            return _table(_list_archive(address, kind, folder.strip("/")), classes)
         if archive:
             return _table(_list_archive(source, archive), classes)
         return _table(_list_files(source), classes)
@@ -149,11 +154,13 @@ def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
             yield str(fs.unstrip_protocol(path)), path, info.get("size")
 
 
-def _list_archive(source: str, kind: str) -> Iterable[tuple[str, str, int | None]]:
+def _list_archive(
+    source: str, kind: str, folder: str = ""
+) -> Iterable[tuple[str, str, int | None]]:
     fs, path = _filesystem(source)
     address = str(fs.unstrip_protocol(path))
     for name, member in _archive(kind, address, _stamp(address)).members.items():
-        if _is_image(name):
+        if _is_image(name) and PurePosixPath(name).is_relative_to(folder):
             yield f"{kind}://{name}::{address}", name, _size(member)
 
 

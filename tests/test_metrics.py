@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -6,15 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 from tasks.metrics import (
+    DETECTION,
+    SAMPLES_AT_ONCE,
+    Float,
+    Interval,
     accuracy,
     auroc,
+    detection,
+    interval,
     patient_bootstrap,
+    resampled,
     sensitivity,
     specificity,
-    tnr_at_tpr,
 )
 
 # Both sides have an image, and small whole scores make ties.
@@ -43,43 +56,171 @@ def test_auroc_is_the_chance_that_a_positive_scores_higher(sides: tuple[NDArray,
     assert auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
 
 
-def test_scores_that_are_all_tied_tell_nothing_apart() -> None:
-    positive, tied = np.arange(10) < 3, np.ones(10)
-    assert auroc(positive, tied) == 0.5
-    assert tnr_at_tpr(positive, tied) == 0.0
+def by_scikit_learn(
+    abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
+) -> dict[str, float]:
+    """What `detection` promises; an ordinary image is "positive" but for AUPR out."""
+    fpr, tpr, _ = roc_curve(~abnormal, -scores, drop_intermediate=False, sample_weight=weights)
+    return {
+        "AUROC": roc_auc_score(abnormal, scores, sample_weight=weights),
+        "TNR at 95% TPR": 1 - fpr[tpr >= 0.95 - 1e-9][0],
+        "detection accuracy": ((tpr + 1 - fpr) / 2).max(),
+        "AUPR in": average_precision_score(~abnormal, -scores, sample_weight=weights),
+        "AUPR out": average_precision_score(abnormal, scores, sample_weight=weights),
+    }
 
 
-@given(SIDES, st.sampled_from([0.05, 0.5, 0.8, 0.95, 1.0]))
-def test_tnr_at_tpr_is_the_best_of_all_thresholds_that_find_enough(
-    sides: tuple[NDArray, NDArray], tpr: float
+def only(found: dict[str, Float]) -> dict[str, float]:
+    return {metric: value for metric, (value,) in found.items()}
+
+
+@given(SIDES)
+def test_detection_equals_scikit_learn(sides: tuple[NDArray, NDArray]) -> None:
+    found = detection(*sides)
+    assert tuple(found) == DETECTION
+    assert only(found) == pytest.approx(by_scikit_learn(*sides))
+
+
+@st.composite
+def weighted_sides(draw: Callable) -> tuple[NDArray, NDArray, NDArray]:
+    abnormal, scores = draw(SIDES)
+    shape = (draw(st.integers(1, 4)), len(scores))
+    return abnormal, scores, draw(arrays(np.float64, shape, elements=st.integers(0, 3)))
+
+
+@given(weighted_sides())
+def test_every_sample_weighs_images_as_scikit_learn_does(
+    sides: tuple[NDArray, NDArray, NDArray],
 ) -> None:
-    positive, scores = sides
-    rates = [
-        (np.mean(scores[positive] >= at), np.mean(scores[~positive] < at)) for at in set(scores)
-    ]
-    expected = max(tnr for found, tnr in rates if found >= tpr)
-    assert tnr_at_tpr(positive, scores, tpr) == pytest.approx(expected)
+    abnormal, scores, weights = sides
+    found = detection(abnormal, scores, weights)
+    for i, sample in enumerate(weights):
+        row = {metric: values[i] for metric, values in found.items()}
+        if sample[abnormal].any() and sample[~abnormal].any():
+            some = sample > 0  # scikit-learn warns of what it divides by zero
+            expected = by_scikit_learn(abnormal[some], scores[some], sample[some])
+            assert row == pytest.approx(expected)
+            times = sample.astype(int)
+            repeated = detection(np.repeat(abnormal, times), np.repeat(scores, times))
+            assert row == pytest.approx(only(repeated))
+        else:
+            assert all(math.isnan(value) for value in row.values())
 
 
-def test_a_threshold_finds_95_percent_by_default() -> None:
-    positive = np.arange(40) < 20
-    scores = np.where(positive, np.arange(40), 0.5)  # one positive, of 20, is below the negatives
-    assert tnr_at_tpr(positive, scores) == 1.0
-    assert tnr_at_tpr(positive, scores, 0.96) == 0.0
+def test_many_samples_are_each_as_if_they_were_alone() -> None:
+    rng = np.random.default_rng(3)
+    abnormal, scores = rng.random(80) < 0.4, rng.integers(0, 30, 80).astype(float)
+    weights = rng.integers(0, 3, (4 * SAMPLES_AT_ONCE + 7, 80)).astype(float)
+    found = detection(abnormal, scores, weights)
+    for i, sample in enumerate(weights):
+        alone = only(detection(abnormal, scores, sample[None]))
+        assert {metric: values[i] for metric, values in found.items()} == pytest.approx(alone)
+    assert len(np.unique(found["AUROC"])) > SAMPLES_AT_ONCE
+
+
+@pytest.mark.parametrize("shift", [0, 0.5, 1, 2, 20])
+def test_detection_equals_scikit_learn_on_many_images(shift: float) -> None:
+    rng = np.random.default_rng(4)
+    abnormal = rng.random(3000) < 0.3
+    scores = rng.normal(shift * abnormal)
+    assert only(detection(abnormal, scores)) == pytest.approx(by_scikit_learn(abnormal, scores))
+
+
+def test_scores_that_are_all_tied_tell_nothing_apart() -> None:
+    abnormal, tied = np.arange(10) < 3, np.ones(10)
+    assert auroc(abnormal, tied) == 0.5
+    assert only(detection(abnormal, tied)) == pytest.approx(
+        {
+            "AUROC": 0.5,
+            "TNR at 95% TPR": 0.0,
+            "detection accuracy": 0.5,
+            "AUPR in": 0.7,
+            "AUPR out": 0.3,
+        },
+        abs=0,
+    )
+
+
+def test_perfect_scores_are_perfect_in_every_metric_and_their_opposite_in_none() -> None:
+    abnormal = np.arange(40) % 3 == 0
+    assert set(only(detection(abnormal, abnormal * 2.0)).values()) == {1.0}
+    worst = only(detection(abnormal, ~abnormal * 2.0))
+    assert worst["AUROC"] == worst["TNR at 95% TPR"] == 0.0
+    assert worst["detection accuracy"] == 0.5
+    assert (worst["AUPR in"], worst["AUPR out"]) == pytest.approx((26 / 40, 14 / 40))
+
+
+@given(SIDES)
+def test_tnr_is_that_of_the_least_threshold_that_accepts_95_percent(
+    sides: tuple[NDArray, NDArray],
+) -> None:
+    abnormal, scores = sides
+    enough = [at for at in set(scores) if np.mean(scores[~abnormal] <= at) >= 0.95]
+    expected = np.mean(scores[abnormal] > min(enough))
+    assert only(detection(abnormal, scores))["TNR at 95% TPR"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("strange", "tnr"), [(1, 1.0), (2, 0.0)])
+def test_one_ordinary_image_in_twenty_may_be_refused(strange: int, tnr: float) -> None:
+    abnormal = np.arange(30) >= 20
+    scores = np.where(abnormal, 5.0, np.where(np.arange(30) < strange, 6.0, 1.0))
+    assert only(detection(abnormal, scores))["TNR at 95% TPR"] == tnr
+    # Of abnormal images none may be missed for it: the sides are not exchangeable.
+    scores = np.where(abnormal, np.where(np.arange(30) >= 30 - strange, 0.0, 5.0), 1.0)
+    found = only(detection(abnormal, scores))["TNR at 95% TPR"]
+    assert found == pytest.approx(1 - strange / 10)
 
 
 def test_every_threshold_counts_also_where_the_curve_is_straight() -> None:
-    positive, scores = np.arange(8) % 2 == 0, np.arange(8) // 2
-    assert tnr_at_tpr(positive, scores, 0.5) == 0.5
+    abnormal = np.arange(40) % 2 == 0
+    scores = np.arange(40) // 2  # one of each side at every score
+    assert only(detection(abnormal, scores))["TNR at 95% TPR"] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("side", [True, False])
 def test_what_needs_both_sides_is_nan_where_one_is_empty(side: bool) -> None:
     positive, scores = np.full(4, side), np.arange(4.0)
     assert math.isnan(auroc(positive, scores))
-    assert math.isnan(tnr_at_tpr(positive, scores))
+    assert all(math.isnan(value) for value in only(detection(positive, scores)).values())
     assert math.isnan(specificity(positive, positive)) == side
     assert math.isnan(sensitivity(positive, positive)) != side
+
+
+CLUSTERS = st.lists(st.integers(-2, 6), min_size=1, max_size=20).map(np.array)
+
+
+@given(CLUSTERS, st.integers(0, 5))
+def test_bootstrap_samples_draw_whole_clusters(clusters: NDArray, seed: int) -> None:
+    weights = resampled(clusters, 30, seed)
+    assert weights.shape == (30, len(clusters))
+    names = np.unique(clusters)
+    by_cluster = np.stack([weights[:, clusters == name][:, 0] for name in names], axis=1)
+    for name, times in zip(names, by_cluster.T, strict=True):
+        assert (weights[:, clusters == name] == times[:, None]).all()
+    # As many clusters as there are, with repetition, whatever their sizes.
+    np.testing.assert_array_equal(by_cluster.sum(axis=1), len(names))
+    np.testing.assert_array_equal(weights, resampled(clusters, 30, seed))
+
+
+def test_every_cluster_is_drawn_alike_and_anew_with_another_seed() -> None:
+    clusters = np.repeat(np.arange(8), np.arange(1, 9))
+    weights = resampled(clusters, 4000)
+    times = weights[:, np.unique(clusters, return_index=True)[1]]
+    # Counts of one of 8 equally likely clusters in 8 draws.
+    np.testing.assert_allclose(times.mean(axis=0), 1, atol=0.06)
+    np.testing.assert_allclose(times.var(axis=0), 7 / 8, atol=0.1)
+    assert (weights[:20] != resampled(clusters, 20, seed=1)).any()
+
+
+def test_an_interval_holds_the_middle_95_percent_of_its_finite_draws() -> None:
+    draws = np.r_[np.nan, np.arange(1001.0), np.inf]
+    assert interval(3, draws) == Interval(3.0, 25.0, 975.0)
+    assert interval(3, np.array([7.0])) == (3.0, 7.0, 7.0)
+    for nothing in ([], [np.nan, np.nan]):
+        found = interval(0.5, np.array(nothing))
+        assert found.value == 0.5
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
 
 
 PATIENTS = np.repeat(np.arange(20), 15)

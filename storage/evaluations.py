@@ -1,0 +1,104 @@
+"""Evaluations: ``evaluations/<evaluation>/``, what was asked, what was computed, what came out.
+
+``card.json`` is written once, when an evaluation starts. Under a folder for each detector,
+``images/<set>.parquet`` lists a set of images and ``parts/<set>/<treatment>/<part>.safetensors``
+has the features of some of them, complete or absent, so that a run goes on where one was cut off.
+``scores.parquet``, ``metrics.parquet``, ``report.md`` and ``report.html`` are the outcome.
+"""
+
+import io
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
+from storage.records import Record
+from storage.store import Store, StoreError, check_name
+
+
+class Evaluation(Record):
+    """What was asked of an evaluation.
+
+    ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
+    ``attacked`` is how many images are attacked, ``magnitudes`` those of input pre-processing.
+    """
+
+    name: str
+    started_at: datetime
+    detectors: list[str]
+    images: str
+    limit: int | None
+    ood: dict[str, str]
+    attacks: list[str]
+    attacked: int
+    magnitudes: list[float]
+    save_attacks: bool
+
+
+def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
+    """Write the card of a new evaluation, or find the one that asks for the same.
+
+    Raises:
+        StoreError: an evaluation of that name asks for something else.
+    """
+    check_name("evaluation", wanted.name)
+    parts = ("evaluations", wanted.name, "card.json")
+    if not store.exists(*parts):
+        wanted.write(store, *parts, once=True)
+        return wanted
+    found = Evaluation.read(store, *parts)
+    asked, before = (e.model_dump(exclude={"started_at"}) for e in (wanted, found))
+    if asked != before:
+        changed = ", ".join(key for key in asked if asked[key] != before[key])
+        raise StoreError(
+            f"evaluation {wanted.name} was started with other {changed}: give the same to go on "
+            "with it, or another --name"
+        )
+    return found
+
+
+def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
+    """Write named arrays, complete or not at all."""
+    store.write_bytes(arrays_to_bytes(arrays), *parts)
+
+
+def read_arrays(store: Store, *parts: str) -> Arrays:
+    """Read arrays written by `write_arrays`."""
+    return arrays_from_bytes(store.read_bytes(*parts))
+
+
+def write_table(store: Store, table: pa.Table, *parts: str) -> None:
+    """Write a table as Parquet, complete or not at all."""
+    with store.staged(*parts) as stage:
+        pq.write_table(table, stage, compression="zstd")
+
+
+def read_table(store: Store, *parts: str) -> pa.Table:
+    """Read a table written by `write_table`; StoreError where there is none."""
+    return pq.read_table(io.BytesIO(store.read_bytes(*parts)))
+
+
+def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:
+    """Where the list of a set of images lies, relative to the store."""
+    return ("evaluations", evaluation, detector, "images", f"{images}.parquet")
+
+
+def part_path(
+    evaluation: str, detector: str, images: str, treatment: str, number: int
+) -> tuple[str, ...]:
+    """Where the features of a part of a set under a treatment lie."""
+    folder = ("evaluations", evaluation, detector, "parts", images, treatment)
+    return (*folder, f"{number:05d}.safetensors")
+
+
+def fitted_path(evaluation: str, detector: str, tap: str) -> tuple[str, ...]:
+    """Where what the compared detectors fitted at a tap lies."""
+    return ("evaluations", evaluation, detector, "fitted", f"{tap}.safetensors")
+
+
+def attacked_path(
+    evaluation: str, detector: str, attack: str, label: str, name: str
+) -> tuple[str, ...]:
+    """Where an attacked image lies; the folder's name is its label, as in any source of images."""
+    return ("evaluations", evaluation, detector, "attacked", attack, label, name)

@@ -1,0 +1,310 @@
+"""Charts as inline SVG for pages that load nothing and follow the reader's light or dark setting.
+
+Text and axes take the colour of the text around them; a series takes a CSS variable that ``STYLE``
+defines twice. Series differ by dash or marker too, so that no chart needs colour to be read. The
+place of a series in its mapping decides how it looks; one without points is only passed over, so
+that a detector can look the same in every chart of a page.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+# (on white paper, on dark paper): hues after Okabe & Ito (2008), which the colour-blind tell apart,
+# in lightnesses that stand out from their paper at 3 to 1 at least (WCAG 2.2, 1.4.11).
+PALETTE = (
+    ("#0067a8", "#5db7f0"),
+    ("#c94f00", "#ff8a4c"),
+    ("#007a58", "#2fc49a"),
+    ("#a3467f", "#e29ac6"),
+    ("#8a6100", "#e9b93a"),
+    ("#5b6770", "#aab6bf"),
+    ("#3b3f99", "#a6a9f5"),
+    ("#1c2024", "#e4e7ea"),
+)
+_DARK = "".join(f"--series-{i}:{dark};" for i, (_, dark) in enumerate(PALETTE))
+STYLE = (
+    ".chart{width:100%;height:auto}"
+    f"@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
+)
+
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+MARKERS = "os^DvPX*"
+BINS = 60
+LEAST_ALARMS = 0.001
+WIDTH, PLOT_HEIGHT, LEGEND_ROW, RIDGE = 4.6, 2.5, 0.2, 0.52  # inches; an SVG unit is 1/72 of one
+LONGEST_NAME = 34
+INK = "#010101"  # stands for the colour of the text around the chart
+
+_RC: Any = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "grid.alpha": 0.18,
+    "grid.color": INK,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
+    """The share caught against the share of false alarms, on a log axis from one in a thousand.
+
+    Args:
+        curves: by detector, false- and true-positive rates in rising order, two arrays (n,).
+        title: what a screen reader calls the chart.
+    """
+    with mpl.rc_context():
+        figure = _figure(PLOT_HEIGHT, len(_drawn(curves)))
+        axes = figure.add_subplot()
+        chance = np.geomspace(LEAST_ALARMS, 1, 50)
+        axes.plot(chance, chance, color=INK, alpha=0.35, linewidth=0.8)
+        for i, (false, true) in _drawn(curves).items():
+            shown = np.maximum(false, LEAST_ALARMS)
+            axes.plot(shown, true, linewidth=1.7, **_look(i))
+        axes.set_xscale("log")
+        axes.set_xlim(LEAST_ALARMS, 1)
+        axes.xaxis.set_major_locator(FixedLocator([0.001, 0.01, 0.05, 0.2, 1]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, 1.02)
+        _label(axes, "false alarms", "caught")
+        _legend(figure, curves)
+        caught = (
+            f"{name} {decimals(np.interp(0.05, false, true))}"
+            for name, (false, true) in curves.items()
+            if len(false)
+        )
+        return _svg(figure, title, "Caught at .05 false alarms: " + "; ".join(caught))
+
+
+def histogram(
+    groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float | None, *, title: str
+) -> str:
+    """A histogram for each group over one axis, each as high as its own fullest bin.
+
+    The axis is linear near zero and logarithmic far from it, as scores of foreign images may be
+    tens of times the threshold; bars have equal widths on it, and the threshold is between two.
+
+    Args:
+        groups: by name, scores (n,); what is not finite is left out.
+        threshold: scores above it are drawn in the second colour; None where there is none.
+        title: what a screen reader calls the chart.
+    """
+    scores = {
+        name: np.asarray(found, np.float64)[np.isfinite(found)] for name, found in groups.items()
+    }
+    scores = {name: found for name, found in scores.items() if len(found)}
+    with mpl.rc_context():
+        figure = _figure(0.5 + RIDGE * len(scores), 0)
+        if not scores:
+            figure.text(0.5, 0.5, "no scores", ha="center")
+            return _svg(figure, title, "No scores.")
+        width = float(np.percentile(np.abs(next(iter(scores.values()))), 75)) or 1.0
+        edges, first_above = _edges(scores, threshold, width)
+        rows = figure.subplots(len(scores), 1, sharex=True, squeeze=False)[:, 0]
+        said = []
+        for axes, (name, found) in zip(rows, scores.items(), strict=True):
+            heights, _ = np.histogram(found, edges)
+            for i, part in enumerate((slice(None, first_above), slice(first_above, None))):
+                colour, stops = _colour(i), edges[part.start : part.stop and part.stop + 1]
+                axes.stairs(heights[part] / heights.max(), stops, fill=True, color=colour)
+            axes.set_title(_short(name), loc="left", fontsize=10, pad=2)
+            words = f"middle {decimals(float(np.median(found)))}"
+            if threshold is not None:
+                axes.axvline(threshold, color=INK, linewidth=0.9)
+                above = f"{decimals(float(np.mean(found > threshold)))} above"
+                axes.set_title(above, loc="right", fontsize=9, pad=2)
+                words += f", {above}"
+            said.append(f"{name}: {words}")
+            axes.set_ylim(0, 1.05)
+            axes.yaxis.set_visible(False)
+            axes.spines["left"].set_visible(False)
+        bottom = rows[-1]
+        bottom.set_xscale("asinh", linear_width=width)
+        bottom.set_xlim(edges[0], edges[-1])
+        bottom.xaxis.set_major_locator(FixedLocator(_ticks(edges, width)))
+        bottom.xaxis.set_minor_locator(NullLocator())
+        bottom.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+        line = "" if threshold is None else f"Threshold {decimals(threshold)}. "
+        return _svg(figure, title, line + "; ".join(said))
+
+
+def lines(
+    series: Mapping[str, tuple[Float, Float]], *, x_label: str, y_label: str, title: str
+) -> str:
+    """Shares against something measured: one line, with a marker at each point, for each series.
+
+    The axis of shares begins at zero, or at one half where everything is above.
+
+    Args:
+        series: by name, places and shares in rising order of place, two arrays (n,).
+        x_label: what the places are, and their unit.
+        y_label: what is shared.
+        title: what a screen reader calls the chart.
+    """
+    with mpl.rc_context():
+        figure = _figure(PLOT_HEIGHT, len(_drawn(series)))
+        axes = figure.add_subplot()
+        for i, (x, y) in _drawn(series).items():
+            axes.plot(x, y, linewidth=1.5, marker=MARKERS[i % len(MARKERS)], ms=4.5, **_look(i))
+        places, shares = (
+            np.unique(np.concatenate([np.empty(0), *(pair[k] for pair in series.values())]))
+            for k in (0, 1)
+        )
+        shares = shares[np.isfinite(shares)]
+        least, most = (shares.min(), shares.max()) if len(shares) else (0.0, 1.0)
+        bottom = 0.5 if least >= 0.5 else 0.0
+        top = 1.0 if most > 0.5 else 1.1 * most or 1.0
+        axes.set_ylim(bottom, top + 0.02 * (top - bottom))
+        if 0 < len(places) <= 6:
+            axes.xaxis.set_major_locator(FixedLocator(places.tolist()))
+        _label(axes, x_label, y_label)
+        _legend(figure, series)
+        said = (
+            f"{name} {decimals(y[0])} at {x[0]:g} to {decimals(y[-1])} at {x[-1]:g}"
+            for name, (x, y) in series.items()
+            if len(x)
+        )
+        return _svg(figure, title, f"{y_label} by {x_label}: " + "; ".join(said))
+
+
+def decimals(value: float | None) -> str:
+    """A share as the field writes it, with more places where three would hide the difference.
+
+    >>> [decimals(v) for v in (0.9521, 0.99862, 1.0, 0.0039, -0.25, 12.345, None)]
+    ['.952', '.9986', '1', '.0039', '−.250', '12.3', '–']
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size in (0.0, 1.0):
+        text = f"{size:.0f}"
+    elif size >= 10:
+        text = f"{size:,.1f}"
+    else:
+        text = f"{size:.4f}" if size < 0.01 or 0.99 <= size < 1 else f"{size:.3f}"
+        text = text.removeprefix("0") if size < 1 else text
+    return ("−" if value < 0 else "") + text
+
+
+def _figure(height: float, named: int) -> Figure:
+    """A figure with room under it for a legend of ``named`` entries; sets the drawing defaults."""
+    mpl.rcdefaults()
+    mpl.rcParams.update(_RC)
+    rows = -(-named // 2)
+    return Figure(figsize=(WIDTH, height + rows * LEGEND_ROW), layout="constrained")
+
+
+def _colour(i: int) -> str:
+    return PALETTE[i % len(PALETTE)][0]
+
+
+def _look(i: int) -> Any:
+    """The first series lies on top."""
+    return {"color": _colour(i), "linestyle": DASHES[i % len(DASHES)], "zorder": 3 - i / 1000}
+
+
+def _short(name: str) -> str:
+    flat = " ".join(name.split())
+    return flat if len(flat) <= LONGEST_NAME else flat[: LONGEST_NAME - 1] + "…"
+
+
+def _label(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".removeprefix("0") or "0"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".removeprefix("0") or "0"))
+    axes.grid(visible=True)
+
+
+def _drawn(series: Mapping[str, tuple[Float, Float]]) -> dict[int, tuple[Float, Float]]:
+    """What has points, by its place."""
+    return {i: pair for i, pair in enumerate(series.values()) if len(pair[0])}
+
+
+def _legend(figure: Figure, series: Mapping[str, tuple[Float, Float]]) -> None:
+    names = [name for name, (x, _) in series.items() if len(x)]
+    if not names:
+        return
+    handles = figure.axes[0].get_lines()[-len(names) :]
+    legend = figure.legend(
+        handles, [" "] * len(handles), loc="outside lower left", ncols=2, handlelength=2.6
+    )
+    # Set afterwards, because a legend drops an entry whose name begins with an underscore.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(_short(name))
+
+
+def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -> tuple[Float, int]:
+    """Edges of bins that are equal on the asinh axis, and the number of the first above."""
+    found = np.concatenate(list(scores.values()))
+    ends = np.append(found, [] if threshold is None else [threshold])
+    low, high = np.arcsinh(ends.min() / width), np.arcsinh(ends.max() / width)
+    step = (high - low) / BINS or 1.0
+    middle = np.arcsinh((found.min() if threshold is None else threshold) / width)
+    below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
+    edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
+    edges[below + 1] = edges[below + 1] if threshold is None else threshold
+    return edges, len(edges) - 1 if threshold is None else below + 1
+
+
+def _ticks(edges: Float, width: float) -> list[float]:
+    """Round numbers within the edges that stand apart on the asinh axis, from zero outwards."""
+    powers = 10.0 ** np.arange(-4, 9)
+    sizes = np.outer(powers, (1, 2, 5)).ravel()
+    span = np.arcsinh(edges[-1] / width) - np.arcsinh(edges[0] / width)
+    ticks: list[float] = []
+    for tick in (0.0, *sizes[::-1], *-sizes[::-1]):
+        place = np.arcsinh(np.array([tick, *ticks]) / width)
+        apart = bool(np.all(np.abs(place[1:] - place[0]) > span / 11))
+        if edges[0] <= tick <= edges[-1] and apart:
+            ticks.append(float(tick))
+    return sorted(ticks)
+
+
+def _svg(figure: Figure, title: str, description: str) -> str:
+    """The figure as an element of a page: no outside address, no style that leaks, no fixed size.
+
+    Ids come from the texts, so that two charts of a page do not share one.
+    """
+    label = escape(f"{title}. {description}")
+    mpl.rcParams["svg.hashsalt"] = sha256(label.encode()).hexdigest()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r" font-family: [^;\"]*;?", "", body)
+    body = re.sub(rf"(stroke|fill): {INK}", r"\1: currentColor", body)
+    for i, (light, _) in enumerate(PALETTE):
+        body = re.sub(rf"(stroke|fill): {light}", rf"\1: var(--series-{i}, {light})", body)
+    opening = (
+        f'<svg class="chart" role="img" aria-label="{label}" {box[0] if box else ""} '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'stroke-linejoin="round" stroke-linecap="butt">'
+    )
+    return opening + body.strip()

@@ -1,0 +1,171 @@
+"""Covariate shifts: the same cell through a worse microscope, another stain or another camera.
+
+Each kind has five strengths, from barely visible to gross, as Hendrycks & Dietterich (2019,
+arXiv 1903.12261) have them. They are made at the image's own size, where optics and cameras act.
+Segmentation paints what is outside a cell black and comes after the camera, so black stays black,
+and does not bleed into a blurred cell; JPEG alone works on the finished file, and smears the edge.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+Function = Callable[[Tensor, float, Generator], Tensor]
+
+STRENGTHS = 5
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One kind of shift: its strengths, what they measure, and what it does.
+
+    ``function`` takes pixels (3, H, W) in [0, 1], a strength in ``unit`` and a generator.
+    """
+
+    levels: tuple[float, float, float, float, float]
+    unit: str
+    function: Function
+
+
+def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A shifted copy of an image.
+
+    What is random (grain, direction, place) depends on the seed and the image but not on the
+    level: a higher level is more of the same.
+
+    Args:
+        image: (H, W, 3), at its own size.
+        name: one of `CORRUPTIONS`.
+        level: from 1, barely visible, to 5, gross.
+        seed: of what is random.
+
+    Raises:
+        ValueError: there is no such corruption or level.
+    """
+    if name not in CORRUPTIONS:
+        raise ValueError(f"no corruption {name!r}: there are {', '.join(CORRUPTIONS)}")
+    if level not in range(1, STRENGTHS + 1):
+        raise ValueError(f"no level {level} of {name}: levels go from 1 to {STRENGTHS}")
+    corruption = CORRUPTIONS[name]
+    rng = np.random.default_rng([seed, zlib.crc32(image.tobytes())])
+    pixels = torch.tensor(image).permute(2, 0, 1).float() / 255.0
+    shifted = corruption.function(pixels, corruption.levels[level - 1], rng)
+    levels = (shifted * 255.0).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+
+
+def _inside(pixels: Tensor) -> Tensor:
+    """1 where the image is not black, 0 where segmentation blackened it; (1, H, W)."""
+    return (pixels.amax(dim=0, keepdim=True) > 0).float()
+
+
+def _smooth(pixels: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+    """Average neighbours with a linear filter that counts those inside the cell alone."""
+    inside = _inside(pixels)
+    return inside * smooth(pixels) / smooth(inside).clamp(min=1e-6)
+
+
+def _convolve(pixels: Tensor, kernel: Tensor) -> Tensor:
+    """The same kernel, of odd sides, over every channel; outside the image all is 0."""
+    padding = [side // 2 for side in kernel.shape]
+    return torch.conv2d(pixels[:, None], kernel[None, None], padding=padding)[:, 0]
+
+
+def _defocus(pixels: Tensor, sigma: float, rng: Generator) -> Tensor:
+    reach = math.ceil(3 * sigma)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    bell /= bell.sum()
+    return _smooth(pixels, lambda x: _convolve(_convolve(x, bell[:, None]), bell[None]))
+
+
+def _motion(pixels: Tensor, length: float, rng: Generator) -> Tensor:
+    """Every pixel becomes the mean along a line of one direction."""
+    way = np.exp(1j * rng.uniform(0, math.pi)) * np.linspace(-length / 2, length / 2, 101)
+    reach = math.ceil(length / 2)
+    line = torch.zeros(2 * reach + 1, 2 * reach + 1)
+    for point in way:
+        line[reach + round(point.imag), reach + round(point.real)] += 1 / len(way)
+    return _smooth(pixels, lambda x: _convolve(x, line))
+
+
+def _magnification(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
+    """Take the image with fewer pixels, and bring it back to its size."""
+    size = list(pixels.shape[-2:])
+    fewer = [max(1, round(n / factor)) for n in size]
+    return _smooth(pixels, lambda x: tv.resize(tv.resize(x, fewer, antialias=True), size))
+
+
+def _jpeg(pixels: Tensor, loss: float, rng: Generator) -> Tensor:
+    levels = (pixels * 255.0).round().to(torch.uint8)
+    compressed: Tensor = tv.jpeg(levels, quality=round(100 - loss))
+    return compressed.float() / 255.0
+
+
+def _noise(pixels: Tensor, deviation: float, rng: Generator) -> Tensor:
+    grain = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), np.float32))
+    # A noisy pixel of the cell must not pass for surround.
+    noisy = (pixels + deviation / 255.0 * grain).clamp(min=1 / 255.0)
+    return _inside(pixels) * noisy
+
+
+def _gain(pixels: Tensor, gain: float, rng: Generator) -> Tensor:
+    return pixels * gain
+
+
+def _cast(pixels: Tensor, strength: float, rng: Generator) -> Tensor:
+    """Give every channel its own gain; together they keep the brightness."""
+    direction = rng.standard_normal(3)
+    direction -= direction.mean()
+    gains = 1.0 + strength * direction / np.abs(direction).max()
+    return pixels * torch.tensor(gains, dtype=torch.float32)[:, None, None]
+
+
+def _contrast(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
+    """Draw every pixel of the cell towards the cell's mean colour."""
+    inside = _inside(pixels)
+    mean = pixels.sum(dim=(1, 2), keepdim=True) / inside.sum().clamp(min=1)
+    return inside * (mean + factor * (pixels - mean))
+
+
+def _saturation(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
+    shifted: Tensor = tv.adjust_saturation(pixels, factor)
+    return shifted
+
+
+def _hue(pixels: Tensor, degrees: float, rng: Generator) -> Tensor:
+    turned: Tensor = tv.adjust_hue(pixels, float(rng.choice([-1.0, 1.0])) * degrees / 360.0)
+    return turned
+
+
+def _debris(pixels: Tensor, share: float, rng: Generator) -> Tensor:
+    """A dark disc whose radius is a share of the shorter side, near the middle of the image."""
+    height, width = pixels.shape[-2:]
+    y, x = (n * rng.uniform(0.3, 0.7) for n in (height, width))
+    away = np.hypot(np.arange(height)[:, None] - y, np.arange(width) - x)
+    disc = torch.from_numpy(away <= share * min(height, width))
+    colour = torch.tensor(rng.uniform(0.05, 0.25, 3), dtype=torch.float32)[:, None, None]
+    return torch.where(disc & (_inside(pixels) > 0), colour, pixels)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "defocus": Corruption((0.5, 1.0, 1.5, 2.5, 4.0), "pixels, sd of a Gaussian", _defocus),
+    "motion": Corruption((2.0, 4.0, 7.0, 12.0, 20.0), "pixels, length of the line", _motion),
+    "magnification": Corruption((1.25, 1.5, 2.0, 3.0, 5.0), "times fewer pixels", _magnification),
+    "jpeg": Corruption((10.0, 25.0, 50.0, 75.0, 92.0), "100 - JPEG quality", _jpeg),
+    "noise": Corruption((2.0, 4.0, 8.0, 16.0, 32.0), "grey levels, sd", _noise),
+    "dim": Corruption((0.95, 0.85, 0.7, 0.5, 0.3), "gain", _gain),
+    "bright": Corruption((1.05, 1.1, 1.2, 1.4, 1.8), "gain", _gain),
+    "contrast": Corruption((0.9, 0.75, 0.6, 0.4, 0.2), "share that is left", _contrast),
+    "saturation": Corruption((0.85, 0.7, 0.5, 0.25, 0.0), "share that is left", _saturation),
+    "hue": Corruption((4.0, 8.0, 16.0, 40.0, 90.0), "degrees, either way", _hue),
+    "cast": Corruption((0.03, 0.06, 0.12, 0.25, 0.5), "largest change of a gain", _cast),
+    "debris": Corruption((0.03, 0.05, 0.08, 0.14, 0.25), "shorter sides, radius", _debris),
+}

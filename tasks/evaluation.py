@@ -1,0 +1,445 @@
+"""Units of work of an evaluation: features of images under a treatment, fits, scores.
+
+What is written is complete or absent, so a unit that was cut off is done again by anybody.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import softmax
+from torch import Tensor
+
+from storage.arrays import Arrays
+from storage.detectors import load_detector_card
+from storage.evaluations import (
+    attacked_path,
+    fitted_path,
+    images_path,
+    part_path,
+    read_arrays,
+    read_table,
+    write_arrays,
+)
+from storage.models import load_card
+from storage.store import Store
+from tasks.attacks import (
+    Target,
+    attack,
+    differentiable_abnormality,
+    l2_norm,
+    linf_norm,
+    matched_noise,
+    preprocess,
+    round_to_8_bits,
+)
+from tasks.calibration import p_values, threshold
+from tasks.corruptions import corrupt
+from tasks.detector import Detector
+from tasks.false_alarms import Images, Realised, realised
+from tasks.findings import COMPUTED, FILE, NOISE, Scored, ScoredPart, Treatment
+from tasks.images import BadImageError, decode_rgb, resize
+from tasks.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.network import PENULTIMATE, Classifier, every_stage, last_layer, with_taps
+from tasks.scores import (
+    ODIN_TEMPERATURE,
+    Evidence,
+    Fitted,
+    Residual,
+    all_scores,
+    layer_distances,
+    residual_directions,
+    residual_norm,
+    whole_gaussian,
+)
+from tasks.shard import load_classifier, load_fitted_detector
+from tasks.sources import read_bytes
+from tasks.statistics import Moments, partial_fit, unit
+from tasks.training import to_pixels
+
+BANK = 5000  # images that nearest neighbours are looked for among
+PICTURES = 2  # images of each part that are kept to be shown
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation of one detector; all that its units of work have in common.
+
+    ``other`` is a detector whose model the attacks' transfer is tried on.
+    """
+
+    store: Store
+    evaluation: str
+    detector: str
+    magnitudes: tuple[float, ...]
+    other: str | None = None
+    save_attacks: bool = False
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """Rows ``start`` to ``stop`` of a set of images, under a treatment."""
+
+    run: Run
+    images: str
+    treatment: Treatment
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where its features lie."""
+        run = self.run
+        return part_path(run.evaluation, run.detector, self.images, self.treatment.key, self.number)
+
+
+def parts(run: Run, images: str, treatment: Treatment, rows: int, size: int) -> list[PartJob]:
+    """The jobs of a set of images, ``size`` rows each."""
+    return [
+        PartJob(run, images, treatment, number, start, min(start + size, rows))
+        for number, start in enumerate(range(0, rows, size))
+    ]
+
+
+def make_part(job: PartJob) -> None:
+    """Write a part's features, unless they are there."""
+    run = job.run
+    if run.store.exists(*job.path):
+        return
+    # One thread, so that features do not depend on how many cores a worker has.
+    torch.set_num_threads(1)
+    target = _target(run.store, run.detector)
+    table = read_table(run.store, *images_path(run.evaluation, run.detector, job.images))
+    table = table.slice(job.start, job.stop - job.start)
+    rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
+    table = table.take(rows - job.start)
+    classes = list(target.classifier.spec.classes)
+    arrays: Arrays = {
+        "rows": rows,
+        "image_id": image_ids,
+        "label": np.asarray(
+            [classes.index(x) if x in classes else -1 for x in table["label"].to_pylist()], np.int8
+        ),
+    }
+    if len(rows):
+        device = target.classifier.mean.device
+        start = to_pixels(pixels).to(device)
+        if job.treatment.kind == "attack":
+            arrays |= _attack(job, target, start, arrays["label"], table)
+        else:
+            magnitudes = run.magnitudes if job.treatment.kind == "none" else ()
+            arrays |= _forms({FILE: start}, target, magnitudes)
+            arrays["pictures/changed"] = pixels[:PICTURES]
+    write_arrays(run.store, arrays, *job.path)
+
+
+def _load(
+    table: pa.Table, treatment: Treatment, side: int, start: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
+    rows, image_ids, pixels = [], [], []
+    for row, uri in enumerate(table["uri"].to_pylist(), start):
+        try:
+            content = read_bytes(uri)
+            image = decode_rgb(content)
+        except (BadImageError, OSError):
+            continue  # a set's size and the rows of its parts tell how many are missing
+        if treatment.kind == "corruption":
+            changed = corrupt(
+                np.asarray(image), treatment.name, int(treatment.strength or 0), seed=row
+            )
+            image = Image.fromarray(changed)
+        rows.append(row)
+        image_ids.append(np.frombuffer(sha256(content).digest(), np.uint8))
+        pixels.append(resize(image, side))
+    return (
+        np.asarray(rows, np.int64),
+        np.asarray(image_ids, np.uint8).reshape(-1, 32),
+        np.asarray(pixels, np.uint8).reshape(-1, side, side, 3),
+    )
+
+
+def _attack(
+    job: PartJob, target: Target, pixels: Tensor, labels: NDArray[np.int8], table: pa.Table
+) -> Arrays:
+    treatment, seed = job.treatment, job.number
+    truth = torch.as_tensor(labels.astype(np.int64), device=pixels.device)
+    computed = attack(treatment.name, target, pixels, truth, treatment.strength, seed)
+    file = round_to_8_bits(computed)
+    noise = round_to_8_bits(matched_noise(pixels, computed, treatment.strength, seed))
+    arrays = _forms({FILE: file, COMPUTED: computed, NOISE: noise}, target, job.run.magnitudes)
+    for form, images in ((FILE, file), (COMPUTED, computed)):
+        arrays[f"{form}/l2"] = _numpy(l2_norm(images - pixels))
+        arrays[f"{form}/linf"] = _numpy(linf_norm(images - pixels))
+    if job.run.other is not None:
+        other = _target(job.run.store, job.run.other).classifier
+        with torch.inference_mode():
+            arrays["other/clean"] = _numpy(other(pixels))
+            arrays["other/file"] = _numpy(other(file))
+    as_bytes = _to_bytes(file)
+    arrays["pictures/clean"] = _to_bytes(pixels)[:PICTURES]
+    arrays["pictures/changed"] = as_bytes[:PICTURES]
+    if job.run.save_attacks:
+        for image, row in zip(as_bytes, table.to_pylist(), strict=True):
+            stem = row["uri"].split("::")[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            path = attacked_path(
+                job.run.evaluation, job.run.detector, treatment.key, row["label"], f"{stem}.png"
+            )
+            job.run.store.write_bytes(buffer.getvalue(), *path)
+    return arrays
+
+
+def _forms(
+    forms: Mapping[str, Tensor], target: Target, magnitudes: tuple[float, ...], batch: int = 128
+) -> Arrays:
+    """Everything that scores need of each form of the images, as named arrays."""
+    arrays: Arrays = {}
+    for form, images in forms.items():
+        pieces = [
+            _evidence(images[start : start + batch], target, magnitudes)
+            for start in range(0, len(images), batch)
+        ]
+        arrays |= {
+            f"{form}/{name}": np.concatenate([piece[name] for piece in pieces])
+            for name in pieces[0]
+        }
+    return arrays
+
+
+def _evidence(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Arrays:
+    classifier, detector = target.classifier, target.detector
+    pixels = pixels.detach().requires_grad_(bool(magnitudes))
+    with torch.set_grad_enabled(bool(magnitudes)):
+        taps, logits = classifier.features(pixels)
+    border = torch.ones(pixels.shape[2:], dtype=torch.bool)
+    border[2:-2, 2:-2] = False
+    arrays: Arrays = {f"tap/{name}": _numpy(values) for name, values in taps.items()}
+    arrays["logits"] = _numpy(logits)
+    arrays["border"] = _numpy(pixels[:, :, border].mean(dim=(1, 2)))
+    if not magnitudes:
+        return arrays
+    tempered = -(logits / ODIN_TEMPERATURE).log_softmax(dim=1).amax(dim=1)
+    fused = differentiable_abnormality(detector, taps)
+    for magnitude in magnitudes:
+        with_odin = preprocess(pixels, tempered, magnitude)
+        with_taps_moved = preprocess(pixels, fused, magnitude)
+        with torch.inference_mode():
+            arrays[f"odin/{magnitude}"] = _numpy(classifier(with_odin))
+            moved, _ = classifier.features(with_taps_moved)
+        for tap in detector.taps:
+            arrays[f"moved/{magnitude}/{tap}"] = _numpy(moved[tap])
+    return arrays
+
+
+def _numpy(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.detach().float().cpu().numpy(), np.float32)
+
+
+def _to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels (B, 3, S, S) in [0, 1] as images (B, S, S, 3) of 8 bits."""
+    return np.asarray((pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(), np.uint8)
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """The compared detectors at one tap, fitted on a set of images."""
+
+    run: Run
+    tap: str
+    parts: tuple[PartJob, ...]
+
+
+def fit_tap(job: FitJob) -> None:
+    """Write what is fitted at a tap, unless it is there: at the last one all that scores need."""
+    run = job.run
+    path = fitted_path(run.evaluation, run.detector, job.tap)
+    if run.store.exists(*path):
+        return
+    torch.set_num_threads(1)
+    classifier = _target(run.store, run.detector).classifier
+    last = job.tap == PENULTIMATE
+    raw = on_sphere = None
+    for features, _, labels in _fitted_features(job):
+        raw = raw or Moments.empty(len(classifier.spec.classes), features.shape[1])
+        raw = partial_fit(raw, features, labels)
+        if last:
+            on_sphere = on_sphere or Moments.empty(raw.classes, raw.width)
+            on_sphere = partial_fit(on_sphere, unit(features), labels)
+    assert raw is not None
+    arrays = _gaussian_arrays("layer", tied_gaussian(raw))
+    if last:
+        assert on_sphere is not None
+        arrays |= _gaussian_arrays("unit", tied_gaussian(on_sphere))
+        arrays |= _gaussian_arrays("whole", whole_gaussian(raw))
+        arrays |= _residual_arrays(job, classifier, raw)
+    write_arrays(run.store, arrays, *path)
+
+
+def _fitted_features(
+    job: FitJob,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
+    """Features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
+    for part in job.parts:
+        arrays = read_arrays(job.run.store, *part.path)
+        if len(arrays["rows"]):
+            yield arrays[f"{FILE}/tap/{job.tap}"], arrays[f"{FILE}/logits"], arrays["label"]
+
+
+def _residual_arrays(job: FitJob, classifier: Classifier, raw: Moments) -> Arrays:
+    """ViM's residual, whose scale needs a second pass, and the bank of nearest neighbours."""
+    weight, bias = (np.asarray(_numpy(values), np.float64) for values in last_layer(classifier))
+    origin, directions = residual_directions(raw, weight, bias)
+    norms, largest, bank = 0.0, 0.0, []
+    every = max(1, round(raw.n.sum() / BANK))
+    for features, logits, _ in _fitted_features(job):
+        norms += float(residual_norm(Residual(origin, directions, 1.0), features).sum())
+        largest += float(logits.max(axis=1).sum())
+        bank.append(unit(features[::every]))
+    return {
+        "residual/origin": origin,
+        "residual/directions": directions,
+        "residual/scale": np.asarray([largest / norms]),
+        "bank": np.concatenate(bank),
+    }
+
+
+def _gaussian_arrays(name: str, gaussian: TiedGaussian) -> Arrays:
+    return {
+        f"{name}/means": gaussian.means,
+        f"{name}/factor": gaussian.factor,
+        f"{name}/shrinkage": np.asarray([gaussian.shrinkage]),
+    }
+
+
+def _gaussian(arrays: Arrays, name: str) -> TiedGaussian:
+    return TiedGaussian(
+        arrays[f"{name}/means"], arrays[f"{name}/factor"], float(arrays[f"{name}/shrinkage"][0])
+    )
+
+
+def score_part(job: PartJob) -> ScoredPart:
+    """Score a part's images in every form that it has."""
+    run = job.run
+    torch.set_num_threads(1)
+    arrays = read_arrays(run.store, *job.path)
+    names = [form for form in (FILE, COMPUTED, NOISE) if f"{form}/logits" in arrays]
+    card = load_card(run.store, load_detector_card(run.store, run.detector).model)
+    fitted = _fitted(run)
+    return ScoredPart(
+        {form: _scored(arrays, form, fitted, card.temperature) for form in names},
+        arrays["image_id"],
+        {
+            name: values
+            for name, values in arrays.items()
+            if name.startswith("other/") or name.endswith(("/l2", "/linf"))
+        },
+        {name: values for name, values in arrays.items() if name.startswith("pictures/")},
+    )
+
+
+def _scored(arrays: Arrays, form: str, fitted: Fitted, temperature: float) -> Scored:
+    own = {k.removeprefix(f"{form}/"): v for k, v in arrays.items() if k.startswith(f"{form}/")}
+    magnitudes = sorted(float(k.split("/")[1]) for k in own if k.startswith("odin/"))
+    taps = {k.removeprefix("tap/"): v for k, v in own.items() if k.startswith("tap/")}
+    evidence = Evidence(
+        taps=taps,
+        logits=own["logits"],
+        border=own["border"],
+        odin={e: own[f"odin/{e}"] for e in magnitudes},
+        moved={
+            e: {tap: own[f"moved/{e}/{tap}"] for tap in fitted.detector.taps} for e in magnitudes
+        },
+    )
+    scores = all_scores(evidence, fitted)
+    chances = softmax(np.asarray(own["logits"], np.float64) / temperature, axis=1)
+    return Scored(
+        rows=arrays["rows"],
+        label=arrays["label"],
+        scores=scores,
+        layers=layer_distances(evidence, fitted),
+        p_value=p_values(fitted.detector.calibration, scores["slidewatch"]),
+        diagnosed=chances.argmax(axis=1).astype(np.int8),
+        probability=chances.max(axis=1),
+        logits=np.asarray(own["logits"], np.float64),
+    )
+
+
+@dataclass(frozen=True)
+class FalseAlarmJob:
+    """Ordinary images of unseen patients against calibrations by ``patients`` fitted ones."""
+
+    run: Run
+    patients: int
+    fitted: tuple[PartJob, ...]
+    unseen: tuple[PartJob, ...]
+    alphas: tuple[float, ...]
+
+
+def false_alarms(job: FalseAlarmJob) -> list[Realised]:
+    """The realised false-alarm rates of both ways of calibrating."""
+    taps = load_detector(job.run).taps
+    return realised(_images(job.fitted, taps), _images(job.unseen, taps), job.patients, job.alphas)
+
+
+def _images(jobs: tuple[PartJob, ...], taps: list[str]) -> Images:
+    run, features, labels, rows = jobs[0].run, [], [], []
+    for part in jobs:
+        arrays = read_arrays(run.store, *part.path)
+        if not len(arrays["rows"]):
+            continue
+        features.append([arrays[f"{FILE}/tap/{tap}"] for tap in taps])
+        labels.append(arrays["label"])
+        rows.append(arrays["rows"])
+    table = read_table(run.store, *images_path(run.evaluation, run.detector, jobs[0].images))
+    keys = np.asarray(table["group"].to_pylist())[np.concatenate(rows)]
+    return Images(
+        [np.concatenate(columns) for columns in zip(*features, strict=True)],
+        np.concatenate(labels),
+        keys,
+    )
+
+
+def load_detector(run: Run) -> Detector:
+    """The detector of a run."""
+    return _target(run.store, run.detector).detector
+
+
+@lru_cache(maxsize=4)
+def _target(store: Store, name: str) -> Target:
+    """A detector and its classifier, tapped at every stage, with no gradients of its weights."""
+    card = load_detector_card(store, name)
+    classifier = load_classifier(store, card.model, card.model_digest)
+    classifier = with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
+    detector = load_fitted_detector(store, name, card.digest)
+    return Target(classifier, detector, threshold(detector.calibration, card.alpha))
+
+
+@lru_cache(maxsize=2)
+def _fitted(run: Run) -> Fitted:
+    target = _target(run.store, run.detector)
+    arrays = {
+        tap: read_arrays(run.store, *fitted_path(run.evaluation, run.detector, tap))
+        for tap in target.classifier.spec.taps
+    }
+    last = arrays[PENULTIMATE]
+    return Fitted(
+        detector=target.detector,
+        last=PENULTIMATE,
+        layers={tap: _gaussian(values, "layer") for tap, values in arrays.items()},
+        unit_last=_gaussian(last, "unit"),
+        whole=_gaussian(last, "whole"),
+        residual=Residual(
+            last["residual/origin"], last["residual/directions"], float(last["residual/scale"][0])
+        ),
+        bank=last["bank"],
+    )

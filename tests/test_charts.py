@@ -1,0 +1,153 @@
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from tasks.charts import INK, PALETTE, STYLE, decimals, histogram, lines, roc_curves
+
+WHITE, DARK = "#ffffff", "#15181b"
+HOSTILE = ("<script>alert(1)</script>", "$x_1$ & \\frac", "_hidden", 'a"b', "x" * 500)
+RATES = np.linspace(0, 1, 50)
+
+
+def a_roc(*names: str) -> str:
+    return roc_curves({name: (RATES, np.sqrt(RATES)) for name in names}, title="ROC")
+
+
+def a_histogram(*names: str) -> str:
+    rng = np.random.default_rng(0)
+    return histogram({name: rng.normal(size=99) for name in names}, 1.5, title="Scores")
+
+
+def some_lines(*names: str) -> str:
+    series = {name: (np.array([1.0, 2.0]), np.array([0.2, 0.9])) for name in names}
+    return lines(series, x_label="level", y_label="caught", title="Caught")
+
+
+CHARTS = pytest.mark.parametrize("draw", [a_roc, a_histogram, some_lines])
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg).iter() if "text" in element.tag]
+
+
+def contrast(first: str, second: str) -> float:
+    """As WCAG 2.2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@CHARTS
+def test_a_chart_says_in_words_what_it_shows(draw: Callable[..., str]) -> None:
+    root = ET.fromstring(draw("near", "far"))
+    assert root.get("role") == "img"
+    label = root.get("aria-label") or ""
+    assert label.startswith(("ROC.", "Scores.", "Caught."))
+    assert "near" in label
+    assert "far" in label
+
+
+@CHARTS
+def test_names_are_shown_as_they_are_and_do_nothing(draw: Callable[..., str]) -> None:
+    svg = draw(*HOSTILE)
+    assert "<script" not in svg
+    shown = texts(svg)
+    assert set(HOSTILE[:-1]) <= set(shown)
+    assert max(map(len, shown)) < 50
+
+
+@CHARTS
+def test_a_chart_depends_on_its_data_alone_and_leaves_no_settings(
+    draw: Callable[..., str],
+) -> None:
+    first = draw("near")
+    with mpl.rc_context({"font.size": 30, "svg.fonttype": "path"}):
+        before = dict(mpl.rcParams)
+        assert draw("near") == first
+        assert dict(mpl.rcParams) == before
+    assert "Date" not in first
+
+
+@CHARTS
+def test_a_chart_follows_the_page_and_does_not_change_it(draw: Callable[..., str]) -> None:
+    svg = draw("near", "far")
+    assert "currentColor" in svg
+    assert "var(--series-1" in svg
+    assert INK not in svg
+    assert "<style" not in svg
+    assert "font-family" not in svg
+    assert not re.search(r"<svg[^>]* (width|height)=", svg)
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', svg))
+
+
+def test_charts_of_a_page_share_no_id() -> None:
+    ids = [re.findall(r' id="([^"]*)"', draw("near", "far")) for draw in (a_roc, some_lines)]
+    ids += [re.findall(r' id="([^"]*)"', draw("near", "other")) for draw in (a_roc, some_lines)]
+    assert all(ids)
+    flat = [one for chart in ids for one in chart]
+    assert len(flat) == len(set(flat))
+
+
+@CHARTS
+def test_nothing_to_show_is_a_chart_too(draw: Callable[..., str]) -> None:
+    ET.fromstring(draw())
+
+
+def test_every_colour_stands_out_on_both_papers() -> None:
+    assert all(contrast(light, WHITE) >= 3 for light, _ in PALETTE)
+    assert all(contrast(dark, DARK) >= 3 for _, dark in PALETTE)
+    assert all(dark in STYLE for _, dark in PALETTE)
+
+
+def test_a_series_without_points_only_keeps_its_place() -> None:
+    nothing, something = (np.empty(0), np.empty(0)), (np.array([1.0]), np.array([0.5]))
+    svg = lines({"a": nothing, "b": something}, x_label="x", y_label="y", title="t")
+    assert "--series-1" in svg
+    assert "--series-0" not in svg
+    assert "b" in texts(svg)
+    assert "a" not in texts(svg)
+
+
+def test_an_axis_of_shares_begins_at_zero_unless_all_are_above_one_half() -> None:
+    def ticks(*shares: float) -> list[str]:
+        pair = np.arange(10.0, 10 + len(shares)), np.array(shares)
+        return texts(lines({"a": pair}, x_label="x", y_label="y", title="t"))
+
+    assert "0" in ticks(0.4, 0.9)
+    assert "0" not in ticks(0.6, 0.9)
+    assert ".5" in ticks(0.6, 0.9)
+    assert "0" in ticks(np.nan, 0.01)
+
+
+def test_a_histogram_counts_what_is_above_its_threshold() -> None:
+    groups = {"all": np.array([2.0, 3.0]), "quarter": np.array([1.0, 1.9, 1.5, 2.1, np.nan])}
+    shown = texts(histogram({**groups, "none": np.array([np.inf])}, 1.9, title="t"))
+    assert [text for text in shown if "above" in text] == ["1 above", ".250 above"]
+    assert "none" not in shown
+    assert not any("above" in text for text in texts(histogram(groups, None, title="t")))
+
+
+@pytest.mark.parametrize("threshold", [-3.0, 0.0, 0.5, 40.0, None])
+@pytest.mark.parametrize("scores", [[0.0], [-2.0, -2.0], [0.0, 1e6], [-1e-9, 1e-9], [5.0] * 9])
+def test_a_histogram_can_show_any_scores(scores: list[float], threshold: float | None) -> None:
+    ET.fromstring(histogram({"a": np.array(scores)}, threshold, title="t"))
+
+
+def test_decimals_never_hide_how_far_a_figure_is_from_one() -> None:
+    assert decimals(0.9986) == ".9986"
+    assert decimals(0.9521) == ".952"
+    assert decimals(1.0) == "1"
+    assert decimals(0.0039) == ".0039"
+    assert decimals(-0.25) == "−.250"
+    assert decimals(1.5) == "1.500"
+    assert decimals(1234.56) == "1,234.6"
+    assert decimals(None) == decimals(float("nan")) == "–"

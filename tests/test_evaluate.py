@@ -1,0 +1,237 @@
+"""The flow `evaluate` on rendered cells: its tables, what it must never see, and going on."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.cluster import open_client
+from flows.evaluate import EvaluationOutcome, evaluate
+from flows.fit import fit
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.batches import load_batch
+from storage.evaluations import part_path, read_arrays
+from storage.features import SCORED, read_block
+from storage.models import load_card
+from storage.reports import read_rows, report_path
+from storage.store import Store, StoreError
+from tasks.attacks import AttackError
+from tasks.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
+from tasks.render import write_collection, write_night
+from tasks.scores import SCORES
+from tasks.sources import SourceError
+
+ATTACKS = ["fgsm", "bim", "adaptive"]
+OTHER = ["far/night", "near/copies"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a store with a model and a detector, on two workers."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_collection(
+        root / "smears", patients=14, cells_per_patient=8, parasitized_fraction=0.5, seed=1
+    )
+    write_night(
+        root / "night",
+        patients=2,
+        cells_per_patient=4,
+        parasitized_fraction=0.3,
+        planted_per_kind=2,
+        seed=2,
+        first_patient=101,
+    )
+    with prefect_test_harness(server_startup_timeout=120):
+        local = Settings(store=str(root / "store"), workers=2, shard_rows=32)
+        with open_client(local) as client:
+            made = local.model_copy(
+                update={"cluster": "scheduler", "scheduler": client.scheduler.address}
+            )
+            smears = str(root / "smears")
+            train(smears, model="m", epochs=2, side=32, settings=made)
+            fit(smears, batch="smears", settings=made)
+            copies = root / "copies"
+            copies.mkdir()
+            _copy_one_fitted_image(made, copies)
+            for image in sorted((root / "night").rglob("*.png"))[:3]:
+                shutil.copy(image, copies)
+            yield made
+
+
+def _copy_one_fitted_image(settings: Settings, folder: Path) -> None:
+    card = load_card(Store(settings.store), "m")
+    smears = Path(settings.store).parent / "smears"
+    fitted = sorted(smears.rglob(f"{card.split['train'][0]}*.png"))
+    shutil.copy(fitted[0], folder / "copy.png")
+
+
+def _evaluate(settings: Settings, **changed: object) -> EvaluationOutcome:
+    root = Path(settings.store).parent
+    given: dict[str, object] = {
+        "images": str(root / "smears"),
+        "ood": [f"far/night={root / 'night'}", f"near/copies={root / 'copies'}"],
+        "attacks": ATTACKS,
+        "attacked": 6,
+        "seeds": 2,
+        "save_attacks": True,
+        "name": "e",
+    }
+    outcome: EvaluationOutcome = evaluate(**(given | changed), settings=settings)  # type: ignore[arg-type]
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def outcome(settings: Settings) -> EvaluationOutcome:
+    return _evaluate(settings, detector="m-v0001")
+
+
+def _image_ids(settings: Settings, detector: str, images: str) -> set[bytes]:
+    store = Store(settings.store)
+    folder = ("evaluations", "e", detector, "parts", images)
+    return {
+        row.tobytes()
+        for treatment in store.names(*folder)
+        for part in store.names(*folder, treatment)
+        for row in read_arrays(store, *folder, treatment, part)["image_id"]
+    }
+
+
+def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> None:
+    metrics = pq.read_table(outcome.metrics).to_pandas()
+    assert set(metrics.seed) == {0, 1}
+    assert outcome.detectors == ["m-v0001", "m-seed-1-v0001"]
+    compared = metrics[metrics.metric == "AUROC"].dropna(subset=["detector"])
+    wanted = {*SCORES, KNOWN_ATTACK, UNSEEN_ATTACK, "ODIN 0.0014"}
+    for name in (*OTHER, "bim"):
+        rows = compared[compared.set == name.split("/")[-1]]
+        assert wanted <= set(rows.detector), name
+        assert rows.value.between(0, 1).all()
+    assert set(metrics[metrics.detector == VERDICT].metric) >= {"caught", "sent to review"}
+    assert set(metrics[metrics.group == "false alarms"].set) == {
+        "each left out in turn",
+        "held out",
+    }
+    facts = metrics[(metrics.group == "attack") & metrics.detector.isna()]
+    assert {"success rate", "L2", "Linf", "transfer"} <= set(facts.metric)
+
+
+def test_the_report_stands_alone(outcome: EvaluationOutcome) -> None:
+    page = Path(outcome.report).read_text()
+    assert "m-v0001" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    assert Path(outcome.report).with_suffix(".md").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("detector", ["m-v0001", "m-seed-1-v0001"])
+def test_what_is_fitted_and_calibrated_on_is_disjoint_from_what_is_tried(
+    settings: Settings, outcome: EvaluationOutcome, detector: str
+) -> None:
+    store, model = Store(settings.store), detector.removesuffix("-v0001")
+    fitted = _image_ids(settings, detector, "fitted")
+    batch = load_batch(store, "smears")
+    block = read_block(store, model, "smears", 0, batch.rows, taps=False)
+    # Statistics and calibration read the features of the batch, and nothing else.
+    calibrated = {row.tobytes() for row in block.image_id[block.status == SCORED]}
+    assert fitted
+    assert fitted <= calibrated
+    for images in ("test", "sampled", "attacked"):
+        tried = _image_ids(settings, detector, images)
+        assert tried
+        assert not tried & fitted
+    scored = pq.read_table(outcome.scores, columns=["uri", "set"])
+    copies = scored.filter(pc.equal(scored["set"], "copies"))["uri"].to_pylist()
+    assert copies
+    assert not any(uri.endswith("copy.png") for uri in copies)
+    assert outcome.left_out >= 1
+
+
+def test_the_score_is_the_one_that_screening_reports(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    smears = str(Path(settings.store).parent / "smears")
+    screen(smears, batch="all", detector="m-v0001", settings=settings)
+    store = Store(settings.store)
+    rows = read_rows(store, report_path("all", load_batch(store, "all").batch_date))
+    reported = dict(zip(rows["uri"].to_pylist(), rows["abnormality"].to_pylist(), strict=True))
+    scores = pq.read_table(outcome.scores).to_pandas()
+    own = scores[(scores.seed == 0) & (scores.set == "test") & (scores.detector == "slidewatch")]
+    assert len(own)
+    assert own.score.to_numpy() == pytest.approx([reported[uri] for uri in own.uri], abs=1e-4)
+
+
+def test_attacked_images_are_a_batch_like_any_other(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    folder = Path(settings.store) / "evaluations" / "e" / "m-v0001" / "attacked" / "fgsm-0.0314"
+    found = screen(str(folder), batch="attacked", detector="m-v0001", settings=settings)
+    assert found.scored == 6
+    store = Store(settings.store)
+    rows = read_rows(store, report_path("attacked", load_batch(store, "attacked").batch_date))
+    scores = pq.read_table(outcome.scores).to_pandas()
+    own = scores[
+        (scores.seed == 0)
+        & (scores.set == "fgsm")
+        & np.isclose(scores.strength, 8 / 255)
+        & (scores.images == "as files")
+        & (scores.treatment == "changed")
+        & (scores.detector == "slidewatch")
+    ]
+    assert sorted(own.score) == pytest.approx(sorted(rows["abnormality"].to_pylist()), abs=1e-4)
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_and_ends_alike(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    store = Store(settings.store)
+    before = pq.read_table(outcome.metrics)
+    lost = part_path("e", "m-v0001", "attacked", "bim-0.0078", 0)
+    kept = part_path("e", "m-v0001", "attacked", "bim-0.0157", 0)
+    stamp = Path(store.path(*kept)).stat().st_mtime_ns
+    for path in (lost, ("evaluations", "e", "metrics.parquet")):
+        store.remove(*path)
+    again = _evaluate(settings, detector="m-v0001")
+    assert pq.read_table(again.metrics).equals(before)
+    assert Path(store.path(*kept)).stat().st_mtime_ns == stamp
+    assert store.exists(*lost)
+
+
+def test_another_question_needs_another_name(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    with pytest.raises(StoreError, match="other attacked"):
+        _evaluate(settings, detector="m-v0001", attacked=7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"ood": ["nonsense"]}, SourceError, "GROUP/NAME=URL"),
+        ({"ood": ["far/none=/nowhere/at/all"]}, SourceError, "does not exist"),
+        ({"attacks": ["magic"]}, AttackError, "there are: fgsm"),
+        ({"detector": "none"}, StoreError, "there are: m-v0001"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_plainly(
+    settings: Settings, changed: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        _evaluate(settings, **({"name": "bad", "seeds": 1} | changed))
+
+
+def test_images_of_seen_patients_alone_are_refused(settings: Settings, tmp_path: Path) -> None:
+    card = load_card(Store(settings.store), "m")
+    smears = Path(settings.store).parent / "smears"
+    for image in smears.rglob(f"{card.split['train'][0]}*.png"):
+        target = tmp_path / image.parent.name
+        target.mkdir(exist_ok=True)
+        shutil.copy(image, target)
+    with pytest.raises(SourceError, match="has not seen"):
+        _evaluate(settings, images=str(tmp_path), name="seen", seeds=1, detector="m-v0001")
