@@ -39,6 +39,7 @@ from storage.records import now
 from storage.statistics import load_statistics
 from storage.store import Store, StoreError
 from tasks.attacks import ATTACKS, find_attack
+from tasks.calibration import threshold
 from tasks.comparison import Comparison, compare
 from tasks.contribution import contributed
 from tasks.corruptions import CORRUPTIONS
@@ -49,6 +50,7 @@ from tasks.evaluation import (
     Run,
     false_alarms,
     fit_tap,
+    load_detector,
     make_part,
     parts,
     score_part,
@@ -255,6 +257,7 @@ def _evaluate_one(client: Client, run: Run, asked: Evaluation, seed: int) -> _Re
         model=card.model,
         seed=seed,
         alpha=card.alpha,
+        threshold=threshold(load_detector(run).calibration, card.alpha),
         uncertain_below=card.uncertain_below,
         tables={name: _read_images(run, name) for name in clean},
         scored=scored,
@@ -423,7 +426,7 @@ def false_alarm_rows(
 ) -> list[dict[str, Any]]:
     """Realised false-alarm rates by the way of calibrating and the number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
-    counts = [count for count in CALIBRATING if count < patients] + [patients]
+    counts = [count for count in CALIBRATING if count < patients] or [patients]
     jobs = [FalseAlarmJob(run, count, tuple(fitted), tuple(test), ALPHAS) for count in counts]
     return [
         {

@@ -25,6 +25,7 @@ from tasks.extract import load_images
 from tasks.images import RESIZE
 from tasks.metrics import accuracy, auroc, patient_bootstrap, sensitivity, specificity
 from tasks.network import DEFAULT_NETWORK, build, network_spec, tap_widths
+from tasks.process import keep_freed_memory
 from tasks.sources import SourceError, list_images
 from tasks.split import SplitBy, split, split_by
 from tasks.training import TrainingPlan, fit_temperature, predict
@@ -102,6 +103,7 @@ def train(
         # Fresh weights have nothing general to keep, so nothing is frozen unless asked for.
         frozen=tuple(frozen) if frozen is not None else (() if weights == "scratch" else None),
     )
+    keep_freed_memory()
     torch.manual_seed(seed)
     classifier = build(spec, None if weights == "scratch" else weights)
     widths = tap_widths(classifier)

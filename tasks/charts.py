@@ -108,13 +108,15 @@ def histogram(
 
     Args:
         groups: by name, scores (n,); what is not finite is left out.
-        threshold: scores above it are drawn in the second colour; None where there is none.
+        threshold: scores from it on are drawn in the second colour; None or infinite where there
+            is none.
         title: what a screen reader calls the chart.
     """
     scores = {
         name: np.asarray(found, np.float64)[np.isfinite(found)] for name, found in groups.items()
     }
     scores = {name: found for name, found in scores.items() if len(found)}
+    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
     with mpl.rc_context():
         figure = _figure(0.5 + RIDGE * len(scores), 0)
         if not scores:
@@ -133,7 +135,7 @@ def histogram(
             words = f"middle {decimals(float(np.median(found)))}"
             if threshold is not None:
                 axes.axvline(threshold, color=INK, linewidth=0.9)
-                above = f"{decimals(float(np.mean(found > threshold)))} above"
+                above = f"{decimals(float(np.mean(found >= threshold)))} above"
                 axes.set_title(above, loc="right", fontsize=9, pad=2)
                 words += f", {above}"
             said.append(f"{name}: {words}")
@@ -265,7 +267,6 @@ def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -
     middle = np.arcsinh((found.min() if threshold is None else threshold) / width)
     below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
     edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
-    edges[below + 1] = edges[below + 1] if threshold is None else threshold
     return edges, len(edges) - 1 if threshold is None else below + 1
 
 

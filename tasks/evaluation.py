@@ -48,6 +48,7 @@ from tasks.findings import COMPUTED, FILE, NOISE, Scored, ScoredPart, Treatment
 from tasks.images import BadImageError, decode_rgb, resize
 from tasks.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.network import PENULTIMATE, Classifier, every_stage, last_layer, with_taps
+from tasks.process import settle_worker
 from tasks.scores import (
     ODIN_TEMPERATURE,
     Evidence,
@@ -114,8 +115,7 @@ def make_part(job: PartJob) -> None:
     run = job.run
     if run.store.exists(*job.path):
         return
-    # One thread, so that features do not depend on how many cores a worker has.
-    torch.set_num_threads(1)
+    settle_worker()
     target = _target(run.store, run.detector)
     table = read_table(run.store, *images_path(run.evaluation, run.detector, job.images))
     table = table.slice(job.start, job.stop - job.start)
@@ -265,7 +265,7 @@ def fit_tap(job: FitJob) -> None:
     path = fitted_path(run.evaluation, run.detector, job.tap)
     if run.store.exists(*path):
         return
-    torch.set_num_threads(1)
+    settle_worker()
     classifier = _target(run.store, run.detector).classifier
     last = job.tap == PENULTIMATE
     raw = on_sphere = None
@@ -330,7 +330,7 @@ def _gaussian(arrays: Arrays, name: str) -> TiedGaussian:
 def score_part(job: PartJob) -> ScoredPart:
     """Score a part's images in every form that it has."""
     run = job.run
-    torch.set_num_threads(1)
+    settle_worker()
     arrays = read_arrays(run.store, *job.path)
     names = [form for form in (FILE, COMPUTED, NOISE) if f"{form}/logits" in arrays]
     card = load_card(run.store, load_detector_card(run.store, run.detector).model)

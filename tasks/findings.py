@@ -127,6 +127,7 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
 class Findings:
     """All scored sets of one detector, and how its verdict is made.
 
+    ``threshold`` is the abnormality from which on an image is abnormal at level ``alpha``.
     ``tables`` list the images of each set, with the ``group`` (patient, slide or image) that each
     belongs to; ``other_sets`` maps "group/name" to the set's name.
     """
@@ -134,13 +135,14 @@ class Findings:
     model: str
     seed: int
     alpha: float
+    threshold: float
     uncertain_below: float
     tables: Mapping[str, pa.Table]
     scored: Mapping[tuple[str, Treatment], ScoredPart]
     other_sets: Mapping[str, str]
 
     def diagnosis_rows(self) -> list[dict[str, Any]]:
-        """How well unseen patients' cells are diagnosed, and how often the detector minds them."""
+        """How well unseen patients' cells are diagnosed, and how often the detector alarms."""
         test = self.scored[TEST, CLEAN].forms[FILE]
         clusters = _numbers(self._clusters(TEST, test))
         margin = test.logits[:, 0] - test.logits[:, 1:].max(axis=1)
@@ -152,14 +154,16 @@ class Findings:
             ]
         )
         names = self._names("diagnosis", TEST, None)
+        alarm = Interval(self.threshold, np.nan, np.nan)
         return [
             self._rate(names, None, "accuracy", test.right, clusters),
             _row(names, None, "AUROC", interval(area, draws), len(margin), 0),
+            _row(names, OWN, "threshold", alarm, 0, 0),
             *self._verdict_rows(names, test, clusters),
         ]
 
     def covariate_rows(self) -> list[dict[str, Any]]:
-        """What corruptions do to the diagnosis, and how often the detector minds them."""
+        """What corruptions do to the diagnosis, and how often the detector alarms."""
         rows = []
         for treatment in self._treatments("corruption"):
             changed = self.scored[SAMPLED, treatment].forms[FILE]
@@ -247,6 +251,11 @@ class Findings:
                 tables.append(
                     self._score_table("attack", ATTACKED, treatment, form, what, treatment.name)
                 )
+            tables.append(
+                self._score_table(
+                    "attack", ATTACKED, treatment, CLEAN.name, "clean", treatment.name
+                )
+            )
         return tables
 
     def examples(self) -> list[Example]:
@@ -358,7 +367,8 @@ class Findings:
     def _score_table(
         self, group: str, images: str, treatment: Treatment, form: str, what: str, name: str
     ) -> pa.Table:
-        scored = self.scored[images, treatment].forms[form]
+        before = form == CLEAN.name
+        scored = self.scored[images, CLEAN if before else treatment].forms[FILE if before else form]
         n, detectors = len(scored.rows), list(scored.scores)
         counted = np.ones(n, bool)
         if treatment.kind == "attack":

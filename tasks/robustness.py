@@ -32,6 +32,7 @@ Float = NDArray[np.float64]
 # shown in the order in which the table first names them, the product's own before all others.
 METRICS = pa.schema(
     [
+        ("model", pa.string()),
         ("seed", pa.int64()),
         ("group", pa.string()),
         ("set", pa.string()),

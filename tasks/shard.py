@@ -34,6 +34,7 @@ from tasks.detector import Detector, from_arrays, score
 from tasks.extract import extract
 from tasks.images import BadImageError
 from tasks.network import Classifier, NetworkSpec, build, folded
+from tasks.process import settle_worker
 from tasks.report import image_rows
 from tasks.statistics import States, statistics_of
 
@@ -78,8 +79,7 @@ class ShardResult:
 
 def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features; fit or score it as asked."""
-    # One thread, so that features do not depend on how many cores a worker has.
-    torch.set_num_threads(1)
+    settle_worker()
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
     kept = kept_features(job)

@@ -70,7 +70,7 @@ def test_a_chart_depends_on_its_data_alone_and_leaves_no_settings(
     draw: Callable[..., str],
 ) -> None:
     first = draw("near")
-    with mpl.rc_context({"font.size": 30, "svg.fonttype": "path"}):
+    with mpl.rc_context({"axes.labelsize": 30, "xtick.labelsize": 30, "svg.fonttype": "path"}):
         before = dict(mpl.rcParams)
         assert draw("near") == first
         assert dict(mpl.rcParams) == before
@@ -129,14 +129,15 @@ def test_an_axis_of_shares_begins_at_zero_unless_all_are_above_one_half() -> Non
 
 
 def test_a_histogram_counts_what_is_above_its_threshold() -> None:
-    groups = {"all": np.array([2.0, 3.0]), "quarter": np.array([1.0, 1.9, 1.5, 2.1, np.nan])}
+    groups = {"all": np.array([2.0, 3.0]), "quarter": np.array([1.0, 1.8, 1.5, 1.9, np.nan])}
     shown = texts(histogram({**groups, "none": np.array([np.inf])}, 1.9, title="t"))
     assert [text for text in shown if "above" in text] == ["1 above", ".250 above"]
     assert "none" not in shown
-    assert not any("above" in text for text in texts(histogram(groups, None, title="t")))
+    for nowhere in (None, np.inf):
+        assert not any("above" in text for text in texts(histogram(groups, nowhere, title="t")))
 
 
-@pytest.mark.parametrize("threshold", [-3.0, 0.0, 0.5, 40.0, None])
+@pytest.mark.parametrize("threshold", [-3.0, 0.0, 0.5, 40.0, np.inf, None])
 @pytest.mark.parametrize("scores", [[0.0], [-2.0, -2.0], [0.0, 1e6], [-1e-9, 1e-9], [5.0] * 9])
 def test_a_histogram_can_show_any_scores(scores: list[float], threshold: float | None) -> None:
     ET.fromstring(histogram({"a": np.array(scores)}, threshold, title="t"))

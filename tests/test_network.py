@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,17 @@ from safetensors.torch import save_file
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network import (
     DEFAULT_NETWORK,
+    PENULTIMATE,
     Classifier,
     NetworkError,
     NetworkSpec,
     build,
+    every_stage,
     folded,
+    last_layer,
     network_spec,
     tap_widths,
+    with_taps,
 )
 from tests.conftest import CLASSES
 
@@ -83,12 +88,101 @@ def test_taps_are_the_means_of_the_maps_of_one_pass(spec: NetworkSpec) -> None:
     assert {name: v.shape[1] for name, v in taps.items()} == tap_widths(classifier)
 
 
+@pytest.mark.parametrize(
+    "network", ["timm:test_resnet", DEFAULT_NETWORK, "torchvision:resnet18", "timm:test_vit"]
+)
+def test_the_penultimate_tap_is_what_the_last_layer_is_given(network: str) -> None:
+    side = 160 if "vit" in network else 32
+    spec = network_spec(network, ("a", "b", "c"), side, taps=(PENULTIMATE,), frozen=())
+    torch.manual_seed(0)
+    classifier = build(spec).eval()
+    weight, bias = last_layer(classifier)
+    torch.nn.init.normal_(weight)  # the layer's own memory
+    torch.nn.init.normal_(bias)
+    with torch.inference_mode():
+        taps, found = classifier.features(pixels(side))
+    assert list(taps) == [PENULTIMATE]
+    assert weight.shape == (3, taps[PENULTIMATE].shape[1])
+    assert not weight.requires_grad
+    wanted = taps[PENULTIMATE].double() @ weight.double().T + bias.double()
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-4)
+    assert found.std() > 0.1
+    assert taps[PENULTIMATE].std(dim=0).max() > 0
+    assert tap_widths(classifier) == {PENULTIMATE: weight.shape[1]}
+
+
+def test_the_penultimate_tap_lies_beside_others(spec: NetworkSpec) -> None:
+    classifier = build(replace(spec, taps=("layer1", PENULTIMATE, "layer4"))).eval()
+    images = pixels(32)
+    with torch.inference_mode():
+        taps, _ = classifier.features(images)
+    assert taps.keys() == {"layer1", PENULTIMATE, "layer4"}
+    # This network's last layer is given the means of its last stage.
+    torch.testing.assert_close(taps[PENULTIMATE], taps["layer4"])
+
+
+@pytest.mark.parametrize("network", [DEFAULT_NETWORK, "torchvision:resnet18", "timm:test_resnet"])
+def test_every_stage_can_be_tapped_in_one_pass(network: str) -> None:
+    spec = network_spec(network, CLASSES, 32, taps=("layer1",) if "test" in network else None)
+    stages = every_stage(spec)
+    assert len(set(stages)) == len(stages)
+    assert stages[-1] == PENULTIMATE
+    assert set(spec.taps) < set(stages)
+    assert tuple(tap_widths(with_taps(build(spec), stages))) == stages
+
+
+def test_every_stage_is_in_the_order_of_the_network() -> None:
+    spec = network_spec(DEFAULT_NETWORK, CLASSES, 32)
+    blocks = tuple(f"blocks.{number}" for number in range(7))
+    assert every_stage(spec) == (*blocks, PENULTIMATE)
+    resnet = network_spec("torchvision:resnet18", CLASSES, 32)
+    assert every_stage(resnet) == ("layer1", "layer2", "layer3", "layer4", PENULTIMATE)
+    # A tap that is no usual stage is not lost.
+    stem = replace(spec, taps=("bn1", "blocks.3"))
+    assert every_stage(stem) == ("bn1", *blocks, PENULTIMATE)
+
+
+@pytest.mark.parametrize("network", [DEFAULT_NETWORK, "timm:test_resnet"])
+def test_a_penultimate_tap_is_one_stage_and_not_two(network: str) -> None:
+    taps = ("blocks.2" if network == DEFAULT_NETWORK else "layer1", PENULTIMATE)
+    stages = every_stage(network_spec(network, CLASSES, 32, taps=taps))
+    assert stages.count(PENULTIMATE) == 1
+    assert stages[-1] == PENULTIMATE
+
+
+def test_other_taps_share_the_weights(spec: NetworkSpec) -> None:
+    original = build(spec).train()
+    torch.nn.init.normal_(original.backbone.get_submodule("fc").weight)
+    other = with_taps(original, ("layer3", PENULTIMATE))
+    assert not other.training
+    assert other.spec == replace(spec, taps=("layer3", PENULTIMATE))
+    assert original.spec == spec
+    ours, theirs = dict(original.named_parameters()), dict(other.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(theirs[name] is value for name, value in ours.items())
+    images = pixels(32)
+    before = logits(other, images)
+    torch.testing.assert_close(before, logits(original, images), rtol=0, atol=0)
+    with torch.no_grad():
+        next(original.backbone.parameters()).mul_(-1)
+    with torch.inference_mode():
+        taps, found = other.features(images)
+    assert taps.keys() == {"layer3", PENULTIMATE}
+    assert not found.equal(before)
+    torch.testing.assert_close(found, logits(original, images), rtol=0, atol=0)
+
+
 def test_tapping_leaves_no_hook_behind_even_when_it_fails(spec: NetworkSpec) -> None:
     classifier = build(spec).eval()
     with pytest.raises(RuntimeError):
         classifier.features(torch.zeros(1, 7, 32, 32))
     classifier.features(pixels(32))
+    with_last = with_taps(classifier, ("layer2", PENULTIMATE))
+    with_last.features(pixels(32))
+    with pytest.raises(RuntimeError):
+        with_last.features(torch.zeros(1, 7, 32, 32))
     assert not any(module._forward_hooks for module in classifier.modules())
+    assert not any(module._forward_pre_hooks for module in classifier.modules())
 
 
 def test_frozen_stages_keep_weights_and_statistics_while_the_rest_learns(

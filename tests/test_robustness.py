@@ -324,6 +324,56 @@ def test_only_scores_that_count_are_drawn() -> None:
     assert {"scores", "roc"}.isdisjoint(section["id"] for section in page.of("section"))
 
 
+def labels(page: str) -> list[str]:
+    return [chart["aria-label"] or "" for chart in Page(page).of("svg")]
+
+
+def scores_of(seed: int, treatment: str, scores: list[float], **fields: Any) -> pa.Table:
+    usual = {"group": "attack", "set": "bim", "images": "as files", "detector": "slidewatch"}
+    own = dict.fromkeys(SCORES.names) | usual | {"seed": seed, "treatment": treatment}
+    rows = [own | {"counted": True, "score": score} | fields for score in scores]
+    return pa.Table.from_pylist(rows, SCORES)
+
+
+def test_a_roc_curve_is_the_mean_over_seeds_of_the_weakest_attack_as_files() -> None:
+    clean, above, below = [1.0, 2.0, 3.0], [4.0, 5.0], [-1.0, -2.0]
+    ordinary = {"group": "ordinary", "set": "test"}
+    scores = [
+        *(scores_of(seed, "clean", clean, **ordinary) for seed in (0, 1)),
+        scores_of(0, "changed", above, strength=0.01),
+        scores_of(1, "changed", below, strength=0.01),
+        *(scores_of(seed, "changed", above, strength=0.05) for seed in (0, 1)),
+        scores_of(1, "changed", above, strength=0.01, images="as computed"),
+    ]
+    metrics = table(row(group="attack", set="bim", detector="slidewatch"))
+    page = robustness_page("t", {}, metrics, pa.concat_tables(scores), [])
+    curves = [label for label in labels(page) if label.startswith("ROC")]
+    assert curves == [
+        "ROC curves, attack: bim, .01. Caught at .05 false alarms: slidewatch .500",
+    ]
+
+
+def test_a_curve_is_measured_against_the_clean_cells_of_its_own_set_where_it_has_some() -> None:
+    scores = [
+        scores_of(0, "clean", [9.0, 9.5], group="ordinary", set="test"),
+        scores_of(0, "clean", [1.0, 2.0]),
+        scores_of(0, "changed", [4.0, 5.0]),
+    ]
+    metrics = table(row(group="attack", set="bim", detector="slidewatch"))
+    page = robustness_page("t", {}, metrics, pa.concat_tables(scores), [])
+    assert any("slidewatch 1" in label for label in labels(page) if label.startswith("ROC"))
+
+
+def test_a_line_is_of_images_as_files_against_clean_cells_and_of_all_seeds() -> None:
+    own = {"group": "attack", "set": "bim", "detector": "slidewatch"}
+    rows = [row(**own, strength=n / 255, value=n / 10, seed=s) for n in (2, 4, 8) for s in (0, 1)]
+    others = {"against": "clean and noise"}, {"images": "as computed"}
+    rows += [row(**own | o, strength=1 / 255, value=0.99, seed=s) for o in others for s in (0, 1)]
+    rows += [row(**own, strength=0.2, value=0.99, seed=1)]
+    page = robustness_page("t", {}, table(*rows), SCORES.empty_table(), [])
+    assert labels(page) == ["bim: AUROC. AUROC by Linf, 255ths: slidewatch .200 at 2 to .800 at 8"]
+
+
 def test_a_histogram_is_cut_at_the_threshold_of_its_seed() -> None:
     assert "slidewatch, seed 0. Threshold 1." in a_page()
 

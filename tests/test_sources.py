@@ -370,6 +370,104 @@ def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
     assert list_images(str(tmp_path)).equals(SCHEMA.empty_table())
 
 
+# Folders in archives
+
+PACKED = {
+    "cells/Parasitized/1.png": b"one",
+    "cells/Uninfected/2.png": b"two",
+    "cells/3.png": b"three",
+    "cells/notes.txt": b"notes",
+    "cell/4.png": b"four",
+    "cells2/5.png": b"five",
+    "more/cells/6.png": b"six",
+    "7.png": b"seven",
+}
+INSIDE = pytest.mark.parametrize("kind", ["zip", "tar", "tar of .", "tar.gz"])
+
+
+def pack(tmp_path: Path, kind: str) -> Path:
+    name, write = KINDS[kind]
+    write(tmp_path / name, PACKED)
+    return tmp_path / name
+
+
+@INSIDE
+@pytest.mark.parametrize("protocol", ["", "file://"])
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("cells", {b"one", b"two", b"three"}),
+        ("cells/", {b"one", b"two", b"three"}),
+        ("cells/Uninfected", {b"two"}),
+        ("cell", {b"four"}),
+        ("more", {b"six"}),
+        ("", set(PACKED.values()) - {b"notes"}),
+    ],
+)
+def test_a_folder_in_an_archive_is_a_source(
+    tmp_path: Path, kind: str, protocol: str, folder: str, found: set[bytes]
+) -> None:
+    scheme = kind[:3]
+    archive = f"{protocol}{pack(tmp_path, kind)}"
+    table = list_images(f"{scheme}://{folder}::{archive}", classes=CLASSES)
+    assert contents(table) == found
+    # They have the URLs and labels that they have in the whole archive.
+    whole = list_images(archive, classes=CLASSES).to_pylist()
+    assert table.to_pylist() == [row for row in whole if row["uri"] in table["uri"].to_pylist()]
+    if folder == "cells":
+        assert set(table["label"].to_pylist()) == {None, *CLASSES}
+
+
+@INSIDE
+@pytest.mark.parametrize(
+    "folder", ["cel", "ells", "Parasitized", "CELLS", "cells/Para", "cells2/5"]
+)
+def test_what_is_no_folder_in_an_archive_holds_no_images(
+    tmp_path: Path, kind: str, folder: str
+) -> None:
+    archive = pack(tmp_path, kind)
+    assert list_images(f"{kind[:3]}://{folder}::{archive}").num_rows == 0
+
+
+def test_a_folder_in_an_archive_may_be_named_relatively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(tmp_path, "zip")
+    monkeypatch.chdir(tmp_path)
+    table = list_images(f"zip://cells::{archive.name}")
+    monkeypatch.chdir("/")
+    assert contents(table) == {b"one", b"two", b"three"}
+
+
+def test_a_folder_in_an_archive_on_s3_is_a_source(s3_folder: str, tmp_path: Path) -> None:
+    pack(tmp_path, "zip")
+    upload(s3_folder, tmp_path)
+    table = list_images(f"zip://cells/Uninfected::{s3_folder}/night.zip")
+    assert contents(table) == {b"two"}
+
+
+@pytest.mark.parametrize("folder", ["a b", "100%20", "[1]", "no#?*", "🩸"])
+def test_a_folder_in_an_archive_is_found_however_it_is_named(tmp_path: Path, folder: str) -> None:
+    write_zip(tmp_path / "night.zip", {f"{folder}/1.png": b"one", "2.png": b"two"})
+    assert contents(list_images(f"zip://{folder}::{tmp_path}/night.zip")) == {b"one"}
+    assert contents(list_images(f"zip://{folder}::file://{tmp_path}/night.zip")) == {b"one"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("protocol", ["", "file://"])
+def test_a_folder_in_an_archive_that_does_not_exist_is_named(
+    tmp_path: Path, kind: str, protocol: str
+) -> None:
+    with pytest.raises(SourceError, match=f"{kind}://cells::.*none.{kind} does not exist"):
+        list_images(f"{kind}://cells::{protocol}{tmp_path}/none.{kind}")
+
+
+def test_a_folder_in_a_damaged_archive_is_a_source_error(tmp_path: Path) -> None:
+    (tmp_path / "night.zip").write_bytes(b"not an archive")
+    with pytest.raises(SourceError, match=r"night\.zip cannot be read as a zip archive"):
+        list_images(f"zip://cells::{tmp_path}/night.zip")
+
+
 # Manifests
 
 

@@ -148,7 +148,7 @@ def inner_split(cells: Cells, seed: int) -> dict[str, list[str]]:
 
 LEVELS = (1, 3, 5)
 NOISE_NORMS = (0.1, 0.2, 0.35, 0.7, 1.5)  # L2, pixels in [0, 1]: as small as minimum-norm attacks
-CELLS_A_PATIENT = 12
+CELLS_A_PATIENT = 8
 SHIFTS = [f"{name} {level}" for name in CORRUPTIONS for level in LEVELS]
 NOISES = [f"noise of norm {norm}" for norm in NOISE_NORMS]
 KINDS = SHIFTS + NOISES
@@ -210,7 +210,7 @@ def pooled(name: str, maps: Tensor) -> dict[str, Tensor]:
 
 
 def look(
-    classifier: Classifier, tiles: Tensor, last: str = "global_pool", batch: int = 256
+    classifier: Classifier, tiles: Tensor, last: str = "global_pool", batch: int = 64
 ) -> tuple[dict[str, Float], NDArray[np.int64]]:
     """Pooled features of tiles (B, 3, side, side) up to a stage; diagnoses with the last one."""
     parts: dict[str, list[Tensor]] = {}
@@ -310,8 +310,8 @@ class Tap:
     ``features`` are concatenated. ``shrinkage`` is "OAS", "Ledoit-Wolf" or a number. ``covariance``
     is "tied", "own" (one for each class) or "global" (one Gaussian, no classes). ``weighting``
     makes "images" or "patients" equal in the statistics. ``centred`` takes away the mean of the
-    cell's "field" or "patient"; with "shifted patient" every cell of the patient is shifted, and
-    so is the mean. ``given``: the distance is that of what these features leave unexplained.
+    other cells of the "field" or "patient"; with "shifted patient" those are shifted too.
+    ``given``: the distance is that of what these features leave unexplained.
     """
 
     features: tuple[str, ...]
@@ -346,18 +346,15 @@ def tap_features(features: Features, tap: Tap) -> tuple[Float, Float]:
         for part in (features.clean, features.shifted)
     )
     if tap.centred:
-        groups = features.fields if tap.centred == "field" else features.patients
-        means = group_means(clean, groups)
-        centre = np.broadcast_to(means[groups[features.sample]], shifted.shape)
+        others = mean_of_others(clean, features.patients)
+        if tap.centred == "field":
+            alone = np.bincount(features.fields)[features.fields] == 1
+            others = np.where(alone[:, None], others, mean_of_others(clean, features.fields))
+        clean, shifted = clean - others, shifted - others[features.sample]
         if tap.centred == "shifted patient":
             moved = shifted - clean[features.sample]
-            centre = (
-                centre
-                + np.stack([group_means(kind, groups[features.sample]) for kind in moved])[
-                    :, groups[features.sample]
-                ]
-            )
-        clean, shifted = clean - means[groups], shifted - centre
+            groups = features.patients[features.sample]
+            shifted = shifted - np.stack([mean_of_others(kind, groups) for kind in moved])
     return in_space(tap.space, clean), np.stack([in_space(tap.space, kind) for kind in shifted])
 
 
@@ -366,6 +363,12 @@ def group_means(rows: Float, groups: NDArray[np.int64]) -> Float:
     sums = np.zeros((groups.max() + 1, rows.shape[1]))
     np.add.at(sums, groups, rows)
     return sums / np.maximum(np.bincount(groups), 1)[:, None]
+
+
+def mean_of_others(rows: Float, groups: NDArray[np.int64]) -> Float:
+    """The mean (n, d) of the other rows of each row's group; 0 where there are none."""
+    count = np.bincount(groups)[groups][:, None]
+    return np.asarray((group_means(rows, groups)[groups] * count - rows) / np.maximum(count - 1, 1))
 
 
 def gaussian_of(state: Moments, shrinkage: float | None) -> TiedGaussian:
@@ -489,7 +492,7 @@ def evaluate(features: Features, choice: Choice, memory: dict[Tap, Distances]) -
     calibrating = np.stack([d.calibrating for d in found], axis=-1)
     diagnoses, of_shifted = features.predicted, features.predicted_shifted
     if not choice.by_diagnosis:
-        diagnoses, of_shifted = np.zeros(len(clean)), np.zeros(shifted.shape[:2])
+        diagnoses, of_shifted = np.zeros(len(clean), int), np.zeros(shifted.shape[:2], int)
     score, p = np.empty(len(clean)), np.empty(len(clean))
     score_shifted, p_shifted = np.empty(shifted.shape[:2]), np.empty(shifted.shape[:2])
     for fold in np.unique(features.folds):
@@ -693,7 +696,10 @@ QUESTIONS: dict[str, dict[str, Choice]] = {
         **{f"2 3, 2 at {side}": Choice(B2 + B3 + at(f"{side} px blocks.2")) for side in SIDES},
         "1 at 96": Choice(at("96 px blocks.1")),
         "2 at 64, 96 concatenated": Choice((Tap(("blocks.2", "96 px blocks.2")),)),
-        "2 at 96, field": Choice(at("96 px blocks.2", centred="field")),
+        **{
+            f"2 at {side}, field": Choice(at(f"{side} px blocks.2", centred="field"))
+            for side in SIDES
+        },
     },
     "(l) early taps together": {
         **{
@@ -743,7 +749,8 @@ def test_choices(cells: Cells) -> None:
                 rows[title].setdefault(name, []).append(evaluate(features, choice, memory))
     for title, table in rows.items():
         print_table(title, table, reference)
-    print_kinds({"2 3": reference} | {n: rows["(a) taps"][n] for n in ("blocks.2", "blocks.3")})
+    stages, sizes = rows["(a) taps"], rows["(k) other sizes"]
+    print_kinds({n: (stages | sizes)[n] for n in ("blocks.2", "blocks.3", "2 at 96", "2 at 128")})
 
 
 def test_training(cells: Cells) -> None:

@@ -1,0 +1,204 @@
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_array_equal
+
+from storage.evaluations import (
+    Evaluation,
+    attacked_path,
+    fitted_path,
+    images_path,
+    part_path,
+    read_arrays,
+    read_table,
+    start_evaluation,
+    write_arrays,
+    write_table,
+)
+from storage.store import Store, StoreError
+from tests.conftest import WHEN
+
+CARD = ("evaluations", "night", "card.json")
+
+
+def evaluation(**changed: Any) -> Evaluation:
+    return Evaluation(
+        **{
+            "name": "night",
+            "started_at": WHEN,
+            "detectors": ["tiny-v0001", "tiny-seed-1-v0001"],
+            "images": "cells",
+            "limit": None,
+            "ood": {"near/white": "zip://wbc::ood.zip"},
+            "attacks": ["fgsm", "pgd"],
+            "attacked": 500,
+            "magnitudes": [0.0, 0.0014],
+            "save_attacks": False,
+            **changed,
+        }
+    )
+
+
+def files(store: Store) -> dict[str, bytes]:
+    return {path: store.fs.cat_file(path) for path in store.fs.find(store.root)}
+
+
+def test_an_evaluation_that_asks_the_same_goes_on_as_it_was_started(any_store: Store) -> None:
+    assert start_evaluation(any_store, evaluation()) == evaluation()
+    before = files(any_store)
+    later = evaluation(started_at=WHEN + timedelta(days=1))
+    for _ in range(2):
+        assert start_evaluation(any_store, later) == evaluation()  # with the time of the first
+    assert files(any_store) == before
+    assert len(before) == 1
+    assert Evaluation.read(any_store, *CARD) == evaluation()
+
+
+CHANGES: dict[str, Any] = {
+    "detectors": ["tiny-v0002"],
+    "images": "others",
+    "limit": 100,
+    "ood": {"near/white": "elsewhere"},
+    "attacks": ["fgsm"],
+    "attacked": 501,
+    "magnitudes": [0.0],
+    "save_attacks": True,
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_another_question_of_the_same_name_is_refused_and_says_what_changed(
+    store: Store, field: str
+) -> None:
+    start_evaluation(store, evaluation())
+    before = files(store)
+    with pytest.raises(StoreError, match=f"night was started with other {field}: give the same"):
+        start_evaluation(store, evaluation(**{field: CHANGES[field]}))
+    assert files(store) == before
+    other = start_evaluation(store, evaluation(name="other", **{field: CHANGES[field]}))
+    assert getattr(other, field) == CHANGES[field]
+
+
+def test_every_question_that_may_change_is_tried() -> None:
+    fixed = {"name", "started_at", "schema_version"}
+    assert CHANGES.keys() == Evaluation.model_fields.keys() - fixed
+
+
+def test_all_that_changed_is_named(any_store: Store) -> None:
+    start_evaluation(any_store, evaluation())
+    with pytest.raises(StoreError, match="with other limit, attacked: "):
+        start_evaluation(any_store, evaluation(limit=3, attacked=4))
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "🩸"])
+def test_a_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(StoreError, match="is no evaluation name"):
+        start_evaluation(store, evaluation(name=name))
+
+
+def test_a_damaged_card_is_named_and_not_begun_anew(any_store: Store) -> None:
+    any_store.write_bytes(b"{", *CARD)
+    with pytest.raises(StoreError, match=r"night/card\.json is not valid JSON"):
+        start_evaluation(any_store, evaluation())
+    any_store.write_bytes(b"{}", *CARD)
+    with pytest.raises(StoreError, match=r"night/card\.json is no valid Evaluation: name"):
+        start_evaluation(any_store, evaluation())
+
+
+TABLE = pa.table(
+    {
+        "uri": ["file:///a::b.png", None, "🩸.png"],
+        "score": [0.1, float("-inf"), float("nan")],
+        "strength": pa.array([None, None, None], pa.float64()),
+        "acquired_at": pa.array([WHEN.replace(tzinfo=None)] * 3, pa.timestamp("us")),
+        "counted": [True, False, None],
+    }
+)
+ARRAYS = {
+    "rows": np.arange(3),
+    "image_id": np.arange(96, dtype=np.uint8).reshape(3, 32),
+    "file/tap/layer1": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
+    "label": np.array([-1, 0, 1], np.int8),
+    "none": np.empty((0, 5), np.float64),
+}
+PART = part_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
+IMAGES = images_path("night", "tiny-v0001", "near--white")
+
+
+def test_a_table_comes_back_as_it_was(any_store: Store) -> None:
+    write_table(any_store, TABLE, *IMAGES)
+    back = read_table(any_store, *IMAGES)
+    assert back.schema == TABLE.schema
+    assert str(back.to_pylist()) == str(TABLE.to_pylist())  # NaN is not NaN
+    write_table(any_store, TABLE.slice(1), *IMAGES)
+    assert read_table(any_store, *IMAGES).num_rows == 2
+    write_table(any_store, TABLE.slice(0, 0), *IMAGES)
+    assert read_table(any_store, *IMAGES).equals(TABLE.slice(0, 0))
+
+
+def test_arrays_come_back_as_they_were(any_store: Store) -> None:
+    write_arrays(any_store, ARRAYS, *PART)
+    back = read_arrays(any_store, *PART)
+    assert back.keys() == ARRAYS.keys()
+    for name, values in ARRAYS.items():
+        assert back[name].dtype == values.dtype
+        assert_array_equal(back[name], values)
+    before = any_store.read_bytes(*PART)
+    write_arrays(any_store, dict(reversed(ARRAYS.items())), *PART)
+    assert any_store.read_bytes(*PART) == before
+
+
+READERS = [(read_table, IMAGES), (read_arrays, PART)]
+
+
+@pytest.mark.parametrize(("read", "path"), READERS)
+def test_what_is_not_there_is_named(any_store: Store, read: Any, path: tuple[str, ...]) -> None:
+    with pytest.raises(StoreError, match=rf"{path[-1]} does not exist"):
+        read(any_store, *path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "another file"])
+@pytest.mark.parametrize(("read", "path"), READERS)
+def test_a_damaged_file_is_a_store_error_that_names_it(
+    store: Store, read: Any, path: tuple[str, ...], damage: str
+) -> None:
+    write_table(store, TABLE, *IMAGES)
+    write_arrays(store, ARRAYS, *PART)
+    whole = store.read_bytes(*path)
+    content = {"empty": b"", "half": whole[: len(whole) // 2], "another file": b"{}" * 100}
+    store.write_bytes(content[damage], *path)
+    with pytest.raises(StoreError, match=path[-1]):
+        read(store, *path)
+
+
+def test_a_write_that_fails_leaves_what_was_there(any_store: Store) -> None:
+    write_table(any_store, TABLE, *IMAGES)
+    before = files(any_store)
+    with pytest.raises(AttributeError):
+        write_table(any_store, "no table", *IMAGES)  # type: ignore[arg-type]
+    assert files(any_store) == before
+
+
+def test_everything_has_a_path_of_its_own_below_its_evaluation() -> None:
+    paths = {
+        CARD,
+        *(images_path("night", d, s) for d in ("d", "e") for s in ("test", "near--white")),
+        *(
+            part_path("night", d, s, t, n)
+            for d in ("d", "e")
+            for s in ("test", "attacked")
+            for t in ("clean", "fgsm-0.0314")
+            for n in (0, 1, 12345, 123456)
+        ),
+        *(fitted_path("night", d, t) for d in ("d", "e") for t in ("layer1", "penultimate")),
+        *(attacked_path("night", d, "pgd", c, "1.png") for d in ("d", "e") for c in ("P", "U")),
+    }
+    assert len(paths) == 1 + 4 + 32 + 4 + 4
+    assert {path[:2] for path in paths} == {("evaluations", "night")}
+    assert attacked_path("night", "d", "pgd", "Parasitized", "1.png")[-2:] == (
+        "Parasitized",
+        "1.png",
+    )
