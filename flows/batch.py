@@ -11,7 +11,14 @@ from prefect.logging import get_run_logger
 from flows.cluster import kills_workers, run_in_order
 from flows.progress import tell
 from flows.settings import Settings
-from storage.batches import Batch, find_batch, freeze_batch, verify_manifest, write_quarantine
+from storage.batches import (
+    Batch,
+    find_batch,
+    freeze_batch,
+    list_batches,
+    verify_manifest,
+    write_quarantine,
+)
 from storage.features import create_features
 from storage.leases import Lease, lease
 from storage.models import ModelCard
@@ -19,6 +26,8 @@ from storage.records import now
 from storage.store import Store, StoreError, check_name
 from tasks.shard import ShardJob, ShardResult, probe_image, run_shard
 from tasks.sources import list_images
+
+EARLIER = 8  # batches among which images are looked for that were seen before
 
 
 def claim(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
@@ -63,6 +72,8 @@ def start_or_resume(
             batch_date=batch_date or (batch.batch_date if batch else started_at.date()),
             started_at=started_at,
             attempt=batch.attempt + 1 if batch else 1,
+            # Who starts a batch anew wants it computed anew.
+            earlier=[] if force else [b.key for b in list_batches(store)[-EARLIER:]],
         )
     if (batch.images, batch.limit) != (images, limit):
         raise StoreError(

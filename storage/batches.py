@@ -7,7 +7,7 @@
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -23,6 +23,7 @@ class Batch(Record):
     """What was frozen when a batch started. ``images`` says where its manifest came from.
 
     A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
+    ``earlier`` are keys of batches whose features may be used again.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Batch(Record):
     manifest_digest: str
     batch_date: date
     started_at: datetime
+    earlier: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -104,6 +106,7 @@ def freeze_batch(
     batch_date: date,
     started_at: datetime,
     attempt: int = 1,
+    earlier: Sequence[str] = (),
 ) -> Batch:
     """Write a batch's manifest (a table of `tasks.sources.SCHEMA`) once and for all."""
     check_name("batch", name)
@@ -123,6 +126,7 @@ def freeze_batch(
         manifest_digest=digest_of(content),
         batch_date=batch_date,
         started_at=started_at,
+        earlier=tuple(earlier),
     )
     # Looked up before anything is written: a frozen manifest must survive a second start.
     if store.exists("batches", batch.key, "batch.json"):
@@ -148,12 +152,17 @@ def find_batch(store: Store, name: str) -> Batch | None:
 def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
     """The batch of that name, at its latest attempt or a given one; StoreError lists all."""
     if attempt is not None and attempt > 1:
-        return Batch.read(store, "batches", f"{name}~{attempt}", "batch.json")
+        return load_batch_of_key(store, f"{name}~{attempt}")
     batch = find_batch(store, name)
     if batch is None:
         have = ", ".join(each.name for each in list_batches(store)) or "none"
         raise StoreError(f"no batch {name!r} in {store.url}; there are: {have}")
-    return Batch.read(store, "batches", name, "batch.json") if attempt == 1 else batch
+    return load_batch_of_key(store, name) if attempt == 1 else batch
+
+
+def load_batch_of_key(store: Store, key: str) -> Batch:
+    """The attempt at a batch whose folders are called so."""
+    return Batch.read(store, "batches", key, "batch.json")
 
 
 def list_batches(store: Store) -> list[Batch]:

@@ -1,6 +1,6 @@
 """Extracting features: files are read and decoded in threads while the network works."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,23 +20,27 @@ class Loaded:
     """One image: its pixels or what is wrong with it.
 
     ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
-    in pixels where it could be decoded; ``pixels`` uint8 (side, side, 3).
+    in pixels where it could be decoded; ``pixels`` uint8 (side, side, 3). An image that was
+    ``known`` by its digest was not decoded.
     """
 
     image_id: bytes | None = None
     size: tuple[int, int] | None = None
     pixels: NDArray[np.uint8] | None = None
     failure: BadImageError | None = None
+    known: bool = False
 
 
-def load_image(uri: str, side: int) -> Loaded:
-    """Read and decode one image; whatever is wrong with it becomes its failure."""
+def load_image(uri: str, side: int, known: Container[bytes] = ()) -> Loaded:
+    """Read an image and decode it unless it is known; what is wrong with it is its failure."""
     try:
         content = read_bytes(uri)
     except Exception as error:  # an image must never stop its shard, whatever its source raises
         message = f"{type(error).__name__}: {error}"
         return Loaded(failure=BadImageError("unreadable", message))
     image_id = sha256(content).digest()
+    if image_id in known:
+        return Loaded(image_id, known=True)
     try:
         picture = decode(content, side)
     except BadImageError as failure:
@@ -45,16 +49,21 @@ def load_image(uri: str, side: int) -> Loaded:
 
 
 def load_images(
-    uris: Sequence[str], side: int, threads: int, failed: Mapping[int, BadImageError] | None = None
+    uris: Sequence[str],
+    side: int,
+    threads: int,
+    failed: Mapping[int, BadImageError] | None = None,
+    known: Container[bytes] = (),
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of whoever takes them, in order.
 
-    Rows in ``failed`` are not touched; they have failed already.
+    Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
+    ``known`` are read and not decoded.
     """
-    known = failed or {}
+    lost = failed or {}
 
     def load(row: int) -> Loaded:
-        return Loaded(failure=known[row]) if row in known else load_image(uris[row], side)
+        return Loaded(failure=lost[row]) if row in lost else load_image(uris[row], side, known)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         yield from pool.map(load, range(len(uris)))
@@ -62,7 +71,10 @@ def load_images(
 
 @dataclass(frozen=True)
 class Features:
-    """Taps (n, d) and logits (n, C), float32, NaN where an image failed; images without pixels."""
+    """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
+
+    What an image that failed or was known would have is NaN.
+    """
 
     taps: dict[str, NDArray[np.float32]]
     logits: NDArray[np.float32]
@@ -77,6 +89,7 @@ def extract(
     batch: int,
     threads: int,
     failed: Mapping[int, BadImageError] | None = None,
+    known: Container[bytes] = (),
 ) -> Features:
     """The features of images, in one pass over files and network.
 
@@ -90,6 +103,7 @@ def extract(
         batch: images a forward pass.
         threads: that read and decode.
         failed: rows that are not to be touched, and why.
+        known: digests of images that need no features.
     """
     spec = classifier.spec
     taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
@@ -106,7 +120,7 @@ def extract(
             taps[name][rows] = values
         waiting.clear()
 
-    for row, loaded in enumerate(load_images(uris, spec.side, threads, failed)):
+    for row, loaded in enumerate(load_images(uris, spec.side, threads, failed, known)):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))

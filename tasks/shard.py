@@ -5,6 +5,7 @@ then its report rows; each step is idempotent and atomic, so a shard may die any
 again by anybody.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -21,21 +22,21 @@ from storage.batches import (
     ShardRecord,
     read_manifest,
     read_quarantine,
-    read_shard_record,
     rows_path,
     write_shard_record,
 )
 from storage.detectors import load_detector, load_detector_card
-from storage.features import FAILED, SCORED, FeatureBlock, empty_block, read_block, write_block
+from storage.features import FAILED, SCORED, FeatureBlock, empty_block, write_block
 from storage.models import ModelCard, load_card, load_weights
 from storage.reports import write_rows
 from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
-from tasks.extract import extract
+from tasks.extract import Features, extract
 from tasks.images import BadImageError
 from tasks.network import Classifier, NetworkSpec, build, folded
 from tasks.process import settle_worker
 from tasks.report import image_rows
+from tasks.reuse import copy_features, seen_before, verified_block
 from tasks.statistics import States, statistics_of
 
 BATCH = 32  # images a forward pass: what goes between layers stays in a core's cache
@@ -92,15 +93,7 @@ def run_shard(job: ShardJob) -> ShardResult:
 
 def kept_features(job: ShardJob) -> tuple[FeatureBlock, ShardRecord] | None:
     """A shard's features and their record, or None where they are not what the ledger says."""
-    record = read_shard_record(job.store, job.batch, job.model, job.shard)
-    if record is None:
-        return None
-    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
-    try:
-        block = read_block(job.store, job.model, job.batch.key, job.shard.start, job.shard.stop)
-    except StoreError:
-        return None
-    return (block, record) if block.digest() == record.digest else None
+    return verified_block(job.store, job.model, job.batch, job.shard)
 
 
 def probe_image(job: ShardJob, row: int) -> None:
@@ -121,20 +114,21 @@ def probe_image(job: ShardJob, row: int) -> None:
 def _extract_shard(
     job: ShardJob, card: ModelCard, manifest: pa.Table
 ) -> tuple[FeatureBlock, ShardRecord]:
-    features = extract(
-        load_classifier(job.store, job.model, card.digest),
-        manifest["uri"].to_pylist(),
-        tap_widths=card.tap_widths,
-        batch=CUDA_BATCH if torch.cuda.is_available() else BATCH,
-        threads=DECODE_THREADS,
-        failed={
-            row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
-            for row in read_quarantine(job.store, job.batch, job.model, job.shard)
-        },
-    )
+    seen = seen_before(job.store, job.model, job.batch.earlier)
+    features = _extract(job, card, manifest, seen)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
+    known = {
+        row: image.image_id
+        for row, image in enumerate(features.images)
+        if image.known and image.image_id is not None
+    }
+    if not copy_features(job.store, job.model, seen, known, block):
+        features = _extract(job, card, manifest, ())
+        known = {}
     failures = []
     for row, image in enumerate(features.images):
+        if row in known:
+            continue
         if image.image_id is not None:
             block.image_id[row] = np.frombuffer(image.image_id, np.uint8)
         if image.size is not None:
@@ -144,9 +138,9 @@ def _extract_shard(
                 Failure(row=row, reason=image.failure.reason, message=str(image.failure))
             )
         block.status[row] = SCORED if image.failure is None else FAILED
-    for name, values in features.taps.items():
-        block.taps[name][:] = values
-    block.logits[:] = features.logits
+        for name, values in features.taps.items():
+            block.taps[name][row] = values[row]
+        block.logits[row] = features.logits[row]
     block.label[:] = label_codes(manifest, card.classes)
     write_block(job.store, job.model, job.batch.key, job.shard.start, block)
     record = ShardRecord(
@@ -160,6 +154,23 @@ def _extract_shard(
     )
     write_shard_record(job.store, job.batch, job.model, record)
     return block, record
+
+
+def _extract(
+    job: ShardJob, card: ModelCard, manifest: pa.Table, known: Container[bytes]
+) -> Features:
+    return extract(
+        load_classifier(job.store, job.model, card.digest),
+        manifest["uri"].to_pylist(),
+        tap_widths=card.tap_widths,
+        batch=CUDA_BATCH if torch.cuda.is_available() else BATCH,
+        threads=DECODE_THREADS,
+        failed={
+            row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
+            for row in read_quarantine(job.store, job.batch, job.model, job.shard)
+        },
+        known=known,
+    )
 
 
 def _score_shard(

@@ -2,6 +2,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from torch import Tensor, nn
 
+from tasks import attacks
 from tasks.attacks import (
     ATTACKS,
     EPSILONS,
@@ -414,6 +416,20 @@ def test_the_adaptive_attack_looks_less_abnormal_than_pgd_at_the_same_bound(
         assert (less < 0).all()
     # It is what a file holds that fools.
     assert_array_equal(adaptive, round_to_8_bits(adaptive))
+
+
+def test_the_adaptive_attack_descends_the_abnormality_and_does_not_only_choose(
+    target: Target, images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = replace(target, threshold=-5.0)  # every image is far above it
+    aware = attack("adaptive", strict, *images, 8 / 255, seed=0)
+    monkeypatch.setattr(attacks, "ADAPTIVE_WEIGHTS", (0.0, 0.0))
+    blind = attack("adaptive", strict, *images, 8 / 255, seed=0)
+    both = torch.stack([margin(target.classifier, made, images[1]) < 0 for made in (aware, blind)])
+    assert both.all(dim=0).sum() >= 4
+    less = (abnormalities(target, aware) - abnormalities(target, blind))[both.all(dim=0)]
+    assert less.mean() < -0.2
+    assert (less < 0).all()
 
 
 def test_the_adaptive_attack_keeps_the_least_abnormal_of_what_fools() -> None:

@@ -1,0 +1,118 @@
+"""Features that are in the store already: found by an image's digest, and not computed again."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.batches import Batch, Shard, ShardRecord, load_batch_of_key, read_shard_record
+from storage.features import SCORED, FeatureBlock, read_block
+from storage.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Where images of some batches lie: ``heads`` (n,) sorted, ``image_ids`` (n, 32) and places.
+
+    ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) counts in
+    ``batches``, and ``row`` (n,) in the batch.
+    """
+
+    batches: tuple[Batch, ...]
+    heads: NDArray[np.uint64]
+    image_ids: NDArray[np.uint8]
+    batch: NDArray[np.int32]
+    row: NDArray[np.int64]
+
+    def find(self, image_id: bytes) -> int | None:
+        """The place of an image, or None."""
+        head = np.frombuffer(image_id[:8], np.uint64)[0]
+        at = int(np.searchsorted(self.heads, head))
+        while at < len(self.heads) and self.heads[at] == head:
+            if self.image_ids[at].tobytes() == image_id:
+                return at
+            at += 1
+        return None
+
+    def __contains__(self, image_id: object) -> bool:
+        return isinstance(image_id, bytes) and self.find(image_id) is not None
+
+
+@lru_cache(maxsize=2)
+def seen_before(store: Store, model: str, keys: tuple[str, ...]) -> Seen:
+    """The images whose features under a model are in batches of these keys."""
+    batches: list[Batch] = []
+    image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
+    for key in keys:
+        try:
+            batch = load_batch_of_key(store, key)
+            block = read_block(store, model, key, 0, batch.rows, taps=False)
+        except StoreError:  # never extracted under this model, or removed since
+            continue
+        good = np.flatnonzero(block.status == SCORED)
+        image_ids.append(block.image_id[good])
+        numbers.append(np.full(len(good), len(batches), np.int32))
+        rows.append(good)
+        batches.append(batch)
+    ids = np.concatenate(image_ids)
+    heads = np.ascontiguousarray(ids[:, :8]).view(np.uint64)[:, 0]
+    order = np.argsort(heads, kind="stable")
+    return Seen(
+        tuple(batches),
+        heads[order],
+        ids[order],
+        np.concatenate([*numbers, np.empty(0, np.int32)])[order],
+        np.concatenate([*rows, np.empty(0, np.int64)])[order],
+    )
+
+
+def copy_features(
+    store: Store, model: str, seen: Seen, wanted: Mapping[int, bytes], block: FeatureBlock
+) -> bool:
+    """Fill rows of a block from earlier batches; False where they are damaged there.
+
+    Args:
+        store: where the batches are.
+        model: whose features.
+        seen: where images lie.
+        wanted: digests of images that are in ``seen``, by their row in the block.
+        block: to be filled in; its labels are left alone.
+    """
+    places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for row, image_id in wanted.items():
+        at = seen.find(image_id)
+        assert at is not None
+        number, source = int(seen.batch[at]), int(seen.row[at])
+        shard, offset = divmod(source, seen.batches[number].shard_rows)
+        places[number, shard].append((row, offset))
+    for (number, shard), pairs in places.items():
+        batch = seen.batches[number]
+        start = shard * batch.shard_rows
+        stop = min(start + batch.shard_rows, batch.rows)
+        found = verified_block(store, model, batch, Shard(shard, start, stop))
+        if found is None:
+            return False
+        rows, offsets = (list(column) for column in zip(*pairs, strict=True))
+        source_arrays = found[0].arrays()
+        for name, values in block.arrays().items():
+            if name != "label":  # what an image is called is for its own batch to say
+                values[rows] = source_arrays[name][offsets]
+    return True
+
+
+def verified_block(
+    store: Store, model: str, batch: Batch, shard: Shard
+) -> tuple[FeatureBlock, ShardRecord] | None:
+    """A shard's features and their record, or None where they are not what the ledger says."""
+    record = read_shard_record(store, batch, model, shard)
+    if record is None:
+        return None
+    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
+    try:
+        block = read_block(store, model, batch.key, shard.start, shard.stop)
+    except StoreError:
+        return None
+    return (block, record) if block.digest() == record.digest else None

@@ -1,0 +1,120 @@
+"""Images that an earlier batch had are not computed again."""
+
+import shutil
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.batches import Batch, freeze_batch
+from storage.features import FeatureBlock, create_features, read_block
+from storage.models import load_card
+from storage.store import Store
+from tasks import extract as extract_module
+from tasks.images import Picture
+from tasks.reuse import seen_before
+from tasks.shard import ShardJob, run_shard
+from tasks.sources import list_images
+from tests.conftest import CLASSES, WHEN
+
+Decode = Callable[[bytes, int], Picture]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is decoded from now on."""
+    seen: list[bytes] = []
+    honest: Decode = extract_module.decode
+
+    def decode(content: bytes, side: int) -> Picture:
+        seen.append(content)
+        return honest(content, side)
+
+    monkeypatch.setattr(extract_module, "decode", decode)
+    return seen
+
+
+def extracted(store: Store, images: Path, name: str, earlier: list[str]) -> FeatureBlock:
+    card = load_card(store, "tiny")
+    batch = freeze_batch(
+        store, name, list_images(str(images), classes=CLASSES), images=str(images), limit=None,
+        shard_rows=10, batch_date=date(2026, 1, 3), started_at=WHEN, earlier=earlier,
+    )  # fmt: skip
+    create_features(
+        store, "tiny", name, rows=batch.rows, shard_rows=10, tap_widths=card.tap_widths,
+        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
+    )  # fmt: skip
+    _run(store, batch)
+    return read_block(store, "tiny", name, 0, batch.rows)
+
+
+def _run(store: Store, batch: Batch) -> None:
+    for shard in batch.shards():
+        run_shard(ShardJob(store, batch, shard, "tiny"))
+
+
+@pytest.fixture
+def first(store_with_model: Store, cells: Path) -> FeatureBlock:
+    seen_before.cache_clear()
+    return extracted(store_with_model, cells, "first", [])
+
+
+def moved(cells: Path, folder: Path) -> Path:
+    """The same 24 images in the other order, under other names and without labels."""
+    folder.mkdir()
+    for i, image in enumerate(sorted(cells.rglob("*.png"), reverse=True)):
+        shutil.copy(image, folder / f"{i:02d}.png")
+    return folder
+
+
+def by_digest(block: FeatureBlock) -> dict[bytes, list[bytes]]:
+    arrays = {name: values for name, values in block.arrays().items() if name != "label"}
+    return {
+        block.image_id[row].tobytes(): [values[row].tobytes() for values in arrays.values()]
+        for row in range(len(block))
+    }
+
+
+def test_images_seen_before_are_read_and_not_decoded(
+    store_with_model: Store, cells: Path, tmp_path: Path, first: FeatureBlock, decoded: list[bytes]
+) -> None:
+    again = extracted(store_with_model, moved(cells, tmp_path / "moved"), "again", ["first"])
+    assert not decoded
+    assert by_digest(again) == by_digest(first)
+    assert (again.label == -1).all()
+    assert set(first.label) == {0, 1}
+
+
+def test_what_is_new_is_computed_beside_what_is_known(
+    store_with_model: Store, cells: Path, tmp_path: Path, first: FeatureBlock, decoded: list[bytes]
+) -> None:
+    folder = moved(cells, tmp_path / "moved")
+    new = folder / "05.png"
+    new.write_bytes(new.read_bytes() + b"trailing bytes make another file of the same picture")
+    again = extracted(store_with_model, folder, "again", ["first"])
+    assert decoded == [new.read_bytes()]
+    assert np.isfinite(again.logits).all()
+    same = sum(values == by_digest(first).get(key) for key, values in by_digest(again).items())
+    assert same == 23
+
+
+def test_features_that_are_damaged_are_computed_again(
+    store_with_model: Store, cells: Path, tmp_path: Path, first: FeatureBlock, decoded: list[bytes]
+) -> None:
+    shutil.rmtree(store_with_model.path("features", "tiny", "first.zarr", "logits", "c"))
+    again = extracted(store_with_model, moved(cells, tmp_path / "moved"), "again", ["first"])
+    assert len(decoded) == 24
+    assert np.isfinite(again.logits).all()
+
+
+def test_a_batch_without_features_under_this_model_is_passed_over(
+    store_with_model: Store, cells: Path, first: FeatureBlock, decoded: list[bytes]
+) -> None:
+    extracted(store_with_model, cells, "again", ["gone", "first"])
+    assert not decoded
+    seen = seen_before(store_with_model, "tiny", ("gone", "first"))
+    assert [batch.name for batch in seen.batches] == ["first"]
+    assert bytes(32) not in seen
+    assert "text" not in seen
