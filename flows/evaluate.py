@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
+from numpy.typing import NDArray
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -253,6 +254,7 @@ def _evaluate_one(client: Client, run: Run, asked: Evaluation, seed: int) -> _Re
         whole = scored[name, CLEAN]
         scored[name, CLEAN] = whole.without(seen)
         left_out += len(whole) - len(scored[name, CLEAN])
+    unseen_rows = scored[TEST, CLEAN].forms[FILE].rows
     findings = Findings(
         model=card.model,
         seed=seed,
@@ -265,7 +267,7 @@ def _evaluate_one(client: Client, run: Run, asked: Evaluation, seed: int) -> _Re
     )
     rows = [
         *findings.diagnosis_rows(),
-        *false_alarm_rows(client, run, clean["fitted"], clean[TEST], card.model, seed),
+        *false_alarm_rows(client, run, clean, unseen_rows, card.model, seed),
         *findings.covariate_rows(),
         *findings.attack_rows(),
         *(row for found in compare_all(client, findings.comparisons()) for row in found),
@@ -419,15 +421,16 @@ def compare_all(client: Client, jobs: list[Comparison]) -> list[list[dict[str, A
 def false_alarm_rows(
     client: Client,
     run: Run,
-    fitted: list[PartJob],
-    test: list[PartJob],
+    clean: dict[str, list[PartJob]],
+    unseen_rows: NDArray[np.int64],
     model: str,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Realised false-alarm rates by the way of calibrating and the number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
     counts = [count for count in CALIBRATING if count < patients] or [patients]
-    jobs = [FalseAlarmJob(run, count, tuple(fitted), tuple(test), ALPHAS) for count in counts]
+    fitted, unseen = tuple(clean["fitted"]), tuple(clean[TEST])
+    jobs = [FalseAlarmJob(run, n, unseen_rows, fitted, unseen, ALPHAS) for n in counts]
     return [
         {
             "model": model,

@@ -65,7 +65,10 @@ def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
 
 def read_arrays(store: Store, *parts: str) -> Arrays:
     """Read arrays written by `write_arrays`."""
-    return arrays_from_bytes(store.read_bytes(*parts))
+    try:
+        return arrays_from_bytes(store.read_bytes(*parts))
+    except StoreError as error:
+        raise StoreError(f"{store.address(*parts)}: {error}") from None
 
 
 def write_table(store: Store, table: pa.Table, *parts: str) -> None:
@@ -76,7 +79,11 @@ def write_table(store: Store, table: pa.Table, *parts: str) -> None:
 
 def read_table(store: Store, *parts: str) -> pa.Table:
     """Read a table written by `write_table`; StoreError where there is none."""
-    return pq.read_table(io.BytesIO(store.read_bytes(*parts)))
+    content = store.read_bytes(*parts)
+    try:
+        return pq.read_table(io.BytesIO(content))
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{store.address(*parts)} is no Parquet file: {error}") from None
 
 
 def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:

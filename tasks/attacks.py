@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.detector import Detector
+from tasks.detector import SPACE, Detector
 from tasks.network import Classifier
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 PGD_STEPS = 20
+CLIPPED_ROUNDS = 5
 ADAPTIVE_STEPS = 50
 # How much the adaptive attack cares for the detector beside the classifier; each is tried.
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
@@ -83,8 +84,14 @@ def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed
     noise = noise.to(pixels.device)
     if strength is not None:
         return (pixels + strength * noise.sign()).clamp(0, 1)
-    size = l2_norm(attacked - pixels) / l2_norm(noise)
-    return (pixels + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
+    wanted = l2_norm(attacked - pixels)
+    noisy = pixels
+    size = wanted / l2_norm(noise)
+    for _ in range(CLIPPED_ROUNDS):
+        noisy = (pixels + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
+        # A black surround clips half of the noise away; what is left has to make up for it.
+        size = size * wanted / l2_norm(noisy - pixels).clamp_min(1e-12)
+    return noisy
 
 
 def round_to_8_bits(pixels: Tensor) -> Tensor:
@@ -108,6 +115,7 @@ def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -
     calibration, columns = detector.calibration, []
     for name, gaussian in detector.gaussians.items():
         features = taps[name].double()
+        features = nn.functional.normalize(features) if SPACE == "unit" else features
         factor = torch.as_tensor(gaussian.factor, device=features.device)
         means = torch.as_tensor(gaussian.means, device=features.device)
         means = means[~means.isnan().any(dim=1)]

@@ -99,9 +99,11 @@ def p_values(calibration: Calibration, scores: Float) -> Float:
 
 
 def threshold(calibration: Calibration, alpha: float) -> float:
-    """The least calibration score whose p-value is at most alpha; infinite where none is so low.
+    """The least abnormality at which an image is abnormal: where its p-value is at most alpha.
 
-    An image is abnormal from there on, or just above the calibration score before it.
+    It lies just above a calibration score; infinite where no p-value is so low.
     """
-    low_enough = p_values(calibration, calibration.scores) <= alpha
-    return float(calibration.scores[low_enough].min(initial=np.inf))
+    if 1.0 / (len(calibration.scores) + 1.0) > alpha:
+        return float("inf")
+    ordinary = calibration.scores[p_values(calibration, calibration.scores) > alpha]
+    return float(np.nextafter(ordinary[-1], np.inf)) if len(ordinary) else float("-inf")

@@ -99,8 +99,9 @@ def compare(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:
     """The share of abnormal scores above all but a share of the ordinary ones."""
-    limit = np.quantile(ordinary, 1.0 - alarms, method="higher")
-    return _share(abnormal > limit if alarms < 1.0 else abnormal >= limit, weights)
+    allowed = round(alarms * len(ordinary))
+    limit = np.append(np.sort(ordinary)[::-1], -np.inf)[allowed]
+    return _share(abnormal > limit, weights)
 
 
 def _share(hit: NDArray[np.bool_], weights: Float) -> tuple[float, Float]:
@@ -145,13 +146,14 @@ def _cross_fitted(
     teaching_clusters: NDArray[np.str_],
 ) -> Float:
     """Scores (n,) of x (n, L) by regressions on teachers of other clusters."""
-    scores = np.empty(len(x))
+    scores = np.zeros(len(x))
+    if len(np.unique(clusters)) < 2:
+        return scores  # all are of one patient, and nobody else is there to learn from
     folds = GroupKFold(min(FOLDS, len(np.unique(clusters))), shuffle=True, random_state=0)
     for _, test in folds.split(x, groups=clusters):
         learn = ~np.isin(teaching_clusters, clusters[test])
         if len(np.unique(taught[learn])) < 2:
-            scores[test] = 0.0  # nobody is left to learn from: it cannot tell
-            continue
+            continue  # nobody is left to learn from: it cannot tell
         model = _regression().fit(teachers[learn], taught[learn])
         scores[test] = model.decision_function(x[test])
     return scores

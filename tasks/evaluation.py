@@ -188,12 +188,18 @@ def _attack(
     arrays["pictures/clean"] = _to_bytes(pixels)[:PICTURES]
     arrays["pictures/changed"] = as_bytes[:PICTURES]
     if job.run.save_attacks:
-        for image, row in zip(as_bytes, table.to_pylist(), strict=True):
+        for number, (image, row) in enumerate(
+            zip(as_bytes, table.to_pylist(), strict=True), job.start
+        ):
             stem = row["uri"].split("::")[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")
             path = attacked_path(
-                job.run.evaluation, job.run.detector, treatment.key, row["label"], f"{stem}.png"
+                job.run.evaluation,
+                job.run.detector,
+                treatment.key,
+                row["label"],
+                f"{stem}-{number}.png",
             )
             job.run.store.write_bytes(buffer.getvalue(), *path)
     return arrays
@@ -376,10 +382,14 @@ def _scored(arrays: Arrays, form: str, fitted: Fitted, temperature: float) -> Sc
 
 @dataclass(frozen=True)
 class FalseAlarmJob:
-    """Ordinary images of unseen patients against calibrations by ``patients`` fitted ones."""
+    """Ordinary images of unseen patients against calibrations by ``patients`` fitted ones.
+
+    ``rows`` are those of the unseen set that count.
+    """
 
     run: Run
     patients: int
+    rows: NDArray[np.int64]
     fitted: tuple[PartJob, ...]
     unseen: tuple[PartJob, ...]
     alphas: tuple[float, ...]
@@ -388,18 +398,23 @@ class FalseAlarmJob:
 def false_alarms(job: FalseAlarmJob) -> list[Realised]:
     """The realised false-alarm rates of both ways of calibrating."""
     taps = load_detector(job.run).taps
-    return realised(_images(job.fitted, taps), _images(job.unseen, taps), job.patients, job.alphas)
+    unseen = _images(job.unseen, taps, job.rows)
+    return realised(_images(job.fitted, taps), unseen, job.patients, job.alphas)
 
 
-def _images(jobs: tuple[PartJob, ...], taps: list[str]) -> Images:
+def _images(
+    jobs: tuple[PartJob, ...], taps: list[str], wanted: NDArray[np.int64] | None = None
+) -> Images:
     run, features, labels, rows = jobs[0].run, [], [], []
     for part in jobs:
         arrays = read_arrays(run.store, *part.path)
         if not len(arrays["rows"]):
             continue
-        features.append([arrays[f"{FILE}/tap/{tap}"] for tap in taps])
-        labels.append(arrays["label"])
-        rows.append(arrays["rows"])
+        here = arrays["rows"]
+        chosen = np.isin(here, wanted) if wanted is not None else np.ones(len(here), bool)
+        features.append([arrays[f"{FILE}/tap/{tap}"][chosen] for tap in taps])
+        labels.append(arrays["label"][chosen])
+        rows.append(here[chosen])
     table = read_table(run.store, *images_path(run.evaluation, run.detector, jobs[0].images))
     keys = np.asarray(table["group"].to_pylist())[np.concatenate(rows)]
     return Images(

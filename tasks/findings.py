@@ -102,6 +102,7 @@ class ScoredPart:
 
 def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
     """The parts of a set as one; of the pictures, those of the first."""
+    parts = [part for part in parts if len(part)] or parts[:1]
     forms = {}
     for name in parts[0].forms:
         pieces = [part.forms[name] for part in parts]

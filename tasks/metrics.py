@@ -69,7 +69,7 @@ def detection(
     if weights is None:
         weights = np.ones((1, len(scores)))
     order = np.argsort(scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
     # A few samples at a time, so that their counts stay in the processor's cache.
     blocks = [
         _detection(abnormal[order], weights[start : start + SAMPLES_AT_ONCE][:, order], ends)

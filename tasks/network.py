@@ -179,8 +179,9 @@ def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
     """All stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
     recipe = _recipe(spec.network)
     stages = recipe.stages if recipe else spec.taps
-    others = tuple(tap for tap in spec.taps if tap not in (*stages, PENULTIMATE))
-    return (*others, *stages, PENULTIMATE)
+    named = dict.fromkeys((*(tap for tap in spec.taps if tap not in stages), *stages))
+    named.pop(PENULTIMATE, None)
+    return (*named, PENULTIMATE)
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:

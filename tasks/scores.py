@@ -21,7 +21,6 @@ from tasks.statistics import Float, Moments, unit
 
 ODIN_TEMPERATURE = 1000.0
 NEIGHBOURS = 50
-FLOOR = 1e-12  # of a probability, so that its logarithm is finite
 
 
 @dataclass(frozen=True)

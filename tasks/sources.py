@@ -116,7 +116,7 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
         kind, _, inside = source.partition("://")
         if kind in ARCHIVES.values() and "::" in inside:
-            folder, address = inside.split("::", maxsplit=1)
+            folder, address = _split_link(inside)
             return _table(_list_archive(address, kind, folder.strip("/")), classes)
         if archive:
             return _table(_list_archive(source, archive), classes)
@@ -160,7 +160,8 @@ def _list_archive(
     fs, path = _filesystem(source)
     address = str(fs.unstrip_protocol(path))
     for name, member in _archive(kind, address, _stamp(address)).members.items():
-        if _is_image(name) and PurePosixPath(name).is_relative_to(folder):
+        inside = not folder or PurePosixPath(name).is_relative_to(folder)
+        if _is_image(name) and inside:
             yield f"{kind}://{name}::{address}", name, _size(member)
 
 
@@ -273,8 +274,17 @@ def read_bytes(uri: str) -> bytes:
     if kind not in {"zip", "tar"}:
         fs, path = _filesystem(uri)
         return bytes(fs.cat_file(path))
-    name, address = _LINK.split(rest, maxsplit=1)
+    name, address = _split_link(rest)
     return _archive(kind, address, _stamp(address)).read(name)
+
+
+def _split_link(rest: str) -> tuple[str, str]:
+    """What is in an archive, and where the archive is, of ``inside::archive``."""
+    if _LINK.search(rest):
+        inside, address = _LINK.split(rest, maxsplit=1)
+    else:
+        inside, _, address = rest.rpartition("::")
+    return inside, address
 
 
 def _stamp(address: str) -> str | tuple[int, int]:

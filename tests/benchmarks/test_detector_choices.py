@@ -47,6 +47,21 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A square of ``side`` pixels: the whole image resized, or its middle at its own size."""
+
+    side: int
+    middle: bool = False
+
+    def of(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The pixels (side, side, 3); black where the image is smaller than its middle."""
+        if not self.middle:
+            return resize(image, self.side)
+        left, top = ((length - self.side) // 2 for length in image.size)
+        return np.asarray(image.crop((left, top, left + self.side, top + self.side)), np.uint8)
+
+
+@dataclass(frozen=True)
 class Cells:
     """All cells: where they are, their class, patient and field of view."""
 
@@ -60,9 +75,9 @@ class Cells:
         mine = np.isin(self.patients, patients)
         return Cells(*(part[mine] for part in vars(self).values()))
 
-    def pixels(self, side: int) -> NDArray[np.uint8]:
-        """What the network sees of them, (n, side, side, 3)."""
-        return np.stack([resize(decode_rgb(read_bytes(uri)), side) for uri in self.uris])
+    def pixels(self, cut: "Cut") -> NDArray[np.uint8]:
+        """What a network sees of them, (n, side, side, 3)."""
+        return np.stack([cut.of(decode_rgb(read_bytes(uri))) for uri in self.uris])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +139,7 @@ def train_by(recipe: Recipe, cells: Cells, parts: dict[str, list[str]], seed: in
             patched.setattr(tasks.training, "augment", stronger)
         train(
             classifier,
-            seen.pixels(recipe.side),
+            seen.pixels(Cut(recipe.side)),
             seen.labels,
             rows["train"],
             rows["validation"],
@@ -230,40 +245,49 @@ def look(
     return features, np.asarray(torch.cat(diagnoses)) if diagnoses else np.zeros(0, np.int64)
 
 
-def shifted_tiles(cells: Cells, sides: set[int]) -> Iterator[dict[int, Tensor]]:
-    """The same cells under each of `KINDS`: (m, 3, side, side) in [0, 1] by side."""
+@dataclass(frozen=True)
+class View:
+    """A way to look at cells: what is cut out of the image, and up to which stage of what."""
+
+    classifier: Classifier
+    cut: Cut
+    last: str
+
+
+def shifted_tiles(cells: Cells, cuts: set[Cut]) -> Iterator[dict[Cut, Tensor]]:
+    """The same cells under each of `KINDS`: (m, 3, side, side) in [0, 1] by cut."""
     images = [decode_rgb(read_bytes(uri)) for uri in cells.uris]
 
-    def tiles(side: int, made: list[Image.Image]) -> Tensor:
-        return to_pixels(np.stack([resize(image, side) for image in made]))
+    def tiles(cut: Cut, made: list[Image.Image]) -> Tensor:
+        return to_pixels(np.stack([cut.of(image) for image in made]))
 
     for name in CORRUPTIONS:
         for level in LEVELS:
             made = [Image.fromarray(corrupt(np.asarray(i), name, level)) for i in images]
-            yield {side: tiles(side, made) for side in sides}
-    clean = {side: tiles(side, images) for side in sides}
-    inside = tiles(64, images).amax(dim=1, keepdim=True) > 0
+            yield {cut: tiles(cut, made) for cut in cuts}
+    clean = {cut: tiles(cut, images) for cut in cuts}
+    inside = tiles(Cut(64), images).amax(dim=1, keepdim=True) > 0
     grain = torch.randn(len(images), 3, 64, 64, generator=torch.Generator().manual_seed(0)) * inside
     grain /= grain.flatten(1).norm(dim=1)[:, None, None, None]
+
+    # Noise is of the tile of 64 pixels; a view of the whole image sees it resized, as it sees the
+    # image, and the middle at its own size does not see it.
+    def noisy(cut: Cut, pixels: Tensor, norm: float) -> Tensor:
+        if cut.middle:
+            return pixels
+        size = (cut.side, cut.side)
+        seen = nn.functional.interpolate(grain, size, mode="bilinear", antialias=True)
+        return (pixels + norm * seen).clamp(0.0, 1.0)
+
     for norm in NOISE_NORMS:
-        # Noise is of the tile of 64 pixels; another view sees it resized, as it sees the image.
-        yield {
-            side: (
-                pixels
-                + norm
-                * nn.functional.interpolate(grain, (side, side), mode="bilinear", antialias=True)
-            ).clamp(0.0, 1.0)
-            for side, pixels in clean.items()
-        }
+        yield {cut: noisy(cut, pixels, norm) for cut, pixels in clean.items()}
 
 
-def extract(
-    views: dict[str, tuple[Classifier, int, str]], cells: Cells, folds: int, seed: int
-) -> Features:
+def extract(views: dict[str, View], cells: Cells, folds: int, seed: int) -> Features:
     """Features of cells, those of a view under names that begin with its own.
 
     Args:
-        views: (classifier, side, last stage) by the prefix of names; that of "" gives diagnoses.
+        views: by the prefix of names; that of "" gives diagnoses.
         cells: those of fitted patients.
         folds: how many; a patient is in one of them.
         seed: of the folds and of the sample that is shifted.
@@ -274,19 +298,19 @@ def extract(
     rows_of = [np.flatnonzero(patients == p) for p in range(len(names))]
     sample = np.concatenate([rng.permutation(rows)[:CELLS_A_PATIENT] for rows in rows_of])
     few = Cells(*(part[sample] for part in vars(cells).values()))
-    sides = {side for _, side, _ in views.values()}
+    cuts = {view.cut for view in views.values()}
 
-    def look_at(tiles: dict[int, Tensor]) -> tuple[dict[str, Float], NDArray[np.int64]]:
+    def look_at(tiles: dict[Cut, Tensor]) -> tuple[dict[str, Float], NDArray[np.int64]]:
         found: dict[str, Float] = {}
-        for prefix, (classifier, side, last) in views.items():
-            features, diagnoses = look(classifier.eval(), tiles[side], last)
+        for prefix, view in views.items():
+            features, diagnoses = look(view.classifier.eval(), tiles[view.cut], view.last)
             found |= {prefix + name: values for name, values in features.items()}
             if not prefix:
                 predicted = diagnoses
         return found, predicted
 
-    clean, predicted = look_at({side: to_pixels(cells.pixels(side)) for side in sides})
-    kinds = [look_at(tiles) for tiles in shifted_tiles(few, sides)]
+    clean, predicted = look_at({cut: to_pixels(cells.pixels(cut)) for cut in cuts})
+    kinds = [look_at(tiles) for tiles in shifted_tiles(few, cuts)]
     return Features(
         clean,
         {name: np.stack([found[name] for found, _ in kinds]) for name in clean},
@@ -608,6 +632,7 @@ SETS = {
 }
 SHRINKAGES = ("OAS", "Ledoit-Wolf", 1e-6, 1e-3, 1e-2, 1e-1)
 SIDES = (48, 96, 128)
+MIDDLES = (64, 96)
 LATE = ("blocks.3", "blocks.4", "blocks.5", "blocks.6", "global_pool")
 
 QUESTIONS: dict[str, dict[str, Choice]] = {
@@ -701,7 +726,18 @@ QUESTIONS: dict[str, dict[str, Choice]] = {
             for side in SIDES
         },
     },
-    "(l) early taps together": {
+    "(l) the image's middle at its own size": {
+        **{f"2 of {side}": Choice(at(f"middle {side} blocks.2")) for side in MIDDLES},
+        **{f"1 of {side}": Choice(at(f"middle {side} blocks.1")) for side in MIDDLES},
+        **{f"2, 2 of {side}": Choice(B2 + at(f"middle {side} blocks.2")) for side in MIDDLES},
+        **{
+            f"2 3, 2 of {side}": Choice(B2 + B3 + at(f"middle {side} blocks.2")) for side in MIDDLES
+        },
+        "2 and 2 of 64 concatenated": Choice((Tap(("blocks.2", "middle 64 blocks.2")),)),
+        "2 at 96, 2 of 64": Choice(at("96 px blocks.2", "middle 64 blocks.2")),
+        "2 of 64, field": Choice(at("middle 64 blocks.2", centred="field")),
+    },
+    "(m) early taps together": {
         **{
             f"{' '.join(names)} concatenated": Choice((Tap(names),))
             for names in (
@@ -735,11 +771,10 @@ def test_choices(cells: Cells) -> None:
         ).keys
         trained = train_by(RECIPES[USUAL], cells, parts, seed)
         views = {
-            "": (trained, 64, "global_pool"),
-            "ImageNet's ": (build(trained.spec, "imagenet"), 64, "blocks.5"),
-            "48 px ": (trained, 48, "blocks.3"),
-            "96 px ": (trained, 96, "blocks.3"),
-            "128 px ": (trained, 128, "blocks.3"),
+            "": View(trained, Cut(64), "global_pool"),
+            "ImageNet's ": View(build(trained.spec, "imagenet"), Cut(64), "blocks.5"),
+            **{f"{side} px ": View(trained, Cut(side), "blocks.3") for side in SIDES},
+            **{f"middle {side} ": View(trained, Cut(side, True), "blocks.2") for side in MIDDLES},
         }
         features = extract(views, cells.of(parts["train"]), FOLDS, seed)
         memory: dict[Tap, Distances] = {}
@@ -749,8 +784,8 @@ def test_choices(cells: Cells) -> None:
                 rows[title].setdefault(name, []).append(evaluate(features, choice, memory))
     for title, table in rows.items():
         print_table(title, table, reference)
-    stages, sizes = rows["(a) taps"], rows["(k) other sizes"]
-    print_kinds({n: (stages | sizes)[n] for n in ("blocks.2", "blocks.3", "2 at 96", "2 at 128")})
+    found = {name: seeds for table in rows.values() for name, seeds in table.items()}
+    print_kinds({name: found[name] for name in ("blocks.2", "blocks.3", "2 at 128", "2 of 64")})
 
 
 def test_training(cells: Cells) -> None:
@@ -761,9 +796,9 @@ def test_training(cells: Cells) -> None:
         unseen = cells.of(parts["test"])
         for name, recipe in RECIPES.items():
             trained = train_by(recipe, cells, parts, seed)
-            logits = predict(trained, unseen.pixels(recipe.side))
+            logits = predict(trained, unseen.pixels(Cut(recipe.side)))
             diagnosis[name].append(diagnose(logits, unseen.labels))
-            views = {"": (trained, recipe.side, "blocks.3")}
+            views = {"": View(trained, Cut(recipe.side), "blocks.3")}
             features = extract(views, cells.of(parts["train"]), FOLDS, seed)
             rows[name].append(evaluate(features, DEFAULT, {}))
     print_table("detector by recipe of training", rows, rows[USUAL])
