@@ -19,8 +19,8 @@ from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from flows.train import train
 from tasks.contact_sheet import Thumbnail, contact_sheet
+from tasks.reading import SourceError, read_bytes
 from tasks.render import write_collection, write_night
-from tasks.sources import SourceError, read_bytes
 
 MARK = ".slidewatch-demo"
 ABNORMAL_FIRST = """SELECT parse_filename(uri) AS image, diagnosis, verdict, review_reason,

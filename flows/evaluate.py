@@ -68,8 +68,9 @@ from tasks.findings import (
     join_parts,
 )
 from tasks.network import NetworkSpec, every_stage
+from tasks.reading import SourceError
 from tasks.robustness import METRICS, Example, robustness_markdown, robustness_page
-from tasks.sources import SourceError, list_images
+from tasks.sources import list_images
 from tasks.split import split_by
 
 ROWS, ATTACKED_ROWS = 512, 64  # images a part

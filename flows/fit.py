@@ -33,8 +33,8 @@ from storage.statistics import (
 )
 from storage.store import Store, StoreError, digest_of
 from tasks.contribution import Rows, RowsJob, contributed, rows_statistics
+from tasks.reading import SourceError
 from tasks.shard import ShardJob, ShardResult
-from tasks.sources import SourceError
 from tasks.statistics import (
     States,
     empty_statistics,

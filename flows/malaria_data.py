@@ -9,7 +9,8 @@ from pydantic import Field
 
 from flows.results import Outcome
 from flows.settings import Settings
-from tasks.sources import SourceError, list_images
+from tasks.reading import SourceError
+from tasks.sources import list_images
 
 URL = "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip"
 NAME = "cell_images.zip"

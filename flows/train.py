@@ -26,7 +26,8 @@ from tasks.images import RESIZE
 from tasks.metrics import accuracy, auroc, patient_bootstrap, sensitivity, specificity
 from tasks.network import DEFAULT_NETWORK, build, network_spec, tap_widths
 from tasks.process import keep_freed_memory
-from tasks.sources import SourceError, list_images
+from tasks.reading import SourceError
+from tasks.sources import list_images
 from tasks.split import SplitBy, split, split_by
 from tasks.training import TrainingPlan, fit_temperature, predict
 from tasks.training import train as train_network

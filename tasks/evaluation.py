@@ -49,6 +49,7 @@ from tasks.images import BadImageError, decode_rgb, resize
 from tasks.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.network import PENULTIMATE, Classifier, every_stage, last_layer, with_taps
 from tasks.process import settle_worker
+from tasks.reading import read_bytes
 from tasks.scores import (
     ODIN_TEMPERATURE,
     Evidence,
@@ -61,7 +62,6 @@ from tasks.scores import (
     whole_gaussian,
 )
 from tasks.shard import load_classifier, load_fitted_detector
-from tasks.sources import read_bytes
 from tasks.statistics import Moments, partial_fit, unit
 from tasks.training import to_pixels
 

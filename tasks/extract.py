@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.images import BadImageError, decode
 from tasks.network import Classifier
-from tasks.sources import read_bytes
+from tasks.reading import read_bytes
 from tasks.training import to_pixels
 
 

@@ -1,39 +1,23 @@
 """Where images come from: a folder, a glob, an archive or a manifest, on any fsspec filesystem.
 
 Whatever the source, the outcome is the same table: one row for each image, with a URL under which
-any worker reads its bytes. A member of an archive is read in place, as
-``zip://member::file:///archive.zip``, and never extracted to disk.
+any worker reads its bytes (`tasks.reading`).
 """
 
 import re
-import stat
-import tarfile
-import threading
-import zipfile
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
+
+from tasks.reading import ARCHIVES, SourceError, filesystem, list_members, split_link
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-ARCHIVES = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
-}
 SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
@@ -49,12 +33,6 @@ SCHEMA = pa.schema(
 _NIH = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
 )
-# Names may hold "::"; the one that divides two URLs has a URL after it.
-_LINK = re.compile(r"::(?=\w+://)")
-
-
-class SourceError(Exception):
-    """A source of images that cannot be read as one, with what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +94,7 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
         kind, _, inside = source.partition("://")
         if kind in ARCHIVES.values() and "::" in inside:
-            folder, address = _split_link(inside)
+            folder, address = split_link(inside)
             return _table(_list_archive(address, kind, folder.strip("/")), classes)
         if archive:
             return _table(_list_archive(source, archive), classes)
@@ -133,7 +111,7 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
 
 def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
     """(URL, path that names it, size) of every image below a folder or matching a glob."""
-    fs, root = _filesystem(source)
+    fs, root = filesystem(source)
     if fs.isfile(root):
         raise SourceError(
             f"{source} is one file: give a folder, a glob, an archive "
@@ -157,12 +135,12 @@ def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
 def _list_archive(
     source: str, kind: str, folder: str = ""
 ) -> Iterable[tuple[str, str, int | None]]:
-    fs, path = _filesystem(source)
+    fs, path = filesystem(source)
     address = str(fs.unstrip_protocol(path))
-    for name, member in _archive(kind, address, _stamp(address)).members.items():
+    for name, size in list_members(kind, address):
         inside = not folder or PurePosixPath(name).is_relative_to(folder)
         if _is_image(name) and inside:
-            yield f"{kind}://{name}::{address}", name, _size(member)
+            yield f"{kind}://{name}::{address}", name, size
 
 
 def _is_image(path: str) -> bool:
@@ -193,7 +171,7 @@ def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]
 
 
 def _read_manifest(source: str) -> pa.Table:
-    fs, path = _filesystem(source)
+    fs, path = filesystem(source)
     if fs.isdir(path):
         raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
     with fs.open(path, "rb") as file:
@@ -251,118 +229,3 @@ def _refuse_repeats(table: pa.Table, source: str) -> None:
             f"{source} names {first['values']} {first['counts']} times "
             f"({len(repeated)} images are named more than once): keep one row each"
         )
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The filesystem and path of a URL, whatever signs (``::``, ``%``) the name of a file has."""
-    protocol, found, rest = url.partition("://")
-    if not found or protocol == "file":
-        return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
-    if "::" in protocol or _LINK.search(rest):
-        fs, path = fsspec.core.url_to_fs(url)
-    else:
-        kind = fsspec.get_filesystem_class(protocol)
-        fs, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
-    # Tonight's images must be found by a process that listed the folder last night.
-    fs.invalidate_cache()
-    return fs, path
-
-
-def read_bytes(uri: str) -> bytes:
-    """The bytes of an image; an archive is opened once a process and read in place."""
-    kind, _, rest = uri.partition("://")
-    if kind not in {"zip", "tar"}:
-        fs, path = _filesystem(uri)
-        return bytes(fs.cat_file(path))
-    name, address = _split_link(rest)
-    return _archive(kind, address, _stamp(address)).read(name)
-
-
-def _split_link(rest: str) -> tuple[str, str]:
-    """What is in an archive, and where the archive is, of ``inside::archive``."""
-    if _LINK.search(rest):
-        inside, address = _LINK.split(rest, maxsplit=1)
-    else:
-        inside, _, address = rest.rpartition("::")
-    return inside, address
-
-
-def _stamp(address: str) -> str | tuple[int, int]:
-    """What changes when an archive is replaced, so that no worker reads by an old index."""
-    fs, path = _filesystem(address)
-    if not isinstance(fs, LocalFileSystem):
-        return str(fs.ukey(path))
-    status = Path(path).stat()
-    return status.st_mtime_ns, status.st_size
-
-
-Member = zipfile.ZipInfo | tarfile.TarInfo
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """An opened archive, its members by name, and the lock of its one file position."""
-
-    file: zipfile.ZipFile | tarfile.TarFile
-    members: dict[str, Member]
-    lock: threading.Lock
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a member that is a plain file inside the archive."""
-        member = self.members.get(name)
-        if member is None:
-            raise FileNotFoundError(f"the archive has no member {name!r}")
-        if why := _refusal(member):
-            raise SourceError(f"refused: {why}")
-        with self.lock:
-            if isinstance(self.file, zipfile.ZipFile):
-                return self.file.read(name)
-            content = self.file.extractfile(member)  # type: ignore[arg-type]
-            return content.read() if content else b""
-
-
-def _name(member: Member) -> str:
-    return member.filename if isinstance(member, zipfile.ZipInfo) else member.name
-
-
-def _size(member: Member) -> int:
-    return member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
-
-
-def _refusal(member: Member) -> str | None:
-    """Why a member must not be read, or None: nothing it says may point out of the archive."""
-    path = PurePosixPath(_name(member))
-    if path.is_absolute() or ".." in path.parts:
-        return f"the name {_name(member)!r} leads out of the archive"
-    if isinstance(member, zipfile.ZipInfo):
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        return None if kind in {0, stat.S_IFREG} else "it is a link or a device, not a file"
-    return None if member.isreg() else "it is a link or a device, not a file"
-
-
-@lru_cache(maxsize=8)
-def _archive(kind: str, address: str, stamp: str | tuple[int, int]) -> _Archive:
-    fs, path = _filesystem(address)
-    # An object store would read 50 MB ahead from wherever the next image lies.
-    blocks = {"block_size": 2**20, "cache_type": "blockcache"} if fs.async_impl else {}
-    try:
-        file = fs.open(path, "rb", **blocks)
-        archive: zipfile.ZipFile | tarfile.TarFile
-        if kind == "zip":
-            archive = zipfile.ZipFile(file)
-            members: list[Member] = [info for info in archive.infolist() if not info.is_dir()]
-        else:
-            archive = tarfile.open(fileobj=file)  # noqa: SIM115  (kept open for the process)
-            members = [info for info in archive.getmembers() if not info.isdir()]
-            # A copy that was cut between two members looks whole but for the zeros at its end.
-            archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(512) != bytes(512):
-                raise EOFError("its end is missing")
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:
-        raise SourceError(f"{address} cannot be read as a {kind} archive: {error}") from error
-    twice = [name for name, n in Counter(_name(m) for m in members).items() if n > 1]
-    if twice:
-        raise SourceError(f"{address} has two members called {twice[0]!r}: pack it anew")
-    return _Archive(archive, {_name(member): member for member in members}, threading.Lock())

@@ -5,7 +5,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.demo import ORDINARY, demo
 from flows.settings import Settings
-from tasks.sources import SourceError
+from tasks.reading import SourceError
 
 
 @pytest.mark.slow

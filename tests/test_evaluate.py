@@ -24,9 +24,9 @@ from storage.reports import read_rows, report_path
 from storage.store import Store, StoreError
 from tasks.attacks import AttackError
 from tasks.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
+from tasks.reading import SourceError
 from tasks.render import write_collection, write_night
 from tasks.scores import SCORES
-from tasks.sources import SourceError
 
 ATTACKS = ["fgsm", "bim", "adaptive"]
 OTHER = ["far/night", "near/copies"]

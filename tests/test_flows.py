@@ -27,9 +27,9 @@ from storage.models import load_card
 from storage.reports import image_schema
 from storage.statistics import latest_statistics, load_moments
 from storage.store import Store, StoreError
+from tasks.reading import SourceError
 from tasks.render import write_collection, write_night
 from tasks.shard import run_shard
-from tasks.sources import SourceError
 from tasks.statistics import from_arrays
 
 PATIENTS, CELLS = 16, 12

@@ -22,7 +22,8 @@ from PIL import Image
 from tasks import render
 from tasks.extract import load_image
 from tasks.images import FORMATS, REASONS
-from tasks.sources import list_images, read_bytes
+from tasks.reading import read_bytes
+from tasks.sources import list_images
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SIDE = 32

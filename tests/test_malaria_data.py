@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from flows.malaria_data import NAME, malaria
+from tasks.reading import SourceError
 from tasks.render import write_collection
-from tasks.sources import SourceError
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from tasks.sources import SCHEMA, SourceError, list_images, parse_name, read_bytes
+from tasks.reading import SourceError, read_bytes
+from tasks.sources import SCHEMA, list_images, parse_name
 
 CLASSES = ("Parasitized", "Uninfected")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
