@@ -79,7 +79,7 @@ def train(
     frozen: Annotated[
         list[str] | None, Field(description="modules to freeze, if not the usual ones")
     ] = None,
-    side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 64,
+    side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96,
     epochs: Annotated[int, Field(ge=1)] = TrainingPlan.epochs,
     rate: Annotated[float, Field(gt=0, description="peak learning rate")] = TrainingPlan.peak_rate,
     fractions: Annotated[

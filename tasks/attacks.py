@@ -15,9 +15,9 @@ from tasks.detector import SPACE, Detector
 from tasks.network import Classifier
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
-PGD_STEPS = 20
+PGD_STEPS = 10
 CLIPPED_ROUNDS = 5
-ADAPTIVE_STEPS = 50
+ADAPTIVE_STEPS = 30
 # How much the adaptive attack cares for the detector beside the classifier; each is tried.
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
 
@@ -214,5 +214,5 @@ ATTACKS: dict[str, Attack] = {
         ),
         (None,),
     ),
-    "adaptive": Attack(_adaptive, (4 / 255, 8 / 255)),
+    "adaptive": Attack(_adaptive, (8 / 255,)),
 }

@@ -85,7 +85,11 @@ def compare(comparison: Comparison) -> list[dict[str, Any]]:
             }
         )
 
-    scores = {name: np.r_[ordinary.scores[name], abnormal.scores[name]] for name in ordinary.scores}
+    scores = {
+        name: np.r_[ordinary.scores[name], values]
+        for name, values in abnormal.scores.items()
+        if name in ordinary.scores
+    }
     scores |= _regressions(comparison, truth, clusters)
     for name, values in scores.items():
         whole, draws = detection(truth, values), detection(truth, values, weights)

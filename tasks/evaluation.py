@@ -175,7 +175,9 @@ def _attack(
     computed = attack(treatment.name, target, pixels, truth, treatment.strength, seed)
     file = round_to_8_bits(computed)
     noise = round_to_8_bits(matched_noise(pixels, computed, treatment.strength, seed))
-    arrays = _forms({FILE: file, COMPUTED: computed, NOISE: noise}, target, job.run.magnitudes)
+    arrays = _forms({FILE: file, NOISE: noise}, target, job.run.magnitudes)
+    # What no file can hold is scored for the record; pre-processing it is not worth its time.
+    arrays |= _forms({COMPUTED: computed}, target, ())
     for form, images in ((FILE, file), (COMPUTED, computed)):
         arrays[f"{form}/l2"] = _numpy(l2_norm(images - pixels))
         arrays[f"{form}/linf"] = _numpy(linf_norm(images - pixels))

@@ -1,8 +1,16 @@
-"""What the benchmarks share: images, a store with a fitted model, and a way to print."""
+"""What the benchmarks share: images, a store with a fitted model, a clock and a way to tell.
 
+``SLIDEWATCH_BENCH_QUICK=1`` makes everything small, to see that it runs; its figures mean nothing.
+``SLIDEWATCH_BENCH_JSON`` names a file that every figure is added to, one JSON object a line.
+"""
+
+import json
 import os
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
@@ -11,6 +19,87 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.render import write_collection
+
+QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
+
+
+class Record(Protocol):
+    """See `record`."""
+
+    def __call__(
+        self,
+        name: str,
+        unit: str,
+        *,
+        ours: Sequence[float],
+        rival: Sequence[float] | None = None,
+        limit: float | None = None,
+        higher_is_better: bool = False,
+    ) -> dict[str, Any]: ...
+
+
+def in_turn(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """The seconds that every run takes, A B C A B C: what else the machine does is unfair to none.
+
+    A run that returns a float has measured itself, and that is what counts.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            own = run()
+            seconds = time.perf_counter() - started
+            taken[name].append(own if isinstance(own, float) else seconds)
+    return taken
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Record:
+    """Tell a figure: a line of the table, and one of the JSON file.
+
+    ``ours`` and ``rival`` are measured in the same rounds, so the ratio, by how much ours is
+    better, is taken round by round.
+    """
+
+    def tell(
+        name: str,
+        unit: str,
+        *,
+        ours: Sequence[float],
+        rival: Sequence[float] | None = None,
+        limit: float | None = None,
+        higher_is_better: bool = False,
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {"benchmark": request.node.name, "name": name, "unit": unit}
+        row |= {"ours": _spread(ours), "higher_is_better": higher_is_better}
+        text = f"{name:<58} {_text(row['ours'])} {unit}"
+        if rival is not None:
+            pairs = zip(ours, rival, strict=True)
+            row["rival"] = _spread(rival)
+            row["ratio"] = _spread([a / b if higher_is_better else b / a for a, b in pairs])
+            text += f"; rival {_text(row['rival'])}; ratio {_text(row['ratio'])}"
+        if limit is not None:
+            value = row["ours"]["median"]
+            row["limit"] = limit
+            row["met"] = bool(value >= limit if higher_is_better else value <= limit)
+            text += f"; limit {limit:g}: {'met' if row['met'] else 'missed'}"
+        row |= {"quick": QUICK, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+        with capsys.disabled():
+            print(f"\n{text}", end="", flush=True)
+        if path := os.environ.get("SLIDEWATCH_BENCH_JSON"):
+            with Path(path).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        return row
+
+    return tell
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.4g} ({spread['min']:.4g}-{spread['max']:.4g})"
 
 
 @pytest.fixture(scope="session", autouse=True)

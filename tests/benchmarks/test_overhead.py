@@ -1,0 +1,206 @@
+"""What a shard costs beside its images, and what a flow costs beside its shards."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.batch import run_shards
+from flows.cluster import open_client, run_in_order
+from flows.settings import Settings
+from storage.batches import Batch, Shard, read_manifest
+from storage.detectors import load_detector_card
+from storage.features import create_features
+from storage.models import ModelCard, load_card
+from storage.records import now
+from storage.store import Store
+from tasks.extract import extract
+from tasks.process import settle_worker
+from tasks.render import write_collection
+from tasks.shard import ShardJob, load_classifier, run_shard
+from tests.benchmarks.conftest import QUICK, Record, in_turn
+from tests.benchmarks.screening import freeze
+
+SHARDS, ROUNDS, FLOW_ROUNDS = (50, 2, 1) if QUICK else (400, 3, 3)
+SHARD_LIMIT, FLOW_LIMIT = 10.0, 5.0  # milliseconds, seconds
+
+
+def nothing(job: ShardJob) -> Shard:
+    return job.shard
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A batch of shards of one image each."""
+
+    settings: Settings
+    store: Store
+    batch: Batch
+    jobs: list[ShardJob]
+
+
+@pytest.fixture(scope="module")
+def tiny(cells: str, fitted: Settings) -> Tiny:
+    settings = fitted.model_copy(update={"shard_rows": 1})
+    return make_tiny(settings, cells, "tiny")
+
+
+def make_tiny(settings: Settings, cells: str, name: str) -> Tiny:
+    store = Store(settings.store)
+    batch, detector = freeze(settings, cells, name, SHARDS), load_detector_card(store)
+    jobs = [
+        ShardJob(store, batch, shard, detector.model, detector=detector.name, scored_at=now())
+        for shard in batch.shards()
+    ]
+    return Tiny(settings, store, batch, jobs)
+
+
+def allot_features(tiny: Tiny, card: ModelCard) -> None:
+    create_features(
+        tiny.store,
+        card.name,
+        tiny.batch.key,
+        rows=tiny.batch.rows,
+        shard_rows=tiny.batch.shard_rows,
+        tap_widths=card.tap_widths,
+        classes=len(card.classes),
+        digests={"manifest": tiny.batch.manifest_digest, "model": card.digest},
+    )
+
+
+def milliseconds(seconds: list[float]) -> list[float]:
+    return [1000 * each / SHARDS for each in seconds]
+
+
+@pytest.mark.benchmark
+def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
+    card = load_card(tiny.store, tiny.jobs[0].model)
+
+    with open_client(tiny.settings) as client:
+
+        def shards() -> None:
+            done = list(run_shards(client, tiny.store, tiny.batch, card, tiny.jobs, "tiny"))
+            assert len(done) == SHARDS
+
+        shards()  # from now on their features are kept
+        taken = in_turn(
+            ROUNDS,
+            {
+                "that do nothing": lambda: list(
+                    run_in_order(client, nothing, tiny.jobs, title="nothing")
+                ),
+                "whose features are kept": shards,
+            },
+        )
+    for what, seconds in taken.items():
+        record(f"2 workers, shards {what}", "ms", ours=milliseconds(seconds), limit=SHARD_LIMIT)
+
+
+@pytest.mark.benchmark
+def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record: Record) -> None:
+    threads = torch.get_num_threads()
+    settle_worker()
+    settings, store = fitted.model_copy(update={"shard_rows": 1}), Store(fitted.store)
+    card = load_card(store, load_detector_card(store).model)
+    classifier = load_classifier(store, card.name, card.digest)
+    taken: dict[str, list[float]] = {"new": [], "kept": [], "image": []}
+    for number in range(-1, ROUNDS):
+        new = make_tiny(settings, cells, f"alone{number}")
+        allot_features(new, card)
+        uris = read_manifest(store, new.batch)["uri"].to_pylist()
+
+        def shards(tiny: Tiny = new) -> None:
+            for job in tiny.jobs:
+                run_shard(job)
+
+        def images(uris: list[str] = uris) -> None:
+            for uri in uris:
+                extract(classifier, [uri], tap_widths=card.tap_widths, batch=1, threads=2)
+
+        for name, seconds in in_turn(1, {"new": shards, "kept": shards, "image": images}).items():
+            if number >= 0:  # the first round loads the model and the detector
+                taken[name] += milliseconds(seconds)
+    torch.set_num_threads(threads)
+    beside = [a - b for a, b in zip(taken["new"], taken["image"], strict=True)]
+    record("1 process, shard of one new image", "ms", ours=taken["new"])
+    record("1 process, that image alone", "ms", ours=taken["image"])
+    record("1 process, new shard beside its image", "ms", ours=beside, limit=SHARD_LIMIT)
+    record("1 process, shard that is kept", "ms", ours=taken["kept"], limit=SHARD_LIMIT)
+
+
+IMPORTS = "import flows.screen"
+EMPTY_FLOW = f"{IMPORTS}; from prefect import flow; flow(lambda: None, name='empty')()"
+CLUSTER = f"""
+{IMPORTS}
+from flows.cluster import open_client
+from flows.settings import Settings
+with open_client(Settings(workers=2)) as client:
+    pass"""
+WORKERS = CLUSTER.replace("pass", "client.run(exec, 'import tasks.shard')")
+
+
+@pytest.mark.benchmark
+def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Record) -> None:
+    write_collection(
+        tmp_path / "cells", patients=1, cells_per_patient=1, parasitized_fraction=0.0, seed=9
+    )
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    environment |= {"PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    environment.pop("PREFECT_API_URL", None)
+    number = iter(range(100))
+
+    def run(*arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, *arguments],
+            check=True,
+            capture_output=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+
+    def screen() -> None:
+        options = {
+            "images": str(tmp_path / "cells"),
+            "batch": f"one-{next(number)}",
+            "store": fitted.store,
+            "workers": "2",
+        }
+        words = (f"--{name}={value}" for name, value in options.items())
+        run("-m", "flows.command_line", "screen", *words)
+
+    screen()  # Prefect makes its database once
+    taken = in_turn(
+        FLOW_ROUNDS,
+        {
+            "imports": lambda: run("-c", IMPORTS),
+            "empty flow": lambda: run("-c", EMPTY_FLOW),
+            "cluster": lambda: run("-c", CLUSTER),
+            "workers": lambda: run("-c", WORKERS),
+            "screen": screen,
+        },
+    )
+
+    def beyond(longer: str, shorter: str) -> list[float]:
+        return [a - b for a, b in zip(taken[longer], taken[shorter], strict=True)]
+
+    record("imports of slidewatch screen", "s", ours=taken["imports"])
+    record("screen of one image, in all", "s", ours=taken["screen"])
+    record("Prefect: server, flow and its end", "s", ours=beyond("empty flow", "imports"))
+    record("2 workers: start and end", "s", ours=beyond("cluster", "imports"))
+    record("2 workers: imports", "s", ours=beyond("workers", "cluster"))
+    rest = [
+        a - b - c
+        for a, b, c in zip(*(taken[x] for x in ("screen", "workers", "empty flow")), strict=True)
+    ]
+    rest = [a + b for a, b in zip(rest, taken["imports"], strict=True)]
+    record("the rest: claim, list, freeze, model, extract, publish", "s", ours=rest)
+    record("fixed, beyond the imports", "s", ours=beyond("screen", "imports"), limit=FLOW_LIMIT)
+    fixed = [
+        a - b
+        for a, b in zip(beyond("screen", "imports"), beyond("workers", "cluster"), strict=True)
+    ]
+    record("fixed, beyond the workers' imports too", "s", ours=fixed, limit=FLOW_LIMIT)

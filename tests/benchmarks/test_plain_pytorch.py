@@ -1,0 +1,98 @@
+"""Screening from files to the published report, against plain PyTorch from files to scores.
+
+The same network, weights and images; both have their workers running and the network loaded before
+the clock starts. Ours also lists the images, keeps their features and publishes a report.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from flows.cluster import open_client
+from flows.settings import Settings
+from storage.batches import load_batch
+from storage.detectors import load_detector_card
+from storage.features import SCORED, read_block
+from storage.models import load_card, load_weights
+from storage.reports import read_rows
+from storage.store import Store
+from tasks.network import Classifier, NetworkSpec, build
+from tasks.sources import list_images
+from tests.benchmarks.conftest import QUICK, Record, in_turn
+from tests.benchmarks.plain_pytorch import Scorer, Screener, dataset
+from tests.benchmarks.screening import screen_anew
+
+IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (4096, 1024, 3)
+
+LAYOUTS = {
+    "plain PyTorch": torch.contiguous_format,
+    "plain PyTorch, channels last": torch.channels_last,
+}
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def network(store: Store, model: str, memory_format: torch.memory_format) -> Classifier:
+    """The network as it was trained, nothing folded."""
+    card = load_card(store, model)
+    made = build(NetworkSpec.from_dict(card.network))
+    made.load_state_dict({k: torch.from_numpy(a) for k, a in load_weights(store, card).items()})
+    return made.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def scorers(store: Store, model: str) -> dict[str, Scorer]:
+    """Fitted to the images that our detector was fitted on, or nearly so."""
+    batch = load_batch(store, "fitted")
+    block = read_block(store, model, batch.key, 0, batch.rows)
+    good = (block.status == SCORED) & (block.label >= 0)
+    return {tap: Scorer(x[good], block.label[good]) for tap, x in block.taps.items()}
+
+
+@pytest.mark.benchmark
+def test_screening_speed_against_plain_pytorch(
+    cells: str, fitted: Settings, record: Record
+) -> None:
+    store = Store(fitted.store)
+    model = load_detector_card(store).model
+    manifest = list_images(cells, limit=IMAGES)
+    images = dataset(manifest["uri"].to_pylist(), load_card(store, model).network["side"])
+    rivals = {}
+    for name, layout in LAYOUTS.items():
+        classifier = network(store, model, layout)
+        taps = {tap: classifier.backbone.get_submodule(tap) for tap in classifier.spec.taps}
+        rivals[name] = Screener(classifier, taps, scorers(store, model), images)
+    for rival in rivals.values():
+        rival.warm_up()
+    number = iter(range(100))
+    with open_client(fitted) as client:
+        screen_anew(client, fitted, cells, "warm-up", WARM_UP)
+        taken = in_turn(
+            ROUNDS,
+            {
+                "ours": lambda: screen_anew(client, fitted, cells, f"round-{next(number)}", IMAGES),
+                **{name: rival.screen for name, rival in rivals.items()},
+            },
+        )
+        rows = read_rows(store, screen_anew(client, fitted, cells, "scores", IMAGES))
+    theirs = rivals["plain PyTorch"].screen()
+    for tap in scorers(store, model):
+        ours = rows[f"distance_{tap}"].to_numpy()
+        assert np.corrcoef(np.log(ours), np.log(theirs[tap]))[0, 1] > 0.9
+    what = f"{IMAGES} {'NIH' if cells.endswith('.zip') else 'rendered'} cells"
+    speed = {name: [IMAGES / seconds for seconds in each] for name, each in taken.items()}
+    for name in rivals:
+        record(
+            f"{what}, screen / {name}",
+            "images/s",
+            ours=speed["ours"],
+            rival=speed[name],
+            higher_is_better=True,
+        )

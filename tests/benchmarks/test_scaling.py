@@ -1,0 +1,43 @@
+"""Screening by two workers against one: what a second core brings."""
+
+import pytest
+
+from flows.cluster import open_client
+from flows.settings import Settings
+from tests.benchmarks.conftest import QUICK, Record, in_turn
+from tests.benchmarks.screening import screen_anew
+
+IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (4096, 1024, 3)
+
+
+@pytest.mark.benchmark
+def test_images_a_second_of_one_worker_and_of_two(
+    cells: str, fitted: Settings, record: Record
+) -> None:
+    # Two shards a round at the least, and as many for each worker.
+    settings = fitted.model_copy(update={"shard_rows": 128})
+    one, two = (settings.model_copy(update={"workers": n}) for n in (1, 2))
+    number = iter(range(100))
+    with open_client(one) as alone, open_client(two) as both:
+        clients = {"1": alone, "2": both}
+        for workers, client in clients.items():
+            screen_anew(client, settings, cells, f"warm-up-{workers}", WARM_UP)
+        taken = in_turn(
+            ROUNDS,
+            {
+                workers: lambda client=client: screen_anew(
+                    client, settings, cells, f"scaled-{next(number)}", IMAGES
+                )
+                for workers, client in clients.items()
+            },
+        )
+    speed = {workers: [IMAGES / seconds for seconds in each] for workers, each in taken.items()}
+    record(
+        f"{IMAGES} cells, 2 workers / 1",
+        "images/s",
+        ours=speed["2"],
+        rival=speed["1"],
+        higher_is_better=True,
+    )
+    scaling = [b / a for a, b in zip(speed["1"], speed["2"], strict=True)]
+    record("scaling from 1 worker to 2", "times", ours=scaling, limit=1.8, higher_is_better=True)

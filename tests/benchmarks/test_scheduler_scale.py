@@ -1,0 +1,76 @@
+"""A hundred thousand jobs that sleep, on many worker threads: is a job's cost the same for all?
+
+Coordinator, scheduler and worker are one process here, a new one for every number of jobs, so its
+growth is that of all three.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.conftest import QUICK, Record
+
+SIZES = (300, 1_000) if QUICK else (1_000, 10_000, 100_000)
+LIMIT = 0.005  # seconds a job
+PARTS = 10
+
+SCRIPT = """
+import json, sys, time
+from dataclasses import dataclass
+from distributed import Client, LocalCluster
+from flows.cluster import run_in_order
+from tests.benchmarks.peak import resident
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+
+def work(job):
+    time.sleep(0.01)
+    return job.number
+
+jobs, parts = int(sys.argv[1]), int(sys.argv[2])
+with (
+    LocalCluster(processes=False, n_workers=1, threads_per_worker=64, dashboard_address=None)
+    as cluster,
+    Client(cluster, set_as_default=False) as client,
+):
+    list(run_in_order(client, work, [Job(i) for i in range(300)], title="warm-up"))
+    before, started, seconds = resident(), time.perf_counter(), []
+    for done in run_in_order(client, work, (Job(i) for i in range(jobs)), title="scale"):
+        if (done + 1) % (jobs // parts) == 0:
+            seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+    print(json.dumps({"seconds": seconds, "grown": resident() - before}))
+"""
+
+
+def simulate(jobs: int) -> dict[str, list[float] | float]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(jobs), str(PARTS)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    found: dict[str, list[float] | float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.benchmark
+def test_cost_of_a_job_against_the_number_of_jobs(record: Record) -> None:
+    for jobs in SIZES:
+        found = simulate(jobs)
+        assert isinstance(found["seconds"], list)
+        each = [1000 * seconds / (jobs // PARTS) for seconds in found["seconds"]]
+        # The spread is that over tenths of the run: a cost that grew would show in it.
+        record(f"{jobs} jobs, a job", "ms", ours=each, limit=1000 * LIMIT)
+        assert isinstance(found["grown"], float)
+        record(f"{jobs} jobs, growth of the process", "MiB", ours=[found["grown"]])
+        half = PARTS // 2
+        slower = statistics.median(each[half:]) / statistics.median(each[:half])
+        record(f"{jobs} jobs, the second half / the first", "times", ours=[slower])
