@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo test test-all check format bench clean
+.PHONY: help install demo test test-all check format bench experiments clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,10 +24,10 @@ demo: $(INSTALLED)  ## Train, fit, screen and query on rendered cells (a few min
 	$(BIN)/slidewatch demo
 
 test: $(INSTALLED)  ## Run the tests that finish in minutes
-	$(BIN)/python -m pytest -m 'not slow and not benchmark'
+	$(BIN)/python -m pytest -m 'not slow and not benchmark and not experiment'
 
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m 'not benchmark'
+	$(BIN)/python -m pytest -m 'not benchmark and not experiment'
 
 check: $(INSTALLED)  ## Check format, lint, import directions and types
 	$(BIN)/ruff format --check .
@@ -41,6 +41,9 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can
 
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+experiments: $(INSTALLED)  ## Decide the defaults by evidence again (hours, on real images)
+	$(BIN)/python -m pytest -m experiment -s tests/benchmarks
 
 clean:  ## Remove .venv and everything the demo wrote
 	rm -rf $(VENV) demo

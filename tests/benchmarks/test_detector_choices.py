@@ -31,6 +31,7 @@ from tasks.images import decode_rgb, resize
 from tasks.mahalanobis import TiedGaussian, nearest_class_distance, tied_covariance, tied_gaussian
 from tasks.metrics import accuracy, auroc
 from tasks.network import Classifier, build, network_spec
+from tasks.process import keep_freed_memory
 from tasks.reading import read_bytes
 from tasks.sources import list_images
 from tasks.split import split
@@ -43,7 +44,7 @@ CLASSES = ("Parasitized", "Uninfected")
 FRACTIONS = (0.75, 0.10, 0.15)  # of patients, as `flows.train` has them
 
 pytestmark = [
-    pytest.mark.benchmark,
+    pytest.mark.experiment,
     pytest.mark.skipif(
         not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
     ),
@@ -86,6 +87,7 @@ class Cells:
 
 @pytest.fixture(scope="module")
 def cells() -> Cells:
+    keep_freed_memory()
     table = list_images(str(DATA / "cell_images.zip"), classes=CLASSES)
     return Cells(
         np.asarray(table["uri"].to_pylist(), object),
