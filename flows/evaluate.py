@@ -69,7 +69,8 @@ from tasks.findings import (
 )
 from tasks.network import NetworkSpec, every_stage
 from tasks.reading import SourceError
-from tasks.robustness import METRICS, Example, robustness_markdown, robustness_page
+from tasks.robustness import Example, robustness_page
+from tasks.robustness_tables import METRICS, robustness_markdown
 from tasks.sources import list_images
 from tasks.split import split_by
 
@@ -499,7 +500,7 @@ def _publish(
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows of metrics as a table of `tasks.robustness.METRICS`; what is not a number is null."""
+    """Rows as a table of `tasks.robustness_tables.METRICS`; what is not a number is null."""
     columns = []
     for field in METRICS:
         values = [row[field.name] for row in rows]

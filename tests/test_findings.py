@@ -28,7 +28,8 @@ from tasks.findings import (
     Treatment,
     join_parts,
 )
-from tasks.robustness import METRICS, SCORES
+from tasks.robustness import SCORES
+from tasks.robustness_tables import METRICS
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)
 WEAK = Treatment("attack", "fgsm", 2 / 255)

@@ -8,14 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.robustness import (
-    METRICS,
-    SCORES,
-    Example,
-    over_seeds,
-    robustness_markdown,
-    robustness_page,
-)
+from tasks.robustness import SCORES, Example, robustness_page
+from tasks.robustness_tables import METRICS, over_seeds, robustness_markdown
 
 SCRIPT = "<script>alert(1)</script>"
 DETECTORS = ("maximum softmax", "energy", "slidewatch", "layers (known-attack)")
