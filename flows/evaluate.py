@@ -259,6 +259,7 @@ def _evaluate_one(client: Client, run: Run, asked: Evaluation, seed: int) -> _Re
     unseen_rows = scored[TEST, CLEAN].forms[FILE].rows
     findings = Findings(
         model=card.model,
+        classes=model.classes,
         seed=seed,
         alpha=card.alpha,
         threshold=threshold(load_detector(run).calibration, card.alpha),

@@ -1,10 +1,9 @@
 """The flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +28,26 @@ from storage.batches import (
 )
 from storage.detectors import DetectorCard, load_detector_card
 from storage.models import ModelCard, load_card
-from storage.reports import image_schema, publish_report, read_rows, report_digest, report_path
+from storage.reports import (
+    BATCHES,
+    IMAGES,
+    SLIDES,
+    batch_schema,
+    image_schema,
+    publish_report,
+    read_batches_before,
+    read_rows,
+    report_digest,
+    report_path,
+    slide_schema,
+)
 from storage.store import Store
-from tasks.report import q_values
-from tasks.shard import ShardJob
+from tasks.drift import NightTally, batch_row, judge
+from tasks.report import REVIEW, q_values
+from tasks.shard import ShardJob, load_fitted_detector
+from tasks.slides import SlideTally
+
+HISTORY = 60  # earlier batches that are read: twice those compared with, for some are left out
 
 
 class ScreenOutcome(Outcome):
@@ -48,6 +63,9 @@ class ScreenOutcome(Outcome):
     diagnoses: dict[str, int]
     abnormal: int
     review: int
+    slides_for_review: int
+    light: str
+    reasons: list[str]
     seconds: float
     repeated: bool
 
@@ -68,7 +86,8 @@ class ScreenOutcome(Outcome):
             ),
             ("diagnoses", diagnoses or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
-            ("for review", f"{self.review:,}"),
+            ("for review", f"{self.review:,} images, {self.slides_for_review:,} slides"),
+            ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
             ("detector", self.detector),
             ("report", self.report),
         ]
@@ -132,6 +151,7 @@ def screen(
                 extract_and_score(client, store, frozen, card, detector_card)
             held.check()
             seal = publish(store, frozen, card, detector_card)
+        night = batch_report(store, frozen)
     outcome = ScreenOutcome(
         batch=batch,
         report=store.address(*report_path(frozen.name, frozen.batch_date)),
@@ -143,6 +163,9 @@ def screen(
         diagnoses=seal.diagnoses,
         abnormal=seal.abnormal,
         review=seal.review,
+        slides_for_review=night["slides_for_review"],
+        light=night["light"],
+        reasons=night["reasons"],
         seconds=time.monotonic() - started,
         repeated=repeated,
     )
@@ -153,14 +176,28 @@ def screen(
 
 
 def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
-    """The seal of a batch's report, if that very report is still there."""
+    """The seal of a batch's reports, if those very reports are still there."""
     seal = read_seal(store, batch, detector)
-    if (
-        seal
-        and report_digest(store, report_path(batch.name, batch.batch_date)) == seal.report_digest
-    ):
-        return seal
-    return None
+    if seal is None:
+        return None
+    sealed = {
+        IMAGES: seal.report_digest,
+        SLIDES: seal.slides_digest,
+        BATCHES: seal.batch_digest,
+    }
+    for kind, digest in sealed.items():
+        there = report_digest(store, report_path(batch.name, batch.batch_date, kind))
+        # None is what seals say that are older than the report on slides.
+        if digest is None or there != digest:
+            return None
+    return seal
+
+
+def batch_report(store: Store, batch: Batch) -> dict[str, Any]:
+    """The row of a batch in the history of nights."""
+    path = report_path(batch.name, batch.batch_date, BATCHES)
+    row: dict[str, Any] = read_rows(store, path).to_pylist()[0]
+    return row
 
 
 @task(cache_policy=NO_CACHE)
@@ -179,59 +216,74 @@ def extract_and_score(
 
 @task(cache_policy=NO_CACHE)
 def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
-    """Join the shards' rows into the report, let it appear at once, and seal it."""
+    """Join the shards' rows into the report, let it appear at once with its summaries, and seal it.
+
+    A resumed run writes the same bytes, for what is compared with are nights before this one.
+    """
     paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
     p = np.concatenate(
         [read_rows(store, path, ["p_value"])["p_value"].to_numpy() for path in paths]
     )
     q = q_values(p)
-    tally = _Tally()
+    fitted = load_fitted_detector(store, detector.name, detector.digest)
+    taps = zip(fitted.calibration.mean.tolist(), fitted.calibration.deviation.tolist(), strict=True)
+    night = NightTally(dict(zip(fitted.taps, taps, strict=True)))
+    slides = SlideTally()
 
     def parts() -> Iterator[pa.Table]:
         for shard, path in zip(batch.shards(), paths, strict=True):
             rows = read_rows(store, path)
             values = q[shard.start : shard.stop]
-            tally.count(rows)
-            yield rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
+            rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
+            night.count(rows)
+            slides.count(rows)
+            yield rows
 
     path = report_path(batch.name, batch.batch_date)
     digest = publish_report(store, path, image_schema(card.classes, list(detector.taps)), parts())
+    scored_at = screening_start(store, batch, detector.name)
+    names = {
+        "model": card.name,
+        "detector": detector.name,
+        "batch": batch.name,
+        "batch_date": batch.batch_date.isoformat(),
+        "scored_at": scored_at,
+    }
+    slide_rows = slides.table(alpha=detector.alpha, names=names)
+    slides_digest = publish_report(
+        store, report_path(batch.name, batch.batch_date, SLIDES), slide_schema(), [slide_rows]
+    )
+    earlier = read_batches_before(store, batch.batch_date, HISTORY)
+    row = batch_row(
+        night,
+        judge(night, earlier, detector=detector.name, alpha=detector.alpha),
+        alpha=detector.alpha,
+        slides=slide_rows.num_rows,
+        slides_for_review=slide_rows["verdict"].to_pylist().count(REVIEW),
+        names=names,
+    )
+    batch_digest = publish_report(
+        store, report_path(batch.name, batch.batch_date, BATCHES), batch_schema(), [row]
+    )
     seal = Seal(
         batch=batch.name,
         detector=detector.name,
         model=card.name,
         report="/".join(path),
         report_digest=digest,
+        slides_digest=slides_digest,
+        batch_digest=batch_digest,
         rows=batch.rows,
-        scored=tally.status["scored"],
-        failed=tally.status["failed"],
-        diagnoses={name: tally.diagnosis[name] for name in card.classes},
-        abnormal=tally.abnormal,
-        review=tally.verdict["review"],
-        failures=dict(tally.failure),
-        scored_at=screening_start(store, batch, detector.name),
+        scored=night.scored,
+        failed=night.images - night.scored,
+        diagnoses={name: night.diagnoses[name] for name in card.classes},
+        abnormal=night.abnormal,
+        review=night.verdicts[REVIEW],
+        failures=dict(night.failures),
+        scored_at=scored_at,
     )
-    if seal.scored + seal.failed != batch.rows:
-        raise RuntimeError(f"{seal.scored} + {seal.failed} rows, but {batch.rows} images")
+    if night.images != batch.rows:
+        raise RuntimeError(f"{night.images} rows, but {batch.rows} images")
     write_seal(store, batch, seal)
     discard_rows(store, batch, detector.name)
     return seal
-
-
-class _Tally:
-    """Counts over the rows of a report, part by part."""
-
-    def __init__(self) -> None:
-        self.status: Counter[str] = Counter()
-        self.diagnosis: Counter[str] = Counter()
-        self.verdict: Counter[str] = Counter()
-        self.failure: Counter[str] = Counter()
-        self.abnormal = 0
-
-    def count(self, rows: pa.Table) -> None:
-        self.status.update(rows["status"].to_pylist())
-        self.diagnosis.update(rows["diagnosis"].drop_null().to_pylist())
-        self.verdict.update(rows["verdict"].to_pylist())
-        reasons = rows["failure"].drop_null().to_pylist()
-        self.failure.update(text.partition(":")[0] for text in reasons)
-        self.abnormal += sum(rows["abnormal"].drop_null().to_pylist())

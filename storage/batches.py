@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,13 +79,19 @@ class ShardRecord(Record):
 
 
 class Seal(Record):
-    """The report of a batch is published: what is in it, and who made it when."""
+    """The reports of a batch are published: what is in that on images, and who made it when.
 
+    Seals of schema version 1 know of no reports on slides and the batch.
+    """
+
+    schema_version: int = 2
     batch: str
     detector: str
     model: str
     report: str
     report_digest: str
+    slides_digest: str | None = None
+    batch_digest: str | None = None
     rows: int
     scored: int
     failed: int
@@ -191,13 +198,28 @@ def read_manifest(
     """The manifest's rows, all of them or those of one shard."""
     parts = ("batches", batch.key, "manifest.parquet")
     try:
-        with store.open(*parts) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
+        footer = _manifest_footer(store, batch.key, batch.manifest_digest)
+        with (
+            store.open(*parts) as opened,
+            pq.ParquetFile(opened, metadata=footer, pre_buffer=True) as file,
+        ):
             if shard is None:
                 return file.read(columns=columns)
             return file.read_row_group(shard.number, columns=columns)
     except FileNotFoundError:
         address = store.address(*parts)
         raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None
+
+
+@lru_cache(maxsize=4)
+def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
+    """The footer of the manifest with this digest, kept by every process that reads it.
+
+    It tells of every row group, one a shard: read anew for each shard it would cost the square of
+    their number.
+    """
+    with store.open("batches", key, "manifest.parquet") as opened:
+        return pq.read_metadata(opened)
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:

@@ -1,9 +1,10 @@
-"""Reports: ``reports/images/batch_date=YYYY-MM-DD/<batch>.parquet``, one row for each image.
+"""Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
+Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one.
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 
 import pyarrow as pa
@@ -11,7 +12,14 @@ import pyarrow.parquet as pq
 
 from storage.store import Store, digest_of
 
+# Large groups are quick to scan, and a filter on the digest says which of them has an image.
+GROUP_ROWS = 65_536
+BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
+
 _TEXT = pa.dictionary(pa.int32(), pa.string())
+_COUNT = pa.int64()
+_COUNTS = pa.map_(pa.string(), pa.int64())
+IMAGES, SLIDES, BATCHES = "images", "slides", "batches"
 
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
@@ -55,15 +63,123 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
             _field("verdict", _TEXT, "accept, or review by a person"),
             _field("review_reason", _TEXT, "abnormal, uncertain, both, or failed"),
-            _field("model", _TEXT, "the model that diagnosed"),
-            _field("detector", _TEXT, "the detector that scored"),
-            _field("batch", _TEXT, "the batch"),
-            # Text in a dictionary is the one type under which DuckDB, Polars and pyarrow (so
-            # pandas) all agree that the column and the folder's name are the same thing.
-            _field("batch_date", _TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
-            _field("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
+            *_made_by(),
         ]
     )
+
+
+def slide_schema() -> pa.Schema:
+    """The columns of a slide report, with their meaning in the field metadata."""
+    return pa.schema(
+        [
+            _field("slide_id", _TEXT, "the slide or field of view; null: images that name none"),
+            _field("patient_id", _TEXT, "the patient; null where none or several are named"),
+            _field("cells", _COUNT, "images of the slide", "images"),
+            _field("scored", _COUNT, "of these, scored", "images"),
+            _field("failed", _COUNT, "of these, failed", "images"),
+            _field("failures", _COUNTS, "how many failed, by reason", "images"),
+            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
+            *_parasitaemia("", "scored images"),
+            *_parasitaemia("_ordinary", "scored images that are not abnormal"),
+            _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
+            _field("abnormal_fraction", pa.float64(), "abnormal over scored"),
+            _field(
+                "abnormal_p_value",
+                pa.float64(),
+                "exact binomial p-value of so many abnormal images at the detector's alpha; too "
+                "small, because images of one slide depend on each other",
+            ),
+            _field("uncertain", _COUNT, "scored images whose diagnosis is uncertain", "images"),
+            _field(
+                "abnormality_median",
+                pa.float64(),
+                "median abnormality, to .03",
+                "deviations of the log distance over calibration patients",
+            ),
+            _field("p_value_median", pa.float64(), "median p-value, to 6%"),
+            _field("verdict", _TEXT, "accept, or review by a person"),
+            _field(
+                "review_reasons",
+                pa.list_(pa.string()),
+                "abnormal together, many failed, few cells, many uncertain, several patients",
+            ),
+            *_made_by(),
+        ]
+    )
+
+
+def batch_schema() -> pa.Schema:
+    """The columns of a batch's one row, with their meaning in the field metadata."""
+    return pa.schema(
+        [
+            _field("images", _COUNT, "images of the batch", "images"),
+            _field("scored", _COUNT, "of these, scored", "images"),
+            _field("failed", _COUNT, "of these, failed", "images"),
+            _field("failures", _COUNTS, "how many failed, by reason", "images"),
+            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
+            *_parasitaemia("", "scored images"),
+            _field("alpha", pa.float64(), "the detector's level"),
+            _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
+            _field("discoveries", _COUNT, "scored images whose q_value is at most .1", "images"),
+            _field("uncertain", _COUNT, "scored images whose diagnosis is uncertain", "images"),
+            _field("review", _COUNT, "images for review by a person", "images"),
+            _field("slides", _COUNT, "slides; images that name none count as one", "slides"),
+            _field("slides_for_review", _COUNT, "slides for review by a person", "slides"),
+            _field(
+                "clusters", _COUNT, "patients with scored images, or slides where none is named"
+            ),
+            _field("p_values", pa.list_(_COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
+            _field(
+                "tap_scores",
+                pa.map_(pa.string(), pa.list_(_COUNT)),
+                "by tap, standardised log distances in bins of `tasks.drift.TAP_EDGES`",
+                "images",
+            ),
+            _field(
+                "ks_distance", pa.float64(), "Kolmogorov-Smirnov distance of p_values from uniform"
+            ),
+            _field("ks_p_value", pa.float64(), "p-value of ks_distance with patients as clusters"),
+            _field("psi", pa.float64(), "population stability index of the score, calibration"),
+            _field("psi_earlier", pa.float64(), "the same against earlier nights; null: too few"),
+            _field(
+                "psi_taps",
+                pa.map_(pa.string(), pa.float64()),
+                "the same for the distance at each tap",
+            ),
+            _field("nights", _COUNT, "earlier nights that this one was compared with"),
+            _field("light", _TEXT, "green, amber or red"),
+            _field(
+                "reasons", pa.list_(pa.string()), "why it is not green; what could not be judged"
+            ),
+            *_made_by(),
+        ]
+    )
+
+
+def _parasitaemia(suffix: str, cells: str) -> list[pa.Field]:
+    bounds = {"percent": "share", "low": "lower bound of the share", "high": "upper bound"}
+    return [
+        _field(
+            f"parasitaemia{suffix}_{name}",
+            pa.float64(),
+            f"{what} of parasitized among {cells}"
+            + ("" if name == "percent" else " (95%, Wilson)"),
+            "%",
+        )
+        for name, what in bounds.items()
+    ]
+
+
+def _made_by() -> list[pa.Field]:
+    return [
+        _field("model", _TEXT, "the model that diagnosed"),
+        _field("detector", _TEXT, "the detector that scored"),
+        _field("batch", _TEXT, "the batch"),
+        # Text in a dictionary is the one type under which DuckDB, Polars and pyarrow (so
+        # pandas) all agree that the column and the folder's name are the same thing.
+        _field("batch_date", _TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
+        _field("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
+    ]
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) -> pa.Field:
@@ -71,9 +187,9 @@ def _field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) 
     return pa.field(name, kind, metadata=metadata)
 
 
-def report_path(batch: str, batch_date: date) -> tuple[str, ...]:
-    """Where the image report of a batch lies, relative to the store."""
-    return ("reports", "images", f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
+def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
+    """Where the report of a batch on its images, slides or itself lies, relative to the store."""
+    return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
 
 
 def write_rows(store: Store, path: tuple[str, ...], rows: pa.Table) -> None:
@@ -88,15 +204,42 @@ def read_rows(store: Store, path: tuple[str, ...], columns: list[str] | None = N
         return file.read(columns=columns)
 
 
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Parts joined to at least `GROUP_ROWS` rows, but for what is left at the end."""
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= GROUP_ROWS:
+            # Whole columns, or every part would bring its own dictionary.
+            yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+
+
 def publish_report(
     store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
     """Write a report part by part and let it appear at once; returns its sha256."""
     with store.staged(*path) as stage:
-        with pq.ParquetWriter(stage, schema, compression="zstd") as writer:
-            for part in parts:
-                writer.write_table(part.select(schema.names).cast(schema))
+        bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
+        with pq.ParquetWriter(
+            stage, schema, compression="zstd", bloom_filter_options=bloom
+        ) as writer:
+            for group in _row_groups(part.select(schema.names).cast(schema) for part in parts):
+                writer.write_table(group, row_group_size=max(len(group), 1))
         return digest_of(stage.read_bytes())
+
+
+def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
+    """Rows of the last batches of days before the given one, oldest first."""
+    paths: list[tuple[str, ...]] = []
+    for folder in reversed(store.names("reports", BATCHES)):
+        if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
+            names = store.names("reports", BATCHES, folder)
+            paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
+    rows = [read_rows(store, path).cast(batch_schema()) for path in reversed(paths[:limit])]
+    return pa.concat_tables(rows) if rows else batch_schema().empty_table()
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

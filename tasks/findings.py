@@ -134,6 +134,7 @@ class Findings:
     """
 
     model: str
+    classes: Sequence[str]
     seed: int
     alpha: float
     threshold: float
@@ -280,12 +281,18 @@ class Findings:
                         before[i],
                         part.pictures["pictures/changed"][i],
                         (
-                            f"before: {_said(clean)}",
-                            f"after: {_said(changed.take(np.asarray([i])))}",
+                            f"before: {self._said(clean)}",
+                            f"after: {self._said(changed.take(np.asarray([i])))}",
                         ),
                     )
                 )
         return found
+
+    def _said(self, one: Scored) -> str:
+        return (
+            f"{self.classes[one.diagnosed[0]]} ({one.probability[0]:.2f}), "
+            f"abnormality {one.scores[OWN][0]:.1f}, p {one.p_value[0]:.2g}"
+        )
 
     def _treatments(self, kind: str) -> list[Treatment]:
         return [treatment for _, treatment in self.scored if treatment.kind == kind]
@@ -428,10 +435,3 @@ def _row(
 
 def _numbers(keys: NDArray[np.str_]) -> NDArray[np.intp]:
     return np.asarray(np.unique(keys, return_inverse=True)[1])
-
-
-def _said(one: Scored) -> str:
-    return (
-        f"class {one.diagnosed[0]} ({one.probability[0]:.2f}), "
-        f"abnormality {one.scores[OWN][0]:.1f}, p {one.p_value[0]:.2g}"
-    )

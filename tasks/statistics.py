@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 Float = NDArray[np.float64]
 
@@ -83,8 +84,10 @@ def merge(a: Moments, b: Moments) -> Moments:
     share = np.divide(b.n, n, out=np.zeros_like(n), where=n > 0)
     delta = b.mean - a.mean
     mean = a.mean + delta * share[:, None]
-    between = delta[:, :, None] * delta[:, None, :] * (a.n * share)[:, None, None]
-    return Moments(n, mean, a.scatter + b.scatter + between)
+    scatter = a.scatter + b.scatter
+    for c, weight in enumerate(a.n * share):
+        _add_outer(scatter[c], delta[c], weight)
+    return Moments(n, mean, scatter)
 
 
 def retract(total: Moments, part: Moments) -> Moments:
@@ -104,8 +107,9 @@ def retract(total: Moments, part: Moments) -> Moments:
     mean = total.mean - (part.mean - total.mean) * ratio[:, None]
     delta = part.mean - mean
     weight = np.divide(n * part.n, total.n, out=np.zeros_like(n), where=total.n > 0)
-    between = delta[:, :, None] * delta[:, None, :] * weight[:, None, None]
-    scatter = total.scatter - part.scatter - between
+    scatter = total.scatter - part.scatter
+    for c, w in enumerate(weight):
+        _add_outer(scatter[c], delta[c], -w)
     # No image has a mean, one image has no scatter: rounding must not claim otherwise.
     mean[n == 0] = 0.0
     scatter[n <= 1] = 0.0
@@ -200,6 +204,12 @@ def unit(features: NDArray[np.floating]) -> Float:
 def in_space(space: str, features: NDArray[np.floating]) -> Float:
     """Features in one of `SPACES`, as float64 (n, d)."""
     return unit(features) if space == "unit" else np.asarray(features, np.float64)
+
+
+def _add_outer(matrix: Float, vector: Float, weight: float) -> None:
+    """Add weight times v v^T to a matrix in place, in one pass over it."""
+    # BLAS counts in columns, and the transpose of the sum is the sum of the transposes.
+    dger(weight, vector, vector, a=matrix.T, overwrite_a=1)
 
 
 def _check_same_shape(a: Moments, b: Moments) -> None:

@@ -117,8 +117,19 @@ def comparable(report: str | Path) -> pa.Table:
 
 
 def report_in(settings: Settings) -> Path:
-    (report,) = (Path(settings.store) / "reports").rglob("*.parquet")
+    (report,) = (Path(settings.store) / "reports" / "images").rglob("*.parquet")
     return report
+
+
+def summaries_in(store: str) -> list[pa.Table]:
+    """The reports on slides and on the batch, without when they were made."""
+    found = [sorted((Path(store) / "reports" / kind).rglob("*")) for kind in ("slides", "batches")]
+    return [
+        pq.ParquetFile(path).read().drop_columns(["scored_at"])
+        for paths in found
+        for path in paths
+        if path.is_file()
+    ]
 
 
 def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
@@ -307,6 +318,8 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
     trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
     shutil.copytree(clean, trial.store)
     writes = writes_of(drive((trial, images), api, tmp_path)[1])
+    summaries = summaries_in(trial.store)
+    assert len(summaries) == 2
     # The heartbeat of the lease comes when it comes; every other write is a point to die at.
     assert any("batch.json" in write for write in writes)
     assert any("sealed" in write for write in writes)
@@ -320,12 +333,13 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
             assert code == -signal.SIGKILL, err
             ledger = Path(trial.store) / "batches" / "night" / "ledger" / "m"
             complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
-            reports = list((Path(trial.store) / "reports").rglob("*.parquet"))
+            reports = list((Path(trial.store) / "reports" / "images").rglob("*.parquet"))
             assert all(comparable(path).equals(undisturbed) for path in reports)
             outcome = screen(str(images), batch="night", settings=trial)
             now = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
             repeated += sum(now[name] != stamp for name, stamp in complete.items())
             same = comparable(outcome.report).equals(undisturbed)
+            same = same and summaries_in(trial.store) == summaries
             survived += same
             lost += outcome.images - outcome.scored
             print(f"killed {when:>6} write {point:>2} {write:<60} {'ok' if same else 'DIFFERS'}")

@@ -30,6 +30,7 @@ from tasks.findings import (
 )
 from tasks.robustness import SCORES
 from tasks.robustness_tables import METRICS
+from tests.conftest import CLASSES
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)
 WEAK = Treatment("attack", "fgsm", 2 / 255)
@@ -153,6 +154,7 @@ def findings(
     }
     return Findings(
         model="tiny",
+        classes=CLASSES,
         seed=2,
         alpha=0.05,
         threshold=1.75,
@@ -499,6 +501,6 @@ def test_examples_show_what_was_said_of_the_same_image_before_and_after() -> Non
     assert (second.clean == 0).all()
     assert (second.changed == 1).all()
     assert second.captions == (
-        "before: class 1 (0.90), abnormality 1.0, p 0.5",
-        "after: class 0 (0.90), abnormality 101.0, p 0.5",
+        "before: Uninfected (0.90), abnormality 1.0, p 0.5",
+        "after: Parasitized (0.90), abnormality 101.0, p 0.5",
     )

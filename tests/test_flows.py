@@ -24,7 +24,7 @@ from storage.batches import load_batch, read_manifest
 from storage.detectors import load_detector_card
 from storage.features import read_block
 from storage.models import load_card
-from storage.reports import image_schema
+from storage.reports import batch_schema, image_schema, read_rows, report_path, slide_schema
 from storage.statistics import latest_statistics, load_moments
 from storage.store import Store, StoreError
 from tasks.reading import SourceError
@@ -33,6 +33,7 @@ from tasks.shard import run_shard
 from tasks.statistics import from_arrays
 
 PATIENTS, CELLS = 16, 12
+KINDS = ("images", "slides", "batches")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -370,6 +371,113 @@ def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
         for each in (outcome, reference)
     )
     assert table.equals(expected)
+    mine, others = reports_of(ready, "night"), reports_of(undisturbed, "night")
+    for kind in ("slides", "batches"):
+        table, expected = (
+            pq.ParquetFile(paths[kind]).read().drop_columns(["scored_at"])
+            for paths in (mine, others)
+        )
+        assert table.equals(expected)
+
+
+def reports_of(settings: Settings, name: str) -> dict[str, Path]:
+    """The files of a batch's reports by kind."""
+    store = Store(settings.store)
+    day = load_batch(store, name).batch_date
+    return {kind: Path(store.path(*report_path(name, day, kind))) for kind in KINDS}
+
+
+def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Settings) -> None:
+    outcome = screen_night(images, ready)
+    cells = duckdb.sql(
+        f"SELECT slide_id, count(*), count(*) FILTER (abnormal), count(*) FILTER "
+        f"(diagnosis = 'Parasitized') FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    paths = reports_of(ready, "night")
+    schemas = {"slides": slide_schema(), "batches": batch_schema()}
+    for kind, schema in schemas.items():
+        # Parquet has names of its own for what is in a list, so types are not compared.
+        assert [(field.name, field.metadata) for field in pq.read_schema(paths[kind])] == [
+            (field.name, field.metadata) for field in schema
+        ]
+    slides = pq.ParquetFile(paths["slides"]).read().to_pylist()
+    named = ("slide_id", "cells", "abnormal", "parasitized")
+    assert [tuple(row[name] for name in named) for row in slides] == cells
+    assert len(slides) > 1
+    (night,) = pq.ParquetFile(paths["batches"]).read().to_pylist()
+    assert night["images"] == outcome.images == sum(row["cells"] for row in slides)
+    assert night["scored"] == outcome.scored == sum(night["p_values"])
+    taps = load_card(Store(ready.store), "m").tap_widths
+    assert {tap: sum(counts) for tap, counts in night["tap_scores"]} == dict.fromkeys(
+        taps, outcome.scored
+    )
+    assert night["light"] == outcome.light != "green"  # planted images, and one file cut short
+    assert night["reasons"] == outcome.reasons
+    assert night["slides"] == len(slides)
+    assert outcome.slides_for_review == sum(row["verdict"] == "review" for row in slides)
+    assert f"{outcome.light}: " in outcome.text()
+    assert f"{outcome.slides_for_review} slides" in outcome.text()
+
+
+@pytest.mark.parametrize("gone", ["slides", "batches", "images"])
+def test_a_report_that_is_missing_is_published_again_with_the_same_bytes(
+    images: Path, ready: Settings, gone: str
+) -> None:
+    screen_night(images, ready, date=date(2026, 3, 5))
+    paths = reports_of(ready, "night")
+    before = {kind: path.read_bytes() for kind, path in paths.items()}
+    paths[gone].unlink()
+    again = screen_night(images, ready)
+    assert not again.repeated
+    assert {kind: path.read_bytes() for kind, path in paths.items()} == before
+    third = screen_night(images, ready)
+    assert third.repeated
+    assert (third.light, third.reasons) == (again.light, again.reasons)
+    assert third.slides_for_review == again.slides_for_review
+
+
+def test_a_batch_that_an_older_version_sealed_is_published_again(
+    images: Path, ready: Settings
+) -> None:
+    """Its images are not needed, for its features are kept."""
+    first = screen_night(images, ready)
+    store = Store(ready.store)
+    seal = ("batches", "night", "sealed", f"{first.detector}.json")
+    old = store.read_json(*seal) | {"schema_version": 1}
+    del old["slides_digest"], old["batch_digest"]
+    store.write_json(old, *seal)
+    store.remove("reports", "slides")
+    store.remove("reports", "batches")
+    again = screen_night(images, ready)
+    assert not again.repeated
+    assert all(path.exists() for path in reports_of(ready, "night").values())
+    assert screen_night(images, ready).repeated
+
+
+def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
+    images: Path, ready: Settings
+) -> None:
+    """Neither with itself nor with later nights."""
+    store = Store(ready.store)
+    sources = {}
+    for day in (1, 2, 4):
+        # Nights without the file that is cut short.
+        sources[day] = str(images / "smears" / ("Uninfected" if day == 4 else "Parasitized"))
+        screen(sources[day], batch=f"night-{day}", date=date(2026, 3, day), settings=ready)
+
+    def row(day: int) -> dict[str, object]:
+        path = report_path(f"night-{day}", date(2026, 3, day), "batches")
+        found: dict[str, object] = read_rows(store, path).to_pylist()[0]
+        return found
+
+    assert [row(day)["nights"] for day in (1, 2, 4)] == [0, 1, 2]
+    before = row(2)
+    screen(sources[2], batch="night-2", force=True, settings=ready)
+    assert row(2)["nights"] == 1
+    same = before.keys() - {"scored_at"}
+    assert {name: row(2)[name] for name in same} == {name: before[name] for name in same}
+    folder = Path(ready.store) / "reports" / "batches"
+    assert len(list(folder.rglob("*.parquet"))) == 3
 
 
 def _dies_at_the_third_shard(job: object) -> object:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from tasks.detector import Scores
 from tasks.report import image_rows, q_values
@@ -179,3 +180,25 @@ def test_false_alarms_among_low_q_values_are_as_few_as_promised(shared: bool) ->
     error = np.std(found) / np.sqrt(len(found))
     assert np.mean(found) <= level * usual / (usual + odd) + 4 * error
     assert np.mean(found) > 0.05
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.1, 0.5], ids=["independent", "alike", "very alike"])
+@pytest.mark.parametrize("odd", [0, 40], ids=["nothing odd", "a tenth odd"])
+def test_at_most_a_tenth_are_false_alarms_where_q_is_at_most_a_tenth(
+    likeness: float, odd: int
+) -> None:
+    """Also where the cells of a slide are abnormal together: 20 slides of 20 cells a night.
+
+    ``likeness`` is the share of the score's variance between slides; in real patients about .1.
+    """
+    rng, level, slides, cells, found = np.random.default_rng(0), 0.1, 20, 20, []
+    for _ in range(1000):
+        shared = np.repeat(rng.standard_normal(slides), cells)
+        score = np.sqrt(likeness) * shared
+        score += np.sqrt(1 - likeness) * rng.standard_normal(slides * cells)
+        truly = rng.permutation(slides * cells) < odd
+        called = q_values(norm.sf(score + 6 * truly)) <= level
+        found.append((called & ~truly).sum() / max(called.sum(), 1))
+    error = np.std(found) / np.sqrt(len(found))
+    assert np.mean(found) <= level + 4 * error
+    assert np.mean(found) > 0.01

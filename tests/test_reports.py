@@ -10,10 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.reports import image_schema, publish_report, read_rows, report_path, write_rows
+from storage.reports import (
+    BATCHES,
+    IMAGES,
+    SLIDES,
+    batch_schema,
+    image_schema,
+    publish_report,
+    read_batches_before,
+    read_rows,
+    report_path,
+    slide_schema,
+    write_rows,
+)
 from storage.store import Store, digest_of
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
+SCHEMAS = {IMAGES: SCHEMA, SLIDES: slide_schema(), BATCHES: batch_schema()}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 
@@ -36,8 +49,11 @@ def publish(store: Store, day: date, parts: int = 2) -> str:
     )
 
 
-def test_every_column_says_what_it_means() -> None:
-    assert [field.name for field in SCHEMA if not (field.metadata or {}).get(b"meaning")] == []
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_column_says_what_it_means(kind: str) -> None:
+    schema = SCHEMAS[kind]
+    assert [field.name for field in schema if not (field.metadata or {}).get(b"meaning")] == []
+    assert schema.names[-5:] == ["model", "detector", "batch", "batch_date", "scored_at"]
 
 
 def test_meanings_and_units_are_in_the_published_file(store: Store) -> None:
@@ -117,3 +133,89 @@ def test_a_publication_that_fails_leaves_the_old_report_and_no_other_file(
         publish_report(any_store, report_path("night", DAYS[0]), SCHEMA, parts())
     after = {path: any_store.fs.cat_file(path) for path in any_store.fs.find(any_store.root)}
     assert after == before
+
+
+# --- slides and batches
+
+
+def batch_row(batch: str, day: date) -> pa.Table:
+    """A batch's row with something in every kind of column."""
+    values = {
+        "images": 3,
+        "failures": [("damaged", 1), ("unreadable", 2)],
+        "p_values": [1, 0, 2],
+        "tap_scores": [("layer1", [1, 2])],
+        "psi_taps": [("layer1", 0.5)],
+        "light": "green",
+        "reasons": ["a reason", "another, with a comma"],
+        "batch": batch,
+        "batch_date": day.isoformat(),
+    }
+    return pa.Table.from_pylist([values], schema=batch_schema())
+
+
+def slide_row(batch: str, day: date) -> pa.Table:
+    values = {
+        "slide_id": "s",
+        "cells": 3,
+        "failures": [("damaged", 1)],
+        "review_reasons": ["few cells"],
+        "batch": batch,
+        "batch_date": day.isoformat(),
+    }
+    return pa.Table.from_pylist([values], schema=slide_schema())
+
+
+ROWS = {SLIDES: slide_row, BATCHES: batch_row}
+
+
+def publish_row(store: Store, batch: str, day: date, kind: str = BATCHES) -> str:
+    path = report_path(batch, day, kind)
+    return publish_report(store, path, SCHEMAS[kind], [ROWS[kind](batch, day)])
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ROWS)
+def test_summaries_are_one_table_to_every_reader(store: Store, kind: str, reader: str) -> None:
+    for day in DAYS:
+        publish_row(store, "night", day, kind)
+    found = READERS[reader](store.path("reports", kind))
+    assert sorted(found) == [day.isoformat() for day in DAYS]
+
+
+def test_what_is_nested_can_be_asked_for(store: Store) -> None:
+    publish_row(store, "night", DAYS[0])
+    files = store.path("reports", BATCHES, "*", "*.parquet")
+    query = f"SELECT failures['damaged'], p_values[3], psi_taps['layer1'] FROM '{files}'"
+    assert duckdb.sql(query).fetchall() == [(1, 2, 0.5)]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_same_summary_is_the_same_bytes(store: Store, tmp_path: Path, kind: str) -> None:
+    other = Store(str(tmp_path / "other"))
+    assert publish_row(store, "b", DAYS[0], kind) == publish_row(other, "b", DAYS[0], kind)
+
+
+def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
+    any_store: Store,
+) -> None:
+    days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 10)]
+    assert read_batches_before(any_store, days[-1], 9).schema == batch_schema()
+    assert read_batches_before(any_store, days[-1], 9).num_rows == 0
+    for day in days:
+        for name in ("a", "b"):
+            publish_row(any_store, f"{name}-{day}", day)
+
+    def found(day: date, limit: int = 9) -> list[str]:
+        return [str(b) for b in read_batches_before(any_store, day, limit)["batch"].to_pylist()]
+
+    assert found(days[0]) == []
+    assert found(days[2]) == ["a-2025-12-31", "b-2025-12-31", "a-2026-01-01", "b-2026-01-01"]
+    assert found(days[3]) == [f"{name}-{day}" for day in days[:3] for name in ("a", "b")]
+    assert found(days[3], limit=3) == ["b-2026-01-01", "a-2026-01-03", "b-2026-01-03"]
+
+
+def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
+    for _ in range(2):
+        publish_row(any_store, "night", DAYS[0])
+    assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1

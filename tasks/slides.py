@@ -1,0 +1,270 @@
+"""From image rows to one row a slide: parasitaemia with its interval, and what needs a person.
+
+A slide whose cells are abnormal together (another stain, out of focus) is named here, once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.stats import binom, norm
+
+from tasks.report import ACCEPT, REVIEW
+from tasks.statistics import Float
+
+PARASITIZED = "Parasitized"
+
+# A slide whose patient is like those that calibrated gets there about once in a thousand: the
+# rate of abnormal cells varies from patient to patient by about the rate itself (README).
+ABNORMAL_TOGETHER = 0.25
+# Cells of a slide resemble each other: if five of them say no more than one independent cell
+# does, this is a chance of about one in fifty.
+ABNORMAL_P_VALUE = 1e-6
+# A tenth of the cells missing can move the count of a slide by more than its interval says.
+MANY_FAILED = 0.1
+# Of fewer cells not even all abnormal would be more than chance at an alpha of .05. A field of view
+# shows a dozen, so a higher limit would name every field; the interval says how little is known.
+FEW_CELLS = 5
+# Cells below the least probability are a few in a hundred where images are as in training.
+MANY_UNCERTAIN = 0.25
+
+# Medians are those of bins this wide, so that a slide's memory does not grow with its cells.
+ABNORMALITY_BIN = 0.05
+P_VALUE_BINS_A_DECADE = 20
+
+
+@dataclass
+class _Slide:
+    """What is counted of a slide."""
+
+    cells: int = 0
+    scored: int = 0
+    parasitized: int = 0
+    parasitized_ordinary: int = 0
+    abnormal: int = 0
+    uncertain: int = 0
+    patients: set[str] = field(default_factory=set)
+    failures: Counter[str] = field(default_factory=Counter)
+    abnormality: Counter[int] = field(default_factory=Counter)
+    p_value: Counter[int] = field(default_factory=Counter)
+
+
+class SlideTally:
+    """Counts by slide over image rows that come in parts, in whatever order and parts.
+
+    Memory grows with the number of slides, not with that of images.
+    """
+
+    def __init__(self) -> None:
+        self._slides: dict[str | None, _Slide] = {}
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows of `tasks.report.image_rows`; rows without a slide count as one slide."""
+        codes, names = coded(rows["slide_id"])
+        scored, abnormal, uncertain = flags(rows)
+        parasitized = is_parasitized(rows)
+        numbers = {
+            "cells": np.ones(len(codes), bool),
+            "scored": scored,
+            "parasitized": parasitized,
+            "parasitized_ordinary": parasitized & ~abnormal,
+            "abnormal": abnormal,
+            "uncertain": uncertain,
+        }
+        slides = [self._slides.setdefault(name, _Slide()) for name in names]
+        for name, which in numbers.items():
+            totals = np.bincount(codes[which], minlength=len(slides))
+            for slide, total in zip(slides, totals.tolist(), strict=True):
+                setattr(slide, name, getattr(slide, name) + total)
+        for code, patient in zip(codes, rows["patient_id"].to_pylist(), strict=True):
+            # Two are enough to know that there are several.
+            if patient is not None and len(slides[code].patients) < 2:
+                slides[code].patients.add(patient)
+        for code, reason in zip(codes, failure_reasons(rows), strict=True):
+            if reason is not None:
+                slides[code].failures[reason] += 1
+        p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bins = {
+                "p_value": np.floor(np.log10(p) * P_VALUE_BINS_A_DECADE),
+                "abnormality": np.floor(score / ABNORMALITY_BIN),
+            }
+        for name, places in bins.items():
+            known = np.isfinite(places)
+            pairs = np.stack([codes[known], places[known].astype(np.int64)])
+            found, times = np.unique(pairs, axis=1, return_counts=True)
+            for code, place, n in zip(*found.tolist(), times.tolist(), strict=True):
+                getattr(slides[code], name)[place] += n
+
+    def table(self, *, alpha: float, names: Mapping[str, Any]) -> pa.Table:
+        """One row a slide, by name; images without a slide are the last row.
+
+        ``abnormal_p_value`` is that of a one-sided exact binomial test of the abnormal cells
+        against ``alpha``. It takes cells for independent of each other, which those of one slide
+        are not, so it is too small: it can point to a slide, never to a cell, and only a strict
+        level together with a gross excess makes a slide ``abnormal together``.
+
+        Args:
+            alpha: the detector's level.
+            names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
+        """
+        order = sorted(self._slides, key=lambda name: (name is None, name or ""))
+        slides = [self._slides[name] for name in order]
+
+        def counts(name: str) -> NDArray[np.int64]:
+            return np.asarray([getattr(slide, name) for slide in slides], np.int64)
+
+        scored, abnormal = counts("scored"), counts("abnormal")
+        ordinary = scored - abnormal
+        surprise = binomial_p_value(abnormal, scored, alpha)
+        reasons = [
+            _reasons(slide, name, p, alpha)
+            for slide, name, p in zip(slides, order, surprise, strict=True)
+        ]
+        columns = {
+            "slide_id": pa.array(order, pa.string()),
+            "patient_id": pa.array(
+                [
+                    next(iter(slide.patients)) if len(slide.patients) == 1 else None
+                    for slide in slides
+                ],
+                pa.string(),
+            ),
+            "cells": counts("cells"),
+            "scored": scored,
+            "failed": counts("cells") - scored,
+            "failures": as_map(slide.failures for slide in slides),
+            "parasitized": counts("parasitized"),
+            **parasitaemia(counts("parasitized"), scored, ""),
+            **parasitaemia(counts("parasitized_ordinary"), ordinary, "_ordinary"),
+            "abnormal": abnormal,
+            "abnormal_fraction": share(abnormal, scored),
+            "abnormal_p_value": pa.array(surprise, from_pandas=True),
+            "uncertain": counts("uncertain"),
+            "abnormality_median": pa.array(
+                [_median(slide.abnormality, ABNORMALITY_BIN) for slide in slides], pa.float64()
+            ),
+            "p_value_median": pa.array(
+                [_median_p_value(slide.p_value) for slide in slides], pa.float64()
+            ),
+            "verdict": pa.array([REVIEW if each else ACCEPT for each in reasons], pa.string()),
+            "review_reasons": pa.array(reasons, pa.list_(pa.string())),
+            **{name: pa.repeat(pa.scalar(value), len(slides)) for name, value in names.items()},
+        }
+        return pa.table(columns)
+
+
+def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
+    """The 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
+    z = float(norm.ppf(0.975))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, n = count / total, total.astype(np.float64)
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # Without the limits rounding could leave none of n with a lower bound below 0.
+    low, high = (
+        np.where(count == 0, 0.0, middle - half),
+        np.where(count == total, 1.0, middle + half),
+    )
+    return np.where(total > 0, low, np.nan), np.where(total > 0, high, np.nan)
+
+
+def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
+    """How probable so high a count is at a level (exact, one-sided); NaN where the total is 0."""
+    return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
+
+
+def parasitaemia(
+    parasitized: NDArray[np.int64], cells: NDArray[np.int64], suffix: str
+) -> dict[str, pa.Array]:
+    """Columns ``parasitaemia_percent``, ``_low`` and ``_high``; null where there are no cells."""
+    low, high = wilson_interval(parasitized, cells)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"percent": parasitized / cells, "low": low, "high": high}
+    return {
+        f"parasitaemia{suffix}_{name}": pa.array(100.0 * each, from_pandas=True)
+        for name, each in values.items()
+    }
+
+
+def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
+    """The share count / total, null where the total is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return pa.array(count / total, pa.float64(), from_pandas=True)
+
+
+def as_map(counters: Any) -> pa.Array:
+    """Counters as maps from reason to count, sorted: the same counts are the same bytes."""
+    kind = pa.map_(pa.string(), pa.int64())
+    return pa.array([sorted(counter.items()) for counter in counters], kind)
+
+
+def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
+    """Text as numbers (n,) and what they stand for; null is a value like any other."""
+    text = column.cast(pa.string()).combine_chunks()
+    encoded = text.dictionary_encode(null_encoding="encode")
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which image rows (n,) are scored, abnormal, and uncertain."""
+    return (
+        _is(pc.equal(rows["status"].cast(pa.string()), "scored")),
+        _is(rows["abnormal"]),
+        _is(pc.match_substring(rows["review_reason"].cast(pa.string()), "uncertain")),
+    )
+
+
+def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which image rows (n,) are diagnosed as parasitized."""
+    return _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
+
+
+def failure_reasons(rows: pa.Table) -> list[str | None]:
+    """Why each of n image rows failed, without the details; None where it did not."""
+    texts = rows["failure"].to_pylist()
+    return [None if text is None else text.partition(":")[0] for text in texts]
+
+
+def numbers_of(rows: pa.Table, column: str) -> Float:
+    """A column of numbers (n,), NaN where there is none."""
+    return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)
+
+
+def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)
+
+
+def _reasons(slide: _Slide, name: str | None, surprise: float, alpha: float) -> list[str]:
+    limit = max(ABNORMAL_TOGETHER, alpha)
+    found = {
+        "abnormal together": surprise <= ABNORMAL_P_VALUE
+        and slide.abnormal >= limit * slide.scored,
+        "many failed": slide.cells - slide.scored >= MANY_FAILED * slide.cells,
+        "few cells": slide.scored < FEW_CELLS,
+        "many uncertain": slide.uncertain >= MANY_UNCERTAIN * slide.scored and slide.uncertain > 0,
+        "several patients": name is not None and len(slide.patients) > 1,
+    }
+    return [reason for reason, is_so in found.items() if is_so]
+
+
+def _median(bins: Counter[int], width: float) -> float | None:
+    """The median of binned values; where it falls between two bins, the middle of both."""
+    total, seen = sum(bins.values()), 0
+    if not total:
+        return None
+    middle: list[int] = []
+    for place in sorted(bins):
+        before, seen = seen, seen + bins[place]
+        middle += [place for rank in ((total - 1) // 2, total // 2) if before <= rank < seen]
+    return (sum(middle) / 2 + 0.5) * width
+
+
+def _median_p_value(bins: Counter[int]) -> float | None:
+    exponent = _median(bins, 1 / P_VALUE_BINS_A_DECADE)
+    return None if exponent is None else min(1.0, 10.0**exponent)

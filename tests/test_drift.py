@@ -1,0 +1,284 @@
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import chisquare, kstest, norm
+
+from storage.reports import batch_schema
+from tasks.drift import (
+    BINS,
+    UNIFORM,
+    Drift,
+    NightTally,
+    batch_row,
+    clustered_p_value,
+    effective_clusters,
+    judge,
+    population_stability,
+    signed_distance,
+)
+from tasks.report import q_values
+
+ALPHA, CALIBRATED = 0.05, 6000
+NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31", "scored_at": None}
+NO_NIGHTS = batch_schema().empty_table()
+
+
+def cells(
+    rng: np.random.Generator,
+    *,
+    patients: int = 20,
+    each: int = 50,
+    likeness: float = 0.1,
+    shift: float = 0.0,
+    other: float = 0.0,
+    failed: float = 0.0,
+    parasitized: float = 0.1,
+    slides_only: bool = False,
+) -> pa.Table:
+    """Image rows of a night: normal scores of which ``likeness`` is common to a patient's cells.
+
+    With .1 the patients' rates of abnormal cells deviate by about .03, as real ones do.
+    """
+    n = patients * each
+    who = np.repeat(np.arange(patients), each)
+    score = np.sqrt(likeness) * rng.standard_normal(patients)[who]
+    score += np.sqrt(1 - likeness) * rng.standard_normal(n) + shift
+    score[rng.random(n) < other] = 12.0
+    p = (1 + np.round(CALIBRATED * norm.sf(score))) / (CALIBRATED + 1)
+    bad = rng.random(n) < failed
+    q = q_values(np.where(bad, np.nan, p))
+    abnormal = p <= ALPHA
+    names = [f"P{i}" for i in who]
+    return pa.table(
+        {
+            "slide_id": pa.array(names, pa.string()),
+            "patient_id": pa.array([None] * n if slides_only else names, pa.string()),
+            "status": np.where(bad, "failed", "scored"),
+            "failure": pa.array(np.where(bad, "damaged: cut short", None).tolist(), pa.string()),
+            "diagnosis": pa.array(
+                np.where(rng.random(n) < parasitized, "Parasitized", "Uninfected"), mask=bad
+            ),
+            "abnormal": pa.array(abnormal, mask=bad),
+            "review_reason": pa.array(np.where(abnormal, "abnormal", None).tolist(), pa.string()),
+            "verdict": np.where(abnormal | bad, "review", "accept"),
+            "p_value": pa.array(p, mask=bad),
+            "q_value": pa.array(q, mask=bad),
+            "distance_tap": pa.array(np.exp(score), mask=bad),
+        }
+    )
+
+
+def tally(*parts: pa.Table) -> NightTally:
+    night = NightTally({"tap": (0.0, 1.0)})
+    for part in parts:
+        night.count(part)
+    return night
+
+
+def row(night: NightTally, drift: Drift, **names: str) -> pa.Table:
+    made = batch_row(night, drift, alpha=ALPHA, slides=1, slides_for_review=0, names=NAMES | names)
+    return made.select(batch_schema().names).cast(batch_schema())
+
+
+def history(nights: int, **options: Any) -> pa.Table:
+    """Rows of quiet nights, or of what ``options`` make of them."""
+    rng, rows = np.random.default_rng(100), [NO_NIGHTS]
+    for _ in range(nights):
+        night = tally(cells(rng, **options))
+        rows.append(row(night, judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)))
+    return pa.concat_tables(rows)
+
+
+def judged(earlier: pa.Table = NO_NIGHTS, seed: int = 0, **options: Any) -> Drift:
+    night = tally(cells(np.random.default_rng(seed), **options))
+    return judge(night, earlier, detector="d", alpha=ALPHA)
+
+
+# --- measures
+
+
+def test_the_distance_is_that_of_kolmogorov_and_smirnov_at_the_edges_of_bins() -> None:
+    rng = np.random.default_rng(0)
+    for a, sign in ((0.5, 1), (2.0, -1)):
+        p = rng.beta(a, 1, 20_000)
+        counts = np.histogram(p, np.linspace(0, 1, BINS + 1))[0]
+        found = signed_distance(counts)
+        assert np.sign(found) == sign
+        assert_allclose(abs(found), kstest(p, "uniform").statistic, atol=0.01)
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.5, 1.0])
+def test_the_stability_index_of_normal_scores_is_the_shift_squared(shift: float) -> None:
+    """Jeffreys' divergence of two normal distributions of variance 1."""
+    edges = np.linspace(-5, 6, 400)
+    a, b = (np.round(1e9 * np.diff(norm.cdf(edges - x))).astype(int) for x in (0, shift))
+    assert_allclose(population_stability(a, b), shift**2, rtol=0.01)
+    assert population_stability(a, a) == 0
+
+
+def test_an_empty_bin_does_not_make_the_index_infinite() -> None:
+    assert 0 < population_stability(np.array([0, 10, 90]), np.array([10, 90, 0])) < 10
+
+
+def test_few_heavy_patients_count_as_few() -> None:
+    assert effective_clusters(np.full((8, BINS), 3)) == pytest.approx(8)
+    assert effective_clusters(np.array([[1000] * BINS] + [[1] * BINS] * 50)) < 1.2
+    assert effective_clusters(np.zeros((0, BINS), int)) == 0
+
+
+def test_patients_that_vary_are_no_drift_where_a_test_of_cells_sees_nothing_else() -> None:
+    rng, clustered, naive = np.random.default_rng(0), [], []
+    for _ in range(200):
+        clusters = tally(cells(rng, patients=15, each=300)).clusters
+        clustered.append(clustered_p_value(clusters))
+        naive.append(chisquare(clusters.sum(axis=0)).pvalue)
+    assert np.mean(np.array(clustered) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(np.array(naive) <= 0.05) > 0.5
+
+
+def test_patients_that_agree_are_drift_and_one_alone_is_not() -> None:
+    clusters = tally(cells(np.random.default_rng(0), shift=0.5)).clusters
+    assert clustered_p_value(clusters) <= 0.005
+    assert clustered_p_value(clusters[:1]) == 1
+    assert clustered_p_value(clusters, clusters.sum(axis=0) / clusters.sum()) > 0.05
+
+
+# --- counting
+
+
+def test_a_night_is_counted_in_parts() -> None:
+    table = cells(np.random.default_rng(0), failed=0.1, other=0.02)
+    whole, parts = tally(table), tally(table.slice(0, 333), table.slice(333, 0), table.slice(333))
+    drifts = [judge(night, NO_NIGHTS, detector="d", alpha=ALPHA) for night in (whole, parts)]
+    assert row(whole, drifts[0]).equals(row(parts, drifts[1]))
+    values = table.to_pydict()
+    assert whole.images == table.num_rows
+    assert whole.scored == values["status"].count("scored") == whole.p_values.sum()
+    assert whole.abnormal == values["abnormal"].count(True)
+    assert whole.failures == {"damaged": values["status"].count("failed")}
+    assert whole.diagnoses.total() == whole.scored == whole.tap_scores["tap"].sum()
+    assert len(whole.clusters) == 20
+
+
+def test_the_first_bin_is_what_is_abnormal_at_five_percent() -> None:
+    night = tally(cells(np.random.default_rng(0)))
+    assert night.p_values[0] == night.abnormal
+
+
+def test_slides_are_clusters_where_no_patient_is_named() -> None:
+    assert len(tally(cells(np.random.default_rng(0), slides_only=True)).clusters) == 20
+
+
+# --- the light
+
+
+def test_quiet_nights_are_green() -> None:
+    """Less than one in twenty of them is not, of one night's history as of many nights'."""
+    earlier = history(14)
+    lights = [judged(past, seed).light for seed in range(60) for past in (NO_NIGHTS, earlier)]
+    assert lights.count("red") == 0
+    assert lights.count("amber") < 6
+
+
+def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> None:
+    found = judged(patients=100, each=2000, shift=0.1)
+    assert found.ks_p_value is not None
+    assert found.ks_p_value <= 0.05
+    assert found.light == "green"
+
+
+@pytest.mark.parametrize(
+    ("options", "light", "reason"),
+    [
+        ({"shift": 2.0}, "red", "images are more abnormal than those that calibrated"),
+        ({"shift": 2.0}, "red", "of the scored images are abnormal, expected 5.0%"),
+        ({"shift": 0.6}, "amber", "images are more abnormal"),
+        ({"shift": 0.8}, "amber", "tap tap, against earlier nights: population stability"),
+        ({"shift": -0.8}, "amber", "images are less abnormal"),
+        ({"shift": -2.0}, "amber", "images are less abnormal"),
+        ({"other": 0.02}, "amber", "at a false-discovery rate of 10%"),
+        ({"failed": 0.05}, "amber", "of the images failed: "),
+        ({"failed": 0.5}, "red", "of the images failed: "),
+        ({"parasitized": 0.6}, "amber", "diagnosed parasitized: "),
+        ({"patients": 1, "each": 500, "shift": 3.0}, "red", "images are more abnormal"),
+        ({"patients": 1, "each": 20, "shift": 3.0}, "red", "of the scored images are abnormal"),
+    ],
+)
+def test_a_night_that_is_odd_has_another_light_and_says_why(
+    options: dict[str, Any], light: str, reason: str
+) -> None:
+    found = judged(history(8), **options)
+    assert found.light == light
+    assert [text for text in found.reasons if reason in text]
+
+
+def test_a_few_failures_are_told_only_by_earlier_nights() -> None:
+    assert judged(failed=0.018, each=100).light == "green"
+    found = judged(history(8), failed=0.018, each=100)
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("failed as damaged: 1.")
+    assert judged(history(8, failed=0.015), failed=0.018, each=100).light == "green"
+
+
+@pytest.mark.parametrize("options", [{"patients": 2}, {"each": 5}])
+def test_a_small_night_says_that_drift_was_not_judged(options: dict[str, int]) -> None:
+    found = judged(**options)
+    assert found.light == "green"
+    assert "too few" in found.reasons[0]
+
+
+@pytest.mark.parametrize("earlier", [0, 8])
+def test_a_night_of_no_images_and_one_with_none_scored_are_red(earlier: int) -> None:
+    past = history(earlier)
+    for table, reason in (
+        (cells(np.random.default_rng(0)).slice(0, 0), "there are no images"),
+        (cells(np.random.default_rng(0), failed=1.0), "no image could be scored"),
+    ):
+        for night in (tally(table), tally(table, table)):
+            found = judge(night, past, detector="d", alpha=ALPHA)
+            assert (found.light, found.reasons[0]) == ("red", reason)
+            written = row(night, found).to_pylist()[0]
+            assert written["ks_distance"] is written["psi"] is written["parasitaemia_low"] is None
+            assert written["p_values"] == [0] * BINS
+    assert judge(tally(), past, detector="d", alpha=ALPHA).light == "red"
+
+
+def test_red_nights_and_those_of_another_detector_are_not_what_is_usual() -> None:
+    quiet, bad = history(6), history(6, shift=2.0)
+    assert set(bad["light"].to_pylist()) == {"red"}
+    night = tally(cells(np.random.default_rng(0)))
+    found = judge(night, pa.concat_tables([quiet, bad]), detector="d", alpha=ALPHA)
+    assert found == judge(night, quiet, detector="d", alpha=ALPHA)
+    assert found.nights == 6
+    other = judge(night, quiet, detector="other", alpha=ALPHA)
+    assert (other.nights, other.psi_earlier, other.psi_taps) == (0, None, {})
+
+
+def test_only_the_last_thirty_nights_are_compared_with() -> None:
+    old, new = history(1, parasitized=0.9), history(1)
+    nights = pa.concat_tables([old] * 40 + [new] * 30)
+    assert judged(nights) == judged(pa.concat_tables([new] * 30))
+
+
+def test_a_night_that_was_always_so_is_usual_to_the_history() -> None:
+    found = judged(history(8, shift=0.6), shift=0.6)
+    assert found.psi_earlier is not None
+    assert found.psi is not None
+    assert found.psi_earlier < 0.1 < found.psi
+    assert found.light == "amber"  # but it is still not what calibrated
+
+
+def test_the_row_tells_what_was_measured() -> None:
+    night = tally(cells(np.random.default_rng(0), shift=2.0))
+    found = judge(night, history(8), detector="d", alpha=ALPHA)
+    (written,) = row(night, found).to_pylist()
+    assert (written["light"], written["reasons"]) == ("red", list(found.reasons))
+    assert written["p_values"] == night.p_values.tolist()
+    assert written["ks_distance"] == found.ks_distance
+    assert dict(written["psi_taps"]) == found.psi_taps
+    assert dict(written["tap_scores"]) == {"tap": night.tap_scores["tap"].tolist()}
+    assert written["parasitaemia_percent"] == pytest.approx(100 * night.parasitized / night.scored)
+    assert_allclose(UNIFORM.sum(), 1)

@@ -1,0 +1,203 @@
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy.stats import binomtest
+
+from storage.reports import slide_schema
+from tasks.slides import SlideTally, binomial_p_value, wilson_interval
+
+ALPHA = 0.05
+NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31"}
+KINDS = {
+    "slide_id": pa.string(),
+    "patient_id": pa.string(),
+    "status": pa.string(),
+    "failure": pa.string(),
+    "diagnosis": pa.string(),
+    "abnormality": pa.float64(),
+    "p_value": pa.float64(),
+    "abnormal": pa.bool_(),
+    "review_reason": pa.string(),
+}
+
+
+def cell(slide: str | None = "s", patient: str | None = "p", **other: Any) -> dict[str, Any]:
+    """An image row; ``failure`` makes it a failed one."""
+    row = {
+        "slide_id": slide,
+        "patient_id": patient,
+        "status": "scored",
+        "diagnosis": "Uninfected",
+        "abnormality": 0.0,
+        "p_value": 0.5,
+        "abnormal": False,
+    }
+    if "failure" in other:
+        row |= {"status": "failed", "review_reason": "failed"}
+        row |= dict.fromkeys(["diagnosis", "abnormality", "p_value", "abnormal"])
+    return row | other
+
+
+FAILED = {"failure": "damaged: it ends too soon"}
+ABNORMAL = {"abnormal": True, "p_value": 0.001, "abnormality": 5.0, "review_reason": "abnormal"}
+UNCERTAIN = {"review_reason": "uncertain"}
+PARASITIZED = {"diagnosis": "Parasitized"}
+
+
+def rows(cells: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(cells, schema=pa.schema(list(KINDS.items())))
+
+
+def summary(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    tally = SlideTally()
+    for part in parts:
+        tally.count(rows(part))
+    found: list[dict[str, Any]] = tally.table(alpha=ALPHA, names=NAMES).to_pylist()
+    return found
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.sampled_from([0.01, 0.05, 0.5]))
+def test_intervals_and_p_values_are_scipys(count: int, others: int, level: float) -> None:
+    k, n = np.array([count]), np.array([count + others])
+    low, high = wilson_interval(k, n)
+    p = binomial_p_value(k, n, level)
+    if not n[0]:
+        assert np.isnan([low[0], high[0], p[0]]).all()
+        return
+    wanted = binomtest(count, count + others, level, alternative="greater")
+    assert_allclose(p[0], wanted.pvalue, rtol=1e-9)
+    both = binomtest(count, count + others).proportion_ci(method="wilson")
+    assert_allclose([low[0], high[0]], both, atol=1e-12)
+    assert 0 <= low[0] <= high[0] <= 1
+
+
+def test_a_slide_is_counted() -> None:
+    (row,) = summary(
+        [cell()] * 10 + [cell(**PARASITIZED)] * 6,
+        [cell(**PARASITIZED, **ABNORMAL)] * 2 + [cell(**UNCERTAIN)] + [cell(**FAILED)],
+    )
+    assert row["slide_id"] == "s"
+    assert row["patient_id"] == "p"
+    counts = ("cells", "scored", "failed", "parasitized", "abnormal", "uncertain")
+    assert [row[name] for name in counts] == [20, 19, 1, 8, 2, 1]
+    assert row["failures"] == [("damaged", 1)]
+    assert row["parasitaemia_percent"] == pytest.approx(100 * 8 / 19)
+    assert row["parasitaemia_low"] < row["parasitaemia_percent"] < row["parasitaemia_high"]
+    assert row["parasitaemia_ordinary_percent"] == pytest.approx(100 * 6 / 17)
+    assert row["abnormal_fraction"] == pytest.approx(2 / 19)
+    wanted = binomtest(2, 19, ALPHA, alternative="greater").pvalue
+    assert row["abnormal_p_value"] == pytest.approx(wanted)
+    assert {name: row[name] for name in NAMES} == NAMES
+
+
+@pytest.mark.parametrize(
+    ("cells", "reasons"),
+    [
+        ([cell()] * 100, []),
+        ([cell()] * 90 + [cell(**ABNORMAL)] * 10, []),  # more than alpha, but not grossly
+        ([cell()] * 60 + [cell(**ABNORMAL)] * 40, ["abnormal together"]),
+        ([cell()] * 15 + [cell(**ABNORMAL)] * 5, []),  # grossly, but it may be chance
+        ([cell()] * 95 + [cell(**FAILED)] * 5, []),
+        ([cell()] * 90 + [cell(**FAILED)] * 10, ["many failed"]),
+        ([cell()] * 4, ["few cells"]),
+        ([cell()] * 75 + [cell(**UNCERTAIN)] * 25, ["many uncertain"]),
+        ([cell()] * 50 + [cell(patient="q")] * 50, ["several patients"]),
+        ([cell(**FAILED)] * 30, ["many failed", "few cells"]),
+        ([cell(None)] * 50 + [cell(None, "q")] * 50, []),  # of different slides, for all we know
+    ],
+)
+def test_a_slide_is_sent_to_a_person_with_the_reasons(
+    cells: list[dict[str, Any]], reasons: list[str]
+) -> None:
+    (row,) = summary(cells)
+    assert row["review_reasons"] == reasons
+    assert row["verdict"] == ("review" if reasons else "accept")
+
+
+def test_slides_come_by_name_and_last_the_images_that_name_none() -> None:
+    found = summary([cell(None, None), cell("b"), cell("a"), cell("", "p"), cell("b")])
+    assert [(row["slide_id"], row["cells"]) for row in found] == [
+        ("", 1),
+        ("a", 1),
+        ("b", 2),
+        (None, 1),
+    ]
+    assert [row["patient_id"] for row in found] == ["p", "p", "p", None]
+
+
+def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
+    (row,) = summary([cell(**FAILED), cell(failure="unreadable: no such file")])
+    assert row["failures"] == [("damaged", 1), ("unreadable", 1)]
+    unknown = {name for name, value in row.items() if value is None}
+    shares = ("parasitaemia", "parasitaemia_ordinary")
+    assert unknown == {
+        f"{name}_{part}" for name in shares for part in ("percent", "low", "high")
+    } | {
+        "abnormal_fraction",
+        "abnormal_p_value",
+        "abnormality_median",
+        "p_value_median",
+    }
+
+
+@given(
+    st.lists(st.floats(-8, 50), min_size=1, max_size=30),
+    st.lists(st.floats(1e-6, 1), min_size=1, max_size=30),
+)
+def test_medians_are_as_near_as_their_bins(scores: list[float], p_values: list[float]) -> None:
+    (row,) = summary([cell(abnormality=score) for score in scores])
+    assert_allclose(row["abnormality_median"], np.median(scores), atol=0.026)
+    (row,) = summary([cell(p_value=p) for p in p_values])
+    # Between the two in the middle the median is theirs of the logarithms.
+    middle = np.median(np.log10(p_values))
+    assert_allclose(np.log10(row["p_value_median"]), middle, atol=0.026)
+
+
+some_cells = st.lists(
+    st.builds(
+        lambda slide, patient, kind: cell(slide, patient, **kind),
+        st.sampled_from(["a", "b", None]),
+        st.sampled_from(["p", "q", None]),
+        st.sampled_from([{}, FAILED, ABNORMAL, UNCERTAIN, PARASITIZED]),
+    ),
+    max_size=30,
+)
+
+
+@given(some_cells, st.lists(st.integers(0, 30), max_size=3))
+def test_the_summary_does_not_depend_on_the_parts(
+    cells: list[dict[str, Any]], cuts: list[int]
+) -> None:
+    edges = [0, *sorted(cuts), len(cells)]
+    parts = [cells[a:b] for a, b in pairwise(edges)]
+    assert summary(*parts) == summary(cells)
+    assert sum(row["cells"] for row in summary(cells)) == len(cells)
+
+
+def test_rows_as_they_are_published_give_the_same_summary() -> None:
+    table = rows([cell("a"), cell("b", **ABNORMAL), cell(None, **FAILED)])
+    dictionaries = pa.table(
+        {
+            name: column.dictionary_encode() if pa.types.is_string(column.type) else column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    )
+    tallies = [SlideTally(), SlideTally()]
+    for tally, each in zip(tallies, (table, dictionaries), strict=True):
+        tally.count(each)
+    first, second = (tally.table(alpha=ALPHA, names=NAMES) for tally in tallies)
+    assert first.equals(second)
+
+
+@pytest.mark.parametrize("cells", [[], [cell()], [cell(**FAILED)]])
+def test_the_table_has_the_columns_of_the_report(cells: list[dict[str, Any]]) -> None:
+    tally = SlideTally()
+    tally.count(rows(cells))
+    table = tally.table(alpha=ALPHA, names=NAMES | {"scored_at": None})
+    assert table.select(slide_schema().names).cast(slide_schema()).num_rows == len(cells)
