@@ -6,6 +6,7 @@ neither the scheduler nor the coordinator grows with the number of images.
 
 import errno
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -21,6 +22,7 @@ from distributed.comm.core import CommClosedError
 
 from flows.progress import progress_bar
 from flows.settings import Settings
+from flows.workers import import_for_workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -52,9 +54,15 @@ def open_client(settings: Settings) -> Iterator[Client]:
         with client:
             yield client
         return
+    import_for_workers()
     with (
-        # A job is handed back when its worker dies, rather than tried again unasked.
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(
+            {
+                # A job is handed back when its worker dies, rather than tried again unasked.
+                "distributed.scheduler.allowed-failures": 0,
+                "distributed.worker.multiprocessing-method": "forkserver",
+            }
+        ),
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
@@ -62,6 +70,7 @@ def open_client(settings: Settings) -> Iterator[Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
+            env=dict(os.environ),  # what is set now, not when the workers' parent was started
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

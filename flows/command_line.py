@@ -19,7 +19,9 @@ from pydantic import ValidationError, create_model
 from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
 
 from flows.results import Outcome
+from flows.server import start_server
 from flows.settings import Settings
+from flows.workers import import_for_workers
 
 COMMANDS = {
     "train": "flows.train:train",
@@ -32,6 +34,8 @@ COMMANDS = {
     "demo": "flows.demo:demo",
     "data malaria": "flows.malaria_data:malaria",
 }
+FLOWS = {"train", "fit", "retract", "screen", "evaluate", "demo"}
+ON_WORKERS = {"fit", "screen", "evaluate"}
 NEEDS_A_PERSON = 3
 STOPPED = 130
 
@@ -86,10 +90,17 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _run(name: str, arguments: list[str], as_json: bool) -> int:
+    # Both get ready while the flow is imported; who asks for help needs neither.
+    helpless = not {"-h", "--help"} & set(arguments)
+    if name in ON_WORKERS and helpless:
+        import_for_workers()
+    server = start_server() if name in FLOWS and helpless else None
     function = _load(COMMANDS[name])
     options = CliApp.run(_options(name, function), cli_args=arguments)
     given = {field: getattr(options, field) for field in _parameters(function)}
     settings = Settings(**{field: getattr(options, field) for field in Settings.model_fields})
+    if server:
+        server.wait()
     failure: Exception | None = None
     try:
         outcome: Outcome = function(**given, settings=settings)

@@ -5,9 +5,11 @@ was seen; whether a shard is complete stands in the ledger (``storage.batches``)
 chunk equal to its fill value is not written at all.
 """
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -18,6 +20,7 @@ from storage.store import Store, StoreError
 
 SCHEMA_VERSION = 1
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
+OTHERS = ("logits", "label", "status", "image_id", "size")  # arrays beside the taps
 
 
 @dataclass(frozen=True)
@@ -130,36 +133,36 @@ def _whole_attributes(
 ) -> dict[str, Any] | None:
     """A group's attributes, or None where its metadata or those of an array cannot be read."""
     try:
-        group = _open(store, model, batch, "r")
-        shapes = [group[name].shape for name in arrays]
+        _arrays.cache_clear()
+        found, attributes = _open(store, model, batch, "r")
+        shapes = [found[name].shape for name in arrays]
     # What zarr says of JSON that is cut, of fields and of arrays that are not there.
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(group.attrs) if shapes else None
+    return attributes if shapes else None
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> None:
     """Write the rows of one shard; they must be exactly whole chunks, or ValueError."""
-    group = _open(store, model, batch, "r+")
-    shard_rows, rows = int(group.attrs["shard_rows"]), group["status"].shape[0]
+    arrays, attributes = _open(store, model, batch, "r+")
+    shard_rows, rows = int(attributes["shard_rows"]), arrays["status"].shape[0]
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
     for name, values in block.arrays().items():
-        group[name][start:stop] = values
+        arrays[name][start:stop] = values
 
 
 def read_block(
     store: Store, model: str, batch: str, start: int, stop: int, *, taps: bool = True
 ) -> FeatureBlock:
     """Read rows ``start`` to ``stop`` of a batch, with their taps or without."""
-    group = _open(store, model, batch, "r")
-    names = ("logits", "label", "status", "image_id", "size")
     try:
-        tap_arrays = sorted(group["tap"].arrays()) if taps else []
+        arrays, _ = _open(store, model, batch, "r")
+        wanted = sorted(name for name in arrays if name.startswith("tap/")) if taps else []
         return FeatureBlock(
-            taps={name: array[start:stop] for name, array in tap_arrays},
-            **{name: group[name][start:stop] for name in names},
+            taps={name.removeprefix("tap/"): arrays[name][start:stop] for name in wanted},
+            **{name: arrays[name][start:stop] for name in OTHERS},
         )
     # zarr's words for an array that is not there, and for a chunk that has too few bytes.
     except (KeyError, ValueError) as error:
@@ -169,25 +172,41 @@ def read_block(
         ) from None
 
 
-def _open(store: Store, model: str, batch: str, mode: Any) -> Any:
+def _open(
+    store: Store, model: str, batch: str, mode: Literal["r", "r+"]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of a group by path, and its attributes."""
+    address = store.address("features", model, f"{batch}.zarr")
     try:
-        # Told the format, zarr asks an object store for one file and not for those of others.
-        group = zarr.open_group(
-            _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
-        )
-    except FileNotFoundError:
+        metadata = store.read_bytes("features", model, f"{batch}.zarr", "zarr.json")
+    except StoreError as error:
         raise StoreError(
-            f"{store.address('features', model, f'{batch}.zarr')} does not exist: "
-            f"the features of batch {batch} under model {model} were never extracted"
+            f"{error}: the features of batch {batch} under model {model} were never extracted"
         ) from None
-    version: Any = group.attrs.get("schema_version", 0)
+    attributes: dict[str, Any] = json.loads(metadata).get("attributes", {})
+    version = attributes.get("schema_version", 0)
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{store.address('features', model, f'{batch}.zarr')} was written by a newer "
-            f"slidewatch (schema version {version}, this one knows {SCHEMA_VERSION}): update "
-            "slidewatch"
+            f"{address} was written by a newer slidewatch (schema version {version}, this one "
+            f"knows {SCHEMA_VERSION}): update slidewatch"
         )
-    return group
+    return _arrays(store, model, batch, mode, metadata), attributes
+
+
+@lru_cache(maxsize=16)
+def _arrays(
+    store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
+) -> dict[str, Any]:
+    """The arrays of a group, opened once a process for every shard: theirs never change.
+
+    A group that was made anew from another manifest or model has other metadata.
+    """
+    # Told the format, zarr asks an object store for one file and not for those of others.
+    group: Any = zarr.open_group(
+        _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
+    )
+    taps = {f"tap/{name}": array for name, array in group["tap"].arrays()}
+    return taps | {name: group[name] for name in OTHERS}
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:

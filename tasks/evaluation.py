@@ -46,8 +46,9 @@ from tasks.detector import Detector
 from tasks.false_alarms import Images, Realised, realised
 from tasks.findings import COMPUTED, FILE, NOISE, Scored, ScoredPart, Treatment
 from tasks.images import BadImageError, decode_rgb, resize
+from tasks.loading import load_classifier
 from tasks.mahalanobis import TiedGaussian, tied_gaussian
-from tasks.network import PENULTIMATE, Classifier, every_stage, last_layer, with_taps
+from tasks.network import PENULTIMATE, Classifier, every_stage, folded, last_layer, with_taps
 from tasks.process import settle_worker
 from tasks.reading import read_bytes
 from tasks.scores import (
@@ -61,7 +62,7 @@ from tasks.scores import (
     residual_norm,
     whole_gaussian,
 )
-from tasks.shard import load_classifier, load_fitted_detector
+from tasks.shard import load_fitted_detector
 from tasks.statistics import Moments, partial_fit, unit
 from tasks.training import to_pixels
 
@@ -435,7 +436,7 @@ def load_detector(run: Run) -> Detector:
 def _target(store: Store, name: str) -> Target:
     """A detector and its classifier, tapped at every stage, with no gradients of its weights."""
     card = load_detector_card(store, name)
-    classifier = load_classifier(store, card.model, card.model_digest)
+    classifier = folded(load_classifier(store, card.model, card.model_digest))
     classifier = with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
     detector = load_fitted_detector(store, name, card.digest)
     return Target(classifier, detector, threshold(detector.calibration, card.alpha))

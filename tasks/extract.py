@@ -1,18 +1,22 @@
 """Extracting features: files are read and decoded in threads while the network works."""
 
+from __future__ import annotations
+
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tasks.images import BadImageError, decode
-from tasks.network import Classifier
 from tasks.reading import read_bytes
-from tasks.training import to_pixels
+
+if TYPE_CHECKING:
+    from tasks.inference import Inference
+    from tasks.network import Outputs
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,10 @@ class Features:
 
 
 def extract(
-    classifier: Classifier,
+    inference: Inference,
     uris: Sequence[str],
     *,
     tap_widths: dict[str, int],
-    batch: int,
-    threads: int,
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
 ) -> Features:
@@ -97,46 +99,35 @@ def extract(
     same features come out to the last bit.
 
     Args:
-        classifier: on its device, in evaluation mode.
+        inference: the network, ready to run.
         uris: where the images are.
         tap_widths: d of every tap.
-        batch: images a forward pass.
-        threads: that read and decode.
         failed: rows that are not to be touched, and why.
         known: digests of images that need no features.
     """
-    spec = classifier.spec
-    taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
-    logits = np.full((len(uris), len(spec.classes)), np.nan, np.float32)
+    spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
     images: list[Loaded] = []
+    passed: list[tuple[list[int], Outputs]] = []
 
     def forward() -> None:
-        rows = [row for row, _ in waiting]
-        pooled, logits[rows] = forward_batch(
-            classifier, np.stack([pixels for _, pixels in waiting])
-        )
-        for name, values in pooled.items():
-            taps[name][rows] = values
+        rows, pixels = zip(*waiting, strict=True)
+        passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    for row, loaded in enumerate(load_images(uris, spec.side, threads, failed, known)):
+    for row, loaded in enumerate(load_images(uris, spec.side, inference.threads, failed, known)):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
-        if len(waiting) == batch:
+        if len(waiting) == inference.batch:
             forward()
     if waiting:
         forward()
+    taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(uris), len(spec.classes)), np.nan, np.float32)
+    # Only now, for to look at what a GPU computes is to wait for it.
+    for rows, (pooled, scores) in passed:
+        logits[rows] = scores.cpu().numpy()
+        for name, values in pooled.items():
+            taps[name][rows] = values.cpu().numpy()
     return Features(taps, logits, images)
-
-
-def forward_batch(
-    classifier: Classifier, pixels: NDArray[np.uint8]
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-    """Taps and logits of images (B, side, side, 3)."""
-    with torch.inference_mode():
-        taps, logits = classifier.features(to_pixels(pixels).to(classifier.mean.device))
-    return {name: values.float().cpu().numpy() for name, values in taps.items()}, (
-        logits.float().cpu().numpy()
-    )

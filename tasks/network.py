@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from threading import Lock
 from typing import Any
 
 import timm
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEFAULT_NETWORK = "efficientnet_lite0"
+_TAPPING = Lock()  # what listens at a tap is told of every pass, whichever thread's it is
 PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
+
+
+Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
 
 
 class NetworkError(Exception):
@@ -107,9 +112,9 @@ class Classifier(nn.Module):
                 module.eval()
         return self
 
-    def features(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def features(self, pixels: Tensor) -> Outputs:
         """Taps, each (B, d), and logits (B, C), in one pass."""
-        with self._pooled_taps() as taps:
+        with _TAPPING, self._pooled_taps() as taps:
             logits = self(pixels)
         return taps, logits
 
@@ -209,15 +214,16 @@ def folded(classifier: Classifier) -> Classifier:
         # timm's batch-norms have the activation in them.
         made.backbone.set_submodule(norm, getattr(after, "act", nn.Identity()))
     made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made if _agree(classifier, made) else classifier
-
-
-def _agree(a: Classifier, b: Classifier) -> bool:
-    """Whether two networks give the same taps and logits, to rounding, of an image of noise."""
-    side, generator = a.spec.side, torch.Generator().manual_seed(0)
-    pixels = torch.rand(1, 3, side, side, generator=generator).to(a.mean.device)
+    side, generator = made.spec.side, torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, side, side, generator=generator).to(made.mean.device)
     with torch.inference_mode():
-        (taps_a, logits_a), (taps_b, logits_b) = a.features(pixels), b.features(pixels)
+        same = agree(classifier.features(pixels), made.features(pixels))
+    return made if same else classifier
+
+
+def agree(a: Outputs, b: Outputs) -> bool:
+    """Whether taps and logits are the same to rounding."""
+    (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
     return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max())) for x, y in pairs)
 

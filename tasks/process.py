@@ -3,8 +3,6 @@
 import ctypes
 from functools import cache
 
-import torch
-
 # glibc's names for what `mallopt` sets, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
@@ -16,6 +14,8 @@ def settle_worker() -> None:
 
     One thread, so that features do not depend on how many cores a worker has.
     """
+    import torch
+
     torch.set_num_threads(1)
     keep_freed_memory()
 

@@ -9,10 +9,10 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from storage.batches import (
@@ -27,21 +27,19 @@ from storage.batches import (
 )
 from storage.detectors import load_detector, load_detector_card
 from storage.features import FAILED, SCORED, FeatureBlock, empty_block, write_block
-from storage.models import ModelCard, load_card, load_weights
+from storage.models import ModelCard, load_card
 from storage.reports import write_rows
 from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
 from tasks.extract import Features, extract
 from tasks.images import BadImageError
-from tasks.network import Classifier, NetworkSpec, build, folded
 from tasks.process import settle_worker
 from tasks.report import image_rows
 from tasks.reuse import copy_features, seen_before, verified_block
 from tasks.statistics import States, statistics_of
 
-BATCH = 32  # images a forward pass: what goes between layers stays in a core's cache
-CUDA_BATCH = 512
-DECODE_THREADS = 2
+if TYPE_CHECKING:
+    from tasks.inference import Inference
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,8 @@ def probe_image(job: ShardJob, row: int) -> None:
     An image that kills this worker is the one to put into quarantine.
     """
     card = load_card(job.store, job.model)
-    extract(
-        load_classifier(job.store, job.model, card.digest),
-        [read_manifest(job.store, job.batch, job.shard, columns=["uri"])["uri"][row].as_py()],
-        tap_widths=card.tap_widths,
-        batch=1,
-        threads=1,
-    )
+    uri = read_manifest(job.store, job.batch, job.shard, columns=["uri"])["uri"][row].as_py()
+    extract(_network(job, card), [uri], tap_widths=card.tap_widths)
 
 
 def _extract_shard(
@@ -160,17 +153,22 @@ def _extract(
     job: ShardJob, card: ModelCard, manifest: pa.Table, known: Container[bytes]
 ) -> Features:
     return extract(
-        load_classifier(job.store, job.model, card.digest),
+        _network(job, card),
         manifest["uri"].to_pylist(),
         tap_widths=card.tap_widths,
-        batch=CUDA_BATCH if torch.cuda.is_available() else BATCH,
-        threads=DECODE_THREADS,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
             for row in read_quarantine(job.store, job.batch, job.model, job.shard)
         },
         known=known,
     )
+
+
+def _network(job: ShardJob, card: ModelCard) -> "Inference":
+    # The coordinator has this module too, and need not wait for what only workers run.
+    from tasks.loading import load_inference
+
+    return load_inference(job.store, job.model, card.digest)
 
 
 def _score_shard(
@@ -240,19 +238,6 @@ def label_codes(manifest: pa.Table, classes: list[str]) -> NDArray[np.int8]:
     """The class number of every row, -1 where the label is missing or no class of the model."""
     codes = {name: number for number, name in enumerate(classes)}
     return np.asarray([codes.get(label, -1) for label in manifest["label"].to_pylist()], np.int8)
-
-
-@lru_cache(maxsize=2)
-def load_classifier(store: Store, model: str, digest: str) -> Classifier:
-    """The classifier of a model, read and verified once a process."""
-    card = load_card(store, model)
-    if card.digest != digest:
-        raise StoreError(f"model {model} was replaced while it was in use")
-    classifier = build(NetworkSpec.from_dict(card.network))
-    weights = {name: torch.from_numpy(a) for name, a in load_weights(store, card).items()}
-    classifier.load_state_dict(weights)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return folded(classifier.to(device))
 
 
 @lru_cache(maxsize=4)

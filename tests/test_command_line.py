@@ -12,6 +12,12 @@ from flows import command_line
 from flows.command_line import COMMANDS, main
 
 
+@pytest.fixture(autouse=True)
+def no_server_for_all_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command ends, and the server that it started with it; these tests go on."""
+    monkeypatch.setattr(command_line, "start_server", lambda: None)
+
+
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as end:
         main(list(arguments))

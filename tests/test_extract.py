@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -6,18 +7,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tasks import extract as extract_module
 from tasks.extract import Features, extract, load_image
-from tasks.network import Classifier, NetworkSpec, build, tap_widths
+from tasks.inference import Inference, inference
+from tasks.network import NetworkSpec, build
 from tasks.sources import list_images
+
+WIDTHS = {"layer1": 32, "layer2": 48}
 
 
 @pytest.fixture(scope="module")
-def classifier(spec: NetworkSpec) -> Classifier:
+def network(spec: NetworkSpec) -> Inference:
     torch.manual_seed(0)
     made = build(spec).eval()
     torch.nn.init.normal_(made.backbone.get_submodule("fc").weight)
-    return made
+    return inference(made)
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +29,9 @@ def uris(cells: Path) -> list[str]:
     return found
 
 
-def run(classifier: Classifier, uris: list[str], batch: int = 5, threads: int = 2) -> Features:
-    return extract(
-        classifier, uris, tap_widths=tap_widths(classifier), batch=batch, threads=threads
-    )
+def run(network: Inference, uris: list[str], batch: int = 5, threads: int = 2) -> Features:
+    network = replace(network, batch=batch, threads=threads)
+    return extract(network, uris, tap_widths=WIDTHS)
 
 
 def arrays(features: Features) -> dict[str, NDArray[np.float32]]:
@@ -46,34 +48,34 @@ def bad(tmp_path: Path, uris: list[str]) -> str:
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_the_same_files_give_the_same_bits_whatever_the_number_of_threads(
-    classifier: Classifier, uris: list[str], threads: int
+    network: Inference, uris: list[str], threads: int
 ) -> None:
-    wanted = arrays(run(classifier, uris))
-    found = arrays(run(classifier, uris, threads=threads))
-    assert wanted.keys() == found.keys() == {*classifier.spec.taps, "logits"}
+    wanted = arrays(run(network, uris))
+    found = arrays(run(network, uris, threads=threads))
+    assert wanted.keys() == found.keys() == {*network.spec.taps, "logits"}
     for name, values in wanted.items():
         assert values.tobytes() == found[name].tobytes()
         assert values.dtype == np.float32
         assert np.isfinite(values).all()
 
 
-def test_every_image_has_its_own_row(classifier: Classifier, uris: list[str]) -> None:
-    together = arrays(run(classifier, uris))
+def test_every_image_has_its_own_row(network: Inference, uris: list[str]) -> None:
+    together = arrays(run(network, uris))
     for row in (0, 4, 5, len(uris) - 1):
-        for name, values in arrays(run(classifier, [uris[row]])).items():
+        for name, values in arrays(run(network, [uris[row]])).items():
             np.testing.assert_allclose(together[name][row], values[0], rtol=1e-4, atol=1e-5)
     assert len(np.unique(together["logits"], axis=0)) == len(uris)
 
 
 @pytest.mark.parametrize("place", [0, 3, 4, 24])
 def test_a_bad_image_changes_no_other_beyond_rounding(
-    classifier: Classifier, uris: list[str], bad: str, place: int
+    network: Inference, uris: list[str], bad: str, place: int
 ) -> None:
     # Images after it share a forward pass with other neighbours than they would have without it,
     # which moves their features by a few units in the last place and no more. Images in earlier
     # passes do not move at all.
-    without = arrays(run(classifier, uris))
-    with_bad = arrays(run(classifier, [*uris[:place], bad, *uris[place:]]))
+    without = arrays(run(network, uris))
+    with_bad = arrays(run(network, [*uris[:place], bad, *uris[place:]]))
     unmoved = place // 5 * 5
     for name, values in with_bad.items():
         assert np.isnan(values[place]).all()
@@ -83,9 +85,9 @@ def test_a_bad_image_changes_no_other_beyond_rounding(
 
 
 def test_a_bad_image_is_a_failure_that_still_names_its_bytes(
-    classifier: Classifier, uris: list[str], bad: str
+    network: Inference, uris: list[str], bad: str
 ) -> None:
-    image = run(classifier, [uris[0], bad, uris[1]]).images[1]
+    image = run(network, [uris[0], bad, uris[1]]).images[1]
     assert image.failure is not None
     assert image.failure.reason == "damaged"
     assert image.image_id == sha256(Path(bad.removeprefix("file://")).read_bytes()).digest()
@@ -115,27 +117,24 @@ def test_a_wrong_extension_deceives_nobody(tmp_path: Path, uris: list[str]) -> N
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_nothing_but_bad_images_is_extracted_without_a_forward_pass(
-    classifier: Classifier, bad: str, count: int, monkeypatch: pytest.MonkeyPatch
+    network: Inference, bad: str, count: int
 ) -> None:
-    monkeypatch.setattr(extract_module, "forward_batch", lambda *_: pytest.fail("forward pass"))
-    widths = {"layer1": 32, "layer2": 48}
-    features = extract(classifier, [bad] * count, tap_widths=widths, batch=2, threads=2)
-    assert features.taps.keys() == widths.keys()
-    assert all(features.taps[name].shape == (count, width) for name, width in widths.items())
+    idle = Inference(network.spec, lambda _: pytest.fail("forward pass"))
+    features = run(idle, [bad] * count, batch=2)
+    assert features.taps.keys() == WIDTHS.keys()
+    assert all(features.taps[name].shape == (count, width) for name, width in WIDTHS.items())
     assert all(np.isnan(values).all() for values in arrays(features).values())
     assert len(features.images) == count
 
 
 def test_passes_are_filled_with_good_images_in_order(
-    classifier: Classifier, uris: list[str], bad: str, monkeypatch: pytest.MonkeyPatch
+    network: Inference, uris: list[str], bad: str
 ) -> None:
-    sizes, forward = [], extract_module.forward_batch
-    monkeypatch.setattr(
-        extract_module, "forward_batch", lambda c, p: sizes.append(len(p)) or forward(c, p)
-    )
-    run(classifier, [bad, *uris[:3], bad, *uris[3:7], bad, *uris[7:11]], batch=4)
+    sizes: list[int] = []
+    counting = Inference(network.spec, lambda p: sizes.append(len(p)) or network.run(p))
+    run(counting, [bad, *uris[:3], bad, *uris[3:7], bad, *uris[7:11]], batch=4)
     assert sizes == [4, 4, 3]
 
 
-def test_pixels_are_let_go(classifier: Classifier, uris: list[str]) -> None:
-    assert all(image.pixels is None for image in run(classifier, uris).images)
+def test_pixels_are_let_go(network: Inference, uris: list[str]) -> None:
+    assert all(image.pixels is None for image in run(network, uris).images)

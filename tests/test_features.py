@@ -142,7 +142,7 @@ def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -
         any_store.remove("features", "tiny", "night.zarr")
         create_features(
             any_store, "tiny", "night", rows=ROWS, shard_rows=SHARD_ROWS, tap_widths={"other": 5},
-            classes=CLASSES, digests=DIGESTS,
+            classes=CLASSES, digests=DIGESTS | {"model": "other"},
         )  # fmt: skip
 
     # fsspec has a filesystem for each thread.

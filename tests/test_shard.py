@@ -35,6 +35,7 @@ from tasks.contribution import (
 )
 from tasks.detector import Detector, fit_gaussians, score
 from tasks.detector import to_arrays as detector_arrays
+from tasks.loading import load_classifier, load_inference
 from tasks.shard import ShardJob, ShardResult, kept_features, label_codes, run_shard
 from tasks.sources import list_images
 from tasks.statistics import merge_statistics, statistics_of
@@ -278,7 +279,8 @@ def test_a_label_that_is_no_class_is_no_label(night: Night) -> None:
 
 
 def test_a_model_that_was_tampered_with_scores_nothing(night: Night) -> None:
-    shard_module.load_classifier.cache_clear()
+    load_classifier.cache_clear()
+    load_inference.cache_clear()
     night.store.write_bytes(b"other weights", "models", "tiny", "model.safetensors")
     with pytest.raises(StoreError, match=r"model\.safetensors is not the file"):
         run_shard(night.job(0))

@@ -20,9 +20,10 @@ from storage.models import ModelCard, load_card
 from storage.records import now
 from storage.store import Store
 from tasks.extract import extract
+from tasks.loading import load_inference
 from tasks.process import settle_worker
 from tasks.render import write_collection
-from tasks.shard import ShardJob, load_classifier, run_shard
+from tasks.shard import ShardJob, run_shard
 from tasks.sources import list_images
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.screening import freeze
@@ -114,7 +115,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
     settle_worker()
     settings, store = fitted.model_copy(update={"shard_rows": 1}), Store(fitted.store)
     card = load_card(store, load_detector_card(store).model)
-    classifier = load_classifier(store, card.name, card.digest)
+    network = load_inference(store, card.name, card.digest)
     taken: dict[str, list[float]] = {"new": [], "kept": [], "image": []}
     for number in range(-1, ROUNDS):
         new = make_tiny(settings, cells, f"alone{number}")
@@ -127,7 +128,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
 
         def images(uris: list[str] = uris) -> None:
             for uri in uris:
-                extract(classifier, [uri], tap_widths=card.tap_widths, batch=1, threads=2)
+                extract(network, [uri], tap_widths=card.tap_widths)
 
         for name, seconds in in_turn(1, {"new": shards, "kept": shards, "image": images}).items():
             if number >= 0:  # the first round loads the model and the detector

@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from flows import server as module
+from flows.server import ServerError, TemporaryServer, start_server
+
+COMMAND = """
+from flows.server import start_server
+server = start_server()
+server.wait()
+from prefect import flow
+@flow
+def night(): return 7
+assert night() == 7
+print(server.url, flush=True)
+"""
+
+
+def run(tmp_path: Path, ending: str = "") -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND + ending],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_flow_runs_on_it_and_it_ends_with_the_command(tmp_path: Path) -> None:
+    out, err = run(tmp_path).communicate(timeout=120)
+    assert out.startswith("http://127.0.0.1:")
+    assert not err
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"{out.strip()}/health")
+
+
+def test_it_does_not_outlive_a_command_that_is_killed(tmp_path: Path) -> None:
+    process = run(tmp_path, "import time; time.sleep(600)")
+    assert process.stdout
+    assert process.stdout.readline()
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    process.communicate()
+
+
+def test_a_server_that_is_configured_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setattr(module, "TemporaryServer", lambda: pytest.fail("started"))
+    with temporary_settings({PREFECT_API_URL: "http://prefect.example/api"}):
+        assert start_server() is None
+
+
+def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_KEEPALIVE_TIMEOUT", "never")
+    with pytest.raises(ServerError, match=r"(?s)does not start: .*integer"):
+        TemporaryServer().wait()
