@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError, create_model
 from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
 
+from flows.progress import be_quiet
 from flows.results import Outcome
 from flows.server import start_server
 from flows.settings import Settings
@@ -30,6 +31,11 @@ COMMANDS = {
     "screen": "flows.screen:screen",
     "evaluate": "flows.evaluate:evaluate",
     "status": "flows.status:status",
+    "query": "flows.query:query",
+    "schema": "flows.query:schema",
+    "review export": "flows.review:export",
+    "review import": "flows.review:import_verdicts",
+    "review report": "flows.review:report",
     "doctor": "flows.doctor:doctor",
     "demo": "flows.demo:demo",
     "data malaria": "flows.malaria_data:malaria",
@@ -51,6 +57,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     try:
         code = _run(name, rest, as_json)
+    except BrokenPipeError:  # whoever reads the answer, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -84,21 +93,23 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
     print("usage: slidewatch COMMAND [options]      (slidewatch COMMAND --help lists them)\n")
     for name, place in COMMANDS.items():
         print(f"  {name:<13} {_summary(_load(place))}")
-    print("\n--json with any command prints its outcome for machines; --debug shows tracebacks.")
+    print("\n--json with any command prints its outcome for machines, --quiet nothing beside it;")
+    print("--debug shows tracebacks.")
     print("Any option can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml.")
     sys.exit(0 if arguments else 2)
 
 
 def _run(name: str, arguments: list[str], as_json: bool) -> int:
     # Both get ready while the flow is imported; who asks for help needs neither.
-    helpless = not {"-h", "--help"} & set(arguments)
-    if name in ON_WORKERS and helpless:
+    asks_for_help = bool({"-h", "--help"} & set(arguments))
+    if name in ON_WORKERS and not asks_for_help:
         import_for_workers()
-    server = start_server() if name in FLOWS and helpless else None
+    server = start_server() if name in FLOWS and not asks_for_help else None
     function = _load(COMMANDS[name])
     options = CliApp.run(_options(name, function), cli_args=arguments)
     given = {field: getattr(options, field) for field in _parameters(function)}
     settings = Settings(**{field: getattr(options, field) for field in Settings.model_fields})
+    be_quiet(settings.quiet)
     if server:
         server.wait()
     failure: Exception | None = None
@@ -109,7 +120,9 @@ def _run(name: str, arguments: list[str], as_json: bool) -> int:
         if not isinstance(getattr(error, "outcome", None), Outcome):
             raise
         outcome, failure = error.outcome, error  # type: ignore[attr-defined]
-    print(outcome.model_dump_json(indent=2) if as_json else outcome.text())
+    for piece in outcome.pieces(as_json):
+        sys.stdout.write(piece)
+    sys.stdout.flush()
     if failure:
         print(f"slidewatch {name}: {_one_line(failure)}", file=sys.stderr)
     return NEEDS_A_PERSON if outcome.failed else 0

@@ -16,6 +16,7 @@ from flows.calibrate import CalibrationError, calibrate_detector
 from flows.cluster import open_client, run_in_order
 from flows.progress import tell
 from flows.results import Outcome, table
+from flows.review import refuse_second_review
 from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
 from storage.batches import Batch, read_manifest
@@ -94,7 +95,12 @@ def fit(
     wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False,
     settings: Settings | None = None,
 ) -> FitOutcome:
-    """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
+    """Add a labelled batch to a model's class statistics, and calibrate a new detector.
+
+    Raises:
+        StoreError: verdicts on a screened batch are to be added while earlier ones on the same
+            batch count already (see `flows.review`).
+    """
     settings = settings or Settings()
     store = Store(settings.store)
     card = find_card(store, model)
@@ -112,6 +118,7 @@ def fit(
             f"{card.split_by}s), {failures} unreadable"
         )
         with _statistics_lease(store, card) as held:
+            refuse_second_review(store, card.name, batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
                 from_arrays(load_moments(store, latest))

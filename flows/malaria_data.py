@@ -1,12 +1,14 @@
 """The command `data malaria`: fetch the public malaria cell images."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import pooch
 from pydantic import Field
 
+from flows.progress import CONSOLE
 from flows.results import Outcome
 from flows.settings import Settings
 from tasks.reading import SourceError
@@ -71,7 +73,8 @@ def _fetch(archive: Path, from_file: str | None) -> None:
         if from_file is not None:
             shutil.copyfile(from_file, stage)
         else:
-            pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=True)
+            watched = sys.stderr.isatty() and not CONSOLE.quiet
+            pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=watched)
         if not list_images(str(stage)).num_rows:
             raise SourceError(f"{from_file or URL} holds no images")
         stage.replace(archive)

@@ -1,6 +1,7 @@
 """What a command came to: data for machines, and a few lines for people."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 
@@ -16,6 +17,10 @@ class Outcome(BaseModel):
     @abstractmethod
     def text(self) -> str:
         """The outcome as a person reads it in a terminal."""
+
+    def pieces(self, as_json: bool) -> Iterator[str]:
+        """What standard output gets, bit by bit, so that a long answer is never held whole."""
+        yield (self.model_dump_json(indent=2) if as_json else self.text()) + "\n"
 
 
 def table(rows: list[tuple[str, object]]) -> str:

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.artifacts import announce, progress_artifact
 from flows.batch import claim, run_shards, start_or_resume
 from flows.cluster import open_client
 from flows.results import Outcome, table
@@ -152,6 +153,8 @@ def screen(
             held.check()
             seal = publish(store, frozen, card, detector_card)
         night = batch_report(store, frozen)
+    if not repeated:
+        announce(store, frozen, seal, night)
     outcome = ScreenOutcome(
         batch=batch,
         report=store.address(*report_path(frozen.name, frozen.batch_date)),
@@ -210,8 +213,10 @@ def extract_and_score(
         ShardJob(store, batch, shard, card.name, detector=detector.name, scored_at=scored_at)
         for shard in batch.shards()
     ]
-    for _ in run_shards(client, store, batch, card, jobs, f"screen {batch.name}"):
-        pass
+    with progress_artifact(batch.name, len(jobs)) as progress:
+        results = run_shards(client, store, batch, card, jobs, f"screen {batch.name}")
+        for done, _ in enumerate(results, 1):
+            progress.update(done)
 
 
 @task(cache_policy=NO_CACHE)

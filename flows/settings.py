@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     uncertain_below: float = Field(
         0.8, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
     )
+    quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
 
     @classmethod

@@ -204,6 +204,15 @@ def read_rows(store: Store, path: tuple[str, ...], columns: list[str] | None = N
         return file.read(columns=columns)
 
 
+def iterate_rows(
+    store: Store, path: tuple[str, ...], columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The same row group by row group, for a report that may be larger than memory."""
+    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=columns)
+
+
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Parts joined to at least `GROUP_ROWS` rows, but for what is left at the end."""
     waiting: list[pa.Table] = []

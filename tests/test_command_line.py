@@ -10,6 +10,9 @@ import pytest
 
 from flows import command_line
 from flows.command_line import COMMANDS, main
+from flows.progress import tell
+from flows.settings import Settings
+from flows.status import StatusOutcome, status
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +82,24 @@ def test_json_is_all_there_is_on_standard_output(
     code, out, _ = run("status", "--store", str(tmp_path), "--json", capsys=capsys)
     assert code == 0
     assert json.loads(out)["batches"] == []
+
+
+def test_quiet_leaves_the_outcome_and_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talkative(settings: Settings) -> StatusOutcome:
+        tell("working on it")
+        return status(settings)
+
+    monkeypatch.setattr(command_line, "_load", lambda place: talkative)
+    arguments = ["status", "--store", str(tmp_path)]
+    for flags, says in ([], "working on it\n"), (["--quiet"], ""), (["--json", "--quiet"], ""):
+        code, out, err = run(*arguments, *flags, capsys=capsys)
+        assert (code, err) == (0, says)
+        assert ("no models" in out) == ("--json" not in flags)
+    monkeypatch.undo()
+    code, _, err = run("screen", "--batch", "b", "--quiet", capsys=capsys)
+    assert (code, err) == (2, "slidewatch screen: --images: field required\n")
 
 
 def test_flags_come_before_the_environment_and_it_before_the_file(

@@ -1,0 +1,83 @@
+"""Reviews: ``reviews/<batch>/<n>.parquet``, what persons said of the images of a screened batch.
+
+Every import of verdicts is a file of its own, written once. It holds all verdicts on the batch up
+to then, one row an image: the new ones, and the earlier ones that these do not supersede. So the
+newest file is what is known, the older ones are its history, and each is a manifest that can be
+fitted as it is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.reports import read_rows
+from storage.store import AlreadyExistsError, Store, StoreError
+
+FOLDER = "reviews"
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),  # the verdict where it is a class to be fitted, else null
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+        ("verdict", pa.string()),
+        ("note", pa.string()),
+        ("reviewer", pa.string()),
+        ("reviewed_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Review:
+    """The state of a batch's verdicts after its n-th import: a table of `SCHEMA`."""
+
+    batch: str
+    number: int
+    rows: pa.Table
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where it lies, relative to the store."""
+        return (FOLDER, self.batch, f"{self.number:04d}.parquet")
+
+
+def latest_review(store: Store, batch: str) -> Review:
+    """What is known of a batch; number 0, without rows, before the first import."""
+    names = [name for name in store.names(FOLDER, batch) if name.endswith(".parquet")]
+    if not names:
+        return Review(batch, 0, SCHEMA.empty_table())
+    rows = read_rows(store, (FOLDER, batch, names[-1]))
+    return Review(batch, int(names[-1].removesuffix(".parquet")), rows)
+
+
+def other_reviews(store: Store, batch: str) -> Iterator[Review]:
+    """What is known of every other batch."""
+    for name in store.names(FOLDER):
+        if name != batch:
+            yield latest_review(store, name)
+
+
+def save_review(store: Store, review: Review) -> None:
+    """Write a review; StoreError where somebody else has imported verdicts meanwhile."""
+    try:
+        with store.staged(*review.path, once=True) as stage:
+            pq.write_table(review.rows.cast(SCHEMA), stage, compression="zstd")
+    except AlreadyExistsError:
+        raise StoreError(
+            f"verdicts on batch {review.batch} were imported by another run meanwhile: run the "
+            "command again, and it will build on them"
+        ) from None
+
+
+def reviewed_batch(store: Store, images: str) -> str | None:
+    """The batch whose verdicts a source of images is, or None where it is something else."""
+    if not images.endswith(".parquet"):
+        return None
+    root, folder = Store(images).root, f"{store.path(FOLDER)}/"
+    batch, _, name = root.removeprefix(folder).partition("/")
+    return batch if root.startswith(folder) and name and "/" not in name else None

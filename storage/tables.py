@@ -1,0 +1,142 @@
+"""The reports as tables that SQL can be asked about: ``images``, ``slides`` and ``batches``.
+
+DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
+query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
+look at anything but these tables.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from storage.reports import BATCHES, IMAGES, SLIDES, batch_schema, image_schema, slide_schema
+from storage.store import Store, StoreError
+
+TABLES = (IMAGES, SLIDES, BATCHES)
+READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
+BATCH_ROWS = 8192
+
+
+class QueryError(Exception):
+    """SQL that cannot be answered, in one line."""
+
+
+@contextmanager
+def answer(store: Store, sql: str) -> Iterator[pa.RecordBatchReader]:
+    """The answer to one SQL query over the tables of a store, as a stream of record batches.
+
+    Columns that only some reports have (of another model's classes and taps) are null elsewhere.
+    ``batch_date`` is text, as the reports have it, so that it compares with '2026-03-01'.
+
+    Raises:
+        QueryError: the SQL is wrong, changes something, or wants another file. It may come from
+            the stream too, for a query fails at the row that it cannot compute.
+        StoreError: a report is damaged.
+    """
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
+        for name in TABLES:
+            database.register(name, _table(store, name))
+        database.execute("SET temp_directory = $1", [spill])
+        database.execute("SET autoinstall_known_extensions = false")
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        with _plain_errors():
+            _refuse_writing(database.extract_statements(sql))
+            reader = database.sql(sql).to_arrow_reader(BATCH_ROWS)
+        names = reader.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise QueryError(f"two columns are called {twice[0]!r}: name one of them with AS")
+        with _plain_errors():
+            yield reader
+
+
+def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
+    """The SQL type of every column that a table of this schema has."""
+    with duckdb.connect() as database:
+        database.register(name, schema.empty_table())
+        return {column: kind for column, kind, *_ in database.sql(f"DESCRIBE {name}").fetchall()}
+
+
+def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
+    """The columns of every table for a model of these classes and taps."""
+    schemas = (image_schema(classes, taps), slide_schema(), batch_schema())
+    return dict(zip(TABLES, schemas, strict=True))
+
+
+def _table(store: Store, name: str) -> Any:
+    """All reports of a kind as one data set, empty where there is none."""
+    reports = [
+        ("reports", name, folder, file)
+        for folder in store.names("reports", name)
+        for file in store.names("reports", name, folder)
+        if file.endswith(".parquet")
+    ]
+    # The newest report says in which order columns stand; the code, what every table has.
+    found = [_schema(store, report) for report in reversed(reports)]
+    known = table_schemas([], [])[name]
+    try:
+        schema = pa.unify_schemas([*found, known], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise StoreError(
+            f"the reports in {store.address('reports', name)} have columns of one name that "
+            f"cannot be one column: {error}"
+        ) from None
+    if not reports:
+        return schema.empty_table()
+    return ds.dataset(
+        [store.path(*report) for report in reports],
+        schema=schema,
+        format="parquet",
+        filesystem=PyFileSystem(_Pieces(store.fs)),
+    )
+
+
+def _schema(store: Store, report: tuple[str, ...]) -> pa.Schema:
+    try:
+        with store.open(*report) as file:
+            return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(
+            f"{store.address(*report)} cannot be read as a report ({reason}): screen its batch "
+            "again with --force, or restore it from a backup"
+        ) from None
+
+
+class _Pieces(FSSpecHandler):  # type: ignore[misc]
+    """A filesystem of which only the pieces that a Parquet reader asks for are fetched."""
+
+    def open_input_file(self, path: str) -> Any:
+        # Object stores read megabytes ahead; see `Store.open`.
+        exact = {"cache_type": "none"} if self.fs.async_impl else {}
+        return pa.PythonFile(self.fs.open(path, "rb", **exact), mode="r")
+
+
+def _refuse_writing(statements: list[Any]) -> None:
+    if len(statements) != 1:
+        raise QueryError(f"one query at a time, please: this is {len(statements)} statements")
+    if statements[0].type not in READING:
+        raise QueryError(
+            f"{statements[0].type.name} is refused: a query can only read, so begin with SELECT, "
+            "FROM, WITH, DESCRIBE, SUMMARIZE or PIVOT"
+        )
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors of DuckDB and of the data sets it reads, without the picture of where they are."""
+    try:
+        yield
+    except duckdb.PermissionException:
+        raise QueryError(
+            f"a query can read nothing but the tables {', '.join(TABLES)}: no file, no address"
+        ) from None
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise QueryError(" ".join(str(error).partition("\n\nLINE ")[0].split())) from None

@@ -1,0 +1,110 @@
+"""CSV that spreadsheets open without harm, and CSV as spreadsheets save it.
+
+A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end would be run as a
+formula; it is written with an apostrophe in front, which says "this is text" (OWASP, "CSV
+injection"). Numbers are written as they are.
+"""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A semicolon is what Excel writes where the comma is the decimal sign.
+SEPARATORS = ",;\t"
+
+
+class SpreadsheetError(Exception):
+    """A CSV file that cannot be read, with what to do about it."""
+
+
+def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    r"""A CSV file (RFC 4180, but lines end in a line feed), row by row, its header first.
+
+    >>> list(csv_lines(["uri", "score"], [["=1+1", -0.5], ['a "b", c', None]]))
+    ['uri,score\n', "'=1+1,-0.5\n", '"a ""b"", c",\n']
+    """
+    out = io.StringIO()
+    # Python quotes a line end only if it is that of the rows, and others read any as one.
+    writer = csv.writer(out, lineterminator="\r\n")
+    for row in itertools.chain([columns], rows):
+        writer.writerow([cell(value) for value in row])
+        yield out.getvalue().removesuffix("\r\n") + "\n"
+        out.seek(0)
+        out.truncate()
+
+
+def cell(value: Any) -> str | int | float | Decimal:
+    """What stands in a CSV file for a value: text that is no formula, or a number."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | Decimal):
+        return value
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple | dict):
+        value = json.dumps(value, default=str, ensure_ascii=False)
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str, str]]]]:
+    """Columns, and rows with the number of the line on which each begins.
+
+    What spreadsheets do to a file is undone: a byte order mark, UTF-16, semicolons or tabs for
+    commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals in the header. So is
+    the apostrophe that `cell` put in front.
+
+    Raises:
+        SpreadsheetError: it is no text, or a row has more cells than the header (from the rows).
+    """
+    lines = list(io.StringIO(_text(content), newline=""))
+    skipped = 0
+    while lines and (not lines[0].strip(f"{SEPARATORS} \r\n") or lines[0].startswith("sep=")):
+        lines, skipped = lines[1:], skipped + 1
+    if not lines:
+        raise SpreadsheetError("it is empty")
+    separator = max(SEPARATORS, key=lines[0].count)
+    reader = csv.reader(lines, delimiter=separator)
+    columns = [name.strip().lower() for name in next(reader)]
+
+    def rows() -> Iterator[tuple[int, Mapping[str, str]]]:
+        while True:
+            line = skipped + reader.line_num + 1
+            try:
+                cells = [_as_it_was(each.strip()) for each in next(reader)]
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise SpreadsheetError(f"line {line}: {error}") from None
+            if not any(cells):
+                continue
+            if any(cells[len(columns) :]):
+                raise SpreadsheetError(
+                    f"line {line} has more cells than the header: put cells with "
+                    f"{separator!r} in them in quotes"
+                )
+            yield line, dict(zip(columns, cells + [""] * len(columns), strict=False))
+
+    return columns, rows()
+
+
+def _text(content: bytes) -> str:
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        raise SpreadsheetError("it is not UTF-8 text: save it as 'CSV UTF-8'") from None
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text

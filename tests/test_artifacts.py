@@ -1,0 +1,296 @@
+"""What Prefect is told of a night, read back from its API."""
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from distributed import LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import artifacts
+from flows.artifacts import (
+    ABNORMAL,
+    FAILED,
+    MOST_ABNORMAL,
+    NightProgress,
+    announce,
+    artifact_key,
+    markdown_text,
+    most_abnormal,
+)
+from flows.fit import fit
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.settings import Settings
+from storage import reports
+from storage.batches import Batch, Seal
+from storage.reports import image_schema, publish_report, report_path
+from storage.store import Store
+from tasks.render import write_night
+
+DAY = date(2026, 3, 1)
+HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def fitted(
+    scheduler: str, _store_with_model: Store, cells: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    folder = tmp_path_factory.mktemp("fitted") / "store"
+    shutil.copytree(_store_with_model.root, folder)
+    settings = Settings(store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=8)
+    fit(str(cells), batch="first", settings=settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night in a folder of a hostile name, in which one file is cut short."""
+    folder = tmp_path_factory.mktemp("images") / HOSTILE
+    write_night(
+        folder,
+        patients=2,
+        cells_per_patient=8,
+        parasitized_fraction=0.5,
+        planted_per_kind=1,
+        seed=2,
+        first_patient=101,
+    )
+    return folder
+
+
+def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
+    with pytest.raises(ImagesFailedError) as failure:
+        screen(str(night), batch=batch, date=DAY, settings=settings)
+    return failure.value.outcome
+
+
+def artifacts_of(key: str) -> list[Any]:
+    with get_client(sync_client=True) as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        return list(client.read_artifacts(artifact_filter=wanted))
+
+
+def events_of(batch: str) -> dict[str, Any]:
+    """Events reach the server in their own time."""
+    wanted = EventFilter(
+        event=EventNameFilter(prefix=["slidewatch."]),
+        resource=EventResourceFilter(id=[f"slidewatch.batch.{batch}"]),
+    )
+    for _ in range(100):
+        with get_client(sync_client=True) as client:
+            found = {event.event: event for event in client.read_events(wanted, limit=50).events}
+        if {FAILED, ABNORMAL} <= found.keys():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"only {sorted(found)} came")
+
+
+def test_prefect_shows_a_night_and_can_act_on_it(fitted: Settings, night: Path) -> None:
+    outcome = screen_night(night, fitted, "Night_1")
+    key = artifact_key("Night_1")
+    (summary,) = artifacts_of(key)
+    assert outcome.light in summary.description
+    assert f"{outcome.images:,} of " in summary.data
+    assert "damaged" in summary.data
+    assert "<b>" not in summary.data
+    rows = [line for line in summary.data.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+    (table,) = artifacts_of(artifact_key("Night_1", "abnormal"))
+    cells = json.loads(table.data)
+    assert len(cells) == min(MOST_ABNORMAL, outcome.scored)
+    values = [cell["abnormality"] for cell in cells]
+    assert values == sorted(values, reverse=True)
+    assert HOSTILE in cells[0]["uri"]
+
+    (progress,) = artifacts_of(artifact_key("Night_1", "progress"))
+    assert progress.data == 100.0
+
+    events = events_of("Night_1")
+    assert events[FAILED].payload["failed"] == 1
+    assert events[ABNORMAL].payload["light"] == outcome.light
+    assert events[ABNORMAL].resource["slidewatch.light"] == outcome.light
+    assert events[FAILED].payload["report"] == outcome.report
+
+    # What was published before is not announced again.
+    assert screen_night(night, fitted, "Night_1").repeated
+    assert len(artifacts_of(key)) == 1
+
+
+def test_a_night_is_published_although_prefect_cannot_be_told(
+    fitted: Settings,
+    night: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("the API is down")
+
+    for name in ("create_markdown_artifact", "create_progress_artifact", "emit_event"):
+        monkeypatch.setattr(artifacts, name, down)
+    with caplog.at_level(logging.WARNING, logger="prefect"):
+        outcome = screen_night(night, fitted, "night-2")
+    assert Path(outcome.report).exists()
+    warnings = [record.getMessage() for record in caplog.records if "not told" in record.msg]
+    assert len(warnings) == 3
+    assert all("the API is down" in each for each in warnings)
+    # One that fails does not take the others along.
+    assert len(artifacts_of(artifact_key("night-2", "abnormal"))) == 1
+
+
+# --- without a server
+
+
+class Told:
+    """Stands for Prefect and remembers what it was told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self.progress: list[float] = []
+        self.broken = False
+        monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
+        monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(artifacts, "create_table_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: "id")
+        monkeypatch.setattr(artifacts, "update_progress_artifact", self._update)
+        monkeypatch.setattr(artifacts, "emit_event", lambda name, **_: self.events.append(name))
+
+    def _update(self, _: str, progress: float) -> None:
+        self.progress.append(progress)
+        if self.broken:
+            raise ConnectionError
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(monkeypatch)
+
+
+def batch(name: str = "night") -> Batch:
+    return Batch(
+        name=name,
+        images="/photos",
+        limit=None,
+        rows=3,
+        shard_rows=2,
+        manifest_digest="",
+        batch_date=DAY,
+        started_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+
+
+def seal(failed: int) -> Seal:
+    return Seal(
+        batch="night",
+        detector="d",
+        model="m",
+        report="reports/images/x.parquet",
+        report_digest="",
+        rows=3,
+        scored=3 - failed,
+        failed=failed,
+        diagnoses={"Uninfected": 3 - failed},
+        abnormal=0,
+        review=0,
+        failures={"damaged": failed} if failed else {},
+        scored_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("failed", "light", "events"),
+    [
+        (0, "green", []),
+        (1, "green", [FAILED]),
+        (0, "amber", [ABNORMAL]),
+        (0, "red", [ABNORMAL]),
+        (2, "red", [FAILED, ABNORMAL]),
+    ],
+)
+def test_an_event_is_emitted_where_somebody_has_to_act(
+    store: Store, told: Told, failed: int, light: str, events: list[str]
+) -> None:
+    announce(store, batch(), seal(failed), {"light": light, "reasons": [], "slides_for_review": 0})
+    assert told.events == events
+
+
+def test_progress_is_told_rarely_and_at_the_end(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: float(next(clock)))
+    with artifacts.progress_artifact("night", 100) as progress:
+        for done in range(1, 101):
+            progress.update(done)
+    assert 5 < len(told.progress) < 30
+    assert told.progress == sorted(told.progress)
+    assert told.progress[-1] == 100.0
+
+
+def test_progress_is_given_up_after_the_first_failure(told: Told) -> None:
+    told.broken = True
+    progress = NightProgress("night", 10)
+    for done in (3, 6, 10):
+        progress.update(done, last=True)
+    assert told.progress == [30.0]
+
+
+def test_the_most_abnormal_cells_are_found_across_row_groups(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "GROUP_ROWS", 7)
+    schema = image_schema([], [])
+    values = [float((n * 37) % 101) for n in range(100)]
+    rows = pa.Table.from_pylist(
+        [
+            {"uri": f"{n}", "abnormality": value, "slide_id": f"s{n % 3}"}
+            for n, value in enumerate(values)
+        ]
+        + [{"uri": "failed"}],
+        schema,
+    )
+    parts = [rows.slice(start, 7) for start in range(0, len(rows), 7)]
+    publish_report(store, report_path("night", DAY), schema, parts)
+    found = [row["abnormality"] for row in most_abnormal(store, batch())]
+    assert found == sorted(values, reverse=True)[:MOST_ABNORMAL]
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,119}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,119}", fullmatch=True),
+)
+def test_batches_have_keys_that_prefect_takes_and_no_two_have_one(a: str, b: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", artifact_key(a))
+    assert (artifact_key(a) == artifact_key(b)) == (a == b)
+
+
+@given(st.text())
+def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
+    found = markdown_text(text)
+    assert "\n" not in found
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]]", found)
+    assert "<" not in found

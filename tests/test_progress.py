@@ -1,0 +1,72 @@
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from flows import progress
+from flows.progress import CONSOLE, be_quiet, progress_bar, tell
+
+
+@pytest.fixture(autouse=True)
+def speak_again() -> object:
+    yield
+    be_quiet(False)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, pause: float) -> str:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(
+        progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120, quiet=False)
+    )
+    monkeypatch.setattr(progress.CONSOLE, "quiet", CONSOLE.quiet)
+    with progress_bar() as bar:
+        task = bar.add_task("night", total=8)
+        for _ in range(4):
+            time.sleep(pause)
+            bar.advance(task)
+        bar.refresh()
+    return screen.getvalue()
+
+
+def test_a_bar_shows_the_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = bar_on_a_terminal(monkeypatch, 0.05)
+    assert "4/8" in text
+    assert re.search(r"\d+\.\d/s", text)
+    assert re.search(r"0:00:0\d", text)
+
+
+def test_slow_steps_are_counted_by_the_minute() -> None:
+    now = [0.0]
+    with progress_bar() as bar:
+        bar.get_time = lambda: now[0]
+        task = bar.add_task("night", total=100)
+        for _ in range(4):  # minutes a step, longer than rich remembers by itself
+            now[0] += 120.0
+            bar.advance(task)
+        assert progress.RateColumn().render(bar.tasks[0]).plain == "0.5/min"
+        assert bar.tasks[0].time_remaining == pytest.approx(96 * 120, rel=0.01)
+
+
+def test_a_bar_is_seen_by_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as bar:
+        bar.advance(bar.add_task("night", total=1))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_quiet_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell("[bold]waiting[/bold] for C101")
+    assert capsys.readouterr() == ("", "[bold]waiting[/bold] for C101\n")
+    be_quiet(True)
+    tell("waiting")
+    assert capsys.readouterr() == ("", "")
+    assert bar_on_a_terminal(monkeypatch, 0.0) == ""

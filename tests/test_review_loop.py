@@ -1,0 +1,342 @@
+"""The review loop end to end: cells go out, verdicts come back, and the next fit knows them."""
+
+import csv
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from distributed import LocalCluster
+from PIL import Image
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit, retract
+from flows.review import ImportOutcome, export, import_verdicts, report
+from flows.screen import screen
+from flows.settings import Settings
+from storage.batches import load_batch, read_manifest
+from storage.reviews import latest_review
+from storage.statistics import latest_statistics
+from storage.store import Store, StoreError, digest_of
+from tasks.reading import SourceError
+from tasks.render import draw_patient, other_stain, red_cell, write_collection
+from tasks.review import VerdictError
+from tests.conftest import CLASSES, HELD_OUT
+
+DAY = date(2026, 3, 1)
+STAINED, HELD = ("C201P1", "C202P2"), 3
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+def write_stained(folder: Path, number: int, patient: str, cells: int) -> None:
+    """Uninfected cells of another stain, named as NIH names are."""
+    rng = np.random.default_rng(number)
+    smear = draw_patient(number, rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in range(cells):
+        name = f"{patient}thinF_IMG_20260301_08000{cell % 3}a_cell_{cell}.png"
+        Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / name)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ordinary cells; cells of another stain, some of a held-out patient; and noise."""
+    folder = tmp_path_factory.mktemp("night")
+    write_collection(
+        folder, patients=2, cells_per_patient=6, parasitized_fraction=0.5, seed=7, first_patient=301
+    )
+    for number, patient in enumerate(STAINED):
+        write_stained(folder / "stained", number, patient, 6)
+    write_stained(folder / "stained", 9, HELD_OUT, HELD)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 90, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"C301P1thinF_IMG_20260301_080000a_cell_{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def _screened(
+    scheduler: str,
+    _store_with_model: Store,
+    night: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    folder = tmp_path_factory.mktemp("screened") / "store"
+    cells = folder.with_name("cells")
+    write_collection(
+        cells, patients=10, cells_per_patient=8, parasitized_fraction=0.5, seed=3, first_patient=1
+    )
+    shutil.copytree(_store_with_model.root, folder)
+    settings = Settings(
+        store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=16, alpha=0.2
+    )
+    fit(str(cells), batch="first", settings=settings)
+    screen(str(night), batch="night", date=DAY, settings=settings)
+    return settings
+
+
+@pytest.fixture
+def screened(_screened: Settings, tmp_path: Path) -> Settings:
+    """Settings of a store of one's own, in which a night was screened."""
+    shutil.copytree(_screened.store, tmp_path / "store")
+    return _screened.model_copy(update={"store": str(tmp_path / "store")})
+
+
+def truth(row: dict[str, str]) -> str:
+    """What a person would say who knows how the night was made."""
+    folder = Path(row["uri"]).parent.name
+    return {"stained": "Uninfected"}.get(folder, folder if folder in CLASSES else "other")
+
+
+def fill_in(
+    sheet: Path, say: Callable[[dict[str, str]], str] = truth, name: str = "done.csv"
+) -> Path:
+    """The sheet with verdicts, saved as a spreadsheet in Europe would."""
+    with sheet.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    done = sheet.with_name(name)
+    with done.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=";")
+        writer.writeheader()
+        writer.writerows([row | {"verdict": say(row), "reviewer": "Ada"} for row in rows])
+    return done
+
+
+def run(command: str, settings: Settings) -> None:
+    """Run a command that an outcome says is next."""
+    words = shlex.split(command)
+    assert words[0] == "slidewatch"
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options.pop("--store") == settings.store
+    given = {name.removeprefix("--"): value for name, value in options.items()}
+    {"fit": fit, "retract": retract}[words[1]](**given, settings=settings)
+
+
+def abnormality(settings: Settings, night: Path) -> dict[str, float]:
+    """By file, after screening the night again with the newest detector."""
+    outcome = screen(str(night), batch="night", settings=settings)
+    rows = duckdb.sql(f"SELECT uri, abnormality FROM '{outcome.report}'").fetchall()
+    return {uri.partition("/night")[2]: value for uri, value in rows}
+
+
+def review_all(settings: Settings, folder: Path, **said: Any) -> ImportOutcome:
+    out = export("night", str(folder), limit=1000, per_slide=1000, settings=settings)
+    return import_verdicts(str(fill_in(Path(out.sheet), **said)), settings=settings)
+
+
+def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
+    screened: Settings, night: Path, tmp_path: Path
+) -> None:
+    before = abnormality(screened, night)
+    found = review_all(screened, tmp_path / "out")
+    assert found.labels == found.verdicts["Uninfected"] + found.verdicts.get("Parasitized", 0)
+    assert found.abnormal_other > 0
+    (command,) = found.commands
+    run(command, screened)
+
+    store = Store(screened.store)
+    latest = latest_statistics(store, "tiny")
+    assert latest is not None
+    added = latest.contributions[-1]
+    # A patient of the model's test part stays out, and so does what is no such cell.
+    held_out = [
+        row for row in latest_review(store, "night").rows.to_pylist() if row["label"] is not None
+    ]
+    assert added.held_out == sum(row["patient_id"] == HELD_OUT for row in held_out) == HELD
+    assert added.images == found.labels - HELD
+
+    after = abnormality(screened, night)
+    stained = [name for name in before if any(patient in name for patient in STAINED)]
+    assert len(stained) == 12
+    assert all(after[name] < before[name] for name in stained)
+
+    retract(batch=added.batch, settings=screened)
+    restored = abnormality(screened, night)
+    assert restored.keys() == before.keys()
+    np.testing.assert_allclose(
+        [restored[name] for name in before], list(before.values()), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_the_images_of_an_export_are_the_originals_under_safe_names(
+    screened: Settings, tmp_path: Path
+) -> None:
+    out = export("night", str(tmp_path / "out"), limit=4, per_slide=1, settings=screened)
+    with Path(out.sheet).open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == out.cells == 4
+    values = [float(row["abnormality"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert len({row["slide_id"] for row in rows}) == 4
+    assert out.left_out["beyond the limit of their slide"] > 0
+    assert "beyond the limit of their slide" in out.text()
+    for row in rows:
+        content = (tmp_path / "out" / row["image"]).read_bytes()
+        assert digest_of(content) == row["image_id"]
+        assert content == Path(row["uri"].removeprefix("file://")).read_bytes()
+        assert row["verdict"] == row["note"] == row["reviewer"] == ""
+
+
+def test_a_sheet_that_may_hold_verdicts_is_never_overwritten(
+    screened: Settings, tmp_path: Path
+) -> None:
+    export("night", str(tmp_path / "out"), settings=screened)
+    before = (tmp_path / "out" / "review.csv").read_bytes()
+    with pytest.raises(SourceError, match="may hold verdicts"):
+        export("night", str(tmp_path / "out"), settings=screened)
+    assert (tmp_path / "out" / "review.csv").read_bytes() == before
+
+
+def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
+    screened: Settings, scheduler: str, night: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(night / "stained", copy)
+    screen(str(copy), batch="copy", settings=screened)
+    first, second = sorted(copy.iterdir())[:2]
+    first.unlink()
+    second.write_bytes(b"another image")
+    out = export("copy", str(tmp_path / "out"), per_slide=100, settings=screened)
+    assert out.failed
+    assert len(out.unreadable) == 2
+    assert any("was changed" in each for each in out.unreadable)
+    assert out.cells == len(list((tmp_path / "out" / "images").iterdir()))
+
+
+def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
+    screened: Settings, night: Path, tmp_path: Path
+) -> None:
+    store = Store(screened.store)
+    first = review_all(screened, tmp_path / "out")
+    run(first.commands[0], screened)
+    one = first.labels - HELD
+
+    same = import_verdicts(str(tmp_path / "out" / "done.csv"), settings=screened)
+    assert (same.new, same.changed, same.review) == (0, 0, first.review)
+
+    changed = fill_in(
+        tmp_path / "out" / "review.csv",
+        lambda row: "other" if row["patient_id"] == STAINED[0] else "",
+        "again.csv",
+    )
+    second = import_verdicts(str(changed), settings=screened)
+    # Whoever says nothing this time does not take back what was said.
+    assert (second.new, second.changed) == (0, 6)
+    assert second.labels == first.labels - 6
+    assert latest_review(store, "night").rows.num_rows == sum(first.verdicts.values())
+    take_out, add = second.commands
+    assert "retract" in take_out
+
+    with pytest.raises(StoreError, match=r"a cell must count once.*slidewatch retract"):
+        run(add, screened)
+    run(take_out, screened)
+    run(add, screened)
+    latest = latest_statistics(store, "tiny")
+    assert latest is not None
+    assert [each.images for each in latest.contributions[1:]] == [one - 6]
+    run(add, screened)  # and the same batch again adds nothing
+    again = latest_statistics(store, "tiny")
+    assert again is not None
+    assert again.images == latest.images
+    assert (Path(store.root) / "reviews" / "night" / "0001.parquet").exists()
+
+
+def test_reviewed_cells_are_not_exported_again(screened: Settings, tmp_path: Path) -> None:
+    found = review_all(screened, tmp_path / "out")
+    out = export("night", str(tmp_path / "more"), settings=screened)
+    assert out.cells == 0
+    assert out.left_out == {"reviewed before": sum(found.verdicts.values())}
+
+
+def test_a_cell_of_two_nights_is_a_label_in_one(
+    screened: Settings, night: Path, tmp_path: Path
+) -> None:
+    first = review_all(screened, tmp_path / "out")
+    screen(str(night / "stained"), batch="dusk", settings=screened)
+    out = export("dusk", str(tmp_path / "dusk"), limit=1000, per_slide=1000, settings=screened)
+    second = import_verdicts(str(fill_in(Path(out.sheet))), settings=screened)
+    assert second.elsewhere == sum(second.verdicts.values()) == 12 + HELD
+    assert second.labels < first.labels
+    assert (second.labels, second.commands) == (0, [])
+    assert "of another batch" in second.text()
+    assert "nothing to fit" in second.text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace("other", "dust", 1), r"done.csv: .*no verdict 'dust'"),
+        (lambda text: text.replace(";night;", ";first;", 1), "batch"),
+        (lambda text: text.replace(";night;", ";../../etc;"), "no batch name"),
+        (lambda text: text.replace(";night;", ";nowhere;"), "no batch 'nowhere'"),
+        (lambda text: text.replace(";night;", ";first;"), "batch first has no report yet"),
+        (lambda text: text + text.splitlines()[-1], "again"),
+    ],
+)
+def test_a_wrong_file_imports_nothing(
+    screened: Settings, tmp_path: Path, change: Callable[[str], str], says: str
+) -> None:
+    out = export("night", str(tmp_path / "out"), limit=1000, per_slide=1000, settings=screened)
+    done = fill_in(Path(out.sheet))
+    done.write_text(change(done.read_text()))
+    with pytest.raises((VerdictError, StoreError), match=says):
+        import_verdicts(str(done), settings=screened)
+    assert latest_review(Store(screened.store), "night").number == 0
+
+
+def test_a_file_that_is_not_there_is_named(screened: Settings, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"none.csv does not exist"):
+        import_verdicts(str(tmp_path / "none.csv"), settings=screened)
+
+
+def test_the_report_says_how_good_the_abnormal_list_is(screened: Settings, tmp_path: Path) -> None:
+    nothing = report("night", settings=screened)
+    assert nothing.precision is None
+    assert "nobody has looked" in nothing.text()
+    found = review_all(screened, tmp_path / "out")
+    again = report("night", settings=screened)
+    assert again.model_dump() == {name: getattr(found, name) for name in again.model_dump()}
+    assert again.precision is not None
+    assert again.precision_low < again.precision <= again.precision_high
+    assert f"precision {again.precision:.2f}" in again.text()
+
+
+def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "anonymous"
+    folder.mkdir()
+    smear, rng = draw_patient(5, np.random.default_rng(5)), np.random.default_rng(5)
+    for number in range(4):
+        Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / f"{number}.png")
+    screen(str(folder), batch="anonymous", settings=screened)
+    out = export("anonymous", str(tmp_path / "out"), settings=screened)
+    found = import_verdicts(
+        str(fill_in(Path(out.sheet), lambda row: "Uninfected")), settings=screened
+    )
+    assert found.without_patient == found.labels > 0
+    assert "name no patient" in found.text()
+
+
+def test_only_classes_are_labels_of_the_manifest(screened: Settings, tmp_path: Path) -> None:
+    found = review_all(screened, tmp_path / "out")
+    run(found.commands[0], screened)
+    store = Store(screened.store)
+    latest = latest_statistics(store, "tiny")
+    assert latest is not None
+    manifest = read_manifest(store, load_batch(store, latest.contributions[-1].batch)).to_pylist()
+    assert {row["label"] for row in manifest} <= {*CLASSES, None}
+    assert sum(row["label"] is None for row in manifest) == found.verdicts["other"]

@@ -1,0 +1,164 @@
+"""SQL over the reports of a store, on every filesystem."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.reports import (
+    batch_schema,
+    image_schema,
+    publish_report,
+    report_path,
+    slide_schema,
+)
+from storage.store import Store, StoreError
+from storage.tables import TABLES, QueryError, answer, column_types
+
+DAYS = (date(2026, 1, 3), date(2026, 1, 4))
+
+
+def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:
+    schema = image_schema(classes, taps)
+    values: dict[str, Any] = {field.name: pa.nulls(3, field.type) for field in schema}
+    values |= {
+        "uri": [f"{day}/{row}.png" for row in range(3)],
+        "verdict": ["review", "accept", None],
+        "abnormality": [2.5, -0.5, None],
+        "abnormal": [True, False, None],
+        "batch_date": [day.isoformat()] * 3,
+        "scored_at": pa.array([datetime(2026, 1, 3, 8, tzinfo=UTC)] * 3),
+        f"probability_{classes[0]}": [0.5, 0.25, None],
+    }
+    return schema, pa.table(values)
+
+
+def fill(store: Store) -> None:
+    """Two nights of two models, which have no class and one of two taps in common."""
+    for day, classes, taps in zip(
+        DAYS, (["Parasitized", "Uninfected"], ["Ring", "None"]), (["l1"], ["l1", "l2"]), strict=True
+    ):
+        schema, rows = image_table(day, classes, taps)
+        publish_report(store, report_path("night", day), schema, [rows])
+        for kind, schema in (("slides", slide_schema()), ("batches", batch_schema())):
+            nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
+            publish_report(store, report_path("night", day, kind), schema, [nulls])
+
+
+@pytest.fixture
+def asked(any_store: Store) -> Store:
+    fill(any_store)
+    return any_store
+
+
+def ask(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    with answer(store, sql) as reader:
+        return [tuple(row.values()) for batch in reader for row in batch.to_pylist()]
+
+
+def test_all_nights_are_one_table_whose_columns_are_united_by_name(asked: Store) -> None:
+    assert ask(
+        asked,
+        "SELECT batch_date, count(*), max(probability_Parasitized), max(probability_Ring) "
+        "FROM images GROUP BY 1 ORDER BY 1",
+    ) == [("2026-01-03", 3, 0.5, None), ("2026-01-04", 3, None, 0.5)]
+    names = [row[0] for row in ask(asked, "DESCRIBE images")]
+    assert len(names) == len(set(names))
+    assert {"distance_l1", "distance_l2", "probability_None"} <= set(names)
+    assert ask(asked, "SELECT DISTINCT typeof(batch_date) FROM images") == [("VARCHAR",)]
+    assert ask(asked, "SELECT (SELECT count(*) FROM slides), count(*) FROM batches") == [(2, 2)]
+
+
+def test_what_is_asked_of_columns_is_answered_as_of_any_table(asked: Store) -> None:
+    counts = {
+        "verdict = 'review'": 2,
+        "verdict IN ('review', 'accept')": 4,
+        "verdict IS NULL": 2,
+        "abnormality > 0 AND batch_date >= '2026-01-04'": 1,
+        "NOT abnormal": 2,
+        "uri LIKE '%-04/%'": 3,
+        "scored_at > '2026-01-01'": 6,
+    }
+    for condition, count in counts.items():
+        assert ask(asked, f"SELECT count(*) FROM images WHERE {condition}") == [(count,)], condition
+
+
+def test_an_empty_store_has_empty_tables(any_store: Store) -> None:
+    for name in TABLES:
+        assert ask(any_store, f"FROM {name}") == []
+    assert "light" in column_types("batches", batch_schema())
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("COPY (SELECT 1) TO '{folder}/evil.csv'", "COPY is refused"),
+        ("CREATE TABLE t AS SELECT 1", "CREATE is refused"),
+        ("DROP VIEW images", "DROP is refused"),
+        ("DELETE FROM images", "DELETE is refused"),
+        ("ATTACH '{folder}/evil.db'", "ATTACH is refused"),
+        ("SET enable_external_access = true", "SET is refused"),
+        ("PRAGMA database_list", "PRAGMA is refused"),
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO '{folder}/evil.csv'", "nothing but the tables"),
+        ("SELECT 1; COPY (SELECT 1) TO '{folder}/evil.csv'", "2 statements"),
+        ("", "0 statements"),
+        ("-- nothing", "0 statements"),
+        ("FROM '{folder}/secret.csv'", "nothing but the tables"),
+        ("FROM read_csv('{folder}/secret.csv')", "nothing but the tables"),
+        ("FROM read_text('{folder}/secret.csv')", "nothing but the tables"),
+        ("FROM read_parquet('s3://slidewatch/x.parquet')", ""),
+        ("FROM glob('{folder}/*')", "nothing but the tables"),
+        ("FROM query('COPY (SELECT 1) TO ''{folder}/evil.csv''')", "Parser Error"),
+        ("FROM sqlite_scan('{folder}/secret.csv', 't')", "sqlite_scan"),
+        ("IMPORT DATABASE '{folder}'", "is refused"),
+        ("SELEC 1", 'Parser Error: syntax error at or near "SELEC"'),
+        ("SELECT nothing FROM images", "Binder Error"),
+        ("SELECT 1 AS a, 2 AS a", "two columns are called 'a'"),
+        ("SELECT uri::INTEGER FROM images", "Conversion Error"),
+        ("SELECT error('line one\nline two')", "line one line two"),
+    ],
+)
+def test_a_query_reads_the_tables_and_nothing_else(
+    store: Store, tmp_path: Path, sql: str, says: str
+) -> None:
+    fill(store)
+    (tmp_path / "secret.csv").write_text("secret\n1\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(QueryError) as error:
+        ask(store, sql.format(folder=tmp_path))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_variables_of_python_are_no_tables(store: Store) -> None:
+    secret = pa.table({"a": [1]})
+    with pytest.raises(QueryError, match="secret does not exist"):
+        ask(store, "FROM secret")
+    assert secret.num_rows == 1
+
+
+def test_a_pivot_is_a_query(store: Store) -> None:
+    fill(store)
+    assert len(ask(store, "PIVOT images ON batch_date USING count(*) GROUP BY verdict")) == 3
+
+
+def test_a_report_that_is_no_parquet_is_named(store: Store) -> None:
+    fill(store)
+    store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
+    with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet cannot be read"):
+        ask(store, "FROM images")
+
+
+def test_a_store_may_be_called_anything(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "it's a [store]; %20 ü"))
+    fill(store)
+    assert ask(store, "SELECT count(*) FROM images") == [(6,)]
+
+
+def test_a_long_answer_is_a_stream(store: Store) -> None:
+    with answer(store, "FROM range(100_000_000_000)") as reader:
+        assert next(iter(reader)).num_rows > 0
