@@ -1,0 +1,72 @@
+"""What is fast says the same: scores and verdicts of real cells beside those of plain PyTorch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flows.settings import Settings
+from storage.detectors import load_detector_card
+from storage.models import load_card
+from storage.store import Store
+from tasks.detector import score
+from tasks.extract import extract
+from tasks.loading import load_classifier, load_inference
+from tasks.report import image_rows
+from tasks.shard import load_fitted_detector
+from tasks.sources import list_images
+from tasks.training import to_pixels
+from tests.benchmarks.conftest import QUICK, Record
+
+IMAGES = 256 if QUICK else 5000
+TOLERANCE = 1e-3  # of the abnormality, which counts deviations over calibration patients
+
+
+@pytest.mark.benchmark
+def test_scores_and_verdicts_are_those_of_the_plain_network(
+    cells: str, fitted: Settings, record: Record
+) -> None:
+    store = Store(fitted.store)
+    detector_card = load_detector_card(store)
+    card = load_card(store, detector_card.model)
+    detector = load_fitted_detector(store, detector_card.name, detector_card.digest)
+    classifier = load_classifier(store, card.name, card.digest)
+    manifest = list_images(cells, limit=IMAGES)
+    network = load_inference(store, card.name, card.digest)
+
+    def plain(pixels: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        with torch.inference_mode():
+            return classifier.features(to_pixels(pixels))
+
+    rows = []
+    for each in (network, replace(network, run=plain)):
+        features = extract(each, manifest["uri"].to_pylist(), tap_widths=card.tap_widths)
+        rows.append(
+            image_rows(
+                manifest,
+                image_ids=[image.image_id.hex() for image in features.images if image.image_id],
+                sizes=np.asarray([image.size for image in features.images]),
+                failures={},
+                logits=features.logits,
+                scores=score(detector, features.taps),
+                classes=card.classes,
+                taps=detector.taps,
+                temperature=card.temperature,
+                alpha=detector_card.alpha,
+                uncertain_below=detector_card.uncertain_below,
+                names={},
+            )
+        )
+    ours, wanted = rows
+    # A p-value moves in steps, the weight of a calibration image.
+    for column in ("abnormality", f"probability_{card.classes[0]}"):
+        apart = np.abs(ours[column].to_numpy() - wanted[column].to_numpy())
+        record(f"largest difference of {column}", "", ours=[float(apart.max())], limit=TOLERANCE)
+        assert apart.max() < TOLERANCE
+    changed = [
+        sum(a != b for a, b in zip(ours[c].to_pylist(), wanted[c].to_pylist(), strict=True))
+        for c in ("diagnosis", "abnormal", "verdict", "review_reason")
+    ]
+    record(f"verdicts that changed, of {IMAGES}", "images", ours=[float(sum(changed))], limit=0)
+    assert changed == [0, 0, 0, 0]
