@@ -1,6 +1,7 @@
 """What Prefect shows of a night, and the events that its automations can act on.
 
-Artifacts: a summary, the most abnormal cells, and how far the night is while it runs. Events:
+Artifacts: a summary, the most abnormal cells, where the page is, and how far the night is while it
+runs. Events:
 ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the light is
 amber or red; their resource is ``slidewatch.batch.<name>``. None of it is needed: the night is in
 the store, and where Prefect cannot be reached a warning is logged and the work goes on.
@@ -15,6 +16,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -24,7 +26,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from storage.batches import Batch, Seal
-from storage.reports import iterate_rows, report_path
+from storage.reports import iterate_rows, page_path, report_path
 from storage.store import Store, digest_of
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
@@ -86,6 +88,12 @@ def announce(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -
             most_abnormal(store, batch),
             key=artifact_key(batch.name, "abnormal"),
             description=f"The {MOST_ABNORMAL} most abnormal cells of batch {batch.name}",
+        )
+    with _or_warn("the page"):
+        create_link_artifact(
+            store.fs.unstrip_protocol(store.path(*page_path(batch.name))),
+            key=artifact_key(batch.name, "page"),
+            description=f"The page of batch {batch.name}",
         )
     with _or_warn("the events"):
         for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != "green"):

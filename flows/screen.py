@@ -16,6 +16,7 @@ from pydantic import Field
 from flows.artifacts import announce, progress_artifact
 from flows.batch import claim, run_shards, start_or_resume
 from flows.cluster import open_client
+from flows.pages import has_page, write_page
 from flows.results import Outcome, table
 from flows.settings import Settings
 from storage.batches import (
@@ -35,6 +36,7 @@ from storage.reports import (
     SLIDES,
     batch_schema,
     image_schema,
+    page_path,
     publish_report,
     read_batches_before,
     read_rows,
@@ -56,6 +58,7 @@ class ScreenOutcome(Outcome):
 
     batch: str
     report: str
+    page: str
     model: str
     detector: str
     images: int
@@ -91,6 +94,7 @@ class ScreenOutcome(Outcome):
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
             ("detector", self.detector),
             ("report", self.report),
+            ("page", self.page),
         ]
         if failures:
             rows.insert(1, ("failed", failures))
@@ -147,17 +151,20 @@ def screen(
         )
         seal = valid_seal(store, frozen, detector_card.name)
         repeated = seal is not None
-        if seal is None:
+        if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:
-                extract_and_score(client, store, frozen, card, detector_card)
-            held.check()
-            seal = publish(store, frozen, card, detector_card)
+                if seal is None:
+                    extract_and_score(client, store, frozen, card, detector_card)
+                    held.check()
+                    seal = publish(store, frozen, card, detector_card)
+                write_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
     if not repeated:
         announce(store, frozen, seal, night)
     outcome = ScreenOutcome(
         batch=batch,
         report=store.address(*report_path(frozen.name, frozen.batch_date)),
+        page=store.address(*page_path(frozen.name)),
         model=card.name,
         detector=detector_card.name,
         images=seal.rows,

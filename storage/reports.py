@@ -1,6 +1,7 @@
 """Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
 Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one.
+``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
 """
 
@@ -20,6 +21,8 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 _COUNT = pa.int64()
 _COUNTS = pa.map_(pa.string(), pa.int64())
 IMAGES, SLIDES, BATCHES = "images", "slides", "batches"
+HTML = "html"
+HEAD = 4096  # bytes of a page that say from which reports it was made
 
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
@@ -254,3 +257,33 @@ def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
     """The sha256 of a report, or None where there is none."""
     return digest_of(store.read_bytes(*path)) if store.exists(*path) else None
+
+
+def page_path(batch: str) -> tuple[str, ...]:
+    """Where the page of a batch lies, relative to the store."""
+    # A batch may be called index; none can have "~" in its name.
+    return ("reports", HTML, "index~.html" if batch == "index" else f"{batch}.html")
+
+
+def index_path() -> tuple[str, ...]:
+    """Where the page on all nights lies, relative to the store."""
+    return ("reports", HTML, "index.html")
+
+
+def page_is_of(store: Store, batch: str, made_from: str) -> bool:
+    """Whether a batch has a page that names ``made_from``, the digest of its reports, in its head.
+
+    A page may be older than the reports: a run can end between publishing these and writing it.
+    """
+    try:
+        with store.open(*page_path(batch)) as page:
+            return made_from.encode() in page.read(HEAD)
+    except FileNotFoundError:
+        return False
+
+
+def page_names(store: Store) -> dict[str, str]:
+    """The file names of the batches' pages, by batch."""
+    index = index_path()[-1]
+    names = [name for name in store.names("reports", HTML) if name != index]
+    return {name.removesuffix(".html").removesuffix("~"): name for name in names}

@@ -152,6 +152,61 @@ def histogram(
         return _svg(figure, title, line + "; ".join(said))
 
 
+def binned(
+    edges: Float, counts: NDArray[np.integer[Any]], threshold: float | None, *, title: str
+) -> str:
+    """A histogram of scores that were counted in bins, on an asinh axis; bars grow as square roots.
+
+    Of 200,000 scores a dozen beyond the threshold would be no pixel high on a linear scale.
+
+    Args:
+        edges: (B + 1,), the threshold among them; the outermost bins hold what lies beyond too.
+        counts: (B,).
+        threshold: scores from it on are drawn in the second colour; None or infinite where there
+            is none.
+        title: what a screen reader calls the chart.
+    """
+    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
+    total, known = int(counts.sum()), np.flatnonzero(counts)
+    first = len(edges) if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
+    above = int(counts[first:].sum())
+    with mpl.rc_context():
+        figure = _figure(PLOT_HEIGHT, 0)
+        if not total:
+            figure.text(0.5, 0.5, "no scores", ha="center")
+            return _svg(figure, title, "No scores.")
+        axes = figure.add_subplot()
+        low, high = (
+            max(known[0] - 2, 0),
+            min(max(known[-1], min(first, len(counts))) + 3, len(counts)),
+        )
+        for i, (start, stop) in enumerate(((low, min(first, high)), (min(first, high), high))):
+            if start < stop:
+                heights, stops = counts[start:stop], edges[start : stop + 1]
+                axes.stairs(heights, stops, fill=True, color=_colour(i))
+        said = f"{total:,} scores"
+        if threshold is not None:
+            axes.axvline(threshold, color=INK, linewidth=0.9)
+            said += f", {above:,} from the threshold {decimals(threshold)} on"
+            axes.set_title(f"{above:,} abnormal", loc="right", fontsize=10, color=_colour(1))
+            axes.set_title(f"{total - above:,} ordinary", loc="left", fontsize=10, color=_colour(0))
+        axes.set_xscale("asinh", linear_width=1.0)
+        axes.set_xlim(edges[low], edges[high])
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(edges[low : high + 1], 1.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+        axes.set_yscale("function", functions=(np.sqrt, np.square))
+        axes.set_ylim(0, counts.max() * 1.05)
+        axes.yaxis.set_major_locator(FixedLocator(_round_counts(int(counts.max()))))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+        axes.set_xlabel("abnormality")
+        axes.set_ylabel("images")
+        axes.grid(visible=True, axis="y")
+        axes.set_axisbelow(True)
+        return _svg(figure, title, said)
+
+
 def lines(
     series: Mapping[str, tuple[Float, Float]], *, x_label: str, y_label: str, title: str
 ) -> str:
@@ -268,6 +323,16 @@ def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -
     below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
     edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
     return edges, len(edges) - 1 if threshold is None else below + 1
+
+
+def _round_counts(most: int) -> list[float]:
+    """Round counts up to the highest that stand apart under a square root, zero first."""
+    sizes = np.outer(10.0 ** np.arange(0, 9), (1, 2, 5)).ravel()
+    ticks: list[float] = [0.0]
+    for size in sizes[sizes <= most]:
+        if np.sqrt(size) - np.sqrt(ticks[-1]) >= np.sqrt(most) / 6:
+            ticks.append(float(size))
+    return ticks
 
 
 def _ticks(edges: Float, width: float) -> list[float]:

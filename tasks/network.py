@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import timm
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEFAULT_NETWORK = "efficientnet_lite0"
-_TAPPING = Lock()  # what listens at a tap is told of every pass, whichever thread's it is
+TAPPING = RLock()  # what listens at a tap is told of every pass, whichever thread's it is
 PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
 
 
@@ -114,7 +114,7 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Outputs:
         """Taps, each (B, d), and logits (B, C), in one pass."""
-        with _TAPPING, self._pooled_taps() as taps:
+        with TAPPING, self._pooled_taps() as taps:
             logits = self(pixels)
         return taps, logits
 

@@ -3,23 +3,21 @@
 ``METRICS`` and ``SCORES`` are the two tables it is made from.
 """
 
-import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
 
 from tasks import charts
+from tasks.page import data_uri, render
 from tasks.robustness_tables import (
     ACCURACY,
     ALARM,
@@ -70,15 +68,6 @@ SCORES = pa.schema(
 MOST_CURVES = 16
 GRID = np.geomspace(charts.LEAST_ALARMS, 1.0, 121)
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.globals["chart_style"] = Markup(charts.STYLE)
-
 
 @dataclass(frozen=True)
 class Example:
@@ -121,7 +110,8 @@ def robustness_page(
     """
     means = means_over_seeds(metrics)
     drawn = _scores_by_detector(scores)
-    return _TEMPLATES.get_template("robustness.html").render(
+    return render(
+        "robustness.html",
         title=title,
         facts=facts,
         note=note(means),
@@ -318,4 +308,4 @@ def _pictures(example: Example) -> dict[str, Any]:
 def _data_uri(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(file.getvalue(), "png")

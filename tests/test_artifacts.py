@@ -127,6 +127,8 @@ def test_prefect_shows_a_night_and_can_act_on_it(fitted: Settings, night: Path) 
     assert values == sorted(values, reverse=True)
     assert HOSTILE in cells[0]["uri"]
 
+    (page,) = artifacts_of(artifact_key("Night_1", "page"))
+    assert "/reports/html/Night_1.html" in page.data
     (progress,) = artifacts_of(artifact_key("Night_1", "progress"))
     assert progress.data == 100.0
 
@@ -175,6 +177,7 @@ class Told:
         monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
         monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *_, **__: None)
         monkeypatch.setattr(artifacts, "create_table_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(artifacts, "create_link_artifact", lambda *_, **__: None)
         monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: "id")
         monkeypatch.setattr(artifacts, "update_progress_artifact", self._update)
         monkeypatch.setattr(artifacts, "emit_event", lambda name, **_: self.events.append(name))

@@ -16,6 +16,11 @@ from storage.reports import (
     SLIDES,
     batch_schema,
     image_schema,
+    index_path,
+    iterate_rows,
+    page_is_of,
+    page_names,
+    page_path,
     publish_report,
     read_batches_before,
     read_rows,
@@ -219,3 +224,32 @@ def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     for _ in range(2):
         publish_row(any_store, "night", DAYS[0])
     assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
+
+
+def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
+    path = report_path("night", DAYS[0])
+    large = (rows(DAYS[0], 40_000) for _ in range(4))
+    publish_report(store, path, SCHEMA, large)
+    groups = list(iterate_rows(store, path, ["uri", "diagnosis"]))
+    assert [group.num_rows for group in groups] == [80_000, 80_000]
+    assert groups[0].column_names == ["uri", "diagnosis"]
+
+
+def test_every_batch_has_a_page_of_its_own(any_store: Store) -> None:
+    assert page_names(any_store) == {}
+    for batch in ("night", "index", "night.html"):
+        any_store.write_bytes(b"<title>" + batch.encode(), *page_path(batch))
+    any_store.write_bytes(b"all", *index_path())
+    assert page_names(any_store) == {
+        "index": "index~.html",
+        "night": "night.html",
+        "night.html": "night.html.html",
+    }
+    assert any_store.read_bytes(*index_path()) == b"all"
+
+
+def test_a_page_is_of_the_reports_that_it_names_in_its_head(any_store: Store) -> None:
+    assert not page_is_of(any_store, "night", "a" * 64)
+    any_store.write_bytes(b"<meta " + b"a" * 64 + b"x" * 10_000 + b"b" * 64, *page_path("night"))
+    assert page_is_of(any_store, "night", "a" * 64)
+    assert not page_is_of(any_store, "night", "b" * 64)

@@ -85,7 +85,7 @@ def example(change: int = 4, side: int = 8) -> Example:
 class Page(HTMLParser):
     """What is in a page; fails where an element is not closed or closed twice."""
 
-    VOID = frozenset(("meta", "img", "link", "br"))
+    VOID = frozenset(("meta", "img", "input", "link", "br"))
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,0 +1,150 @@
+"""Writing the page of a batch from its published reports, and the index that lists it."""
+
+import shlex
+from datetime import date
+from importlib.metadata import version
+
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.cluster import run_in_order
+from flows.progress import tell
+from flows.settings import Settings
+from storage.batches import Batch, Seal
+from storage.detectors import DetectorCard
+from storage.leases import lease
+from storage.models import ModelCard
+from storage.reports import (
+    BATCHES,
+    SLIDES,
+    index_path,
+    iterate_rows,
+    page_is_of,
+    page_names,
+    page_path,
+    read_batches_before,
+    read_rows,
+    report_path,
+)
+from storage.store import Store, digest_of
+from tasks.batch_page import NIGHTS_SHOWN, Night, batch_page
+from tasks.calibration import threshold
+from tasks.exhibits import Exhibit, ExhibitJob, make_exhibits
+from tasks.highlights import SHOWN, Highlights, columns
+from tasks.index_page import index_page
+from tasks.shard import load_fitted_detector
+
+LISTED = 120  # batches on the index: each costs a file to read, every night
+CELLS_A_JOB = 12
+
+
+def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
+    """Whether the page of a published batch is there, is that of these very reports, and listed."""
+    return store.exists(*index_path()) and page_is_of(store, batch.name, _made_from(seal))
+
+
+@task(cache_policy=NO_CACHE)
+def write_page(
+    client: Client,
+    settings: Settings,
+    batch: Batch,
+    seal: Seal,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> None:
+    """Make the page of a published batch and list it; the same batch makes the same page."""
+    store = Store(settings.store)
+    fitted = load_fitted_detector(store, detector.name, detector.digest)
+    calibration = fitted.calibration
+    taps = zip(calibration.mean.tolist(), calibration.deviation.tolist(), strict=True)
+    limit = threshold(calibration, detector.alpha)
+    highlights = Highlights(card.classes, dict(zip(fitted.taps, taps, strict=True)), limit)
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_rows(store, images, columns(card.classes, fitted.taps)):
+        highlights.count(rows)
+    night = Night(
+        row=read_rows(store, report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
+        earlier=read_batches_before(store, batch.batch_date, NIGHTS_SHOWN - 1).to_pylist(),
+        slides=read_rows(store, report_path(batch.name, batch.batch_date, SLIDES)),
+        highlights=highlights,
+        exhibits=_exhibits(client, store, batch, card, detector, highlights),
+        classes=card.classes,
+        taps=fitted.taps,
+        threshold=limit,
+        made_by=_made_by(batch, seal, card, detector),
+        command=_command(settings, batch, detector),
+        made_from=_made_from(seal),
+    )
+    page = batch_page(night).encode()
+    # Before the page, so that where a page is there the index lists it, whenever a run was killed.
+    _write_index(store, batch)
+    store.write_bytes(page, *page_path(batch.name))
+
+
+def _write_index(store: Store, batch: Batch) -> None:
+    """Make the page that lists the batches, this one with a page whether or not it is there yet.
+
+    One run at a time does, or an older list might replace a newer one.
+    """
+    with lease(store, "reports", wait=True, on_wait=tell):
+        nights = read_batches_before(store, date.max, LISTED).to_pylist()
+        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
+        store.write_bytes(index_page(nights, pages).encode(), *index_path())
+
+
+def _exhibits(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    highlights: Highlights,
+) -> dict[str, Exhibit]:
+    """The cells of all sheets, looked at again by the workers, by address."""
+    sheets = [highlights.sheet(name) for name in SHOWN]
+    cells = list(
+        dict.fromkeys(
+            (uri, image_id)
+            for rows in sheets
+            for uri, image_id in zip(
+                rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True
+            )
+        )
+    )
+    jobs = [
+        ExhibitJob(store, card.name, detector.name, tuple(cells[i : i + CELLS_A_JOB]))
+        for i in range(0, len(cells), CELLS_A_JOB)
+    ]
+    found = run_in_order(client, make_exhibits, jobs, title=f"page {batch.name}")
+    exhibits = (exhibit for some in found for exhibit in some)
+    return {uri: exhibit for (uri, _), exhibit in zip(cells, exhibits, strict=True)}
+
+
+def _made_from(seal: Seal) -> str:
+    """What identifies the three reports of a batch together."""
+    digests = (seal.report_digest, seal.slides_digest, seal.batch_digest)
+    return digest_of(" ".join(str(digest) for digest in digests).encode())
+
+
+def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) -> dict[str, str]:
+    return {
+        "images": batch.images,
+        "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
+        "model": f"{card.name}, sha256 {card.digest}",
+        "detector": f"{detector.name}, sha256 {detector.digest}",
+        "calibration": f"{detector.calibrating_images:,} images of "
+        f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
+        **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
+        "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
+        "report": f"{seal.report}, sha256 {seal.report_digest}",
+        "versions": f"slidewatch {version('slidewatch')}, torch {version('torch')}",
+    }
+
+
+def _command(settings: Settings, batch: Batch, detector: DetectorCard) -> str:
+    words = ["slidewatch", "screen", "--images", batch.images, "--store", settings.store]
+    words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
+    words += ["--detector", detector.name]
+    words += ["--limit", str(batch.limit)] if batch.limit else []
+    return shlex.join(words)

@@ -1,0 +1,140 @@
+"""A fortnight of real cells: the history of nights tells the odd ones apart.
+
+Training and statistics have the patients who were photographed first; fourteen nights have the
+others, in order of their photographs, eight patients a night and no cell twice. Five nights are
+odd: another stain, out of focus, a fiftieth of other cells, no images at all, and one run again.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageFilter
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.reports import read_batches_before
+from storage.store import Store
+from tasks.images import decode_rgb
+from tasks.reading import read_bytes
+from tasks.sources import list_images
+
+DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+NIGHTS, PATIENTS, FITTED = 14, 8, 30
+STAIN, FOCUS, OTHERS, EMPTY, RERUN = 7, 9, 11, 12, 13
+FIRST = date(2026, 3, 1)
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.skipif(not (DATA / "ood.zip").exists(), reason="the real images are not here"),
+]
+
+
+def other_stain(image: Image.Image) -> Image.Image:
+    """More red and less blue, as an old or acid stain has it; black stays black."""
+    gains = np.asarray([1.15, 0.95, 0.8])
+    return Image.fromarray(np.clip(np.asarray(image) * gains, 0, 255).astype(np.uint8))
+
+
+def out_of_focus(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(4))
+
+
+def by_patient(cells: pa.Table) -> dict[str, pa.Table]:
+    """The cells of each patient, patients in order of their first photograph."""
+    ordered = cells.sort_by([("acquired_at", "ascending"), ("uri", "ascending")])
+    names = ordered["patient_id"].to_pylist()
+    rows = {name: [i for i, each in enumerate(names) if each == name] for name in names}
+    return {name: ordered.take(mine) for name, mine in rows.items()}
+
+
+def night_cells(patients: list[pa.Table]) -> list[pa.Table]:
+    """Cells for each night: a window of patients that moves on, a patient's cells dealt out."""
+    last = len(patients) - PATIENTS
+    windows = [range(s, s + PATIENTS) for s in (round(n * last / 13) for n in range(NIGHTS))]
+    nights: list[list[pa.Table]] = [[] for _ in windows]
+    for number, cells in enumerate(patients):
+        mine = [night for night, window in enumerate(windows) if number in window]
+        for turn, night in enumerate(mine):
+            nights[night].append(cells.take(list(range(turn, len(cells), len(mine)))))
+    return [pa.concat_tables(parts) for parts in nights]
+
+
+def altered(cells: pa.Table, change: Callable[[Image.Image], Image.Image], to: Path) -> str:
+    """The same cells, changed, as files of the same names."""
+    to.mkdir()
+    for uri in cells["uri"].to_pylist():
+        name = uri.partition("::")[0].rpartition("/")[2]
+        change(decode_rgb(read_bytes(uri))).save(to / name)
+    return str(to)
+
+
+def manifest(cells: pa.Table, to: Path) -> str:
+    pq.write_table(cells, to)
+    return str(to)
+
+
+def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
+    patients = list(by_patient(list_images(str(DATA / "cell_images.zip"))).values())
+    labelled = list_images(str(DATA / "cell_images.zip"), classes=["Parasitized", "Uninfected"])
+    early = {table["patient_id"][0].as_py() for table in patients[:FITTED]}
+    keep = [name in early for name in labelled["patient_id"].to_pylist()]
+    first = manifest(labelled.filter(pa.array(keep)), tmp_path / "first.parquet")
+    nights = night_cells(patients[FITTED:])
+    others = list_images(str(DATA / "ood.zip"))
+    planted = [
+        *(i for i, uri in enumerate(others["uri"].to_pylist()) if "white_cells" in uri),
+    ]
+    settings = Settings(store=str(tmp_path / "store"), workers=2)
+
+    def source(night: int) -> str:
+        cells = nights[night]
+        if night == STAIN:
+            return altered(cells, other_stain, tmp_path / "stain")
+        if night == FOCUS:
+            return altered(cells, out_of_focus, tmp_path / "focus")
+        if night == EMPTY:
+            (tmp_path / "empty").mkdir()
+            return str(tmp_path / "empty")
+        if night == OTHERS:
+            extra = others.take(planted[: max(1, len(cells) // 50)])
+            cells = pa.concat_tables([cells, extra.select(cells.schema.names)])
+        return manifest(cells, tmp_path / f"night-{night}.parquet")
+
+    with prefect_test_harness(server_startup_timeout=120):
+        print(train(first, model="m", settings=settings).text())
+        print(fit(first, batch="first", settings=settings).text())
+        for night in range(NIGHTS):
+            day = FIRST + timedelta(days=night)
+            screen(source(night), batch=f"{day}", date=day, settings=settings)
+            if night == RERUN:
+                screen(
+                    str(tmp_path / f"night-{night}.parquet"),
+                    batch=f"{day}",
+                    force=True,
+                    settings=settings,
+                )
+    rows = read_batches_before(Store(settings.store), date.max, 60).to_pylist()
+    print(f"\n{'night':<11}{'images':>7}{'abnormal':>9}{'q<=.1':>6}{'KS':>6}{'PSI':>6} light")
+    for row in rows:
+        share = f"{row['abnormal'] / row['scored']:.1%}" if row["scored"] else "-"
+        ks, psi = (f"{row[k]:.2f}" if row[k] is not None else "-" for k in ("ks_distance", "psi"))
+        print(
+            f"{row['batch']:<11}{row['images']:>7}{share:>9}{row['discoveries']:>6}{ks:>6}{psi:>6} "
+            f"{row['light']:<6} {'; '.join(row['reasons'])}"
+        )
+    assert len(rows) == NIGHTS
+    lights = [row["light"] for row in rows]
+    odd = {STAIN: "abnormal", FOCUS: "abnormal", OTHERS: "false-discovery", EMPTY: "no images"}
+    for night, reason in odd.items():
+        assert lights[night] != "green"
+        assert reason in "; ".join(rows[night]["reasons"])
+    assert {lights[night] for night in range(NIGHTS) if night not in odd} == {"green"}

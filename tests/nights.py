@@ -1,0 +1,151 @@
+"""Made-up nights for tests of pages: image rows of any number, and all that a page is made from."""
+
+import io
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from storage.reports import batch_schema, slide_schema
+from tasks.batch_page import Night
+from tasks.drift import NightTally, batch_row, judge
+from tasks.exhibits import Exhibit
+from tasks.explanation import Explanation
+from tasks.highlights import SHOWN, Highlights
+from tasks.report import REVIEW
+from tasks.slides import SlideTally
+
+CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
+CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}
+THRESHOLD, ALPHA = 1.9, 0.05
+GROUP = 65_536
+SLIDE_CELLS = 50
+
+
+def image_rows(
+    n: int, seed: int = 0, classes: tuple[str, ...] = CLASSES, **columns: list[Any]
+) -> pa.Table:
+    """Make n rows of an image report: one in forty is far off, one in a hundred has failed."""
+    rng = np.random.default_rng(seed)
+    row = np.arange(n)
+    failed = rng.random(n) < 0.01
+    deviations = rng.normal(-0.5, 0.8, (2, n)) + np.where(rng.random(n) < 0.025, 6, 0)
+    score = deviations.max(axis=0)
+    abnormal = score >= THRESHOLD
+    chance = rng.uniform(0.5, 1, n)
+    uncertain = chance < 0.55
+
+    def known(values: Any, kind: pa.DataType | None = None) -> pa.Array:
+        return pa.array(values, kind, mask=failed)
+
+    p = np.where(abnormal, 0.04 * rng.random(n), rng.uniform(0.05, 1, n))
+    reason = np.where(abnormal, np.where(uncertain, "abnormal, uncertain", "abnormal"), "uncertain")
+    reviewed = failed | abnormal | uncertain
+    made = {
+        "image_id": [f"{number:064x}" for number in rng.integers(0, 2**62, n)],
+        "uri": [f"/photos/night/C{i // 400}P1thinF_IMG_{i // 50}_cell_{i}.png" for i in row],
+        "slide_id": pa.array([f"C{i // 400}P1_IMG_{i // SLIDE_CELLS}" for i in row], pa.string()),
+        "patient_id": pa.array([f"C{i // 400}P1" for i in row], pa.string()),
+        "status": np.where(failed, "failed", "scored"),
+        "failure": pa.array(np.where(failed, "damaged: cut short", None), pa.string()),
+        "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),
+        f"probability_{classes[0]}": known(chance, pa.float32()),
+        f"probability_{classes[1]}": known(1 - chance, pa.float32()),
+        **{
+            f"distance_{tap}": known(np.exp(mean + sd * deviations[t]))
+            for t, (tap, (mean, sd)) in enumerate(CALIBRATION.items())
+        },
+        "abnormality": known(score),
+        "p_value": known(p),
+        "q_value": known(np.minimum(1, 3 * p)),
+        "abnormal": known(abnormal),
+        "verdict": np.where(reviewed, "review", "accept"),
+        "review_reason": pa.array(
+            np.where(failed, "failed", np.where(reviewed, reason, None)), pa.string()
+        ),
+    }
+    return pa.table(made | columns)
+
+
+def parts(rows: pa.Table, length: int = GROUP) -> Iterator[pa.Table]:
+    """Rows as a report has them, with text in dictionaries of each part's own."""
+    for start in range(0, rows.num_rows, length):
+        part = rows.slice(start, length).combine_chunks()
+        for name in ("slide_id", "patient_id", "diagnosis", "status", "review_reason"):
+            place = part.column_names.index(name)
+            part = part.set_column(place, name, part[name].dictionary_encode())
+        yield part
+
+
+def highlights_of(
+    rows: pa.Table, length: int = GROUP, classes: tuple[str, ...] = CLASSES
+) -> Highlights:
+    highlights = Highlights(classes, CALIBRATION, THRESHOLD)
+    for part in parts(rows, length):
+        highlights.count(part)
+    return highlights
+
+
+def picture(seed: int, side: int = 128) -> bytes:
+    """A thumbnail of noise: no image of its size takes more bytes."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=85)
+    return file.getvalue()
+
+
+def exhibit(seed: int) -> Exhibit:
+    deviations = np.asarray([3.0 + seed % 5, -0.5])
+    shares = np.ones((3, 3))
+    return Exhibit(
+        None, picture(seed), picture(seed + 1), Explanation(deviations, TAPS[0], 1, shares)
+    )
+
+
+def night_of(
+    rows: pa.Table,
+    *,
+    nights: int = 4,
+    classes: tuple[str, ...] = CLASSES,
+    see: Callable[[int], Exhibit] = exhibit,
+) -> Night:
+    """All that the page of these rows is made from; the batch is called night."""
+    names = {
+        "model": "m",
+        "detector": "m-v0001",
+        "batch": "night",
+        "batch_date": "2026-03-07",
+        "scored_at": datetime(2026, 3, 7, 6, tzinfo=UTC),
+    }
+    tally, slides = NightTally(CALIBRATION), SlideTally()
+    for part in parts(rows):
+        tally.count(part)
+        slides.count(part)
+    slide_rows = slides.table(alpha=ALPHA, names=names).select(slide_schema().names)
+    drift = judge(tally, batch_schema().empty_table(), detector="m-v0001", alpha=ALPHA)
+    counts = {
+        "slides": slide_rows.num_rows,
+        "slides_for_review": slide_rows["verdict"].to_pylist().count(REVIEW),
+    }
+    (row,) = batch_row(tally, drift, alpha=ALPHA, names=names, **counts).to_pylist()
+    highlights = highlights_of(rows, classes=classes)
+    uris = dict.fromkeys(uri for name in SHOWN for uri in highlights.sheet(name)["uri"].to_pylist())
+    return Night(
+        row=row,
+        earlier=[
+            row | {"batch": f"before-{i}", "light": light, "batch_date": f"2026-03-0{i + 1}"}
+            for i, light in enumerate(["green", "amber", "red", "green"][:nights])
+        ],
+        slides=slide_rows.cast(slide_schema()),
+        highlights=highlights,
+        exhibits={uri: see(i) for i, uri in enumerate(uris)},
+        classes=classes,
+        taps=TAPS,
+        threshold=THRESHOLD,
+        made_by={"model": "m, sha256 " + 64 * "a"},
+        command="slidewatch screen --batch night",
+        made_from=64 * "f",
+    )

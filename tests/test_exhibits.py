@@ -1,0 +1,91 @@
+import io
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.models import load_card
+from storage.store import Store
+from tasks import exhibits
+from tasks.calibration import calibrate, log_distance
+from tasks.detector import Detector
+from tasks.exhibits import THUMBNAIL, Exhibit, ExhibitJob, make_exhibits
+from tasks.extract import extract
+from tasks.loading import load_inference
+from tasks.mahalanobis import class_distances, tied_gaussian
+from tasks.statistics import moments
+
+
+@pytest.fixture
+def job(
+    store_with_model: Store, cells: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ExhibitJob:
+    """Cells to look at, one of them gone, one changed and one not an image any more."""
+    card = load_card(store_with_model, "tiny")
+    paths = sorted(cells.rglob("*.png"))
+    network = load_inference(store_with_model, "tiny", card.digest)
+    features = extract(network, [str(path) for path in paths], tap_widths=card.tap_widths)
+    labels = np.arange(len(paths)) % 2
+    gaussians = {
+        name: tied_gaussian(moments(features.taps[name].astype(np.float64), labels, 2))
+        for name in sorted(features.taps)
+    }
+    distances = np.stack(
+        [class_distances(g, features.taps[n]).min(axis=1) for n, g in gaussians.items()], 1
+    )
+    detector = Detector(gaussians, calibrate(log_distance(distances), np.arange(len(paths))))
+    monkeypatch.setattr(exhibits, "load_detector_card", lambda *_: card)
+    monkeypatch.setattr(exhibits, "load_fitted_detector", lambda *_: detector)
+    changed, broken = tmp_path / "changed.png", tmp_path / "broken.png"
+    changed.write_bytes(paths[0].read_bytes())
+    broken.write_bytes(b"not an image")
+    wanted = [
+        *((str(path), digest(path)) for path in paths[:3]),
+        (str(tmp_path / "gone.png"), "0" * 64),
+        (str(changed), digest(paths[1])),
+        (str(broken), digest(broken)),
+        (str(paths[3]), digest(paths[3])),
+    ]
+    return ExhibitJob(store_with_model, "tiny", "any", tuple(wanted))
+
+
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def test_cells_come_back_in_order_and_what_cannot_be_seen_says_why(job: ExhibitJob) -> None:
+    found = make_exhibits(job)
+    assert [exhibit.missing for exhibit in found] == [
+        None,
+        None,
+        None,
+        "the image cannot be read any more",
+        "the file has changed since it was screened",
+        "the image cannot be decoded: not_an_image",
+        None,
+    ]
+    for exhibit in found:
+        if exhibit.missing:
+            assert exhibit == Exhibit(missing=exhibit.missing)
+            continue
+        assert exhibit.thumbnail is not None
+        assert exhibit.heat is not None
+        assert exhibit.explanation is not None
+        sizes = [Image.open(io.BytesIO(file)).size for file in (exhibit.thumbnail, exhibit.heat)]
+        assert sizes[0] == sizes[1]
+        assert max(sizes[0]) <= THUMBNAIL
+        assert len(exhibit.thumbnail) < 20_000
+
+
+def test_the_same_cells_give_the_same_bytes_in_whatever_company(job: ExhibitJob) -> None:
+    whole = make_exhibits(job)
+    alone = make_exhibits(ExhibitJob(job.store, job.model, job.detector, job.cells[6:]))
+    assert whole[6].thumbnail == alone[0].thumbnail
+    again = make_exhibits(job)
+    assert [exhibit.heat for exhibit in again] == [exhibit.heat for exhibit in whole]
+
+
+def test_no_cells_give_no_exhibits(job: ExhibitJob) -> None:
+    assert make_exhibits(ExhibitJob(job.store, job.model, job.detector, ())) == []
