@@ -48,7 +48,8 @@ def start_or_resume(
 ) -> Batch:
     """Freeze the manifest of a new batch, or go on with the one that was frozen before.
 
-    With ``force`` a batch that is there starts anew; what it made before stays until replaced.
+    With ``force`` a batch that is there starts anew; what it made before stays until replaced. So
+    does one that had no images, for by now there may be some.
 
     Raises:
         StoreError: a batch of this name was started from other images.
@@ -61,7 +62,7 @@ def start_or_resume(
             f"batch {name} belongs to {batch.batch_date}, not to {batch_date}: choose another "
             "--batch for another day"
         )
-    if batch is None or force:
+    if batch is None or force or not batch.rows:
         return freeze_batch(
             store,
             name,

@@ -75,8 +75,8 @@ class ScreenOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether some images could not be scored."""
-        return self.scored < self.images
+        """Whether some images could not be scored, or there were none."""
+        return self.scored < self.images or not self.images
 
     def text(self) -> str:
         """The outcome as a person reads it in a terminal."""
@@ -105,12 +105,14 @@ class ScreenOutcome(Outcome):
 
 
 class ImagesFailedError(Exception):
-    """The report is published, but some images are in it as failed: the batch is not green."""
+    """The report is published, but has failed images, or none at all: the batch is not green."""
 
     def __init__(self, outcome: ScreenOutcome) -> None:
         failed = outcome.images - outcome.scored
         super().__init__(
-            f"{failed} of {outcome.images} images of batch {outcome.batch} failed "
+            f"there are no images for batch {outcome.batch}; when they are there, run it again"
+            if not outcome.images
+            else f"{failed} of {outcome.images} images of batch {outcome.batch} failed "
             f"({', '.join(f'{n} {reason}' for reason, n in outcome.failures.items())}); "
             f"the report has a row for each: {outcome.report}"
         )
@@ -234,7 +236,10 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
     """
     paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
     p = np.concatenate(
-        [read_rows(store, path, ["p_value"])["p_value"].to_numpy() for path in paths]
+        [
+            np.empty(0),  # a night may have no images
+            *(read_rows(store, path, ["p_value"])["p_value"].to_numpy() for path in paths),
+        ]
     )
     q = q_values(p)
     fitted = load_fitted_detector(store, detector.name, detector.digest)

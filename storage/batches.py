@@ -117,8 +117,6 @@ def freeze_batch(
 ) -> Batch:
     """Write a batch's manifest (a table of `tasks.sources.SCHEMA`) once and for all."""
     check_name("batch", name)
-    if manifest.num_rows == 0:
-        raise StoreError(f"{images} holds no images: a batch needs at least one")
     buffer = io.BytesIO()
     # One row group a shard, so that a worker reads its own rows and nothing else.
     pq.write_table(manifest, buffer, row_group_size=shard_rows, compression="zstd")

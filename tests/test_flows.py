@@ -480,6 +480,32 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     assert len(list(folder.rglob("*.parquet"))) == 3
 
 
+def test_a_night_without_images_is_red_until_they_have_come(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    with pytest.raises(ImagesFailedError, match="no images for batch night") as failure:
+        screen(str(inbox), batch="night", settings=ready)
+    assert failure.value.outcome.failed
+    assert failure.value.outcome.light == "red"
+    assert failure.value.outcome.reasons == ["there are no images"]
+    paths = reports_of(ready, "night")
+    assert pq.read_metadata(paths["images"]).num_rows == 0
+    assert pq.ParquetFile(paths["batches"]).read()["light"].to_pylist() == ["red"]
+    for path in sorted((images / "smears" / "Uninfected").glob("*.png"))[:3]:
+        shutil.copy(path, inbox)
+    outcome = screen(str(inbox), batch="night", settings=ready)
+    assert (outcome.images, outcome.scored) == (3, 3)
+    assert pq.read_metadata(paths["images"]).num_rows == 3
+
+
+def test_nothing_is_fitted_without_images(ready: Settings, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    with pytest.raises(SourceError, match=r"no image of .* has a label"):
+        fit(str(tmp_path / "inbox"), batch="none", settings=ready)
+
+
 def _dies_at_the_third_shard(job: object) -> object:
     if job.shard.number == 2:  # type: ignore[attr-defined]
         raise RuntimeError("the worker is gone")

@@ -1,12 +1,13 @@
 """A fortnight of real cells: the history of nights tells the odd ones apart.
 
-Training and statistics have the patients who were photographed first; fourteen nights have the
-others, in order of their photographs, eight patients a night and no cell twice. Five nights are
-odd: another stain, out of focus, a fiftieth of other cells, no images at all, and one run again.
+Patients in order of their photographs go in turn to training and statistics and to the nights:
+fourteen of eight patients each, no cell twice. Five nights are odd: another stain, out of focus, a
+fiftieth of other cells, no images at all, and one that is run again.
 """
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageFilter
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
-from flows.screen import screen
+from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from flows.train import train
 from storage.reports import read_batches_before
@@ -28,7 +29,7 @@ from tasks.reading import read_bytes
 from tasks.sources import list_images
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
-NIGHTS, PATIENTS, FITTED = 14, 8, 30
+NIGHTS, PATIENTS = 14, 8
 STAIN, FOCUS, OTHERS, EMPTY, RERUN = 7, 9, 11, 12, 13
 FIRST = date(2026, 3, 1)
 
@@ -85,14 +86,12 @@ def manifest(cells: pa.Table, to: Path) -> str:
 def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
     patients = list(by_patient(list_images(str(DATA / "cell_images.zip"))).values())
     labelled = list_images(str(DATA / "cell_images.zip"), classes=["Parasitized", "Uninfected"])
-    early = {table["patient_id"][0].as_py() for table in patients[:FITTED]}
-    keep = [name in early for name in labelled["patient_id"].to_pylist()]
+    mine = {table["patient_id"][0].as_py() for table in patients[::2]}
+    keep = [name in mine for name in labelled["patient_id"].to_pylist()]
     first = manifest(labelled.filter(pa.array(keep)), tmp_path / "first.parquet")
-    nights = night_cells(patients[FITTED:])
+    nights = night_cells(patients[1::2])
     others = list_images(str(DATA / "ood.zip"))
-    planted = [
-        *(i for i, uri in enumerate(others["uri"].to_pylist()) if "white_cells" in uri),
-    ]
+    planted = [i for i, uri in enumerate(others["uri"].to_pylist()) if "white_cells" in uri]
     settings = Settings(store=str(tmp_path / "store"), workers=2)
 
     def source(night: int) -> str:
@@ -114,7 +113,8 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
         print(fit(first, batch="first", settings=settings).text())
         for night in range(NIGHTS):
             day = FIRST + timedelta(days=night)
-            screen(source(night), batch=f"{day}", date=day, settings=settings)
+            with suppress(ImagesFailedError):  # the empty night's
+                screen(source(night), batch=f"{day}", date=day, settings=settings)
             if night == RERUN:
                 screen(
                     str(tmp_path / f"night-{night}.parquet"),
