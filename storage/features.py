@@ -6,6 +6,7 @@ chunk equal to its fill value is not written at all.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -18,9 +19,9 @@ from zarr.storage import FsspecStore, LocalStore
 
 from storage.store import Store, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no `colour`
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
-OTHERS = ("logits", "label", "status", "image_id", "size")  # arrays beside the taps
+OTHERS = ("logits", "label", "status", "image_id", "size", "colour")  # arrays beside the taps
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class FeatureBlock:
 
     ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
-    file's bytes; ``size`` int32 (n, 2), width and height in pixels. Rows that failed have NaN
-    features.
+    file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
+    red, green and blue of the pixels that are not black, or None in batches of schema version 1.
+    Rows that failed have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -39,6 +41,7 @@ class FeatureBlock:
     status: NDArray[np.uint8]
     image_id: NDArray[np.uint8]
     size: NDArray[np.int32]
+    colour: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -52,6 +55,7 @@ class FeatureBlock:
             "status": self.status,
             "image_id": self.image_id,
             "size": self.size,
+            **({} if self.colour is None else {"colour": self.colour}),
         }
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
@@ -63,15 +67,20 @@ class FeatureBlock:
             status=self.status[rows],
             image_id=self.image_id[rows],
             size=self.size[rows],
+            colour=None if self.colour is None else self.colour[rows],
         )
 
     def digest(self) -> str:
         """The sha256 over names, shapes and values, the same wherever it is computed."""
-        total = sha256()
-        for name, values in self.arrays().items():
-            total.update(f"{name}{values.dtype.str}{values.shape}".encode())
-            total.update(np.ascontiguousarray(values).data)
-        return total.hexdigest()
+        return _digest(self.arrays())
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    total = sha256()
+    for name, values in arrays.items():
+        total.update(f"{name}{values.dtype.str}{values.shape}".encode())
+        total.update(np.ascontiguousarray(values).data)
+    return total.hexdigest()
 
 
 def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
@@ -83,6 +92,7 @@ def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureB
         status=np.full(rows, PENDING, np.uint8),
         image_id=np.zeros((rows, 32), np.uint8),
         size=np.zeros((rows, 2), np.int32),
+        colour=np.full((rows, 3), np.nan, np.float32),
     )
 
 
@@ -103,11 +113,11 @@ def create_features(
     was cut short, or whose metadata are damaged, is made anew: the ledger's digests then say that
     its shards are not complete.
     """
-    attributes = {"schema_version": SCHEMA_VERSION, "shard_rows": shard_rows, **digests}
+    attributes = {"shard_rows": shard_rows, **digests}
     template = empty_block(1, tap_widths, classes).arrays()
     if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
         have = _whole_attributes(store, model, batch, list(template))
-        if have == attributes:
+        if have and {**have, **attributes} == have:
             return
         if have:
             raise StoreError(
@@ -125,7 +135,7 @@ def create_features(
             compressors=None,
         )
     # The attributes come last: a group without them is one whose making was cut short.
-    group.update_attributes(attributes)
+    group.update_attributes(attributes | {"schema_version": SCHEMA_VERSION})
 
 
 def _whole_attributes(
@@ -135,22 +145,33 @@ def _whole_attributes(
     try:
         _arrays.cache_clear()
         found, attributes = _open(store, model, batch, "r")
-        shapes = [found[name].shape for name in arrays]
+        known = arrays if attributes["schema_version"] > 1 else set(arrays) - {"colour"}
+        shapes = [found[name].shape for name in known]
     # What zarr says of JSON that is cut, of fields and of arrays that are not there.
     except (ValueError, KeyError, TypeError):
         return None
     return attributes if shapes else None
 
 
-def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> None:
-    """Write the rows of one shard; they must be exactly whole chunks, or ValueError."""
+def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> str:
+    """Write the rows of one shard; they must be exactly whole chunks, or ValueError.
+
+    Returns:
+        The digest that the same rows will have when they are read.
+    """
     arrays, attributes = _open(store, model, batch, "r+")
     shard_rows, rows = int(attributes["shard_rows"]), arrays["status"].shape[0]
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    for name, values in block.arrays().items():
+    kept = {
+        name: values
+        for name, values in block.arrays().items()
+        if name != "colour" or name in arrays
+    }
+    for name, values in kept.items():
         arrays[name][start:stop] = values
+    return _digest(kept)
 
 
 def read_block(
@@ -162,7 +183,11 @@ def read_block(
         wanted = sorted(name for name in arrays if name.startswith("tap/")) if taps else []
         return FeatureBlock(
             taps={name.removeprefix("tap/"): arrays[name][start:stop] for name in wanted},
-            **{name: arrays[name][start:stop] for name in OTHERS},
+            **{
+                name: arrays[name][start:stop]
+                for name in OTHERS
+                if name in arrays or name != "colour"
+            },
         )
     # zarr's words for an array that is not there, and for a chunk that has too few bytes.
     except (KeyError, ValueError) as error:
@@ -206,7 +231,8 @@ def _arrays(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
     taps = {f"tap/{name}": array for name, array in group["tap"].arrays()}
-    return taps | {name: group[name] for name in OTHERS}
+    version = group.attrs.get("schema_version", 0)
+    return taps | {name: group[name] for name in OTHERS if name != "colour" or version > 1}
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:

@@ -21,6 +21,7 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 _COUNT = pa.int64()
 _COUNTS = pa.map_(pa.string(), pa.int64())
 IMAGES, SLIDES, BATCHES = "images", "slides", "batches"
+COLOURS = ("red", "green", "blue")
 HTML = "html"
 HEAD = 4096  # bytes of a page that say from which reports it was made
 
@@ -39,6 +40,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             ),
             _field("width", pa.int32(), "original width", "pixels"),
             _field("height", pa.int32(), "original height", "pixels"),
+            *_colour("mean over pixels that are not black"),
             _field("status", _TEXT, "scored or failed"),
             _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),
             _field("diagnosis", _TEXT, "the most probable class"),
@@ -100,6 +102,7 @@ def slide_schema() -> pa.Schema:
                 "deviations of the log distance over calibration patients",
             ),
             _field("p_value_median", pa.float64(), "median p-value, to 6%"),
+            *_colour("mean over scored images: how the slide is stained and lit"),
             _field("verdict", _TEXT, "accept, or review by a person"),
             _field(
                 "review_reasons",
@@ -171,6 +174,10 @@ def _parasitaemia(suffix: str, cells: str) -> list[pa.Field]:
         )
         for name, what in bounds.items()
     ]
+
+
+def _colour(meaning: str) -> list[pa.Field]:
+    return [_field(name, pa.float32(), f"{name}, {meaning}", "0 to 255") for name in COLOURS]
 
 
 def _made_by() -> list[pa.Field]:

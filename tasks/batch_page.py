@@ -13,10 +13,10 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks import charts
-from tasks.exhibits import COLOURS, Exhibit
+from tasks.exhibits import HEAT_COLOURS, Exhibit
 from tasks.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
 from tasks.page import TEMPLATES, data_uri, render
-from tasks.report import REVIEW
+from tasks.report import COLOURS, REVIEW
 
 SLIDES_SHOWN = 500
 TOGETHER, TOGETHER_SHOWN = "abnormal together", 20
@@ -193,6 +193,7 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
         {
             "name": "no slide named" if row["slide_id"] is None else shortened(row["slide_id"]),
             "patient": shortened(row["patient_id"] or "–"),
+            "colour": _colour([row[name] for name in COLOURS]),
             "cells": row["cells"],
             "scored": row["scored"],
             "failed": row["failed"],
@@ -209,6 +210,12 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _colour(values: Sequence[float | None]) -> str | None:
+    """A mean colour as CSS has it, or None where it is not known."""
+    known = [round(value) for value in values if value is not None]
+    return f"rgb({', '.join(map(str, known))})" if len(known) == len(values) else None
 
 
 def _charts(night: Night) -> list[tuple[str, Markup]]:
@@ -298,7 +305,7 @@ def _failures(night: Night) -> list[dict[str, Any]]:
 
 def _gradient() -> str:
     """The colours of the heat maps as CSS, from nothing to the most."""
-    stops = mpl.colormaps[COLOURS](np.linspace(0, 1, 9))
+    stops = mpl.colormaps[HEAT_COLOURS](np.linspace(0, 1, 9))
     return ",".join(mpl.colors.to_hex(stop) for stop in stops)
 
 

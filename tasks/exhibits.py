@@ -22,7 +22,7 @@ from tasks.statistics import Float
 if TYPE_CHECKING:
     from tasks.explanation import Explanation
 
-COLOURS = "inferno"  # from dark to light in every kind of colour vision, and in grey
+HEAT_COLOURS = "inferno"  # from dark to light in every kind of colour vision, and in grey
 # How much of a drawn pixel is the heat; the rest is the image in grey.
 HEAT = 0.6
 THUMBNAIL = 128  # pixels of the longer side at most
@@ -111,7 +111,7 @@ def heat_picture(image: Image.Image, shares: Float) -> Image.Image:
     smooth = Image.fromarray(np.asarray(255 * heat, np.uint8)).resize(
         image.size, Image.Resampling.BICUBIC
     )
-    colours = (255 * mpl.colormaps[COLOURS](np.asarray(smooth))[..., :3]).astype(np.uint8)
+    colours = (255 * mpl.colormaps[HEAT_COLOURS](np.asarray(smooth))[..., :3]).astype(np.uint8)
     return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colours), HEAT)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images import BadImageError, decode
+from tasks.images import BadImageError, decode, mean_colour
 from tasks.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ class Loaded:
     """One image: its pixels or what is wrong with it.
 
     ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
-    in pixels where it could be decoded; ``pixels`` uint8 (side, side, 3). An image that was
-    ``known`` by its digest was not decoded.
+    in pixels where it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8
+    (side, side, 3). An image that was ``known`` by its digest was not decoded.
     """
 
     image_id: bytes | None = None
     size: tuple[int, int] | None = None
+    colour: tuple[float, float, float] | None = None
     pixels: NDArray[np.uint8] | None = None
     failure: BadImageError | None = None
     known: bool = False
@@ -49,7 +50,8 @@ def load_image(uri: str, side: int, known: Container[bytes] = ()) -> Loaded:
         picture = decode(content, side)
     except BadImageError as failure:
         return Loaded(image_id, failure=failure)
-    return Loaded(image_id, (picture.width, picture.height), picture.pixels)
+    size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
+    return Loaded(image_id, size, colour, picture.pixels)
 
 
 def load_images(

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000
+BLACK = 16  # of 255; what JPEG and resizing make of black stays below
 # The kernel is part of the model: the same cells through another one look abnormal to a detector.
 RESIZE = Image.Resampling.BILINEAR
 
@@ -78,6 +79,16 @@ def decode_rgb(content: bytes) -> Image.Image:
 def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """An RGB image as a square of pixels (side, side, 3)."""
     return np.asarray(image.resize((side, side), RESIZE), np.uint8)
+
+
+def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Mean red, green and blue of the pixels (h, w, 3) that are not black; NaN where all are.
+
+    The surroundings of a cell that was cut out are black.
+    """
+    lit = np.count_nonzero(pixels.max(axis=2) > BLACK)
+    red, green, blue = (float(total) / lit if lit else np.nan for total in pixels.sum(axis=(0, 1)))
+    return red, green, blue
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from tasks.detector import Scores
 from tasks.statistics import Float
 
 ACCEPT, REVIEW = "accept", "review"
+COLOURS = ("red", "green", "blue")
 
 
 def image_rows(
@@ -20,6 +21,7 @@ def image_rows(
     *,
     image_ids: Sequence[str | None],
     sizes: NDArray[np.int32],
+    colours: NDArray[np.float32] | None,
     failures: Mapping[int, str],
     logits: NDArray[np.float32],
     scores: Scores,
@@ -36,6 +38,7 @@ def image_rows(
         manifest: n rows of the manifest.
         image_ids: n digests, None where a file could not be read.
         sizes: (n, 2), width and height in pixels.
+        colours: (n, 3), mean red, green and blue, NaN where unknown; None where all are.
         failures: why a row failed, by row number; all other rows are scored.
         logits: (n, C).
         scores: of the n rows; what stands in rows that failed is ignored.
@@ -65,6 +68,12 @@ def image_rows(
         },
         "width": where_scored(sizes[:, 0], pa.int32()),
         "height": where_scored(sizes[:, 1], pa.int32()),
+        **{
+            name: pa.nulls(n, pa.float32())
+            if colours is None
+            else pa.array(colours[:, k], pa.float32(), mask=failed | np.isnan(colours[:, k]))
+            for k, name in enumerate(COLOURS)
+        },
         "status": pa.array(np.where(failed, "failed", "scored")),
         "failure": pa.array([failures.get(row) for row in range(n)], pa.string()),
         "diagnosis": where_scored(

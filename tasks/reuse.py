@@ -98,7 +98,8 @@ def copy_features(
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
         source_arrays = found[0].arrays()
         for name, values in block.arrays().items():
-            if name != "label":  # what an image is called is for its own batch to say
+            # What an image is called is for its own batch to say; old ones know no colour.
+            if name != "label" and name in source_arrays:
                 values[rows] = source_arrays[name][offsets]
     return True
 

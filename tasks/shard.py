@@ -126,6 +126,8 @@ def _extract_shard(
             block.image_id[row] = np.frombuffer(image.image_id, np.uint8)
         if image.size is not None:
             block.size[row] = image.size
+        if image.colour is not None and block.colour is not None:
+            block.colour[row] = image.colour
         if image.failure is not None:
             failures.append(
                 Failure(row=row, reason=image.failure.reason, message=str(image.failure))
@@ -135,7 +137,7 @@ def _extract_shard(
             block.taps[name][row] = values[row]
         block.logits[row] = features.logits[row]
     block.label[:] = label_codes(manifest, card.classes)
-    write_block(job.store, job.model, job.batch.key, job.shard.start, block)
+    digest = write_block(job.store, job.model, job.batch.key, job.shard.start, block)
     record = ShardRecord(
         shard=job.shard.number,
         start=job.shard.start,
@@ -143,7 +145,7 @@ def _extract_shard(
         scored=len(block) - len(failures),
         failures=failures,
         tries=job.tries,
-        digest=block.digest(),
+        digest=digest,
     )
     write_shard_record(job.store, job.batch, job.model, record)
     return block, record
@@ -181,6 +183,7 @@ def _score_shard(
         manifest,
         image_ids=image_ids(block),
         sizes=block.size,
+        colours=block.colour,
         failures={f.row: f"{f.reason}: {f.message}" for f in record.failures},
         logits=block.logits,
         scores=score(detector, block.taps),

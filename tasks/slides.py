@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from tasks.report import ACCEPT, REVIEW
+from tasks.report import ACCEPT, COLOURS, REVIEW
 from tasks.statistics import Float
 
 PARASITIZED = "Parasitized"
@@ -52,6 +52,8 @@ class _Slide:
     failures: Counter[str] = field(default_factory=Counter)
     abnormality: Counter[int] = field(default_factory=Counter)
     p_value: Counter[int] = field(default_factory=Counter)
+    coloured: int = 0
+    colour: Float = field(default_factory=lambda: np.zeros(3))
 
 
 class SlideTally:
@@ -88,6 +90,13 @@ class SlideTally:
         for code, reason in zip(codes, failure_reasons(rows), strict=True):
             if reason is not None:
                 slides[code].failures[reason] += 1
+        colours = np.stack([numbers_of(rows, name) for name in COLOURS], axis=1)
+        coloured = ~np.isnan(colours).any(axis=1)
+        known = np.bincount(codes[coloured], minlength=len(slides)).tolist()
+        sums = [np.bincount(codes[coloured], each, len(slides)) for each in colours[coloured].T]
+        for slide, n, colour in zip(slides, known, np.stack(sums, axis=1), strict=True):
+            slide.coloured += n
+            slide.colour += colour
         p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
         with np.errstate(divide="ignore", invalid="ignore"):
             bins = {
@@ -152,6 +161,16 @@ class SlideTally:
             "p_value_median": pa.array(
                 [_median_p_value(slide.p_value) for slide in slides], pa.float64()
             ),
+            **{
+                name: pa.array(
+                    [
+                        slide.colour[k] / slide.coloured if slide.coloured else None
+                        for slide in slides
+                    ],
+                    pa.float32(),
+                )
+                for k, name in enumerate(COLOURS)
+            },
             "verdict": pa.array([REVIEW if each else ACCEPT for each in reasons], pa.string()),
             "review_reasons": pa.array(reasons, pa.list_(pa.string())),
             **{name: pa.repeat(pa.scalar(value), len(slides)) for name, value in names.items()},

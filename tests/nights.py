@@ -49,6 +49,10 @@ def image_rows(
         "uri": [f"/photos/night/C{i // 400}P1thinF_IMG_{i // 50}_cell_{i}.png" for i in row],
         "slide_id": pa.array([f"C{i // 400}P1_IMG_{i // SLIDE_CELLS}" for i in row], pa.string()),
         "patient_id": pa.array([f"C{i // 400}P1" for i in row], pa.string()),
+        **{
+            name: known(rng.normal(mean, 3, n), pa.float32())
+            for name, mean in {"red": 200, "green": 150, "blue": 160}.items()
+        },
         "status": np.where(failed, "failed", "scored"),
         "failure": pa.array(np.where(failed, "damaged: cut short", None), pa.string()),
         "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),

@@ -43,6 +43,13 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
+def block(old: Store) -> dict[str, Any]:
+    """The features that a golden store holds; the first version knew no colour."""
+    arrays = golden.BLOCK.arrays()
+    version = old.read_json("features/golden/night.zarr/zarr.json")["attributes"]["schema_version"]
+    return {name: a for name, a in arrays.items() if version > 1 or name != "colour"}
+
+
 def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
@@ -85,7 +92,7 @@ def test_the_ledger_opens(old: Store) -> None:
 
 
 def test_the_features_open_and_none_has_to_be_extracted_again(old: Store) -> None:
-    assert_same(read_block(old, "golden", "night", 0, 5).arrays(), golden.BLOCK.arrays())
+    assert_same(read_block(old, "golden", "night", 0, 5).arrays(), block(old))
     batch = load_batch(old, "night")
     assert all(kept_features(ShardJob(old, batch, shard, "golden")) for shard in batch.shards())
 
@@ -103,7 +110,7 @@ def make_the_features_again(store: Store) -> None:
 def test_a_batch_can_be_gone_on_with(old: Store) -> None:
     make_the_features_again(old)
     write_block(old, "golden", "night", 3, golden.BLOCK.take(np.array([3, 4])))
-    assert_same(read_block(old, "golden", "night", 0, 5).arrays(), golden.BLOCK.arrays())
+    assert_same(read_block(old, "golden", "night", 0, 5).arrays(), block(old))
 
 
 def test_the_statistics_open(old: Store) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tasks import render
-from tasks.images import FORMATS, MOST_PIXELS, REASONS, BadImageError, Picture, decode
+from tasks.images import FORMATS, MOST_PIXELS, REASONS, BadImageError, Picture, decode, mean_colour
 
 SIDE = 16
 RED, HALF_RED, BLACK = (200, 0, 0), (100, 0, 0), (0, 0, 0)
@@ -256,3 +256,11 @@ def test_a_user_who_stops_the_run_stops_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(KeyboardInterrupt):
         decode(SAVED["PNG"], SIDE)
+
+
+def test_the_mean_colour_is_that_of_the_cell_and_not_of_its_surroundings() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert np.isnan(mean_colour(pixels)).all()
+    pixels[2:4, :4] = 200, 100, 50
+    pixels[4:6, :4] = 100, 100, 150
+    assert mean_colour(pixels) == (150, 100, 100)

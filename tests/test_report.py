@@ -50,6 +50,7 @@ def rows(
         manifest(n),
         image_ids=[f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
         sizes=np.arange(2 * n, dtype=np.int32).reshape(n, 2),
+        colours=np.arange(3 * n, dtype=np.float32).reshape(n, 3),
         failures=failures or {},
         logits=np.array(logits, np.float32).reshape(n, 2),
         scores=Scores(np.arange(2.0 * n).reshape(n, 2), np.arange(float(n)), np.array(p)),

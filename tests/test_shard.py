@@ -264,6 +264,16 @@ def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
     assert written[0] == written[1]
 
 
+def test_the_colour_of_an_image_is_in_its_features_and_its_row(spoilt: Night) -> None:
+    spoilt.run()
+    for shard in spoilt.batch.shards():
+        block = read_block(spoilt.store, "tiny", "night", shard.start, shard.stop)
+        assert block.colour is not None
+        assert np.array_equal(np.isnan(block.colour[:, 0]), block.status != SCORED)
+        seen = block.colour[block.status == SCORED]
+        assert ((seen > 16) & (seen <= 255)).all()
+
+
 def test_a_job_and_its_result_travel(night: Night) -> None:
     job = night.job(0, fit=True)
     assert pickle.loads(pickle.dumps(job)) == job

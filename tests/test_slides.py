@@ -24,6 +24,9 @@ KINDS = {
     "p_value": pa.float64(),
     "abnormal": pa.bool_(),
     "review_reason": pa.string(),
+    "red": pa.float32(),
+    "green": pa.float32(),
+    "blue": pa.float32(),
 }
 
 
@@ -201,3 +204,15 @@ def test_the_table_has_the_columns_of_the_report(cells: list[dict[str, Any]]) ->
     tally.count(rows(cells))
     table = tally.table(alpha=ALPHA, names=NAMES | {"scored_at": None})
     assert table.select(slide_schema().names).cast(slide_schema()).num_rows == len(cells)
+
+
+def test_a_slide_has_the_mean_colour_of_its_scored_images() -> None:
+    red, violet = {"red": 200, "green": 100, "blue": 100}, {"red": 100, "green": 50, "blue": 200}
+    first, second = summary(
+        [cell("a", **red), cell("a", **violet), cell("b")],
+        [cell("a", **violet), cell("a", **FAILED), cell("a")],
+    )
+    assert [first[name] for name in ("red", "green", "blue")] == pytest.approx(
+        [400 / 3, 200 / 3, 500 / 3]
+    )
+    assert [second[name] for name in ("red", "green", "blue")] == [None, None, None]

@@ -47,6 +47,7 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
                 manifest,
                 image_ids=[image.image_id.hex() for image in features.images if image.image_id],
                 sizes=np.asarray([image.size for image in features.images]),
+                colours=None,
                 failures={},
                 logits=features.logits,
                 scores=score(detector, features.taps),

@@ -59,6 +59,7 @@ BLOCK = FeatureBlock(
     status=np.asarray([SCORED, SCORED, SCORED, SCORED, FAILED], np.uint8),
     image_id=good_rows(np.arange(1, 161, dtype=np.uint8).reshape(5, 32)),
     size=good_rows(np.arange(100, 110, dtype=np.int32).reshape(5, 2)),
+    colour=good_rows(np.arange(100, 115, dtype=np.float32).reshape(5, 3)),
 )
 MOMENTS: Arrays = {
     f"{tap}/raw/{name}": values
@@ -174,7 +175,8 @@ def write_store(store: Store) -> None:
         batch="night", detector="golden", model="golden", report="/".join(path),
         report_digest=digest, rows=ROWS, scored=4, failed=1,
         diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1, review=2,
-        failures={"killed_worker": 1}, scored_at=WHEN,
+        failures={"killed_worker": 1}, scored_at=WHEN, slides_digest="5" * 64,
+        batch_digest="6" * 64,
     )  # fmt: skip
     Screening(scored_at=WHEN).write(store, "batches", "night", "screenings", "golden.json")
     write_seal(store, batch, seal)
