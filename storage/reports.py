@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from storage.store import Store, digest_of
 
-# Large groups are quick to scan, and a filter on the digest says which of them has an image.
-GROUP_ROWS = 65_536
+# Large groups are quick to scan, small ones are held in memory while they are made. A filter on the
+# digest says which of them has an image.
+GROUP_ROWS = 16_384
 BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())

@@ -21,7 +21,7 @@ from tasks.slides import SlideTally
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}
 THRESHOLD, ALPHA = 1.9, 0.05
-GROUP = 65_536
+GROUP = 16_384
 SLIDE_CELLS = 50
 
 

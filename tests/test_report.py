@@ -105,7 +105,7 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
     assert table.num_rows == n
     assert table.column_names == [
         *("image_id", "uri", "label", "slide_id", "patient_id", "acquired_at"),
-        *("width", "height", "status", "failure", "diagnosis"),
+        *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
         *("probability_Parasitized", "probability_Uninfected"),
         *("distance_blocks.2", "distance_blocks.3"),
         *("abnormality", "p_value", "abnormal", "verdict", "review_reason"),

@@ -231,7 +231,7 @@ def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
     large = (rows(DAYS[0], 40_000) for _ in range(4))
     publish_report(store, path, SCHEMA, large)
     groups = list(iterate_rows(store, path, ["uri", "diagnosis"]))
-    assert [group.num_rows for group in groups] == [80_000, 80_000]
+    assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
     assert groups[0].column_names == ["uri", "diagnosis"]
 
 

@@ -146,6 +146,7 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
         "abnormal_p_value",
         "abnormality_median",
         "p_value_median",
+        *("red", "green", "blue"),
     }
 
 

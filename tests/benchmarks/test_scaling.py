@@ -1,6 +1,14 @@
-"""Screening by two workers against one: what a second core brings."""
+"""Screening by two workers against one: what a second core brings.
+
+A worker decodes in threads beside the network, so a lone one uses some of the second core as well.
+Each is therefore bound to a core of its own, as if it had a machine of one core.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
+from distributed import Client
 
 from flows.cluster import open_client
 from flows.settings import Settings
@@ -9,6 +17,17 @@ from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.screening import screen_anew
 
 IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (2048, 1024, 3)
+
+
+def bind(core: int) -> None:
+    """Bind all threads of this process, and so those that they start, to a core."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+
+
+def bind_workers(client: Client) -> None:
+    for core, worker in zip(sorted(os.sched_getaffinity(0)), client.nthreads(), strict=False):
+        client.run(bind, core, workers=[worker])
 
 
 @pytest.mark.benchmark
@@ -21,6 +40,8 @@ def test_images_a_second_of_one_worker_and_of_two(
     manifest, number = list_images(cells, limit=IMAGES), iter(range(100))
     with open_client(one) as alone, open_client(two) as both:
         clients = {"1": alone, "2": both}
+        for client in clients.values():
+            bind_workers(client)
         for workers, client in clients.items():
             screen_anew(client, settings, manifest.slice(0, WARM_UP), f"warm-up-{workers}")
         taken = in_turn(
