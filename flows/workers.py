@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
-NEEDED = ("distributed", "tasks.loading", "tasks.shard", "tasks.contribution", "tasks.exhibits")
+NEEDED = (
+    "distributed",
+    "tasks.loading",
+    "tasks.shard",
+    "tasks.maps",
+    "tasks.contribution",
+    "tasks.exhibits",
+)
 
 
 def import_for_workers() -> None:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -13,14 +12,12 @@ from PIL import Image
 from storage.detectors import load_detector_card
 from storage.models import load_card
 from storage.store import Store
+from tasks.explanation import Explanation, explain
 from tasks.images import BadImageError, decode_rgb, resize
 from tasks.process import settle_worker
 from tasks.reading import read_bytes
 from tasks.shard import load_fitted_detector
 from tasks.statistics import Float
-
-if TYPE_CHECKING:
-    from tasks.explanation import Explanation
 
 HEAT_COLOURS = "inferno"  # from dark to light in every kind of colour vision, and in grey
 # How much of a drawn pixel is the heat; the rest is the image in grey.
@@ -51,14 +48,14 @@ class Exhibit:
     missing: str | None = None
     thumbnail: bytes | None = None
     heat: bytes | None = None
-    explanation: "Explanation | None" = None
+    explanation: Explanation | None = None
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     """Look at cells again, in order; what cannot be seen is missing, and never an error."""
     # The coordinator has this module too, and need not wait for what only workers run.
-    from tasks.explanation import explain, taps_and_maps
     from tasks.loading import load_classifier
+    from tasks.maps import taps_and_maps
 
     settle_worker()
     card, detector_card = (
@@ -96,7 +93,7 @@ def _see(uri: str, image_id: str) -> Image.Image | str:
         return f"the image cannot be decoded: {error.reason}"
 
 
-def _show(image: Image.Image, explanation: "Explanation") -> Exhibit:
+def _show(image: Image.Image, explanation: Explanation) -> Exhibit:
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     shares = explanation.shares

@@ -9,23 +9,18 @@ A location with a negative share brings the image nearer to the class. Each loca
 pixels of its receptive field, which is wider than its own square of the image.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
-from torch import Tensor, nn
 
 from tasks.calibration import Calibration, log_distance
 from tasks.detector import SPACE, Detector
 from tasks.mahalanobis import TiedGaussian, class_distances
-from tasks.network import PENULTIMATE, TAPPING, Classifier
 from tasks.statistics import Float, in_space
-from tasks.training import to_pixels
 
 
 @dataclass(frozen=True)
@@ -92,43 +87,3 @@ def location_shares(
     centred = np.asarray(features, np.float64) - mean[:, None, None]
     direction = cho_solve((gaussian.factor, True), centred.mean(axis=(1, 2)))
     return np.asarray(np.einsum("dhw,d->hw", centred, direction))
-
-
-def taps_and_maps(
-    classifier: Classifier, pixels: NDArray[np.uint8]
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Pooled taps (n, d) of images (n, side, side, 3), and their maps (n, d, h, w) in one pass.
-
-    A tap that gives one vector an image has no map.
-    """
-    with TAPPING, torch.inference_mode(), _maps(classifier) as maps:
-        taps, _ = classifier.features(to_pixels(pixels).to(classifier.mean.device))
-    return _arrays(taps), _arrays(maps)
-
-
-@contextmanager
-def _maps(classifier: Classifier) -> Iterator[dict[str, Tensor]]:
-    """Collect the taps' outputs that are maps."""
-    found: dict[str, Tensor] = {}
-
-    def keep_as(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if output.ndim == 4:
-                found[name] = output
-
-        return hook
-
-    hooks = [
-        classifier.backbone.get_submodule(name).register_forward_hook(keep_as(name))
-        for name in classifier.spec.taps
-        if name != PENULTIMATE
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    return {name: values.float().cpu().numpy() for name, values in tensors.items()}

@@ -10,10 +10,10 @@ from tasks.explanation import (
     explain,
     location_shares,
     standardised,
-    taps_and_maps,
 )
 from tasks.inference import inference
 from tasks.mahalanobis import class_distances, tied_gaussian
+from tasks.maps import taps_and_maps
 from tasks.network import PENULTIMATE, Classifier, NetworkSpec, build, tap_widths, with_taps
 from tasks.statistics import moments
 

@@ -1,6 +1,8 @@
 """Promises about the code as a whole."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,13 @@ def test_workers_never_talk_to_prefect() -> None:
             assert not re.search(
                 r"^\s*(from|import) (prefect|flows)\b", path.read_text(), re.MULTILINE
             )
+
+
+@pytest.mark.parametrize("flow", ["screen", "fit"])
+def test_a_coordinator_need_not_wait_for_what_only_workers_run(flow: str) -> None:
+    """It imports all that comes back from a worker, too."""
+    program = f"import sys, flows.{flow}, tasks.exhibits; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "timm", "openvino", "sklearn"} & set(done.stdout.split())
