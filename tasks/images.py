@@ -84,11 +84,12 @@ def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
 def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
     """Mean red, green and blue of the pixels (h, w, 3) that are not black; NaN where all are.
 
-    The surroundings of a cell that was cut out are black.
+    The surroundings of a cell that was cut out are black. Every second row and column tells.
     """
-    lit = np.count_nonzero(pixels.max(axis=2) > BLACK)
-    red, green, blue = (float(total) / lit if lit else np.nan for total in pixels.sum(axis=(0, 1)))
-    return red, green, blue
+    planes = np.ascontiguousarray(pixels[::2, ::2].reshape(-1, 3).T)
+    lit = np.count_nonzero(planes.max(axis=0) > BLACK)
+    red, green, blue = planes.sum(axis=1, dtype=np.uint64) / (lit or np.nan)
+    return float(red), float(green), float(blue)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
