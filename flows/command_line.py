@@ -29,7 +29,9 @@ COMMANDS = {
     "fit": "flows.fit:fit",
     "retract": "flows.fit:retract",
     "screen": "flows.screen:screen",
+    "nightly": "flows.nightly:nightly",
     "evaluate": "flows.evaluate:evaluate",
+    "prune": "flows.prune:prune",
     "status": "flows.status:status",
     "query": "flows.query:query",
     "schema": "flows.query:schema",
@@ -40,8 +42,8 @@ COMMANDS = {
     "demo": "flows.demo:demo",
     "data malaria": "flows.malaria_data:malaria",
 }
-FLOWS = {"train", "fit", "retract", "screen", "evaluate", "demo"}
-ON_WORKERS = {"fit", "screen", "evaluate"}
+FLOWS = {"train", "fit", "retract", "screen", "nightly", "evaluate", "prune", "demo"}
+ON_WORKERS = {"fit", "screen", "nightly", "evaluate"}
 NEEDS_A_PERSON = 3
 STOPPED = 130
 

@@ -1,0 +1,149 @@
+"""The flow `nightly`: what is new in an inbox -> the night's report.
+
+A night is a date, that of the run's scheduled start in the laboratory's time zone. Its images are
+frozen once; from then on it is a batch like any other, which the flow `screen` works on. A run of
+the same night goes on with the same images, or returns its report. Nights that were missed are not
+made up for one by one: the next night takes everything new.
+"""
+
+from datetime import date, datetime, timedelta
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import AfterValidator, Field
+
+from flows.inbox import arrivals
+from flows.progress import tell
+from flows.screen import ScreenOutcome, screen
+from flows.settings import Settings
+from storage.detectors import load_detector_card
+from storage.models import load_card
+from storage.nights import (
+    Night,
+    batch_of,
+    find_night,
+    freeze_night,
+    list_nights,
+    manifest_address,
+    series_lease,
+)
+from storage.records import now
+from storage.store import Store, StoreError
+
+TOO_LATE = timedelta(hours=24)  # by then the next night is due
+
+
+class MissedNightError(Exception):
+    """A night that never began cannot begin now: its images belong to the next one."""
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone if there is one of that name."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # not known, a folder, no name
+        raise ValueError(f"no time zone {name!r}; they are called like Africa/Kampala") from None
+    return name
+
+
+def night_of(moment: datetime, timezone: str) -> date:
+    """The date of a moment in a time zone.
+
+    >>> night_of(datetime.fromisoformat("2026-03-01T22:30:00+00:00"), "Africa/Kampala")
+    datetime.date(2026, 3, 2)
+    """
+    return moment.astimezone(ZoneInfo(timezone)).date()
+
+
+@flow
+def nightly(
+    inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")],
+    series: Annotated[
+        str, Field(description="name of these nights; a batch is called <series>-<date>")
+    ] = "night",
+    timezone: Annotated[
+        str, AfterValidator(known_zone), Field(description="whose date a night has")
+    ] = "UTC",
+    date: Annotated[
+        date | None,
+        Field(description="a night that began before; by default that of the scheduled start"),
+    ] = None,
+    settle: Annotated[
+        float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
+    ] = 60.0,
+    detector: Annotated[
+        str | None, Field(description="the detector; by default the newest")
+    ] = None,
+    wait: Annotated[bool, Field(description="wait while another run works on the night")] = False,
+    settings: Settings | None = None,
+) -> ScreenOutcome:
+    """Screen what is new in an inbox, and publish the night's report.
+
+    Raises:
+        ImagesFailedError: the report is published, but not every image could be scored, or there
+            was nothing new.
+        MissedNightError: the night has never begun, and its time is over.
+    """
+    settings = settings or Settings()
+    store = Store(settings.store)
+    scheduled, moment = flow_run.scheduled_start_time, now()
+    day = date or night_of(scheduled, timezone)
+    over = day != night_of(moment, timezone) if date else moment - scheduled >= TOO_LATE
+    night = find_night(store, series, day)
+    if night is None and over:
+        raise MissedNightError(
+            f"night {batch_of(series, day)} has not begun, and now, {moment:%Y-%m-%d %H:%M} UTC, "
+            "is not its time: a night that was missed has no report, the next takes its images"
+        )
+    if night is None or not (night.images or over):
+        night = _take_what_is_new(store, series, day, inbox, settle, detector)
+    if night.inbox != inbox:
+        raise StoreError(
+            f"night {night.batch} took its images from {night.inbox}, not from {inbox}: give that "
+            "--inbox to go on with it, or another --series for another inbox"
+        )
+    # Its function, not the flow: a subflow that ended before its parent was killed would be taken
+    # for done by Prefect when the parent runs again, and its result, kept nowhere, be missed.
+    return screen.fn(
+        manifest_address(store, night),
+        batch=night.batch,
+        detector=detector,
+        date=day,
+        wait=wait,
+        settings=settings,
+    )
+
+
+def _take_what_is_new(
+    store: Store, series: str, day: date, inbox: str, settle: float, detector: str | None
+) -> Night:
+    """Freeze the images of a night, unless another run has done so a moment ago."""
+    card = load_card(store, load_detector_card(store, detector).model)
+    with series_lease(store, series, on_wait=tell) as held:
+        night = find_night(store, series, day)
+        if night and night.images:
+            return night
+        frozen_at = now()
+        earlier = list_nights(store, series)
+        found = arrivals(store, earlier, inbox, classes=card.classes, settle=settle)
+        held.check()
+        night = freeze_night(store, series, day, found.images, inbox=inbox, frozen_at=frozen_at)
+    log = get_run_logger()
+    log.info("night %s takes %d new images of %s", night.batch, night.images, inbox)
+    if found.unsettled:
+        _warn(f"{found.unsettled} images are still being written: the next night takes them")
+    if found.rewritten:
+        _warn(
+            f"{found.rewritten} images were written again after an earlier night had taken them, "
+            "and have the size that they had: they are not taken again; give them new names"
+        )
+    return night
+
+
+def _warn(text: str) -> None:
+    """Say something to whoever looks: at a terminal, or at Prefect's log of the run."""
+    tell(text)
+    get_run_logger().warning(text)

@@ -1,0 +1,98 @@
+"""The flow `prune`: what is old and may go, removed by age."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows.batch import claim
+from flows.results import Outcome, table
+from flows.settings import Settings
+from storage.leases import HeldByOtherError
+from storage.records import now
+from storage.retention import Removable, expired_features, expired_reports, remove, size_of
+from storage.store import Store
+
+Find = Callable[[str | None], Iterable[Removable]]  # what has expired, of all batches or of one
+
+
+class PolicyError(Exception):
+    """A policy under which reports would go before the features they were made of."""
+
+
+class PruneOutcome(Outcome):
+    """What was removed, or would be: batches by what goes, and bytes."""
+
+    applied: bool
+    removed: dict[str, list[str]]
+    bytes: int
+    busy: list[str]
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        done = "removed" if self.applied else "would remove"
+        rows: list[tuple[str, object]] = [
+            (what, f"{len(batches):,} batches: {', '.join(batches)}")
+            for what, batches in self.removed.items()
+        ]
+        if self.busy:
+            rows.append(("left, for they are being worked on", ", ".join(self.busy)))
+        hint = "" if self.applied or not rows else "\nnothing was removed yet: --apply does it"
+        return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows) if rows else ''}{hint}".strip()
+
+
+@flow
+def prune(
+    features: Annotated[
+        int, Field(ge=1, description="days after its report for which a batch's features are kept")
+    ] = 30,
+    reports: Annotated[
+        int | None,
+        Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
+    ] = None,
+    apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False,
+    settings: Settings | None = None,
+) -> PruneOutcome:
+    """List what is old and may go, and with --apply remove it.
+
+    Raises:
+        PolicyError: reports are to go before features.
+    """
+    if reports is not None and reports < features:
+        raise PolicyError(
+            f"reports would be kept for {reports} days, and the features that they were made of "
+            f"for {features}: give --reports no less than --features"
+        )
+    store = Store((settings or Settings()).store)
+    moment = now()
+    outcome = PruneOutcome(applied=apply, removed={}, bytes=0, busy=[])
+
+    def take(find: Find) -> None:
+        for found in list(find(None)):
+            size = size_of(store, found)
+            if apply and not _remove(store, found, find):
+                outcome.busy.append(found.batch.name)
+                continue
+            outcome.bytes += size
+            outcome.removed.setdefault(found.what, []).append(found.batch.key)
+
+    take(lambda only: expired_features(store, moment - timedelta(days=features), only))
+    if reports is not None:
+        day = moment.date() - timedelta(days=reports)
+        take(lambda only: expired_reports(store, day, only))
+    return outcome
+
+
+def _remove(store: Store, found: Removable, find: Find) -> bool:
+    """Remove something unless a run works on its batch, or has just found use for it."""
+    try:
+        with claim(store, found.batch.name, wait=False) as held:
+            if found not in find(found.batch.name):
+                return False
+            held.check()
+            remove(store, found)
+    except HeldByOtherError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""Nights of an inbox: which of its images each one took, frozen before anything is computed.
+
+``nights/<series>/<date>/manifest.parquet`` lists the images, and ``night.json``, written last, says
+that the list is complete. All nights of a series together are its watermark: what stands in one of
+them is not taken again. A night that found no images may be frozen anew, any other never is.
+"""
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import date, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.leases import Lease, lease
+from storage.records import Record
+from storage.store import Store, StoreError, check_name, digest_of
+
+MANIFEST, NIGHT = "manifest.parquet", "night.json"
+
+
+class Night(Record):
+    """What a night took out of its inbox."""
+
+    series: str
+    day: date
+    inbox: str
+    images: int
+    frozen_at: datetime
+    digest: str
+
+    @property
+    def batch(self) -> str:
+        """What the batch of the night is called."""
+        return batch_of(self.series, self.day)
+
+
+def batch_of(series: str, day: date) -> str:
+    """What the batch of a night is called.
+
+    >>> batch_of("night", date(2026, 3, 1))
+    'night-2026-03-01'
+    """
+    return f"{check_name('series', series)}-{day.isoformat()}"
+
+
+def series_lease(
+    store: Store, series: str, on_wait: Callable[[str], None]
+) -> AbstractContextManager[Lease]:
+    """Be the one run that takes images for a series, so that no two nights take the same ones."""
+    return lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
+
+
+def freeze_night(
+    store: Store,
+    series: str,
+    day: date,
+    manifest: pa.Table,
+    *,
+    inbox: str,
+    frozen_at: datetime,
+) -> Night:
+    """Write which images a night takes (a table of `tasks.sources.SCHEMA`); the lease is held."""
+    found = find_night(store, series, day)
+    if found and found.images:
+        raise StoreError(f"night {found.batch} has its images already, and they are frozen")
+    buffer = io.BytesIO()
+    pq.write_table(manifest, buffer, compression="zstd")
+    content = buffer.getvalue()
+    night = Night(
+        series=series,
+        day=day,
+        inbox=inbox,
+        images=manifest.num_rows,
+        frozen_at=frozen_at,
+        digest=digest_of(content),
+    )
+    store.write_bytes(content, *_folder(series, day), MANIFEST)
+    night.write(store, *_folder(series, day), NIGHT)
+    return night
+
+
+def find_night(store: Store, series: str, day: date) -> Night | None:
+    """The night of a series on a day, or None where it has not been frozen."""
+    parts = (*_folder(series, day), NIGHT)
+    return Night.read(store, *parts) if store.exists(*parts) else None
+
+
+def list_nights(store: Store, series: str) -> list[Night]:
+    """All nights of a series, oldest first."""
+    days = store.folders("nights", check_name("series", series), having=NIGHT)
+    return [Night.read(store, "nights", series, day, NIGHT) for day in days]
+
+
+def manifest_address(store: Store, night: Night) -> str:
+    """Where the list of a night's images is, as a source of images; it is the one frozen.
+
+    Raises:
+        StoreError: it is damaged or lost.
+    """
+    _read_verified(store, night)
+    return store.address(*_folder(night.series, night.day), MANIFEST)
+
+
+def read_taken(store: Store, night: Night) -> pa.Table:
+    """The images that a night took: ``uri`` and ``size``."""
+    content = io.BytesIO(_read_verified(store, night))
+    return pq.read_table(content, columns=["uri", "size"])
+
+
+def _read_verified(store: Store, night: Night) -> bytes:
+    parts = (*_folder(night.series, night.day), MANIFEST)
+    content = store.read_bytes(*parts)
+    if digest_of(content) != night.digest:
+        raise StoreError(
+            f"{store.address(*parts)} is not the list that night {night.batch} froze (sha256 "
+            "differs): restore it from a backup, or nobody knows which images were taken"
+        )
+    return content
+
+
+def _folder(series: str, day: date) -> tuple[str, ...]:
+    return ("nights", check_name("series", series), day.isoformat())

@@ -1,0 +1,75 @@
+"""What of a store may be removed in time, and its removal.
+
+Models, statistics, detectors, manifests, seals, reviews, what nights took and the row of each batch
+in ``reports/batches`` are never removed: they are small, and what is kept names them. Features can
+be computed again from the images, and are what a store is full of.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from storage.batches import Batch, list_batches, list_seals, load_batch_of_key
+from storage.models import list_models
+from storage.reports import IMAGES, SLIDES, page_path, report_path
+from storage.statistics import latest_statistics
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Removable:
+    """Something of a batch that may go: ``what`` it is for a person, and its paths."""
+
+    batch: Batch
+    what: str
+    paths: tuple[tuple[str, ...], ...]
+
+
+def expired_features(
+    store: Store, before: datetime, only: str | None = None
+) -> Iterator[Removable]:
+    """Features of batches whose report was published before a time, and that are in no statistics.
+
+    Features in the statistics are read again by every later fit and by retract. Features of a
+    batch without a report are those of a night that is not finished. ``only`` names one batch.
+    """
+    for model in [card.name for card in list_models(store)]:
+        latest = latest_statistics(store, model)
+        fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
+        for name in store.names("features", model):
+            batch = load_batch_of_key(store, name.removesuffix(".zarr"))
+            if only not in (None, batch.name):
+                continue
+            seals = [seal for seal in list_seals(store, batch) if seal.model == model]
+            published = bool(seals) and seals[-1].scored_at < before
+            if published and (batch.name, batch.attempt) not in fitted:
+                path = ("features", model, name)
+                yield Removable(batch, f"features under {model}", (path,))
+
+
+def expired_reports(store: Store, before: date, only: str | None = None) -> Iterator[Removable]:
+    """Reports on images and slides, and pages, of batches whose day is before a date."""
+    for batch in list_batches(store):
+        if only not in (None, batch.name) or batch.batch_date >= before:
+            continue
+        if not list_seals(store, batch):  # an attempt that is to replace what is published
+            continue
+        paths = (
+            report_path(batch.name, batch.batch_date, IMAGES),
+            report_path(batch.name, batch.batch_date, SLIDES),
+            page_path(batch.name),
+        )
+        there = tuple(path for path in paths if store.exists(*path))
+        if there:
+            yield Removable(batch, "report and page", there)
+
+
+def size_of(store: Store, removable: Removable) -> int:
+    """How many bytes it takes."""
+    return sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
+
+
+def remove(store: Store, removable: Removable) -> None:
+    """Remove it; who does so holds the lease of its batch."""
+    for path in removable.paths:
+        store.remove(*path)

@@ -1,0 +1,340 @@
+"""Nights of an inbox where images arrive all the time."""
+
+import asyncio
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
+import pyarrow.parquet as pq
+import pytest
+from prefect.exceptions import ParameterTypeError
+from prefect.server.schemas.schedules import CronSchedule
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import nightly as module
+from flows.cluster import open_client
+from flows.fit import fit
+from flows.nightly import MissedNightError, night_of, nightly
+from flows.screen import ImagesFailedError, ScreenOutcome
+from flows.settings import Settings
+from flows.train import train
+from storage.leases import HeldByOtherError, lease
+from storage.nights import find_night, list_nights
+from storage.store import Store, StoreError
+from tasks.render import write_collection
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+# --- what a night is called
+
+
+@pytest.mark.parametrize(
+    ("moment", "timezone", "expected"),
+    [
+        ("2026-03-01T22:30:00+00:00", "UTC", "2026-03-01"),
+        ("2026-03-01T22:30:00+00:00", "Africa/Kampala", "2026-03-02"),
+        ("2026-03-01T04:30:00+00:00", "America/New_York", "2026-02-28"),
+        ("2026-03-02T00:30:00+02:00", "UTC", "2026-03-01"),
+        # The clock goes from 02:00 to 03:00 on 29 March, and from 03:00 to 02:00 on 25 October.
+        ("2026-03-28T22:59:59+00:00", "Europe/Berlin", "2026-03-28"),
+        ("2026-03-28T23:00:00+00:00", "Europe/Berlin", "2026-03-29"),
+        ("2026-03-29T21:59:59+00:00", "Europe/Berlin", "2026-03-29"),
+        ("2026-03-29T22:00:00+00:00", "Europe/Berlin", "2026-03-30"),
+        ("2026-10-24T22:00:00+00:00", "Europe/Berlin", "2026-10-25"),
+        ("2026-10-25T00:30:00+00:00", "Europe/Berlin", "2026-10-25"),
+        ("2026-10-25T01:30:00+00:00", "Europe/Berlin", "2026-10-25"),
+        ("2026-10-25T22:59:59+00:00", "Europe/Berlin", "2026-10-25"),
+        ("2026-10-25T23:00:00+00:00", "Europe/Berlin", "2026-10-26"),
+    ],
+)
+def test_a_night_has_the_date_of_its_scheduled_start(
+    moment: str, timezone: str, expected: str
+) -> None:
+    assert night_of(datetime.fromisoformat(moment), timezone) == date.fromisoformat(expected)
+
+
+@pytest.mark.parametrize("timezone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("cron", ["0 2 * * *", "30 2 * * *", "30 23 * * *", "15 0 * * *"])
+def test_every_date_of_a_year_has_its_night_whatever_the_clock_does(
+    timezone: str, cron: str
+) -> None:
+    start = datetime(2026, 1, 1, tzinfo=ZoneInfo(timezone))
+    schedule = CronSchedule(cron=cron, timezone=timezone)
+    moments = asyncio.run(schedule.get_dates(400, start, start + timedelta(days=365)))
+    nights = {night_of(moment, timezone) for moment in moments}
+    assert nights >= {start.date() + timedelta(days=i) for i in range(1, 365)}
+
+
+# --- nights
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def scheduler(prefect_server: None) -> Iterator[str]:
+    with open_client(Settings(workers=1)) as client:
+        yield client.scheduler.address
+
+
+@pytest.fixture(scope="module")
+def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with a model and a detector, and `cells` to arrive beside it."""
+    root = tmp_path_factory.mktemp("prepared")
+    settings = Settings(
+        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=8
+    )
+    for name, patients, first in (("smears", 12, 1), ("cells", 2, 51)):
+        write_collection(
+            root / name,
+            patients=patients,
+            cells_per_patient=12,
+            parasitized_fraction=0.5,
+            seed=first,
+            first_patient=first,
+        )
+    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
+    fit(str(root / "smears"), batch="fitted", settings=settings)
+    return settings
+
+
+@pytest.fixture
+def settings(prepared: Settings, tmp_path: Path) -> Settings:
+    """Settings of a store of one's own."""
+    shutil.copytree(prepared.store, tmp_path / "store")
+    return prepared.model_copy(update={"store": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def arrive(prepared: Settings, inbox: Path) -> Callable[..., list[str]]:
+    """Copies so many new cells into the inbox, and says what they are called."""
+    cells = iter(sorted((Path(prepared.store).parent / "cells").rglob("*.png")))
+
+    def more(count: int, *, age: float = 3e7) -> list[str]:
+        names = []
+        for cell, _ in zip(cells, range(count), strict=False):
+            then = time.time() - age
+            os.utime(shutil.copy(cell, inbox), (then, then))
+            names.append(cell.name)
+        return sorted(names)
+
+    return more
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets when the run was scheduled, and what time it is, by default the same."""
+
+    def set_time(scheduled: datetime, moment: datetime | None = None) -> None:
+        run = SimpleNamespace(scheduled_start_time=scheduled)
+        monkeypatch.setattr(module, "flow_run", run)
+        monkeypatch.setattr(module, "now", lambda: moment or scheduled)
+
+    set_time(NOON)
+    return set_time
+
+
+def names_of(outcome: ScreenOutcome) -> list[str]:
+    uris = pq.ParquetFile(outcome.report).read()["uri"].to_pylist()
+    return sorted(uri.rsplit("/", 1)[1] for uri in uris)
+
+
+def test_each_night_takes_what_came_since_the_last(
+    settings: Settings,
+    inbox: Path,
+    arrive: Callable[..., list[str]],
+    at: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, late = arrive(5), arrive(1, age=2)
+    outcome = nightly(str(inbox), timezone="Africa/Kampala", settings=settings)
+    assert outcome.batch == "night-2026-03-01"
+    assert "batch_date=2026-03-01" in outcome.report
+    assert names_of(outcome) == first
+    assert "1 images are still being written" in capsys.readouterr().err
+    os.utime(inbox / late[0], (0, 0))
+    second = arrive(3)
+    at(NOON + DAY)
+    outcome = nightly(str(inbox), settings=settings)
+    assert outcome.batch == "night-2026-03-02"
+    assert names_of(outcome) == sorted(late + second)
+
+
+def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    first = arrive(4)
+    nightly(str(inbox), settings=settings)
+    more = arrive(2)
+    at(NOON + timedelta(hours=6))
+    again = nightly(str(inbox), settings=settings)
+    assert again.repeated
+    assert names_of(again) == first
+    at(NOON + DAY)
+    assert names_of(nightly(str(inbox), settings=settings)) == more
+    at(NOON + 30 * DAY)
+    long_after = nightly(str(inbox), date=date(2026, 3, 1), settings=settings)
+    assert long_after.repeated
+    assert long_after.report == again.report
+
+
+def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
+    settings: Settings,
+    inbox: Path,
+    arrive: Callable[..., list[str]],
+    at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    first = arrive(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "screen", SimpleNamespace(fn=killed))
+        with pytest.raises(RuntimeError, match="killed"):
+            nightly(str(inbox), settings=settings)
+    arrive(2)
+    at(NOON, NOON + 3 * DAY)  # Prefect runs the same night again, three days later
+    outcome = nightly(str(inbox), settings=settings)
+    assert not outcome.repeated
+    assert (outcome.batch, names_of(outcome)) == ("night-2026-03-01", first)
+
+
+def test_a_changed_file_is_taken_again_if_its_size_tells(
+    settings: Settings,
+    inbox: Path,
+    arrive: Callable[..., list[str]],
+    at: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = arrive(3)
+    at(NOON)
+    nightly(str(inbox), settings=settings)
+    with (inbox / names[0]).open("ab") as file:
+        file.write(b"more")
+    os.utime(inbox / names[0], (0, 0))
+    os.utime(inbox / names[1], (time.time() - 100,) * 2)  # after NOON, which is long ago
+    at(NOON + DAY)
+    outcome = nightly(str(inbox), settings=settings)
+    assert names_of(outcome) == [names[0]]
+    assert "1 images were written again" in capsys.readouterr().err
+
+
+def test_an_inbox_without_anything_new_is_red_until_something_comes(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    first = arrive(2)
+    nightly(str(inbox), settings=settings)
+    at(NOON + DAY)
+    for _ in range(2):
+        with pytest.raises(ImagesFailedError, match="no images for batch night-2026-03-02") as none:
+            nightly(str(inbox), settings=settings)
+        assert none.value.outcome.light == "red"
+    more = arrive(2)
+    assert names_of(nightly(str(inbox), settings=settings)) == more
+    assert first != more
+
+
+def test_an_empty_night_that_is_over_takes_nothing_of_another(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    with pytest.raises(ImagesFailedError):
+        nightly(str(inbox), settings=settings)
+    names = arrive(2)
+    at(NOON + DAY)
+    with pytest.raises(ImagesFailedError, match="night-2026-03-01"):
+        nightly(str(inbox), date=date(2026, 3, 1), settings=settings)
+    assert names_of(nightly(str(inbox), settings=settings)) == names
+
+
+def test_the_next_night_takes_the_images_of_those_that_were_missed(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    """The worker was away for three days; then all runs that were due come at once."""
+    names = arrive(4)
+    back = NOON + 3 * DAY + timedelta(hours=8)
+    for missed in range(3):
+        at(NOON + missed * DAY, back)
+        with pytest.raises(MissedNightError, match=f"night-2026-03-0{1 + missed} has not begun"):
+            nightly(str(inbox), settings=settings)
+    at(NOON + 3 * DAY, back)
+    outcome = nightly(str(inbox), settings=settings)
+    assert (outcome.batch, names_of(outcome)) == ("night-2026-03-04", names)
+    assert len(list_nights(Store(settings.store), "night")) == 1
+
+
+@pytest.mark.parametrize("day", [date(2026, 2, 28), date(2026, 3, 2)])
+def test_a_date_is_for_a_night_that_began_or_is_tonight(
+    settings: Settings,
+    inbox: Path,
+    arrive: Callable[..., list[str]],
+    at: Callable[..., None],
+    day: date,
+) -> None:
+    arrive(2)
+    with pytest.raises(MissedNightError):
+        nightly(str(inbox), date=day, settings=settings)
+    assert nightly(str(inbox), date=NOON.date(), settings=settings).images == 2
+
+
+def test_two_inboxes_are_two_series(
+    settings: Settings,
+    inbox: Path,
+    arrive: Callable[..., list[str]],
+    at: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    arrive(2)
+    shutil.copytree(inbox, tmp_path / "other")
+    nightly(str(inbox), settings=settings)
+    with pytest.raises(StoreError, match="or another --series"):
+        nightly(str(tmp_path / "other"), settings=settings)
+    outcome = nightly(str(tmp_path / "other"), series="other", settings=settings)
+    assert outcome.batch == "other-2026-03-01"
+
+
+def test_a_night_that_is_being_worked_on_says_by_whom(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    arrive(2)
+    with (
+        lease(Store(settings.store), "batches", "night-2026-03-01"),
+        pytest.raises(HeldByOtherError, match=str(os.getpid())),
+    ):
+        nightly(str(inbox), settings=settings)
+    frozen = find_night(Store(settings.store), "night", NOON.date())
+    assert frozen is not None
+    assert frozen.images == nightly(str(inbox), settings=settings).images == 2
+
+
+def test_an_inbox_that_is_gone_freezes_nothing(
+    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
+) -> None:
+    """A share that is not mounted is no night without images."""
+    inbox.rmdir()
+    with pytest.raises(Exception, match="is the folder mounted"):
+        nightly(str(inbox), settings=settings)
+    assert list_nights(Store(settings.store), "night") == []
+
+
+@pytest.mark.parametrize("timezone", ["Mars/Olympus", "Europe", "", "../zone"])
+def test_a_time_zone_that_is_none_is_refused(timezone: str) -> None:
+    with pytest.raises(ParameterTypeError, match=f"no time zone '{re.escape(timezone)}'"):
+        nightly.validate_parameters({"inbox": "inbox", "timezone": timezone})

@@ -1,0 +1,164 @@
+"""What is old and may go, and what must stay."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import prune as module
+from flows.cluster import open_client
+from flows.fit import fit, retract
+from flows.prune import PolicyError, prune
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.batches import list_seals, load_batch
+from storage.leases import lease
+from storage.records import now
+from storage.store import Store
+from tasks.render import write_collection
+
+TODAY = date(2026, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a store with a fitted batch and two screened ones; their cells lie beside it."""
+    root = tmp_path_factory.mktemp("prepared")
+    cells = {"smears": (12, 1), "one": (1, 51), "two": (1, 61)}
+    for name, (patients, first) in cells.items():
+        write_collection(
+            root / name,
+            patients=patients,
+            cells_per_patient=12,
+            parasitized_fraction=0.5,
+            seed=first,
+            first_patient=first,
+        )
+    with prefect_test_harness(server_startup_timeout=120), open_client(Settings(workers=1)) as some:
+        settings = Settings(
+            store=str(root / "store"), cluster="scheduler", scheduler=some.scheduler.address
+        )
+        train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
+        fit(str(root / "smears"), batch="smears", settings=settings)
+        for name, day in (("one", TODAY), ("two", TODAY + timedelta(days=20))):
+            screen(str(root / name), batch=name, date=day, settings=settings)
+        # Fitted and screened: its features are in the statistics.
+        screen(str(root / "smears"), batch="smears", settings=settings)
+        yield settings
+
+
+@pytest.fixture
+def settings(prepared: Settings, tmp_path: Path) -> Settings:
+    """Settings of a store of one's own."""
+    shutil.copytree(prepared.store, tmp_path / "store")
+    return prepared.model_copy(update={"store": str(tmp_path / "store")})
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 days have passed since everything was computed."""
+    monkeypatch.setattr(module, "now", lambda: now() + timedelta(days=40))
+
+
+def on(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
+    moment = datetime.combine(day, now().timetz())
+    monkeypatch.setattr(module, "now", lambda: moment)
+
+
+def files(settings: Settings) -> dict[str, bytes]:
+    root = Path(settings.store)
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and "lease" not in path.parts
+    }
+
+
+def test_nothing_goes_before_its_time(settings: Settings) -> None:
+    before = files(settings)
+    outcome = prune(features=30, reports=30, apply=True, settings=settings)
+    # Reports go by the day of the batch, which is the first of March.
+    assert "features under m" not in outcome.removed
+    assert {k for k in files(settings) if k.startswith("features")} == {
+        k for k in before if k.startswith("features")
+    }
+
+
+def test_it_only_lists_unless_it_is_told_to_remove(settings: Settings, later: None) -> None:
+    before = files(settings)
+    outcome = prune(settings=settings)
+    assert outcome.removed == {"features under m": ["one", "two"]}
+    assert outcome.bytes > 0
+    assert "--apply" in outcome.text()
+    assert files(settings) == before
+
+
+def test_features_go_and_all_that_was_concluded_from_them_stays(
+    settings: Settings, prepared: Settings, later: None
+) -> None:
+    before = files(settings)
+    outcome = prune(apply=True, settings=settings)
+    after = files(settings)
+    gone = before.keys() - after.keys()
+    assert gone == {k for k in before if k.startswith(("features/m/one.", "features/m/two."))}
+    assert all(after[name] == before[name] for name in after)
+    assert outcome.bytes == sum(len(before[name]) for name in gone)
+    images = Path(prepared.store).parent
+    assert screen(str(images / "one"), batch="one", settings=settings).repeated
+    # What is in the statistics can still be added to and taken out.
+    fit(str(images / "one"), batch="more", settings=settings)
+    retract(batch="smears", settings=settings)
+    assert prune(apply=True, settings=settings).removed == {"features under m": ["smears"]}
+
+
+def test_a_batch_whose_features_went_can_be_scored_anew(
+    settings: Settings, prepared: Settings, later: None
+) -> None:
+    images = Path(prepared.store).parent
+    first = screen(str(images / "one"), batch="one", settings=settings)
+    before = files(settings)
+    prune(apply=True, settings=settings)
+    Path(first.report).unlink()
+    again = screen(str(images / "one"), batch="one", settings=settings)
+    assert not again.repeated
+    report = str(Path(first.report).relative_to(settings.store))
+    assert files(settings)[report] == before[report]
+
+
+def test_reports_go_later_and_the_history_of_nights_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, TODAY + timedelta(days=40))
+    before = files(settings)
+    monkeypatch.setattr(module, "expired_features", lambda *_: [])
+    outcome = prune(features=30, reports=30, apply=True, settings=settings)
+    assert outcome.removed == {"report and page": ["one"]}
+    gone = before.keys() - files(settings).keys()
+    assert sorted(gone) == [
+        "reports/html/one.html",
+        "reports/images/batch_date=2026-03-01/one.parquet",
+        "reports/slides/batch_date=2026-03-01/one.parquet",
+    ]
+    assert prune(features=30, reports=30, apply=True, settings=settings).removed == {}
+
+
+def test_reports_do_not_go_before_features(settings: Settings) -> None:
+    with pytest.raises(PolicyError, match="no less than --features"):
+        prune(features=30, reports=7, settings=settings)
+
+
+def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
+    settings: Settings, later: None
+) -> None:
+    store = Store(settings.store)
+    with lease(store, "batches", "one"):
+        outcome = prune(apply=True, settings=settings)
+    assert (outcome.removed, outcome.busy) == ({"features under m": ["two"]}, ["one"])
+    assert "worked on" in outcome.text()
+    (seal,) = list_seals(store, load_batch(store, "one"))
+    store.remove("batches", "one", "sealed", f"{seal.detector}.json")
+    assert prune(apply=True, settings=settings).removed == {}
