@@ -186,7 +186,9 @@ def _quiet_prefect(debug: bool) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if not debug:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # Prefect's EventsWorker says on the way out that it is not quite done yet.
+        for name in ("distributed", "EventsWorker"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

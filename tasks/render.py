@@ -48,6 +48,15 @@ class Patient:
     noise: float
 
 
+@dataclass(frozen=True)
+class Dyes:
+    """Amounts of both dyes in a cell, and which pixels lie inside its outline; (h, w) each."""
+
+    eosin: Amount
+    azure: Amount
+    inside: NDArray[np.bool_]
+
+
 def draw_patient(number: int, rng: Generator) -> Patient:
     """Draw the staining and the camera of patient ``number`` (1 is ``C101P1``)."""
     eosin = PINK_EOSIN + rng.beta(0.5, 0.6) * (LILAC_EOSIN - PINK_EOSIN)
@@ -67,6 +76,12 @@ def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Picture:
 
     The shape is ``(height, width, 3)``; sides are about 90 to 190 pixels, 130 as a rule.
     """
+    dyes = red_cell_dyes(rng, stage)
+    return expose(patient, dyes.eosin, dyes.azure, rng) * _coarsen(dyes.inside, 4)[..., np.newaxis]
+
+
+def red_cell_dyes(rng: Generator, stage: Stage | None) -> Dyes:
+    """Draw the dyes of a red cell on the pixels of its bounding box."""
     radius = 65 * float(np.clip(np.exp(rng.normal(0, 0.12)), 0.77, 1.27))
     outline = _draw_outline(0.09, rng)
     z = _plane_around(radius, outline)
@@ -80,7 +95,7 @@ def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Picture:
         azure += parasite(z - _place(radius * 0.75, rng), rng)
     if rng.random() < 0.25:  # a grain of precipitated stain, smaller and paler than chromatin
         azure += rng.uniform(0.15, 0.45) * _dot(z - _place(radius, rng), rng.uniform(1.5, 3))
-    return _expose(patient, eosin, azure, rng) * _coarsen(inwards > 0, 4)[..., np.newaxis]
+    return Dyes(eosin, azure, inwards > 0)
 
 
 def white_cell(patient: Patient, rng: Generator) -> Picture:
@@ -96,7 +111,7 @@ def white_cell(patient: Patient, rng: Generator) -> Picture:
     beside = _blob(z - cmath.rect(half * 1.5, rng.uniform(-pi, pi)), half * 0.6, [])
     eosin = 0.05 + 0.35 * body + 0.8 * nucleus + beside * (1 - body)
     azure = body * (0.12 + 0.03 * _clouds(z.shape, 3, rng)) + 0.55 * nucleus
-    return _expose(patient, eosin, azure, rng)
+    return expose(patient, eosin, azure, rng)
 
 
 def natural_texture(rng: Generator) -> Picture:
@@ -153,7 +168,7 @@ def write_collection(
         patient = draw_patient(number, rng)
         day = FIRST_DAY + timedelta(days=number - 1)
         for i, name in enumerate(_draw_names(patient, cells_per_patient, day, rng)):
-            stage = _draw_stage(rng) if i < parasitized else None
+            stage = draw_stage(rng) if i < parasitized else None
             label = "Parasitized" if stage else "Uninfected"
             _write(folder / label / name, red_cell(patient, rng, stage))
     return patients * cells_per_patient
@@ -183,12 +198,25 @@ def write_night(
         names = _draw_names(patient, cells_per_patient + len(kinds), day, rng)
         planted |= zip(names, kinds, strict=False)
         for name in names:
-            stage = _draw_stage(rng) if rng.random() < parasitized_fraction else None
+            stage = draw_stage(rng) if rng.random() < parasitized_fraction else None
             draw = ABNORMAL.get(planted.get(name, ""))
             _write(folder / name, draw(patient, rng) if draw else red_cell(patient, rng, stage))
             if planted.get(name) == "truncated file":
                 os.truncate(folder / name, (folder / name).stat().st_size // 2)
     return planted
+
+
+def expose(patient: Patient, eosin: Amount, azure: Amount, rng: Generator) -> Picture:
+    """Photograph amounts of dye, ``(height, width)`` each, as ``(height, width, 3)``."""
+    dyes = np.stack([eosin, azure], axis=-1)
+    light = LAMP * np.exp(-dyes @ np.array([patient.eosin, patient.azure], dtype=np.float32))
+    sharp = _blur(_to_bytes(light), patient.softness)
+    return _to_bytes(sharp + patient.noise * rng.standard_normal(sharp.shape, dtype=np.float32))
+
+
+def draw_stage(rng: Generator) -> Stage:
+    """Draw a parasite's stage; two in three are rings."""
+    return "ring" if rng.random() < 0.65 else "trophozoite"
 
 
 def _distance(z: Plane, outline: list[complex]) -> Amount:
@@ -267,14 +295,6 @@ def _trophozoite(z: Plane, rng: Generator) -> Amount:
     return azure
 
 
-def _expose(patient: Patient, eosin: Amount, azure: Amount, rng: Generator) -> Picture:
-    """Photograph amounts of dye, ``(height, width)`` each, as ``(height, width, 3)``."""
-    dyes = np.stack([eosin, azure], axis=-1)
-    light = LAMP * np.exp(-dyes @ np.array([patient.eosin, patient.azure], dtype=np.float32))
-    sharp = _blur(_to_bytes(light), patient.softness)
-    return _to_bytes(sharp + patient.noise * rng.standard_normal(sharp.shape, dtype=np.float32))
-
-
 def _coarsen(mask: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
     """The same mask in square blocks, as segmentation at a low resolution leaves it."""
     y, x = (np.minimum(np.arange(n) // block * block + block // 2, n - 1) for n in mask.shape)
@@ -288,10 +308,6 @@ def _blur(image: Picture, sigma: float) -> Picture:
 def _to_bytes(levels: NDArray[np.floating]) -> Picture:
     clipped: Picture = np.clip(levels, 0, 255).astype(np.uint8)
     return clipped
-
-
-def _draw_stage(rng: Generator) -> Stage:
-    return "ring" if rng.random() < 0.65 else "trophozoite"
 
 
 def _draw_names(patient: Patient, cells: int, day: date, rng: Generator) -> list[str]:
@@ -311,6 +327,6 @@ ABNORMAL: dict[str, Callable[[Patient, Generator], Picture]] = {
     "white cell": white_cell,
     "texture": lambda patient, rng: natural_texture(rng),
     "noise": lambda patient, rng: pure_noise(rng),
-    "out of focus": lambda patient, rng: out_of_focus(red_cell(patient, rng, _draw_stage(rng))),
-    "other stain": lambda patient, rng: other_stain(red_cell(patient, rng, _draw_stage(rng))),
+    "out of focus": lambda patient, rng: out_of_focus(red_cell(patient, rng, draw_stage(rng))),
+    "other stain": lambda patient, rng: other_stain(red_cell(patient, rng, draw_stage(rng))),
 }

@@ -1,0 +1,215 @@
+"""From a field of view to its cells: an outline, a box and a kind of each.
+
+Everything is measured in diameters of the field's own median cell and in absorbances of its own
+background and cells, so that magnification, exposure and stain do not matter.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from skimage.draw import polygon
+
+from tasks.absorbance import Amount, Field, Mask, absorbance, stained
+from tasks.images import RESIZE
+from tasks.outlines import SMOOTHING, Float, edges, enclosed_area, seeds, trace
+
+Kind = Literal["red", "white"]
+Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
+
+# Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
+WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; more finds no more
+ROUGH_SIDE = 800  # pixels of a field's longer side where the first guess is made
+LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
+ROUNDS = 4  # of searching with the diameter that the last round found
+STEADY = 0.05  # change of the diameter, as a share, that needs no further round
+RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
+LEAST_RING = 0.2  # edge, 0 to 1, averaged over a ring
+CLOSEST = 0.25  # of two rings of one radius
+CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
+LEAST_EDGE = 0.75  # averaged over an outline, as a share of a clear one
+LEAST_SEEN = 0.5  # share of an outline that lies within the field
+LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
+LEAST_SIZE = 0.75  # of a cell, in diameters; platelets and the overlap of two cells are smaller
+MOST_COVERED = 0.33  # share of a cell that lies in clearer ones
+PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
+SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as this
+CUT_PRIOR = 0.2  # edge that would be lost by a cell of which nothing is seen
+DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
+NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
+CYTOPLASM = 0.2  # the same of a white cell at its edge
+LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, but for a ripe schizont
+LOBES_APART = 0.12  # to each side, for one nucleus
+CYTOPLASM_REACH = 1.4  # where its edge is looked for first, in radii of the nucleus
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell in a field of view.
+
+    ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) its x and y
+    there, which may lie outside the field; ``area`` what lies within, in square pixels; ``edge``,
+    0 to 1, how much of the outline is a clear edge. ``kind`` is a hint by nucleus, no diagnosis.
+    """
+
+    box: tuple[int, int, int, int]
+    outline: Float
+    area: float
+    edge: float
+    touches_border: bool
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a field in reading order, and the median red cell's diameter in pixels or NaN.
+
+    Outlines of cells that lie over one another overlap.
+    """
+
+    cells: tuple[Cell, ...]
+    diameter: float
+
+
+def find_cells(field: Field) -> Cells:
+    """Find the cells of a field of view, RGB uint8 (h, w, 3).
+
+    A field without cells, of nothing but noise or of one colour has none.
+
+    Raises:
+        ValueError: the field is not RGB.
+    """
+    if field.ndim != 3 or field.shape[2] != 3 or field.dtype != np.uint8:
+        raise ValueError(f"a field is RGB uint8 (h, w, 3), not {field.dtype} {field.shape}")
+    diameter, cells = _guess_diameter(field), list[Cell]()
+    for _ in range(ROUNDS):
+        if not diameter >= LEAST_DIAMETER:
+            return Cells((), float("nan"))
+        cells, before = _search(field, diameter), diameter
+        diameter = _median_diameter(cells)
+        if abs(diameter / before - 1) < STEADY:
+            break
+    in_order = sorted(cells, key=lambda cell: (cell.box[1], cell.box[0]))
+    return Cells(tuple(in_order), diameter)
+
+
+def scaled(field: Field, scale: float) -> Field:
+    """A field at another size, (h, w, 3)."""
+    height, width = field.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(field).resize(size, RESIZE))
+
+
+def _guess_diameter(field: Field) -> float:
+    """A cell's diameter in pixels by how deep stained regions are; NaN where there are none."""
+    scale = min(1.0, ROUGH_SIDE / max(field.shape[:2]))
+    mask = stained(np.linalg.norm(absorbance(scaled(field, scale)), axis=2))
+    mask = ndimage.binary_fill_holes(mask)
+    if mask.all() or not mask.any():
+        return float("nan")
+    depth = ndimage.distance_transform_edt(mask)
+    deepest = np.sort(depth[mask & (depth == ndimage.maximum_filter(depth, 5))])
+    # By area: specks are many, cells are large.
+    return float(2 * _weighted_median(deepest, deepest**2) / scale)
+
+
+def _median_diameter(cells: list[Cell]) -> float:
+    """Diameter in pixels of the median red cell that is not cut, clear outlines first."""
+    red = [cell for cell in cells if cell.kind == "red"]
+    chosen = [cell for cell in red if not cell.touches_border] or red or cells
+    if not chosen:
+        return float("nan")
+    areas = np.array([enclosed_area(cell.outline) for cell in chosen])
+    order = np.argsort(areas)
+    weights = areas * np.array([cell.edge for cell in chosen])
+    return 2 * float(np.sqrt(_weighted_median(areas[order], weights[order]) / np.pi))
+
+
+def _weighted_median(values: Float, weights: Float) -> float:
+    """The median of sorted values (n,)."""
+    total = np.cumsum(weights)
+    return float(values[np.searchsorted(total, total[-1] / 2)])
+
+
+def _search(field: Field, diameter: float) -> list[Cell]:
+    """Cells of a field whose median cell has about this diameter in pixels, clearest first."""
+    scale = WORKING_DIAMETER / diameter
+    colour = absorbance(scaled(field, scale))
+    amount = np.linalg.norm(colour, axis=2)
+    mask = stained(amount)
+    if not mask.any():
+        return []
+    white = _white_outlines(colour, amount, mask)
+    red = _red_outlines(amount, mask)
+    found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
+    found += [(one, "red") for one in red]
+    cells, covered = list[Cell](), np.zeros(mask.shape, bool)
+    for (points, clearness), kind in found:
+        inside = polygon(points[:, 1], points[:, 0], mask.shape)
+        is_new = inside[0].size > 0 and covered[inside].mean() <= MOST_COVERED
+        if is_new and mask[inside].mean() >= LEAST_STAINED:
+            covered[inside] = True
+            cells.append(_cell(points, clearness, kind, inside[0].size, scale, field.shape))
+    return cells
+
+
+def _red_outlines(amount: Amount, mask: Mask) -> list[Outline]:
+    """Candidates for red cells, which may be several of one cell, the most probable first."""
+    edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, WORKING_DIAMETER)
+    rings = seeds(
+        edge, RADII * WORKING_DIAMETER, least=LEAST_RING, apart=CLOSEST * WORKING_DIAMETER
+    )
+    first, _ = trace(edge, rings)
+    # A ring finds a long cell at one of its ends; from the middle of that, the other end is seen.
+    widths = np.sqrt([enclosed_area(points) / np.pi for points in first])
+    points, along = trace(edge, np.column_stack([first.mean(axis=1), widths]))
+    seen = 1 - np.isnan(along).mean(axis=1)
+    clearness = (
+        np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR / np.maximum(seen * along.shape[1], 1)
+    )
+    sizes = 2 * np.sqrt([enclosed_area(each) / np.pi for each in points]) / WORKING_DIAMETER
+    good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
+    rank = clearness - SIZE_PRIOR * np.log(sizes / PREFERRED_SIZE) ** 2 - CUT_PRIOR * (1 - seen)
+    return [(points[i], float(clearness[i])) for i in np.argsort(-rank, kind="stable") if good[i]]
+
+
+def _white_outlines(colour: Amount, amount: Amount, mask: Mask) -> list[Outline]:
+    """White cells: large nuclei of another colour than the red cells, with their cytoplasm."""
+    typical = float(np.median(amount[mask]))
+    eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
+    eosin /= np.linalg.norm(eosin)
+    azure = np.linalg.norm(colour - (colour @ eosin)[..., np.newaxis] * eosin, axis=2) / typical
+    azure = ndimage.gaussian_filter(azure, SMOOTHING * WORKING_DIAMETER)
+    nuclei = azure > NUCLEUS
+    together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * WORKING_DIAMETER))
+    groups, _ = ndimage.label(together)
+    edge = edges(np.minimum(azure, CYTOPLASM), azure > CYTOPLASM, WORKING_DIAMETER)
+    found = []
+    for i, place in enumerate(ndimage.find_objects(groups), start=1):
+        y, x = np.nonzero(nuclei[place] & (groups[place] == i))
+        if len(y) < LEAST_NUCLEUS * np.pi / 4 * WORKING_DIAMETER**2:
+            continue
+        low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+        middle = (low + high) / 2 + [place[1].start, place[0].start]
+        around = np.array([[*middle, CYTOPLASM_REACH * (high - low).max() / 2]])
+        points, along = trace(edge, around)
+        found.append((points[0], float(np.nanmean(along))))
+    return found
+
+
+def _cell(
+    points: Float, clearness: float, kind: Kind, pixels: int, scale: float, shape: tuple[int, ...]
+) -> Cell:
+    """A cell in pixels of its field from an outline and its area at another scale."""
+    # The middle of the first pixel is at 0 in both.
+    outline = (points + 0.5) / scale - 0.5
+    size = np.array(shape[1::-1])
+    low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
+    (x, y), (right, bottom) = (tuple(int(n) for n in corner) for corner in (low, high))
+    touches = bool((low <= 0).any() or (high >= size - 1).any())
+    return Cell(
+        (x, y, right - x + 1, bottom - y + 1), outline, pixels / scale**2, clearness, touches, kind
+    )

@@ -1,0 +1,224 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from tasks.cells import Cell, Cells, find_cells
+from tasks.render import draw_patient
+from tasks.render_field import RenderedField, render_field
+from tasks.slides import wilson_interval
+
+GROUND, RED, NUCLEUS = (225, 228, 220), (205, 150, 155), (90, 60, 150)
+Field = NDArray[np.uint8]
+
+
+def disc(field: Field, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+    """Dye a disc of a field in place; where discs overlap, their dyes add up."""
+    rows, columns = np.ogrid[: field.shape[0], : field.shape[1]]
+    cover = np.clip(radius - np.hypot(columns - x, rows - y) + 0.5, 0, 1)[..., np.newaxis]
+    passed = 1 - cover * (1 - np.array(colour) / GROUND)
+    field[:] = np.round(field * passed)
+
+
+def ground(height: int = 300, width: int = 400) -> Field:
+    return np.full((height, width, 3), GROUND, np.uint8)
+
+
+def field_of(*places: tuple[float, float], radius: float = 30) -> Field:
+    """Red cells at x, y on an even ground, with the noise of a camera."""
+    field = ground()
+    for x, y in places:
+        disc(field, x, y, radius, RED)
+    return (
+        (field + np.random.default_rng(0).normal(0, 1.5, field.shape)).clip(0, 255).astype(np.uint8)
+    )
+
+
+def rendered(seed: int, *, cells: int = 40, overlapping: float = 0.3) -> RenderedField:
+    rng = np.random.default_rng(seed)
+    return render_field(
+        draw_patient(seed + 1, rng),
+        rng,
+        cells=cells,
+        parasitized=cells // 4,
+        overlapping=overlapping,
+        height=1000,
+        width=1400,
+    )
+
+
+def centres(found: Cells) -> NDArray[np.float64]:
+    boxes = np.array([cell.box for cell in found.cells], float).reshape(-1, 4)
+    return boxes[:, :2] + (boxes[:, 2:] - 1) / 2
+
+
+def test_one_cell_is_outlined() -> None:
+    found = find_cells(field_of((150, 120)))
+    (cell,) = found.cells
+    assert found.diameter == pytest.approx(60, rel=0.05)
+    assert cell.box == pytest.approx((120, 90, 61, 61), abs=3)
+    assert cell.area == pytest.approx(np.pi * 30**2, rel=0.08)
+    assert cell.outline.shape[1] == 2
+    np.testing.assert_allclose(np.hypot(*(cell.outline - [150, 120]).T), 30, atol=2)
+    assert cell.edge > 0.75
+    assert (cell.kind, cell.touches_border) == ("red", False)
+
+
+def test_touching_and_overlapping_cells_are_separate() -> None:
+    places = [(100, 100), (160, 100), (250, 200), (295, 200)]
+    found = find_cells(field_of(*places))
+    assert len(found.cells) == 4
+    np.testing.assert_allclose(np.sort(centres(found), axis=0), np.sort(places, axis=0), atol=4)
+
+
+def test_a_pale_middle_is_part_of_its_cell() -> None:
+    field = field_of((150, 120))
+    rows, columns = np.ogrid[:300, :400]
+    field[np.hypot(columns - 150, rows - 120) < 13] = GROUND
+    (cell,) = find_cells(field).cells
+    assert cell.area == pytest.approx(np.pi * 30**2, rel=0.1)
+
+
+def test_a_cell_that_the_border_cuts_is_marked() -> None:
+    found = find_cells(field_of((150, 120), (395, 200), (200, 5)))
+    assert sorted(cell.touches_border for cell in found.cells) == [False, True, True]
+    for cell in found.cells:
+        x, y, width, height = cell.box
+        assert x >= 0
+        assert y >= 0
+        assert x + width <= 400
+        assert y + height <= 300
+        assert cell.touches_border == (cell.area < 0.8 * np.pi * 30**2)
+
+
+def test_specks_are_no_cells() -> None:
+    field = field_of((100, 100), (220, 120), (120, 220))
+    for x, y in ((40, 40), (300, 220), (330, 60), (200, 250)):
+        disc(field, x, y, 8, NUCLEUS)
+    assert len(find_cells(field).cells) == 3
+
+
+def test_a_white_cell_is_one_though_lobed() -> None:
+    field = field_of((80, 80), (320, 90), (90, 230), (330, 240))
+    disc(field, 200, 150, 50, (205, 190, 215))
+    for x, y in ((180, 135), (215, 140), (195, 172)):
+        disc(field, x, y, 18, NUCLEUS)
+    found = find_cells(field)
+    (white,) = (cell for cell in found.cells if cell.kind == "white")
+    assert white.box == pytest.approx((150, 100, 101, 101), abs=8)
+    assert sum(cell.kind == "red" for cell in found.cells) == 4
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ground(),
+        np.zeros((200, 300, 3), np.uint8),
+        np.full((200, 300, 3), 255, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8),
+        np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
+        np.zeros((1, 1, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
+    ],
+    ids=["even", "black", "white", "noise", "empty", "a pixel", "six pixels", "a row"],
+)
+def test_where_there_is_no_cell_none_is_found(field: Field) -> None:
+    found = find_cells(field)
+    assert found.cells == ()
+    assert np.isnan(found.diameter)
+
+
+def test_a_cell_as_large_as_its_field_is_found() -> None:
+    field = ground()
+    disc(field, 200, 150, 140, RED)
+    (cell,) = find_cells(field).cells
+    assert cell.area == pytest.approx(np.pi * 140**2, rel=0.1)
+
+
+def test_a_grey_field_has_the_same_cells() -> None:
+    places = [(100, 100), (220, 120), (120, 220)]
+    grey = np.repeat(field_of(*places).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    assert len(find_cells(grey).cells) == 3
+
+
+@pytest.mark.parametrize("field", [np.zeros((9, 9)), np.zeros((9, 9, 4), np.uint8)])
+def test_what_is_not_rgb_is_refused(field: Field) -> None:
+    with pytest.raises(ValueError, match="a field is RGB"):
+        find_cells(field)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cells_do_not_depend_on_which_way_is_up(seed: int) -> None:
+    field = rendered(seed).pixels
+    found, turned = find_cells(field), find_cells(np.ascontiguousarray(np.rot90(field)))
+    x, y = centres(found).T
+    there = np.stack([y, field.shape[1] - 1 - x], axis=1)
+    apart = np.hypot(*(there[:, None] - centres(turned)).transpose(2, 0, 1))
+    assert abs(len(found.cells) - len(turned.cells)) <= 1
+    assert np.mean(apart.min(axis=1) < 0.1 * found.diameter) >= 0.95
+
+
+def test_the_same_field_has_the_same_cells_to_the_last_bit() -> None:
+    field = rendered(5).pixels
+    once, again = find_cells(field), find_cells(field.copy())
+    assert once.diameter == again.diameter
+    for one, other in zip(once.cells, again.cells, strict=True):
+        assert (one.box, one.area, one.edge, one.kind) == (
+            other.box,
+            other.area,
+            other.edge,
+            other.kind,
+        )
+        np.testing.assert_array_equal(one.outline, other.outline)
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.7, 1.6])
+def test_magnification_does_not_matter(scale: float) -> None:
+    field = rendered(6).pixels
+    other = ndimage.zoom(field, (scale, scale, 1), order=1)
+    found, there = find_cells(field), find_cells(other)
+    assert there.diameter / scale == pytest.approx(found.diameter, rel=0.05)
+    assert len(there.cells) == pytest.approx(len(found.cells), rel=0.05)
+
+
+def test_light_that_falls_off_does_not_matter() -> None:
+    field = rendered(7)
+    height, width = field.pixels.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    dim = field.pixels * (0.8 - 0.15 * (x * x + y * y) + 0.05 * x)[..., np.newaxis]
+    assert len(find_cells(dim.astype(np.uint8)).cells) == pytest.approx(40, rel=0.05)
+
+
+@pytest.mark.parametrize("overlapping", [0.0, 0.3])
+def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
+    fields = [rendered(seed, overlapping=overlapping) for seed in range(8)]
+    counted = sum(len(find_cells(field.pixels).cells) for field in fields)
+    assert counted == pytest.approx(sum(len(field.cells) for field in fields), rel=0.05)
+
+
+@pytest.mark.slow
+def test_parasitaemia_of_the_found_cells_is_that_of_the_drawn_ones() -> None:
+    """By true labels: only a cell that is lost or found twice can change it."""
+    holds = 0
+    for seed in range(100):
+        field = rendered(seed, cells=25)
+        infected = [bool(stage) for stage in labels(find_cells(field.pixels).cells, field)]
+        low, high = wilson_interval(np.array([sum(infected)]), np.array([len(infected)]))
+        holds += bool(low[0] <= 6 / 25 <= high[0])
+    assert holds >= 90
+
+
+def labels(cells: tuple[Cell, ...], field: RenderedField) -> list[str | None]:
+    """The stage of the drawn cell nearest to each found one; None for a cell that is not there."""
+    found = np.array([cell.box for cell in cells], float).reshape(-1, 4)
+    drawn = np.array([cell.box for cell in field.cells], float)
+    middles = (each[:, :2] + each[:, 2:] / 2 for each in (found, drawn))
+    apart = np.hypot(*(next(middles)[:, None] - next(middles)).transpose(2, 0, 1))
+    rows, columns = linear_sum_assignment(apart)
+    stages: list[str | None] = [None] * len(cells)
+    for row, column in zip(rows, columns, strict=True):
+        if apart[row, column] < drawn[column, 2:].mean() / 2:
+            stages[row] = field.cells[column].stage
+    return stages

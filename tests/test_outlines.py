@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tasks.outlines import ANGLES, Edges, edges, enclosed_area, seeds, trace
+
+RADII = np.array([12.0, 16.0, 20.0])
+
+
+def edges_of(*ellipses: tuple[float, float, float, float]) -> Edges:
+    """Edges of dark ellipses: x, y and both half axes in pixels."""
+    y, x = np.mgrid[:120, :160].astype(np.float32)
+    amount = np.zeros((120, 160), np.float32)
+    for cx, cy, a, b in ellipses:
+        amount += np.hypot((x - cx) / a, (y - cy) / b) < 1
+    return edges(amount, amount > 0, 32)
+
+
+def find(edge: Edges) -> NDArray[np.float64]:
+    return seeds(edge, RADII, least=0.3, apart=8)
+
+
+def test_an_edge_points_from_dark_to_bright() -> None:
+    edge = edges_of((80, 60, 16, 16))
+    assert edge[60, 96].real > 0.5
+    assert edge[60, 64].real < -0.5
+    assert edge[76, 80].imag > 0.5
+    assert abs(edge[60, 80]) < 0.01
+    assert np.abs(edge).max() < 1
+
+
+def test_a_ring_is_found_at_its_middle_with_its_radius() -> None:
+    found = find(edges_of((50, 60, 16, 16), (110, 40, 20, 20)))
+    for x, y, radius in ((50, 60, 16), (110, 40, 20)):
+        off = np.hypot(found[:, 0] - x, found[:, 1] - y)
+        assert ((off < 2) & (found[:, 2] == radius)).any()
+
+
+def test_a_bright_spot_is_no_ring() -> None:
+    assert len(find(-edges_of((80, 60, 16, 16)))) == 0
+
+
+def test_no_seed_is_no_outline() -> None:
+    points, along = trace(edges_of((80, 60, 16, 16)), np.empty((0, 3)))
+    assert points.shape == (0, ANGLES, 2)
+    assert along.shape == (0, ANGLES)
+
+
+@pytest.mark.parametrize("half_axes", [(16, 16), (20, 14), (13, 18)])
+@pytest.mark.parametrize("off", [(0, 0), (3, -2)])
+def test_an_outline_follows_an_ellipse(
+    half_axes: tuple[float, float], off: tuple[float, float]
+) -> None:
+    a, b = half_axes
+    edge = edges_of((80, 60, a, b))
+    (points,), (along,) = trace(edge, np.array([[80 + off[0], 60 + off[1], 16]]))
+    away = np.hypot((points[:, 0] - 80) / a, (points[:, 1] - 60) / b)
+    np.testing.assert_allclose(away, 1, atol=0.12)
+    assert enclosed_area(points) == pytest.approx(np.pi * a * b, rel=0.06)
+    assert along.min() > 0.3
+
+
+def test_cells_that_lie_over_one_another_have_whole_outlines() -> None:
+    places = np.array([[70.0, 60, 16], [92, 60, 16]])
+    points, _ = trace(edges_of(*((x, y, r, r) for x, y, r in places)), places)
+    for outline in points:
+        assert enclosed_area(outline) == pytest.approx(np.pi * 16**2, rel=0.08)
+
+
+def test_nothing_is_known_outside_the_field() -> None:
+    (points,), (along,) = trace(edges_of((5, 60, 16, 16)), np.array([[5.0, 60, 16]]))
+    np.testing.assert_array_equal(np.isnan(along), points[:, 0] < 0)
+    assert 0.2 < np.isnan(along).mean() < 0.5
+
+
+def test_the_area_of_a_square() -> None:
+    assert enclosed_area(np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])) == 4
