@@ -1,10 +1,9 @@
 """What Prefect shows of a night, and the events that its automations can act on.
 
 Artifacts: a summary, the most abnormal cells, where the page is, and how far the night is while it
-runs. Events:
-``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the light is
-amber or red; their resource is ``slidewatch.batch.<name>``. None of it is needed: the night is in
-the store, and where Prefect cannot be reached a warning is logged and the work goes on.
+runs. Events: ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the
+light is amber or red; their resource is ``slidewatch.batch.<name>``. None of it is needed: the
+night is in the store; where Prefect cannot be reached a warning is logged and the work goes on.
 """
 
 import heapq
@@ -28,6 +27,7 @@ from prefect.logging import get_run_logger
 from storage.batches import Batch, Seal
 from storage.reports import iterate_rows, page_path, report_path
 from storage.store import Store, digest_of
+from tasks.drift import GREEN
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
 MOST_ABNORMAL = 20
@@ -96,7 +96,7 @@ def announce(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -
             description=f"The page of batch {batch.name}",
         )
     with _or_warn("the events"):
-        for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != "green"):
+        for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != GREEN):
             _emit(name, store, batch, seal, night)
 
 
@@ -141,7 +141,9 @@ class NightProgress:
             return
         artifact, self._artifact = self._artifact, None
         with _or_warn("the progress"):
-            update_progress_artifact(artifact, 100.0 * done / self._total)
+            # A night without images has no shards, and is done.
+            share = done / self._total if self._total else 1.0
+            update_progress_artifact(artifact, 100.0 * share)
             self._artifact = artifact
         self._told = time.monotonic()
 

@@ -56,10 +56,8 @@ def write_page(
     """Make the page of a published batch and list it; the same batch makes the same page."""
     store = Store(settings.store)
     fitted = load_fitted_detector(store, detector.name, detector.digest)
-    calibration = fitted.calibration
-    taps = zip(calibration.mean.tolist(), calibration.deviation.tolist(), strict=True)
-    limit = threshold(calibration, detector.alpha)
-    highlights = Highlights(card.classes, dict(zip(fitted.taps, taps, strict=True)), limit)
+    limit = threshold(fitted.calibration, detector.alpha)
+    highlights = Highlights(card.classes, fitted.scales, limit)
     images = report_path(batch.name, batch.batch_date)
     for rows in iterate_rows(store, images, columns(card.classes, fitted.taps)):
         highlights.count(rows)

@@ -33,8 +33,8 @@ from storage.reviews import (
     save_review,
 )
 from storage.statistics import latest_statistics
-from storage.store import Store, StoreError, digest_of
-from tasks.reading import SourceError, read_bytes
+from storage.store import Store, StoreError
+from tasks.reading import SourceError, read_bytes, read_unchanged
 from tasks.review import (
     FROM_PERSON,
     FROM_REPORT,
@@ -185,7 +185,7 @@ def export(
             break
         name = image_name(row["image_id"], row["uri"])
         try:
-            content = _same_bytes(row["uri"], row["image_id"])
+            content = read_unchanged(row["uri"], row["image_id"])
         except (OSError, SourceError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
@@ -306,13 +306,6 @@ def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table
     if not store.exists(*path):
         raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
     return iterate_rows(store, path, columns)
-
-
-def _same_bytes(uri: str, image_id: str) -> bytes:
-    content = read_bytes(uri)
-    if digest_of(content) != image_id:
-        raise SourceError("the file was changed since it was screened")
-    return content
 
 
 def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:

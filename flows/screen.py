@@ -243,8 +243,7 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
     )
     q = q_values(p)
     fitted = load_fitted_detector(store, detector.name, detector.digest)
-    taps = zip(fitted.calibration.mean.tolist(), fitted.calibration.deviation.tolist(), strict=True)
-    night = NightTally(dict(zip(fitted.taps, taps, strict=True)))
+    night = NightTally(fitted.scales)
     slides = SlideTally()
 
     def parts() -> Iterator[pa.Table]:

@@ -6,8 +6,7 @@ chunk equal to its fill value is not written at all.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from storage.store import Store, StoreError
 
 SCHEMA_VERSION = 2  # 1 had no `colour`
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
-OTHERS = ("logits", "label", "status", "image_id", "size", "colour")  # arrays beside the taps
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,11 @@ class FeatureBlock:
 
     def digest(self) -> str:
         """The sha256 over names, shapes and values, the same wherever it is computed."""
-        return _digest(self.arrays())
-
-
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    total = sha256()
-    for name, values in arrays.items():
-        total.update(f"{name}{values.dtype.str}{values.shape}".encode())
-        total.update(np.ascontiguousarray(values).data)
-    return total.hexdigest()
+        total = sha256()
+        for name, values in self.arrays().items():
+            total.update(f"{name}{values.dtype.str}{values.shape}".encode())
+            total.update(np.ascontiguousarray(values).data)
+        return total.hexdigest()
 
 
 def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
@@ -145,8 +139,8 @@ def _whole_attributes(
     try:
         _arrays.cache_clear()
         found, attributes = _open(store, model, batch, "r")
-        known = arrays if attributes["schema_version"] > 1 else set(arrays) - {"colour"}
-        shapes = [found[name].shape for name in known]
+        # Batches of schema version 1 have no colour; of others it was opened with the rest.
+        shapes = [found[name].shape for name in arrays if name != "colour"]
     # What zarr says of JSON that is cut, of fields and of arrays that are not there.
     except (ValueError, KeyError, TypeError):
         return None
@@ -164,14 +158,11 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    kept = {
-        name: values
-        for name, values in block.arrays().items()
-        if name != "colour" or name in arrays
-    }
-    for name, values in kept.items():
+    if "colour" not in arrays:
+        block = replace(block, colour=None)
+    for name, values in block.arrays().items():
         arrays[name][start:stop] = values
-    return _digest(kept)
+    return block.digest()
 
 
 def read_block(
@@ -183,11 +174,7 @@ def read_block(
         wanted = sorted(name for name in arrays if name.startswith("tap/")) if taps else []
         return FeatureBlock(
             taps={name.removeprefix("tap/"): arrays[name][start:stop] for name in wanted},
-            **{
-                name: arrays[name][start:stop]
-                for name in OTHERS
-                if name in arrays or name != "colour"
-            },
+            **{name: array[start:stop] for name, array in arrays.items() if "/" not in name},
         )
     # zarr's words for an array that is not there, and for a chunk that has too few bytes.
     except (KeyError, ValueError) as error:
@@ -231,8 +218,10 @@ def _arrays(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
     taps = {f"tap/{name}": array for name, array in group["tap"].arrays()}
-    version = group.attrs.get("schema_version", 0)
-    return taps | {name: group[name] for name in OTHERS if name != "colour" or version > 1}
+    others = ["logits", "label", "status", "image_id", "size"]
+    if group.attrs.get("schema_version", 0) > 1:
+        others.append("colour")
+    return taps | {name: group[name] for name in others}
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:

@@ -13,21 +13,23 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks import charts
+from tasks.drift import AMBER, GREEN, RED
 from tasks.exhibits import HEAT_COLOURS, Exhibit
 from tasks.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
 from tasks.page import TEMPLATES, data_uri, render
 from tasks.report import COLOURS, REVIEW
+from tasks.slides import TOGETHER
 
 SLIDES_SHOWN = 500
-TOGETHER, TOGETHER_SHOWN = "abnormal together", 20
+TOGETHER_SHOWN = 20
 NIGHTS_SHOWN = 14
 LONGEST = 160  # characters of a name or message; the report has them all
 WIDEST = 30.0  # deviations at which a bar is as long as it gets; bars grow as asinh
 
 LIGHTS = {
-    "green": "Green: nothing is out of line",
-    "amber": "Amber: something needs a look",
-    "red": "Red: look before using any result",
+    GREEN: "Green: nothing is out of line",
+    AMBER: "Amber: something needs a look",
+    RED: "Red: look before using any result",
 }
 SHEETS = {
     ABNORMAL: (

@@ -79,9 +79,14 @@ def fuse(deviations: Float) -> Float:
     return np.asarray(deviations.max(axis=1))
 
 
+def standardised(calibration: Calibration, log_distances: Float) -> Float:
+    """By how many deviations log distances (n, T) exceed those of calibration images."""
+    return np.asarray((log_distances - calibration.mean) / calibration.deviation)
+
+
 def abnormality(calibration: Calibration, log_distances: Float) -> Float:
     """The fused score (n,) of log distances (n, T): higher is more abnormal."""
-    return fuse((log_distances - calibration.mean) / calibration.deviation)
+    return fuse(standardised(calibration, log_distances))
 
 
 def p_values(calibration: Calibration, scores: Float) -> Float:

@@ -25,6 +25,12 @@ class Detector:
         """The taps' names, in the order of `distances`' columns."""
         return list(self.gaussians)
 
+    @property
+    def scales(self) -> dict[str, tuple[float, float]]:
+        """By tap, the mean and deviation of its log distance over calibration images."""
+        mean, deviation = self.calibration.mean.tolist(), self.calibration.deviation.tolist()
+        return dict(zip(self.taps, zip(mean, deviation, strict=True), strict=True))
+
 
 @dataclass(frozen=True)
 class Scores:

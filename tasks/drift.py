@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.calibration import log_distance
+from tasks.report import REVIEW
 from tasks.slides import (
     ABNORMAL_P_VALUE,
     as_map,
@@ -140,7 +141,7 @@ class NightTally:
         of_scored = {"abnormal": self.abnormal, "parasitized": self.parasitized}
         return {
             **{name: n / self.scored for name, n in of_scored.items() if self.scored},
-            **({"review": self.verdicts["review"] / self.images} if self.images else {}),
+            **({"review": self.verdicts[REVIEW] / self.images} if self.images else {}),
         }
 
 
@@ -303,7 +304,7 @@ def batch_row(
         "abnormal": night.abnormal,
         "discoveries": night.discoveries,
         "uncertain": night.uncertain,
-        "review": night.verdicts["review"],
+        "review": night.verdicts[REVIEW],
         "slides": slides,
         "slides_for_review": slides_for_review,
         "clusters": len(night.clusters),

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +14,7 @@ from storage.store import Store
 from tasks.explanation import Explanation, explain
 from tasks.images import BadImageError, decode_rgb, resize
 from tasks.process import settle_worker
-from tasks.reading import read_bytes
+from tasks.reading import ChangedError, read_unchanged
 from tasks.shard import load_fitted_detector
 from tasks.statistics import Float
 
@@ -82,15 +81,13 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
 def _see(uri: str, image_id: str) -> Image.Image | str:
     """The image at an address, or why it cannot be seen again."""
     try:
-        content = read_bytes(uri)
-    except Exception:  # a page must not depend on what a source raises
-        return "the image cannot be read any more"
-    if sha256(content).hexdigest() != image_id:
+        return decode_rgb(read_unchanged(uri, image_id))
+    except ChangedError:
         return "the file has changed since it was screened"
-    try:
-        return decode_rgb(content)
     except BadImageError as error:
         return f"the image cannot be decoded: {error.reason}"
+    except Exception:  # a page must not depend on what a source raises
+        return "the image cannot be read any more"
 
 
 def _show(image: Image.Image, explanation: Explanation) -> Exhibit:

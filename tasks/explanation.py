@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
-from tasks.calibration import Calibration, log_distance
+from tasks.calibration import log_distance, standardised
 from tasks.detector import SPACE, Detector
 from tasks.mahalanobis import TiedGaussian, class_distances
 from tasks.statistics import Float, in_space
@@ -56,7 +56,7 @@ def explain(
         for name, gaussian in detector.gaussians.items()
     }
     nearest = np.stack([found.min(axis=1) for found in distances.values()], axis=1)
-    deviations = standardised(detector.calibration, nearest)
+    deviations = standardised(detector.calibration, log_distance(nearest))
     explanations = []
     for i, most in enumerate(deviations.argmax(axis=1)):
         tap = detector.taps[most]
@@ -66,11 +66,6 @@ def explain(
         )
         explanations.append(Explanation(deviations[i], tap, near, shares))
     return explanations
-
-
-def standardised(calibration: Calibration, distances: Float) -> Float:
-    """By how many deviations the log distances (n, T) exceed those of calibration images."""
-    return np.asarray((log_distance(distances) - calibration.mean) / calibration.deviation)
 
 
 def location_shares(

@@ -1,15 +1,13 @@
 """What a tap gives before it is pooled."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from tasks.network import PENULTIMATE, TAPPING, Classifier
+from tasks.network import Classifier, pooled
 from tasks.training import to_pixels
 
 
@@ -20,33 +18,10 @@ def taps_and_maps(
 
     A tap that gives one vector an image has no map.
     """
-    with TAPPING, torch.inference_mode(), _maps(classifier) as maps:
-        taps, _ = classifier.features(to_pixels(pixels).to(classifier.mean.device))
-    return _arrays(taps), _arrays(maps)
-
-
-@contextmanager
-def _maps(classifier: Classifier) -> Iterator[dict[str, Tensor]]:
-    """Collect the taps' outputs that are maps."""
-    found: dict[str, Tensor] = {}
-
-    def keep_as(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if output.ndim == 4:
-                found[name] = output
-
-        return hook
-
-    hooks = [
-        classifier.backbone.get_submodule(name).register_forward_hook(keep_as(name))
-        for name in classifier.spec.taps
-        if name != PENULTIMATE
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode():
+        outputs, _ = classifier.maps(to_pixels(pixels).to(classifier.mean.device))
+        taps = {name: pooled(output) for name, output in outputs.items()}
+    return _arrays(taps), _arrays({name: o for name, o in outputs.items() if o.ndim == 4})
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -1,10 +1,10 @@
 """The classifier: a network with its normalisation inside, and pooled taps after chosen stages."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from threading import RLock
+from threading import Lock
 from typing import Any
 
 import timm
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEFAULT_NETWORK = "efficientnet_lite0"
-TAPPING = RLock()  # what listens at a tap is told of every pass, whichever thread's it is
+_TAPPING = Lock()  # what listens at a tap is told of every pass, whichever thread's it is
 PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
 
 
@@ -114,35 +114,47 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Outputs:
         """Taps, each (B, d), and logits (B, C), in one pass."""
-        with TAPPING, self._pooled_taps() as taps:
+        return self._tapped(pixels, pooled)
+
+    def maps(self, pixels: Tensor) -> Outputs:
+        """The same before taps are pooled: (B, d, h, w) of a tap that has locations."""
+        return self._tapped(pixels, lambda output: output)
+
+    def _tapped(self, pixels: Tensor, keep: Callable[[Tensor], Tensor]) -> Outputs:
+        with _TAPPING, self._listening(keep) as taps:
             logits = self(pixels)
         return taps, logits
 
     @contextmanager
-    def _pooled_taps(self) -> Iterator[dict[str, Tensor]]:
-        """Collect every tap's mean over height and width; the maps themselves are let go."""
-        pooled: dict[str, Tensor] = {}
+    def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Collect what is to be kept of every tap's output; the output itself is let go."""
+        kept: dict[str, Tensor] = {}
 
-        def pool_into(name: str) -> Any:
+        def keep_as(name: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                pooled[name] = output.mean(dim=(2, 3)) if output.ndim == 4 else output
+                kept[name] = keep(output)
 
             return hook
 
         def before_last(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            pooled[PENULTIMATE] = inputs[0]
+            kept[PENULTIMATE] = inputs[0]
 
         hooks = [
             _last_linear(self.backbone)[1].register_forward_pre_hook(before_last)
             if name == PENULTIMATE
-            else self.backbone.get_submodule(name).register_forward_hook(pool_into(name))
+            else self.backbone.get_submodule(name).register_forward_hook(keep_as(name))
             for name in self.spec.taps
         ]
         try:
-            yield pooled
+            yield kept
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def pooled(output: Tensor) -> Tensor:
+    """A tap's features (B, d): the mean of its map over locations, or its vector as it is."""
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output
 
 
 def network_spec(

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +35,10 @@ _LINK = re.compile(r"::(?=\w+://)")
 
 class SourceError(Exception):
     """A source of images that cannot be read as one, with what to do about it."""
+
+
+class ChangedError(SourceError):
+    """An image is not the one that was screened."""
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -59,6 +64,14 @@ def read_bytes(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
     name, address = split_link(rest)
     return _archive(kind, address, _stamp(address)).read(name)
+
+
+def read_unchanged(uri: str, image_id: str) -> bytes:
+    """The bytes of an image whose sha256 is known; ChangedError where it is another by now."""
+    content = read_bytes(uri)
+    if sha256(content).hexdigest() != image_id:
+        raise ChangedError("the file was changed since it was screened")
+    return content
 
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:

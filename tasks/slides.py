@@ -18,6 +18,7 @@ from tasks.report import ACCEPT, COLOURS, REVIEW
 from tasks.statistics import Float
 
 PARASITIZED = "Parasitized"
+TOGETHER = "abnormal together"  # the reason of a slide whose cells are
 
 # A slide whose patient is like those that calibrated gets there about once in a thousand: the
 # rate of abnormal cells varies from patient to patient by about the rate itself (README).
@@ -262,8 +263,7 @@ def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:
 def _reasons(slide: _Slide, name: str | None, surprise: float, alpha: float) -> list[str]:
     limit = max(ABNORMAL_TOGETHER, alpha)
     found = {
-        "abnormal together": surprise <= ABNORMAL_P_VALUE
-        and slide.abnormal >= limit * slide.scored,
+        TOGETHER: surprise <= ABNORMAL_P_VALUE and slide.abnormal >= limit * slide.scored,
         "many failed": slide.cells - slide.scored >= MANY_FAILED * slide.cells,
         "few cells": slide.scored < FEW_CELLS,
         "many uncertain": slide.uncertain >= MANY_UNCERTAIN * slide.scored and slide.uncertain > 0,

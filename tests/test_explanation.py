@@ -3,13 +3,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.calibration import calibrate, log_distance
+from tasks.calibration import calibrate, log_distance, standardised
 from tasks.detector import Detector, score
 from tasks.exhibits import heat_picture
 from tasks.explanation import (
     explain,
     location_shares,
-    standardised,
 )
 from tasks.inference import inference
 from tasks.mahalanobis import class_distances, tied_gaussian
@@ -82,7 +81,7 @@ def test_a_cell_is_explained_by_the_tap_that_gave_its_score(
 ) -> None:
     pooled, maps = taps_and_maps(classifier, pixels[:8])
     scores = score(detector, pooled)
-    deviations = standardised(detector.calibration, scores.distances)
+    deviations = standardised(detector.calibration, log_distance(scores.distances))
     for i, found in enumerate(explain(detector, pooled, maps)):
         assert np.allclose(found.deviations, deviations[i])
         assert found.deviations.max() == pytest.approx(scores.abnormality[i])
