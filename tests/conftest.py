@@ -9,12 +9,15 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from distributed import LocalCluster
 from hypothesis import settings
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
     create_backend_app,
 )
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
 from werkzeug.serving import make_server
 
 from storage.arrays import arrays_to_bytes
@@ -100,6 +103,22 @@ def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return Store(str(tmp_path / "store"))
     return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/store")
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """The URL of a Prefect server that all tests share, for one takes seconds to start."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def scheduler(prefect_api: str) -> Iterator[str]:
+    """A Dask scheduler with two workers, as an operator would have one running."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,17 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import artifacts
 from flows.artifacts import (
@@ -42,17 +39,6 @@ from tasks.render import write_night
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +141,13 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     for name in ("create_markdown_artifact", "create_progress_artifact", "emit_event"):
         monkeypatch.setattr(artifacts, name, down)
     with caplog.at_level(logging.WARNING, logger="prefect"):
-        outcome = screen_night(night, fitted, "night-2")
+        outcome = screen_night(night, fitted, "night-without-prefect")
     assert Path(outcome.report).exists()
     warnings = [record.getMessage() for record in caplog.records if "not told" in record.msg]
     assert len(warnings) == 3
     assert all("the API is down" in each for each in warnings)
     # One that fails does not take the others along.
-    assert len(artifacts_of(artifact_key("night-2", "abnormal"))) == 1
+    assert len(artifacts_of(artifact_key("night-without-prefect", "abnormal"))) == 1
 
 
 # --- without a server
@@ -252,6 +238,15 @@ def test_progress_is_told_rarely_and_at_the_end(
     assert 5 < len(told.progress) < 30
     assert told.progress == sorted(told.progress)
     assert told.progress[-1] == 100.0
+
+
+def test_a_night_without_images_is_done_at_once(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    with artifacts.progress_artifact("night", 0):
+        pass
+    assert told.progress == [100.0]
+    assert not caplog.records
 
 
 def test_progress_is_given_up_after_the_first_failure(told: Told) -> None:

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.demo import ORDINARY, demo
 from flows.settings import Settings
@@ -9,9 +8,8 @@ from tasks.reading import SourceError
 
 
 @pytest.mark.slow
-def test_the_demo_catches_what_it_planted(tmp_path: Path) -> None:
-    with prefect_test_harness(server_startup_timeout=120):
-        outcome = demo(str(tmp_path / "demo"), settings=Settings())
+def test_the_demo_catches_what_it_planted(prefect_api: str, tmp_path: Path) -> None:
+    outcome = demo(str(tmp_path / "demo"), settings=Settings())
     assert not outcome.failed
     for kind, number in outcome.planted.items():
         if kind != ORDINARY:

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.cluster import open_client
 from flows.evaluate import EvaluationOutcome, evaluate
@@ -33,7 +32,7 @@ OTHER = ["far/night", "near/copies"]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a store with a model and a detector, on two workers."""
     root = tmp_path_factory.mktemp("evaluate")
     write_collection(
@@ -48,21 +47,20 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         seed=2,
         first_patient=101,
     )
-    with prefect_test_harness(server_startup_timeout=120):
-        local = Settings(store=str(root / "store"), workers=2, shard_rows=32)
-        with open_client(local) as client:
-            made = local.model_copy(
-                update={"cluster": "scheduler", "scheduler": client.scheduler.address}
-            )
-            smears = str(root / "smears")
-            train(smears, model="m", epochs=2, side=32, settings=made)
-            fit(smears, batch="smears", settings=made)
-            copies = root / "copies"
-            copies.mkdir()
-            _copy_one_fitted_image(made, copies)
-            for image in sorted((root / "night").rglob("*.png"))[:3]:
-                shutil.copy(image, copies)
-            yield made
+    local = Settings(store=str(root / "store"), workers=2, shard_rows=32)
+    with open_client(local) as client:
+        made = local.model_copy(
+            update={"cluster": "scheduler", "scheduler": client.scheduler.address}
+        )
+        smears = str(root / "smears")
+        train(smears, model="m", epochs=2, side=32, settings=made)
+        fit(smears, batch="smears", settings=made)
+        copies = root / "copies"
+        copies.mkdir()
+        _copy_one_fitted_image(made, copies)
+        for image in sorted((root / "night").rglob("*.png"))[:3]:
+            shutil.copy(image, copies)
+        yield made
 
 
 def _copy_one_fitted_image(settings: Settings, folder: Path) -> None:

@@ -20,8 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import Client, WorkerPlugin
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.cluster import open_client
 from flows.fit import fit
@@ -56,13 +54,7 @@ class Poison(WorkerPlugin):
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[str]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
-
-
-@pytest.fixture(scope="module")
-def scheduler(api: str) -> Iterator[str]:
+def scheduler(prefect_api: str) -> Iterator[str]:
     with open_client(Settings(workers=2)) as client:
         client.register_plugin(Poison())
         yield client.scheduler.address
@@ -271,7 +263,7 @@ if __name__ == "__main__":
 
 def driver(
     night: tuple[Settings, Path],
-    api: str,
+    prefect_api: str,
     folder: Path,
     *,
     when: str = "never",
@@ -287,7 +279,7 @@ def driver(
     where = [settings.store, images, settings.scheduler]
     return subprocess.Popen(
         [sys.executable, script, *where, when, str(point), flow, batch],
-        env=os.environ | {"PREFECT_API_URL": api},
+        env=os.environ | {"PREFECT_API_URL": prefect_api},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -295,10 +287,10 @@ def driver(
 
 
 def drive(
-    night: tuple[Settings, Path], api: str, folder: Path, **options: Any
+    night: tuple[Settings, Path], prefect_api: str, folder: Path, **options: Any
 ) -> tuple[int, str, str]:
     """Run a coordinator to its end: exit code, standard output and error."""
-    process = driver(night, api, folder, **options)
+    process = driver(night, prefect_api, folder, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -309,7 +301,7 @@ def writes_of(out: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
-    night: tuple[Settings, Path], undisturbed: pa.Table, api: str, tmp_path: Path
+    night: tuple[Settings, Path], undisturbed: pa.Table, prefect_api: str, tmp_path: Path
 ) -> None:
     """The kill points are all the coordinator's own writes to the store, as it makes them."""
     settings, images = night
@@ -317,7 +309,7 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
     shutil.copytree(settings.store, clean)
     trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
     shutil.copytree(clean, trial.store)
-    writes = writes_of(drive((trial, images), api, tmp_path)[1])
+    writes = writes_of(drive((trial, images), prefect_api, tmp_path)[1])
     summaries = summaries_in(trial.store)
     assert len(summaries) == 2
     # The heartbeat of the lease comes when it comes; every other write is a point to die at.
@@ -329,7 +321,7 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
         for when in ("before", "during", "after"):
             shutil.rmtree(trial.store)
             shutil.copytree(clean, trial.store)
-            code, _, err = drive((trial, images), api, tmp_path, when=when, point=point)
+            code, _, err = drive((trial, images), prefect_api, tmp_path, when=when, point=point)
             assert code == -signal.SIGKILL, err
             ledger = Path(trial.store) / "batches" / "night" / "ledger" / "m"
             complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
@@ -358,12 +350,12 @@ def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
-    night: tuple[Settings, Path], api: str, tmp_path: Path
+    night: tuple[Settings, Path], prefect_api: str, tmp_path: Path
 ) -> None:
     settings, images = night
     trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
     shutil.copytree(settings.store, trial.store)
-    code, out, err = drive((trial, images), api, tmp_path, flow="fit", batch="more")
+    code, out, err = drive((trial, images), prefect_api, tmp_path, flow="fit", batch="more")
     assert code == 0, err
     writes, expected = writes_of(out), arrays_in(trial, "v0002")
     assert any("lineage.json" in write for write in writes)
@@ -373,7 +365,7 @@ def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
             shutil.rmtree(trial.store)
             shutil.copytree(settings.store, trial.store)
             options = {"when": when, "point": point, "flow": "fit", "batch": "more"}
-            assert drive((trial, images), api, tmp_path, **options)[0] == -signal.SIGKILL
+            assert drive((trial, images), prefect_api, tmp_path, **options)[0] == -signal.SIGKILL
             outcome = fit(str(images), batch="more", settings=trial)
             assert outcome.statistics == "v0002", write
             assert outcome.detector == "m-v0002", write
@@ -382,7 +374,7 @@ def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
 
 
 def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
-    night: tuple[Settings, Path], api: str, tmp_path: Path
+    night: tuple[Settings, Path], prefect_api: str, tmp_path: Path
 ) -> None:
     settings, images = night
     halves = []
@@ -392,7 +384,7 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, to)
         half = (settings, tmp_path / part)
-        halves.append(driver(half, api, tmp_path, flow="fit", batch=part))
+        halves.append(driver(half, prefect_api, tmp_path, flow="fit", batch=part))
     for process in halves:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import batch as batch_module
 from flows.cluster import ClusterError, run_in_order
@@ -36,19 +35,7 @@ PATIENTS, CELLS = 16, 12
 KINDS = ("images", "slides", "batches")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture(scope="module")
-def scheduler(prefect_server: None) -> Iterator[str]:
-    """A scheduler with two workers, as an operator would have one running."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    ) as cluster:
-        yield cluster.scheduler_address
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.screen import ImagesFailedError, screen
@@ -20,14 +19,11 @@ from tasks.render import write_night
 
 
 @pytest.fixture(scope="module")
-def scheduler(s3_bucket: str) -> Iterator[str]:
+def scheduler(prefect_api: str, s3_bucket: str) -> Iterator[str]:
     """A scheduler whose workers know of S3 what is in the environment, and nothing else."""
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-    ):
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
         yield cluster.scheduler_address
 
 

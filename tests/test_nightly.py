@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.server.schemas.schedules import CronSchedule
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import nightly as module
-from flows.cluster import open_client
 from flows.fit import fit
 from flows.nightly import MissedNightError, night_of, nightly
 from flows.screen import ImagesFailedError, ScreenOutcome
@@ -74,18 +72,6 @@ def test_every_date_of_a_year_has_its_night_whatever_the_clock_does(
 
 
 # --- nights
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture(scope="module")
-def scheduler(prefect_server: None) -> Iterator[str]:
-    with open_client(Settings(workers=1)) as client:
-        yield client.scheduler.address
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """Pages as the flow `screen` writes them: on rendered cells and real Dask workers."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pytest
-from distributed import LocalCluster
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import pages
 from flows.fit import fit
@@ -19,17 +16,6 @@ from storage.store import Store
 from tests.test_robustness import Page
 
 DAY = date(2026, 3, 5)
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")

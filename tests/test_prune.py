@@ -1,15 +1,12 @@
 """What is old and may go, and what must stay."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import prune as module
-from flows.cluster import open_client
 from flows.fit import fit, retract
 from flows.prune import PolicyError, prune
 from flows.screen import screen
@@ -25,7 +22,7 @@ TODAY = date(2026, 3, 1)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a fitted batch and two screened ones; their cells lie beside it."""
     root = tmp_path_factory.mktemp("prepared")
     cells = {"smears": (12, 1), "one": (1, 51), "two": (1, 61)}
@@ -38,17 +35,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             seed=first,
             first_patient=first,
         )
-    with prefect_test_harness(server_startup_timeout=120), open_client(Settings(workers=1)) as some:
-        settings = Settings(
-            store=str(root / "store"), cluster="scheduler", scheduler=some.scheduler.address
-        )
-        train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
-        fit(str(root / "smears"), batch="smears", settings=settings)
-        for name, day in (("one", TODAY), ("two", TODAY + timedelta(days=20))):
-            screen(str(root / name), batch=name, date=day, settings=settings)
-        # Fitted and screened: its features are in the statistics.
-        screen(str(root / "smears"), batch="smears", settings=settings)
-        yield settings
+    settings = Settings(store=str(root / "store"), cluster="scheduler", scheduler=scheduler)
+    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
+    fit(str(root / "smears"), batch="smears", settings=settings)
+    for name, day in (("one", TODAY), ("two", TODAY + timedelta(days=20))):
+        screen(str(root / name), batch=name, date=day, settings=settings)
+    # Fitted and screened: its features are in the statistics.
+    screen(str(root / "smears"), batch="smears", settings=settings)
+    return settings
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import csv
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from distributed import LocalCluster
 from PIL import Image
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit, retract
 from flows.review import ImportOutcome, export, import_verdicts, report
@@ -30,17 +28,6 @@ from tests.conftest import CLASSES, HELD_OUT
 
 DAY = date(2026, 3, 1)
 STAINED, HELD = ("C201P1", "C202P2"), 3
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
 
 
 def write_stained(folder: Path, number: int, patient: str, cells: int) -> None:
