@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class Store:
         """Whether a file or folder is there."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(*parts)))
+
+    def modified(self, *parts: str) -> datetime:
+        """When a file was last written; FileNotFoundError where there is none."""
+        self.fs.invalidate_cache()
+        moment: datetime = self.fs.modified(self.path(*parts))
+        return moment
 
     def names(self, *parts: str) -> list[str]:
         """Sorted names in a folder; empty where the folder is absent. Hidden names are left out."""

@@ -5,6 +5,9 @@ then its report rows; each step is idempotent and atomic, so a shard may die any
 again by anybody.
 """
 
+import os
+import socket
+import time
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -61,16 +64,31 @@ class ShardJob:
 
 
 @dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be scored: its row, counted from its shard's start, and why."""
+
+    row: int
+    uri: str
+    image_id: str | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class ShardResult:
     """What came of a shard; small enough to travel.
 
+    ``seconds`` is how long the worker, a host and process, took for the last of its ``tries``.
     ``fitted`` and ``held_out`` count the labelled images that went into the statistics and those
     that were left out as the model's validation or test images.
     """
 
     shard: Shard
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedImage, ...]
     reused: bool
+    tries: int
+    seconds: float
+    worker: str
     statistics: States | None = None
     fitted: int = 0
     held_out: int = 0
@@ -79,14 +97,24 @@ class ShardResult:
 def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features; fit or score it as asked."""
     settle_worker()
+    begun = time.monotonic()
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
     kept = kept_features(job)
     block, record = kept or _extract_shard(job, card, manifest)
     if job.detector is not None:
         _score_shard(job, card, manifest, block, record)
-    result = ShardResult(job.shard, tuple(record.failures), reused=kept is not None)
-    return _fit_shard(result, card, manifest, block) if job.fit else result
+    result = ShardResult(
+        job.shard,
+        _failed_images(manifest, block, record),
+        reused=kept is not None,
+        tries=job.tries,
+        seconds=0.0,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    if job.fit:
+        result = _fit_shard(result, card, manifest, block)
+    return replace(result, seconds=time.monotonic() - begun)
 
 
 def kept_features(job: ShardJob) -> tuple[FeatureBlock, ShardRecord] | None:
@@ -171,6 +199,17 @@ def _network(job: ShardJob, card: ModelCard) -> "Inference":
     from tasks.loading import load_inference
 
     return load_inference(job.store, job.model, card.digest)
+
+
+def _failed_images(
+    manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+) -> tuple[FailedImage, ...]:
+    rows = np.asarray([failure.row for failure in record.failures], np.int64)
+    uris, ids = manifest["uri"].take(rows).to_pylist(), image_ids(block.take(rows))
+    return tuple(
+        FailedImage(failure.row, uri, image_id, failure.reason, failure.message)
+        for failure, uri, image_id in zip(record.failures, uris, ids, strict=True)
+    )
 
 
 def _score_shard(

@@ -11,6 +11,7 @@ import pytest
 from storage.arrays import arrays_to_bytes
 from storage.batches import (
     Batch,
+    Failure,
     complete_shards,
     freeze_batch,
     read_manifest,
@@ -209,7 +210,14 @@ def test_a_shard_without_one_good_image_fails_none_but_its_own(spoilt: Night) ->
     assert block.image_id.any(axis=1).all()
     record = read_shard_record(spoilt.store, spoilt.batch, "tiny", results[1].shard)
     assert record is not None
-    assert tuple(record.failures) == results[1].failures
+    images = results[1].failures
+    assert record.failures == [
+        Failure(row=image.row, reason=image.reason, message=image.message) for image in images
+    ]
+    uris = read_manifest(spoilt.store, spoilt.batch, results[1].shard)["uri"].to_pylist()
+    assert [image.uri for image in images] == uris
+    contents = [Path(uri.removeprefix("file://")).read_bytes() for uri in uris]
+    assert [image.image_id for image in images] == [digest_of(each) for each in contents]
 
 
 def test_failures_are_remembered_when_a_shard_is_used_again(
