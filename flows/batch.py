@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from flows.cluster import kills_workers, run_in_order
 from flows.progress import tell
 from flows.settings import Settings
+from flows.telemetry import shard_done
 from storage.batches import (
     Batch,
     find_batch,
@@ -101,7 +102,7 @@ def run_shards(
         classes=len(card.classes),
         digests={"manifest": batch.manifest_digest, "model": card.digest},
     )
-    yield from run_in_order(
+    results = run_in_order(
         client,
         run_shard,
         jobs,
@@ -109,6 +110,9 @@ def run_shards(
         again=lambda job: replace(job, tries=job.tries + 1),
         isolate=_quarantine,
     )
+    for result in results:
+        shard_done(result)
+        yield result
 
 
 def _quarantine(client: Client, job: ShardJob) -> None:

@@ -22,6 +22,7 @@ from distributed.comm.core import CommClosedError
 
 from flows.progress import progress_bar
 from flows.settings import Settings
+from flows.telemetry import queue_is
 from flows.workers import import_for_workers
 
 Job = TypeVar("Job")
@@ -116,12 +117,15 @@ def run_in_order(
         ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
     """
     waiting = iter(jobs)
+    left = len(jobs) if isinstance(jobs, Sized) else None
     window = 4 * max(1, sum(client.nthreads().values()))
     in_flight = deque((job, _submit(client, work, job)) for job in islice(waiting, window))
     try:
         with progress_bar() as progress:
-            bar = progress.add_task(title, total=len(jobs) if isinstance(jobs, Sized) else None)
+            bar = progress.add_task(title, total=left)
             while in_flight:
+                if left is not None:
+                    queue_is(in_flight=len(in_flight), waiting=left - len(in_flight))
                 job, future = in_flight.popleft()
                 try:
                     result = _settle(client, work, job, future, in_flight, again, isolate)
@@ -129,8 +133,10 @@ def run_in_order(
                     raise ClusterError(f"{title}, {_describe(job)}: {error}. {GO_ON}") from error
                 in_flight.extend((job, _submit(client, work, job)) for job in islice(waiting, 1))
                 progress.advance(bar)
+                left = left - 1 if left is not None else None
                 yield result
     finally:
+        queue_is(in_flight=0, waiting=0)
         with suppress(*LOST):
             client.cancel([future for _, future in in_flight], force=True)
 

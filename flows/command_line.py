@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from pydantic import ValidationError, create_model
 from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
 
-from flows.progress import be_quiet
+from flows.logs import use_logs
+from flows.progress import be_quiet, complain
 from flows.results import Outcome
 from flows.server import start_server
 from flows.settings import Settings
@@ -65,12 +66,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"slidewatch {name}: {_one_line(error)}", file=sys.stderr)
+        complain(f"slidewatch {name}: {_one_line(error)}")
         code = 2 if isinstance(error, ValidationError | SettingsError) else 1
     except SystemExit:
         raise
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
-        print("slidewatch: stopped; run the same command again to go on", file=sys.stderr)
+        complain("slidewatch: stopped; run the same command again to go on")
         code = STOPPED
     sys.exit(code)
 
@@ -112,6 +113,7 @@ def _run(name: str, arguments: list[str], as_json: bool) -> int:
     given = {field: getattr(options, field) for field in _parameters(function)}
     settings = Settings(**{field: getattr(options, field) for field in Settings.model_fields})
     be_quiet(settings.quiet)
+    use_logs(settings.logs)
     if server:
         server.wait()
     failure: Exception | None = None
@@ -126,7 +128,7 @@ def _run(name: str, arguments: list[str], as_json: bool) -> int:
         sys.stdout.write(piece)
     sys.stdout.flush()
     if failure:
-        print(f"slidewatch {name}: {_one_line(failure)}", file=sys.stderr)
+        complain(f"slidewatch {name}: {_one_line(failure)}")
     return NEEDS_A_PERSON if outcome.failed else 0
 
 

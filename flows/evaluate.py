@@ -15,7 +15,6 @@ from distributed import Client
 from numpy.typing import NDArray
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.cluster import open_client, run_in_order
@@ -23,6 +22,7 @@ from flows.fit import fit
 from flows.progress import tell
 from flows.results import Outcome
 from flows.settings import Settings
+from flows.telemetry import observed
 from flows.train import train
 from storage.batches import load_batch, read_manifest
 from storage.detectors import DetectorCard, list_detectors, load_detector_card
@@ -106,6 +106,7 @@ class EvaluationOutcome(Outcome):
 
 
 @flow
+@observed()
 def evaluate(
     images: Annotated[
         str, Field(description="labelled images, of which those of unseen patients are taken")
@@ -485,7 +486,7 @@ def _publish(
         robustness_page(title, facts, metrics, scores, examples).encode(), *folder, "report.html"
     )
     store.write_bytes(robustness_markdown(title, facts, metrics).encode(), *folder, "report.md")
-    outcome = EvaluationOutcome(
+    return EvaluationOutcome(
         evaluation=evaluation.name,
         detectors=[card.name for card in cards],
         report=store.address(*folder, "report.html"),
@@ -496,8 +497,6 @@ def _publish(
         auroc=_mean_auroc(metrics),
         seconds=seconds,
     )
-    get_run_logger().info(outcome.text())
-    return outcome
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -18,6 +18,7 @@ from flows.progress import tell
 from flows.results import Outcome, table
 from flows.review import refuse_second_review
 from flows.settings import Settings
+from flows.telemetry import observed
 from storage.arrays import arrays_to_bytes
 from storage.batches import Batch, read_manifest
 from storage.detectors import DetectorCard
@@ -87,6 +88,7 @@ class FitOutcome(Outcome):
 
 
 @flow
+@observed()
 def fit(
     images: Annotated[str, Field(description="labelled images: folder, glob, archive, manifest")],
     batch: Annotated[str, Field(description="name of this batch")],
@@ -139,6 +141,7 @@ def fit(
 
 
 @flow
+@observed()
 def retract(
     batch: Annotated[str | None, Field(description="take out this batch")] = None,
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None,

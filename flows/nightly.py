@@ -16,9 +16,10 @@ from prefect.runtime import flow_run
 from pydantic import AfterValidator, Field
 
 from flows.inbox import arrivals
-from flows.progress import tell
+from flows.progress import tell, warn
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
+from flows.telemetry import observed, stage
 from storage.detectors import load_detector_card
 from storage.models import load_card
 from storage.nights import (
@@ -59,6 +60,7 @@ def night_of(moment: datetime, timezone: str) -> date:
 
 
 @flow
+@observed(night=True)
 def nightly(
     inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")],
     series: Annotated[
@@ -99,7 +101,8 @@ def nightly(
             "is not its time: a night that was missed has no report, the next takes its images"
         )
     if night is None or not (night.images or over):
-        night = _take_what_is_new(store, series, day, inbox, settle, detector)
+        with stage("take"):
+            night = _take_what_is_new(store, series, day, inbox, settle, detector)
     if night.inbox != inbox:
         raise StoreError(
             f"night {night.batch} took its images from {night.inbox}, not from {inbox}: give that "
@@ -134,16 +137,10 @@ def _take_what_is_new(
     log = get_run_logger()
     log.info("night %s takes %d new images of %s", night.batch, night.images, inbox)
     if found.unsettled:
-        _warn(f"{found.unsettled} images are still being written: the next night takes them")
+        warn(f"{found.unsettled} images are still being written: the next night takes them")
     if found.rewritten:
-        _warn(
+        warn(
             f"{found.rewritten} images were written again after an earlier night had taken them, "
             "and have the size that they had: they are not taken again; give them new names"
         )
     return night
-
-
-def _warn(text: str) -> None:
-    """Say something to whoever looks: at a terminal, or at Prefect's log of the run."""
-    tell(text)
-    get_run_logger().warning(text)

@@ -1,5 +1,6 @@
 """What a person at a terminal sees while work goes on; standard output stays for the outcome."""
 
+import logging
 import sys
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from flows.logs import is_json, log, redact
 
 # All that is said on standard error beside errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)
@@ -39,7 +42,25 @@ def be_quiet(quiet: bool) -> None:
 
 def tell(text: str) -> None:
     """Say something on standard error."""
-    CONSOLE.out(text, highlight=False)
+    if is_json():
+        log(logging.INFO, text)
+    else:
+        CONSOLE.out(redact(text), highlight=False)
+
+
+def warn(text: str) -> None:
+    """Say something to whoever looks: at a terminal, or at Prefect's log of the run."""
+    log(logging.WARNING, text)
+    if not is_json():
+        CONSOLE.out(redact(text), highlight=False)
+
+
+def complain(text: str) -> None:
+    """Say on standard error why a command has not ended well, however quiet it is."""
+    if is_json():
+        log(logging.ERROR, text)
+    else:
+        sys.stderr.write(f"{redact(text)}\n")
 
 
 def progress_bar() -> Progress:
@@ -52,7 +73,7 @@ def progress_bar() -> Progress:
         RateColumn(),
         TimeRemainingColumn(),
         console=CONSOLE,
-        disable=CONSOLE.quiet or not sys.stderr.isatty(),
+        disable=CONSOLE.quiet or is_json() or not sys.stderr.isatty(),
         speed_estimate_period=RATE_OVER,
         transient=True,
     )

@@ -10,6 +10,7 @@ from pydantic import Field
 from flows.batch import claim
 from flows.results import Outcome, table
 from flows.settings import Settings
+from flows.telemetry import observed
 from storage.leases import HeldByOtherError
 from storage.records import now
 from storage.retention import Removable, expired_features, expired_reports, remove, size_of
@@ -44,6 +45,7 @@ class PruneOutcome(Outcome):
 
 
 @flow
+@observed()
 def prune(
     features: Annotated[
         int, Field(ge=1, description="days after its report for which a batch's features are kept")

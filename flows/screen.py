@@ -10,7 +10,6 @@ import pyarrow as pa
 from distributed import Client
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.artifacts import announce, progress_artifact
@@ -19,6 +18,7 @@ from flows.cluster import open_client
 from flows.pages import has_page, write_page
 from flows.results import Outcome, table
 from flows.settings import Settings
+from flows.telemetry import observed, stage
 from storage.batches import (
     Batch,
     Seal,
@@ -120,6 +120,7 @@ class ImagesFailedError(Exception):
 
 
 @flow
+@observed(night=True)
 def screen(
     images: Annotated[
         str, Field(description="the night's images: folder, glob, archive, manifest")
@@ -142,24 +143,27 @@ def screen(
         ImagesFailedError: the report is published, but not every image could be scored.
     """
     settings = settings or Settings()
-    log = get_run_logger()
     store = Store(settings.store)
     detector_card = load_detector_card(store, detector)
     card = load_card(store, detector_card.model)
     started = time.monotonic()
     with claim(store, batch, wait=wait) as held:
-        frozen = start_or_resume(
-            settings, batch, images, card.classes, limit=limit, batch_date=date, force=force
-        )
+        with stage("freeze"):
+            frozen = start_or_resume(
+                settings, batch, images, card.classes, limit=limit, batch_date=date, force=force
+            )
         seal = valid_seal(store, frozen, detector_card.name)
         repeated = seal is not None
         if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:
                 if seal is None:
-                    extract_and_score(client, store, frozen, card, detector_card)
+                    with stage("extract and score"):
+                        extract_and_score(client, store, frozen, card, detector_card)
                     held.check()
-                    seal = publish(store, frozen, card, detector_card)
-                write_page(client, settings, frozen, seal, card, detector_card)
+                    with stage("publish"):
+                        seal = publish(store, frozen, card, detector_card)
+                with stage("page"):
+                    write_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
     if not repeated:
         announce(store, frozen, seal, night)
@@ -181,7 +185,6 @@ def screen(
         seconds=time.monotonic() - started,
         repeated=repeated,
     )
-    log.info(outcome.text())
     if outcome.failed:
         raise ImagesFailedError(outcome)
     return outcome

@@ -6,10 +6,11 @@ defaults below.
 """
 
 import os
+import re
 from typing import Literal
 
 from dask.system import CPU_COUNT
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -39,8 +40,26 @@ class Settings(BaseSettings):
     uncertain_below: float = Field(
         0.8, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
     )
+    logs: Literal["text", "json"] = Field(
+        "text", description="what standard error has: text for people, or JSON lines for machines"
+    )
+    metrics: str | None = Field(
+        None,
+        description="where metrics of nights go: /folder/name.prom for node exporter, the URL of a "
+        "push gateway, or :9108 to be asked while a night runs",
+    )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_way(cls, metrics: str | None) -> str | None:
+        if metrics and not re.fullmatch(r".+\.prom|https?://.+|[^/\s]*:\d{1,5}", metrics):
+            raise ValueError(
+                f"{metrics!r} is no way to deliver metrics: give a path that ends in .prom, "
+                "http://gateway:9091, or a port such as :9108"
+            )
+        return metrics
 
     @classmethod
     def settings_customise_sources(

@@ -17,6 +17,7 @@ from pydantic import Field
 from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
+from flows.telemetry import observed
 from storage.arrays import arrays_to_bytes
 from storage.models import ModelCard, refuse_existing, save_model
 from storage.records import now
@@ -64,6 +65,7 @@ class TrainOutcome(Outcome):
 
 
 @flow
+@observed()
 def train(
     images: Annotated[str, Field(description="labelled images: folder, glob, archive, manifest")],
     model: Annotated[str | None, Field(description="name of the new model")] = None,

@@ -5,8 +5,9 @@ Of ``images`` there is one row for each image, of ``slides`` one for each slide,
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -260,6 +261,17 @@ def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
     rows = [read_rows(store, path).cast(batch_schema()) for path in reversed(paths[:limit])]
     return pa.concat_tables(rows) if rows else batch_schema().empty_table()
+
+
+def newest_batches(
+    store: Store, wanted: Callable[[str], bool]
+) -> Iterator[tuple[dict[str, Any], datetime]]:
+    """The row of every batch whose name is wanted, and when it was published; the newest first."""
+    for folder in reversed(store.names("reports", BATCHES)):
+        for name in reversed(store.names("reports", BATCHES, folder)):
+            if wanted(name.removesuffix(".parquet")):
+                path = ("reports", BATCHES, folder, name)
+                yield read_rows(store, path).to_pylist()[0], store.modified(*path)
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

@@ -1,0 +1,181 @@
+"""The log of a run: text for people, or one JSON object a line for machines, on standard error.
+
+Flows speak through Prefect's run logger, which is the standard library's: what they say reaches
+Prefect's log and standard error alike, whoever started the run. No secret that stands in a URL gets
+into either.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from io import StringIO
+from types import MappingProxyType
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+# Whose records are ours to mend before any handler has them: those of runs, and of what runs none.
+PROGRAM = "slidewatch"
+OURS = ("prefect.flow_runs", "prefect.task_runs", PROGRAM)
+
+# user:password@, whatever is in the password; a port and an @ in the path are none.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s'\"]*|[^/\s'\"@:]+:(?!:|\d+/)[^\s'\"@]*)@")
+_TOKEN = re.compile(
+    r"([?&;#][^=&\s]*(?:token|secret|passw|pwd|sig|key|credential|auth|session)[^=&\s]*=)"
+    r"[^&\s'\"<>)]+",
+    re.IGNORECASE,
+)
+# What stands behind these is a name in an archive, where an @ means nothing.
+_ARCHIVES = {"zip", "tar"}
+
+_IDS: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyType({}))
+
+
+def redact(text: str) -> str:
+    """A text without the passwords and tokens of the URLs in it.
+
+    >>> redact("no answer from https://me:pass@host/cells?id=7&token=abc")
+    'no answer from https://***@host/cells?id=7&token=***'
+    """
+    return _TOKEN.sub(r"\1***", _USER.sub(_without_user, text))
+
+
+def _without_user(match: re.Match[str]) -> str:
+    return match[0] if match[1].lower() in _ARCHIVES else f"{match[1]}://***@"
+
+
+@contextmanager
+def bind(**ids: object) -> Iterator[None]:
+    """What is logged in the block names these, such as ``batch``; None names nothing."""
+    named = {name: value for name, value in ids.items() if value is not None}
+    token = _IDS.set({**_IDS.get(), **named})
+    try:
+        yield
+    finally:
+        _IDS.reset(token)
+
+
+def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> None:
+    """Log for the run, or outside of one for the program.
+
+    Args:
+        level: of `logging`.
+        text: for people.
+        prefect: whether Prefect keeps it too.
+        fields: the same for machines: keys of the JSON object.
+    """
+    extra = {"fields": fields, "send_to_api": prefect}
+    _logger().log(level, "%s", text, extra=extra)
+
+
+def _logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
+    # Importing Prefect takes a second, which a command that runs no flow need not wait for.
+    if "prefect" in sys.modules:
+        from prefect.exceptions import MissingContextError
+        from prefect.logging import get_run_logger
+
+        try:
+            return get_run_logger()
+        except MissingContextError:
+            pass
+    return logging.getLogger(PROGRAM)
+
+
+def use_logs(form: LogFormat) -> None:
+    """Log in this form from now on, until the process ends."""
+    for name in OURS:
+        logging.getLogger(name).addFilter(_REDACT)
+    if form == "text" or is_json():
+        return
+    handler = JsonHandler()
+    handler.setFormatter(JsonFormatter())
+    known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    for logger in [logging.root, *known]:
+        for other in list(logger.handlers):
+            if _writes_text(other):
+                logger.removeHandler(other)
+                logger.propagate = True
+    logging.root.addHandler(handler)
+    logging.captureWarnings(True)
+    for name in ("prefect", PROGRAM):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _writes_text(handler: logging.Handler) -> bool:
+    """Whether a handler writes to the terminal, rather than into a file or memory."""
+    return (
+        isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+        and not isinstance(handler.stream, StringIO)
+    )
+
+
+def is_json() -> bool:
+    """Whether standard error has JSON lines and nothing else."""
+    return any(isinstance(handler, JsonHandler) for handler in logging.root.handlers)
+
+
+class JsonHandler(logging.Handler):
+    """Writes to standard error what runs say, and of what libraries say only warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, in one piece, so that no two lines run into each other."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)  # as every handler of the standard library does
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written: Dask for one says at length how it starts and stops."""
+        ours = record.name.startswith(("prefect.", PROGRAM))
+        return (ours or record.levelno >= logging.WARNING) and bool(super().filter(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line: when, how grave, who, what, in which run, and the fields."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "flow_run_id": getattr(record, "flow_run_id", None),
+            **_IDS.get(),
+            **getattr(record, "fields", {}),
+        }
+        if line["flow_run_id"] is None:
+            del line["flow_run_id"]
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(_redact_all(line), default=str, ensure_ascii=False)
+
+
+def _redact_all(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: _redact_all(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact_all(each) for each in value]
+    return value
+
+
+class _Redact(logging.Filter):
+    """Takes secrets out of a record before any handler has it, and lets it pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        if record.exc_info:
+            # Formatters take this text rather than make their own.
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        return True
+
+
+_REDACT = _Redact()

@@ -1,0 +1,218 @@
+"""What the log of a run says, and what never stands in it."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from flows import logs
+from flows.logs import JsonFormatter, JsonHandler, bind, is_json, log, redact, use_logs
+from flows.progress import complain, progress_bar, tell, warn
+from flows.results import Outcome
+from flows.settings import Settings
+from flows.telemetry import observed, stage
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """Logging is the process's: what a test sets up ends with it."""
+    names = ["", *logging.root.manager.loggerDict]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(list(each.handlers), each.level, each.propagate) for each in loggers]
+    yield
+    logging.captureWarnings(False)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def json_logs(as_it_was: None, capsys: pytest.CaptureFixture[str]) -> None:
+    use_logs("json")
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://me:pass@host/cells", "https://***@host/cells"),
+        ("https://me:p@ss@host:8080/cells", "https://***@host:8080/cells"),
+        ("https://me:pa/ss+word@host/cells", "https://***@host/cells"),
+        ("https://token@host/cells", "https://***@host/cells"),
+        ("zip://a/b.png::https://me:pass@host/x.zip", "zip://a/b.png::https://***@host/x.zip"),
+        ("zip://cell@2.png::s3://k:s@b/x.zip", "zip://cell@2.png::s3://***@b/x.zip"),
+        ("from 'sftp://me:pass@host/in', 2 images", "from 'sftp://***@host/in', 2 images"),
+        ("https://h/x.png?id=7&token=abc&size=9", "https://h/x.png?id=7&token=***&size=9"),
+        ("https://h/x?X-Amz-Signature=ab%2Fc&X=1", "https://h/x?X-Amz-Signature=***&X=1"),
+        ("https://h/x?sv=1&sig=a%3D (404)", "https://h/x?sv=1&sig=*** (404)"),
+        ("https://h/x?API_KEY=abc", "https://h/x?API_KEY=***"),
+        ("tls://10.0.0.1:8786 and a@b", "tls://10.0.0.1:8786 and a@b"),
+    ],
+)
+def test_no_secret_of_a_url_is_left(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "file:///photos/cell@2x.png",
+        "https://host:8080/photos/cell@2x.png",
+        "zip://cell@2x.png::/photos/a.zip",
+        "s3://bucket/2026-03-01/cell.png",
+        "write to lab@example.org about /photos?",
+    ],
+)
+def test_what_is_no_secret_stays(plain: str) -> None:
+    assert redact(plain) == plain
+
+
+def test_no_handler_has_a_secret_and_prefects_own_has_none_either(
+    as_it_was: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler of the run loggers, as that which sends them to Prefect, has them mended."""
+    use_logs("text")
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.handlers.clear()
+    with caplog.at_level(logging.INFO, logger="prefect"):
+        try:
+            raise OSError("no https://me:pass@host/")
+        except OSError:
+            logger.exception("cannot read %s", "https://h/x?token=abc")
+    (record,) = caplog.records
+    text = logging.Formatter().format(record)
+    assert "https://h/x?token=***" in text
+    assert "OSError: no https://***@host/" in text
+    assert "abc" not in text
+    assert "pass" not in text
+
+
+# --- JSON
+
+
+@pytest.mark.usefixtures("json_logs")
+def test_standard_error_is_json_whoever_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("waiting for https://me:pass@host/")
+    warn("late")
+    complain("slidewatch screen: no detector")
+    logging.getLogger("some.library").warning("odd")
+    logging.getLogger("some.library").error("at %s", "s3://k:s@b/")
+    logging.getLogger("distributed.scheduler").info("chatter")
+    found = lines_of(capsys)
+    assert [(line["level"], line["logger"], line["message"]) for line in found] == [
+        ("info", "slidewatch", "waiting for https://***@host/"),
+        ("warning", "slidewatch", "late"),
+        ("error", "slidewatch", "slidewatch screen: no detector"),
+        ("warning", "some.library", "odd"),
+        ("error", "some.library", "at s3://***@b/"),
+    ]
+    assert progress_bar().disable
+    assert is_json()
+
+
+def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
+    record = logging.LogRecord("prefect.flow_runs", logging.INFO, "", 0, "a\n%s", ("b",), None)
+    record.created = 1_772_409_600.5
+    record.flow_run_id = "run"
+    record.fields = {"shard": 3, "uri": "https://u:p@h/", "outcome": {"page": ["s3://k:s@b/x"]}}
+    with bind(batch="night-1", series=None), bind(slide="s"):
+        line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2026-03-02T00:00:00.500+00:00",
+        "level": "info",
+        "logger": "prefect.flow_runs",
+        "message": "a\nb",
+        "flow_run_id": "run",
+        "batch": "night-1",
+        "slide": "s",
+        "shard": 3,
+        "uri": "https://***@h/",
+        "outcome": {"page": ["s3://***@b/x"]},
+    }
+    assert "batch" not in json.loads(JsonFormatter().format(record))
+
+
+@pytest.mark.usefixtures("json_logs")
+def test_an_error_has_its_traceback_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise OSError("no https://me:pass@host/")
+    except OSError:
+        logging.getLogger("slidewatch").exception("failed")
+    (line,) = lines_of(capsys)
+    assert "OSError: no https://***@host/" in str(line["traceback"])
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_json_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        use_logs("json")
+    assert sum(isinstance(each, JsonHandler) for each in logging.root.handlers) == 1
+    tell("once")
+    assert len(lines_of(capsys)) == 1
+
+
+def test_nothing_is_imported_for_a_command_that_runs_no_flow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "prefect")
+    assert logs._logger() is logging.getLogger("slidewatch")
+
+
+# --- a flow
+
+
+class Done(Outcome):
+    number: int
+
+    def text(self) -> str:
+        return f"it is {self.number}"
+
+
+@flow
+@observed()
+def inner(settings: Settings) -> Done:
+    return Done(number=2)
+
+
+@flow
+@observed()
+def outer(batch: str, settings: Settings) -> Done:
+    with stage("work"):
+        log(logging.INFO, "shard", shard=1)
+        inner.fn(settings=settings)
+    return Done(number=1)
+
+
+@pytest.mark.usefixtures("json_logs")
+def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
+    prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outer(batch="b", settings=Settings(store=str(tmp_path), logs="json"))
+    ours = [line for line in lines_of(capsys) if "batch" in line]
+    assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
+        ("work: begin", "work", "begin"),
+        ("shard", None, None),
+        (ours[2]["message"], "work", "end"),
+        ("it is 1", None, None),
+    ]
+    assert ours[-1]["outcome"] == {"number": 1}
+    assert len({line["flow_run_id"] for line in ours}) == 1
+    assert all(line["batch"] == "b" for line in ours)
+
+
+@pytest.mark.usefixtures("json_logs")
+def test_a_stage_that_is_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), stage("publish"):
+        raise KeyboardInterrupt
+    assert [line["event"] for line in lines_of(capsys)] == ["begin", "cut off"]

@@ -1,0 +1,299 @@
+"""Metrics of nights: what they say, that they arrive, and that no night depends on it."""
+
+import re
+import shutil
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flows import nightly as nightly_module
+from flows import prometheus as module
+from flows.fit import fit
+from flows.nightly import nightly
+from flows.prometheus import NightMetrics, delivered, series_of
+from flows.screen import ImagesFailedError, screen
+from flows.settings import Settings
+from storage.detectors import list_detectors
+from storage.reports import BATCHES, batch_schema, publish_report, report_path
+from storage.store import Store
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parse(text: str) -> Samples:
+    """Samples by name and labels; the series is left out."""
+    return {
+        (
+            sample.name.removeprefix("slidewatch_"),
+            tuple(sorted((k, v) for k, v in sample.labels.items() if k != "series")),
+        ): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def samples_of(metrics: NightMetrics) -> Samples:
+    return parse(generate_latest(metrics.registry).decode())
+
+
+def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
+    """Publish a row in the history of nights."""
+    row = {"scored": 0, "failed": 0, "failures": [], "abnormal": 0, "review": 0, "light": "red"}
+    rows = pa.Table.from_pylist([row | values], batch_schema())
+    publish_report(store, report_path(batch, day, BATCHES), batch_schema(), [rows])
+
+
+# --- what the store knows
+
+
+def test_the_last_good_night_is_told_by_the_store_after_nights_that_were_not(store: Store) -> None:
+    failures = [("damaged", 1)]
+    good = {"scored": 9, "failed": 1, "failures": failures, "abnormal": 3, "review": 4}
+    publish_night(store, "night-2026-03-01", date(2026, 3, 1), **good, light="amber")
+    before = time.time()
+    metrics = NightMetrics("night")
+    metrics.read(store)
+    found = samples_of(metrics)
+    published_at = found["last_success_timestamp_seconds", ()]
+    assert before - 60 < published_at < before + 60
+    assert found["night_images", (("status", "scored"),)] == 9
+    assert found["night_images", (("status", "failed"),)] == 1
+    assert found["night_failures", (("reason", "damaged"),)] == 1
+    assert found["night_abnormal_images", ()] == 3
+    assert found["night_review_images", ()] == 4
+    assert found["night_light", ()] == 1
+    for day in (2, 3):
+        publish_night(store, f"night-2026-03-0{day}", date(2026, 3, day))
+    publish_night(store, "other-2026-03-04", date(2026, 3, 4), **good)
+    metrics.read(store)
+    found = samples_of(metrics)
+    assert found["last_success_timestamp_seconds", ()] == published_at
+    assert found["night_images", (("status", "scored"),)] == 0
+    # What happened in an earlier night has not happened in this one.
+    assert found["night_failures", (("reason", "damaged"),)] == 0
+    assert found["night_light", ()] == 2
+
+
+def test_a_store_without_a_night_says_never_and_nothing_of_a_night(store: Store) -> None:
+    metrics = NightMetrics("night")
+    metrics.read(store)
+    found = samples_of(metrics)
+    assert found["last_success_timestamp_seconds", ()] == 0
+    assert found["last_run_success", ()] == 0
+    assert not {name for name, _ in found} & {"night_light", "detector_created_timestamp_seconds"}
+
+
+def test_no_label_grows_with_the_nights(store: Store) -> None:
+    for day in range(1, 20):
+        publish_night(store, f"night-2026-03-{day:02}", date(2026, 3, day), scored=day)
+        publish_night(store, f"ward-{day}", date(2026, 3, day), scored=day)
+    metrics = NightMetrics(series_of("ward-3"))
+    metrics.read(store)
+    assert samples_of(metrics)["night_images", (("status", "scored"),)] == 19
+    text = generate_latest(metrics.registry).decode()
+    assert set(re.findall(r'(\w+)="', text)) == {"series", "status"}
+    assert set(re.findall(r'series="([^"]*)"', text)) == {""}
+
+
+# --- how they get there
+
+
+@dataclass
+class Gateway:
+    """A push gateway: what was put where, by whom."""
+
+    url: str
+    put: list[tuple[str, str, Samples]] = field(default_factory=list)
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            who = self.headers.get("Authorization", "").removeprefix("Basic ")
+            found.put.append((self.path, b64decode(who).decode(), parse(body)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    found = Gateway(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield found
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_file_is_there_from_the_beginning_and_whole_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DELIVER_EVERY", 0.01)
+    file, metrics = tmp_path / "night.prom", NightMetrics("night")
+    with delivered(metrics, str(file)):
+        assert parse(file.read_text())["run_in_progress", ()] == 1
+        for number in range(1, 30):
+            metrics.images("scored").inc()
+            assert parse(file.read_text())["images_total", (("status", "scored"),)] <= number
+        until(lambda: parse(file.read_text())["images_total", (("status", "scored"),)] == 29)
+        metrics.end(succeeded=True)
+    found = parse(file.read_text())
+    assert found["run_in_progress", ()] == 0
+    assert found["last_run_success", ()] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["night.prom"]
+
+
+def test_a_gateway_is_told_of_a_series_and_not_of_a_password_in_the_address(
+    gateway: Gateway,
+) -> None:
+    url = gateway.url.replace("http://", "http://me:p%40ss@")
+    with delivered(NightMetrics("night"), url):
+        pass
+    for path, who, found in gateway.put:
+        assert path == "/metrics/job/slidewatch/series/night"
+        assert who == "me:p@ss"
+        assert found["last_run_success", ()] == 0
+    assert len(gateway.put) == 2
+
+
+def test_who_asks_at_the_port_is_answered_while_the_block_runs() -> None:
+    metrics = NightMetrics("night")
+    port = free_port()
+    with delivered(metrics, f"127.0.0.1:{port}"):
+        metrics.images("failed").inc(2)
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            found = parse(answer.read().decode())
+        assert found["images_total", (("status", "failed"),)] == 2
+        assert abs(found["updated_timestamp_seconds", ()] - time.time()) < 60
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_where_metrics_cannot_be_delivered_it_is_said_once_and_the_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "DELIVER_EVERY", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    gone = f"http://me:pass@127.0.0.1:{free_port()}"
+    done = []
+    for where in (str(tmp_path / "none" / "night.prom"), gone):
+        with delivered(NightMetrics("night"), where):
+            time.sleep(0.1)
+            done.append(where)
+        said = capsys.readouterr().err
+        assert said.count("metrics cannot be delivered to") == 1
+        assert "pass" not in said
+    port = free_port()
+    with (
+        delivered(NightMetrics("night"), f"127.0.0.1:{port}"),
+        delivered(NightMetrics("night"), f"127.0.0.1:{port}"),
+    ):
+        done.append("port")
+    assert "Address already in use" in capsys.readouterr().err
+    assert len(done) == 3
+
+
+def free_port() -> int:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        return server.server_port
+
+
+def until(there: Any) -> None:
+    ends = time.monotonic() + 20
+    while not there():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+# --- nights
+
+
+@pytest.fixture
+def night(
+    scheduler: str, store_with_model: Store, cells: Path, tmp_path: Path
+) -> tuple[Settings, Path, Path]:
+    """Settings with a detector, an inbox in which one file is cut short, and where metrics go."""
+    file, inbox = tmp_path / "night.prom", tmp_path / "inbox"
+    settings = Settings(
+        store=store_with_model.url,
+        cluster="scheduler",
+        scheduler=scheduler,
+        shard_rows=8,
+        metrics=str(file),
+    )
+    fit(str(cells), batch="first", settings=settings)
+    assert not file.exists()  # metrics are of nights
+    shutil.copytree(cells, inbox)
+    cut = min(inbox.rglob("*.png"))
+    cut.write_bytes(cut.read_bytes()[:100])
+    return settings, inbox, file
+
+
+def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
+    night: tuple[Settings, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, inbox, file = night
+
+    def run_at(day: int) -> None:
+        moment = datetime(2026, 3, day, 12, tzinfo=UTC)
+        run = SimpleNamespace(scheduled_start_time=moment)
+        monkeypatch.setattr(nightly_module, "flow_run", run)
+        monkeypatch.setattr(nightly_module, "now", lambda: moment)
+        nightly(str(inbox), settle=0, settings=settings)
+
+    with pytest.raises(ImagesFailedError):
+        run_at(1)
+    found = parse(file.read_text())
+    assert found["images_total", (("status", "scored"),)] == 23
+    assert found["images_total", (("status", "failed"),)] == 1
+    assert found["failures_total", (("reason", "damaged"),)] == 1
+    assert found["shard_seconds_count", ()] == 3
+    stages = {dict(labels)["stage"] for name, labels in found if name == "stage_seconds_count"}
+    assert stages == {"take", "freeze", "extract and score", "publish", "page"}
+    assert found["jobs_in_flight", (("stage", "extract and score"),)] == 0
+    assert found["night_images", (("status", "scored"),)] == 23
+    assert found["last_run_success", ()] == 1
+    assert found["run_in_progress", ()] == 0
+    published_at = found["last_success_timestamp_seconds", ()]
+    assert abs(published_at - time.time()) < 300
+    (detector,) = list_detectors(Store(settings.store))
+    made = found["detector_created_timestamp_seconds", ()]
+    assert made == detector.created_at.timestamp()
+
+    inbox.rename(inbox.with_name("unmounted"))
+    with pytest.raises(Exception, match="is the folder mounted"):
+        run_at(2)
+    found = parse(file.read_text())
+    assert found["last_run_success", ()] == 0
+    assert found["run_in_progress", ()] == 0
+    assert found["last_success_timestamp_seconds", ()] == published_at
+    assert found["night_images", (("status", "scored"),)] == 23
+
+
+def test_a_run_whose_metrics_have_nowhere_to_go_publishes_its_report(
+    night: tuple[Settings, Path, Path], tmp_path: Path
+) -> None:
+    settings, inbox, _ = night
+    settings = settings.model_copy(update={"metrics": str(tmp_path / "none" / "night.prom")})
+    with pytest.raises(ImagesFailedError) as failed:
+        screen(str(inbox), batch="b", settings=settings)
+    assert Path(failed.value.outcome.report).exists()
