@@ -131,7 +131,7 @@ def shard_done(result: ShardResult) -> None:
     for number, failure in enumerate(result.failures):
         log(
             logging.WARNING,
-            f"failed: {failure.uri}: {failure.reason}: {failure.message}",
+            f"{failure.uri} failed: {failure.reason}: {failure.message}",
             prefect=number < TO_PREFECT,
             shard=shard.number,
             row=shard.start + failure.row,

@@ -135,19 +135,24 @@ def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str])
     assert "no Dask scheduler at tcp://127.0.0.1:9" in out
 
 
-def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("logs", ["text", "json"])
+def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it: no server of Prefect's may stay behind."""
     command = [sys.executable, "-m", "flows.command_line"]
+    given = ["--store", tmp_path / "store", "--logs", logs]
     done = subprocess.run(
-        [*command, "screen", "--images", tmp_path, "--batch", "b", "--store", tmp_path / "store"],
+        [*command, "screen", "--images", tmp_path, "--batch", "b", *given],
         capture_output=True,
         text=True,
         env=os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")},
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("yet; make one with: slidewatch fit")
-    assert done.stderr.count("\n") == 1
+    said = done.stderr.splitlines()
+    if logs == "json":
+        said = [line["message"] for line in map(json.loads, said) if line["logger"] == "slidewatch"]
+    (text,) = said
+    assert text.endswith("yet; make one with: slidewatch fit")
     assert str(tmp_path / "prefect") not in _commands()
 
 

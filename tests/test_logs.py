@@ -14,7 +14,9 @@ from flows.logs import JsonFormatter, JsonHandler, bind, is_json, log, redact, u
 from flows.progress import complain, progress_bar, tell, warn
 from flows.results import Outcome
 from flows.settings import Settings
-from flows.telemetry import observed, stage
+from flows.telemetry import TO_PREFECT, observed, shard_done, stage
+from storage.batches import Shard
+from tasks.shard import FailedImage, ShardResult
 
 
 @pytest.fixture
@@ -216,3 +218,33 @@ def test_a_stage_that_is_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(KeyboardInterrupt), stage("publish"):
         raise KeyboardInterrupt
     assert [line["event"] for line in lines_of(capsys)] == ["begin", "cut off"]
+
+
+@pytest.mark.usefixtures("json_logs")
+def test_every_failed_image_has_a_line_and_no_good_one(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = tuple(
+        FailedImage(row, f"https://h/{row}.png?token=abc", None, "damaged", "cut short")
+        for row in range(TO_PREFECT + 5)
+    )
+    shard_done(ShardResult(Shard(2, 200, 300), failed, False, 3, 1.5, "host:7"))
+    *images, shard = lines_of(capsys)
+    assert [line["row"] for line in images] == list(range(200, 200 + len(failed)))
+    assert {line["uri"] for line in images} == {f"https://h/{n}.png?token=***" for n in range(25)}
+    assert images[0] | {"time": ""} == {
+        "time": "",
+        "level": "warning",
+        "logger": "slidewatch",
+        "message": "https://h/0.png?token=*** failed: damaged: cut short",
+        "shard": 2,
+        "row": 200,
+        "uri": "https://h/0.png?token=***",
+        "image_id": None,
+        "reason": "damaged",
+    }
+    figures = {"images": 100, "failures": 25, "reused": False, "tries": 3, "seconds": 1.5}
+    assert shard.items() >= (figures | {"shard": 2, "worker": "host:7"}).items()
+    # A night of which every image fails must not fill Prefect's database.
+    kept = [record for record in caplog.records if record.__dict__["send_to_api"]]
+    assert len(kept) == TO_PREFECT + 1
