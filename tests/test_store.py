@@ -4,6 +4,7 @@ import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -317,3 +318,11 @@ def test_arrays_keep_shape_kind_and_bytes() -> None:
 def test_damaged_arrays_are_a_store_error(content: bytes) -> None:
     with pytest.raises(StoreError, match="damaged safetensors"):
         arrays_from_bytes(content)
+
+
+def test_a_file_says_when_it_was_written(any_store: Store) -> None:
+    any_store.write_bytes(b"one", "a", "file")
+    written = any_store.modified("a", "file")
+    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
+    with pytest.raises(FileNotFoundError):
+        any_store.modified("a", "none")
