@@ -8,7 +8,7 @@ from datetime import date
 from distributed import Client
 from prefect.logging import get_run_logger
 
-from flows.cluster import kills_workers, run_in_order
+from flows.jobs import kills_workers, run_in_order
 from flows.progress import tell
 from flows.settings import Settings
 from flows.telemetry import shard_done

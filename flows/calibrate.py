@@ -6,7 +6,7 @@ from collections.abc import Hashable
 import numpy as np
 from distributed import Client
 
-from flows.cluster import run_in_order
+from flows.jobs import run_in_order
 from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
 from storage.detectors import DetectorCard, TapCard, list_detectors, save_detector

@@ -1,40 +1,40 @@
-"""The compute cluster behind one small interface: a Dask client, and a loop over work.
+"""The compute cluster behind one small interface: a Dask client, whoever the workers are.
 
-Shards are Dask futures on a client that the flow owns. A bounded number is in flight, so that
-neither the scheduler nor the coordinator grows with the number of images.
+Each kind of cluster reads what its own ecosystem configures; slidewatch adds how many workers, TLS,
+and that everybody has the same versions. What runs on the client is the same on all of them.
 """
 
-import errno
 import logging
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import Any, TypeVar
+import shutil
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.security import Security
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
 
-from flows.progress import progress_bar
 from flows.settings import Settings
-from flows.telemetry import queue_is
 from flows.workers import import_for_workers
+from tasks.versions import PACKAGES, PROTOCOL, comparable, differences, installed
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-
-DEATHS_ALONE = 3  # the third run of a job whose workers die has the cluster to itself
-BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-LOST = (CancelledError, CommClosedError)
-PATIENCE = 30.0  # seconds between looks at whether any worker is left
-GO_ON = "What is complete is kept: run the same command again to go on"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+REACH = 10  # seconds in which a scheduler must answer
+# A job is handed back when its worker dies, rather than tried again unasked.
+HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
+ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
+SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
+CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
 
 
 class ClusterError(Exception):
@@ -43,27 +43,43 @@ class ClusterError(Exception):
 
 @contextmanager
 def open_client(settings: Settings) -> Iterator[Client]:
-    """A client of the cluster that the settings name; a local cluster ends with the block."""
-    if settings.cluster == "scheduler":
-        if settings.scheduler is None:
-            raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
-        _refuse_unencrypted(settings)
-        try:
-            client = Client(settings.scheduler, set_as_default=False, timeout=10)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ClusterError(f"no Dask scheduler at {settings.scheduler}: {error}") from None
-        with client:
-            yield client
-        return
+    """A client of the cluster that the settings name; what was started for it ends with the block.
+
+    Raises:
+        ClusterError: the cluster cannot be started or reached, or has other versions of what
+            changes results.
+    """
+    with KINDS[settings.cluster](settings) as client:
+        check_versions(client)
+        if FlowRunContext.get():
+            get_run_logger().info("Dask shows the work at %s", client.dashboard_link)
+        yield client
+
+
+def check_versions(client: Client) -> None:
+    """Compare what changes results here and on the workers, and Dask on the scheduler.
+
+    Raises:
+        ClusterError: something differs; it says who has what.
+    """
+    try:
+        found = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
+    except OSError as error:
+        raise ClusterError(f"the Dask scheduler does not answer: {error}") from error
+    here = installed()
+    on_workers = {who: comparable(seen["packages"]) for who, seen in found["workers"].items()}
+    scheduler = comparable(found["scheduler"]["packages"])
+    on_scheduler = {name: scheduler[name] for name in ("python", *PROTOCOL)}
+    differ = differences(here, on_workers | {"the scheduler": on_scheduler})
+    if differ:
+        raise ClusterError(f"{'; '.join(differ)}: {SAME_VERSIONS}")
+
+
+@contextmanager
+def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
     with (
-        dask.config.set(
-            {
-                # A job is handed back when its worker dies, rather than tried again unasked.
-                "distributed.scheduler.allowed-failures": 0,
-                "distributed.worker.multiprocessing-method": "forkserver",
-            }
-        ),
+        dask.config.set(HANDED_BACK | {"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
@@ -78,153 +94,192 @@ def open_client(settings: Settings) -> Iterator[Client]:
         yield client
 
 
-def _refuse_unencrypted(settings: Settings) -> None:
-    """Whoever reaches a Dask scheduler may run any code on its workers."""
-    address = urlsplit(settings.scheduler or "")
+@contextmanager
+def _cuda(_: Settings) -> Iterator[Client]:
+    dask_cuda = _import("dask_cuda", extra="cuda")
+    with dask.config.set(HANDED_BACK):
+        try:
+            cluster = dask_cuda.LocalCUDACluster(
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except Exception as error:  # NVIDIA's library raises a class for each of its codes
+            raise ClusterError(
+                f"no GPU can be used ({type(error).__name__}: {error}): see what nvidia-smi says, "
+                "or use cluster = local"
+            ) from error
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _scheduler(settings: Settings) -> Iterator[Client]:
+    address = settings.scheduler
+    if address is None:
+        raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
+    _refuse_unencrypted(settings, address)
+    tls = security(settings) or Security()  # or what Dask's own configuration says
+    encrypted = urlsplit(address).scheme == "tls"
+    if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
+        raise ClusterError(
+            f"{address} needs certificates: give --tls-ca, --tls-certificate and --tls-key; "
+            + CERTIFICATES
+        )
+    if tls.require_encryption and not encrypted:
+        raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
+    try:
+        client = Client(address, security=tls, set_as_default=False, timeout=REACH)
+    except CommClosedError as error:  # with TLS 1.3, one of several errors of the handshake
+        raise ClusterError(
+            f"the Dask scheduler at {address} and this machine do not accept each other "
+            f"({error}): both must use TLS, or neither, with certificates of one authority that "
+            "have not ended; slidewatch doctor says when they do"
+        ) from error
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(f"no Dask scheduler at {address}: {error}") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _kubernetes(settings: Settings) -> Iterator[Client]:
+    spec = settings.cluster_spec
+    if spec is None or not Path(spec).is_file():
+        raise ClusterError(
+            "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
+            + ("" if spec is None else f", for {spec} is not there")
+        )
+    if not settings.unencrypted:
+        raise ClusterError(
+            "Dask's Kubernetes operator knows no TLS, and " + ANY_CODE + ": keep others away from "
+            "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
+            "use cluster = scheduler"
+        )
+    operator = _import("dask_kubernetes.operator", extra="kubernetes")
+    try:
+        cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)
+    except Exception as error:  # whatever an HTTP client and a YAML file may say
+        raise ClusterError(
+            f"Kubernetes does not start the cluster of {spec} ({type(error).__name__}: {error}): "
+            "see kubectl describe daskcluster, and that Dask's operator is installed"
+        ) from error
+    with cluster:
+        cluster.scale(settings.workers)
+        with Client(cluster, set_as_default=False) as client:
+            _wait_for_first(client, settings, "kubectl get pods")
+            yield client
+
+
+@contextmanager
+def _slurm(settings: Settings) -> Iterator[Client]:
+    jobqueue = _import("dask_jobqueue", extra="slurm")
+    # Without certificates of one's own, some that are made for this run and known to it alone.
+    tls = security(settings) or Security.temporary()
+    with dask.config.set(HANDED_BACK):
+        try:
+            cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
+        except ValueError as error:
+            raise ClusterError(
+                f"SLURM jobs are not described ({_first_line(error)}): copy "
+                "deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG"
+            ) from error
+        with cluster:
+            _refuse_invalid(cluster.job_script())
+            cluster.scale(settings.workers)
+            with Client(cluster, set_as_default=False) as client:
+                _wait_for_first(client, settings, "squeue --me")
+                yield client
+
+
+KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
+    "local": _local,
+    "cuda": _cuda,
+    "scheduler": _scheduler,
+    "kubernetes": _kubernetes,
+    "slurm": _slurm,
+}
+
+
+def security(settings: Settings) -> Security | None:
+    """TLS as the settings have it, with one certificate for whatever runs here, or None.
+
+    Raises:
+        ClusterError: a file is not named, cannot be read, or does not fit the others.
+    """
+    named = {
+        "--tls-ca": settings.tls_ca,
+        "--tls-certificate": settings.tls_certificate,
+        "--tls-key": settings.tls_key,
+    }
+    paths = [path for path in named.values() if path is not None]
+    if not paths:
+        return None
+    if len(paths) < len(named):
+        raise ClusterError(f"TLS needs all of {', '.join(named)}; {CERTIFICATES}")
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise ClusterError(f"{path} cannot be read; {CERTIFICATES}")
+    ca, certificate, key = paths
+    roles = ("client", "scheduler", "worker")
+    found = Security(
+        require_encryption=True,
+        tls_ca_file=ca,
+        **{f"tls_{role}_cert": certificate for role in roles},
+        **{f"tls_{role}_key": key for role in roles},
+    )
+    try:
+        found.get_connection_args("client")
+    except ssl.SSLError as error:
+        raise ClusterError(
+            f"{ca}, {certificate} and {key} are not an authority, a certificate and the key of "
+            f"that certificate: {error}"
+        ) from error
+    return found
+
+
+def _refuse_unencrypted(settings: Settings, scheduler: str) -> None:
+    address = urlsplit(scheduler)
     if address.scheme != "tls" and address.hostname not in LOOPBACK and not settings.unencrypted:
         raise ClusterError(
-            f"{settings.scheduler} is not encrypted, and whoever reaches or overhears a Dask "
-            "scheduler can run any code on its workers: use a tls:// address, or give "
+            f"{scheduler} is not encrypted, and {ANY_CODE}: use a tls:// address, or give "
             "--unencrypted if that network is yours alone"
         )
 
 
-def run_in_order(
-    client: Client,
-    work: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    *,
-    title: str,
-    again: Callable[[Job], Job] = lambda job: job,
-    isolate: Callable[[Client, Job], None] | None = None,
-) -> Iterator[Result]:
-    """Run jobs on the cluster and yield their results in the jobs' order.
+def _refuse_invalid(script: str) -> None:
+    """Ask SLURM whether it would take a job, for of one that it refuses Dask says nothing."""
+    if shutil.which("sbatch") is None:
+        raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(
+            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; what it asks for "
+            "stands in jobqueue.slurm of Dask's configuration"
+        )
 
-    Four jobs a worker thread are in flight at most; a result is released as soon as it is taken.
-    A job whose worker dies is run elsewhere, and if that one dies too, once more with nothing
-    beside it, so that it neither takes others along nor is blamed for them. If it dies alone,
-    ``isolate`` may take the cause out of it before a last run. Passing storage errors are retried.
 
-    Args:
-        client: of the cluster.
-        work: what to do with a job.
-        jobs: in order.
-        title: of the progress bar and of errors.
-        again: makes the job that is run next after one that did not end well.
-        isolate: finds what in a job kills workers, and sees to it that the next run leaves it out.
-
-    Raises:
-        ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
-    """
-    waiting = iter(jobs)
-    left = len(jobs) if isinstance(jobs, Sized) else None
-    window = 4 * max(1, sum(client.nthreads().values()))
-    in_flight = deque((job, _submit(client, work, job)) for job in islice(waiting, window))
+def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
     try:
-        with progress_bar() as progress:
-            bar = progress.add_task(title, total=left)
-            while in_flight:
-                if left is not None:
-                    queue_is(in_flight=len(in_flight), waiting=left - len(in_flight))
-                job, future = in_flight.popleft()
-                try:
-                    result = _settle(client, work, job, future, in_flight, again, isolate)
-                except ClusterError as error:
-                    raise ClusterError(f"{title}, {_describe(job)}: {error}. {GO_ON}") from error
-                in_flight.extend((job, _submit(client, work, job)) for job in islice(waiting, 1))
-                progress.advance(bar)
-                left = left - 1 if left is not None else None
-                yield result
-    finally:
-        queue_is(in_flight=0, waiting=0)
-        with suppress(*LOST):
-            client.cancel([future for _, future in in_flight], force=True)
+        client.wait_for_workers(1, timeout=settings.first_worker)
+    except TimeoutError:
+        raise ClusterError(
+            f"no worker has come in {settings.first_worker:g} seconds: see {see} and the workers' "
+            "logs, or wait longer with --first-worker"
+        ) from None
 
 
-def _settle(
-    client: Client,
-    work: Callable[[Job], Result],
-    job: Job,
-    future: Future[Any],
-    in_flight: Iterable[tuple[Job, Future[Any]]],
-    again: Callable[[Job], Job],
-    isolate: Callable[[Client, Job], None] | None,
-) -> Result:
-    """The result of a job, however often it takes."""
-    deaths = errors = 0
-    while True:
-        try:
-            result: Result = _result(client, future)
-        except KilledWorker as error:
-            deaths += 1
-            if deaths == DEATHS_ALONE:
-                if isolate is None:
-                    raise ClusterError("it kills every worker that takes it") from error
-                isolate(client, job)
-            elif deaths > DEATHS_ALONE:
-                raise ClusterError(
-                    "it kills every worker that takes it, though none of its images does so alone: "
-                    "memory? Give workers more of it, or --shard-rows fewer images"
-                ) from error
-        except LOST as error:
-            raise ClusterError("the connection to the Dask scheduler is lost") from error
-        except OSError as error:
-            errors += 1
-            if errors > len(BACKOFF) or error.errno in LASTING:
-                raise ClusterError(f"{type(error).__name__}: {error}") from error
-            time.sleep(BACKOFF[errors - 1])
-        except ClusterError:
-            raise
-        except Exception as error:
-            raise ClusterError(f"{type(error).__name__}: {error}") from error
-        else:
-            future.release()
-            return result
-        if deaths >= DEATHS_ALONE - 1:
-            with suppress(*LOST):
-                for _, other in in_flight:
-                    other.exception()  # waits until it is done, and takes nothing from it
-        job = again(job)
-        future = _submit(client, work, job)
-
-
-def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:
-    """Whether a piece of work kills two workers in a row, with nothing beside it."""
-    for _ in range(2):
-        future = client.submit(work, *arguments, pure=False)
-        try:
-            _result(client, future)
-        except KilledWorker:
-            continue
-        except LOST as error:
-            raise ClusterError("the connection to the Dask scheduler is lost") from error
-        except Exception:  # it may fail as it likes, as long as its worker lives
-            return False
-        return False
-    return True
-
-
-def _submit(client: Client, work: Callable[[Job], Result], job: Job) -> Future[Any]:
+def _import(module: str, *, extra: str) -> ModuleType:
     try:
-        return client.submit(work, job, pure=False)
-    except LOST as error:
-        raise ClusterError("the connection to the Dask scheduler is lost") from error
+        return import_module(module)
+    except ImportError as error:
+        raise ClusterError(
+            f"cluster = {extra} needs more ({error}): pip install 'slidewatch[{extra}]'"
+        ) from error
 
 
-def _result(client: Client, future: Future[Any]) -> Any:
-    """A future's result; ClusterError when there has been no worker to run it for a while."""
-    without_workers = 0
-    while True:
-        try:
-            return future.result(timeout=PATIENCE)
-        except TimeoutError:
-            if future.done():
-                raise
-            without_workers = 0 if client.nthreads() else without_workers + 1
-            if without_workers > 3:
-                raise ClusterError("the cluster has no workers left") from None
-
-
-def _describe(job: object) -> str:
-    shard = getattr(job, "shard", None)
-    return f"rows {shard.start} to {shard.stop}" if shard is not None else type(job).__name__
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(":")

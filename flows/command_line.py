@@ -40,6 +40,7 @@ COMMANDS = {
     "review import": "flows.review:import_verdicts",
     "review report": "flows.review:report",
     "doctor": "flows.doctor:doctor",
+    "certificates": "flows.certificates:certificates",
     "demo": "flows.demo:demo",
     "data malaria": "flows.malaria_data:malaria",
 }

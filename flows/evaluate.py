@@ -17,8 +17,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.cluster import open_client, run_in_order
+from flows.cluster import open_client
 from flows.fit import fit
+from flows.jobs import run_in_order
 from flows.progress import tell
 from flows.results import Outcome
 from flows.settings import Settings

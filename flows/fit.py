@@ -13,7 +13,8 @@ from pydantic import Field
 
 from flows.batch import claim, run_shards, start_or_resume
 from flows.calibrate import CalibrationError, calibrate_detector
-from flows.cluster import open_client, run_in_order
+from flows.cluster import open_client
+from flows.jobs import run_in_order
 from flows.progress import tell
 from flows.results import Outcome, table
 from flows.review import refuse_second_review

@@ -8,7 +8,7 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster import run_in_order
+from flows.jobs import run_in_order
 from flows.progress import tell
 from flows.settings import Settings
 from storage.batches import Batch, Seal

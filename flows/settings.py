@@ -25,14 +25,29 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIDEWATCH_", extra="forbid", frozen=True)
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
-    cluster: Literal["local", "scheduler"] = Field(
-        "local", description="who works: processes on this machine, or a running Dask scheduler"
+    cluster: Literal["local", "cuda", "scheduler", "kubernetes", "slurm"] = Field(
+        "local",
+        description="who works: processes here, one for each GPU here, a running Dask scheduler, "
+        "or workers started for this run on Kubernetes or by SLURM",
     )
     scheduler: str | None = Field(
-        None, description="address of the Dask scheduler, tcp://host:port"
+        None, description="address of the running Dask scheduler, tls://host:port"
     )
-    unencrypted: bool = Field(False, description="allow a scheduler on another machine without TLS")
-    workers: int = Field(CPU_COUNT, ge=1, description="worker processes of a local cluster")
+    cluster_spec: str | None = Field(
+        None, description="YAML file of the DaskCluster to start on Kubernetes"
+    )
+    tls_ca: str | None = Field(None, description="certificate of the authority that Dask trusts")
+    tls_certificate: str | None = Field(None, description="this machine's certificate for Dask")
+    tls_key: str | None = Field(None, description="the private key of that certificate")
+    unencrypted: bool = Field(
+        False, description="allow a Dask scheduler without TLS beyond this machine"
+    )
+    workers: int = Field(
+        CPU_COUNT, ge=1, description="worker processes to start (cuda: one for each GPU)"
+    )
+    first_worker: float = Field(
+        600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
+    )
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
     alpha: float = Field(
         0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"

@@ -1,164 +1,83 @@
-"""Work on a cluster whose workers die, as scripted, in the manner of cubed's executor tests."""
+"""Opening each kind of cluster; those that cannot run here are stood in for by local ones."""
 
-import errno
+import inspect
 import os
-import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
+from prefect import flow
+from prefect.logging.loggers import LogEavesdropper
 
 from flows import cluster as module
-from flows.cluster import ClusterError, kills_workers, open_client, run_in_order
+from flows.certificates import certificates
+from flows.cluster import ClusterError, open_client
+from flows.jobs import run_in_order
 from flows.settings import Settings
+from tasks import versions
 
-KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job and what happens at each of its runs; after the script's end all is well."""
-
-    number: int
-    log: str
-    script: tuple[str, ...] = ()
-    poisonous: bool = False
-    tries: int = 1
+ANOTHER = "tcp://10.0.0.1:8786"
 
 
-def work(job: Job) -> int:
-    runs = Path(job.log) / str(job.number)
-    runs.mkdir(exist_ok=True)
-    run = len(list(runs.iterdir()))
-    (runs / str(run)).touch()
-    fate = KILL if job.poisonous else job.script[run] if run < len(job.script) else ""
-    if fate == KILL:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fate == FULL:
-        raise OSError(errno.ENOSPC, "No space left on device")
-    if fate == BUSY:
-        raise ConnectionResetError("storage hung up")
-    if fate == WRONG:
-        raise ValueError("this is a mistake of ours")
-    return job.number * job.number
+class Double(LocalCluster):
+    """A cluster in this process that remembers what it was asked for."""
+
+    asked: dict[str, Any]
+    open = 0
+
+    def __init__(self, *, workers: int = 0, **asked: Any) -> None:
+        type(self).asked = asked | {"allowed": _allowed_failures()}
+        super().__init__(n_workers=workers, processes=False, dashboard_address=None)
+        type(self).open += 1
+
+    def close(self, timeout: float | None = None) -> Any:
+        if self.status.name == "running":
+            type(self).open -= 1
+        return super().close(timeout)
 
 
-def runs_of(log: Path, number: int) -> int:
-    return len(list((log / str(number)).iterdir()))
+def _allowed_failures() -> int:
+    return int(dask.config.get("distributed.scheduler.allowed-failures"))
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with open_client(Settings(workers=2)) as client:
-        yield client
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Double]]]:
+    """Puts a `Double` where a package that makes clusters would be imported."""
+    made: list[type[Double]] = []
+
+    def put(package: str, name: str, **defaults: Any) -> type[Double]:
+        class Own(Double):
+            def __init__(self, **asked: Any) -> None:
+                super().__init__(**defaults, **asked)
+
+        made.append(Own)
+        monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{name: Own}))
+        return Own
+
+    yield put
+    assert [each.open for each in made] == [0] * len(made)
 
 
-def run(
-    client: Client, log: Path, scripts: dict[int, tuple[str, ...]], jobs: int = 12
-) -> list[int]:
-    made = [Job(i, str(log), scripts.get(i, ())) for i in range(jobs)]
-    return list(run_in_order(client, work, made, title="test"))
+def squares(settings: Settings) -> list[int]:
+    with open_client(settings) as client:
+        return list(run_in_order(client, _square, range(5), title="squares"))
 
 
-def test_results_come_in_order_and_each_job_runs_once(client: Client, tmp_path: Path) -> None:
-    assert run(client, tmp_path, {}) == [i * i for i in range(12)]
-    assert {runs_of(tmp_path, i) for i in range(12)} == {1}
+def _square(number: int) -> int:
+    return number * number
 
 
-@pytest.mark.parametrize("deaths", [1, 2])
-def test_a_job_survives_the_death_of_its_workers(
-    client: Client, tmp_path: Path, deaths: int
-) -> None:
-    assert run(client, tmp_path, {4: (KILL,) * deaths}) == [i * i for i in range(12)]
-    assert runs_of(tmp_path, 4) == deaths + 1
-    # Others may have been on the worker that died, but most never notice.
-    assert sum(runs_of(tmp_path, i) for i in range(12) if i != 4) <= 11 + 4 * deaths
+# --- a scheduler
 
 
-def test_what_kills_its_worker_always_is_isolated_and_nobody_else_is_blamed(
-    client: Client, tmp_path: Path
-) -> None:
-    jobs = [Job(i, str(tmp_path), poisonous=i == 5) for i in range(12)]
-    blamed: list[int] = []
-
-    def isolate(_: Client, job: Job) -> None:
-        blamed.append(job.number)
-
-    def again(job: Job) -> Job:
-        return replace(job, tries=job.tries + 1, poisonous=job.poisonous and not blamed)
-
-    results = run_in_order(client, work, jobs, title="test", again=again, isolate=isolate)
-    assert list(results) == [i * i for i in range(12)]
-    assert blamed == [5]
-
-
-def test_what_cannot_be_isolated_is_named(client: Client, tmp_path: Path) -> None:
-    jobs = [Job(i, str(tmp_path), poisonous=i == 1) for i in range(3)]
-    with pytest.raises(ClusterError, match="kills every worker"):
-        list(run_in_order(client, work, jobs, title="test"))
-    jobs = [Job(7, str(tmp_path), poisonous=True)]
-    with pytest.raises(ClusterError, match="memory"):
-        list(run_in_order(client, work, jobs, title="test", isolate=lambda client, job: None))
-
-
-def test_passing_storage_errors_are_tried_again(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BACKOFF", (0.01, 0.01, 0.01))
-    assert run(client, tmp_path, {2: (BUSY, BUSY, BUSY)}) == [i * i for i in range(12)]
-    assert runs_of(tmp_path, 2) == 4
-    with pytest.raises(ClusterError, match="ConnectionResetError"):
-        run(client, tmp_path, {3: (BUSY,) * 9})
-
-
-@pytest.mark.parametrize(("fate", "says"), [(FULL, "No space left"), (WRONG, "mistake of ours")])
-def test_lasting_errors_end_the_run_and_say_how_to_go_on(
-    client: Client, tmp_path: Path, fate: str, says: str
-) -> None:
-    with pytest.raises(ClusterError, match=says) as error:
-        run(client, tmp_path, {2: (fate,) * 9})
-    assert "run the same command again" in str(error.value)
-    assert runs_of(tmp_path, 2) == 1
-
-
-def test_a_bounded_number_of_jobs_is_in_flight(client: Client, tmp_path: Path) -> None:
-    taken: list[int] = []
-
-    def jobs() -> Iterator[Job]:
-        for i in range(60):
-            taken.append(i)
-            yield Job(i, str(tmp_path))
-
-    results = run_in_order(client, work, jobs(), title="test")
-    assert next(results) == 0
-    assert len(taken) <= 4 * 2 + 2
-    assert list(results) == [i * i for i in range(1, 60)]
-
-
-def test_only_what_kills_alone_is_a_killer(client: Client, tmp_path: Path) -> None:
-    assert kills_workers(client, work, Job(0, str(tmp_path), poisonous=True))
-    assert not kills_workers(client, work, Job(1, str(tmp_path), (KILL,)))
-    assert not kills_workers(client, work, Job(2, str(tmp_path), (WRONG,) * 3))
-
-
-def test_a_lost_scheduler_is_a_clear_error(tmp_path: Path) -> None:
-    cluster = LocalCluster(
-        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    )
-    client = Client(cluster.scheduler_address, set_as_default=False)
-    results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(50)], title="test")
-    assert next(results) == 0
-    cluster.close()
-    with pytest.raises(ClusterError, match=r"scheduler is lost.*run the same"):
-        list(results)
-    client.close(timeout=1)
-
-
-@pytest.mark.parametrize(
-    "address", ["tcp://10.0.0.1:8786", "tcp://scheduler.example:8786", "ws://10.0.0.1:1"]
-)
+@pytest.mark.parametrize("address", [ANOTHER, "tcp://scheduler.example:8786", "ws://10.0.0.1:1"])
 def test_an_unencrypted_scheduler_elsewhere_is_refused(address: str) -> None:
     settings = Settings(cluster="scheduler", scheduler=address)
     with pytest.raises(ClusterError, match="can run any code"), open_client(settings):
@@ -171,3 +90,228 @@ def test_an_address_is_asked_for() -> None:
         open_client(Settings(cluster="scheduler")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tls_key": None}, "TLS needs all of --tls-ca, --tls-certificate, --tls-key"),
+        ({"tls_ca": "no/such.pem"}, "no/such.pem cannot be read; make certificates with"),
+        ({"tls_key": "worker-key.pem"}, "are not an authority, a certificate and the key"),
+        ({"tls_certificate": "client-key.pem"}, "are not an authority, a certificate and the key"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "there are certificates, but tcp://127.0.0.1:1 is"),
+        ({"tls_ca": None, "tls_certificate": None, "tls_key": None}, "needs certificates"),
+    ],
+)
+def test_certificates_that_cannot_serve_are_named_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    certificates(".", names=["localhost"])
+    well = {"tls_ca": "ca.pem", "tls_certificate": "client.pem", "tls_key": "client-key.pem"}
+    made = {"cluster": "scheduler", "scheduler": "tls://127.0.0.1:1"} | well | change
+    with pytest.raises(ClusterError, match=says), open_client(Settings(**made)):  # type: ignore[arg-type]
+        pass
+
+
+def test_other_versions_are_refused_with_who_has_them(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(cluster="scheduler", scheduler=scheduler)
+    here, odd = versions.installed(), {"dask": "1.1", "pillow": "1.0"}
+    with open_client(settings) as client:
+        monkeypatch.setattr(module, "installed", lambda: here | odd)
+        with pytest.raises(ClusterError, match="install the same versions") as error:
+            module.check_versions(client)
+    workers = r"tcp://127\.0\.0\.1:\d+, tcp://127\.0\.0\.1:\d+"
+    assert re.search(f"dask is 1.1 here but {here['dask']} on {workers}, the sch", str(error.value))
+    assert re.search(f"pillow is 1.0 here but {here['pillow']} on {workers}:", str(error.value))
+
+
+def test_a_flow_says_in_its_log_where_dask_shows_the_work(
+    scheduler: str,
+) -> None:
+    @flow
+    def opens() -> None:
+        with open_client(Settings(cluster="scheduler", scheduler=scheduler)):
+            pass
+
+    with LogEavesdropper("prefect.flow_runs") as log:
+        opens()
+    assert re.search(r"Dask shows the work at http://127\.0\.0\.1:\d+/status\n", log.text())
+
+
+# --- GPUs
+
+
+def test_cuda_has_a_worker_for_each_gpu_and_listens_on_this_machine_alone(
+    double: Callable[..., type[Double]],
+) -> None:
+    """No GPU is here: what is shown is what LocalCUDACluster is asked for, and that work runs."""
+    cluster = double("dask_cuda", "LocalCUDACluster", workers=1)
+    assert squares(Settings(cluster="cuda", workers=7)) == [0, 1, 4, 9, 16]
+    assert "n_workers" not in cluster.asked  # each GPU that CUDA_VISIBLE_DEVICES names
+    assert cluster.asked["threads_per_worker"] == 1
+    assert cluster.asked["host"] == "127.0.0.1"
+    assert cluster.asked["dashboard_address"].startswith("127.0.0.1:")
+    assert cluster.asked["allowed"] == 0
+
+
+def test_without_a_gpu_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise RuntimeError("NVML Shared Library Not Found")
+
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=fails))
+    with pytest.raises(ClusterError, match=r"no GPU can be used .*NVML.*cluster = local"):
+        squares(Settings(cluster="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("cuda", "dask_cuda"), ("kubernetes", "dask_kubernetes.operator"), ("slurm", "dask_jobqueue")],
+)
+def test_what_must_be_installed_is_said(
+    kind: Any, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster.yaml").touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    settings = Settings(cluster=kind, cluster_spec=str(tmp_path / "cluster.yaml"), unencrypted=True)
+    with pytest.raises(ClusterError, match=re.escape(f"pip install 'slidewatch[{kind}]'")):
+        squares(settings)
+
+
+# --- Kubernetes
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    (tmp_path / "daskcluster.yaml").write_text("metadata: {name: slidewatch}\n")
+    return str(tmp_path / "daskcluster.yaml")
+
+
+def test_kubernetes_starts_the_cluster_of_the_file_and_scales_it(
+    double: Callable[..., type[Double]], spec: str
+) -> None:
+    """No Kubernetes is here: what is shown is what KubeCluster is asked for, and that work runs."""
+    cluster = double("dask_kubernetes.operator", "KubeCluster")
+    settings = Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True, workers=2)
+    with open_client(settings) as client:
+        client.wait_for_workers(2, timeout=10)
+        assert list(run_in_order(client, _square, range(5), title="squares")) == [0, 1, 4, 9, 16]
+    del cluster.asked["allowed"]
+    # Its progress goes to standard output unless it is quiet; an outcome in JSON is there.
+    assert cluster.asked == {"custom_cluster_spec": spec, "quiet": True}
+
+
+def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
+    operator = pytest.importorskip("dask_kubernetes.operator")
+    assert {"custom_cluster_spec", "quiet"} <= set(
+        inspect.signature(operator.KubeCluster).parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cluster_spec": None}, "give --cluster-spec"),
+        ({"cluster_spec": "no/such.yaml"}, "no/such.yaml is not there"),
+        ({"unencrypted": False}, "knows no TLS.*can run any code.*NetworkPolicy"),
+    ],
+)
+def test_a_kubernetes_cluster_that_is_not_described_or_open_to_all_is_refused(
+    spec: str, change: dict[str, Any], says: str
+) -> None:
+    made = {"cluster": "kubernetes", "cluster_spec": spec, "unencrypted": True} | change
+    with pytest.raises(ClusterError, match=says):
+        squares(Settings(**made))
+
+
+def test_what_kubernetes_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    def fails(**_: object) -> None:
+        raise TimeoutError("is the Dask Operator running?")
+
+    operator = SimpleNamespace(KubeCluster=fails)
+    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", operator)
+    with pytest.raises(ClusterError, match=r"is the Dask Operator running.*kubectl describe"):
+        squares(Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True))
+
+
+def test_workers_that_do_not_come_are_not_waited_for_for_ever(
+    double: Callable[..., type[Double]], spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = double("dask_kubernetes.operator", "KubeCluster")
+    monkeypatch.setattr(cluster, "scale", lambda self, workers: None)
+    settings = Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True, first_worker=0.2)
+    with pytest.raises(ClusterError, match=r"no worker has come in 0.2 seconds: see kubectl"):
+        squares(settings)
+
+
+# --- SLURM
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Path]:
+    """Dask's configuration of SLURM jobs on this machine."""
+    pytest.importorskip("dask_jobqueue")
+    job = {"cores": 1, "processes": 1, "memory": "1GB", "interface": "lo", "queue": "night"}
+    job |= {"shared-temp-directory": str(tmp_path), "walltime": "01:00:00"}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in job.items()}):
+        yield tmp_path
+
+
+def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program in front that is called sbatch."""
+    (folder / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_the_workers_job_has_tls_though_nothing_says_so(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM shows a job's script to others, so keys must be named in it, and not stand there."""
+    sbatch(slurm, monkeypatch, f'cat > {slurm}/script; echo "no such partition" >&2; exit 1')
+    with pytest.raises(ClusterError, match=r"SLURM refuses .* no such partition"):
+        squares(Settings(cluster="slurm"))
+    script = (slurm / "script").read_text()
+    assert "#SBATCH -p night" in script
+    assert "#SBATCH --cpus-per-task=1" in script
+    assert re.search(r"dask_worker tls://127\.0\.0\.1:\d+ .*--nthreads 1 ", script)
+    assert re.search(rf"--tls-key {slurm}/\.dask-jobqueue\S+", script)
+    assert "PRIVATE KEY" not in script
+
+
+def test_keys_that_were_made_for_a_run_are_private_and_go_with_it(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = f"stat -c %a {slurm}/.dask-jobqueue.worker.key* > {slurm}/modes"
+    sbatch(slurm, monkeypatch, f"{keys}; exit 1")
+    with pytest.raises(ClusterError):
+        squares(Settings(cluster="slurm"))
+    assert int((slurm / "modes").read_text(), 8) == stat.S_IRUSR | stat.S_IWUSR
+    assert not list(slurm.glob(".dask-jobqueue*"))
+
+
+def test_the_workers_job_has_the_certificates_of_the_settings(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = certificates(str(slurm / "tls"), names=["localhost"]).folder
+    sbatch(slurm, monkeypatch, f"cat > {slurm}/script; exit 1")
+    pair = {"tls_certificate": f"{made}/scheduler.pem", "tls_key": f"{made}/scheduler-key.pem"}
+    with pytest.raises(ClusterError, match="SLURM refuses"):
+        squares(Settings(cluster="slurm", tls_ca=f"{made}/ca.pem", **pair))
+    assert f"--tls-cert {made}/scheduler.pem" in (slurm / "script").read_text()
+
+
+def test_jobs_that_are_not_described_are_said_so(slurm: Path) -> None:
+    with (
+        dask.config.set({"jobqueue.slurm.cores": None}),
+        pytest.raises(ClusterError, match=r"must specify how much cores.*DASK_CONFIG"),
+    ):
+        squares(Settings(cluster="slurm"))
+
+
+def test_a_machine_without_slurm_is_said_so(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(slurm))
+    with pytest.raises(ClusterError, match="no sbatch here"):
+        squares(Settings(cluster="slurm"))

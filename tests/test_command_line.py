@@ -135,6 +135,18 @@ def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str])
     assert "no Dask scheduler at tcp://127.0.0.1:9" in out
 
 
+def test_certificates_are_made_for_names_with_commas_between(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["certificates", str(tmp_path / "tls"), "--names", "night.example,10.0.0.5"]
+    code, out, _ = run(*command, "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["made_authority"]
+    code, out, _ = run(*command, capsys=capsys)
+    assert "renewed" in out
+    assert {path.suffix for path in (tmp_path / "tls").iterdir()} == {".pem"}
+
+
 @pytest.mark.parametrize("logs", ["text", "json"])
 def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it: no server of Prefect's may stay behind."""

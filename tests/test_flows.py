@@ -13,8 +13,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from flows import batch as batch_module
-from flows.cluster import ClusterError, run_in_order
+from flows.cluster import ClusterError
 from flows.fit import FitOutcome, fit, retract
+from flows.jobs import run_in_order
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.status import status

@@ -1,4 +1,4 @@
-"""Fit and screen with the images and the store on S3, and workers in processes of their own."""
+"""Fit, screen and nightly with images and store on S3, and workers in processes of their own."""
 
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import pytest
 from distributed import LocalCluster
 
 from flows.fit import fit
+from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from flows.status import status
@@ -75,3 +76,15 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     assert again.value.outcome.repeated
     assert [row["batch"] for row in status(settings).batches] == ["first", "night"]
     assert not Store(settings.store).exists("batches", "night", "rows")
+
+    # An inbox on S3 gives each of its images to one night.
+    cells_there = sorted(cells.rglob("*.png"))
+    for cell in cells_there[:6]:
+        s3.put_file(str(cell), f"{root}/inbox/{cell.name}")
+    inbox = f"{root}/inbox"
+    tonight = nightly(inbox, settle=0, settings=settings)
+    assert (tonight.images, tonight.scored) == (6, 6)
+    s3.put_file(str(cells_there[6]), f"{root}/inbox/{cells_there[6].name}")
+    assert nightly(inbox, settle=0, settings=settings).repeated
+    later = nightly(inbox, series="other", settle=0, settings=settings)
+    assert (later.images, later.batch.rpartition("-")[0][:5]) == (7, "other")

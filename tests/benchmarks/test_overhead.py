@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from flows.batch import run_shards
-from flows.cluster import open_client, run_in_order
+from flows.cluster import open_client
+from flows.jobs import run_in_order
 from flows.screen import publish
 from flows.settings import Settings
 from storage.batches import Batch, Shard, read_manifest

@@ -21,7 +21,7 @@ SCRIPT = """
 import json, sys, time
 from dataclasses import dataclass
 from distributed import Client, LocalCluster
-from flows.cluster import run_in_order
+from flows.jobs import run_in_order
 from tests.benchmarks.peak import resident
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Versions of what changes results: two processes with the same ones compute the same.
+
+How an image is decoded, resized and run through the network is part of a model, and so are the
+libraries that do it. A job says what its coordinator has, and is refused where that differs.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+# Python, Dask and slidewatch itself also decide whether two processes understand each other.
+PROTOCOL = ("slidewatch", "dask", "distributed")
+RESULTS = ("numpy", "openvino", "pillow", "pyarrow", "timm", "torch", "zarr")
+PACKAGES = PROTOCOL + RESULTS
+SHOWN = 3  # machines that are named for each version
+MISSING = "none"
+
+
+class VersionsDifferError(Exception):
+    """A worker has other versions than the coordinator."""
+
+
+@cache
+def installed() -> dict[str, str]:
+    """The version of Python and of each of `PACKAGES` in this process."""
+    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info))}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return comparable(found)
+
+
+def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
+    """What of versions must be the same: of Python major and minor, of others all but the build.
+
+    >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
+    {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}
+    """
+    public = {name: (text or MISSING).partition("+")[0] for name, text in found.items()}
+    return public | {"python": ".".join(public["python"].split(".")[:2])}
+
+
+def differences(here: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Name each version that is not the one here, and who has it; what is not here is not compared.
+
+    >>> differences({"timm": "1.0.19"}, {"a": {"timm": "1.0.15"}, "b": {"timm": "1.0.19"}})
+    ['timm is 1.0.19 here but 1.0.15 on a']
+    """
+    found = []
+    for name, expected in here.items():
+        others: dict[str, list[str]] = {}
+        for who, theirs in elsewhere.items():
+            if name in theirs and theirs[name] != expected:
+                others.setdefault(theirs[name], []).append(who)
+        found += [
+            f"{name} is {expected} here but {text} on {_some(who)}"
+            for text, who in sorted(others.items())
+        ]
+    return found
+
+
+def _some(who: list[str]) -> str:
+    more = len(who) - SHOWN
+    return ", ".join(who[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def run_if_same(expected: Mapping[str, str], work: Callable[[Job], Result], job: Job) -> Result:
+    """Do a job if this process has the versions that are `installed` where the job comes from.
+
+    Raises:
+        VersionsDifferError: it has others.
+    """
+    differ = differences(expected, {socket.gethostname(): installed()})
+    if differ:
+        raise VersionsDifferError("; ".join(differ))
+    return work(job)

@@ -1,0 +1,202 @@
+"""Work on a cluster whose workers die, as scripted, in the manner of cubed's executor tests."""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+from flows import jobs as module
+from flows.cluster import ClusterError, open_client
+from flows.jobs import kills_workers, run_in_order
+from flows.settings import Settings
+
+KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and what happens at each of its runs; after the script's end all is well."""
+
+    number: int
+    log: str
+    script: tuple[str, ...] = ()
+    poisonous: bool = False
+    tries: int = 1
+
+
+def work(job: Job) -> int:
+    runs = Path(job.log) / str(job.number)
+    runs.mkdir(exist_ok=True)
+    run = len(list(runs.iterdir()))
+    (runs / str(run)).touch()
+    fate = KILL if job.poisonous else job.script[run] if run < len(job.script) else ""
+    if fate == KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fate == FULL:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if fate == BUSY:
+        raise ConnectionResetError("storage hung up")
+    if fate == WRONG:
+        raise ValueError("this is a mistake of ours")
+    return job.number * job.number
+
+
+def runs_of(log: Path, number: int) -> int:
+    return len(list((log / str(number)).iterdir()))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with open_client(Settings(workers=2)) as client:
+        yield client
+
+
+def run(
+    client: Client, log: Path, scripts: dict[int, tuple[str, ...]], jobs: int = 12
+) -> list[int]:
+    made = [Job(i, str(log), scripts.get(i, ())) for i in range(jobs)]
+    return list(run_in_order(client, work, made, title="test"))
+
+
+def test_results_come_in_order_and_each_job_runs_once(client: Client, tmp_path: Path) -> None:
+    assert run(client, tmp_path, {}) == [i * i for i in range(12)]
+    assert {runs_of(tmp_path, i) for i in range(12)} == {1}
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_job_survives_the_death_of_its_workers(
+    client: Client, tmp_path: Path, deaths: int
+) -> None:
+    assert run(client, tmp_path, {4: (KILL,) * deaths}) == [i * i for i in range(12)]
+    assert runs_of(tmp_path, 4) == deaths + 1
+    # Others may have been on the worker that died, but most never notice.
+    assert sum(runs_of(tmp_path, i) for i in range(12) if i != 4) <= 11 + 4 * deaths
+
+
+def test_what_kills_its_worker_always_is_isolated_and_nobody_else_is_blamed(
+    client: Client, tmp_path: Path
+) -> None:
+    jobs = [Job(i, str(tmp_path), poisonous=i == 5) for i in range(12)]
+    blamed: list[int] = []
+
+    def isolate(_: Client, job: Job) -> None:
+        blamed.append(job.number)
+
+    def again(job: Job) -> Job:
+        return replace(job, tries=job.tries + 1, poisonous=job.poisonous and not blamed)
+
+    results = run_in_order(client, work, jobs, title="test", again=again, isolate=isolate)
+    assert list(results) == [i * i for i in range(12)]
+    assert blamed == [5]
+
+
+def test_what_cannot_be_isolated_is_named(client: Client, tmp_path: Path) -> None:
+    jobs = [Job(i, str(tmp_path), poisonous=i == 1) for i in range(3)]
+    with pytest.raises(ClusterError, match="kills every worker"):
+        list(run_in_order(client, work, jobs, title="test"))
+    jobs = [Job(7, str(tmp_path), poisonous=True)]
+    with pytest.raises(ClusterError, match="memory"):
+        list(run_in_order(client, work, jobs, title="test", isolate=lambda client, job: None))
+
+
+def test_passing_storage_errors_are_tried_again(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF", (0.01, 0.01, 0.01))
+    assert run(client, tmp_path, {2: (BUSY, BUSY, BUSY)}) == [i * i for i in range(12)]
+    assert runs_of(tmp_path, 2) == 4
+    with pytest.raises(ClusterError, match="ConnectionResetError"):
+        run(client, tmp_path, {3: (BUSY,) * 9})
+
+
+@pytest.mark.parametrize(("fate", "says"), [(FULL, "No space left"), (WRONG, "mistake of ours")])
+def test_lasting_errors_end_the_run_and_say_how_to_go_on(
+    client: Client, tmp_path: Path, fate: str, says: str
+) -> None:
+    with pytest.raises(ClusterError, match=says) as error:
+        run(client, tmp_path, {2: (fate,) * 9})
+    assert "run the same command again" in str(error.value)
+    assert runs_of(tmp_path, 2) == 1
+
+
+def test_a_bounded_number_of_jobs_is_in_flight(client: Client, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[Job]:
+        for i in range(60):
+            taken.append(i)
+            yield Job(i, str(tmp_path))
+
+    results = run_in_order(client, work, jobs(), title="test")
+    assert next(results) == 0
+    assert len(taken) <= 4 * 2 + 2
+    assert list(results) == [i * i for i in range(1, 60)]
+
+
+def test_more_jobs_are_in_flight_when_more_workers_have_come(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Kubernetes and SLURM the first worker is there long before the last."""
+    monkeypatch.setattr(module, "LOOK", 0.0)
+    workers = iter([1, 2, *[10] * 100])
+    monkeypatch.setattr(client, "nthreads", lambda: dict.fromkeys(range(next(workers)), 1))
+    taken: list[int] = []
+
+    def jobs() -> Iterator[Job]:
+        for i in range(60):
+            taken.append(i)
+            yield Job(i, str(tmp_path))
+
+    results = run_in_order(client, work, jobs(), title="test")
+    seen = [(next(results), len(taken))[1] for _ in range(3)]
+    assert seen == [1 + 8, 2 + 40, 3 + 40]
+    assert len(list(results)) == 57
+
+
+def test_a_job_is_not_done_by_a_worker_with_other_versions(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it has joined."""
+    here = module.installed()
+    monkeypatch.setattr(module, "installed", lambda: here | {"torch": "0.1"})
+    with pytest.raises(ClusterError, match=r"torch is 0\.1 here but .*the same versions.*kept"):
+        run(client, tmp_path, {}, jobs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dask_calls_a_job_by_the_work_that_is_done(client: Client, tmp_path: Path) -> None:
+    keys: list[str] = []
+
+    def submit(*arguments: object, key: str) -> object:
+        keys.append(key)
+        return honest(*arguments, key=key)
+
+    honest = client.submit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "submit", submit)
+        run(client, tmp_path, {}, jobs=2)
+    assert [key.partition("-")[0] for key in keys] == ["work", "work"]
+
+
+def test_only_what_kills_alone_is_a_killer(client: Client, tmp_path: Path) -> None:
+    assert kills_workers(client, work, Job(0, str(tmp_path), poisonous=True))
+    assert not kills_workers(client, work, Job(1, str(tmp_path), (KILL,)))
+    assert not kills_workers(client, work, Job(2, str(tmp_path), (WRONG,) * 3))
+
+
+def test_a_lost_scheduler_is_a_clear_error(tmp_path: Path) -> None:
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    client = Client(cluster.scheduler_address, set_as_default=False)
+    results = run_in_order(client, work, [Job(i, str(tmp_path)) for i in range(50)], title="test")
+    assert next(results) == 0
+    cluster.close()
+    with pytest.raises(ClusterError, match=r"scheduler is lost.*run the same"):
+        list(results)
+    client.close(timeout=1)
