@@ -1,6 +1,6 @@
 """What `fit` and `screen` have in common: freezing a batch and extracting its shards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
@@ -15,6 +15,7 @@ from flows.telemetry import shard_done
 from storage.batches import (
     Batch,
     find_batch,
+    find_rows,
     freeze_batch,
     list_batches,
     verify_manifest,
@@ -25,6 +26,7 @@ from storage.leases import Lease, lease
 from storage.models import ModelCard
 from storage.records import now
 from storage.store import Store, StoreError, check_name
+from tasks.pieces import Piece, pieces_of
 from tasks.shard import ShardJob, ShardResult, probe_image, run_shard
 from tasks.sources import list_images
 
@@ -86,6 +88,11 @@ def start_or_resume(
     verify_manifest(store, batch)
     get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
     return batch
+
+
+def find_pieces(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, Piece]:
+    """Where images of a batch lie, by the address that its report gives them."""
+    return {piece.uri: piece for piece in pieces_of(find_rows(store, batch, uris))}
 
 
 def run_shards(

@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "flows.train:train",
     "fit": "flows.fit:fit",
     "retract": "flows.fit:retract",
+    "segment": "flows.segment:segment",
     "screen": "flows.screen:screen",
     "nightly": "flows.nightly:nightly",
     "evaluate": "flows.evaluate:evaluate",
@@ -44,8 +45,8 @@ COMMANDS = {
     "demo": "flows.demo:demo",
     "data malaria": "flows.malaria_data:malaria",
 }
-FLOWS = {"train", "fit", "retract", "screen", "nightly", "evaluate", "prune", "demo"}
-ON_WORKERS = {"fit", "screen", "nightly", "evaluate"}
+FLOWS = {"train", "fit", "retract", "segment", "screen", "nightly", "evaluate", "prune", "demo"}
+ON_WORKERS = {"fit", "segment", "screen", "nightly", "evaluate"}
 NEEDS_A_PERSON = 3
 STOPPED = 130
 

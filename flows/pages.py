@@ -8,6 +8,7 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.batch import find_pieces
 from flows.jobs import run_in_order
 from flows.progress import tell
 from flows.settings import Settings
@@ -101,22 +102,22 @@ def _exhibits(
 ) -> dict[str, Exhibit]:
     """The cells of all sheets, looked at again by the workers, by address."""
     sheets = [highlights.sheet(name) for name in SHOWN]
-    cells = list(
-        dict.fromkeys(
-            (uri, image_id)
-            for rows in sheets
-            for uri, image_id in zip(
-                rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True
-            )
+    image_ids = {
+        uri: image_id
+        for rows in sheets
+        for uri, image_id in zip(
+            rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True
         )
-    )
+    }
+    pieces = find_pieces(store, batch, list(image_ids))
+    cells = [(pieces[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
         ExhibitJob(store, card.name, detector.name, tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
     found = run_in_order(client, make_exhibits, jobs, title=f"page {batch.name}")
     exhibits = (exhibit for some in found for exhibit in some)
-    return {uri: exhibit for (uri, _), exhibit in zip(cells, exhibits, strict=True)}
+    return dict(zip(image_ids, exhibits, strict=True))
 
 
 def _made_from(seal: Seal) -> str:

@@ -17,10 +17,11 @@ import pyarrow as pa
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from flows.batch import find_pieces
 from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
-from storage.batches import Batch, load_batch
+from storage.batches import Batch, find_rows, load_batch
 from storage.leases import lease
 from storage.models import ModelCard, load_card
 from storage.records import now
@@ -34,7 +35,9 @@ from storage.reviews import (
 )
 from storage.statistics import latest_statistics
 from storage.store import Store, StoreError
-from tasks.reading import SourceError, read_bytes, read_unchanged
+from tasks.images import BadImageError
+from tasks.pieces import Piece, find_unchanged
+from tasks.reading import SourceError, read_bytes
 from tasks.review import (
     FROM_PERSON,
     FROM_REPORT,
@@ -51,6 +54,7 @@ from tasks.review import (
 from tasks.spreadsheet import csv_lines
 
 LIMIT, PER_SLIDE = 100, 10
+FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 SHEET, PICTURES = "review.csv", "images"
 
 
@@ -158,8 +162,8 @@ def export(
 ) -> ExportOutcome:
     """Write a batch's cells for review, most abnormal first, as a sheet and image files.
 
-    The images are the original bytes, named by their digest. Cells that have a verdict already are
-    left out.
+    The images are the original bytes, or PNG files of what was cut out of a larger file, named by
+    their digest. Cells that have a verdict already are left out.
     """
     store = Store((settings or Settings()).store)
     if "://" in to:
@@ -180,16 +184,15 @@ def export(
     sheet: list[list[object]] = []
     unreadable: list[str] = []
     rows = found.rows.select(FROM_REPORT).to_pylist()
+    pieces = find_pieces(store, frozen, [row["uri"] for row in rows])
     for row in rows:
         if len(sheet) == limit:
             break
-        name = image_name(row["image_id"], row["uri"])
         try:
-            content = read_unchanged(row["uri"], row["image_id"])
-        except (OSError, SourceError) as error:
+            name = _write_picture(folder / PICTURES, pieces[row["uri"]], row["image_id"])
+        except (OSError, SourceError, BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
-        (folder / PICTURES / name).write_bytes(content)
         sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
     found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
     stage = folder / f".part-{SHEET}"
@@ -204,6 +207,18 @@ def export(
         left_out={reason: n for reason, n in found.left_out.items() if n},
         unreadable=unreadable,
     )
+
+
+def _write_picture(folder: Path, piece: Piece, image_id: str) -> str:
+    """Write what a person is to look at, and return the name of its file."""
+    found = find_unchanged(piece, image_id)
+    if found.content is None:
+        name = f"{image_id}.png"
+        found.image().save(folder / name)
+    else:
+        name = image_name(image_id, piece.uri)
+        (folder / name).write_bytes(found.content)
+    return name
 
 
 def import_verdicts(
@@ -232,7 +247,11 @@ def import_verdicts(
         except VerdictError as error:
             raise VerdictError(f"{file}: {error}") from None
         before = latest_review(store, batch)
-        review, new, changed, elsewhere = _next_review(store, before, verdicts, scored, card)
+        uris = [str(scored[each.image_id]["uri"]) for each in verdicts]
+        places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
+        review, new, changed, elsewhere = _next_review(
+            store, before, verdicts, scored, places, card
+        )
         if new or changed:
             save_review(store, review)
         else:
@@ -310,7 +329,7 @@ def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table
 
 def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
     """What a report says of its scored images, by digest, and the model that made it."""
-    columns = ["image_id", "uri", "slide_id", "patient_id", "acquired_at", "status", "model"]
+    columns = [*FROM_SCORED, "status", "model"]
     scored: dict[str, dict[str, object]] = {}
     model = None
     for part in _report(store, batch, columns):
@@ -327,6 +346,7 @@ def _next_review(
     before: Review,
     verdicts: list[Verdict],
     scored: dict[str, dict[str, object]],
+    places: dict[str, dict[str, object]],
     card: ModelCard,
 ) -> tuple[Review, int, int, int]:
     """The next state of a batch's verdicts; how many are new, changed, and labels elsewhere."""
@@ -347,8 +367,11 @@ def _next_review(
             continue
         row = scored[each.image_id]
         known[each.image_id] = {
-            name: row[name] for name in ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
-        } | {**said, "reviewed_at": when}
+            **places[str(row["uri"])],
+            **{name: row[name] for name in FROM_SCORED},
+            **said,
+            "reviewed_at": when,
+        }
     labels_elsewhere = {
         image_id
         for other in other_reviews(store, before.batch)

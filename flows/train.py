@@ -26,6 +26,7 @@ from tasks.extract import load_images
 from tasks.images import RESIZE
 from tasks.metrics import accuracy, auroc, patient_bootstrap, sensitivity, specificity
 from tasks.network import DEFAULT_NETWORK, build, network_spec, tap_widths
+from tasks.pieces import pieces_of
 from tasks.process import keep_freed_memory
 from tasks.reading import SourceError
 from tasks.sources import list_images
@@ -187,7 +188,8 @@ def _load(images: str, limit: int | None, side: int) -> _Data:
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
     pixels, image_ids, good, unreadable = [], [], [], {}
-    for row, image in enumerate(load_images(uris, side, threads=torch.get_num_threads())):
+    loading = load_images(pieces_of(manifest), side, threads=torch.get_num_threads())
+    for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
             unreadable[uris[row]] = str(image.failure)
             continue

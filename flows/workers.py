@@ -17,6 +17,7 @@ NEEDED = (
     "tasks.maps",
     "tasks.contribution",
     "tasks.exhibits",
+    "tasks.segment",
 )
 
 

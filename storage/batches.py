@@ -14,6 +14,7 @@ from datetime import date, datetime
 from functools import lru_cache
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.records import Part, Record, now
@@ -207,6 +208,17 @@ def read_manifest(
     except FileNotFoundError:
         address = store.address(*parts)
         raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None
+
+
+def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
+    """The manifest's rows of images at some addresses, in the manifest's order."""
+    wanted = pa.array(sorted(set(uris)), pa.string())
+    found = []
+    for shard in batch.shards() if len(wanted) else ():
+        there = pc.is_in(read_manifest(store, batch, shard, ["uri"])["uri"], value_set=wanted)
+        if pc.any(there).as_py():
+            found.append(read_manifest(store, batch, shard).filter(there))
+    return pa.concat_tables(found) if found else pa.table({"uri": pa.array([], pa.string())})
 
 
 @lru_cache(maxsize=4)

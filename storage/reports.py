@@ -32,7 +32,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """The columns of an image report, with their meaning in the field metadata."""
     return pa.schema(
         [
-            _field("image_id", pa.string(), "sha256 of the file's bytes; null where unreadable"),
+            _field("image_id", pa.string(), "sha256 of the file, or of its digest and the region; null: unreadable"),
             _field("uri", pa.string(), "where the image was read"),
             _field("label", _TEXT, "the class that the source gave the image, if any"),
             _field("slide_id", _TEXT, "the slide or field of view"),
@@ -40,8 +40,14 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field(
                 "acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"
             ),
-            _field("width", pa.int32(), "original width", "pixels"),
-            _field("height", pa.int32(), "original height", "pixels"),
+            _field("source_uri", _TEXT, "the file that the image is a region of; null: a whole file"),
+            _field("x", _COUNT, "the region's left edge in that file", "pixels"),
+            _field("y", _COUNT, "the region's upper edge in that file", "pixels"),
+            _field("level", pa.int8(), "level of the slide's pyramid that was read"),
+            _field("kind", _TEXT, "what was cut out: red or white (a hint by nucleus), or tile"),
+            _field("touches_border", pa.bool_(), "whether the border of the field cuts the cell"),
+            _field("width", pa.int32(), "width in its file", "pixels"),
+            _field("height", pa.int32(), "height in its file", "pixels"),
             *_colour("mean over pixels that are not black"),
             _field("status", _TEXT, "scored or failed"),
             _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),

@@ -28,6 +28,18 @@ SCHEMA = pa.schema(
         ("note", pa.string()),
         ("reviewer", pa.string()),
         ("reviewed_at", pa.timestamp("us", "UTC")),
+        # Where a region lies, as in the manifest of its batch; null for a whole file.
+        ("source_uri", pa.string()),
+        ("source_id", pa.string()),
+        ("source_stamp", pa.string()),
+        ("x", pa.int64()),
+        ("y", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("level", pa.int8()),
+        ("scale", pa.float64()),
+        ("outline", pa.list_(pa.float32())),
+        ("failure", pa.string()),
     ]
 )
 
@@ -52,6 +64,8 @@ def latest_review(store: Store, batch: str) -> Review:
     if not names:
         return Review(batch, 0, SCHEMA.empty_table())
     rows = read_rows(store, (FOLDER, batch, names[-1]))
+    # One older than regions lacks their columns.
+    rows = pa.concat_tables([SCHEMA.empty_table(), rows], promote_options="default")
     return Review(batch, int(names[-1].removesuffix(".parquet")), rows)
 
 

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -45,12 +44,12 @@ from tasks.corruptions import corrupt
 from tasks.detector import Detector
 from tasks.false_alarms import Images, Realised, realised
 from tasks.findings import COMPUTED, FILE, NOISE, Scored, ScoredPart, Treatment
-from tasks.images import BadImageError, decode_rgb, resize
+from tasks.images import BadImageError, resize
 from tasks.loading import load_classifier
 from tasks.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.network import PENULTIMATE, Classifier, every_stage, folded, last_layer, with_taps
+from tasks.pieces import find, pieces_of
 from tasks.process import settle_worker
-from tasks.reading import read_bytes
 from tasks.scores import (
     ODIN_TEMPERATURE,
     Evidence,
@@ -147,10 +146,10 @@ def _load(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
     """Row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
     rows, image_ids, pixels = [], [], []
-    for row, uri in enumerate(table["uri"].to_pylist(), start):
+    for row, piece in enumerate(pieces_of(table), start):
         try:
-            content = read_bytes(uri)
-            image = decode_rgb(content)
+            found = find(piece)
+            image = found.image()
         except (BadImageError, OSError):
             continue  # a set's size and the rows of its parts tell how many are missing
         if treatment.kind == "corruption":
@@ -159,7 +158,7 @@ def _load(
             )
             image = Image.fromarray(changed)
         rows.append(row)
-        image_ids.append(np.frombuffer(sha256(content).digest(), np.uint8))
+        image_ids.append(np.frombuffer(found.image_id, np.uint8))
         pixels.append(resize(image, side))
     return (
         np.asarray(rows, np.int64),

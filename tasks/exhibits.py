@@ -12,9 +12,10 @@ from storage.detectors import load_detector_card
 from storage.models import load_card
 from storage.store import Store
 from tasks.explanation import Explanation, explain
-from tasks.images import BadImageError, decode_rgb, resize
+from tasks.images import BadImageError, resize
+from tasks.pieces import Piece, find_unchanged
 from tasks.process import settle_worker
-from tasks.reading import ChangedError, read_unchanged
+from tasks.reading import ChangedError
 from tasks.shard import load_fitted_detector
 from tasks.statistics import Float
 
@@ -28,12 +29,12 @@ AT_ONCE = 16  # images whose maps are in memory together
 
 @dataclass(frozen=True)
 class ExhibitJob:
-    """Cells to look at again: the address of each, and the sha256 that its file had."""
+    """Cells to look at again: where each lies, and the digest that it had."""
 
     store: Store
     model: str
     detector: str
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[Piece, str], ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
     exhibits: list[Exhibit] = []
     for start in range(0, len(job.cells), AT_ONCE):
-        found = [_see(uri, image_id) for uri, image_id in job.cells[start : start + AT_ONCE]]
+        found = [_see(piece, image_id) for piece, image_id in job.cells[start : start + AT_ONCE]]
         images = [image for image in found if isinstance(image, Image.Image)]
         explanations: Iterator[Explanation] = iter(())
         if images:
@@ -78,10 +79,10 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     return exhibits
 
 
-def _see(uri: str, image_id: str) -> Image.Image | str:
+def _see(piece: Piece, image_id: str) -> Image.Image | str:
     """The image at an address, or why it cannot be seen again."""
     try:
-        return decode_rgb(read_unchanged(uri, image_id))
+        return find_unchanged(piece, image_id).image()
     except ChangedError:
         return "the file has changed since it was screened"
     except BadImageError as error:

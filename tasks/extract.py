@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images import BadImageError, decode, mean_colour
-from tasks.reading import read_bytes
+from tasks.images import BadImageError, mean_colour
+from tasks.pieces import Piece, find
 
 if TYPE_CHECKING:
     from tasks.inference import Inference
@@ -36,26 +35,26 @@ class Loaded:
     known: bool = False
 
 
-def load_image(uri: str, side: int, known: Container[bytes] = ()) -> Loaded:
+def load_image(piece: Piece, side: int, known: Container[bytes] = ()) -> Loaded:
     """Read an image and decode it unless it is known; what is wrong with it is its failure."""
+    image_id = None
     try:
-        content = read_bytes(uri)
-    except Exception as error:  # an image must never stop its shard, whatever its source raises
-        message = f"{type(error).__name__}: {error}"
-        return Loaded(failure=BadImageError("unreadable", message))
-    image_id = sha256(content).digest()
-    if image_id in known:
-        return Loaded(image_id, known=True)
-    try:
-        picture = decode(content, side)
+        found = find(piece)
+        image_id = found.image_id
+        if image_id in known:
+            return Loaded(image_id, known=True)
+        picture = found.picture(side)
     except BadImageError as failure:
         return Loaded(image_id, failure=failure)
+    except Exception as error:  # an image must never stop its shard, whatever its source raises
+        message = f"{type(error).__name__}: {error}"
+        return Loaded(image_id, failure=BadImageError("unreadable", message))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
     return Loaded(image_id, size, colour, picture.pixels)
 
 
 def load_images(
-    uris: Sequence[str],
+    pieces: Sequence[Piece],
     side: int,
     threads: int,
     failed: Mapping[int, BadImageError] | None = None,
@@ -69,10 +68,10 @@ def load_images(
     lost = failed or {}
 
     def load(row: int) -> Loaded:
-        return Loaded(failure=lost[row]) if row in lost else load_image(uris[row], side, known)
+        return Loaded(failure=lost[row]) if row in lost else load_image(pieces[row], side, known)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        yield from pool.map(load, range(len(uris)))
+        yield from pool.map(load, range(len(pieces)))
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Features:
 
 def extract(
     inference: Inference,
-    uris: Sequence[str],
+    pieces: Sequence[Piece],
     *,
     tap_widths: dict[str, int],
     failed: Mapping[int, BadImageError] | None = None,
@@ -102,7 +101,7 @@ def extract(
 
     Args:
         inference: the network, ready to run.
-        uris: where the images are.
+        pieces: where the images are.
         tap_widths: d of every tap.
         failed: rows that are not to be touched, and why.
         known: digests of images that need no features.
@@ -117,7 +116,8 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    for row, loaded in enumerate(load_images(uris, spec.side, inference.threads, failed, known)):
+    loading = load_images(pieces, spec.side, inference.threads, failed, known)
+    for row, loaded in enumerate(loading):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
@@ -125,8 +125,8 @@ def extract(
             forward()
     if waiting:
         forward()
-    taps = {t: np.full((len(uris), d), np.nan, np.float32) for t, d in tap_widths.items()}
-    logits = np.full((len(uris), len(spec.classes)), np.nan, np.float32)
+    taps = {t: np.full((len(pieces), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(pieces), len(spec.classes)), np.nan, np.float32)
     # Only now, for to look at what a GPU computes is to wait for it.
     for rows, (pooled, scores) in passed:
         logits[rows] = scores.cpu().numpy()

@@ -30,6 +30,8 @@ ARCHIVES = {
 }
 
 # Names may hold "::"; the one that divides two URLs has a URL after it.
+BLOCK = 2**22  # bytes that are in memory at once
+
 _LINK = re.compile(r"::(?=\w+://)")
 
 
@@ -63,20 +65,12 @@ def read_bytes(uri: str) -> bytes:
         fs, path = filesystem(uri)
         return bytes(fs.cat_file(path))
     name, address = split_link(rest)
-    return _archive(kind, address, _stamp(address)).read(name)
-
-
-def read_unchanged(uri: str, image_id: str) -> bytes:
-    """The bytes of an image whose sha256 is known; ChangedError where it is another by now."""
-    content = read_bytes(uri)
-    if sha256(content).hexdigest() != image_id:
-        raise ChangedError("the file was changed since it was screened")
-    return content
+    return _archive(kind, address, stamp(address)).read(name)
 
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """Names and sizes in bytes of the files in an archive, in the archive's order."""
-    for name, member in _archive(kind, address, _stamp(address)).members.items():
+    for name, member in _archive(kind, address, stamp(address)).members.items():
         yield name, _size(member)
 
 
@@ -89,13 +83,28 @@ def split_link(rest: str) -> tuple[str, str]:
     return inside, address
 
 
-def _stamp(address: str) -> str | tuple[int, int]:
-    """What changes when an archive is replaced, so that no worker reads by an old index."""
-    fs, path = filesystem(address)
+def stamp(uri: str) -> str:
+    """What changes when a file, or the archive that it lies in, is replaced."""
+    kind, _, rest = uri.partition("://")
+    if kind in ARCHIVES.values():
+        return stamp(split_link(rest)[1])
+    fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         return str(fs.ukey(path))
     status = Path(path).stat()
-    return status.st_mtime_ns, status.st_size
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def digest_of_file(uri: str) -> bytes:
+    """The sha256 of a file, however large it is."""
+    if uri.partition("://")[0] in ARCHIVES.values():
+        return sha256(read_bytes(uri)).digest()
+    fs, path = filesystem(uri)
+    digest = sha256()
+    with fs.open(path, "rb") as file:
+        while piece := file.read(BLOCK):
+            digest.update(piece)
+    return digest.digest()
 
 
 Member = zipfile.ZipInfo | tarfile.TarInfo
@@ -143,7 +152,7 @@ def _refusal(member: Member) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def _archive(kind: str, address: str, stamp: str | tuple[int, int]) -> _Archive:
+def _archive(kind: str, address: str, at: str) -> _Archive:
     fs, path = filesystem(address)
     # An object store would read 50 MB ahead from wherever the next image lies.
     blocks = {"block_size": 2**20, "cache_type": "blockcache"} if fs.async_impl else {}

@@ -20,6 +20,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from tasks.crops import coarsen
+
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.complex64]
 Amount = NDArray[np.float32]
@@ -77,7 +79,7 @@ def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Picture:
     The shape is ``(height, width, 3)``; sides are about 90 to 190 pixels, 130 as a rule.
     """
     dyes = red_cell_dyes(rng, stage)
-    return expose(patient, dyes.eosin, dyes.azure, rng) * _coarsen(dyes.inside, 4)[..., np.newaxis]
+    return expose(patient, dyes.eosin, dyes.azure, rng) * coarsen(dyes.inside)[..., np.newaxis]
 
 
 def red_cell_dyes(rng: Generator, stage: Stage | None) -> Dyes:
@@ -293,12 +295,6 @@ def _trophozoite(z: Plane, rng: Generator) -> Amount:
     azure = rng.uniform(0.2, 0.4) * cytoplasm * (1 - 0.8 * vacuole)
     np.maximum(azure, rng.uniform(0.7, 1.1) * chromatin, out=azure)
     return azure
-
-
-def _coarsen(mask: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
-    """The same mask in square blocks, as segmentation at a low resolution leaves it."""
-    y, x = (np.minimum(np.arange(n) // block * block + block // 2, n - 1) for n in mask.shape)
-    return mask[np.ix_(y, x)]
 
 
 def _blur(image: Picture, sigma: float) -> Picture:

@@ -14,6 +14,7 @@ from tasks.statistics import Float
 
 ACCEPT, REVIEW = "accept", "review"
 COLOURS = ("red", "green", "blue")
+PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 
 def image_rows(
@@ -65,6 +66,12 @@ def image_rows(
         **{
             name: manifest[name].combine_chunks()
             for name in ("uri", "label", "slide_id", "patient_id", "acquired_at")
+        },
+        **{
+            name: manifest[name].combine_chunks()
+            if name in manifest.column_names  # a night may have been frozen before there were regions
+            else pa.nulls(n)
+            for name in PIECE
         },
         "width": where_scored(sizes[:, 0], pa.int32()),
         "height": where_scored(sizes[:, 1], pa.int32()),

@@ -36,6 +36,7 @@ from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
 from tasks.extract import Features, extract
 from tasks.images import BadImageError
+from tasks.pieces import pieces_of
 from tasks.process import settle_worker
 from tasks.report import image_rows
 from tasks.reuse import copy_features, seen_before, verified_block
@@ -128,8 +129,8 @@ def probe_image(job: ShardJob, row: int) -> None:
     An image that kills this worker is the one to put into quarantine.
     """
     card = load_card(job.store, job.model)
-    uri = read_manifest(job.store, job.batch, job.shard, columns=["uri"])["uri"][row].as_py()
-    extract(_network(job, card), [uri], tap_widths=card.tap_widths)
+    manifest = read_manifest(job.store, job.batch, job.shard).slice(row, 1)
+    extract(_network(job, card), pieces_of(manifest), tap_widths=card.tap_widths)
 
 
 def _extract_shard(
@@ -184,7 +185,7 @@ def _extract(
 ) -> Features:
     return extract(
         _network(job, card),
-        manifest["uri"].to_pylist(),
+        pieces_of(manifest),
         tap_widths=card.tap_widths,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from tasks.pieces import Region, address_of
 from tasks.reading import ARCHIVES, SourceError, filesystem, list_members, split_link
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -26,8 +27,25 @@ SCHEMA = pa.schema(
         ("slide_id", pa.string()),
         ("patient_id", pa.string()),
         ("acquired_at", pa.timestamp("us")),
+        # What follows is null in a row that is a whole file. Pixels are those of its full size.
+        ("source_uri", pa.string()),
+        ("source_id", pa.string()),
+        ("source_stamp", pa.string()),
+        ("x", pa.int64()),
+        ("y", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("level", pa.int8()),
+        ("scale", pa.float64()),
+        ("outline", pa.list_(pa.float32())),
+        ("kind", pa.string()),
+        ("touches_border", pa.bool_()),
+        # A reason, a colon and the details, where it is known that there is no image.
+        ("failure", pa.string()),
     ]
 )
+TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "kind", "failure")
+BOX = ("x", "y", "width", "height")
 
 # NIH names: C33P1thinF_IMG_20150619_114756a_cell_179.png is patient, field of view, cell.
 _NIH = re.compile(
@@ -61,7 +79,13 @@ def parse_name(name: str) -> Name:
     return Name(patient, f"{patient}_{found['field']}", acquired_at)
 
 
-def list_images(source: str, *, classes: Iterable[str] = (), limit: int | None = None) -> pa.Table:
+def list_images(
+    source: str,
+    *,
+    classes: Iterable[str] = (),
+    limit: int | None = None,
+    extensions: frozenset[str] = EXTENSIONS,
+) -> pa.Table:
     """The images of a source, in an order that depends on nothing but their names.
 
     Args:
@@ -69,6 +93,7 @@ def list_images(source: str, *, classes: Iterable[str] = (), limit: int | None =
             (``zip://folder::archive.zip``), or a .parquet or .csv manifest.
         classes: folder names that are labels; a file directly in such a folder has that label.
         limit: take this many images, spread evenly over the source.
+        extensions: of files that are images.
 
     Returns:
         A table of `SCHEMA`, sorted by patient, slide and URL.
@@ -76,17 +101,33 @@ def list_images(source: str, *, classes: Iterable[str] = (), limit: int | None =
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
-    table = _manifest_or_files(source, frozenset(classes))
-    table = table.sort_by(
-        [("patient_id", "ascending"), ("slide_id", "ascending"), ("uri", "ascending")]
-    )
+    table = _manifest_or_files(source, frozenset(classes), extensions)
+    table = _in_order(table)
     _refuse_repeats(table, source)
     if limit is not None and limit < table.num_rows:
         table = table.take([i * table.num_rows // limit for i in range(limit)])
     return table
 
 
-def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
+def _in_order(table: pa.Table) -> pa.Table:
+    """Sort by patient, slide and URL; regions of one source stay in the order of their manifest.
+
+    There, neighbours follow each other, and are read from the same tiles of a slide.
+    """
+    keys = pa.table(
+        {
+            "patient": table["patient_id"],
+            "slide": table["slide_id"],
+            "source": pc.coalesce(table["source_uri"], table["uri"]),
+            "row": pa.array(range(table.num_rows), pa.int64()),
+        }
+    )
+    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
+
+
+def _manifest_or_files(
+    source: str, classes: frozenset[str], extensions: frozenset[str]
+) -> pa.Table:
     lower = source.lower()
     try:
         if lower.endswith((".parquet", ".csv")):
@@ -95,10 +136,10 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         kind, _, inside = source.partition("://")
         if kind in ARCHIVES.values() and "::" in inside:
             folder, address = split_link(inside)
-            return _table(_list_archive(address, kind, folder.strip("/")), classes)
+            return _table(_list_archive(address, kind, extensions, folder.strip("/")), classes)
         if archive:
-            return _table(_list_archive(source, archive), classes)
-        return _table(_list_files(source), classes)
+            return _table(_list_archive(source, archive, extensions), classes)
+        return _table(_list_files(source, extensions), classes)
     except FileNotFoundError:
         raise SourceError(f"{source} does not exist") from None
     except PermissionError:
@@ -109,7 +150,7 @@ def _manifest_or_files(source: str, classes: frozenset[str]) -> pa.Table:
         ) from None
 
 
-def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
+def _list_files(source: str, extensions: frozenset[str]) -> Iterable[tuple[str, str, int | None]]:
     """(URL, path that names it, size) of every image below a folder or matching a glob."""
     fs, root = filesystem(source)
     if fs.isfile(root):
@@ -128,27 +169,27 @@ def _list_files(source: str) -> Iterable[tuple[str, str, int | None]]:
         is_file = info["type"] == "file" or info.get("islink", False)
         # What a pattern names is wanted, and so is a root in a hidden folder.
         below = path.removeprefix(above) if above else PurePosixPath(path).name
-        if is_file and _is_image(below):
+        if is_file and _is_image(below, extensions):
             yield str(fs.unstrip_protocol(path)), path, info.get("size")
 
 
 def _list_archive(
-    source: str, kind: str, folder: str = ""
+    source: str, kind: str, extensions: frozenset[str], folder: str = ""
 ) -> Iterable[tuple[str, str, int | None]]:
     fs, path = filesystem(source)
     address = str(fs.unstrip_protocol(path))
     for name, size in list_members(kind, address):
         inside = not folder or PurePosixPath(name).is_relative_to(folder)
-        if _is_image(name) and inside:
+        if _is_image(name, extensions) and inside:
             yield f"{kind}://{name}::{address}", name, size
 
 
-def _is_image(path: str) -> bool:
+def _is_image(path: str, extensions: frozenset[str]) -> bool:
     """Whether a path below a source is an image's; hidden files and folders are nobody's."""
     parts = PurePosixPath(path)
     # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
     hidden = any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in parts.parts)
-    return parts.suffix.lower() in EXTENSIONS and not hidden
+    return parts.suffix.lower() in extensions and not hidden
 
 
 def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
@@ -178,7 +219,7 @@ def _read_manifest(source: str) -> pa.Table:
         try:
             if source.lower().endswith(".csv"):
                 # Ids such as 007 are text, whatever they look like.
-                text = {name: pa.string() for name in ("uri", "label", "slide_id", "patient_id")}
+                text = {name: pa.string() for name in TEXT}
                 table = pa.csv.read_csv(
                     file,
                     parse_options=pa.csv.ParseOptions(newlines_in_values=True),
@@ -193,10 +234,11 @@ def _read_manifest(source: str) -> pa.Table:
     twice = {name for name in table.column_names if table.column_names.count(name) > 1}
     if twice:
         raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
-    if "uri" not in table.column_names:
-        raise SourceError(f"{source} has no column 'uri'; it has: {', '.join(table.column_names)}")
-    if table["uri"].null_count:
-        raise SourceError(f"{source} has {table['uri'].null_count} rows without a uri")
+    if not {"uri", "source_uri"} & set(table.column_names):
+        raise SourceError(
+            f"{source} has no column 'uri' and no 'source_uri'; it has: "
+            f"{', '.join(table.column_names)}"
+        )
     columns = []
     for field in SCHEMA:
         try:
@@ -209,8 +251,41 @@ def _read_manifest(source: str) -> pa.Table:
             raise SourceError(f"{source}, column {field.name!r}: {error}") from None
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
-    uris = [_resolve(uri, folder) for uri in made["uri"].to_pylist()]
-    return made.set_column(0, SCHEMA.field("uri"), pa.array(uris, pa.string()))
+    for name in ("uri", "source_uri"):
+        addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
+        made = _with(made, name, addresses)
+    return _with_names_of_regions(made, source)
+
+
+def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
+    place = SCHEMA.get_field_index(name)
+    return table.set_column(place, SCHEMA.field(name), pa.array(values, pa.string()))
+
+
+def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
+    """Name each region by its source and box where the manifest does not; refuse half a region."""
+    if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
+        return table
+    rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
+    uris: list[str | None] = []
+    for number, row in enumerate(rows, 1):
+        box = [row[name] for name in BOX]
+        if row["uri"] is None and row["source_uri"] is None:
+            raise SourceError(f"{source}, row {number}: it has no uri")
+        if any(n is None for n in box) and any(n is not None for n in box):
+            raise SourceError(
+                f"{source}, row {number}: a region needs {', '.join(BOX)}; it has "
+                f"{', '.join(name for name in BOX if row[name] is not None)}"
+            )
+        if None not in box and row["source_uri"] is None:
+            raise SourceError(f"{source}, row {number}: a region needs its source_uri")
+        if row["uri"] is None:
+            whole = None in box
+            region = None if whole else Region(*box, row["level"] or 0)
+            uris.append(address_of(row["source_uri"], region) if region else row["source_uri"])
+        else:
+            uris.append(row["uri"])
+    return _with(table, "uri", uris)
 
 
 def _resolve(uri: str, folder: str) -> str:

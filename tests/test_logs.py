@@ -224,6 +224,7 @@ def test_a_stage_that_is_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> 
 def test_every_failed_image_has_a_line_and_no_good_one(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     failed = tuple(
         FailedImage(row, f"https://h/{row}.png?token=abc", None, "damaged", "cut short")
         for row in range(TO_PREFECT + 5)

@@ -528,7 +528,7 @@ def test_a_manifest_needs_only_urls(tmp_path: Path, kind: str) -> None:
     ("columns", "message"),
     [
         ({"url": ["1.png"]}, r"night\.\w+ has no column 'uri'; it has: url"),
-        ({"uri": ["1.png", None], "label": ["a", "b"]}, r"night\.\w+ has 1 rows without a uri"),
+        ({"uri": ["1.png", None], "label": ["a", "b"]}, r"night\.\w+, row 2: it has no uri"),
         ({"uri": ["1.png", "1.png"]}, r"names file://.*/1\.png 2 times"),
         ({"uri": ["1.png"], "size": ["large"]}, r"night\.\w+, column 'size': "),
         ({"uri": ["1.png"], "acquired_at": ["yesterday"]}, r"column 'acquired_at': "),

@@ -1,0 +1,322 @@
+"""The flow `segment`: photographs and slides -> a manifest of cells or tiles, to be screened."""
+
+import time
+from typing import Annotated, Literal
+
+import pyarrow as pa
+from distributed import Client
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.cluster import open_client
+from flows.jobs import run_in_order
+from flows.progress import tell
+from flows.results import Outcome, table
+from flows.settings import Settings
+from flows.telemetry import observed, stage
+from storage.records import now
+from storage.segmentations import (
+    FIELDS,
+    MANIFEST,
+    Cutting,
+    Into,
+    Segmentation,
+    Segmented,
+    complete_parts,
+    count_places,
+    find_segmentation,
+    freeze_segmentation,
+    manifest_address,
+    publish,
+    read_fields,
+    read_parts,
+    read_segmented,
+    seal_segmentation,
+    segmentation_lease,
+    write_places,
+)
+from storage.store import Store, StoreError
+from tasks.segment import (
+    FIELD_SCHEMA,
+    OUTLINES,
+    PLACE_SCHEMA,
+    SearchJob,
+    SurveyJob,
+    count_failures,
+    load_finder,
+    name_of_slide,
+    search_places,
+    survey_sources,
+)
+from tasks.slide_source import SLIDE_EXTENSIONS
+from tasks.sources import EXTENSIONS, SCHEMA, list_images
+
+SOURCES_A_JOB = 16
+FIELDS_A_JOB = 8
+
+SlideIs = Literal["file", "folder"]
+
+
+class SegmentOutcome(Outcome):
+    """A manifest of images that were cut out of larger ones, in figures."""
+
+    name: str
+    manifest: str
+    sources: int
+    fields: dict[str, int]
+    images: int
+    failures: dict[str, int]
+    seconds: float
+    repeated: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether a source or a field could not be read, or there were none."""
+        return bool(self.failures) or not self.sources
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        fields = ", ".join(f"{n:,} {kind}" for kind, n in self.fields.items())
+        rows: list[tuple[str, object]] = [
+            ("sources", f"{self.sources:,}"),
+            ("fields", fields or "none"),
+            ("images", f"{self.images:,}"),
+            ("manifest", self.manifest),
+        ]
+        if self.failures:
+            failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+            rows.insert(2, ("failed", f"{failures}; each is a row of the manifest that says why"))
+        if self.repeated:
+            return f"segmentation {self.name} was made before; nothing to do\n{table(rows)}"
+        rate = sum(self.fields.values()) / self.seconds
+        return f"segmentation {self.name}: {self.seconds:.1f} s, {rate:.1f} fields/s\n{table(rows)}"
+
+
+class SourcesFailedError(Exception):
+    """The manifest is made, but some sources or fields could not be read, or there were none."""
+
+    def __init__(self, outcome: SegmentOutcome) -> None:
+        failures = ", ".join(f"{n} {reason}" for reason, n in outcome.failures.items())
+        super().__init__(
+            f"{sum(outcome.failures.values())} sources or fields of segmentation {outcome.name} "
+            f"failed ({failures}); the manifest has a row for each: {outcome.manifest}"
+            if outcome.sources
+            else f"there is nothing to segment for {outcome.name}: it has no photographs or slides"
+        )
+        self.outcome = outcome
+
+
+@flow
+@observed()
+def segment(
+    images: Annotated[
+        str, Field(description="photographs and slides: folder, glob, archive, manifest")
+    ],
+    name: Annotated[str, Field(description="name of this segmentation")],
+    into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
+        "cells"
+    ),
+    microns_per_pixel: Annotated[
+        float | None, Field(gt=0, description="of slides whose file does not say")
+    ] = None,
+    tile: Annotated[int, Field(ge=16, le=8192, description="side of a tile in pixels")] = 256,
+    overlap: Annotated[int, Field(ge=0, description="of neighbouring tiles in pixels")] = 0,
+    slide_is: Annotated[
+        SlideIs, Field(description="what one slide is: a file, or the folder of its photographs")
+    ] = "file",
+    finder: Annotated[
+        str, Field(description="what finds cells: outlines, or module:function of your own")
+    ] = OUTLINES,
+    limit: Annotated[int | None, Field(ge=1, description="take only so many sources")] = None,
+    wait: Annotated[
+        bool, Field(description="wait while another run works on the segmentation")
+    ] = False,
+    settings: Settings | None = None,
+) -> SegmentOutcome:
+    """Cut photographs and slides up into cells or tiles, and list these in a manifest.
+
+    Raises:
+        SourcesFailedError: the manifest is made, but not everything could be read.
+    """
+    settings = settings or Settings()
+    if overlap >= tile:
+        raise ValueError(f"--overlap {overlap} must be less than --tile {tile}")
+    cutting = Cutting(
+        into=into,
+        microns_per_pixel=microns_per_pixel,
+        tile=tile if into == "tiles" else 0,
+        overlap=overlap if into == "tiles" else 0,
+        finder=finder if into == "cells" else "",
+        least_sharpness=settings.field_limits.least_sharpness,
+    )
+    started = time.monotonic()
+    store = Store(settings.store)
+    repeated = read_segmented(store, name) is not None
+    made = cut_up(
+        settings, name, images, cutting, root=images, slide_is=slide_is, limit=limit, wait=wait
+    )
+    outcome = SegmentOutcome(
+        name=name,
+        manifest=manifest_address(store, name),
+        sources=made.sources,
+        fields=made.fields,
+        images=made.images,
+        failures=made.failures,
+        seconds=time.monotonic() - started,
+        repeated=repeated,
+    )
+    if outcome.failed:
+        raise SourcesFailedError(outcome)
+    return outcome
+
+
+def cut_up(
+    settings: Settings,
+    name: str,
+    images: str,
+    cutting: Cutting,
+    *,
+    root: str,
+    slide_is: SlideIs,
+    limit: int | None = None,
+    wait: bool = False,
+) -> Segmented:
+    """Begin a segmentation, or go on with it, and return what came of it.
+
+    Args:
+        settings: of the store and the cluster.
+        name: of the segmentation.
+        images: the sources.
+        cutting: how they are cut up.
+        root: the folder of the sources, below which their names tell slides apart.
+        slide_is: what one slide is.
+        limit: take only so many sources.
+        wait: while another run works on it.
+    """
+    store = Store(settings.store)
+    with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
+        frozen = _start_or_resume(store, name, images, cutting, root, slide_is, limit)
+        done = read_segmented(store, name)
+        if done is not None:
+            return done
+        if cutting.into == "cells":
+            load_finder(cutting.finder)  # before workers say so, each of them
+        with open_client(settings) as client:
+            with stage("survey"):
+                _survey(client, store, frozen)
+            with stage("segment"):
+                _search(client, store, frozen)
+        held.check()
+        return _publish(store, frozen)
+
+
+def _start_or_resume(
+    store: Store,
+    name: str,
+    images: str,
+    cutting: Cutting,
+    root: str,
+    slide_is: SlideIs,
+    limit: int | None,
+) -> Segmentation:
+    frozen = find_segmentation(store, name)
+    if frozen is None:
+        sources = list_images(images, limit=limit, extensions=EXTENSIONS | SLIDE_EXTENSIONS)
+        _refuse_regions(sources, images)
+        return freeze_segmentation(
+            store,
+            name,
+            _with_slides(sources, root, slide_is),
+            images=images,
+            limit=limit,
+            cutting=cutting,
+            started_at=now(),
+        )
+    if (frozen.images, frozen.limit, frozen.cutting) != (images, limit, cutting):
+        raise StoreError(
+            f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
+            f"{frozen.images} with other options ({frozen.cutting.model_dump_json()}, limit "
+            f"{frozen.limit}): give the same to go on with it, or another --name"
+        )
+    get_run_logger().info("segmentation %s goes on with %d sources", name, frozen.sources)
+    return frozen
+
+
+def _refuse_regions(sources: pa.Table, images: str) -> None:
+    if sources["x"].null_count < sources.num_rows:
+        raise StoreError(f"{images} lists regions already: screen them as they are")
+
+
+def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
+    """Name the slide of each source whose name or manifest does not."""
+    named = [
+        slide or name_of_slide(uri, root, slide_is)
+        for slide, uri in zip(
+            sources["slide_id"].to_pylist(), sources["uri"].to_pylist(), strict=True
+        )
+    ]
+    place = SCHEMA.get_field_index("slide_id")
+    return sources.set_column(place, SCHEMA.field(place), pa.array(named, pa.string()))
+
+
+@task(cache_policy=NO_CACHE)
+def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
+    """Find out where the fields of all sources lie."""
+    if count_places(store, frozen.name) is not None:
+        return
+    done = complete_parts(store, frozen.name, "surveys")
+    starts = range(0, frozen.sources, SOURCES_A_JOB)
+    jobs = [
+        SurveyJob(
+            store,
+            frozen.name,
+            number,
+            start,
+            min(start + SOURCES_A_JOB, frozen.sources),
+            frozen.cutting,
+        )
+        for number, start in enumerate(starts)
+        if number not in done
+    ]
+    for _ in run_in_order(client, survey_sources, jobs, title=f"survey {frozen.name}"):
+        pass
+    parts = list(read_parts(store, frozen.name, "surveys", len(starts)))
+    write_places(store, frozen.name, parts or [PLACE_SCHEMA.empty_table()], FIELDS_A_JOB)
+
+
+@task(cache_policy=NO_CACHE)
+def _search(client: Client, store: Store, frozen: Segmentation) -> None:
+    """Search all fields for what is to be cut out."""
+    done = complete_parts(store, frozen.name, "fields")
+    jobs = [
+        SearchJob(store, frozen.name, number, frozen.cutting)
+        for number in range(count_places(store, frozen.name) or 0)
+        if number not in done
+    ]
+    for _ in run_in_order(client, search_places, jobs, title=f"segment {frozen.name}"):
+        pass
+
+
+@task(cache_policy=NO_CACHE)
+def _publish(store: Store, frozen: Segmentation) -> Segmented:
+    """Join the parts into the manifest and the table of fields, and seal them."""
+    name, count = frozen.name, count_places(store, frozen.name) or 0
+    manifest = publish(store, name, MANIFEST, SCHEMA, read_parts(store, name, "cells", count))
+    fields = publish(store, name, FIELDS, FIELD_SCHEMA, read_parts(store, name, "fields", count))
+    found = read_fields(store, name)
+    kinds = found["kind"].drop_null().value_counts().to_pylist()
+    done = Segmented(
+        digest=frozen.digest,
+        sources=frozen.sources,
+        manifest_digest=manifest,
+        fields_digest=fields,
+        images=sum(
+            part["failure"].null_count for part in read_parts(store, name, "cells", count)
+        ),
+        fields={each["values"]: each["counts"] for each in kinds},
+        failures=dict(count_failures(found)),
+    )
+    seal_segmentation(store, name, done)
+    return done

@@ -1,0 +1,218 @@
+"""A segmentation: what photographs and slides were cut up into, as the manifest of a batch.
+
+``segmentations/<name>/segmentation.json`` and ``sources.parquet`` are written once, when it starts;
+``surveys/<n>.parquet`` says where the fields of some sources lie, and ``places.parquet`` of all;
+``cells/<n>.parquet`` and ``fields/<n>.parquet`` hold what was found in some fields, the latter
+written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segmented.json`` says that
+they are complete.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.leases import Lease, lease
+from storage.records import Part, Record
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+
+FOLDER = "segmentations"
+SOURCES, PLACES = "sources.parquet", "places.parquet"
+MANIFEST, FIELDS = "manifest.parquet", "fields.parquet"
+STARTED, DONE = "segmentation.json", "segmented.json"
+
+Into = Literal["cells", "tiles"]
+
+
+class Cutting(Part):
+    """How sources are cut up. Lengths are pixels of a source's full size.
+
+    ``microns_per_pixel`` is that of slides whose file does not say; ``least_sharpness`` of a
+    slide's field that is searched for cells.
+    """
+
+    into: Into
+    microns_per_pixel: float | None
+    tile: int
+    overlap: int
+    finder: str
+    least_sharpness: float
+
+
+class Segmentation(Record):
+    """What was frozen when a segmentation started. ``images`` says where its sources came from."""
+
+    name: str
+    images: str
+    limit: int | None
+    sources: int
+    sources_digest: str
+    cutting: Cutting
+    started_at: datetime
+
+    @property
+    def digest(self) -> str:
+        """What the sources and the way they are cut up come to."""
+        return digest_of(f"{self.sources_digest} {self.cutting.model_dump_json()}".encode())
+
+
+class Segmented(Record):
+    """A segmentation is complete; ``fields`` counts the fields of each kind, failed ones too."""
+
+    digest: str
+    sources: int
+    manifest_digest: str
+    fields_digest: str
+    images: int
+    fields: dict[str, int]
+    failures: dict[str, int]
+
+
+def segmentation_lease(
+    store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
+) -> AbstractContextManager[Lease]:
+    """Be the one run that works on a segmentation, or wait to be, or say who is."""
+    return lease(store, FOLDER, check_name("segmentation", name), wait=wait, on_wait=on_wait)
+
+
+def freeze_segmentation(
+    store: Store,
+    name: str,
+    sources: pa.Table,
+    *,
+    images: str,
+    limit: int | None,
+    cutting: Cutting,
+    started_at: datetime,
+) -> Segmentation:
+    """Write a segmentation's sources (a table of `tasks.sources.SCHEMA`) once and for all."""
+    buffer = io.BytesIO()
+    pq.write_table(sources, buffer, compression="zstd")
+    made = Segmentation(
+        name=check_name("segmentation", name),
+        images=images,
+        limit=limit,
+        sources=sources.num_rows,
+        sources_digest=digest_of(buffer.getvalue()),
+        cutting=cutting,
+        started_at=started_at,
+    )
+    if store.exists(FOLDER, name, STARTED):
+        raise StoreError(f"segmentation {name} exists already, and its sources are frozen")
+    store.write_bytes(buffer.getvalue(), FOLDER, name, SOURCES)
+    try:
+        made.write(store, FOLDER, name, STARTED, once=True)
+    except AlreadyExistsError:
+        raise StoreError(f"segmentation {name} was started by somebody else just now") from None
+    return made
+
+
+def find_segmentation(store: Store, name: str) -> Segmentation | None:
+    """The segmentation of that name, or None where it has not been started."""
+    parts = (FOLDER, check_name("segmentation", name), STARTED)
+    return Segmentation.read(store, *parts) if store.exists(*parts) else None
+
+
+def segmentation_of(store: Store, images: str) -> str | None:
+    """The name of the segmentation whose manifest a source of images is, or None."""
+    if not images.endswith(f"/{MANIFEST}"):
+        return None
+    root, folder = Store(images).root, f"{store.path(FOLDER)}/"
+    name = root.removeprefix(folder).removesuffix(f"/{MANIFEST}")
+    is_one = root.startswith(folder) and "/" not in name
+    return name if is_one and store.exists(FOLDER, name, DONE) else None
+
+
+def manifest_address(store: Store, name: str) -> str:
+    """Where the manifest of a segmentation lies, for `tasks.sources.list_images`."""
+    return store.address(FOLDER, name, MANIFEST)
+
+
+def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:
+    """Write the n-th part of ``surveys``, ``cells`` or ``fields``, complete or not at all."""
+    with store.staged(*_part(name, kind, number)) as stage:
+        pq.write_table(rows, stage, compression="zstd")
+
+
+def complete_parts(store: Store, name: str, kind: str) -> set[int]:
+    """The numbers of the parts that are there."""
+    return {int(part.removesuffix(".parquet")) for part in store.names(FOLDER, name, kind)}
+
+
+def read_parts(store: Store, name: str, kind: str, count: int) -> Iterator[pa.Table]:
+    """The parts in order, one at a time."""
+    for number in range(count):
+        yield _read(store, *_part(name, kind, number))
+
+
+def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
+    return (FOLDER, name, kind, f"{number:06d}.parquet")
+
+
+def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
+    """Some of a segmentation's sources."""
+    return _read(store, FOLDER, name, SOURCES).slice(start, stop - start)
+
+
+def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int) -> int:
+    """Join what the surveys found, ``group`` rows for each part to come; returns their number."""
+    places = pa.concat_tables(parts)
+    with store.staged(FOLDER, name, PLACES) as stage:
+        pq.write_table(places, stage, row_group_size=group, compression="zstd")
+    return -(-places.num_rows // group)
+
+
+def count_places(store: Store, name: str) -> int | None:
+    """How many parts the places make, or None where not all sources have been surveyed."""
+    if not store.exists(FOLDER, name, PLACES):
+        return None
+    with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
+        return int(file.num_row_groups)
+
+
+def read_places(store: Store, name: str, number: int) -> pa.Table:
+    """The places of the n-th part."""
+    with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
+        return file.read_row_group(number)
+
+
+def publish(
+    store: Store, name: str, file: str, schema: pa.Schema, parts: Iterable[pa.Table]
+) -> str:
+    """Join parts into the manifest or the table of fields; returns its sha256."""
+    with store.staged(FOLDER, name, file) as stage:
+        with pq.ParquetWriter(stage, schema, compression="zstd") as writer:
+            for part in parts:
+                if part.num_rows:
+                    writer.write_table(part.cast(schema))
+        return digest_of(stage.read_bytes())
+
+
+def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
+    """Declare a segmentation complete, and remove the parts it was joined from."""
+    done.write(store, FOLDER, name, DONE)
+    for kind in ("surveys", "cells", "fields"):
+        store.remove(FOLDER, name, kind)
+
+
+def read_segmented(store: Store, name: str) -> Segmented | None:
+    """What came of a segmentation, or None where it is not complete."""
+    parts = (FOLDER, name, DONE)
+    return Segmented.read(store, *parts) if store.exists(*parts) else None
+
+
+def read_fields(store: Store, name: str) -> pa.Table:
+    """The fields of a complete segmentation, a table of `tasks.segment.FIELD_SCHEMA`."""
+    return _read(store, FOLDER, name, FIELDS)
+
+
+def _read(store: Store, *parts: str) -> pa.Table:
+    try:
+        with store.open(*parts) as opened, pq.ParquetFile(opened) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise StoreError(f"{store.address(*parts)} is missing: segment again, by another name") from None

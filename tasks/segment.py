@@ -1,0 +1,383 @@
+"""The units of work that turn photographs and slides into images: cells or tiles.
+
+First every source is surveyed: what it is, and where its fields of view lie. Then every field is
+searched. What cannot be read becomes a row that says why.
+"""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.segmentations import Cutting, read_places, read_sources, write_part
+from storage.store import Store
+from tasks.absorbance import Field
+from tasks.cells import Cells, find_cells
+from tasks.crops import scale_of, with_rim
+from tasks.field_quality import field_quality, sharpness
+from tasks.images import BadImageError, decode_rgb
+from tasks.pieces import Region, address_of, read_region
+from tasks.process import keep_freed_memory
+from tasks.reading import SourceError, digest_of_file, read_bytes, stamp
+from tasks.slide_source import Slide, is_slide, open_slide
+from tasks.sources import SCHEMA
+from tasks.survey import survey
+
+Finder = Callable[[Field, float | None], Cells]
+Box = tuple[int, int, int, int]
+Row = dict[str, Any]
+
+OUTLINES = "outlines"  # the name of our own finder
+ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
+GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
+TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be known for tiles
+
+# What a row about a source or a field begins with.
+ABOUT = [
+    ("source_uri", pa.string()),
+    ("source_id", pa.string()),
+    ("slide_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("x", pa.int64()),
+    ("y", pa.int64()),
+    ("width", pa.int64()),
+    ("height", pa.int64()),
+    ("level", pa.int8()),
+    ("kind", pa.string()),
+    ("failure", pa.string()),
+    ("microns_per_pixel", pa.float64()),
+    ("diameter", pa.float64()),
+]
+PLACE_SCHEMA = pa.schema(
+    [
+        *ABOUT,
+        ("source_stamp", pa.string()),
+        ("label", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+        ("is_slide", pa.bool_()),
+    ]
+)
+FIELD_SCHEMA = pa.schema(
+    [
+        *ABOUT,
+        ("sharpness", pa.float64()),
+        ("too_dark", pa.float64()),
+        ("too_bright", pa.float64()),
+        ("brightness", pa.float64()),
+        ("stain_red", pa.float64()),
+        ("stain_green", pa.float64()),
+        ("stain_blue", pa.float64()),
+        ("cells", pa.int64()),
+        ("white_cells", pa.int64()),
+        ("cells_at_border", pa.int64()),
+        ("covered", pa.float64()),
+        ("overlap", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SurveyJob:
+    """Sources ``start`` to ``stop`` of a segmentation, whose survey is its n-th."""
+
+    store: Store
+    name: str
+    number: int
+    start: int
+    stop: int
+    cutting: Cutting
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """The n-th part of a segmentation's places."""
+
+    store: Store
+    name: str
+    number: int
+    cutting: Cutting
+
+
+def load_finder(name: str) -> Finder:
+    """The finder of cells of that name: ``outlines``, or ``module:function`` of one's own.
+
+    It is called with a field, RGB uint8 (h, w, 3), and the diameter of a typical red cell in pixels
+    or None, and returns `tasks.cells.Cells`.
+
+    Raises:
+        SourceError: there is none of that name.
+    """
+    if name == OUTLINES:
+        return find_cells
+    module, _, function = name.partition(":")
+    try:
+        found: Finder = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SourceError(
+            f"no finder of cells {name!r} ({error}): there is {OUTLINES!r}, or give "
+            "module:function of your own"
+        ) from None
+    return found
+
+
+def survey_sources(job: SurveyJob) -> int:
+    """Find out where the fields of some sources lie; returns how many there are."""
+    sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
+    places = [place for source in sources for place in _survey_source(source, job.cutting)]
+    write_part(
+        job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
+    )
+    return len(places)
+
+
+def _survey_source(source: Row, cutting: Cutting) -> Iterator[Row]:
+    uri = source["uri"]
+    about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
+    about |= {"source_uri": uri, "is_slide": False}
+    try:
+        about |= {"source_stamp": stamp(uri), "source_id": digest_of_file(uri).hex()}
+        if not is_slide(uri):
+            width, height = decode_rgb(read_bytes(uri)).size
+            yield about | _box((0, 0, width, height)) | {"level": 0, "kind": "field"}
+            return
+        given = cutting.microns_per_pixel
+        slide = open_slide(uri)
+        if cutting.into == "tiles":
+            given = given or slide.microns_per_pixel or TILED_AT
+        found = survey(slide, given)
+    except Exception as error:  # a source must never stop the others, whatever it raises
+        yield about | {"failure": _reason(error)}
+        return
+    about |= {
+        "is_slide": True,
+        "level": found.level,
+        "microns_per_pixel": found.microns_per_pixel,
+        "diameter": found.diameter,
+    }
+    for place in found.places:
+        box = _box((place.x, place.y, place.width, place.height))
+        yield about | box | {"kind": place.kind}
+
+
+def search_places(job: SearchJob) -> int:
+    """Cut up the fields of one part; returns how many images there are in them."""
+    keep_freed_memory()
+    finder = load_finder(job.cutting.finder)
+    images: list[Row] = []
+    fields: list[Row] = []
+    for place in read_places(job.store, job.name, job.number).to_pylist():
+        field, found = _search_place(place, job.cutting, finder)
+        fields.append(field)
+        images += found
+    # The fields last: they say that the part is complete.
+    for kind, rows, schema in (("cells", images, SCHEMA), ("fields", fields, FIELD_SCHEMA)):
+        write_part(job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema))
+    return len(images)
+
+
+def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
+    """What is known of a field, and the images in it."""
+    field = {name: place.get(name) for name in FIELD_SCHEMA.names}
+    field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
+    if place["failure"] is not None:
+        return field, [_failed(place, place["source_uri"])]
+    try:
+        if cutting.into == "tiles":
+            return field, [] if place["kind"] == "empty" else _tiles(place, cutting)
+        if place["kind"] != "field":
+            return field, []
+        return _cells(place, field, cutting, finder)
+    except Exception as error:  # a field must never stop the others, whatever a finder raises
+        failed = place | {"failure": _reason(error), "kind": None}
+        region = Region(*_box_of(place), place["level"])
+        uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
+        return field | {"failure": failed["failure"], "kind": None}, [_failed(failed, uri)]
+
+
+def _cells(
+    place: Row, field: Row, cutting: Cutting, finder: Finder
+) -> tuple[Row, list[Row]]:
+    """The cells whose middle lies in a field; beyond its border, what they need is read as well."""
+    x, y, width, height = _box_of(place)
+    expected = place["diameter"]
+    around = _grown(place) if place["is_slide"] else (x, y, width, height)
+    if stamp(place["source_uri"]) != place["source_stamp"]:
+        raise BadImageError("unreadable", "the file was changed while it was cut up")
+    pixels = read_region(place["source_uri"], Region(*around, place["level"]))
+    step = around[2] / pixels.shape[1]  # pixels of the source for each that was read
+    seen = None if expected is None else sharpness(pixels, expected / step)
+    if seen is not None and seen < cutting.least_sharpness:
+        return field | {"kind": "unfocused", "sharpness": seen}, []
+    found = finder(pixels, None if expected is None else expected / step)
+    kept = []
+    for cell in found.cells:
+        low, size = np.array(cell.box[:2]), np.array(cell.box[2:])
+        middle = (low + size / 2) * step + around[:2]
+        if x <= middle[0] < x + width and y <= middle[1] < y + height:
+            kept.append(cell)
+    diameter = found.diameter * step
+    if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
+        diameter = expected
+    quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter)))
+    stain = quality.pop("stain")
+    quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
+    if seen is not None:
+        quality["sharpness"] = seen
+    known = {name: _finite(value) for name, value in quality.items()}
+    known |= {
+        "diameter": _finite(diameter),
+        "white_cells": sum(cell.kind == "white" for cell in kept),
+        "cells_at_border": sum(cell.touches_border for cell in kept),
+    }
+    whole = _size_of(place)
+    rows = []
+    for cell in kept:
+        outline = (cell.outline + 0.5) * step - 0.5 + around[:2]
+        rows.append(
+            _image(
+                place,
+                *_outlined(outline, scale_of(diameter), whole),
+                scale=scale_of(diameter),
+                kind=cell.kind,
+                touches_border=cell.touches_border,
+            )
+        )
+    return field | known, rows
+
+
+def _outlined(
+    outline: NDArray[np.float64], scale: float, size: tuple[int, int]
+) -> tuple[Box, list[float]]:
+    """The box of an outline with its rim, within its source, and the points from the box's corner."""
+    rimmed = with_rim(outline, scale)
+    low = np.clip(np.floor(rimmed.min(axis=0)), 0, np.array(size) - 1).astype(int)
+    high = np.clip(np.ceil(rimmed.max(axis=0)), low, np.array(size) - 1).astype(int)
+    points = np.round((rimmed - low) * GRAIN) / GRAIN
+    box = (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
+    return box, points.ravel().tolist()
+
+
+def _tiles(place: Row, cutting: Cutting) -> list[Row]:
+    """The tiles of a source whose middle lies in a place; the last ones end with the source."""
+    x, y, width, height = _box_of(place)
+    size = _size_of(place)
+    rows = []
+    for top, tall in _steps(size[1], cutting):
+        for left, wide in _steps(size[0], cutting):
+            if x <= left + wide / 2 < x + width and y <= top + tall / 2 < y + height:
+                box = (left, top, wide, tall)
+                rows.append(_image(place, box, None, scale=1.0, kind="tile") | {"label": place["label"]})
+    return rows
+
+
+def _steps(length: int, cutting: Cutting) -> list[tuple[int, int]]:
+    """Where tiles begin along a side, and how long they are there.
+
+    >>> cutting = Cutting(into="tiles", microns_per_pixel=None, tile=4, overlap=1, finder="",
+    ...                   least_sharpness=0)
+    >>> _steps(9, cutting)
+    [(0, 4), (3, 4), (5, 4)]
+    """
+    if length <= cutting.tile:
+        return [(0, length)]
+    starts = list(range(0, length - cutting.tile, cutting.tile - cutting.overlap))
+    return [(start, cutting.tile) for start in [*starts, length - cutting.tile]]
+
+
+def _image(
+    place: Row,
+    box: Box,
+    outline: list[float] | None,
+    *,
+    scale: float,
+    kind: str,
+    touches_border: bool = False,
+) -> Row:
+    """A row of the manifest; a label of a whole field is not that of each cell in it."""
+    region = Region(*box, place["level"] if kind != "tile" else 0)
+    names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
+    return {
+        **{name: place[name] for name in names},
+        **_box(box),
+        "uri": address_of(place["source_uri"], region),
+        "level": region.level,
+        "outline": outline,
+        "scale": scale,
+        "kind": kind,
+        "touches_border": touches_border,
+    }
+
+
+def _failed(place: Row, uri: str) -> Row:
+    names = ("slide_id", "patient_id", "acquired_at", "failure")
+    return {name: place[name] for name in names} | {"uri": uri}
+
+
+def _grown(place: Row) -> Box:
+    """A slide's field with a cell's diameter round it, as far as the slide goes."""
+    x, y, width, height = _box_of(place)
+    slide, more = _slide(place), int(np.ceil(place["diameter"]))
+    left, top = max(x - more, 0), max(y - more, 0)
+    right, bottom = min(x + width + more, slide.width), min(y + height + more, slide.height)
+    return left, top, right - left, bottom - top
+
+
+def _slide(place: Row) -> Slide:
+    return open_slide(place["source_uri"])
+
+
+def _size_of(place: Row) -> tuple[int, int]:
+    """Width and height of a place's source."""
+    if place["is_slide"]:
+        slide = _slide(place)
+        return slide.width, slide.height
+    return place["width"], place["height"]
+
+
+def _box(box: Box) -> Row:
+    return dict(zip(("x", "y", "width", "height"), box, strict=True))
+
+
+def _box_of(place: Row) -> Box:
+    return place["x"], place["y"], place["width"], place["height"]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, BadImageError):
+        return f"{error.reason}: {error}"
+    return f"unreadable: {type(error).__name__}: {error}"
+
+
+def name_of_slide(uri: str, root: str, by: str) -> str:
+    """What a photograph's or slide's slide is called: by its own file, or by its folder.
+
+    >>> name_of_slide("file:///night/s1/3.jpg", "/night", "file")
+    's1/3'
+    >>> name_of_slide("file:///night/s1/3.jpg", "/night", "folder")
+    's1'
+    """
+    member, found, _ = uri.partition("::")
+    path = member.partition("://")[2] or member
+    if not found:
+        below = root.partition("://")[2] if "://" in root else root
+        path = path.removeprefix(below.rstrip("/"))
+    parts = PurePosixPath(path.lstrip("/"))
+    if by == "folder" and parts.parent.name:
+        return str(parts.parent)
+    return str(parts.with_suffix(""))
+
+
+def count_failures(rows: pa.Table) -> Counter[str]:
+    """How many rows have failed, by reason."""
+    said = rows["failure"].drop_null().to_pylist()
+    return Counter(text.partition(":")[0] for text in said)
