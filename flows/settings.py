@@ -18,11 +18,15 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tasks.field_limits import FieldLimits
+
 
 class Settings(BaseSettings):
     """Where the store is, which machines work, and at which level an image is abnormal."""
 
-    model_config = SettingsConfigDict(env_prefix="SLIDEWATCH_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SLIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
     cluster: Literal["local", "cuda", "scheduler", "kubernetes", "slurm"] = Field(
@@ -54,6 +58,15 @@ class Settings(BaseSettings):
     )
     uncertain_below: float = Field(
         0.8, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
+    )
+    field_limits: FieldLimits = Field(
+        FieldLimits(), description="what a field of view must keep, or its slide is for review"
+    )
+    detectable_percent: float = Field(
+        0.06,
+        gt=0,
+        lt=100,
+        description="parasitaemia that the cells of a negative slide must be enough to show",
     )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
