@@ -177,14 +177,15 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     red = _red_outlines(amount, mask, working)
     found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
     found += [(one, "red") for one in red]
-    cells, covered = list[Cell](), np.zeros(mask.shape, bool)
+    step = max(1, working // ROUGH_DIAMETER)
+    coarse = mask[::step, ::step]
+    cells, covered = list[Cell](), np.zeros(coarse.shape, bool)
     for (points, clearness), kind in found:
-        within = _samples(points, mask.shape)
+        within = _samples(points / step, coarse.shape)
         is_new = within[0].size > 0 and covered[within].mean() <= MOST_COVERED
-        if is_new and mask[within].mean() >= LEAST_STAINED:
-            inside = polygon(points[:, 1], points[:, 0], mask.shape)
-            covered[inside] = True
-            cells.append(_cell(points, clearness, kind, inside[0].size, scale, field.shape))
+        if is_new and coarse[within].mean() >= LEAST_STAINED:
+            covered[polygon(points[:, 1] / step, points[:, 0] / step, coarse.shape)] = True
+            cells.append(_cell(points, clearness, kind, scale, field.shape))
     return cells
 
 
@@ -279,16 +280,16 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) ->
 
 
 def _cell(
-    points: Float, clearness: float, kind: Kind, pixels: int, scale: float, shape: tuple[int, ...]
+    points: Float, clearness: float, kind: Kind, scale: float, shape: tuple[int, ...]
 ) -> Cell:
-    """A cell in pixels of its field from an outline and its area at another scale."""
+    """A cell in pixels of its field from an outline at another scale."""
     # The middle of the first pixel is at 0 in both.
     outline = (points + 0.5) / scale - 0.5
     size = np.array(shape[1::-1])
     low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
     high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
     (x, y), (right, bottom) = (tuple(int(n) for n in corner) for corner in (low, high))
+    # What lies outside is pressed flat against the border.
+    area = float(enclosed_area(np.clip(outline, -0.5, size - 0.5)))
     touches = bool((low <= 0).any() or (high >= size - 1).any())
-    return Cell(
-        (x, y, right - x + 1, bottom - y + 1), outline, pixels / scale**2, clearness, touches, kind
-    )
+    return Cell((x, y, right - x + 1, bottom - y + 1), outline, area, clearness, touches, kind)

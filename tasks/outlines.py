@@ -91,9 +91,11 @@ def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Floa
     met = _between_pixels(edge, rays)
     along = direction.real[:, np.newaxis, np.newaxis] * met.real
     along += direction.imag[:, np.newaxis, np.newaxis] * met.imag
-    path = _closed_path(along - (0.1 * (reach - 1) ** 2)[:, np.newaxis])
+    gain = along - (0.1 * (reach - 1) ** 2)[:, np.newaxis]
+    path = _closed_path(gain)
     a, n = np.ogrid[:angles, : len(around)]
-    points = rays[a, path, n]
+    between = (reach[1] - reach[0]) * _top_between(gain, path)
+    points = rays[a, path, n] + direction[:, np.newaxis] * between * radii
     height, width = edge.shape
     known = (points.real >= 0) & (points.real <= width - 1)
     known &= (points.imag >= 0) & (points.imag <= height - 1)
@@ -161,3 +163,22 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
         worth = total[a - 1, came_from, np.arange(n)] - cost[:, np.newaxis]
         path[a - 1] = path[a] + step[worth.argmax(axis=0)]
     return path[lead : lead + angles] - STEPS
+
+
+def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
+    """How far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
+
+    The gains are those of the path and beside it; 0 where they have no top, and at the first and
+    the last radius.
+
+    Args:
+        gain: of each radius at each angle, (angles, radii, n).
+        path: of `_closed_path`, (angles, n).
+    """
+    a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
+    last = gain.shape[1] - 1
+    before, here, after = (gain[a, np.clip(path + step, 0, last), n] for step in (-1, 0, 1))
+    bend = 2 * here - before - after
+    has_top = (bend > 0) & (path > 0) & (path < last)
+    top = np.where(has_top, (after - before) / np.where(has_top, 2 * bend, 1), 0)
+    return np.clip(top, -0.5, 0.5)
