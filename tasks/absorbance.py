@@ -13,10 +13,12 @@ Field = NDArray[np.uint8]
 Amount = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
 DARKEST = 0.1  # of the brightest pixels; darker is the stop of an eyepiece, not the lamp's light
 HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, and noise is most of it
 FITTED_PIXELS = 4_000  # are enough for six coefficients
 FITS = 8  # of the background, each to what the last one called unstained
+POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
 # Added to the mean squares of the six terms: a bend that a corner of the field hints at is none.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in what a lens and JPEG do
@@ -29,8 +31,10 @@ def absorbance(field: Field) -> Amount:
     Args:
         field: RGB uint8 (h, w, 3).
     """
-    levels = np.log(np.maximum(field, 1).astype(np.float32))
-    return np.clip(_background(levels) - levels, 0, HIGHEST_ABSORBANCE)
+    levels = LOGARITHMS[field]
+    amount = _background(levels)
+    amount -= levels
+    return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
 
 
 def stained(amount: Amount) -> Mask:
@@ -60,8 +64,8 @@ def _background(levels: Amount) -> Amount:
     height, width = levels.shape[:2]
     step = max(1, int(np.sqrt(height * width / FITTED_PIXELS)))
     known = levels[::step, ::step]
-    basis = _quadratic(height, width)
-    terms = basis[::step, ::step].reshape(-1, 6)
+    x, y = (np.vander(np.linspace(-1, 1, n, dtype=np.float32), 3, True) for n in (width, height))
+    terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
     samples = known.reshape(-1, 3)
     brightness = samples.mean(axis=1)
     lit = brightness > np.percentile(brightness, 99) + np.log(DARKEST)
@@ -74,13 +78,10 @@ def _background(levels: Amount) -> Amount:
         unstained = lit & (np.abs(darker) < 2.5 * spread)
         if not unstained.any():
             break
-    return np.asarray(basis @ weights, np.float32)
-
-
-def _quadratic(height: int, width: int) -> Amount:
-    """The six terms of a quadratic in x and y from -1 to 1, (h, w, 6)."""
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2).astype(np.float32)
+    surface = np.zeros((3, 3, 3), np.float32)
+    surface[POWERS] = weights
+    rows = np.einsum("hj,ijc->hic", y, surface)
+    return np.asarray(x @ rows)
 
 
 def _noise(amount: Amount) -> float:

@@ -8,26 +8,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.draw import polygon
 
 from tasks.absorbance import Amount, Field, Mask, absorbance, stained
 from tasks.images import RESIZE
-from tasks.outlines import SMOOTHING, Float, edges, enclosed_area, seeds, trace
+from tasks.outlines import ANGLES, SMOOTHING, Float, edges, enclosed_area, seeds, trace
 
 Kind = Literal["red", "white"]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
 WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; more finds no more
-ROUGH_SIDE = 800  # pixels of a field's longer side where the first guess is made
+ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
+ROUGH_SIDES = 320, 1280  # pixels of a field's longer side where the first guess is made
+LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
 ROUNDS = 4  # of searching with the diameter that the last round found
 STEADY = 0.05  # change of the diameter, as a share, that needs no further round
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
 LEAST_RING = 0.2  # edge, 0 to 1, averaged over a ring
 CLOSEST = 0.25  # of two rings of one radius
+ALIKE = 0.08  # of two outlines' middles, in diameters
+SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
 LEAST_EDGE = 0.75  # averaged over an outline, as a share of a clear one
 LEAST_SEEN = 0.5  # share of an outline that lies within the field
@@ -73,26 +78,33 @@ class Cells:
     diameter: float
 
 
-def find_cells(field: Field) -> Cells:
+def find_cells(field: Field, diameter: float | None = None) -> Cells:
     """Find the cells of a field of view, RGB uint8 (h, w, 3).
 
     A field without cells, of nothing but noise or of one colour has none.
 
+    Args:
+        field: RGB uint8 (h, w, 3).
+        diameter: of a typical red cell in pixels, where the magnification is known; it saves half
+            of the time.
+
     Raises:
-        ValueError: the field is not RGB.
+        ValueError: the field is not RGB, or the diameter is below `LEAST_DIAMETER`.
     """
     if field.ndim != 3 or field.shape[2] != 3 or field.dtype != np.uint8:
         raise ValueError(f"a field is RGB uint8 (h, w, 3), not {field.dtype} {field.shape}")
-    diameter, cells = _guess_diameter(field), list[Cell]()
-    for _ in range(ROUNDS):
+    if diameter is None:
+        diameter = _rough_diameter(field)
         if not diameter >= LEAST_DIAMETER:
             return Cells((), float("nan"))
-        cells, before = _search(field, diameter), diameter
-        diameter = _median_diameter(cells)
-        if abs(diameter / before - 1) < STEADY:
-            break
+    elif not LEAST_DIAMETER <= diameter < np.inf:
+        raise ValueError(
+            f"a diameter is that of a typical red cell in pixels, at least {LEAST_DIAMETER}, not "
+            f"{diameter}: enlarge the field, or leave the diameter out to have it measured"
+        )
+    cells = _search(field, diameter, WORKING_DIAMETER)
     in_order = sorted(cells, key=lambda cell: (cell.box[1], cell.box[0]))
-    return Cells(tuple(in_order), diameter)
+    return Cells(tuple(in_order), _median_diameter(cells))
 
 
 def scaled(field: Field, scale: float) -> Field:
@@ -102,17 +114,34 @@ def scaled(field: Field, scale: float) -> Field:
     return np.asarray(Image.fromarray(field).resize(size, RESIZE))
 
 
+def _rough_diameter(field: Field) -> float:
+    """The median cell's diameter in pixels, to some percent; NaN where there are no cells."""
+    diameter = _guess_diameter(field)
+    for _ in range(ROUNDS):
+        if not diameter >= LEAST_DIAMETER:
+            return float("nan")
+        found = _median_diameter(_search(field, diameter, ROUGH_DIAMETER))
+        diameter, before = found, diameter
+        if abs(diameter / before - 1) < STEADY:
+            break
+    return diameter
+
+
 def _guess_diameter(field: Field) -> float:
     """A cell's diameter in pixels by how deep stained regions are; NaN where there are none."""
-    scale = min(1.0, ROUGH_SIDE / max(field.shape[:2]))
-    mask = stained(np.linalg.norm(absorbance(scaled(field, scale)), axis=2))
-    mask = ndimage.binary_fill_holes(mask)
-    if mask.all() or not mask.any():
-        return float("nan")
-    depth = ndimage.distance_transform_edt(mask)
-    deepest = np.sort(depth[mask & (depth == ndimage.maximum_filter(depth, 5))])
-    # By area: specks are many, cells are large.
-    return float(2 * _weighted_median(deepest, deepest**2) / scale)
+    for side in ROUGH_SIDES:
+        scale = min(1.0, side / max(field.shape[:2]))
+        mask = stained(_over_channels(absorbance(scaled(field, scale))))
+        mask = ndimage.binary_fill_holes(mask)
+        if mask.all() or not mask.any():
+            return float("nan")
+        depth = ndimage.distance_transform_edt(mask)
+        deepest = np.sort(depth[mask & (depth == ndimage.maximum_filter(depth, 5))])
+        # By area: specks are many, cells are large.
+        typical = _weighted_median(deepest, deepest**2)
+        if typical >= LEAST_DEPTH or scale == 1:
+            break
+    return float(2 * typical / scale)
 
 
 def _median_diameter(cells: list[Cell]) -> float:
@@ -121,7 +150,7 @@ def _median_diameter(cells: list[Cell]) -> float:
     chosen = [cell for cell in red if not cell.touches_border] or red or cells
     if not chosen:
         return float("nan")
-    areas = np.array([enclosed_area(cell.outline) for cell in chosen])
+    areas = enclosed_area(np.array([cell.outline for cell in chosen]))
     order = np.argsort(areas)
     weights = areas * np.array([cell.edge for cell in chosen])
     return 2 * float(np.sqrt(_weighted_median(areas[order], weights[order]) / np.pi))
@@ -133,63 +162,114 @@ def _weighted_median(values: Float, weights: Float) -> float:
     return float(values[np.searchsorted(total, total[-1] / 2)])
 
 
-def _search(field: Field, diameter: float) -> list[Cell]:
-    """Cells of a field whose median cell has about this diameter in pixels, clearest first."""
-    scale = WORKING_DIAMETER / diameter
+def _search(field: Field, diameter: float, working: int) -> list[Cell]:
+    """Cells of a field whose median cell has about this diameter in pixels, clearest first.
+
+    They are searched where the median cell is ``working`` pixels wide.
+    """
+    scale = working / diameter
     colour = absorbance(scaled(field, scale))
-    amount = np.linalg.norm(colour, axis=2)
+    amount = _over_channels(colour)
     mask = stained(amount)
     if not mask.any():
         return []
-    white = _white_outlines(colour, amount, mask)
-    red = _red_outlines(amount, mask)
+    white = _white_outlines(colour, amount, mask, working)
+    red = _red_outlines(amount, mask, working)
     found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
     found += [(one, "red") for one in red]
-    cells, covered = list[Cell](), np.zeros(mask.shape, bool)
+    step = max(1, working // ROUGH_DIAMETER)
+    coarse = mask[::step, ::step]
+    cells, covered = list[Cell](), np.zeros(coarse.shape, bool)
     for (points, clearness), kind in found:
-        inside = polygon(points[:, 1], points[:, 0], mask.shape)
-        is_new = inside[0].size > 0 and covered[inside].mean() <= MOST_COVERED
-        if is_new and mask[inside].mean() >= LEAST_STAINED:
-            covered[inside] = True
-            cells.append(_cell(points, clearness, kind, inside[0].size, scale, field.shape))
+        within = _samples(points / step, coarse.shape)
+        is_new = within[0].size > 0 and covered[within].mean() <= MOST_COVERED
+        if is_new and coarse[within].mean() >= LEAST_STAINED:
+            covered[polygon(points[:, 1] / step, points[:, 0] / step, coarse.shape)] = True
+            cells.append(_cell(points, clearness, kind, scale, field.shape))
     return cells
 
 
-def _red_outlines(amount: Amount, mask: Mask) -> list[Outline]:
+def _samples(points: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of pixels within an outline and the field, evenly by area, about."""
+    middle = points.mean(axis=0)
+    x, y = np.rint(middle + SAMPLED * (points - middle)).astype(np.intp).reshape(-1, 2).T
+    known = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
+    return y[known], x[known]
+
+
+def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
     """Candidates for red cells, which may be several of one cell, the most probable first."""
-    edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, WORKING_DIAMETER)
-    rings = seeds(
-        edge, RADII * WORKING_DIAMETER, least=LEAST_RING, apart=CLOSEST * WORKING_DIAMETER
+    edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
+    step = max(1, working // ROUGH_DIAMETER)
+    rings = step * seeds(
+        edge[::step, ::step],
+        RADII * working / step,
+        least=LEAST_RING,
+        apart=CLOSEST * working / step,
     )
-    first, _ = trace(edge, rings)
+    first, along = trace(edge, rings, ANGLES // 2)
     # A ring finds a long cell at one of its ends; from the middle of that, the other end is seen.
-    widths = np.sqrt([enclosed_area(points) / np.pi for points in first])
-    points, along = trace(edge, np.column_stack([first.mean(axis=1), widths]))
-    seen = 1 - np.isnan(along).mean(axis=1)
-    clearness = (
-        np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR / np.maximum(seen * along.shape[1], 1)
-    )
-    sizes = 2 * np.sqrt([enclosed_area(each) / np.pi for each in points]) / WORKING_DIAMETER
+    again = _distinct(first, along, working)
+    points, along = trace(edge, again)
+    clearness, seen = _clearness(along)
+    sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
     rank = clearness - SIZE_PRIOR * np.log(sizes / PREFERRED_SIZE) ** 2 - CUT_PRIOR * (1 - seen)
     return [(points[i], float(clearness[i])) for i in np.argsort(-rank, kind="stable") if good[i]]
 
 
-def _white_outlines(colour: Amount, amount: Amount, mask: Mask) -> list[Outline]:
+def _distinct(outlines: Float, along: Float, working: int) -> Float:
+    """Middles x, y and radii (n, 3) of outlines that differ; of those alike, the clearest is kept.
+
+    Args:
+        outlines: of `trace`.
+        along: the edges along them.
+        working: diameter of the median cell in pixels.
+    """
+    clearness, _ = _clearness(along)
+    order = np.argsort(-clearness, kind="stable")
+    places = np.column_stack([outlines.mean(axis=1), _widths(outlines) / 2])[order]
+    alike = np.hypot(*(places[:, None, :2] - places[:, :2]).transpose(2, 0, 1)) < ALIKE * working
+    alike &= np.abs(places[:, None, 2] - places[:, 2]) < ALIKE / 2 * working
+    kept = np.ones(len(places), bool)
+    for i in range(len(places)):
+        if kept[i]:
+            kept[i + 1 :] &= ~alike[i, i + 1 :]
+    return places[kept]
+
+
+def _clearness(along: Float) -> tuple[Float, Float]:
+    """Edge averaged over what is seen of outlines, and the share that is seen, (n,) each."""
+    seen = ~np.isnan(along)
+    clear = np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR
+    return clear / np.maximum(seen.sum(axis=1), 1), seen.mean(axis=1)
+
+
+def _widths(outlines: Float) -> Float:
+    """Diameters of circles with the areas of outlines, (n,)."""
+    return np.asarray(2 * np.sqrt(enclosed_area(outlines) / np.pi))
+
+
+def _over_channels(colour: Amount) -> Amount:
+    """Absorbance over all channels, (h, w)."""
+    return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
+
+
+def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
     """White cells: large nuclei of another colour than the red cells, with their cytoplasm."""
     typical = float(np.median(amount[mask]))
     eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
     eosin /= np.linalg.norm(eosin)
-    azure = np.linalg.norm(colour - (colour @ eosin)[..., np.newaxis] * eosin, axis=2) / typical
-    azure = ndimage.gaussian_filter(azure, SMOOTHING * WORKING_DIAMETER)
+    azure = _over_channels(colour - (colour @ eosin)[..., np.newaxis] * eosin) / typical
+    azure = ndimage.gaussian_filter(azure, SMOOTHING * working)
     nuclei = azure > NUCLEUS
-    together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * WORKING_DIAMETER))
+    together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * working))
     groups, _ = ndimage.label(together)
-    edge = edges(np.minimum(azure, CYTOPLASM), azure > CYTOPLASM, WORKING_DIAMETER)
+    edge = edges(np.minimum(azure, CYTOPLASM), azure > CYTOPLASM, working)
     found = []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
         y, x = np.nonzero(nuclei[place] & (groups[place] == i))
-        if len(y) < LEAST_NUCLEUS * np.pi / 4 * WORKING_DIAMETER**2:
+        if len(y) < LEAST_NUCLEUS * np.pi / 4 * working**2:
             continue
         low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
         middle = (low + high) / 2 + [place[1].start, place[0].start]
@@ -200,16 +280,16 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask) -> list[Outline]
 
 
 def _cell(
-    points: Float, clearness: float, kind: Kind, pixels: int, scale: float, shape: tuple[int, ...]
+    points: Float, clearness: float, kind: Kind, scale: float, shape: tuple[int, ...]
 ) -> Cell:
-    """A cell in pixels of its field from an outline and its area at another scale."""
+    """A cell in pixels of its field from an outline at another scale."""
     # The middle of the first pixel is at 0 in both.
     outline = (points + 0.5) / scale - 0.5
     size = np.array(shape[1::-1])
     low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
     high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
     (x, y), (right, bottom) = (tuple(int(n) for n in corner) for corner in (low, high))
+    # What lies outside is pressed flat against the border.
+    area = float(enclosed_area(np.clip(outline, -0.5, size - 0.5)))
     touches = bool((low <= 0).any() or (high >= size - 1).any())
-    return Cell(
-        (x, y, right - x + 1, bottom - y + 1), outline, pixels / scale**2, clearness, touches, kind
-    )
+    return Cell((x, y, right - x + 1, bottom - y + 1), outline, area, clearness, touches, kind)

@@ -15,6 +15,7 @@ from tasks.absorbance import Amount, Mask
 
 Edges = NDArray[np.complex64]
 Float = NDArray[np.float64]
+Gain = NDArray[np.float32]
 
 ANGLES = 48
 REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline that are tried, in radii of its seed
@@ -53,18 +54,18 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
         apart: the least distance of two centres in pixels.
     """
     margin = int(radii.max() * 0.5)
-    padded = np.pad(edge, margin)
-    shape = [fft.next_fast_len(n + 2 * int(1.5 * radii.max()) + 1) for n in padded.shape]
-    spectrum = fft.fft2(padded, shape)
-    inside = fft.fft2(np.pad(np.ones(edge.shape, np.complex64), margin), shape)
+    height, width = (n + 2 * margin for n in edge.shape)
+    shape = [fft.next_fast_len(n + 2 * int(1.5 * radii.max()) + 1) for n in (height, width)]
+    spectrum = fft.fft2(np.pad(edge, margin), shape)
+    inside = fft.rfft2(np.pad(np.ones(edge.shape, np.float32), margin), shape)
     found = []
-    height, width = padded.shape
     for r in radii:
         ring, half = _ring(float(r))
         window = np.s_[half : half + height, half : half + width]
         # Correlation with outward unit vectors: the kernel is turned by half a turn, and conjugate.
-        towards = fft.ifft2(spectrum * fft.fft2(np.conj(ring[::-1, ::-1]), shape)).real[window]
-        seen = fft.ifft2(inside * fft.fft2(np.abs(ring).astype(np.complex64), shape)).real[window]
+        kernel = fft.fft2(np.conj(ring[::-1, ::-1]), shape)
+        towards = fft.ifft2(spectrum * kernel, overwrite_x=True).real[window]
+        seen = fft.irfft2(inside * fft.rfft2(np.abs(ring), shape), shape)[window]
         share = towards / np.maximum(seen, SEEN)
         top = ndimage.maximum_filter(share, size=2 * int(apart / 2) + 1)
         y, x = np.nonzero((share == top) & (share > least))
@@ -72,33 +73,56 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
     return np.concatenate(found).astype(np.float64)
 
 
-def trace(edge: Edges, around: Float) -> tuple[Float, Float]:
+def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
     """Outlines (n, angles, 2) in pixels x, y round n seeds, and the edges (n, angles) along them.
 
     The edge is NaN outside the field, where nothing is known.
+
+    Args:
+        edge: of `edges`, (h, w).
+        around: x, y and radius of the seeds in pixels, (n, 3).
+        angles: how many points an outline has; with half of them, half as many radii are tried.
     """
-    direction = np.exp(2j * np.pi * np.arange(ANGLES) / ANGLES)
-    centre = around[:, 0] + 1j * around[:, 1]
-    rays = centre[:, None, None] + around[:, 2, None, None] * direction[:, None] * REACH
-    places = np.stack([rays.imag, rays.real])
-    towards = sum(
-        ndimage.map_coordinates(part, places, order=1, mode="constant") * share[:, None]
-        for part, share in ((edge.real, direction.real), (edge.imag, direction.imag))
-    )
-    path = _closed_path(np.asarray(towards) - 0.1 * (REACH - 1) ** 2)
-    n, a = np.ogrid[: len(around), :ANGLES]
-    points = rays[n, a, path]
+    direction = np.exp(2j * np.pi * np.arange(angles) / angles).astype(np.complex64)
+    reach = REACH[:: ANGLES // angles].astype(np.float32)
+    centre = (around[:, 0] + 1j * around[:, 1]).astype(np.complex64)
+    radii = around[:, 2].astype(np.float32)
+    rays = direction[:, np.newaxis, np.newaxis] * (reach[:, np.newaxis] * radii) + centre
+    met = _between_pixels(edge, rays)
+    along = direction.real[:, np.newaxis, np.newaxis] * met.real
+    along += direction.imag[:, np.newaxis, np.newaxis] * met.imag
+    gain = along - (0.1 * (reach - 1) ** 2)[:, np.newaxis]
+    path = _closed_path(gain)
+    a, n = np.ogrid[:angles, : len(around)]
+    between = (reach[1] - reach[0]) * _top_between(gain, path)
+    points = rays[a, path, n] + direction[:, np.newaxis] * between * radii
     height, width = edge.shape
     known = (points.real >= 0) & (points.real <= width - 1)
     known &= (points.imag >= 0) & (points.imag <= height - 1)
-    along = np.where(known, np.asarray(towards)[n, a, path], np.nan)
-    return np.stack([points.real, points.imag], axis=2), along
+    best = np.where(known, along[a, path, n], np.nan)
+    outlines = np.stack([points.real, points.imag], axis=2)
+    return outlines.transpose(1, 0, 2).astype(np.float64), best.T.astype(np.float64)
 
 
-def enclosed_area(outline: Float) -> float:
-    """Area within a closed outline (n, 2), in the square of its unit."""
-    x, y = outline.T
-    return abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2
+def enclosed_area(outlines: Float) -> Float:
+    """Areas within closed outlines (..., n, 2), in the square of their unit."""
+    x, y = outlines[..., 0], outlines[..., 1]
+    return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
+
+
+def _between_pixels(edge: Edges, places: Edges) -> Edges:
+    """Edges at places x + iy by bilinear interpolation, 0 outside the field; of places' shape."""
+    padded = np.pad(edge, 1)
+    height, width = padded.shape
+    x = np.clip(places.real + 1, 0, width - 1.001)
+    y = np.clip(places.imag + 1, 0, height - 1.001)
+    column, row = x.astype(np.int32), y.astype(np.int32)
+    x -= column
+    y -= row
+    first, flat = row * width + column, padded.ravel()
+    upper = flat[first] * (1 - x) + flat[first + 1] * x
+    lower = flat[first + width] * (1 - x) + flat[first + width + 1] * x
+    return np.asarray(upper * (1 - y) + lower * y)
 
 
 def _ring(radius: float) -> tuple[Edges, int]:
@@ -111,30 +135,50 @@ def _ring(radius: float) -> tuple[Edges, int]:
     return (z / away * weight / weight.sum()).astype(np.complex64), half
 
 
-def _closed_path(gain: Float) -> NDArray[np.intp]:
-    """The path over radii with the highest gain less its steps, for each of n; (n, angles).
+def _closed_path(gain: Gain) -> NDArray[np.intp]:
+    """The path over radii with the highest gain less its steps, for each of n; (angles, n).
 
-    Two rounds are followed and the middle one is kept, so that the ends meet.
+    It is followed for half a turn more than one, and the turn in the middle is kept, so that the
+    ends meet.
 
     Args:
-        gain: of each radius at each angle, (n, angles, radii).
+        gain: of each radius at each angle, (angles, radii, n).
     """
-    n, angles, radii = gain.shape
-    total = gain[:, 0]
-    came_from = np.zeros((2 * angles, n, radii), np.int8)
-    for a in range(1, 2 * angles):
-        padded = np.pad(total, ((0, 0), (STEPS, STEPS)), constant_values=-np.inf)
-        moves = np.stack(
-            [
-                padded[:, STEPS + step : STEPS + step + radii] - STIFFNESS * step * step
-                for step in range(-STEPS, STEPS + 1)
-            ]
-        )
-        came_from[a] = moves.argmax(axis=0) - STEPS
-        total = moves.max(axis=0) + gain[:, a % angles]
-    path = np.empty((2 * angles, n), np.intp)
-    path[-1] = total.argmax(axis=1)
-    for a in range(2 * angles - 1, 0, -1):
-        path[a - 1] = path[a] + came_from[a, np.arange(n), path[a]]
-    middle = path[angles // 2 : angles // 2 + angles]
-    return np.roll(middle, angles // 2, axis=0).T
+    angles, radii, n = gain.shape
+    lead = angles // 4
+    turn = np.arange(-lead, angles + lead)
+    total = np.full((len(turn), radii + 2 * STEPS, n), -np.inf, np.float32)
+    total[0, STEPS:-STEPS] = gain[turn[0]]
+    step = np.arange(-STEPS, STEPS + 1)
+    cost = (STIFFNESS * step**2).astype(np.float32)
+    for a in range(1, len(turn)):
+        here = total[a, STEPS:-STEPS]
+        for s, c in zip(step, cost, strict=True):
+            np.maximum(here, total[a - 1, STEPS + s : STEPS + s + radii] - c, out=here)
+        here += gain[turn[a] % angles]
+    path = np.empty((len(turn), n), np.intp)
+    path[-1] = total[-1].argmax(axis=0)
+    for a in range(len(turn) - 1, 0, -1):
+        came_from = path[a] + step[:, np.newaxis]
+        worth = total[a - 1, came_from, np.arange(n)] - cost[:, np.newaxis]
+        path[a - 1] = path[a] + step[worth.argmax(axis=0)]
+    return path[lead : lead + angles] - STEPS
+
+
+def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
+    """How far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
+
+    The gains are those of the path and beside it; 0 where they have no top, and at the first and
+    the last radius.
+
+    Args:
+        gain: of each radius at each angle, (angles, radii, n).
+        path: of `_closed_path`, (angles, n).
+    """
+    a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
+    last = gain.shape[1] - 1
+    before, here, after = (gain[a, np.clip(path + step, 0, last), n] for step in (-1, 0, 1))
+    bend = 2 * here - before - after
+    has_top = (bend > 0) & (path > 0) & (path < last)
+    top = np.where(has_top, (after - before) / np.where(has_top, 2 * bend, 1), 0)
+    return np.clip(top, -0.5, 0.5)

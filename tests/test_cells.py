@@ -149,6 +149,25 @@ def test_what_is_not_rgb_is_refused(field: Field) -> None:
         find_cells(field)
 
 
+@pytest.mark.parametrize("diameter", [7.9, 0.0, -60.0, np.nan, np.inf])
+def test_a_diameter_that_no_cell_has_is_refused(diameter: float) -> None:
+    with pytest.raises(ValueError, match="at least 8, not"):
+        find_cells(field_of((150, 120)), diameter)
+
+
+@pytest.mark.parametrize("told", [52, 60, 68])
+def test_a_told_diameter_need_not_be_exact(told: float) -> None:
+    found = find_cells(field_of((100, 100), (160, 100), (250, 200)), told)
+    assert len(found.cells) == 3
+    assert found.diameter == pytest.approx(60, rel=0.03)
+
+
+def test_nothing_but_stains_of_another_size_is_no_cell() -> None:
+    found = find_cells(field_of((150, 120), radius=10), 60)
+    assert found.cells == ()
+    assert np.isnan(found.diameter)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_cells_do_not_depend_on_which_way_is_up(seed: int) -> None:
     field = rendered(seed).pixels

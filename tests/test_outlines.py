@@ -60,6 +60,15 @@ def test_an_outline_follows_an_ellipse(
     assert along.min() > 0.3
 
 
+@pytest.mark.parametrize("radius", [14.6, 16.0, 17.3])
+def test_an_outline_lies_between_the_radii_that_are_tried(radius: float) -> None:
+    """They are half a pixel apart; rounded to them, an outline would be .2 off in the mean."""
+    y, x = np.mgrid[:120, :160]
+    amount = np.clip(radius - np.hypot(x - 80, y - 60) + 0.5, 0, 1).astype(np.float32)
+    (points,), _ = trace(edges(amount, amount > 0.5, 32), np.array([[81.0, 59, 16]]))
+    assert np.abs(np.hypot(*(points - [80, 60]).T) - radius).mean() < 0.1
+
+
 def test_cells_that_lie_over_one_another_have_whole_outlines() -> None:
     places = np.array([[70.0, 60, 16], [92, 60, 16]])
     points, _ = trace(edges_of(*((x, y, r, r) for x, y, r in places)), places)
