@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from storage.nights import Night, read_taken
 from storage.store import Store
 from tasks.reading import ARCHIVES, SourceError, filesystem
-from tasks.sources import list_images
+from tasks.sources import EXTENSIONS, list_images
 
 # What filesystems call the time of the last change: local and SFTP, S3, Azure, Google.
 TOLD_AS = ("mtime", "LastModified", "last_modified", "updated")
@@ -75,6 +75,7 @@ def arrivals(
     *,
     classes: Iterable[str],
     settle: float,
+    extensions: frozenset[str] = EXTENSIONS,
 ) -> Arrivals:
     """The images of an inbox that no earlier night took and that nobody is writing any more.
 
@@ -86,7 +87,7 @@ def arrivals(
     first = look(inbox)
     if any(seen.modified is None for seen in first.values()):
         time.sleep(settle)
-    listed = list_images(inbox, classes=classes)
+    listed = list_images(inbox, classes=classes, extensions=extensions)
     listed, rewritten = without_taken(store, earlier, listed, first)
     settled = [
         (seen := first.get(uri)) is not None

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 from flows.inbox import arrivals
 from flows.progress import tell, warn
 from flows.screen import ScreenOutcome, screen
+from flows.segment import SlideIs, cells_of_fields, cut_up
 from flows.settings import Settings
 from flows.telemetry import observed, stage
 from storage.detectors import load_detector_card
@@ -32,7 +33,10 @@ from storage.nights import (
     series_lease,
 )
 from storage.records import now
+from storage.segmentations import manifest_address as segmentation_address
 from storage.store import Store, StoreError
+from tasks.slide_source import SLIDE_EXTENSIONS
+from tasks.sources import EXTENSIONS
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 
@@ -76,6 +80,15 @@ def nightly(
     settle: Annotated[
         float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
     ] = 60.0,
+    fields: Annotated[
+        bool, Field(description="they are fields of view and slides: cut the cells out of them")
+    ] = False,
+    microns_per_pixel: Annotated[
+        float | None, Field(gt=0, description="of slides whose file does not say")
+    ] = None,
+    slide_is: Annotated[
+        SlideIs, Field(description="what one slide is: a file, or the folder of its photographs")
+    ] = "file",
     detector: Annotated[
         str | None, Field(description="the detector; by default the newest")
     ] = None,
@@ -102,16 +115,22 @@ def nightly(
         )
     if night is None or not (night.images or over):
         with stage("take"):
-            night = _take_what_is_new(store, series, day, inbox, settle, detector)
+            extensions = EXTENSIONS | SLIDE_EXTENSIONS if fields else EXTENSIONS
+            night = _take_what_is_new(store, series, day, inbox, settle, detector, extensions)
     if night.inbox != inbox:
         raise StoreError(
             f"night {night.batch} took its images from {night.inbox}, not from {inbox}: give that "
             "--inbox to go on with it, or another --series for another inbox"
         )
+    images = manifest_address(store, night)
+    if fields and night.images:
+        cutting = cells_of_fields(settings, microns_per_pixel)
+        cut_up(settings, night.batch, images, cutting, root=inbox, slide_is=slide_is, wait=wait)
+        images = segmentation_address(store, night.batch)
     # Its function, not the flow: a subflow that ended before its parent was killed would be taken
     # for done by Prefect when the parent runs again, and its result, kept nowhere, be missed.
     return screen.fn(
-        manifest_address(store, night),
+        images,
         batch=night.batch,
         detector=detector,
         date=day,
@@ -121,7 +140,13 @@ def nightly(
 
 
 def _take_what_is_new(
-    store: Store, series: str, day: date, inbox: str, settle: float, detector: str | None
+    store: Store,
+    series: str,
+    day: date,
+    inbox: str,
+    settle: float,
+    detector: str | None,
+    extensions: frozenset[str],
 ) -> Night:
     """Freeze the images of a night, unless another run has done so a moment ago."""
     card = load_card(store, load_detector_card(store, detector).model)
@@ -131,7 +156,9 @@ def _take_what_is_new(
             return night
         frozen_at = now()
         earlier = list_nights(store, series)
-        found = arrivals(store, earlier, inbox, classes=card.classes, settle=settle)
+        found = arrivals(
+            store, earlier, inbox, classes=card.classes, settle=settle, extensions=extensions
+        )
         held.check()
         night = freeze_night(store, series, day, found.images, inbox=inbox, frozen_at=frozen_at)
     log = get_run_logger()

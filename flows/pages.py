@@ -105,9 +105,7 @@ def _exhibits(
     image_ids = {
         uri: image_id
         for rows in sheets
-        for uri, image_id in zip(
-            rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True
-        )
+        for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     }
     pieces = find_pieces(store, batch, list(image_ids))
     cells = [(pieces[uri], image_id) for uri, image_id in image_ids.items()]

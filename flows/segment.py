@@ -143,14 +143,11 @@ def segment(
     settings = settings or Settings()
     if overlap >= tile:
         raise ValueError(f"--overlap {overlap} must be less than --tile {tile}")
-    cutting = Cutting(
-        into=into,
-        microns_per_pixel=microns_per_pixel,
-        tile=tile if into == "tiles" else 0,
-        overlap=overlap if into == "tiles" else 0,
-        finder=finder if into == "cells" else "",
-        least_sharpness=settings.field_limits.least_sharpness,
-    )
+    cutting = cells_of_fields(settings, microns_per_pixel, finder)
+    if into == "tiles":
+        cutting = Cutting(
+            into=into, microns_per_pixel=microns_per_pixel, tile=tile, overlap=overlap
+        )
     started = time.monotonic()
     store = Store(settings.store)
     repeated = read_segmented(store, name) is not None
@@ -170,6 +167,18 @@ def segment(
     if outcome.failed:
         raise SourcesFailedError(outcome)
     return outcome
+
+
+def cells_of_fields(
+    settings: Settings, microns_per_pixel: float | None, finder: str = OUTLINES
+) -> Cutting:
+    """How cells are cut out of fields."""
+    return Cutting(
+        into="cells",
+        microns_per_pixel=microns_per_pixel,
+        finder=finder,
+        least_sharpness=settings.field_limits.least_sharpness,
+    )
 
 
 def cut_up(
@@ -312,9 +321,7 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
         sources=frozen.sources,
         manifest_digest=manifest,
         fields_digest=fields,
-        images=sum(
-            part["failure"].null_count for part in read_parts(store, name, "cells", count)
-        ),
+        images=sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
         fields={each["values"]: each["counts"] for each in kinds},
         failures=dict(count_failures(found)),
     )

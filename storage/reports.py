@@ -32,7 +32,11 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """The columns of an image report, with their meaning in the field metadata."""
     return pa.schema(
         [
-            _field("image_id", pa.string(), "sha256 of the file, or of its digest and the region; null: unreadable"),
+            _field(
+                "image_id",
+                pa.string(),
+                "sha256 of the file, or of its digest and the region; null: unreadable",
+            ),
             _field("uri", pa.string(), "where the image was read"),
             _field("label", _TEXT, "the class that the source gave the image, if any"),
             _field("slide_id", _TEXT, "the slide or field of view"),
@@ -40,7 +44,9 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field(
                 "acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"
             ),
-            _field("source_uri", _TEXT, "the file that the image is a region of; null: a whole file"),
+            _field(
+                "source_uri", _TEXT, "the file that the image is a region of; null: a whole file"
+            ),
             _field("x", _COUNT, "the region's left edge in that file", "pixels"),
             _field("y", _COUNT, "the region's upper edge in that file", "pixels"),
             _field("level", pa.int8(), "level of the slide's pyramid that was read"),

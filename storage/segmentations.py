@@ -3,8 +3,8 @@
 ``segmentations/<name>/segmentation.json`` and ``sources.parquet`` are written once, when it starts;
 ``surveys/<n>.parquet`` says where the fields of some sources lie, and ``places.parquet`` of all;
 ``cells/<n>.parquet`` and ``fields/<n>.parquet`` hold what was found in some fields, the latter
-written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segmented.json`` says that
-they are complete.
+written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segmented.json`` says
+that they are complete.
 """
 
 import io
@@ -31,16 +31,17 @@ Into = Literal["cells", "tiles"]
 class Cutting(Part):
     """How sources are cut up. Lengths are pixels of a source's full size.
 
-    ``microns_per_pixel`` is that of slides whose file does not say; ``least_sharpness`` of a
-    slide's field that is searched for cells.
+    ``microns_per_pixel`` is that of slides whose file does not say. ``tile`` and ``overlap`` are
+    for tiles; the ``finder``, and the ``least_sharpness`` of a slide's field that is searched, for
+    cells.
     """
 
     into: Into
     microns_per_pixel: float | None
-    tile: int
-    overlap: int
-    finder: str
-    least_sharpness: float
+    tile: int = 0
+    overlap: int = 0
+    finder: str = "outlines"
+    least_sharpness: float = 0.0
 
 
 class Segmentation(Record):
@@ -171,7 +172,8 @@ def count_places(store: Store, name: str) -> int | None:
     if not store.exists(FOLDER, name, PLACES):
         return None
     with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
-        return int(file.num_row_groups)
+        count: int = file.num_row_groups
+        return count
 
 
 def read_places(store: Store, name: str, number: int) -> pa.Table:
@@ -215,4 +217,6 @@ def _read(store: Store, *parts: str) -> pa.Table:
         with store.open(*parts) as opened, pq.ParquetFile(opened) as file:
             return file.read()
     except FileNotFoundError:
-        raise StoreError(f"{store.address(*parts)} is missing: segment again, by another name") from None
+        raise StoreError(
+            f"{store.address(*parts)} is missing: segment again, by another name"
+        ) from None

@@ -101,20 +101,25 @@ def address_of(source: str, region: Region) -> str:
     return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
 
 
+def whole_file(uri: str) -> Piece:
+    """An image that is a file of its own."""
+    return Piece(uri, uri)
+
+
 def pieces_of(table: pa.Table) -> list[Piece]:
     """The images of a manifest's rows; one older than regions has whole files."""
     if "source_uri" not in table.column_names:
-        return [Piece(uri, uri) for uri in table["uri"].to_pylist()]
+        return [whole_file(uri) for uri in table["uri"].to_pylist()]
     return [_piece(row) for row in table.select(COLUMNS).to_pylist()]
 
 
 def _piece(row: dict[str, Any]) -> Piece:
-    box = [row[name] for name in ("x", "y", "width", "height")]
+    box = tuple(row[name] for name in ("x", "y", "width", "height"))
     outline = row["outline"]
     return Piece(
         row["uri"],
         row["source_uri"] or row["uri"],
-        None if None in box else Region(*box, row["level"] or 0),
+        None if None in box else Region._make((*box, row["level"] or 0)),
         1.0 if row["scale"] is None else row["scale"],
         None if outline is None else np.asarray(outline, np.float32).reshape(-1, 2),
         bytes.fromhex(row["source_id"]) if row["source_id"] else None,

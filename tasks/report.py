@@ -69,7 +69,8 @@ def image_rows(
         },
         **{
             name: manifest[name].combine_chunks()
-            if name in manifest.column_names  # a night may have been frozen before there were regions
+            if name
+            in manifest.column_names  # a night may have been frozen before there were regions
             else pa.nulls(n)
             for name in PIECE
         },

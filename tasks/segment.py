@@ -200,9 +200,7 @@ def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, li
         return field | {"failure": failed["failure"], "kind": None}, [_failed(failed, uri)]
 
 
-def _cells(
-    place: Row, field: Row, cutting: Cutting, finder: Finder
-) -> tuple[Row, list[Row]]:
+def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
     """The cells whose middle lies in a field; beyond its border, what they need is read as well."""
     x, y, width, height = _box_of(place)
     expected = place["diameter"]
@@ -254,7 +252,7 @@ def _cells(
 def _outlined(
     outline: NDArray[np.float64], scale: float, size: tuple[int, int]
 ) -> tuple[Box, list[float]]:
-    """The box of an outline with its rim, within its source, and the points from the box's corner."""
+    """The box of an outline with its rim, within its source; its points from the box's corner."""
     rimmed = with_rim(outline, scale)
     low = np.clip(np.floor(rimmed.min(axis=0)), 0, np.array(size) - 1).astype(int)
     high = np.clip(np.ceil(rimmed.max(axis=0)), low, np.array(size) - 1).astype(int)
@@ -272,15 +270,16 @@ def _tiles(place: Row, cutting: Cutting) -> list[Row]:
         for left, wide in _steps(size[0], cutting):
             if x <= left + wide / 2 < x + width and y <= top + tall / 2 < y + height:
                 box = (left, top, wide, tall)
-                rows.append(_image(place, box, None, scale=1.0, kind="tile") | {"label": place["label"]})
+                rows.append(
+                    _image(place, box, None, scale=1.0, kind="tile") | {"label": place["label"]}
+                )
     return rows
 
 
 def _steps(length: int, cutting: Cutting) -> list[tuple[int, int]]:
     """Where tiles begin along a side, and how long they are there.
 
-    >>> cutting = Cutting(into="tiles", microns_per_pixel=None, tile=4, overlap=1, finder="",
-    ...                   least_sharpness=0)
+    >>> cutting = Cutting(into="tiles", microns_per_pixel=None, tile=4, overlap=1)
     >>> _steps(9, cutting)
     [(0, 4), (3, 4), (5, 4)]
     """

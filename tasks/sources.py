@@ -281,7 +281,7 @@ def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
             raise SourceError(f"{source}, row {number}: a region needs its source_uri")
         if row["uri"] is None:
             whole = None in box
-            region = None if whole else Region(*box, row["level"] or 0)
+            region = None if whole else Region._make((*box, row["level"] or 0))
             uris.append(address_of(row["source_uri"], region) if region else row["source_uri"])
         else:
             uris.append(row["uri"])

@@ -15,6 +15,7 @@ from tasks.exhibits import THUMBNAIL, Exhibit, ExhibitJob, make_exhibits
 from tasks.extract import extract
 from tasks.loading import load_inference
 from tasks.mahalanobis import class_distances, tied_gaussian
+from tasks.pieces import whole_file
 from tasks.statistics import moments
 
 
@@ -26,7 +27,9 @@ def job(
     card = load_card(store_with_model, "tiny")
     paths = sorted(cells.rglob("*.png"))
     network = load_inference(store_with_model, "tiny", card.digest)
-    features = extract(network, [str(path) for path in paths], tap_widths=card.tap_widths)
+    features = extract(
+        network, [whole_file(str(path)) for path in paths], tap_widths=card.tap_widths
+    )
     labels = np.arange(len(paths)) % 2
     gaussians = {
         name: tied_gaussian(moments(features.taps[name].astype(np.float64), labels, 2))
@@ -42,13 +45,14 @@ def job(
     changed.write_bytes(paths[0].read_bytes())
     broken.write_bytes(b"not an image")
     wanted = [
-        *((str(path), digest(path)) for path in paths[:3]),
-        (str(tmp_path / "gone.png"), "0" * 64),
-        (str(changed), digest(paths[1])),
-        (str(broken), digest(broken)),
-        (str(paths[3]), digest(paths[3])),
+        *((path, digest(path)) for path in paths[:3]),
+        (tmp_path / "gone.png", "0" * 64),
+        (changed, digest(paths[1])),
+        (broken, digest(broken)),
+        (paths[3], digest(paths[3])),
     ]
-    return ExhibitJob(store_with_model, "tiny", "any", tuple(wanted))
+    cells = tuple((whole_file(str(path)), image_id) for path, image_id in wanted)
+    return ExhibitJob(store_with_model, "tiny", "any", cells)
 
 
 def digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tasks.extract import Features, extract, load_image
 from tasks.inference import Inference, inference
 from tasks.network import NetworkSpec, build
+from tasks.pieces import whole_file
 from tasks.sources import list_images
 
 WIDTHS = {"layer1": 32, "layer2": 48}
@@ -31,7 +32,7 @@ def uris(cells: Path) -> list[str]:
 
 def run(network: Inference, uris: list[str], batch: int = 5, threads: int = 2) -> Features:
     network = replace(network, batch=batch, threads=threads)
-    return extract(network, uris, tap_widths=WIDTHS)
+    return extract(network, [whole_file(uri) for uri in uris], tap_widths=WIDTHS)
 
 
 def arrays(features: Features) -> dict[str, NDArray[np.float32]]:
@@ -99,7 +100,7 @@ def test_a_bad_image_is_a_failure_that_still_names_its_bytes(
     ["file:///none.png", "zip://1.png::file:///none.zip", "gopher://1.png", "zip://1.png", ""],
 )
 def test_what_cannot_be_read_is_a_failure_and_never_an_error(uri: str) -> None:
-    image = load_image(uri, 32)
+    image = load_image(whole_file(uri), 32)
     assert image.failure is not None
     assert image.failure.reason == "unreadable"
     assert str(image.failure)
@@ -109,7 +110,9 @@ def test_what_cannot_be_read_is_a_failure_and_never_an_error(uri: str) -> None:
 def test_a_wrong_extension_deceives_nobody(tmp_path: Path, uris: list[str]) -> None:
     content = Path(uris[0].removeprefix("file://")).read_bytes()
     (tmp_path / "cell.jpg").write_bytes(content)
-    found, wanted = load_image(f"file://{tmp_path}/cell.jpg", 32), load_image(uris[0], 32)
+    found, wanted = (
+        load_image(whole_file(uri), 32) for uri in (f"file://{tmp_path}/cell.jpg", uris[0])
+    )
     assert found.pixels is not None
     np.testing.assert_array_equal(found.pixels, wanted.pixels)
     assert (found.image_id, found.size) == (wanted.image_id, wanted.size)

@@ -22,6 +22,7 @@ from PIL import Image
 from tasks import render
 from tasks.extract import load_image
 from tasks.images import FORMATS, REASONS
+from tasks.pieces import whole_file
 from tasks.reading import read_bytes
 from tasks.sources import list_images
 
@@ -145,7 +146,7 @@ def outcome(path: str) -> str:
     """What came of an image; an AssertionError where it is nothing that may come of one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on broken metadata
-        loaded = load_image(f"file://{path}", SIDE)
+        loaded = load_image(whole_file(f"file://{path}"), SIDE)
     assert loaded.image_id is not None
     if loaded.failure:
         assert loaded.pixels is None

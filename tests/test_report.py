@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from tasks.detector import Scores
-from tasks.report import image_rows, q_values
+from tasks.report import PIECE, image_rows, q_values
 
 CLASSES, TAPS = ["Parasitized", "Uninfected"], ["blocks.2", "blocks.3"]
 ALPHA, UNCERTAIN_BELOW = 0.05, 0.8
@@ -94,7 +94,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     known = {"uri", "slide_id", "patient_id", "status", "failure", "verdict", "review_reason"}
     good, failed, _ = table.to_pylist()
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
-    unknown = {"label", "acquired_at", "failure", "review_reason"}
+    unknown = {"label", "acquired_at", "failure", "review_reason", *PIECE}
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
 
@@ -105,6 +105,7 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
     assert table.num_rows == n
     assert table.column_names == [
         *("image_id", "uri", "label", "slide_id", "patient_id", "acquired_at"),
+        *PIECE,
         *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
         *("probability_Parasitized", "probability_Uninfected"),
         *("distance_blocks.2", "distance_blocks.3"),

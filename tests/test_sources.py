@@ -527,7 +527,7 @@ def test_a_manifest_needs_only_urls(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"url": ["1.png"]}, r"night\.\w+ has no column 'uri'; it has: url"),
+        ({"url": ["1.png"]}, r"night\.\w+ has no column 'uri' and no 'source_uri'; it has: url"),
         ({"uri": ["1.png", None], "label": ["a", "b"]}, r"night\.\w+, row 2: it has no uri"),
         ({"uri": ["1.png", "1.png"]}, r"names file://.*/1\.png 2 times"),
         ({"uri": ["1.png"], "size": ["large"]}, r"night\.\w+, column 'size': "),

@@ -22,6 +22,7 @@ from storage.records import now
 from storage.store import Store
 from tasks.extract import extract
 from tasks.loading import load_inference
+from tasks.pieces import whole_file
 from tasks.process import settle_worker
 from tasks.render import write_collection
 from tasks.shard import ShardJob, run_shard
@@ -129,7 +130,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
 
         def images(uris: list[str] = uris) -> None:
             for uri in uris:
-                extract(network, [uri], tap_widths=card.tap_widths)
+                extract(network, [whole_file(uri)], tap_widths=card.tap_widths)
 
         for name, seconds in in_turn(1, {"new": shards, "kept": shards, "image": images}).items():
             if number >= 0:  # the first round loads the model and the detector

@@ -13,6 +13,7 @@ from storage.store import Store
 from tasks.detector import score
 from tasks.extract import extract
 from tasks.loading import load_classifier, load_inference
+from tasks.pieces import pieces_of
 from tasks.report import image_rows
 from tasks.shard import load_fitted_detector
 from tasks.sources import list_images
@@ -41,7 +42,7 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
 
     rows = []
     for each in (network, replace(network, run=plain)):
-        features = extract(each, manifest["uri"].to_pylist(), tap_widths=card.tap_widths)
+        features = extract(each, pieces_of(manifest), tap_widths=card.tap_widths)
         rows.append(
             image_rows(
                 manifest,

@@ -24,6 +24,7 @@ from storage.models import load_card
 from storage.store import Store
 from tasks.extract import load_image, load_images
 from tasks.loading import load_classifier, load_inference
+from tasks.pieces import whole_file
 from tasks.process import keep_freed_memory
 from tasks.sources import list_images
 from tasks.training import to_pixels
@@ -61,7 +62,7 @@ def test_screening_speed_against_the_bare_forward_pass(
     card = load_card(store, load_detector_card(store).model)
     manifest = list_images(cells, limit=IMAGES)
     uris, side = manifest["uri"].to_pylist(), card.network["side"]
-    loaded = load_images(uris, side, threads=2)
+    loaded = load_images([whole_file(uri) for uri in uris], side, threads=2)
     pixels = np.stack([image.pixels for image in loaded if image.pixels is not None])
     np.save(tmp_path / "pixels.npy", pixels)
     network = load_inference(store, card.name, card.digest)
@@ -70,7 +71,7 @@ def test_screening_speed_against_the_bare_forward_pass(
     def decode() -> float:
         started = time.process_time()
         for uri in uris[:ALONE]:
-            load_image(uri, side)
+            load_image(whole_file(uri), side)
         return time.process_time() - started
 
     def forward() -> float:

@@ -1,0 +1,208 @@
+"""Images that are regions of larger ones."""
+
+import io
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from tasks.extract import load_image
+from tasks.images import BadImageError
+from tasks.pieces import Piece, Region, address_of, find, find_unchanged, pieces_of, whole_file
+from tasks.reading import ChangedError, SourceError, digest_of_file, stamp
+from tasks.sources import SCHEMA, list_images
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    path = tmp_path / "field.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def piece_of(path: Path, region: Region, **more: object) -> Piece:
+    uri = f"file://{path}"
+    return Piece(address_of(uri, region), uri, region, **more)  # type: ignore[arg-type]
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_a_region_has_the_pixels_of_its_place(photograph: Path) -> None:
+    found = find(piece_of(photograph, Region(30, 20, 50, 40)))
+    np.testing.assert_array_equal(np.asarray(found.image()), pixels_of(photograph)[20:60, 30:80])
+    picture = found.picture(16)
+    assert picture.pixels.shape == (16, 16, 3)
+    assert (picture.width, picture.height) == (50, 40)
+
+
+def test_it_is_black_outside_its_outline_and_has_the_size_of_training_cells(
+    photograph: Path,
+) -> None:
+    circle = 20 + 19 * np.exp(2j * np.pi * np.arange(48) / 48)
+    outline = np.stack([circle.real, circle.imag], axis=1).astype(np.float32)
+    outline[:, 1] += 20
+    piece = piece_of(photograph, Region(30, 20, 40, 40), scale=2.0, outline=outline)
+    lit = np.asarray(find(piece).image()).any(axis=2)
+    assert lit.shape == (80, 80)
+    assert lit.mean() == pytest.approx(np.pi / 4 * 0.9, abs=0.05)
+    assert not lit[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+
+
+def test_its_digest_is_that_of_its_source_and_of_what_is_cut_out(
+    photograph: Path, tmp_path: Path
+) -> None:
+    region = Region(30, 20, 50, 40)
+    one = find(piece_of(photograph, region)).image_id
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(photograph.read_bytes())
+    assert find(piece_of(copy, region)).image_id == one
+    outline = np.zeros((3, 2), np.float32)
+    others = [
+        piece_of(photograph, Region(31, 20, 50, 40)),
+        piece_of(photograph, Region(30, 20, 50, 40, 1)),
+        piece_of(photograph, region, scale=1.5),
+        piece_of(photograph, region, outline=outline),
+        piece_of(photograph, region, outline=outline + 1),
+    ]
+    Image.fromarray(255 - pixels_of(photograph)).save(copy)
+    others.append(piece_of(tmp_path / "other.png", region))
+    (tmp_path / "other.png").write_bytes(copy.read_bytes())
+    assert len({one, *(find(each).image_id for each in others)}) == 7
+
+
+def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograph: Path) -> None:
+    uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
+    right = piece_of(photograph, region)
+    known = piece_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
+    assert find(known).image_id == find(right).image_id
+    told = piece_of(photograph, region, source_id=bytes(32), source_stamp=stamp(uri))
+    assert find(told).image_id != find(right).image_id
+    stale = piece_of(photograph, region, source_id=bytes(32), source_stamp="another time")
+    assert find(stale).image_id == find(right).image_id
+
+
+def test_a_source_that_was_replaced_makes_another_image(
+    photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.pieces.LOOK", 1e-9)
+    uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
+    piece = piece_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
+    before = find(piece)
+    first = np.asarray(before.image())
+    Image.fromarray(255 - pixels_of(photograph)).save(photograph, compress_level=1)
+    with pytest.raises(ChangedError, match="changed since it was screened"):
+        find_unchanged(piece, before.image_id.hex())
+    np.testing.assert_array_equal(np.asarray(find(piece).image()), 255 - first)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        Region(0, 0, 161, 5),
+        Region(150, 0, 20, 5),
+        Region(0, 119, 5, 5),
+        Region(-1, 0, 5, 5),
+        Region(0, 0, 0, 5),
+        Region(0, 0, 5, 5, 1),
+        Region(2**40, 0, 5, 5),
+    ],
+)
+def test_a_region_that_is_not_in_its_source_is_damaged(photograph: Path, region: Region) -> None:
+    loaded = load_image(piece_of(photograph, region), 8)
+    assert loaded.failure is not None
+    assert loaded.failure.reason == "damaged"
+    assert str(region.x) in str(loaded.failure)
+    assert loaded.image_id is not None
+
+
+def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no image")
+    gone = load_image(piece_of(tmp_path / "gone.png", Region(0, 0, 5, 5)), 8)
+    text = load_image(piece_of(tmp_path / "text.png", Region(0, 0, 5, 5)), 8)
+    assert gone.failure is not None
+    assert text.failure is not None
+    assert (gone.failure.reason, gone.image_id) == ("unreadable", None)
+    assert text.failure.reason == "not_an_image"
+
+
+def test_what_a_manifest_knows_to_have_failed_is_not_read() -> None:
+    row = {"uri": "file:///gone/1.svs", "failure": "empty: the file has no bytes"}
+    (piece,) = pieces_of(pa.Table.from_pylist([row], SCHEMA))
+    with pytest.raises(BadImageError, match="the file has no bytes") as raised:
+        find(piece)
+    assert raised.value.reason == "empty"
+    (odd,) = pieces_of(pa.Table.from_pylist([row | {"failure": "who knows"}], SCHEMA))
+    assert odd.failure is not None
+    assert (odd.failure.reason, str(odd.failure)) == ("damaged", "who knows")
+
+
+def test_a_manifest_older_than_regions_has_whole_files() -> None:
+    assert pieces_of(pa.table({"uri": ["a", "b"]})) == [whole_file("a"), whole_file("b")]
+
+
+def test_boxes_of_ones_own_in_a_csv(photograph: Path) -> None:
+    manifest = photograph.parent / "boxes.csv"
+    manifest.write_text(
+        "source_uri,x,y,width,height,slide_id,label\n"
+        "field.png,100,20,50,40,s1,Parasitized\n"
+        "field.png,5,6,50,40,s1,\n"
+    )
+    table = list_images(str(manifest))
+    uri = f"file://{photograph}"
+    # In the manifest's order, whatever their names sort like.
+    assert table["uri"].to_pylist() == [f"{uri}#xywh=100,20,50,40", f"{uri}#xywh=5,6,50,40"]
+    first, _ = pieces_of(table)
+    np.testing.assert_array_equal(
+        np.asarray(find(first).image()), pixels_of(photograph)[20:60, 100:150]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("field.png,1,2,3,", "row 1: a region needs x, y, width, height; it has x, y, width"),
+        (",1,2,3,4", "row 1: it has no uri"),
+        ("field.png,one,2,3,4", "column 'x'"),
+    ],
+)
+def test_half_a_region_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    manifest = tmp_path / "boxes.csv"
+    manifest.write_text(f"source_uri,x,y,width,height\n{line}\n")
+    with pytest.raises(SourceError, match=message):
+        list_images(str(manifest))
+
+
+def test_a_box_twice_is_refused(tmp_path: Path) -> None:
+    manifest = tmp_path / "boxes.csv"
+    manifest.write_text("source_uri,x,y,width,height\n" + 2 * "field.png,1,2,3,4\n")
+    with pytest.raises(SourceError, match="2 times"):
+        list_images(str(manifest))
+
+
+def test_a_region_of_a_member_of_an_archive(photograph: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "fields.zip", "w") as archive:
+        archive.write(photograph, "a/field.png")
+    uri = f"zip://a/field.png::file://{tmp_path}/fields.zip"
+    region = Region(3, 4, 20, 10)
+    found = find(Piece(address_of(uri, region), uri, region))
+    np.testing.assert_array_equal(np.asarray(found.image()), pixels_of(photograph)[4:14, 3:23])
+    alone = find(piece_of(photograph, region))
+    assert found.image_id == alone.image_id
+
+
+def test_a_whole_file_is_its_bytes(photograph: Path) -> None:
+    content = photograph.read_bytes()
+    found = find(whole_file(f"file://{photograph}"))
+    assert found.image_id == sha256(content).digest()
+    assert found.content == content
+    np.testing.assert_array_equal(
+        np.asarray(found.image()), np.asarray(Image.open(io.BytesIO(content)))
+    )
