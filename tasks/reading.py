@@ -63,7 +63,7 @@ def read_bytes(uri: str) -> bytes:
         fs, path = filesystem(uri)
         return bytes(fs.cat_file(path))
     name, address = split_link(rest)
-    return _archive(kind, address, _stamp(address)).read(name)
+    return _archive(kind, address, stamp(address)).read(name)
 
 
 def read_unchanged(uri: str, image_id: str) -> bytes:
@@ -76,7 +76,7 @@ def read_unchanged(uri: str, image_id: str) -> bytes:
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """Names and sizes in bytes of the files in an archive, in the archive's order."""
-    for name, member in _archive(kind, address, _stamp(address)).members.items():
+    for name, member in _archive(kind, address, stamp(address)).members.items():
         yield name, _size(member)
 
 
@@ -89,7 +89,7 @@ def split_link(rest: str) -> tuple[str, str]:
     return inside, address
 
 
-def _stamp(address: str) -> str | tuple[int, int]:
+def stamp(address: str) -> str | tuple[int, int]:
     """What changes when an archive is replaced, so that no worker reads by an old index."""
     fs, path = filesystem(address)
     if not isinstance(fs, LocalFileSystem):
