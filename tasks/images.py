@@ -22,6 +22,7 @@ Reason = Literal[
     "damaged",
     "killed_worker",
     "unknown_magnification",
+    "too_coarse",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

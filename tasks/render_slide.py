@@ -18,13 +18,13 @@ from tifffile import TiffWriter
 from tasks.images import RESIZE
 from tasks.render import Picture, draw_patient
 from tasks.render_field import DrawnCell, render_field
+from tasks.survey import RED_CELL
 
 FIELD = 1024  # pixels of a drawn field's side, at level 0
 TILE = 256  # pixels of a tile's side
 STEP = 4  # between the levels
 DRAWN = 3  # fields of cells that differ
 CELL_WIDTH = 130  # pixels of a rendered cell
-CELL_MICRONS = 7.5
 CELLS = 45  # in a field
 PARASITIZED = 4  # of them
 OVERLAPPING = 0.1  # share of them
@@ -82,7 +82,7 @@ def render_slide(
         width: in pixels of level 0.
         height: in pixels of level 0.
         fields: how many fields of single cells there are.
-        thick: how many fields are too thick for cells to be told apart.
+        thick: how many fields beside one another are too thick for cells to be told apart.
         seed: decides all that is drawn.
         microns_per_pixel: of level 0, written into the resolution tags.
         levels: how many resolutions there are, each a quarter of the last one.
@@ -100,9 +100,14 @@ def render_slide(
     pictures, cells = _draw(microns_per_pixel, rng)
     # What lies in each place, as an index into the pictures: glass, fields of cells, thick.
     shown = np.zeros((ceil(height / FIELD), ceil(width / FIELD)), np.intp)
-    chosen = rng.permutation(columns * rows)[: fields + thick]
-    for i, place in enumerate(chosen):
-        shown[divmod(place, columns)] = 1 + i % DRAWN if i < fields else DRAWN + 1
+    places = rng.permutation(columns * rows)
+    middle = np.array(divmod(places[0], columns))
+    away = np.hypot(*(np.stack(np.divmod(places, columns)) - middle[:, np.newaxis]))
+    # A drop that is too thick lies in one place.
+    drop, rest = np.split(places[np.argsort(away, kind="stable")], [thick])
+    shown[np.divmod(drop, columns)] = DRAWN + 1
+    for i, place in enumerate(rng.permutation(rest)[:fields]):
+        shown[divmod(place, columns)] = 1 + i % DRAWN
     _write(path, pictures, shown, (width, height), microns_per_pixel, levels)
     return RenderedSlide(FIELD, tuple(_placed(shown, cells)))
 
@@ -112,7 +117,7 @@ def _draw(
 ) -> tuple[list[Picture], list[tuple[DrawnCell, ...]]]:
     """Glass, fields of cells and a thick one, (FIELD, FIELD, 3) each, and the cells of each."""
     patient = draw_patient(1, rng)
-    scale = CELL_WIDTH * microns_per_pixel / CELL_MICRONS
+    scale = CELL_WIDTH * microns_per_pixel / RED_CELL
     pictures: list[Picture] = []
     cells: list[tuple[DrawnCell, ...]] = []
     for number in (0, *[CELLS] * DRAWN):
