@@ -23,7 +23,7 @@ from tasks.survey import RED_CELL
 FIELD = 1024  # pixels of a drawn field's side, at level 0
 TILE = 256  # pixels of a tile's side
 STEP = 4  # between the levels
-DRAWN = 3  # fields of cells that differ
+DRAWN = 2  # fields of cells that differ
 CELL_WIDTH = 130  # pixels of a rendered cell
 CELLS = 45  # in a field
 PARASITIZED = 4  # of them

@@ -1,17 +1,21 @@
 """Whole slides, read by region from where they lie; a process keeps the last few open."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from tasks.images import BadImageError
 from tasks.reading import filesystem, stamp
 from tasks.tiff_slide import is_tiled_or_large, open_tiff
+from tasks.vendor_slide import is_of_a_scanner, open_vendor
 
 # Formats of scanners that say by their name what they are.
-VENDORS = frozenset({".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu"})
+LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
+VENDORS = LOCAL | {".bif", ".scn", ".svs"}
 TIFF = frozenset({".tif", ".tiff"})
 SLIDE_EXTENSIONS = VENDORS | TIFF
 
@@ -88,7 +92,14 @@ def open_slide(uri: str) -> Slide:
 
 @lru_cache(maxsize=8)
 def _open(uri: str, stamp: str | tuple[int, int]) -> Slide:
-    return open_tiff(*filesystem(uri))
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)
+    if _extension(uri) in LOCAL:
+        raise BadImageError(
+            "unreadable", f"{_extension(uri)} is read from a local disk only: copy it to one"
+        )
+    return open_tiff(fs, path)
 
 
 def _extension(uri: str) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import Image
 from tifffile import TiffFile, TiffWriter, imwrite
 
 from tasks.images import BadImageError
 from tasks.slide_source import is_slide, open_slide
+from tasks.tiff_slide import open_tiff
+from tasks.vendor_slide import VendorSlide
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.asarray(
@@ -307,3 +310,58 @@ def test_a_slide_is_read_where_it_lies(
         np.testing.assert_array_equal(
             far.read(900, 700, 1200, 1000, level), near.read(900, 700, 1200, 1000, level)
         )
+
+
+def aperio(path: Path, **options: Any) -> str:
+    """Write a slide as Aperio's scanners do: levels, a thumbnail between them, and a label."""
+    with TiffWriter(path) as tiff:
+        for step in (1, 2):
+            tiff.write(
+                SMOOTH[::step, ::step],
+                tile=(128, 128),
+                description=APERIO,
+                metadata=None,
+                **{"photometric": "rgb", "compression": "jpeg", **options},
+            )
+            if step == 1:
+                tiff.write(SMOOTH[::7, ::7], rowsperstrip=16, photometric="rgb", metadata=None)
+    return path.as_uri()
+
+
+def test_openslide_reads_what_scanners_write(tmp_path: Path) -> None:
+    opened = open_slide(aperio(tmp_path / "a.svs"))
+    assert isinstance(opened, VendorSlide)
+    assert (opened.width, opened.height) == (900, 700)
+    assert opened.downsamples == (1, 2)
+    assert opened.microns_per_pixel == pytest.approx(0.2527)
+    plain = open_tiff(LocalFileSystem(), str(tmp_path / "a.svs"))
+    assert plain.microns_per_pixel == pytest.approx(0.2527)
+    assert plain.downsamples == opened.downsamples
+    for box in ((0, 0, 900, 700), (-20, -40, 300, 200), (800, 600, 200, 200)):
+        np.testing.assert_array_equal(opened.read(*box), plain.read(*box))
+        assert np.abs(opened.read(*box, 1).astype(int) - plain.read(*box, 1)).max() <= 2
+
+
+def test_a_damaged_tile_does_not_spoil_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    aperio(path)
+    with TiffFile(path) as tiff:
+        start, size = (
+            t[0] for t in (tiff.pages.first.dataoffsets, tiff.pages.first.databytecounts)
+        )
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+    for open_any in (open_slide, lambda _: open_tiff(LocalFileSystem(), str(path))):
+        opened = open_any(path.as_uri())
+        whole = opened.read(400, 300, 300, 300)
+        with pytest.raises(BadImageError, match="copy the slide again") as caught:
+            opened.read(0, 0, 200, 200)
+        assert caught.value.reason == "damaged"
+        np.testing.assert_array_equal(opened.read(400, 300, 300, 300), whole)
+
+
+def test_formats_of_several_files_are_read_from_a_disk_only() -> None:
+    with fsspec.open("memory://slides/a.mrxs", "wb") as file:
+        file.write(b"anything")
+    assert reason("memory://slides/a.mrxs", "local disk only: copy it to one") == "unreadable"
