@@ -164,7 +164,8 @@ def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int)
     places = pa.concat_tables(parts)
     with store.staged(FOLDER, name, PLACES) as stage:
         pq.write_table(places, stage, row_group_size=group, compression="zstd")
-    return -(-places.num_rows // group)
+    count: int = places.num_rows
+    return -(-count // group)
 
 
 def count_places(store: Store, name: str) -> int | None:
@@ -179,7 +180,8 @@ def count_places(store: Store, name: str) -> int | None:
 def read_places(store: Store, name: str, number: int) -> pa.Table:
     """The places of the n-th part."""
     with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
-        return file.read_row_group(number)
+        rows: pa.Table = file.read_row_group(number)
+        return rows
 
 
 def publish(

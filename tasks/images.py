@@ -14,7 +14,16 @@ BLACK = 16  # of 255; what JPEG and resizing make of black stays below
 # The kernel is part of the model: the same cells through another one look abnormal to a detector.
 RESIZE = Image.Resampling.BILINEAR
 
-Reason = Literal["unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker"]
+Reason = Literal[
+    "unreadable",
+    "empty",
+    "not_an_image",
+    "too_large",
+    "damaged",
+    "killed_worker",
+    "unknown_magnification",
+    "too_coarse",
+]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 

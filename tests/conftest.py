@@ -25,6 +25,7 @@ from storage.models import ModelCard, save_model
 from storage.store import Store, digest_of
 from tasks import render
 from tasks.network import NetworkSpec, build, network_spec, tap_widths
+from tasks.render_slide import RenderedSlide, render_slide
 
 # Machines differ and are shared: how long an example takes decides nothing.
 settings.register_profile("slidewatch", deadline=None)
@@ -129,6 +130,19 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def rendered_slide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RenderedSlide]:
+    """A slide of 4096 x 3072 pixels at three resolutions: four fields, two too thick, and glass."""
+    path = tmp_path_factory.mktemp("slides") / "smear.tif"
+    return path, render_slide(path, width=4096, height=3072, fields=4, thick=2, seed=0)
+
+
+@pytest.fixture(scope="session")
+def slide(rendered_slide: tuple[Path, RenderedSlide]) -> Path:
+    """The file of that slide."""
+    return rendered_slide[0]
 
 
 @pytest.fixture(scope="session")
