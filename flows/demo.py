@@ -28,12 +28,12 @@ ABNORMAL_FIRST = """SELECT parse_filename(uri) AS image, diagnosis, verdict, rev
 FROM '{reports}/*/*.parquet'
 ORDER BY abnormality DESC NULLS LAST
 LIMIT 10"""
-BY_KIND = """SELECT coalesce(kind, '{ordinary}'), count(*),
+BY_KIND = """SELECT coalesce(planted.kind, '{ordinary}'), count(*),
        count(*) FILTER (abnormal OR status = 'failed')
 FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name GROUP BY ALL"""
 EXAMPLES = """SELECT uri, diagnosis, abnormality, p_value
 FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name
-WHERE status = 'scored' AND kind IS NOT DISTINCT FROM ? ORDER BY image_id LIMIT 8"""
+WHERE status = 'scored' AND planted.kind IS NOT DISTINCT FROM ? ORDER BY image_id LIMIT 8"""
 ORDINARY = "ordinary cell"
 
 
