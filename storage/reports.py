@@ -1,6 +1,7 @@
 """Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
-Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one.
+Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
+and where cells are cut out here, of ``fields`` one for each field of view.
 ``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
 """
@@ -22,7 +23,7 @@ BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _COUNT = pa.int64()
 _COUNTS = pa.map_(pa.string(), pa.int64())
-IMAGES, SLIDES, BATCHES = "images", "slides", "batches"
+IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
 COLOURS = ("red", "green", "blue")
 HTML = "html"
 HEAD = 4096  # bytes of a page that say from which reports it was made
@@ -70,6 +71,81 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
             _field("verdict", _TEXT, "accept, or review by a person"),
             _field("review_reason", _TEXT, "abnormal, uncertain, both, or failed"),
+            *_made_by(),
+        ]
+    )
+
+
+def field_schema() -> pa.Schema:
+    """The columns of a report on fields of view, with their meaning in the field metadata."""
+    box = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
+    full = "pixels at full resolution"
+    return pa.schema(
+        [
+            _field("source_uri", _TEXT, "the photograph or slide that the field is in"),
+            _field("source_id", _TEXT, "sha256 of its bytes; null where unreadable"),
+            _field("slide_id", _TEXT, "the slide, if the source names one"),
+            _field("patient_id", _TEXT, "the patient"),
+            *(
+                _field(name, pa.int64(), f"{what} of the field; null where unreadable", full)
+                for name, what in box.items()
+            ),
+            _field("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
+            _field(
+                "kind",
+                _TEXT,
+                "field: its cells were read; empty, or thick: too full to be read; null: failed",
+            ),
+            _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),
+            _field(
+                "microns_per_pixel",
+                pa.float64(),
+                "magnification at full resolution; null for photographs",
+                "micrometres",
+            ),
+            _field("diameter", pa.float64(), "diameter of the median red cell", full),
+            _field(
+                "sharpness",
+                pa.float64(),
+                "variance of the Laplacian over that of brightness; null without cells",
+            ),
+            _field("too_dark", pa.float64(), "share of pixels where a channel is black", "0 to 1"),
+            _field(
+                "too_bright", pa.float64(), "share of pixels where a channel is white", "0 to 1"
+            ),
+            _field("brightness", pa.float64(), "mean of all channels", "0 to 1"),
+            *(
+                _field(
+                    f"stain_{name}",
+                    pa.float64(),
+                    f"{name}, mean over the pixels of cells; null without cells",
+                    "0 to 255",
+                )
+                for name in COLOURS
+            ),
+            _field("cells", _COUNT, "cells that were found", "cells"),
+            _field("white_cells", _COUNT, "of these, white cells by their nucleus", "cells"),
+            _field("cells_at_border", _COUNT, "of these, cut by the border", "cells"),
+            _field("covered", pa.float64(), "share of the field that cells cover", "0 to 1"),
+            _field(
+                "overlap",
+                pa.float64(),
+                "share of that which lies in more than one cell; null without cells",
+                "0 to 1",
+            ),
+            _field("images", _COUNT, "images cut out of the field: rows of the image report"),
+            _field("scored", _COUNT, "of these, scored", "images"),
+            _field("failed", _COUNT, "of these, failed", "images"),
+            _field("red_cells", _COUNT, "scored images of red cells", "images"),
+            _field("parasitized", _COUNT, "of these, diagnosed as parasitized", "images"),
+            _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
+            _field("review", _COUNT, "images for review by a person", "images"),
+            _field("verdict", _TEXT, "accept, or review by a person"),
+            _field(
+                "review_reason",
+                _TEXT,
+                "out of focus, dark, overexposed, crowded, few cells, or several; failed",
+            ),
             *_made_by(),
         ]
     )
@@ -200,7 +276,7 @@ def _field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) 
 
 
 def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
-    """Where the report of a batch on its images, slides or itself lies, relative to the store."""
+    """Where a batch's report of a kind lies, relative to the store."""
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
 
 

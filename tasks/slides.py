@@ -18,6 +18,7 @@ from tasks.report import ACCEPT, COLOURS, REVIEW
 from tasks.statistics import Float
 
 PARASITIZED = "Parasitized"
+RED, WHITE = "red", "white"  # kinds of cells that were found in a field
 TOGETHER = "abnormal together"  # the reason of a slide whose cells are
 
 # A slide whose patient is like those that calibrated gets there about once in a thousand: the
@@ -240,9 +241,16 @@ def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray
     )
 
 
+def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which image rows (n,) are of red cells: those of kind red, and whole files, of no kind."""
+    if "kind" not in rows.column_names:
+        return np.ones(rows.num_rows, bool)
+    return _is(pc.equal(pc.fill_null(rows["kind"].cast(pa.string()), RED), RED))
+
+
 def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) are diagnosed as parasitized."""
-    return _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
+    """Which image rows (n,) are red cells that are diagnosed as parasitized."""
+    return is_red_cell(rows) & _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
 
 
 def failure_reasons(rows: pa.Table) -> list[str | None]:
