@@ -25,6 +25,7 @@ _COUNT = pa.int64()
 _COUNTS = pa.map_(pa.string(), pa.int64())
 IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
 COLOURS = ("red", "green", "blue")
+_NO_FIELDS = "null: cells cut out before"
 HTML = "html"
 HEAD = 4096  # bytes of a page that say from which reports it was made
 
@@ -161,9 +162,58 @@ def slide_schema() -> pa.Schema:
             _field("scored", _COUNT, "of these, scored", "images"),
             _field("failed", _COUNT, "of these, failed", "images"),
             _field("failures", _COUNTS, "how many failed, by reason", "images"),
-            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
-            *_parasitaemia("", "scored images"),
-            *_parasitaemia("_ordinary", "scored images that are not abnormal"),
+            _field("fields", _COUNT, f"fields of view of the slide; {_NO_FIELDS}", "fields"),
+            _field(
+                "fields_read", _COUNT, f"of these, whose cells were read; {_NO_FIELDS}", "fields"
+            ),
+            _field("fields_excluded", _COUNT, f"of these, not read; {_NO_FIELDS}", "fields"),
+            _field(
+                "exclusions",
+                _COUNTS,
+                f"how many were not read: empty, thick, or as the reason to fail; {_NO_FIELDS}",
+                "fields",
+            ),
+            _field(
+                "fields_for_review",
+                _COUNT,
+                f"fields that failed or are beyond a limit of quality; {_NO_FIELDS}",
+                "fields",
+            ),
+            _field(
+                "cells_at_border",
+                _COUNT,
+                f"cells that the border of a field cuts; {_NO_FIELDS}",
+                "cells",
+            ),
+            _field(
+                "red_cells",
+                _COUNT,
+                "scored images of red cells; whole files count as such",
+                "images",
+            ),
+            _field(
+                "white_cells", _COUNT, "images of white cells; no part of parasitaemia", "images"
+            ),
+            _field("parasitized", _COUNT, "red cells diagnosed as parasitized", "images"),
+            *_parasitaemia("", "red cells"),
+            *_per_1000(),
+            *_parasitaemia("_ordinary", "red cells that are not abnormal"),
+            _field(
+                "density_class",
+                _TEXT,
+                "what the parasitaemia means, at bounds of 2, 5 and 10%; none seen",
+            ),
+            _field(
+                "detectable_percent",
+                pa.float64(),
+                "the parasitaemia of which so many red cells show a parasite with 95% probability",
+                "%",
+            ),
+            _field(
+                "negative_call",
+                pa.string(),
+                "where no parasite was seen: whether there were cells enough to say so",
+            ),
             _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
             _field("abnormal_fraction", pa.float64(), "abnormal over scored"),
             _field(
@@ -185,7 +235,9 @@ def slide_schema() -> pa.Schema:
             _field(
                 "review_reasons",
                 pa.list_(pa.string()),
-                "abnormal together, many failed, few cells, many uncertain, several patients",
+                "abnormal together, many failed, few cells, many uncertain, several patients, "
+                "too few cells for a negative call, and of fields: out of focus, dark, "
+                "overexposed, crowded, few cells, failed",
             ),
             *_made_by(),
         ]
@@ -200,8 +252,8 @@ def batch_schema() -> pa.Schema:
             _field("scored", _COUNT, "of these, scored", "images"),
             _field("failed", _COUNT, "of these, failed", "images"),
             _field("failures", _COUNTS, "how many failed, by reason", "images"),
-            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
-            *_parasitaemia("", "scored images"),
+            _field("parasitized", _COUNT, "red cells diagnosed as parasitized", "images"),
+            *_parasitaemia("", "scored images of red cells"),
             _field("alpha", pa.float64(), "the detector's level"),
             _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
             _field("discoveries", _COUNT, "scored images whose q_value is at most .1", "images"),
@@ -249,6 +301,19 @@ def _parasitaemia(suffix: str, cells: str) -> list[pa.Field]:
             f"{what} of parasitized among {cells}"
             + ("" if name == "percent" else " (95%, Wilson)"),
             "%",
+        )
+        for name, what in bounds.items()
+    ]
+
+
+def _per_1000() -> list[pa.Field]:
+    bounds = {"": "parasitized", "_low": "lower bound of it", "_high": "upper bound of it"}
+    return [
+        _field(
+            f"parasitized_per_1000{name}",
+            pa.float64(),
+            f"{what}, for 1,000 red cells" + (" (95%, Wilson)" if name else ""),
+            "cells",
         )
         for name, what in bounds.items()
     ]
