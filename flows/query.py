@@ -76,7 +76,7 @@ class SchemaOutcome(Outcome):
 def query(
     sql: Annotated[
         CliPositionalArg[str],
-        Field(description="a query over the tables images, slides and batches"),
+        Field(description="a query over the tables images, fields, slides and batches"),
     ],
     format: Annotated[
         Format,
@@ -84,7 +84,7 @@ def query(
     ] = "table",
     settings: Settings | None = None,
 ) -> QueryOutcome:
-    """Ask the reports of all nights in SQL: tables images, slides, batches."""
+    """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
     settings = settings or Settings()
     return QueryOutcome(store=settings.store, sql=sql, format=format)
 

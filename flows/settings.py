@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tasks.density import DETECTABLE_PERCENT
 from tasks.field_limits import FieldLimits
 
 
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
         FieldLimits(), description="what a field of view must keep, or its slide is for review"
     )
     detectable_percent: float = Field(
-        0.06,
+        DETECTABLE_PERCENT,
         gt=0,
         lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",

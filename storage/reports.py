@@ -1,6 +1,7 @@
 """Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
-Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one.
+Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
+and where cells are cut out here, of ``fields`` one for each field of view.
 ``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
 """
@@ -22,8 +23,9 @@ BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _COUNT = pa.int64()
 _COUNTS = pa.map_(pa.string(), pa.int64())
-IMAGES, SLIDES, BATCHES = "images", "slides", "batches"
+IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
 COLOURS = ("red", "green", "blue")
+_NO_FIELDS = "null: cells cut out before"
 HTML = "html"
 HEAD = 4096  # bytes of a page that say from which reports it was made
 
@@ -87,6 +89,81 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     )
 
 
+def field_schema() -> pa.Schema:
+    """The columns of a report on fields of view, with their meaning in the field metadata."""
+    box = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
+    full = "pixels at full resolution"
+    return pa.schema(
+        [
+            _field("source_uri", _TEXT, "the photograph or slide that the field is in"),
+            _field("source_id", _TEXT, "sha256 of its bytes; null where unreadable"),
+            _field("slide_id", _TEXT, "the slide, if the source names one"),
+            _field("patient_id", _TEXT, "the patient"),
+            *(
+                _field(name, pa.int64(), f"{what} of the field; null where unreadable", full)
+                for name, what in box.items()
+            ),
+            _field("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
+            _field(
+                "kind",
+                _TEXT,
+                "field: its cells were read; empty, or thick: too full to be read; null: failed",
+            ),
+            _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),
+            _field(
+                "microns_per_pixel",
+                pa.float64(),
+                "magnification at full resolution; null for photographs",
+                "micrometres",
+            ),
+            _field("diameter", pa.float64(), "diameter of the median red cell", full),
+            _field(
+                "sharpness",
+                pa.float64(),
+                "variance of the Laplacian over that of brightness; null without cells",
+            ),
+            _field("too_dark", pa.float64(), "share of pixels where a channel is black", "0 to 1"),
+            _field(
+                "too_bright", pa.float64(), "share of pixels where a channel is white", "0 to 1"
+            ),
+            _field("brightness", pa.float64(), "mean of all channels", "0 to 1"),
+            *(
+                _field(
+                    f"stain_{name}",
+                    pa.float64(),
+                    f"{name}, mean over the pixels of cells; null without cells",
+                    "0 to 255",
+                )
+                for name in COLOURS
+            ),
+            _field("cells", _COUNT, "cells that were found", "cells"),
+            _field("white_cells", _COUNT, "of these, white cells by their nucleus", "cells"),
+            _field("cells_at_border", _COUNT, "of these, cut by the border", "cells"),
+            _field("covered", pa.float64(), "share of the field that cells cover", "0 to 1"),
+            _field(
+                "overlap",
+                pa.float64(),
+                "share of that which lies in more than one cell; null without cells",
+                "0 to 1",
+            ),
+            _field("images", _COUNT, "images cut out of the field: rows of the image report"),
+            _field("scored", _COUNT, "of these, scored", "images"),
+            _field("failed", _COUNT, "of these, failed", "images"),
+            _field("red_cells", _COUNT, "scored images of red cells", "images"),
+            _field("parasitized", _COUNT, "of these, diagnosed as parasitized", "images"),
+            _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
+            _field("review", _COUNT, "images for review by a person", "images"),
+            _field("verdict", _TEXT, "accept, or review by a person"),
+            _field(
+                "review_reason",
+                _TEXT,
+                "out of focus, dark, overexposed, crowded, few cells, or several; failed",
+            ),
+            *_made_by(),
+        ]
+    )
+
+
 def slide_schema() -> pa.Schema:
     """The columns of a slide report, with their meaning in the field metadata."""
     return pa.schema(
@@ -97,9 +174,58 @@ def slide_schema() -> pa.Schema:
             _field("scored", _COUNT, "of these, scored", "images"),
             _field("failed", _COUNT, "of these, failed", "images"),
             _field("failures", _COUNTS, "how many failed, by reason", "images"),
-            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
-            *_parasitaemia("", "scored images"),
-            *_parasitaemia("_ordinary", "scored images that are not abnormal"),
+            _field("fields", _COUNT, f"fields of view of the slide; {_NO_FIELDS}", "fields"),
+            _field(
+                "fields_read", _COUNT, f"of these, whose cells were read; {_NO_FIELDS}", "fields"
+            ),
+            _field("fields_excluded", _COUNT, f"of these, not read; {_NO_FIELDS}", "fields"),
+            _field(
+                "exclusions",
+                _COUNTS,
+                f"how many were not read: empty, thick, or as the reason to fail; {_NO_FIELDS}",
+                "fields",
+            ),
+            _field(
+                "fields_for_review",
+                _COUNT,
+                f"fields that failed or are beyond a limit of quality; {_NO_FIELDS}",
+                "fields",
+            ),
+            _field(
+                "cells_at_border",
+                _COUNT,
+                f"cells that the border of a field cuts; {_NO_FIELDS}",
+                "cells",
+            ),
+            _field(
+                "red_cells",
+                _COUNT,
+                "scored images of red cells; whole files count as such",
+                "images",
+            ),
+            _field(
+                "white_cells", _COUNT, "images of white cells; no part of parasitaemia", "images"
+            ),
+            _field("parasitized", _COUNT, "red cells diagnosed as parasitized", "images"),
+            *_parasitaemia("", "red cells"),
+            *_per_1000(),
+            *_parasitaemia("_ordinary", "red cells that are not abnormal"),
+            _field(
+                "density_class",
+                _TEXT,
+                "what the parasitaemia means, at bounds of 2, 5 and 10%; none seen",
+            ),
+            _field(
+                "detectable_percent",
+                pa.float64(),
+                "the parasitaemia of which so many red cells show a parasite with 95% probability",
+                "%",
+            ),
+            _field(
+                "negative_call",
+                pa.string(),
+                "where no parasite was seen: whether there were cells enough to say so",
+            ),
             _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
             _field("abnormal_fraction", pa.float64(), "abnormal over scored"),
             _field(
@@ -121,7 +247,9 @@ def slide_schema() -> pa.Schema:
             _field(
                 "review_reasons",
                 pa.list_(pa.string()),
-                "abnormal together, many failed, few cells, many uncertain, several patients",
+                "abnormal together, many failed, few cells, many uncertain, several patients, "
+                "too few cells for a negative call, and of fields: out of focus, dark, "
+                "overexposed, crowded, few cells, failed",
             ),
             *_made_by(),
         ]
@@ -136,8 +264,8 @@ def batch_schema() -> pa.Schema:
             _field("scored", _COUNT, "of these, scored", "images"),
             _field("failed", _COUNT, "of these, failed", "images"),
             _field("failures", _COUNTS, "how many failed, by reason", "images"),
-            _field("parasitized", _COUNT, "scored images diagnosed as parasitized", "images"),
-            *_parasitaemia("", "scored images"),
+            _field("parasitized", _COUNT, "red cells diagnosed as parasitized", "images"),
+            *_parasitaemia("", "scored images of red cells"),
             _field("alpha", pa.float64(), "the detector's level"),
             _field("abnormal", _COUNT, "scored images that are abnormal", "images"),
             _field("discoveries", _COUNT, "scored images whose q_value is at most .1", "images"),
@@ -190,6 +318,19 @@ def _parasitaemia(suffix: str, cells: str) -> list[pa.Field]:
     ]
 
 
+def _per_1000() -> list[pa.Field]:
+    bounds = {"": "parasitized", "_low": "lower bound of it", "_high": "upper bound of it"}
+    return [
+        _field(
+            f"parasitized_per_1000{name}",
+            pa.float64(),
+            f"{what}, for 1,000 red cells" + (" (95%, Wilson)" if name else ""),
+            "cells",
+        )
+        for name, what in bounds.items()
+    ]
+
+
 def _colour(meaning: str) -> list[pa.Field]:
     return [_field(name, pa.float32(), f"{name}, {meaning}", "0 to 255") for name in COLOURS]
 
@@ -212,7 +353,7 @@ def _field(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) 
 
 
 def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
-    """Where the report of a batch on its images, slides or itself lies, relative to the store."""
+    """Where a batch's report of a kind lies, relative to the store."""
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
 
 

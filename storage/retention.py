@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 from storage.batches import Batch, list_batches, list_seals, load_batch_of_key
 from storage.models import list_models
-from storage.reports import IMAGES, SLIDES, page_path, report_path
+from storage.reports import FIELDS, IMAGES, SLIDES, page_path, report_path
 from storage.statistics import latest_statistics
 from storage.store import Store
 
@@ -48,7 +48,7 @@ def expired_features(
 
 
 def expired_reports(store: Store, before: date, only: str | None = None) -> Iterator[Removable]:
-    """Reports on images and slides, and pages, of batches whose day is before a date."""
+    """Reports on images, fields and slides, and pages, of batches whose day is before a date."""
     for batch in list_batches(store):
         if only not in (None, batch.name) or batch.batch_date >= before:
             continue
@@ -56,6 +56,7 @@ def expired_reports(store: Store, before: date, only: str | None = None) -> Iter
             continue
         paths = (
             report_path(batch.name, batch.batch_date, IMAGES),
+            report_path(batch.name, batch.batch_date, FIELDS),
             report_path(batch.name, batch.batch_date, SLIDES),
             page_path(batch.name),
         )

@@ -1,4 +1,4 @@
-"""The reports as tables that SQL can be asked about: ``images``, ``slides`` and ``batches``.
+"""The reports as tables that SQL can be asked about: one for images, fields, slides and batches.
 
 DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
@@ -16,10 +16,19 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from storage.reports import BATCHES, IMAGES, SLIDES, batch_schema, image_schema, slide_schema
+from storage.reports import (
+    BATCHES,
+    FIELDS,
+    IMAGES,
+    SLIDES,
+    batch_schema,
+    field_schema,
+    image_schema,
+    slide_schema,
+)
 from storage.store import Store, StoreError
 
-TABLES = (IMAGES, SLIDES, BATCHES)
+TABLES = (IMAGES, FIELDS, SLIDES, BATCHES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
 
@@ -66,7 +75,7 @@ def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
 
 def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
     """The columns of every table for a model of these classes and taps."""
-    schemas = (image_schema(classes, taps), slide_schema(), batch_schema())
+    schemas = (image_schema(classes, taps), field_schema(), slide_schema(), batch_schema())
     return dict(zip(TABLES, schemas, strict=True))
 
 

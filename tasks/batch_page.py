@@ -1,6 +1,7 @@
 """The page of a batch: what a person looks at in the morning, in one file that needs no other."""
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +16,9 @@ from markupsafe import Markup
 from tasks import charts
 from tasks.drift import AMBER, GREEN, RED
 from tasks.exhibits import HEAT_COLOURS, Exhibit
+from tasks.field_limits import FIELD
 from tasks.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
+from tasks.overlay import COLOURS as CONTOURS
 from tasks.page import TEMPLATES, data_uri, render
 from tasks.report import COLOURS, REVIEW
 from tasks.slides import TOGETHER
@@ -51,12 +54,24 @@ SHEETS = {
 
 
 @dataclass(frozen=True)
+class ShownField:
+    """A field of view on the page: its row of the report on fields, and its picture.
+
+    ``picture`` is a PNG file of `tasks.overlay`; without one, ``missing`` says why.
+    """
+
+    row: Mapping[str, Any]
+    picture: bytes | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
 class Night:
     """All that a batch's page is made from.
 
     ``row`` is that of the report on batches, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
-    facts by name; ``made_from`` identifies the reports.
+    facts by name; ``made_from`` identifies the reports; ``fields`` are the fields of view to show.
     """
 
     row: Mapping[str, Any]
@@ -70,6 +85,7 @@ class Night:
     made_by: Mapping[str, str]
     command: str
     made_from: str
+    fields: Sequence[ShownField] = ()
 
 
 def batch_page(night: Night) -> str:
@@ -90,6 +106,9 @@ def batch_page(night: Night) -> str:
         sheets=[
             (name, heading, words, _cells(night, name)) for name, (heading, words) in SHEETS.items()
         ],
+        fields=[_field(each) for each in night.fields],
+        counted_fields=_counted_fields(night.slides),
+        contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
         gradient=_gradient(),
         threshold=_number(night.threshold),
         slides=slides[:SLIDES_SHOWN],
@@ -112,10 +131,12 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         row["parasitaemia_low"],
         row["parasitaemia_high"],
     )
-    interval = f"95% interval {low:.1f} to {high:.1f}%" if scored else ""
+    # Of red cells, which are not all that were scored.
+    parasitized = "–" if low is None else f"{row['parasitaemia_percent']:.1f}%"
+    interval = "" if low is None else f"95% interval {low:.1f} to {high:.1f}%"
     return [
         ("Images", f"{row['images']:,}", f"{scored:,} scored"),
-        ("Parasitized", percent(row["parasitized"], scored), interval),
+        ("Parasitized", parasitized, interval),
         (
             "Abnormal",
             percent(row["abnormal"], scored),
@@ -180,6 +201,48 @@ def _bars(night: Night, deviations: Iterable[float]) -> list[dict[str, Any]]:
     ]
 
 
+def _field(field: ShownField) -> dict[str, Any]:
+    """What the page says of a field of view."""
+    row = field.row
+    counts = {
+        "cell": row["cells"],
+        "parasitized": row["parasitized"],
+        "abnormal": row["abnormal"],
+        "failed": row["failed"],
+    }
+    return {
+        "name": file_name(row["source_uri"]),
+        "uri": shortened(row["source_uri"], 2 * LONGEST),
+        "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
+        # A photograph is all of its source.
+        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
+        "cells": f"{counts['cell']:,} cell{'s' * (counts['cell'] != 1)}",
+        "counts": ", ".join(
+            f"{counts[name]:,} {name}" for name in ("parasitized", "abnormal", "failed")
+        ),
+        "reason": row["review_reason"],
+        "picture": field.picture and data_uri(field.picture, "png"),
+        "missing": field.missing,
+    }
+
+
+def _counted_fields(slides: pa.Table) -> list[str]:
+    """How many fields of view were read, and how many were not and why; empty without fields."""
+    if "fields" not in slides.column_names:  # in reports of before there were any
+        return []
+    rows = [row for row in slides.to_pylist() if row["fields"]]
+    left_out = Counter[str]()
+    for row in rows:
+        left_out.update(dict(row["exclusions"]))
+    counts = {FIELD: sum(row["fields_read"] for row in rows), **dict(sorted(left_out.items()))}
+    words = {FIELD: "read"}
+    return (
+        [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
+        if rows
+        else []
+    )
+
+
 def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
     """The slides as the page shows them: those under review first, the most abnormal before."""
     rows = slides.to_pylist()
@@ -201,6 +264,7 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
             "failed": row["failed"],
             "parasitaemia": _figure(row["parasitaemia_percent"], ".1f"),
             "interval": _interval(row["parasitaemia_low"], row["parasitaemia_high"]),
+            **_of_fields(row),
             "abnormal": row["abnormal"],
             "abnormal_share": percent(row["abnormal"], row["scored"]),
             "uncertain": row["uncertain"],
@@ -212,6 +276,17 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a slide's row says of its fields of view, all None where it has none."""
+    # Reports of before there were any have no such columns.
+    if not row.get("fields"):
+        return {"fields": None, "fields_read": None, "density": None}
+    density = row["density_class"]
+    if row["parasitized"] == 0 and row["detectable_percent"] is not None:
+        density += f"; {row['detectable_percent']:.2g}% would show"
+    return {"fields": row["fields"], "fields_read": row["fields_read"], "density": density}
 
 
 def _colour(values: Sequence[float | None]) -> str | None:

@@ -28,6 +28,7 @@ from tasks.slides import (
     failure_reasons,
     flags,
     is_parasitized,
+    is_red_cell,
     numbers_of,
     parasitaemia,
 )
@@ -88,7 +89,7 @@ class NightTally:
         self._taps = dict(taps)
         self._clusters: dict[str, Counts] = {}
         self.images = self.scored = self.abnormal = self.uncertain = self.discoveries = 0
-        self.parasitized = 0
+        self.red_cells = self.parasitized = 0
         self.diagnoses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -101,6 +102,7 @@ class NightTally:
         self.scored += int(scored.sum())
         self.abnormal += int(abnormal.sum())
         self.uncertain += int(uncertain.sum())
+        self.red_cells += int((scored & is_red_cell(rows)).sum())
         self.parasitized += int(is_parasitized(rows).sum())
         self.discoveries += int((numbers_of(rows, "q_value") <= DISCOVERY_LEVEL).sum())
         self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
@@ -318,7 +320,7 @@ def batch_row(
     counts = pa.list_(pa.int64())
     columns = {
         **{name: pa.array([value]) for name, value in one.items()},
-        **parasitaemia(np.asarray([night.parasitized]), np.asarray([night.scored]), ""),
+        **parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), ""),
         **{name: pa.array([value], pa.float64()) for name, value in floats.items()},
         "failures": as_map([night.failures]),
         "p_values": pa.array([night.p_values.tolist()], counts),

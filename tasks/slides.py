@@ -1,10 +1,11 @@
 """From image rows to one row a slide: parasitaemia with its interval, and what needs a person.
 
-A slide whose cells are abnormal together (another stain, out of focus) is named here, once.
+A slide whose cells are abnormal together (another stain, out of focus) is named here, once. Only
+red cells count for parasitaemia; where cells were cut out of fields of view, their rows say which.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
+from tasks.density import (
+    DETECTABLE_PERCENT,
+    cells_needed,
+    density_class,
+    detectable_percent,
+    negative_call,
+)
+from tasks.field_limits import FAILED, FIELD
 from tasks.report import ACCEPT, COLOURS, REVIEW
 from tasks.statistics import Float
 
 PARASITIZED = "Parasitized"
+RED, WHITE = "red", "white"  # kinds of cells that were found in a field
 TOGETHER = "abnormal together"  # the reason of a slide whose cells are
+TOO_FEW = "too few cells for a negative call"
 
 # A slide whose patient is like those that calibrated gets there about once in a thousand: the
 # rate of abnormal cells varies from patient to patient by about the rate itself (README).
@@ -39,12 +50,24 @@ ABNORMALITY_BIN = 0.05
 P_VALUE_BINS_A_DECADE = 20
 
 
+_OF_FIELDS = (
+    "fields",
+    "fields_read",
+    "fields_excluded",
+    "fields_for_review",
+    "cells_at_border",
+)
+
+
 @dataclass
 class _Slide:
     """What is counted of a slide."""
 
     cells: int = 0
     scored: int = 0
+    red_cells: int = 0
+    ordinary: int = 0
+    white_cells: int = 0
     parasitized: int = 0
     parasitized_ordinary: int = 0
     abnormal: int = 0
@@ -55,6 +78,13 @@ class _Slide:
     p_value: Counter[int] = field(default_factory=Counter)
     coloured: int = 0
     colour: Float = field(default_factory=lambda: np.zeros(3))
+    fields: int = 0
+    fields_read: int = 0
+    fields_excluded: int = 0
+    fields_for_review: int = 0
+    cells_at_border: int = 0
+    exclusions: Counter[str] = field(default_factory=Counter)
+    beyond: Counter[str] = field(default_factory=Counter)
 
 
 class SlideTally:
@@ -70,10 +100,13 @@ class SlideTally:
         """Count rows of `tasks.report.image_rows`; rows without a slide count as one slide."""
         codes, names = coded(rows["slide_id"])
         scored, abnormal, uncertain = flags(rows)
-        parasitized = is_parasitized(rows)
+        red, parasitized = scored & is_red_cell(rows), is_parasitized(rows)
         numbers = {
             "cells": np.ones(len(codes), bool),
             "scored": scored,
+            "red_cells": red,
+            "ordinary": red & ~abnormal,
+            "white_cells": is_white_cell(rows),
             "parasitized": parasitized,
             "parasitized_ordinary": parasitized & ~abnormal,
             "abnormal": abnormal,
@@ -111,7 +144,30 @@ class SlideTally:
             for code, place, n in zip(*found.tolist(), times.tolist(), strict=True):
                 getattr(slides[code], name)[place] += n
 
-    def table(self, *, alpha: float, names: Mapping[str, Any]) -> pa.Table:
+    def count_fields(self, rows: pa.Table) -> None:
+        """Count rows of `tasks.fields.FieldTally.table`; a slide may have fields and no cells."""
+        columns = ("slide_id", "patient_id", "kind", "failure", "review_reason", "cells_at_border")
+        values = (rows[name].to_pylist() for name in columns)
+        for name, patient, kind, failure, reason, cut in zip(*values, strict=True):
+            slide = self._slides.setdefault(name, _Slide())
+            if patient is not None and len(slide.patients) < 2:
+                slide.patients.add(patient)
+            slide.fields += 1
+            slide.fields_excluded += kind != FIELD
+            slide.cells_at_border += cut or 0
+            slide.fields_for_review += reason is not None
+            slide.beyond.update(reason.split(", ") if reason else [])
+            slide.fields_read += kind == FIELD
+            if kind != FIELD:
+                slide.exclusions[kind or (failure or FAILED).partition(":")[0]] += 1
+
+    def table(
+        self,
+        *,
+        alpha: float,
+        names: Mapping[str, Any],
+        detectable: float = DETECTABLE_PERCENT,
+    ) -> pa.Table:
         """One row a slide, by name; images without a slide are the last row.
 
         ``abnormal_p_value`` is that of a one-sided exact binomial test of the abnormal cells
@@ -122,6 +178,8 @@ class SlideTally:
         Args:
             alpha: the detector's level.
             names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
+            detectable: parasitaemia in percent that the fields of a slide without parasites must
+                have had enough red cells to show.
         """
         order = sorted(self._slides, key=lambda name: (name is None, name or ""))
         slides = [self._slides[name] for name in order]
@@ -130,10 +188,11 @@ class SlideTally:
             return np.asarray([getattr(slide, name) for slide in slides], np.int64)
 
         scored, abnormal = counts("scored"), counts("abnormal")
-        ordinary = scored - abnormal
+        red, parasitized = counts("red_cells"), counts("parasitized")
+        of_fields = pa.array([slide.fields > 0 for slide in slides], pa.bool_())
         surprise = binomial_p_value(abnormal, scored, alpha)
         reasons = [
-            _reasons(slide, name, p, alpha)
+            _reasons(slide, name, p, alpha, detectable)
             for slide, name, p in zip(slides, order, surprise, strict=True)
         ]
         columns = {
@@ -149,9 +208,28 @@ class SlideTally:
             "scored": scored,
             "failed": counts("cells") - scored,
             "failures": as_map(slide.failures for slide in slides),
-            "parasitized": counts("parasitized"),
-            **parasitaemia(counts("parasitized"), scored, ""),
-            **parasitaemia(counts("parasitized_ordinary"), ordinary, "_ordinary"),
+            **{name: pc.if_else(of_fields, counts(name), None) for name in _OF_FIELDS},
+            "exclusions": as_map(slide.exclusions if slide.fields else None for slide in slides),
+            "red_cells": red,
+            "white_cells": counts("white_cells"),
+            "parasitized": parasitized,
+            **parasitaemia(parasitized, red, ""),
+            **per_1000(parasitized, red),
+            **parasitaemia(counts("parasitized_ordinary"), counts("ordinary"), "_ordinary"),
+            "density_class": pa.array(
+                [density_class(slide.parasitized, slide.red_cells) for slide in slides],
+                pa.string(),
+            ),
+            "detectable_percent": pa.array(
+                [detectable_percent(slide.red_cells) for slide in slides], pa.float64()
+            ),
+            "negative_call": pa.array(
+                [
+                    None if slide.parasitized else negative_call(slide.red_cells, detectable)
+                    for slide in slides
+                ],
+                pa.string(),
+            ),
             "abnormal": abnormal,
             "abnormal_fraction": share(abnormal, scored),
             "abnormal_p_value": pa.array(surprise, from_pandas=True),
@@ -212,16 +290,28 @@ def parasitaemia(
     }
 
 
+def per_1000(parasitized: NDArray[np.int64], cells: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Columns ``parasitized_per_1000``, ``_low`` and ``_high``; null where there are no cells."""
+    low, high = wilson_interval(parasitized, cells)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"": parasitized / cells, "_low": low, "_high": high}
+    return {
+        f"parasitized_per_1000{name}": pa.array(1000.0 * each, from_pandas=True)
+        for name, each in values.items()
+    }
+
+
 def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
     """The share count / total, null where the total is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return pa.array(count / total, pa.float64(), from_pandas=True)
 
 
-def as_map(counters: Any) -> pa.Array:
+def as_map(counters: Iterable[Counter[str] | None]) -> pa.Array:
     """Counters as maps from reason to count, sorted: the same counts are the same bytes."""
     kind = pa.map_(pa.string(), pa.int64())
-    return pa.array([sorted(counter.items()) for counter in counters], kind)
+    found = [None if counter is None else sorted(counter.items()) for counter in counters]
+    return pa.array(found, kind)
 
 
 def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
@@ -240,9 +330,23 @@ def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray
     )
 
 
+def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which image rows (n,) are of red cells: those of kind red, and whole files, of no kind."""
+    if "kind" not in rows.column_names:
+        return np.ones(rows.num_rows, bool)
+    return _is(pc.equal(pc.fill_null(rows["kind"].cast(pa.string()), RED), RED))
+
+
+def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which image rows (n,) are of white cells, as far as their nucleus tells."""
+    if "kind" not in rows.column_names:
+        return np.zeros(rows.num_rows, bool)
+    return _is(pc.equal(rows["kind"].cast(pa.string()), WHITE))
+
+
 def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) are diagnosed as parasitized."""
-    return _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
+    """Which image rows (n,) are red cells that are diagnosed as parasitized."""
+    return is_red_cell(rows) & _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
 
 
 def failure_reasons(rows: pa.Table) -> list[str | None]:
@@ -260,14 +364,21 @@ def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)
 
 
-def _reasons(slide: _Slide, name: str | None, surprise: float, alpha: float) -> list[str]:
+def _reasons(
+    slide: _Slide, name: str | None, surprise: float, alpha: float, detectable: float
+) -> list[str]:
     limit = max(ABNORMAL_TOGETHER, alpha)
     found = {
         TOGETHER: surprise <= ABNORMAL_P_VALUE and slide.abnormal >= limit * slide.scored,
-        "many failed": slide.cells - slide.scored >= MANY_FAILED * slide.cells,
+        "many failed": slide.cells - slide.scored >= MANY_FAILED * slide.cells > 0,
         "few cells": slide.scored < FEW_CELLS,
         "many uncertain": slide.uncertain >= MANY_UNCERTAIN * slide.scored and slide.uncertain > 0,
         "several patients": name is not None and len(slide.patients) > 1,
+        # Of cells that were cut out elsewhere nobody knows how many were left out.
+        TOO_FEW: slide.fields > 0
+        and not slide.parasitized
+        and slide.red_cells < cells_needed(detectable),
+        **{f"fields {reason}": True for reason in sorted(slide.beyond)},
     }
     return [reason for reason, is_so in found.items() if is_so]
 

@@ -1,8 +1,9 @@
 """Made-up nights for tests of pages: image rows of any number, and all that a page is made from."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pyarrow as pa
 from PIL import Image
 
 from storage.reports import batch_schema, slide_schema
-from tasks.batch_page import Night
+from tasks.batch_page import Night, ShownField
 from tasks.drift import NightTally, batch_row, judge
 from tasks.exhibits import Exhibit
 from tasks.explanation import Explanation
 from tasks.highlights import SHOWN, Highlights
+from tasks.overlay import Pen, encode_png, overlay
 from tasks.report import REVIEW
 from tasks.slides import SlideTally
 
@@ -109,12 +111,42 @@ def exhibit(seed: int) -> Exhibit:
     )
 
 
+def field_row(number: int, slide: str | None = None, **other: Any) -> dict[str, Any]:
+    """What the page needs of a row of the report on fields."""
+    row = {
+        "source_uri": f"/photos/night/field_{number}.jpg",
+        "slide_id": slide,
+        "patient_id": None,
+        **{"x": 0, "y": 0, "kind": "field", "failure": None, "cells": 30, "cells_at_border": 4},
+        **{"images": 26, "parasitized": number, "abnormal": 2, "failed": 1},
+        "review_reason": None,
+    }
+    return row | other
+
+
+@cache
+def field_picture() -> bytes:
+    """A field of noise with two contours: hardly a picture takes more bytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (540, 720, 3), np.uint8)
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    ring = 60 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    drawn = overlay(noise, [ring + 200, ring + 400], [Pen("parasitized"), Pen("failed", True)])
+    return encode_png(drawn)
+
+
+def shown_field(number: int, slide: str | None = None, **other: Any) -> ShownField:
+    """A field on the page."""
+    return ShownField(field_row(number, slide, **other), field_picture())
+
+
 def night_of(
     rows: pa.Table,
     *,
     nights: int = 4,
     classes: tuple[str, ...] = CLASSES,
     see: Callable[[int], Exhibit] = exhibit,
+    fields: Sequence[dict[str, Any]] = (),
+    shown: Sequence[ShownField] = (),
 ) -> Night:
     """All that the page of these rows is made from; the batch is called night."""
     names = {
@@ -128,6 +160,8 @@ def night_of(
     for part in parts(rows):
         tally.count(part)
         slides.count(part)
+    if fields:
+        slides.count_fields(pa.Table.from_pylist(list(fields)))
     slide_rows = slides.table(alpha=ALPHA, names=names).select(slide_schema().names)
     drift = judge(tally, batch_schema().empty_table(), detector="m-v0001", alpha=ALPHA)
     counts = {
@@ -152,4 +186,5 @@ def night_of(
         made_by={"model": "m, sha256 " + 64 * "a"},
         command="slidewatch screen --batch night",
         made_from=64 * "f",
+        fields=shown,
     )

@@ -8,11 +8,28 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.batch_page import NIGHTS_SHOWN, SLIDES_SHOWN, batch_page, file_name, p_text, shortened
+from tasks.batch_page import (
+    NIGHTS_SHOWN,
+    SLIDES_SHOWN,
+    ShownField,
+    batch_page,
+    file_name,
+    p_text,
+    shortened,
+)
 from tasks.exhibits import Exhibit
 from tasks.explanation import Explanation
 from tasks.highlights import SHOWN
-from tests.nights import TAPS, exhibit, image_rows, night_of, picture
+from tasks.overlay import COLOURS
+from tests.nights import (
+    TAPS,
+    exhibit,
+    field_row,
+    image_rows,
+    night_of,
+    picture,
+    shown_field,
+)
 from tests.test_robustness import Page
 
 EVIL = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;.png"
@@ -235,3 +252,68 @@ def test_numbers_of_a_slide_sort_as_numbers(page: str) -> None:
     cells: list[Any] = re.findall(r'data-value="([^"]*)"', page)
     assert cells
     assert all(np.isfinite(float(cell)) for cell in cells)
+
+
+# --- fields of view
+
+SLIDE = "C0P1_IMG_0"
+
+
+def test_fields_are_shown_with_what_their_cells_are() -> None:
+    fields = [
+        shown_field(3, SLIDE, x=1024, y=2048, review_reason="out of focus"),
+        ShownField(field_row(1), missing="the field cannot be read any more"),
+    ]
+    rows = [*(each.row for each in fields), field_row(4, SLIDE, kind="empty")]
+    rows.append(field_row(5, SLIDE, kind=None, failure="damaged: cut", review_reason="failed"))
+    page = batch_page(night_of(image_rows(400), fields=rows, shown=fields))
+    found = Page(page)
+    (image,) = (each for each in found.of("img") if str(each["src"]).startswith("data:image/png"))
+    assert image["alt"] == (
+        "field_3.jpg at 1,024, 2,048, with contours of 30 cells: "
+        "3 parasitized, 2 abnormal, 1 failed"
+    )
+    said = words(page)
+    assert "2 read, 1 damaged, 1 empty. Shown are those" in said
+    assert "out of focus" in said
+    assert "the field cannot be read any more" in said
+    assert all(name in said for name in COLOURS)
+    assert 'href="#fields"' in page
+
+
+def test_slides_with_fields_say_how_many_were_read_and_what_could_be_unseen() -> None:
+    rows = image_rows(400, diagnosis=["Uninfected"] * 400)
+    page = batch_page(
+        night_of(rows, fields=[field_row(0, SLIDE), field_row(1, SLIDE, kind="thick")])
+    )
+    (slide,) = re.findall(rf"<tr[^>]*>\s*<th[^>]*>{SLIDE}<.*?</tr>", page, re.DOTALL)
+    assert ">1<small>of 2</small>" in slide
+    assert re.search(r"none seen; [\d.]+% would show", slide)
+    assert "too few cells for a negative call" in slide
+    others = re.findall(r"<tr data-review.*?</tr>", page, re.DOTALL)
+    assert {each.count("<td") for each in others} == {9}
+
+
+def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
+    assert "<h2>Fields" not in page
+    assert 'id="fields"' not in page
+    assert "fields read" not in page
+    without = night_of(image_rows(400))
+    columns = [name for name in without.slides.column_names if not name.startswith("fields")]
+    old = without.slides.select([name for name in columns if name != "density_class"])
+    assert batch_page(replace(without, slides=old)) == batch_page(without)
+
+
+def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:
+    shown = [shown_field(i) for i in range(8)]
+    page = batch_page(night_of(image_rows(3000), fields=[each.row for each in shown], shown=shown))
+    assert 4 * MB < len(page.encode()) < 10 * MB
+
+
+def test_hostile_names_of_fields_stay_text() -> None:
+    shown = ShownField(field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), missing=EVIL)
+    row = field_row(1, EVIL, kind=None, failure=f"{EVIL}: {EVIL}", review_reason=EVIL)
+    page = batch_page(night_of(image_rows(60), fields=[shown.row, row], shown=[shown]))
+    found = Page(page)
+    assert [tag for tag, _ in found.elements].count("script") == 1
+    assert all(str(image["src"]).startswith("data:") for image in found.of("img"))

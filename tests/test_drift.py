@@ -282,3 +282,18 @@ def test_the_row_tells_what_was_measured() -> None:
     assert dict(written["tap_scores"]) == {"tap": night.tap_scores["tap"].tolist()}
     assert written["parasitaemia_percent"] == pytest.approx(100 * night.parasitized / night.scored)
     assert_allclose(UNIFORM.sum(), 1)
+
+
+def test_white_cells_are_no_part_of_parasitaemia() -> None:
+    rows = cells(np.random.default_rng(0), failed=0.1, parasitized=0.3)
+    kinds = pa.array(["red" if i % 4 else "white" for i in range(rows.num_rows)])
+    rows = rows.append_column("kind", kinds)
+    tally = NightTally({})
+    tally.count(rows)
+    red = rows.filter(pa.array([kind == "red" for kind in kinds.to_pylist()]))
+    scored = red["status"].to_pylist().count("scored")
+    parasitized = red["diagnosis"].to_pylist().count("Parasitized")
+    assert (tally.red_cells, tally.parasitized) == (scored, parasitized)
+    drift = judge(tally, NO_NIGHTS, detector="d", alpha=ALPHA)
+    row = batch_row(tally, drift, alpha=ALPHA, slides=1, slides_for_review=0, names=NAMES)
+    assert row["parasitaemia_percent"].to_pylist() == [pytest.approx(100 * parasitized / scored)]

@@ -15,6 +15,7 @@ from flows.train import train
 from storage.batches import list_seals, load_batch
 from storage.leases import lease
 from storage.records import now
+from storage.reports import FIELDS, report_path
 from storage.store import Store
 from tasks.render import write_collection
 
@@ -127,12 +128,15 @@ def test_reports_go_later_and_the_history_of_nights_stays(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, TODAY + timedelta(days=40))
+    # As a batch of whole fields has it.
+    Store(settings.store).write_bytes(b"fields", *report_path("one", TODAY, FIELDS))
     before = files(settings)
     monkeypatch.setattr(module, "expired_features", lambda *_: [])
     outcome = prune(features=30, reports=30, apply=True, settings=settings)
     assert outcome.removed == {"report and page": ["one"]}
     gone = before.keys() - files(settings).keys()
     assert sorted(gone) == [
+        "reports/fields/batch_date=2026-03-01/one.parquet",
         "reports/html/one.html",
         "reports/images/batch_date=2026-03-01/one.parquet",
         "reports/slides/batch_date=2026-03-01/one.parquet",

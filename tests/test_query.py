@@ -147,7 +147,12 @@ def test_the_readme_has_every_column_of_the_images(capsys: pytest.CaptureFixture
 
 def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run("schema", capsys=capsys)
-    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == ["images", "slides", "batches"]
+    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == [
+        "images",
+        "fields",
+        "slides",
+        "batches",
+    ]
     assert "| `width` | INTEGER | pixels | original width |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}

@@ -12,9 +12,11 @@ import pytest
 
 from storage.reports import (
     BATCHES,
+    FIELDS,
     IMAGES,
     SLIDES,
     batch_schema,
+    field_schema,
     image_schema,
     index_path,
     iterate_rows,
@@ -31,7 +33,12 @@ from storage.reports import (
 from storage.store import Store, digest_of
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {IMAGES: SCHEMA, SLIDES: slide_schema(), BATCHES: batch_schema()}
+SCHEMAS = {
+    IMAGES: SCHEMA,
+    FIELDS: field_schema(),
+    SLIDES: slide_schema(),
+    BATCHES: batch_schema(),
+}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 
@@ -171,7 +178,20 @@ def slide_row(batch: str, day: date) -> pa.Table:
     return pa.Table.from_pylist([values], schema=slide_schema())
 
 
-ROWS = {SLIDES: slide_row, BATCHES: batch_row}
+def field_row(batch: str, day: date) -> pa.Table:
+    values = {
+        "source_uri": "/photos/field.jpg",
+        "x": 0,
+        "level": 0,
+        "overlap": 0.1,
+        "verdict": "review",
+        "batch": batch,
+        "batch_date": day.isoformat(),
+    }
+    return pa.Table.from_pylist([values], schema=field_schema())
+
+
+ROWS = {FIELDS: field_row, SLIDES: slide_row, BATCHES: batch_row}
 
 
 def publish_row(store: Store, batch: str, day: date, kind: str = BATCHES) -> str:

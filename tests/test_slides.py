@@ -53,14 +53,36 @@ UNCERTAIN = {"review_reason": "uncertain"}
 PARASITIZED = {"diagnosis": "Parasitized"}
 
 
+FIELD_KINDS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("slide_id", "patient_id", "kind", "failure")),
+        ("review_reason", pa.string()),
+        ("cells_at_border", pa.int64()),
+    ]
+)
+
+
+def field(kind: str | None = "field", **other: Any) -> dict[str, Any]:
+    row = {"slide_id": "s", "patient_id": "p", "kind": kind, "cells_at_border": 2}
+    return row | other
+
+
+UNREADABLE = field(None, failure="damaged: cut short", review_reason="failed", cells_at_border=None)
+
+
 def rows(cells: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(cells, schema=pa.schema(list(KINDS.items())))
+    kinds = KINDS | ({"kind": pa.string()} if any("kind" in each for each in cells) else {})
+    return pa.Table.from_pylist(cells, schema=pa.schema(list(kinds.items())))
 
 
-def summary(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(
+    *parts: list[dict[str, Any]], fields: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     tally = SlideTally()
     for part in parts:
         tally.count(rows(part))
+    if fields is not None:
+        tally.count_fields(pa.Table.from_pylist(fields, schema=FIELD_KINDS))
     found: list[dict[str, Any]] = tally.table(alpha=ALPHA, names=NAMES).to_pylist()
     return found
 
@@ -142,6 +164,10 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
     assert unknown == {
         f"{name}_{part}" for name in shares for part in ("percent", "low", "high")
     } | {
+        *("parasitized_per_1000", "parasitized_per_1000_low", "parasitized_per_1000_high"),
+        *("fields", "fields_read", "fields_excluded", "fields_for_review", "cells_at_border"),
+        "exclusions",
+        *("density_class", "detectable_percent"),
         "abnormal_fraction",
         "abnormal_p_value",
         "abnormality_median",
@@ -217,3 +243,96 @@ def test_a_slide_has_the_mean_colour_of_its_scored_images() -> None:
         [400 / 3, 200 / 3, 500 / 3]
     )
     assert [second[name] for name in ("red", "green", "blue")] == [None, None, None]
+
+
+# --- slides that were cut up here
+
+
+def test_only_red_cells_count_for_parasitaemia() -> None:
+    red, white = {"kind": "red"}, {"kind": "white"}
+    (row,) = summary(
+        [cell(**red)] * 15
+        + [cell(**red, **PARASITIZED)] * 4
+        + [cell(**red, **PARASITIZED, **ABNORMAL)]
+        + [cell(**white, **PARASITIZED, **ABNORMAL)] * 5
+        + [cell(**red, **FAILED)]
+        + [cell(kind="tile", **PARASITIZED)]
+    )
+    assert [row[name] for name in ("cells", "scored", "red_cells", "white_cells")] == [
+        27,
+        26,
+        20,
+        5,
+    ]
+    assert (row["parasitized"], row["parasitaemia_percent"]) == (5, 25)
+    assert row["parasitaemia_ordinary_percent"] == pytest.approx(100 * 4 / 19)
+    interval = binomtest(5, 20).proportion_ci(method="wilson")
+    names = ("", "_low", "_high")
+    assert [row[f"parasitized_per_1000{name}"] for name in names] == pytest.approx(
+        [250, 1000 * interval.low, 1000 * interval.high]
+    )
+    assert row["density_class"] == "10% or more: hyperparasitaemia"
+    assert row["negative_call"] is None
+    assert row["abnormal"] == 6
+
+
+def test_whole_files_beside_cells_of_fields_count_as_red_cells() -> None:
+    (row,) = summary([cell(kind=None)] * 3 + [cell(kind="red")] * 2)
+    assert (row["red_cells"], row["white_cells"]) == (5, 0)
+
+
+def test_a_slide_says_which_of_its_fields_were_read_and_why_the_others_were_not() -> None:
+    fields = [field(), field(review_reason="dark"), field("empty"), field("empty"), UNREADABLE]
+    (row,) = summary([cell()] * 10, fields=fields)
+    counts = ("fields", "fields_read", "fields_excluded", "fields_for_review", "cells_at_border")
+    assert [row[name] for name in counts] == [5, 2, 3, 2, 8]
+    assert row["exclusions"] == [("damaged", 1), ("empty", 2)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "fields", "reasons"),
+    [
+        ([cell()] * 4992, [field()] * 100, []),
+        ([cell()] * 4991, [field()] * 100, ["too few cells for a negative call"]),
+        ([cell()] * 50 + [cell(**PARASITIZED)], [field()], []),
+        ([cell()] * 5000, [field(), field(review_reason="out of focus, dark")],
+         ["fields dark", "fields out of focus"]),
+        ([cell()] * 5000, [field(), UNREADABLE], ["fields failed"]),
+        ([], [field("empty")], ["few cells", "too few cells for a negative call"]),
+        ([cell()] * 5000, [field()] * 9 + [field(patient_id="q")], ["several patients"]),
+    ],
+)  # fmt: skip
+def test_a_slide_is_for_review_where_its_fields_are_or_its_cells_are_too_few(
+    cells: list[dict[str, Any]], fields: list[dict[str, Any]], reasons: list[str]
+) -> None:
+    (row,) = summary(cells, fields=fields)
+    assert row["review_reasons"] == reasons
+    assert row["verdict"] == ("review" if reasons else "accept")
+    assert ("enough for a negative call" in (row["negative_call"] or "")) == (len(cells) >= 4992)
+
+
+def test_how_many_cells_are_enough_is_a_parameter() -> None:
+    tally = SlideTally()
+    tally.count(rows([cell()] * 300))
+    tally.count_fields(pa.Table.from_pylist([field()], schema=FIELD_KINDS))
+    (row,) = tally.table(alpha=ALPHA, names=NAMES, detectable=1.0).to_pylist()
+    assert (row["review_reasons"], row["verdict"]) == ([], "accept")
+    assert row["detectable_percent"] == pytest.approx(0.994, abs=0.001)
+
+
+def test_fields_of_slides_with_and_without_cells_have_rows() -> None:
+    found = summary([cell("a")] * 9, fields=[field(slide_id="b"), field(slide_id=None)])
+    assert [(row["slide_id"], row["cells"], row["fields"]) for row in found] == [
+        ("a", 9, None),
+        ("b", 0, 1),
+        (None, 0, 1),
+    ]
+    assert found[0]["exclusions"] is None
+
+
+def test_the_table_of_slides_with_fields_has_the_columns_of_the_report() -> None:
+    tally = SlideTally()
+    tally.count(rows([cell()]))
+    tally.count_fields(pa.Table.from_pylist([field(), UNREADABLE], schema=FIELD_KINDS))
+    table = tally.table(alpha=ALPHA, names=NAMES | {"scored_at": None})
+    assert table.select(slide_schema().names).cast(slide_schema()).num_rows == 1

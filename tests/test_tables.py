@@ -10,6 +10,7 @@ import pytest
 
 from storage.reports import (
     batch_schema,
+    field_schema,
     image_schema,
     publish_report,
     report_path,
@@ -43,7 +44,11 @@ def fill(store: Store) -> None:
     ):
         schema, rows = image_table(day, classes, taps)
         publish_report(store, report_path("night", day), schema, [rows])
-        for kind, schema in (("slides", slide_schema()), ("batches", batch_schema())):
+        for kind, schema in (
+            ("fields", field_schema()),
+            ("slides", slide_schema()),
+            ("batches", batch_schema()),
+        ):
             nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
             publish_report(store, report_path("night", day, kind), schema, [nulls])
 

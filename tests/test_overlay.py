@@ -1,0 +1,165 @@
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from tasks.overlay import (
+    COLOURS,
+    LONGEST,
+    Outline,
+    Pen,
+    encode_png,
+    field_picture,
+    fields_to_show,
+    outline_of,
+    overlay,
+    pen_of,
+)
+
+GROUND = 200
+
+
+def ground(height: int = 120, width: int = 160) -> np.ndarray:
+    return np.full((height, width, 3), GROUND, np.uint8)
+
+
+def ring(x: float, y: float, radius: float, angles: int = 48) -> Outline:
+    turn = np.linspace(0, 2 * np.pi, angles, endpoint=False)
+    return np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1)
+
+
+def cell(**other: Any) -> dict[str, Any]:
+    row = {"uri": "u", "x": 0, "y": 0, "status": "scored", "diagnosis": "Uninfected"}
+    return row | {"abnormal": False, "kind": "red"} | other
+
+
+def coloured(picture: np.ndarray, name: str) -> np.ndarray:
+    """Which pixels are of a pen's colour."""
+    near = np.abs(picture.astype(int) - COLOURS[name]).max(axis=2) < 40
+    return np.asarray(near)
+
+
+@pytest.mark.parametrize(
+    ("row", "pen"),
+    [
+        (cell(), Pen("not parasitized")),
+        (cell(diagnosis="Parasitized"), Pen("parasitized")),
+        (cell(diagnosis="Parasitized", abnormal=True), Pen("parasitized", True)),
+        (cell(kind=None, abnormal=True), Pen("not parasitized", True)),
+        (cell(kind="white", diagnosis="Parasitized", abnormal=True), Pen("white cell", True)),
+        (cell(status="failed", diagnosis=None, abnormal=None), Pen("failed")),
+    ],
+)
+def test_a_pen_says_what_a_cell_was_called(row: dict[str, Any], pen: Pen) -> None:
+    assert pen_of(row) == pen
+
+
+def test_a_contour_lies_on_its_outline_and_nowhere_else() -> None:
+    picture = overlay(ground(), [ring(80, 60, 40)], [Pen("parasitized")])
+    y, x = np.nonzero(coloured(picture, "parasitized"))
+    away = np.hypot(x - 80, y - 60)
+    assert len(away) > 100
+    assert away.min() > 38
+    assert away.max() < 42
+    # It is closed: some of it lies in every direction.
+    assert len(np.unique((np.arctan2(y - 60, x - 80) * 5).astype(int))) == 31
+    assert (picture[60, 80] == GROUND).all()
+    assert (picture[2, 2] == GROUND).all()
+
+
+def test_contours_are_smooth() -> None:
+    picture = overlay(ground(), [ring(80, 60, 40)], [Pen("not parasitized")])
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_what_is_abnormal_is_dashed() -> None:
+    whole, dashed = (
+        coloured(overlay(ground(), [ring(80, 60, 40)], [Pen("parasitized", each)]), "parasitized")
+        for each in (False, True)
+    )
+    assert 0.35 < dashed.sum() / whole.sum() < 0.65
+    turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    on = dashed[
+        np.rint(60 + 40 * np.sin(turn)).astype(int), np.rint(80 + 40 * np.cos(turn)).astype(int)
+    ]
+    assert np.count_nonzero(on != np.roll(on, 1)) >= 16
+
+
+def test_what_lies_outside_is_not_drawn_and_the_picture_given_stays_as_it_is() -> None:
+    pixels = ground()
+    picture = overlay(pixels, [ring(0, 0, 30), ring(500, 500, 20)], [Pen("failed")] * 2)
+    assert picture.shape == pixels.shape
+    assert coloured(picture, "failed").any()
+    assert (pixels == GROUND).all()
+    assert (overlay(pixels, [], []) == pixels).all()
+
+
+def test_outlines_are_placed_by_their_box_their_field_and_the_scale_of_the_picture() -> None:
+    field = {"x": 1000, "y": 500, "width": 320, "height": 240}
+    outline = ring(25, 25, 20).astype(np.float16).ravel()  # of a cell whose box begins at 1100, 560
+    picture = field_picture(ground(), field, [cell(x=1100, y=560)], [outline])
+    y, x = np.nonzero(coloured(picture, "not parasitized"))
+    assert picture.shape == (120, 160, 3)
+    assert (x.mean(), y.mean()) == pytest.approx((125.5 / 2 - 0.5, 85.5 / 2 - 0.5), abs=0.5)
+    assert np.hypot(x - x.mean(), y - y.mean()).mean() == pytest.approx(10, abs=0.7)
+
+
+def test_a_large_field_becomes_a_picture_that_a_screen_can_show() -> None:
+    field = {"x": 0, "y": 0, "width": 3000, "height": 2000}
+    picture = field_picture(ground(2000, 3000), field, [], [])
+    assert picture.shape == (LONGEST * 2 // 3, LONGEST, 3)
+
+
+@pytest.mark.parametrize(
+    "flat", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [0, 0, 1, 1, float("nan"), 2]]
+)
+def test_an_outline_that_is_none_is_refused_by_name(flat: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"the outline of u is no list"):
+        outline_of(cell(), flat)
+
+
+@pytest.mark.parametrize("most_bytes", [2_000, 30_000, 400_000])
+def test_a_picture_is_as_large_as_its_bytes_allow(most_bytes: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    content = encode_png(noise, most_bytes)
+    image = Image.open(io.BytesIO(content))
+    assert (image.format, len(content) <= most_bytes) == ("PNG", True)
+    assert image.width / image.height == pytest.approx(4 / 3, rel=0.05)
+    assert len(content) > 0.4 * most_bytes or image.size == (400, 300)
+
+
+def test_a_picture_keeps_the_colours_of_its_contours() -> None:
+    hues = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
+    picture = overlay(hues, [ring(80, 60, 40)], [Pen("white cell")])
+    found = np.asarray(Image.open(io.BytesIO(encode_png(picture))).convert("RGB"))
+    assert (found == COLOURS["white cell"]).all(axis=2).sum() > 100
+
+
+def test_no_file_is_smaller_than_one_of_a_single_pixel() -> None:
+    with pytest.raises(ValueError, match="no PNG file has 10 bytes"):
+        encode_png(ground(8, 8), 10)
+
+
+def test_fields_with_parasites_are_shown_first_then_abnormal_ones() -> None:
+    def field(name: str, *counts: int, **other: Any) -> dict[str, Any]:
+        values = dict(zip(("parasitized", "abnormal", "images"), counts, strict=True))
+        return {"name": name, "kind": "field", "review_reason": None} | values | other
+
+    fields = [
+        field("plain", 0, 0, 40),
+        field("empty", 0, 0, 0, kind="empty"),
+        field("crowded", 0, 0, 10, review_reason="crowded"),
+        field("abnormal", 0, 3, 5),
+        field("one", 1, 0, 5),
+        field("failed", 0, 0, 0, kind=None, review_reason="failed"),
+        field("two", 2, 0, 5),
+        field("another plain", 0, 0, 40),
+    ]
+    table = pa.Table.from_pylist(fields)
+    names = fields_to_show(table)["name"].to_pylist()
+    assert names == ["two", "one", "abnormal", "crowded", "plain", "another plain"]
+    assert fields_to_show(table, most=2)["name"].to_pylist() == names[:2]
+    assert fields_to_show(table.slice(0, 0)).num_rows == 0
