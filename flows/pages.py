@@ -3,6 +3,7 @@
 import shlex
 from datetime import date
 from importlib.metadata import version
+from typing import Any
 
 from distributed import Client
 from prefect import task
@@ -18,6 +19,7 @@ from storage.leases import lease
 from storage.models import ModelCard
 from storage.reports import (
     BATCHES,
+    FIELDS,
     SLIDES,
     index_path,
     iterate_rows,
@@ -29,11 +31,14 @@ from storage.reports import (
     report_path,
 )
 from storage.store import Store, digest_of
-from tasks.batch_page import NIGHTS_SHOWN, Night, batch_page
+from tasks import field_pictures
+from tasks.batch_page import NIGHTS_SHOWN, Night, ShownField, batch_page
 from tasks.calibration import threshold
 from tasks.exhibits import Exhibit, ExhibitJob, make_exhibits
+from tasks.field_pictures import FieldPictureJob, cells_of, draw_field
 from tasks.highlights import SHOWN, Highlights, columns
 from tasks.index_page import index_page
+from tasks.overlay import fields_to_show
 from tasks.shard import load_fitted_detector
 
 LISTED = 120  # batches on the index: each costs a file to read, every night
@@ -68,6 +73,7 @@ def write_page(
         slides=read_rows(store, report_path(batch.name, batch.batch_date, SLIDES)),
         highlights=highlights,
         exhibits=_exhibits(client, store, batch, card, detector, highlights),
+        fields=_fields(client, store, batch) if seal.fields_digest else (),
         classes=card.classes,
         taps=fitted.taps,
         threshold=limit,
@@ -118,9 +124,32 @@ def _exhibits(
     return dict(zip(image_ids, exhibits, strict=True))
 
 
+def _fields(client: Client, store: Store, batch: Batch) -> list[ShownField]:
+    """The fields of view that the page shows, drawn by the workers."""
+    report = read_rows(store, report_path(batch.name, batch.batch_date, FIELDS))
+    fields = fields_to_show(report).to_pylist()
+    cells: list[list[dict[str, Any]]] = [[] for _ in fields]
+    path = report_path(batch.name, batch.batch_date)
+    for rows in iterate_rows(store, path, field_pictures.COLUMNS):
+        for field, found in zip(fields, cells, strict=True):
+            found += cells_of(rows, field)
+    jobs = []
+    for field, found in zip(fields, cells, strict=True):
+        pieces = find_pieces(store, batch, [cell["uri"] for cell in found])
+        jobs.append(FieldPictureJob(field, tuple(found), pieces))
+    drawn = run_in_order(client, draw_field, jobs, title=f"fields {batch.name}")
+    return [
+        ShownField(field, missing=picture)
+        if isinstance(picture, str)
+        else ShownField(field, picture)
+        for field, picture in zip(fields, drawn, strict=True)
+    ]
+
+
 def _made_from(seal: Seal) -> str:
-    """What identifies the three reports of a batch together."""
-    digests = (seal.report_digest, seal.slides_digest, seal.batch_digest)
+    """What identifies the reports of a batch together."""
+    digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
+    digests += [seal.fields_digest] if seal.fields_digest else []
     return digest_of(" ".join(str(digest) for digest in digests).encode())
 
 

@@ -32,9 +32,11 @@ from storage.detectors import DetectorCard, load_detector_card
 from storage.models import ModelCard, load_card
 from storage.reports import (
     BATCHES,
+    FIELDS,
     IMAGES,
     SLIDES,
     batch_schema,
+    field_schema,
     image_schema,
     page_path,
     publish_report,
@@ -44,8 +46,10 @@ from storage.reports import (
     report_path,
     slide_schema,
 )
+from storage.segmentations import read_fields, segmentation_of
 from storage.store import Store
 from tasks.drift import NightTally, batch_row, judge
+from tasks.fields import FieldTally
 from tasks.report import REVIEW, q_values
 from tasks.shard import ShardJob, load_fitted_detector
 from tasks.slides import SlideTally
@@ -161,7 +165,7 @@ def screen(
                         extract_and_score(client, store, frozen, card, detector_card)
                     held.check()
                     with stage("publish"):
-                        seal = publish(store, frozen, card, detector_card)
+                        seal = publish(settings, frozen, card, detector_card)
                 with stage("page"):
                     write_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
@@ -200,10 +204,13 @@ def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
         SLIDES: seal.slides_digest,
         BATCHES: seal.batch_digest,
     }
+    # None is what seals say that are older than the report on slides.
+    if None in sealed.values():
+        return None
+    if seal.fields_digest:
+        sealed[FIELDS] = seal.fields_digest
     for kind, digest in sealed.items():
-        there = report_digest(store, report_path(batch.name, batch.batch_date, kind))
-        # None is what seals say that are older than the report on slides.
-        if digest is None or there != digest:
+        if report_digest(store, report_path(batch.name, batch.batch_date, kind)) != digest:
             return None
     return seal
 
@@ -232,11 +239,12 @@ def extract_and_score(
 
 
 @task(cache_policy=NO_CACHE)
-def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
+def publish(settings: Settings, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
     """Join the shards' rows into the report, let it appear at once with its summaries, and seal it.
 
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
+    store = Store(settings.store)
     paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
     p = np.concatenate(
         [
@@ -248,6 +256,8 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
     fitted = load_fitted_detector(store, detector.name, detector.digest)
     night = NightTally(fitted.scales)
     slides = SlideTally()
+    segmentation = segmentation_of(store, batch.images)
+    fields = FieldTally(read_fields(store, segmentation)) if segmentation else None
 
     def parts() -> Iterator[pa.Table]:
         for shard, path in zip(batch.shards(), paths, strict=True):
@@ -256,6 +266,8 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
             rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
             night.count(rows)
             slides.count(rows)
+            if fields:
+                fields.count(rows)
             yield rows
 
     path = report_path(batch.name, batch.batch_date)
@@ -268,7 +280,16 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
         "batch_date": batch.batch_date.isoformat(),
         "scored_at": scored_at,
     }
-    slide_rows = slides.table(alpha=detector.alpha, names=names)
+    fields_digest = None
+    if fields:
+        field_rows = fields.table(limits=settings.field_limits, names=names)
+        slides.count_fields(field_rows)
+        fields_digest = publish_report(
+            store, report_path(batch.name, batch.batch_date, FIELDS), field_schema(), [field_rows]
+        )
+    slide_rows = slides.table(
+        alpha=detector.alpha, names=names, detectable=settings.detectable_percent
+    )
     slides_digest = publish_report(
         store, report_path(batch.name, batch.batch_date, SLIDES), slide_schema(), [slide_rows]
     )
@@ -292,6 +313,7 @@ def publish(store: Store, batch: Batch, card: ModelCard, detector: DetectorCard)
         report_digest=digest,
         slides_digest=slides_digest,
         batch_digest=batch_digest,
+        fields_digest=fields_digest,
         rows=batch.rows,
         scored=night.scored,
         failed=night.images - night.scored,

@@ -18,6 +18,7 @@ NEEDED = (
     "tasks.contribution",
     "tasks.exhibits",
     "tasks.segment",
+    "tasks.field_pictures",
 )
 
 

@@ -82,10 +82,11 @@ class ShardRecord(Record):
 class Seal(Record):
     """The reports of a batch are published: what is in that on images, and who made it when.
 
-    Seals of schema version 1 know of no reports on slides and the batch.
+    Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
+    on fields, which only batches of a segmentation have.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     batch: str
     detector: str
     model: str
@@ -93,6 +94,7 @@ class Seal(Record):
     report_digest: str
     slides_digest: str | None = None
     batch_digest: str | None = None
+    fields_digest: str | None = None
     rows: int
     scored: int
     failed: int

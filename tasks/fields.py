@@ -1,6 +1,6 @@
 """From the fields of view of a batch and the rows of their cells to one row a field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,9 +85,7 @@ class FieldTally:
     def _places(self, rows: pa.Table) -> NDArray[np.intp]:
         """The number of each row's field, (n,), -1 where it names no source."""
         codes, sources = coded(rows["source_uri"])
-        x, y, width, height = (numbers_of(rows, name) for name in ("x", "y", "width", "height"))
-        # Cells that failed have no size; a corner of their box is in the field too.
-        middles = np.stack([x + np.nan_to_num(width) / 2, y + np.nan_to_num(height) / 2], axis=1)
+        middles = _middles(rows)
         places = np.full(rows.num_rows, -1, np.intp)
         for code, source in enumerate(sources):
             if source is None:
@@ -105,6 +103,20 @@ class FieldTally:
                     )
                 places[some] = fields[inside.argmax(axis=1)]
         return places
+
+
+def lies_in(rows: pa.Table, boxes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.bool_]:
+    """Which cells (n,) of a source lie in which of m boxes: x, y, width, height; (n, m)."""
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return _lie_in(_middles(rows), corners)
+
+
+def _middles(rows: pa.Table) -> Float:
+    """The middles x, y of the boxes of image rows, (n, 2)."""
+    x, y, width, height = (numbers_of(rows, name) for name in ("x", "y", "width", "height"))
+    # Cells that failed have no size; a corner of their box is in the field too.
+    return np.stack([x + np.nan_to_num(width) / 2, y + np.nan_to_num(height) / 2], axis=1)
 
 
 def _lie_in(points: Float, boxes: Float) -> NDArray[np.bool_]:

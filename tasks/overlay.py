@@ -171,10 +171,11 @@ def fields_to_show(fields: pa.Table, most: int = SHOWN) -> pa.Table:
         (-row["parasitized"], -row["abnormal"], row["review_reason"] is None, -row["images"], i)
         for i, row in enumerate(
             fields.select(
-                ["kind", "parasitized", "abnormal", "review_reason", "images"]
+                ["kind", "cells", "parasitized", "abnormal", "review_reason", "images"]
             ).to_pylist()
         )
-        if row["kind"] == FIELD
+        # Of tiles nobody knows where cells are.
+        if row["kind"] == FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
 

@@ -184,7 +184,8 @@ def search_places(job: SearchJob) -> int:
 def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
     """What is known of a field, and the images in it."""
     field = {name: place.get(name) for name in FIELD_SCHEMA.names}
-    field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
+    if cutting.into == "cells":
+        field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
     if place["failure"] is not None:
         return field, [_failed(place, place["source_uri"])]
     try:
@@ -202,9 +203,8 @@ def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, li
 
 def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
     """The cells whose middle lies in a field; beyond its border, what they need is read as well."""
-    x, y, width, height = _box_of(place)
     expected = place["diameter"]
-    around = _grown(place) if place["is_slide"] else (x, y, width, height)
+    around = _grown(place) if place["is_slide"] else _box_of(place)
     if stamp(place["source_uri"]) != place["source_stamp"]:
         raise BadImageError("unreadable", "the file was changed while it was cut up")
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
@@ -213,15 +213,26 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     if seen is not None and seen < cutting.least_sharpness:
         return field | {"kind": "unfocused", "sharpness": seen}, []
     found = finder(pixels, None if expected is None else expected / step)
-    kept = []
-    for cell in found.cells:
-        low, size = np.array(cell.box[:2]), np.array(cell.box[2:])
-        middle = (low + size / 2) * step + around[:2]
-        if x <= middle[0] < x + width and y <= middle[1] < y + height:
-            kept.append(cell)
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
+    whole, scale = _size_of(place), scale_of(diameter)
+    kept, rows = [], []
+    for cell in found.cells:
+        outline = (cell.outline + 0.5) * step - 0.5 + around[:2]
+        box, points = _outlined(outline, scale, whole)
+        if _is_inside(box, place):
+            kept.append(cell)
+            rows.append(
+                _image(
+                    place,
+                    box,
+                    points,
+                    scale=scale,
+                    kind=cell.kind,
+                    touches_border=cell.touches_border,
+                )
+            )
     quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter)))
     stain = quality.pop("stain")
     quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
@@ -233,19 +244,6 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
         "white_cells": sum(cell.kind == "white" for cell in kept),
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
-    whole = _size_of(place)
-    rows = []
-    for cell in kept:
-        outline = (cell.outline + 0.5) * step - 0.5 + around[:2]
-        rows.append(
-            _image(
-                place,
-                *_outlined(outline, scale_of(diameter), whole),
-                scale=scale_of(diameter),
-                kind=cell.kind,
-                touches_border=cell.touches_border,
-            )
-        )
     return field | known, rows
 
 
@@ -263,17 +261,23 @@ def _outlined(
 
 def _tiles(place: Row, cutting: Cutting) -> list[Row]:
     """The tiles of a source whose middle lies in a place; the last ones end with the source."""
-    x, y, width, height = _box_of(place)
     size = _size_of(place)
     rows = []
     for top, tall in _steps(size[1], cutting):
         for left, wide in _steps(size[0], cutting):
-            if x <= left + wide / 2 < x + width and y <= top + tall / 2 < y + height:
-                box = (left, top, wide, tall)
+            box = (left, top, wide, tall)
+            if _is_inside(box, place):
                 rows.append(
                     _image(place, box, None, scale=1.0, kind="tile") | {"label": place["label"]}
                 )
     return rows
+
+
+def _is_inside(box: Box, place: Row) -> bool:
+    """Whether the middle of a box lies in a place."""
+    x, y, width, height = _box_of(place)
+    middle = box[0] + box[2] / 2, box[1] + box[3] / 2
+    return bool(x <= middle[0] < x + width and y <= middle[1] < y + height)
 
 
 def _steps(length: int, cutting: Cutting) -> list[tuple[int, int]]:

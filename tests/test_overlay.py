@@ -146,7 +146,7 @@ def test_no_file_is_smaller_than_one_of_a_single_pixel() -> None:
 def test_fields_with_parasites_are_shown_first_then_abnormal_ones() -> None:
     def field(name: str, *counts: int, **other: Any) -> dict[str, Any]:
         values = dict(zip(("parasitized", "abnormal", "images"), counts, strict=True))
-        return {"name": name, "kind": "field", "review_reason": None} | values | other
+        return {"name": name, "kind": "field", "cells": 9, "review_reason": None} | values | other
 
     fields = [
         field("plain", 0, 0, 40),

@@ -300,9 +300,21 @@ def test_cells_of_fields_are_screened_like_any_others(fields: Path, fitted: Sett
         for name in ("source_uri", "x", "y", "width", "height", "kind", "touches_border"):
             assert row[name] == told[name]
     assert len({row["image_id"] for row in rows}) == len(rows)
+    fields_report = outcome.report.replace("/images/", "/fields/")
+    told = {Path(row["source_uri"]).name: row for row in pq.read_table(fields_report).to_pylist()}
+    assert sum(row["images"] for row in told.values()) == made.images
+    assert told["blank.png"]["review_reason"] == "few cells"
+    slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
+    assert [(row["slide_id"], row["fields"], row["fields_read"]) for row in slides] == [
+        ("s1", 2, 2),
+        ("s2", 2, 2),
+    ]
+    assert sum(row["red_cells"] for row in slides) == made.images
+    assert "fields few cells" in slides[1]["review_reasons"]
     page = Path(outcome.page).read_text()
     assert "changed since" not in page
     assert "cannot be read" not in page
+    assert page.count("data:image/png") == 4
 
 
 def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted: Settings) -> None:
