@@ -282,11 +282,14 @@ def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a slide's row says of its fields of view, all None where it has none."""
     # Reports of before there were any have no such columns.
     if not row.get("fields"):
-        return {"fields": None, "fields_read": None, "density": None}
+        return {"fields": None, "density": None}
     density = row["density_class"]
     if row["parasitized"] == 0 and row["detectable_percent"] is not None:
         density += f"; {row['detectable_percent']:.2g}% would show"
-    return {"fields": row["fields"], "fields_read": row["fields_read"], "density": density}
+    return {
+        "fields": f"{row['fields_read']:,} of {row['fields']:,} fields read",
+        "density": density,
+    }
 
 
 def _colour(values: Sequence[float | None]) -> str | None:
