@@ -61,8 +61,8 @@ class Slide(Protocol):
 def is_slide(uri: str) -> bool:
     """Whether a file is a whole slide, and not a photograph, by its name or, for TIFF, its header.
 
-    A TIFF is a slide where it lies in tiles, has a pyramid, or has more pixels than a photograph
-    may have. One that cannot be read is none.
+    A TIFF is a slide where it lies in tiles, holds further levels in its first directory, or has
+    more pixels than a photograph may have. One that cannot be read is none.
     """
     extension = _extension(uri)
     if extension in VENDORS:
@@ -86,7 +86,10 @@ def open_slide(uri: str) -> Slide:
         )
     try:
         return _open(uri, stamp(uri))
-    except OSError as error:
+    except BadImageError:
+        raise
+    # A slide must never stop its batch, whatever its filesystem raises.
+    except Exception as error:
         raise BadImageError("unreadable", f"{type(error).__name__}: {error}") from None
 
 

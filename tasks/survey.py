@@ -119,17 +119,18 @@ def _edges(length: int, side: float) -> list[int]:
 
 def _histograms(
     slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """How often each place (rows, columns) has each brightness (256) of green."""
     level = _coarsest(slide, microns_per_pixel, SURVEYED)
     downsample = slide.downsamples[level]
     shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
-    out = np.zeros((len(down) - 1, len(across) - 1, 256), np.int64)
+    out = np.zeros((len(down) - 1, len(across) - 1, 256), np.int32)
     for rows in _runs(down, BLOCK * downsample):
         for columns in _runs(across, BLOCK * downsample):
             ys, xs = down[rows.start : rows.stop + 1], across[columns.start : columns.stop + 1]
             x, y = xs[0], ys[0]
-            green = slide.read(x, y, xs[-1] - x, ys[-1] - y, level)[..., 1]
+            # A copy of one channel, or the block would be held while the next one is read.
+            green = slide.read(x, y, xs[-1] - x, ys[-1] - y, level)[..., 1].copy()
             small = _shrunk(green, shrink)
             at_x = _rescaled(xs, small.shape[1])
             at_y = _rescaled(ys, small.shape[0])
@@ -166,7 +167,7 @@ def _shrunk(levels: Levels, factor: int) -> Levels:
     return np.asarray(means, np.uint8)
 
 
-def _judge(histograms: NDArray[np.int64], areas: NDArray[np.floating]) -> list[list[Kind]]:
+def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[list[Kind]]:
     """What each place is, by its histogram of brightness and its area in square microns."""
     limit = _glass(histograms) * np.exp(-STAIN)
     pixels = histograms.sum(axis=2)
@@ -178,13 +179,13 @@ def _judge(histograms: NDArray[np.int64], areas: NDArray[np.floating]) -> list[l
     return judged
 
 
-def _glass(histograms: NDArray[np.int64]) -> float:
+def _glass(histograms: NDArray[np.int32]) -> float:
     """Brightness of bare glass: the commonest of the bright ones.
 
     Places of one brightness are not counted: they were never scanned, and may be whiter.
     """
     scanned = np.count_nonzero(histograms, axis=2) > 1
-    total = histograms[scanned].sum(axis=0)
+    total = histograms.sum(axis=(0, 1), where=scanned[..., np.newaxis])
     if not total.any():
         return DARKEST_GLASS
     brightest = int(np.searchsorted(np.cumsum(total), 0.99 * total.sum()))

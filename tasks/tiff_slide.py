@@ -8,7 +8,7 @@ of the file and the limits below first.
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from math import ceil
 from typing import Any
 from xml.etree import ElementTree
@@ -27,6 +27,7 @@ Pixels = NDArray[np.uint8]
 WHITE = 255  # of what lies outside the slide, or was never scanned
 MOST_DIRECTORIES = 200  # of levels, labels and focal planes; a loop of directories has more
 MOST_TILE_PIXELS = 4096 * 4096
+MOST_FETCHED = 2**25  # bytes of tiles that are not decoded yet
 ROUNDING = 2  # pixels by which a level's size may differ from an exact fraction
 # Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
 # programs write where nothing is known.
@@ -73,6 +74,11 @@ class Level:
         """How many tiles lie below one another."""
         return ceil(self.height / self.tile_height)
 
+    def tiles(self, row: int, column: int) -> list[int]:
+        """Which tiles lie at a row and column, one for each plane."""
+        first, area = row * self.columns + column, self.rows * self.columns
+        return [first + plane * area for plane in range(self.planes)]
+
 
 @dataclass(frozen=True)
 class TiffSlide:
@@ -104,42 +110,35 @@ class TiffSlide:
         left, top = round(x / scale), round(y / scale)
         right, bottom = left + round(width / scale), top + round(height / scale)
         out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-        columns = _tiles_between(left, right, here.tile_width, here.columns)
-        for row in _tiles_between(top, bottom, here.tile_height, here.rows):
-            tile_top = row * here.tile_height
-            for column, tile in zip(columns, self._read_tiles(here, row, columns), strict=True):
-                if tile is None:
-                    continue
-                tile_left = column * here.tile_width
-                tile = tile[: here.height - tile_top, : here.width - tile_left]
-                y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
-                x0, x1 = max(left, tile_left), min(right, tile_left + tile.shape[1])
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
-                    y0 - tile_top : y1 - tile_top, x0 - tile_left : x1 - tile_left
-                ]
+        places = product(
+            _tiles_between(top, bottom, here.tile_height, here.rows),
+            _tiles_between(left, right, here.tile_width, here.columns),
+        )
+        for row, column, tile in self._read_tiles(here, places):
+            tile_top, tile_left = row * here.tile_height, column * here.tile_width
+            tile = tile[: here.height - tile_top, : here.width - tile_left]
+            y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
+            x0, x1 = max(left, tile_left), min(right, tile_left + tile.shape[1])
+            out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
+                y0 - tile_top : y1 - tile_top, x0 - tile_left : x1 - tile_left
+            ]
         return out
 
-    def _read_tiles(self, level: Level, row: int, columns: range) -> Iterator[Pixels | None]:
-        """The tiles of a row as RGB, at most as large as a tile; None where nothing was scanned."""
-        area = level.rows * level.columns
-        every = [
-            plane * area + row * level.columns + column
-            for column in columns
-            for plane in range(level.planes)
-        ]
-        kept = [i for i in every if level.sizes[i]]
-        starts = [int(level.offsets[i]) for i in kept]
-        ends = [int(level.offsets[i] + level.sizes[i]) for i in kept]
-        contents = dict(
-            zip(kept, self.fs.cat_ranges([self.path] * len(kept), starts, ends), strict=True)
-        )
-        for first in range(0, len(every), level.planes):
-            tiles = every[first : first + level.planes]
-            if not all(i in contents for i in tiles):
-                yield None
-                continue
-            planes = [self._decode(level, i, contents[i]) for i in tiles]
-            yield _as_rgb(planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2))
+    def _read_tiles(
+        self, level: Level, places: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Pixels]]:
+        """The tiles at rows and columns as RGB; those that were never scanned are left out."""
+        scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
+        for group in _groups(level, scanned):
+            wanted = [i for place in group for i in level.tiles(*place)]
+            starts = level.offsets[wanted].tolist()
+            ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
+            # At once, for a filesystem that is far away answers many requests in the time of one.
+            contents = self.fs.cat_ranges([self.path] * len(wanted), starts, ends)
+            content = dict(zip(wanted, contents, strict=True))
+            for row, column in group:
+                planes = [self._decode(level, i, content[i]) for i in level.tiles(row, column)]
+                yield row, column, _as_rgb(np.concatenate(planes, axis=2))
 
     def _decode(self, level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
         """Decode a tile to (height, width, channels)."""
@@ -165,19 +164,19 @@ def open_tiff(fs: Any, path: str) -> TiffSlide:
     Raises:
         BadImageError: says why it cannot be read as a slide, or that its end is missing.
     """
-    try:
-        with _open(fs, path) as file:
-            _check_magic(file.read(4))
-            file.seek(0)
+    with _open(fs, path) as file:
+        _check_magic(file.read(4))
+        file.seek(0)
+        try:
             with TiffFile(file, name=path) as tiff:
                 return _read_directories(fs, path, tiff)
-    except (BadImageError, OSError):
-        raise
-    # Directories are damaged in as many ways as tiles are.
-    except Exception as error:
-        raise BadImageError(
-            "damaged", f"{type(error).__name__}: {error}; copy the slide again"
-        ) from None
+        except (BadImageError, OSError):
+            raise
+        # Directories are damaged in as many ways as tiles are.
+        except Exception as error:
+            raise BadImageError(
+                "damaged", f"{type(error).__name__}: {error}; copy the slide again"
+            ) from None
 
 
 def is_tiled_or_large(fs: Any, path: str) -> bool:
@@ -322,6 +321,21 @@ def _check_claim(level: Level, content: bytes) -> None:
         width, height = image.size
     if width * height > 4 * level.tile_width * level.tile_height:
         raise ValueError(f"it claims {width} x {height} pixels")
+
+
+def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Places of tiles to be fetched together: few enough for memory."""
+    group: list[tuple[int, int]] = []
+    size = 0
+    for place in places:
+        more = int(level.sizes[level.tiles(*place)].sum())
+        if group and size + more > MOST_FETCHED:
+            yield group
+            group, size = [], 0
+        group.append(place)
+        size += more
+    if group:
+        yield group
 
 
 def _tiles_between(start: int, stop: int, side: int, number: int) -> range:

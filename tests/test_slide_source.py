@@ -80,6 +80,25 @@ def test_lossless_layouts_have_the_same_pixels(tmp_path: Path, options: dict[str
     np.testing.assert_array_equal(opened.read(30, 40, 500, 600), SMOOTH[40:640, 30:530])
 
 
+def test_many_tiles_are_fetched_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = written(tmp_path / "a.tif", np.moveaxis(SMOOTH, 2, 0), planarconfig="separate")
+    fetched: list[int] = []
+
+    def cat_ranges(
+        self: LocalFileSystem, paths: list[str], starts: list[int], ends: list[int]
+    ) -> list[bytes]:
+        fetched.append(sum(ends) - sum(starts))
+        return [self.cat_file(*each) for each in zip(paths, starts, ends, strict=True)]
+
+    monkeypatch.setattr(LocalFileSystem, "cat_ranges", cat_ranges)
+    monkeypatch.setattr("tasks.tiff_slide.MOST_FETCHED", 7 * 128 * 128)
+    np.testing.assert_array_equal(open_slide(uri).read(0, 0, 900, 700), SMOOTH)
+    assert max(fetched) == 6 * 128 * 128
+    assert len(fetched) == 8 * 6 / 2
+
+
 def test_jpeg_has_almost_the_same_pixels(tmp_path: Path) -> None:
     uri = written(tmp_path / "a.tif", compression="jpeg", compressionargs={"level": 95})
     difference = open_slide(uri).read(0, 0, 900, 700).astype(int) - SMOOTH
@@ -207,6 +226,7 @@ def test_hostile_files_say_what_is_wrong(tmp_path: Path, slide: Path) -> None:
     assert reason(f"{at}/png.tif", "no TIFF, whatever") == "not_an_image"
     assert reason(f"{at}/header.tif", "copy the slide again") == "damaged"
     assert reason(f"{at}/missing.tif", "FileNotFoundError") == "unreadable"
+    assert reason("nowhere://a.tif", "Protocol not known: nowhere") == "unreadable"
     assert reason(f"zip://a.svs::{at}/a.zip", "unpack it") == "unreadable"
 
 

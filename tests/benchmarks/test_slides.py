@@ -1,0 +1,81 @@
+"""Whole slides: memory against their size, and regions beside OpenSlide's own reading."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openslide import OpenSlide
+
+from tasks.render_slide import render_slide
+from tasks.slide_source import open_slide
+from tasks.survey import survey
+from tests.benchmarks.conftest import QUICK, Record, in_turn
+from tests.benchmarks.peak import extra_peak
+
+SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)
+ROUNDS = 3 if QUICK else 15
+FIELDS = 40  # read of every slide
+REGION = 1024
+
+pytestmark = pytest.mark.benchmark
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Slides of both sizes, of which a quarter is fields and a quarter too thick."""
+    folder, made = tmp_path_factory.mktemp("slides"), {}
+    for side in (SMALL, LARGE):
+        made[side] = folder / f"{side}.tif"
+        quarter = (side // 1024) ** 2 // 4
+        render_slide(
+            made[side], width=side, height=side, fields=quarter, thick=quarter, seed=0, levels=4
+        )
+    return made
+
+
+def read_fields(path: Path) -> Callable[[], object]:
+    """Survey a slide and read its fields, one after another."""
+
+    def work() -> int:
+        slide = open_slide(path.as_uri())
+        found = survey(slide)
+        fields = [place for place in found.places if place.kind == "field"]
+        for place in (fields * FIELDS)[:FIELDS]:
+            slide.read(place.x, place.y, place.width, place.height, found.level)
+        return len(fields)
+
+    return work
+
+
+def test_memory_does_not_depend_on_the_slides_size(slides: dict[int, Path], record: Record) -> None:
+    small, large = (extra_peak(read_fields, slides[side]) for side in (SMALL, LARGE))
+    record(f"MiB for a slide of {LARGE} pixels a side, rival {SMALL}", "MiB",
+           ours=[large], rival=[small])  # fmt: skip
+    assert large < 1.5 * small + 10
+
+
+def test_a_region_beside_openslide(slides: dict[int, Path], record: Record) -> None:
+    ours, rival = open_slide(slides[LARGE].as_uri()), OpenSlide(slides[LARGE])
+    found = [place for place in survey(ours).places if place.kind == "field"]
+    places = np.random.default_rng(0).permutation(len(found))[:ROUNDS]
+    boxes = iter([found[i] for i in places for _ in range(2)])
+
+    def read_ours() -> None:
+        place = next(boxes)
+        ours.read(place.x, place.y, REGION, REGION)
+
+    def read_rival() -> None:
+        place = next(boxes)
+        np.asarray(rival.read_region((place.x, place.y), 0, (REGION, REGION)).convert("RGB"))
+
+    taken = in_turn(len(places), {"ours": read_ours, "rival": read_rival})
+    milliseconds = {name: [1000 * each for each in seconds] for name, seconds in taken.items()}
+    record(f"ms for a region of {REGION} x {REGION} pixels, rival OpenSlide", "ms",
+           ours=milliseconds["ours"], rival=milliseconds["rival"])  # fmt: skip
+
+
+def test_a_survey_of_a_large_slide(slides: dict[int, Path], record: Record) -> None:
+    slide = open_slide(slides[LARGE].as_uri())
+    seconds = in_turn(3, {"survey": lambda: survey(slide)})["survey"]
+    record(f"seconds for a survey of {LARGE} x {LARGE} pixels", "s", ours=seconds)
