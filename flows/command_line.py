@@ -37,6 +37,7 @@ COMMANDS = {
     "status": "flows.status:status",
     "query": "flows.query:query",
     "schema": "flows.query:schema",
+    "contours": "flows.contours:contours",
     "review export": "flows.review:export",
     "review import": "flows.review:import_verdicts",
     "review report": "flows.review:report",

@@ -38,6 +38,7 @@ from storage.segmentations import (
     write_places,
 )
 from storage.store import Store, StoreError
+from tasks.reading import filesystem
 from tasks.segment import (
     FIELD_SCHEMA,
     OUTLINES,
@@ -260,6 +261,8 @@ def _refuse_regions(sources: pa.Table, images: str) -> None:
 
 def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
     """Name the slide of each source whose name or manifest does not."""
+    if "::" not in root:
+        root = filesystem(root)[1]
     named = [
         slide or name_of_slide(uri, root, slide_is)
         for slide, uri in zip(

@@ -53,7 +53,11 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field("y", _COUNT, "the region's upper edge in that file", "pixels"),
             _field("level", pa.int8(), "level of the slide's pyramid that was read"),
             _field("kind", _TEXT, "what was cut out: red or white (a hint by nucleus), or tile"),
-            _field("touches_border", pa.bool_(), "whether the border of the field cuts the cell"),
+            _field(
+                "touches_border",
+                pa.bool_(),
+                "whether the border of the field cuts the cell: then it has no abnormality",
+            ),
             _field("width", pa.int32(), "width in its file", "pixels"),
             _field("height", pa.int32(), "height in its file", "pixels"),
             *_colour("mean over pixels that are not black"),

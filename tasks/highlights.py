@@ -65,13 +65,15 @@ class Highlights:
         self._count_failures(rows)
         scored, abnormal, _ = flags(rows)
         score = numbers_of(rows, "abnormality")
-        places = np.searchsorted(self.edges, score[scored], side="right") - 1
+        judged = scored & ~np.isnan(score)
+        places = np.searchsorted(self.edges, score[judged], side="right") - 1
         self.scores += np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
         self._count_taps(rows, abnormal)
         chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
         keys = {ABNORMAL: -score, UNCERTAIN: chances.max(axis=0), SAMPLE: np.zeros(len(score))}
         for sheet, key in keys.items():
-            seen = rows.append_column("key", pa.array(key)).filter(pa.array(scored))
+            shown = judged if sheet == ABNORMAL else scored
+            seen = rows.append_column("key", pa.array(key)).filter(pa.array(shown))
             self._beyond[sheet] = _first(self._beyond.get(sheet), seen, sheet, None)
             if sheet != SAMPLE:
                 self._within[sheet] = _first(self._within.get(sheet), seen, sheet, MOST_OF_A_SLIDE)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import false_discovery_control
@@ -35,6 +36,8 @@ def image_rows(
 ) -> pa.Table:
     """The report's rows of one shard, all but ``q_value``, which needs the whole batch.
 
+    A cell that the border of its field cuts is diagnosed, but has no abnormality.
+
     Args:
         manifest: n rows of the manifest.
         image_ids: n digests, None where a file could not be read.
@@ -54,12 +57,17 @@ def image_rows(
     failed = np.zeros(n, bool)
     failed[list(failures)] = True
     chances = softmax(np.asarray(logits, np.float64) / temperature, axis=1)
-    abnormal = scores.p_value <= alpha
+    # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
+    unjudged = failed | _is_cut(manifest)
+    abnormal = (scores.p_value <= alpha) & ~unjudged
     # Not "<", which is false of NaN: a diagnosis without a probability must not be accepted.
     uncertain = ~(chances.max(axis=1) >= uncertain_below)
 
     def where_scored(values: Any, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=failed)
+
+    def where_judged(values: Any, kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind, mask=unjudged)
 
     columns = {
         "image_id": pa.array(image_ids, pa.string()),
@@ -92,17 +100,24 @@ def image_rows(
             for c, name in enumerate(classes)
         },
         **{
-            f"distance_{name}": where_scored(scores.distances[:, t], pa.float64())
+            f"distance_{name}": where_judged(scores.distances[:, t], pa.float64())
             for t, name in enumerate(taps)
         },
-        "abnormality": where_scored(scores.abnormality, pa.float64()),
-        "p_value": where_scored(scores.p_value, pa.float64()),
-        "abnormal": where_scored(abnormal, pa.bool_()),
+        "abnormality": where_judged(scores.abnormality, pa.float64()),
+        "p_value": where_judged(scores.p_value, pa.float64()),
+        "abnormal": where_judged(abnormal, pa.bool_()),
         "verdict": pa.array(np.where(failed | abnormal | uncertain, REVIEW, ACCEPT)),
         "review_reason": pa.array(_reasons(failed, abnormal, uncertain), pa.string()),
         **{name: pa.repeat(pa.scalar(value), n) for name, value in names.items()},
     }
     return pa.table(columns)
+
+
+def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
+    """Which rows (n,) are cells that the border of their field cuts."""
+    if "touches_border" not in manifest.column_names:
+        return np.zeros(manifest.num_rows, bool)
+    return np.asarray(pc.fill_null(manifest["touches_border"], False).to_numpy(), bool)
 
 
 def q_values(p_values: Float) -> Float:

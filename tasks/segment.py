@@ -368,12 +368,16 @@ def name_of_slide(uri: str, root: str, by: str) -> str:
     's1/3'
     >>> name_of_slide("file:///night/s1/3.jpg", "/night", "folder")
     's1'
+
+    Args:
+        uri: of the photograph or slide.
+        root: path of the folder of all of them, without protocol.
+        by: what one slide is, ``file`` or ``folder``.
     """
     member, found, _ = uri.partition("::")
     path = member.partition("://")[2] or member
     if not found:
-        below = root.partition("://")[2] if "://" in root else root
-        path = path.removeprefix(below.rstrip("/"))
+        path = path.removeprefix(root.rstrip("/"))
     parts = PurePosixPath(path.lstrip("/"))
     if by == "folder" and parts.parent.name:
         return str(parts.parent)

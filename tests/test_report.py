@@ -44,10 +44,14 @@ def rows(
     p: list[float],
     failures: dict[int, str] | None = None,
     temperature: float = 1.0,
+    touches_border: list[bool | None] | None = None,
 ) -> pa.Table:
     n = len(p)
+    told = manifest(n)
+    if touches_border is not None:
+        told = told.append_column("touches_border", pa.array(touches_border, pa.bool_()))
     return image_rows(
-        manifest(n),
+        told,
         image_ids=[f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
         sizes=np.arange(2 * n, dtype=np.int32).reshape(n, 2),
         colours=np.arange(3 * n, dtype=np.float32).reshape(n, 3),
@@ -204,3 +208,15 @@ def test_at_most_a_tenth_are_false_alarms_where_q_is_at_most_a_tenth(
     error = np.std(found) / np.sqrt(len(found))
     assert np.mean(found) <= level + 4 * error
     assert np.mean(found) > 0.01
+
+
+def test_a_cell_that_the_border_cuts_is_diagnosed_but_has_no_abnormality() -> None:
+    table = rows([SURE] * 3, [0.001] * 3, touches_border=[True, False, None])
+    cut, whole, file = table.to_pylist()
+    for name in ("abnormality", "p_value", "abnormal", "distance_blocks.2"):
+        assert cut[name] is None
+        assert whole[name] is not None
+        assert file[name] is not None
+    assert cut["diagnosis"] == whole["diagnosis"]
+    assert (cut["status"], cut["verdict"]) == ("scored", "accept")
+    assert whole["verdict"] == "review"

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from geojson_pydantic import FeatureCollection
 from PIL import Image
 
+from flows.contours import contours
 from flows.fit import fit
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
@@ -279,7 +281,7 @@ def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> N
         ("file:///night/1.jpg", "/night", "file", "1"),
         ("file:///night/1.jpg", "/night", "folder", "1"),
         ("file:///night/a/b/1.jpg", "/night/", "folder", "a/b"),
-        ("s3://bucket/night/a/1.svs", "s3://bucket/night", "file", "a/1"),
+        ("s3://bucket/night/a/1.svs", "bucket/night", "file", "a/1"),
         ("zip://a/1.jpg::file:///x.zip", "/x.zip", "file", "a/1"),
         ("zip://a/1.jpg::file:///x.zip", "/x.zip", "folder", "a"),
     ],
@@ -288,7 +290,9 @@ def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
     assert name_of_slide(uri, root, by) == expected
 
 
-def test_cells_of_fields_are_screened_like_any_others(fields: Path, fitted: Settings) -> None:
+def test_cells_of_fields_are_screened_like_any_others(
+    fields: Path, fitted: Settings, tmp_path: Path
+) -> None:
     made = segment(str(fields), "night", slide_is="folder", settings=fitted)
     assert segmentation_of(Store(fitted.store), made.manifest) == "night"
     outcome = screen(made.manifest, batch="night", date=DAY, settings=fitted)
@@ -315,6 +319,17 @@ def test_cells_of_fields_are_screened_like_any_others(fields: Path, fitted: Sett
     assert "changed since" not in page
     assert "cannot be read" not in page
     assert page.count("data:image/png") == 4
+    written = contours("night", str(tmp_path / "contours"), settings=fitted)
+    assert (written.files, written.cells) == (3, made.images)
+    for file in (tmp_path / "contours").iterdir():
+        collection = FeatureCollection.model_validate_json(file.read_bytes())
+        kinds = [feature.properties["objectType"] for feature in collection.features]
+        source = file.name.removesuffix(".geojson")
+        assert kinds.count("detection") == told[source]["cells"]
+        assert kinds.count("annotation") == 1
+    assert sorted(p.name for p in (tmp_path / "contours").iterdir()) == [
+        f"{n}.png.geojson" for n in range(3)
+    ]
 
 
 def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted: Settings) -> None:
