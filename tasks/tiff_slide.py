@@ -194,6 +194,16 @@ def is_tiled_or_large(fs: Any, path: str) -> bool:
         return False
 
 
+def check_tile(width: int, height: int) -> None:
+    """Refuse a slide in pieces that are too large to be decoded at once, in pixels."""
+    if not 0 < width * height <= MOST_TILE_PIXELS:
+        raise BadImageError(
+            "too_large",
+            f"it lies in pieces of {width} x {height} pixels, "
+            f"and one of more than {MOST_TILE_PIXELS:,} cannot be read: {REWRITE}",
+        )
+
+
 def credible(microns_per_pixel: float | None) -> float | None:
     """A number of microns per pixel, or None where no microscope can have it."""
     low, high = CREDIBLE
@@ -255,12 +265,7 @@ def _level(page: TiffPage, end: int) -> Level:
         tile_width, tile_height = page.tilewidth, page.tilelength
     else:
         tile_width, tile_height = page.imagewidth, min(page.rowsperstrip, page.imagelength)
-    if not 0 < tile_width * tile_height <= MOST_TILE_PIXELS:
-        raise BadImageError(
-            "too_large",
-            f"it lies in pieces of {tile_width} x {tile_height} pixels, "
-            f"and one of more than {MOST_TILE_PIXELS:,} cannot be read: {REWRITE}",
-        )
+    check_tile(tile_width, tile_height)
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     sizes = np.asarray(page.databytecounts, np.int64)
     offsets = np.asarray(page.dataoffsets, np.int64)
@@ -282,7 +287,8 @@ def _level(page: TiffPage, end: int) -> Level:
     if not len(offsets) == len(sizes) == tiles:
         raise BadImageError(
             "damaged",
-            f"{size} has {len(offsets)} tiles where {tiles} are needed; copy the slide again",
+            f"{size} lists {len(offsets)} places and {len(sizes)} sizes of tiles, where "
+            f"{tiles} are needed; copy the slide again",
         )
     cut = int(((offsets < 0) | (sizes < 0) | (offsets + sizes > end)).sum())
     if cut:

@@ -14,7 +14,7 @@ from openslide import (
 from PIL import Image
 
 from tasks.images import BadImageError
-from tasks.tiff_slide import credible
+from tasks.tiff_slide import check_tile, credible
 
 WHITE = (255, 255, 255, 255)
 
@@ -60,12 +60,25 @@ def open_vendor(path: Path) -> VendorSlide:
     """
     try:
         handle = OpenSlide(path)
+        _check_tiles(handle)
         width, height = handle.dimensions
         return VendorSlide(
             path, width, height, handle.level_downsamples, _microns_per_pixel(handle), handle
         )
     except OpenSlideError as error:
         raise BadImageError("damaged", f"{error}; copy the slide again") from None
+
+
+def _check_tiles(handle: OpenSlide) -> None:
+    """Refuse tiles of any size: OpenSlide ends the process where there is no memory for one."""
+    for level in range(handle.level_count):
+        sides = [
+            handle.properties.get(f"openslide.level[{level}].tile-{side}")
+            for side in ("width", "height")
+        ]
+        # Some formats have none, for their tiles are of a fixed size.
+        if sides[0] is not None and sides[1] is not None:
+            check_tile(int(sides[0]), int(sides[1]))
 
 
 def _microns_per_pixel(handle: OpenSlide) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
+from openslide import OpenSlide
 from PIL import Image
 from tifffile import TiffFile, TiffWriter, imwrite
 
@@ -252,14 +253,22 @@ def claim(path: Path, tag: str, value: int) -> str:
 @pytest.mark.parametrize(
     ("tag", "says"),
     [
-        ("ImageWidth", "tiles where .* are needed"),
-        ("ImageLength", "tiles where .* are needed"),
-        ("TileWidth", "pieces of 1000000000 x 128|tiles where"),
+        ("ImageWidth", "of tiles, where .* are needed"),
+        ("ImageLength", "of tiles, where .* are needed"),
+        ("TileWidth", "pieces of 1000000000 x 128|of tiles, where"),
     ],
 )
 def test_a_claim_of_a_milliard_pixels_is_refused(tmp_path: Path, tag: str, says: str) -> None:
     written(tmp_path / "a.tif", bigtiff=True, metadata=None)
     assert reason(claim(tmp_path / "a.tif", tag, 10**9), says) in {"damaged", "too_large"}
+
+
+def test_a_tile_too_large_for_memory_does_not_end_the_process(tmp_path: Path) -> None:
+    """OpenSlide ends it."""
+    path = tmp_path / "a.svs"
+    aperio(path)
+    assert OpenSlide.detect_format(path) == "aperio"
+    assert reason(claim(path, "TileWidth", 10**9), "pieces of 1000000000 x 128") == "too_large"
 
 
 def test_a_tile_that_claims_more_pixels_than_it_may_have_is_refused(tmp_path: Path) -> None:
