@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 FAILED = "failed"
-FIELD = "field"  # the kind of a place whose cells are read
+FIELD, EMPTY = "field", "empty"  # kinds of places: their cells are read; there is no stain
 
 
 class FieldLimits(BaseModel):
