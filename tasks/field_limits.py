@@ -24,7 +24,7 @@ class FieldLimits(BaseModel):
     least_sharpness: float = Field(
         0.004, ge=0, description="variance of the Laplacian over that of brightness"
     )
-    # Those fields have .69 to .75, and .17 to .19 with a quarter of the light. Nearer to those,
+    # Those fields have .69 to .75, and .17 to .19 with a quarter of the light. It is low,
     # for the black round an eyepiece's view darkens a photograph that shows it.
     least_brightness: float = Field(
         0.25, ge=0, le=1, description="mean of all channels, 0 to 1, below which a field is dark"
