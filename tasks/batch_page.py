@@ -66,12 +66,26 @@ class ShownField:
 
 
 @dataclass(frozen=True)
+class ShownSlide:
+    """A slide on the page: where it is, its rows of the report on fields, and its picture.
+
+    ``picture`` is a PNG file of `tasks.overlay`; without one, ``missing`` says why.
+    """
+
+    source_uri: str
+    fields: Sequence[Mapping[str, Any]]
+    picture: bytes | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
 class Night:
     """All that a batch's page is made from.
 
     ``row`` is that of the report on batches, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
-    facts by name; ``made_from`` identifies the reports; ``fields`` are the fields of view to show.
+    facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
+    to show of a batch whose cells were cut out of them.
     """
 
     row: Mapping[str, Any]
@@ -86,6 +100,7 @@ class Night:
     command: str
     made_from: str
     fields: Sequence[ShownField] = ()
+    whole_slides: Sequence[ShownSlide] = ()
 
 
 def batch_page(night: Night) -> str:
@@ -107,6 +122,7 @@ def batch_page(night: Night) -> str:
             (name, heading, words, _cells(night, name)) for name, (heading, words) in SHEETS.items()
         ],
         fields=[_field(each) for each in night.fields],
+        whole_slides=[_whole_slide(each) for each in night.whole_slides],
         counted_fields=_counted_fields(night.slides),
         contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
         gradient=_gradient(),
@@ -223,6 +239,21 @@ def _field(field: ShownField) -> dict[str, Any]:
         "reason": row["review_reason"],
         "picture": field.picture and data_uri(field.picture, "png"),
         "missing": field.missing,
+    }
+
+
+def _whole_slide(slide: ShownSlide) -> dict[str, Any]:
+    """What the page says of a slide seen from afar."""
+    read = [row for row in slide.fields if row["kind"] == FIELD]
+    parasitized = sum(row["parasitized"] > 0 for row in read)
+    reviewed = sum(row["review_reason"] is not None for row in slide.fields)
+    return {
+        "name": file_name(slide.source_uri),
+        "uri": shortened(slide.source_uri, 2 * LONGEST),
+        "fields": f"{len(read):,} of {len(slide.fields):,} fields read",
+        "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
+        "picture": slide.picture and data_uri(slide.picture, "png"),
+        "missing": slide.missing,
     }
 
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from tasks.absorbance import Field as Pixels
-from tasks.field_limits import FIELD
+from tasks.field_limits import EMPTY, FIELD
 from tasks.slides import PARASITIZED, WHITE
 
+Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Outline = NDArray[np.float64]  # its points x, y in pixels, (angles, 2)
 
@@ -109,6 +109,33 @@ def field_picture(
     return overlay(np.asarray(picture), placed, [pen_of(row) for row in rows])
 
 
+def slide_picture(
+    pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
+) -> Pixels:
+    """A slide from afar with a box round each field, RGB uint8, no side longer than `LONGEST`.
+
+    A box has the colour of a parasitized cell where the field has one, that of what failed where it
+    was not read, and is dashed where the field is for review. Empty places have none.
+
+    Args:
+        pixels: of the whole slide, RGB uint8 (h, w, 3), at whatever scale.
+        size: width and height of the slide in pixels at full resolution.
+        fields: rows of the report on fields: those of this slide.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    scale = np.array(picture.size) / size
+    drawn = [row for row in fields if row["x"] is not None and row["kind"] != EMPTY]
+    inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
+    boxes = []
+    for row in drawn:
+        low = np.array([row["x"], row["y"]]) * scale + inset
+        high = np.array([row["x"] + row["width"], row["y"] + row["height"]]) * scale - inset
+        (left, top), (right, bottom) = low - 0.5, np.maximum(low, high) - 0.5
+        boxes.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+    return overlay(np.asarray(picture), boxes, [_pen_of_field(row) for row in drawn])
+
+
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
     """A picture with contours drawn over it, RGB uint8 (h, w, 3).
 
@@ -178,6 +205,13 @@ def fields_to_show(fields: pa.Table, most: int = SHOWN) -> pa.Table:
         if row["kind"] == FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
+
+
+def _pen_of_field(row: Mapping[str, Any]) -> Pen:
+    if row["kind"] != FIELD:
+        return Pen("failed")
+    name = "parasitized" if row["parasitized"] else "not parasitized"
+    return Pen(name, row["review_reason"] is not None)
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -22,7 +22,7 @@ from tasks.density import (
     detectable_percent,
     negative_call,
 )
-from tasks.field_limits import FAILED, FIELD
+from tasks.field_limits import FAILED, FIELD, TOLERATED
 from tasks.report import ACCEPT, COLOURS, REVIEW
 from tasks.statistics import Float
 
@@ -167,6 +167,7 @@ class SlideTally:
         alpha: float,
         names: Mapping[str, Any],
         detectable: float = DETECTABLE_PERCENT,
+        tolerated: float = TOLERATED,
     ) -> pa.Table:
         """One row a slide, by name; images without a slide are the last row.
 
@@ -180,6 +181,8 @@ class SlideTally:
             names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
             detectable: parasitaemia in percent that the fields of a slide without parasites must
                 have had enough red cells to show.
+            tolerated: share of a slide's fields that may be beyond a limit, or have failed, before
+                the slide is for review. Those that are empty or thick are none of them.
         """
         order = sorted(self._slides, key=lambda name: (name is None, name or ""))
         slides = [self._slides[name] for name in order]
@@ -192,7 +195,7 @@ class SlideTally:
         of_fields = pa.array([slide.fields > 0 for slide in slides], pa.bool_())
         surprise = binomial_p_value(abnormal, scored, alpha)
         reasons = [
-            _reasons(slide, name, p, alpha, detectable)
+            _reasons(slide, name, p, alpha, detectable, tolerated)
             for slide, name, p in zip(slides, order, surprise, strict=True)
         ]
         columns = {
@@ -365,8 +368,14 @@ def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def _reasons(
-    slide: _Slide, name: str | None, surprise: float, alpha: float, detectable: float
+    slide: _Slide,
+    name: str | None,
+    surprise: float,
+    alpha: float,
+    detectable: float,
+    tolerated: float,
 ) -> list[str]:
+    few = tolerated * (slide.fields_read + slide.beyond[FAILED])
     limit = max(ABNORMAL_TOGETHER, alpha)
     found = {
         TOGETHER: surprise <= ABNORMAL_P_VALUE and slide.abnormal >= limit * slide.scored,
@@ -378,7 +387,7 @@ def _reasons(
         TOO_FEW: slide.fields > 0
         and not slide.parasitized
         and slide.red_cells < cells_needed(detectable),
-        **{f"fields {reason}": True for reason in sorted(slide.beyond)},
+        **{f"fields {reason}": n > few for reason, n in sorted(slide.beyond.items())},
     }
     return [reason for reason, is_so in found.items() if is_so]
 

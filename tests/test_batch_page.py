@@ -12,6 +12,7 @@ from tasks.batch_page import (
     NIGHTS_SHOWN,
     SLIDES_SHOWN,
     ShownField,
+    ShownSlide,
     batch_page,
     file_name,
     p_text,
@@ -24,6 +25,7 @@ from tasks.overlay import COLOURS
 from tests.nights import (
     TAPS,
     exhibit,
+    field_picture,
     field_row,
     image_rows,
     night_of,
@@ -292,6 +294,20 @@ def test_slides_with_fields_say_how_many_were_read_and_what_could_be_unseen() ->
     assert "too few cells for a negative call" in slide
 
 
+def test_slides_are_shown_from_afar() -> None:
+    rows = [field_row(0, SLIDE), field_row(2, SLIDE, review_reason="dark")]
+    rows.append(field_row(0, SLIDE, kind="thick"))
+    night = night_of(image_rows(400), fields=rows)
+    shown = ShownSlide("/slides/a.svs", rows, field_picture())
+    gone = ShownSlide("/slides/b.svs", rows[:1], missing="the slide cannot be read any more")
+    page = batch_page(replace(night, whole_slides=[shown, gone]))
+    (image,) = (each for each in Page(page).of("img") if str(each["src"])[:14] == "data:image/png")
+    assert image["alt"] == (
+        "a.svs from afar, 2 of 3 fields read: 1 with parasitized cells, 1 for review"
+    )
+    assert "the slide cannot be read any more" in words(page)
+
+
 def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
     assert "<h2>Fields" not in page
     assert 'id="fields"' not in page
@@ -304,14 +320,18 @@ def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
 
 def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:
     shown = [shown_field(i) for i in range(8)]
-    page = batch_page(night_of(image_rows(3000), fields=[each.row for each in shown], shown=shown))
+    night = night_of(image_rows(3000), fields=[each.row for each in shown], shown=shown)
+    slides = [ShownSlide("/slides/a.svs", [shown[0].row], field_picture())] * 4
+    page = batch_page(replace(night, whole_slides=slides))
     assert 4 * MB < len(page.encode()) < 10 * MB
 
 
 def test_hostile_names_of_fields_stay_text() -> None:
     shown = ShownField(field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), missing=EVIL)
+    slide = ShownSlide(f"/slides/{EVIL}", [shown.row], missing=EVIL)
     row = field_row(1, EVIL, kind=None, failure=f"{EVIL}: {EVIL}", review_reason=EVIL)
-    page = batch_page(night_of(image_rows(60), fields=[shown.row, row], shown=[shown]))
+    night = night_of(image_rows(60), fields=[shown.row, row], shown=[shown])
+    page = batch_page(replace(night, whole_slides=[slide]))
     found = Page(page)
     assert [tag for tag, _ in found.elements].count("script") == 1
     assert all(str(image["src"]).startswith("data:") for image in found.of("img"))

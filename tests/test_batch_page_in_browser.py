@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.batch_page import batch_page
+from tasks.batch_page import ShownField, ShownSlide, batch_page
 from tasks.exhibits import Exhibit
 from tasks.index_page import index_page
-from tests.nights import exhibit, image_rows, night_of
+from tests.nights import exhibit, field_picture, field_row, image_rows, night_of, shown_field
 from tests.test_batch_page import EVIL
 
 BROWSER = next(
@@ -63,7 +63,16 @@ def browser() -> Iterator[Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every part, one whose every name is hostile, and the index."""
     made = tmp_path_factory.mktemp("pages")
-    night = night_of(image_rows(3000), see=lambda i: exhibit(i) if i % 5 else Exhibit("it is gone"))
+    shown = [shown_field(i, "C0P1_IMG_0", review_reason="crowded") for i in range(2)]
+    fields = [*(each.row for each in shown), field_row(9, "C0P1_IMG_1", kind="empty")]
+    night = night_of(
+        image_rows(3000),
+        see=lambda i: exhibit(i) if i % 5 else Exhibit("it is gone"),
+        fields=fields,
+        shown=[*shown, ShownField(fields[-1], missing="it is gone")],
+    )
+    afar = ShownSlide("/slides/a.svs", fields, field_picture())
+    night = replace(night, whole_slides=[afar])
     row = dict(night.row) | {"light": "amber", "reasons": ["a reason", "another " * 20]}
     (made / "night.html").write_text(batch_page(replace(night, row=row)))
     hostile = night_of(

@@ -1,3 +1,4 @@
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.reports import field_schema
+from storage.reports import FIELDS as REPORT
+from storage.reports import field_schema, publish_report, report_path
+from storage.store import Store
+from storage.tables import answer
 from tasks import fields as module
 from tasks.field_limits import FieldLimits
 from tasks.fields import FieldTally
@@ -171,3 +175,16 @@ def test_the_table_has_the_columns_of_the_report(fields: list[dict[str, Any]]) -
     tally = FieldTally(fields_of(fields))
     table = tally.table(limits=FieldLimits(), names=NAMES | {"scored_at": None})
     assert table.select(field_schema().names).cast(field_schema()).num_rows == len(fields)
+
+
+def test_the_fields_of_all_nights_can_be_asked_for(store: Store) -> None:
+    rows = [field(sharpness=0.001), field(SLIDE), UNREADABLE]
+    tally = FieldTally(fields_of(rows))
+    tally.count(pa.Table.from_pylist([found(1, 1)], schema=pa.schema(list(CELL_KINDS.items()))))
+    for day in (date(2026, 1, 3), date(2026, 1, 4)):
+        table = tally.table(limits=FieldLimits(), names=NAMES | {"scored_at": None})
+        publish_report(store, report_path("b", day, REPORT), field_schema(), [table])
+    sql = "SELECT review_reason, sum(images), count(*) FROM fields GROUP BY 1 ORDER BY 1 NULLS LAST"
+    with answer(store, sql) as reader:
+        answered = [tuple(row.values()) for batch in reader for row in batch.to_pylist()]
+    assert answered == [("failed", 0, 2), ("out of focus", 0, 2), (None, 2, 2)]

@@ -17,6 +17,7 @@ from tasks.overlay import (
     outline_of,
     overlay,
     pen_of,
+    slide_picture,
 )
 
 GROUND = 200
@@ -163,3 +164,26 @@ def test_fields_with_parasites_are_shown_first_then_abnormal_ones() -> None:
     assert names == ["two", "one", "abnormal", "crowded", "plain", "another plain"]
     assert fields_to_show(table, most=2)["name"].to_pylist() == names[:2]
     assert fields_to_show(table.slice(0, 0)).num_rows == 0
+
+
+def test_a_slide_from_afar_has_a_box_round_each_field() -> None:
+    def field(column: int, **other: Any) -> dict[str, Any]:
+        place = {"x": 4000 * column, "y": 0, "width": 4000, "height": 4000, "kind": "field"}
+        return place | {"parasitized": 0, "review_reason": None} | other
+
+    fields = [
+        field(0),
+        field(1, parasitized=2),
+        field(2, parasitized=1, review_reason="dark"),
+        field(3, kind="thick"),
+        field(4, kind="empty"),
+        field(5, x=None, y=None, width=None, height=None, kind=None),
+    ]
+    picture = slide_picture(ground(80, 400), (20_000, 4_000), fields)
+    assert picture.shape == (80, 400, 3)
+    boxes = [picture[:, 80 * i : 80 * (i + 1)] for i in range(5)]
+    found = [{name for name in COLOURS if coloured(box, name).any()} for box in boxes]
+    assert found == [{"not parasitized"}, {"parasitized"}, {"parasitized"}, {"failed"}, set()]
+    whole, dashed = (coloured(box, "parasitized").sum() for box in boxes[1:3])
+    assert dashed < 0.7 * whole
+    assert (boxes[4] == GROUND).all()

@@ -311,6 +311,22 @@ def test_a_slide_is_for_review_where_its_fields_are_or_its_cells_are_too_few(
     assert ("enough for a negative call" in (row["negative_call"] or "")) == (len(cells) >= 4992)
 
 
+@pytest.mark.parametrize(
+    ("tolerated", "beyond", "reasons"),
+    [(0.02, 2, []), (0.02, 3, ["fields dark"]), (0.0, 1, ["fields dark"]), (0.1, 10, [])],
+)
+def test_a_few_of_many_fields_may_be_beyond_a_limit(
+    tolerated: float, beyond: int, reasons: list[str]
+) -> None:
+    tally = SlideTally()
+    tally.count(rows([cell()] * 5000))
+    fields = [field(review_reason="dark")] * beyond + [field()] * (100 - beyond)
+    fields += [field("empty")] * 900
+    tally.count_fields(pa.Table.from_pylist(fields, schema=FIELD_KINDS))
+    (row,) = tally.table(alpha=ALPHA, names=NAMES, tolerated=tolerated).to_pylist()
+    assert (row["review_reasons"], row["fields_for_review"]) == (reasons, beyond)
+
+
 def test_how_many_cells_are_enough_is_a_parameter() -> None:
     tally = SlideTally()
     tally.count(rows([cell()] * 300))
