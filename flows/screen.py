@@ -288,7 +288,10 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
             store, report_path(batch.name, batch.batch_date, FIELDS), field_schema(), [field_rows]
         )
     slide_rows = slides.table(
-        alpha=detector.alpha, names=names, detectable=settings.detectable_percent
+        alpha=detector.alpha,
+        names=names,
+        detectable=settings.detectable_percent,
+        tolerated=settings.field_limits.tolerated,
     )
     slides_digest = publish_report(
         store, report_path(batch.name, batch.batch_date, SLIDES), slide_schema(), [slide_rows]

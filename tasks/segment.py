@@ -19,7 +19,7 @@ from storage.segmentations import Cutting, read_places, read_sources, write_part
 from storage.store import Store
 from tasks.absorbance import Field
 from tasks.cells import Cells, find_cells
-from tasks.crops import scale_of, with_rim
+from tasks.crops import apart, scale_of, with_rim
 from tasks.field_quality import field_quality, sharpness
 from tasks.images import BadImageError, decode_rgb
 from tasks.pieces import Region, address_of, read_region
@@ -218,16 +218,17 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
         diameter = expected
     whole, scale = _size_of(place), scale_of(diameter)
     kept, rows = [], []
-    for cell in found.cells:
-        outline = (cell.outline + 0.5) * step - 0.5 + around[:2]
-        box, points = _outlined(outline, scale, whole)
+    outlines = [(cell.outline + 0.5) * step - 0.5 + around[:2] for cell in found.cells]
+    for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
+        box = _box_around(with_rim(outline, scale), whole)
+        points = np.round((own - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place):
             kept.append(cell)
             rows.append(
                 _image(
                     place,
                     box,
-                    points,
+                    points.ravel().tolist(),
                     scale=scale,
                     kind=cell.kind,
                     touches_border=cell.touches_border,
@@ -247,16 +248,11 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     return field | known, rows
 
 
-def _outlined(
-    outline: NDArray[np.float64], scale: float, size: tuple[int, int]
-) -> tuple[Box, list[float]]:
-    """The box of an outline with its rim, within its source; its points from the box's corner."""
-    rimmed = with_rim(outline, scale)
-    low = np.clip(np.floor(rimmed.min(axis=0)), 0, np.array(size) - 1).astype(int)
-    high = np.clip(np.ceil(rimmed.max(axis=0)), low, np.array(size) - 1).astype(int)
-    points = np.round((rimmed - low) * GRAIN) / GRAIN
-    box = (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
-    return box, points.ravel().tolist()
+def _box_around(outline: NDArray[np.float32], size: tuple[int, int]) -> Box:
+    """The box of an outline as far as it lies in its source."""
+    low = np.clip(np.floor(outline.min(axis=0)), 0, np.array(size) - 1).astype(int)
+    high = np.clip(np.ceil(outline.max(axis=0)), low, np.array(size) - 1).astype(int)
+    return (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
 
 
 def _tiles(place: Row, cutting: Cutting) -> list[Row]:
