@@ -5,6 +5,8 @@ from datetime import date
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -32,10 +34,16 @@ from storage.reports import (
 )
 from storage.store import Store, digest_of
 from tasks import field_pictures
-from tasks.batch_page import NIGHTS_SHOWN, Night, ShownField, batch_page
+from tasks.batch_page import NIGHTS_SHOWN, Night, ShownField, ShownSlide, batch_page
 from tasks.calibration import threshold
 from tasks.exhibits import Exhibit, ExhibitJob, make_exhibits
-from tasks.field_pictures import FieldPictureJob, cells_of, draw_field
+from tasks.field_pictures import (
+    FieldPictureJob,
+    SlidePictureJob,
+    cells_of,
+    draw_field,
+    draw_slide,
+)
 from tasks.highlights import SHOWN, Highlights, columns
 from tasks.index_page import index_page
 from tasks.overlay import fields_to_show
@@ -43,6 +51,7 @@ from tasks.shard import load_fitted_detector
 
 LISTED = 120  # batches on the index: each costs a file to read, every night
 CELLS_A_JOB = 12
+WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
 
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
@@ -67,13 +76,17 @@ def write_page(
     images = report_path(batch.name, batch.batch_date)
     for rows in iterate_rows(store, images, columns(card.classes, fitted.taps)):
         highlights.count(rows)
+    fields = None
+    if seal.fields_digest:
+        fields = read_rows(store, report_path(batch.name, batch.batch_date, FIELDS))
     night = Night(
         row=read_rows(store, report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
         earlier=read_batches_before(store, batch.batch_date, NIGHTS_SHOWN - 1).to_pylist(),
         slides=read_rows(store, report_path(batch.name, batch.batch_date, SLIDES)),
         highlights=highlights,
         exhibits=_exhibits(client, store, batch, card, detector, highlights),
-        fields=_fields(client, store, batch) if seal.fields_digest else (),
+        fields=_fields(client, store, batch, fields) if fields is not None else (),
+        whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
         taps=fitted.taps,
         threshold=limit,
@@ -124,9 +137,8 @@ def _exhibits(
     return dict(zip(image_ids, exhibits, strict=True))
 
 
-def _fields(client: Client, store: Store, batch: Batch) -> list[ShownField]:
+def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> list[ShownField]:
     """The fields of view that the page shows, drawn by the workers."""
-    report = read_rows(store, report_path(batch.name, batch.batch_date, FIELDS))
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
@@ -143,6 +155,25 @@ def _fields(client: Client, store: Store, batch: Batch) -> list[ShownField]:
         if isinstance(picture, str)
         else ShownField(field, picture)
         for field, picture in zip(fields, drawn, strict=True)
+    ]
+
+
+def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
+    """The slides that the page shows, those with the most parasitized cells first."""
+    # A photograph has no magnification, and is a field itself.
+    of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in of_slides.to_pylist():
+        by_source.setdefault(row["source_uri"], []).append(row)
+    parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
+    shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
+    jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
+    drawn = run_in_order(client, draw_slide, jobs, title=f"slides {batch.name}")
+    return [
+        ShownSlide(uri, by_source[uri], missing=picture)
+        if isinstance(picture, str)
+        else ShownSlide(uri, by_source[uri], picture)
+        for uri, picture in zip(shown, drawn, strict=True)
     ]
 
 

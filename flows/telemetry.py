@@ -53,7 +53,9 @@ def observed(
                     return function(*args, **kwargs)
                 settings = given["settings"] or Settings()
                 use_logs(settings.logs)
-                series = given["series"] if "series" in given else series_of(given.get("batch") or "")
+                series = (
+                    given["series"] if "series" in given else series_of(given.get("batch") or "")
+                )
                 with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
                     return _run(lambda: function(*args, **kwargs), told)
 

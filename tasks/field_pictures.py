@@ -1,23 +1,39 @@
-"""The unit of work that draws fields of view with the contours of their cells."""
+"""The units of work that draw fields of view with their cells, and slides with their fields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
+from tasks.absorbance import Field as Pixels
 from tasks.fields import lies_in
 from tasks.images import BadImageError
-from tasks.overlay import encode_png, field_picture
+from tasks.overlay import LONGEST, encode_png, field_picture, slide_picture
 from tasks.pieces import Piece, Region, find_unchanged, read_region
 from tasks.reading import ChangedError
+from tasks.slide_source import Slide, open_slide
 
 # Of the image report: what is needed of each cell.
 COLUMNS = [
     *("image_id", "uri", "source_uri", "x", "y", "width", "height"),
     *("kind", "status", "diagnosis", "abnormal"),
 ]
+
+
+BLOCK = 2048  # pixels of the side of what is read of a slide at once
+
+
+@dataclass(frozen=True)
+class SlidePictureJob:
+    """A slide to draw from afar, with its rows of the report on fields."""
+
+    source_uri: str
+    fields: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -63,3 +79,36 @@ def draw_field(job: FieldPictureJob) -> bytes | str:
     except Exception:  # a page must not depend on what a source raises
         return "the field cannot be read any more"
     return encode_png(picture)
+
+
+def draw_slide(job: SlidePictureJob) -> bytes | str:
+    """A slide's picture as a PNG file, or why there is none; never an error."""
+    try:
+        slide = open_slide(job.source_uri)
+        picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
+    except BadImageError as error:
+        return f"the slide cannot be read any more: {error.reason}"
+    except Exception:  # a page must not depend on what a source raises
+        return "the slide cannot be read any more"
+    return encode_png(picture)
+
+
+def from_afar(slide: Slide) -> Pixels:
+    """A slide with a longer side of `LONGEST` pixels, read piece by piece, RGB uint8 (h, w, 3)."""
+    shrink = max(1.0, max(slide.width, slide.height) / LONGEST)
+    level = max(
+        (n for n, each in enumerate(slide.downsamples) if each <= shrink),
+        key=lambda n: slide.downsamples[n],
+        default=0,
+    )
+    picture = Image.new("RGB", (ceil(slide.width / shrink), ceil(slide.height / shrink)))
+    # Whole pixels of the picture, so that no seam is seen.
+    step = max(1, int(BLOCK * slide.downsamples[level] / shrink))
+    for y in range(0, picture.height, step):
+        for x in range(0, picture.width, step):
+            box = [round(n * shrink) for n in (x, y, x + step, y + step)]
+            right, bottom = min(box[2], slide.width), min(box[3], slide.height)
+            pixels = slide.read(box[0], box[1], right - box[0], bottom - box[1], level)
+            size = min(step, picture.width - x), min(step, picture.height - y)
+            picture.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), (x, y))
+    return np.asarray(picture)

@@ -27,6 +27,7 @@ from tasks.pieces import find, pieces_of
 from tasks.reading import SourceError
 from tasks.render import draw_patient, write_collection
 from tasks.render_field import RenderedField, render_field
+from tasks.render_slide import RenderedSlide
 from tasks.segment import FIELD_SCHEMA, load_finder, name_of_slide
 
 DAY = date(2026, 3, 1)
@@ -345,6 +346,24 @@ def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted:
     (row,) = (row for row in rows if row["status"] == "failed")
     assert row["uri"].endswith("empty.png")
     assert row["failure"] == "empty: the file has no bytes"
+
+
+def test_a_slide_is_screened_and_shown_from_afar(
+    slide: Path, rendered_slide: tuple[Path, RenderedSlide], fitted: Settings
+) -> None:
+    drawn = rendered_slide[1]
+    made = segment(str(slide.parent / "*.tif"), "slides", settings=fitted)
+    assert made.images == pytest.approx(drawn.cells, rel=0.05)
+    outcome = screen(made.manifest, batch="slides", date=DAY, settings=fitted)
+    assert outcome.scored == made.images
+    (row,) = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
+    fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
+    assert row["fields"] == len(fields)
+    assert row["fields_read"] == made.fields["field"]
+    assert dict(row["exclusions"]) == {k: n for k, n in made.fields.items() if k != "field"}
+    page = Path(outcome.page).read_text()
+    assert "cannot be read" not in page
+    assert page.count("data:image/png") == min(8, made.fields["field"]) + 1
 
 
 @pytest.fixture
