@@ -1,7 +1,12 @@
 """From photographs and slides to a manifest of cells, and from that to a report."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -364,6 +369,27 @@ def test_a_slide_is_screened_and_shown_from_afar(
     page = Path(outcome.page).read_text()
     assert "cannot be read" not in page
     assert page.count("data:image/png") == min(8, made.fields["field"]) + 1
+
+
+@pytest.mark.slow
+def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        words = [sys.executable, "-m", "flows.command_line", "segment", "--name", name]
+        return [*words, "--images", str(slide.parent / "*.tif"), "--store", str(tmp_path / "store")]
+
+    parts = tmp_path / "store" / "segmentations" / "killed" / "fields"
+    killed = subprocess.Popen(command("killed"), start_new_session=True)
+    while not (parts.exists() and any(parts.iterdir())):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    manifests = [parts.parent / "manifest.parquet"]
+    assert not manifests[0].exists()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    manifests.append(tmp_path / "store" / "segmentations" / "whole" / "manifest.parquet")
+    assert manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 @pytest.fixture

@@ -39,6 +39,6 @@ def screen_anew(
     card = load_card(store, detector.model)
     batch = freeze(settings, manifest, name)
     extract_and_score.fn(client, store, batch, card, detector)
-    seal = publish.fn(store, batch, card, detector)
+    seal = publish.fn(settings, batch, card, detector)
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))

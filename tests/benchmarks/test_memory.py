@@ -43,7 +43,7 @@ if __name__ == "__main__":
     with open_client(settings) as client:
         extract_and_score.fn(client, store, batch, card, detector)
         workers = client.run(peak)
-    seal = publish.fn(store, batch, card, detector)
+    seal = publish.fn(settings, batch, card, detector)
     assert seal.scored == batch.rows
     print(json.dumps({"worker": max(workers.values()), "coordinator": peak()}))
 """
