@@ -23,7 +23,7 @@ Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged o
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
 WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; more finds no more
 ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
-ROUGH_SIDES = 320, 1280  # pixels of a field's longer side where the first guess is made
+ROUGH_SIDES = 800, 1600  # pixels of a field's longer side where the first guess is made
 LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
 ROUNDS = 4  # of searching with the diameter that the last round found
