@@ -23,25 +23,26 @@ Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged o
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
 WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; more finds no more
 ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
-ROUGH_SIDES = 320, 1280  # pixels of a field's longer side where the first guess is made
+ROUGH_SIDES = 800, 1600  # pixels of a field's longer side where the first guess is made
 LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
 ROUNDS = 4  # of searching with the diameter that the last round found
-STEADY = 0.05  # change of the diameter, as a share, that needs no further round
+STEADY = 0.1  # change of the diameter, as a share, after which the next would be small
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
-LEAST_RING = 0.2  # edge, 0 to 1, averaged over a ring
+LEAST_RING = 0.1  # edge, 0 to 1, averaged over a ring; of a long or a pale cell few rings see much
 CLOSEST = 0.25  # of two rings of one radius
 ALIKE = 0.08  # of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
 LEAST_EDGE = 0.75  # averaged over an outline, as a share of a clear one
+HOPELESS = 0.5  # the same of a first, coarse outline that is not worth a second
 LEAST_SEEN = 0.5  # share of an outline that lies within the field
 LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
-LEAST_SIZE = 0.75  # of a cell, in diameters; platelets and the overlap of two cells are smaller
-MOST_COVERED = 0.33  # share of a cell that lies in clearer ones
+LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and the overlap of two cells are smaller
+MOST_COVERED = 0.28  # share of a cell that lies in clearer ones
 PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as this
-CUT_PRIOR = 0.2  # edge that would be lost by a cell of which nothing is seen
+CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
 CYTOPLASM = 0.2  # the same of a white cell at its edge
@@ -219,7 +220,9 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
 
 
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
-    """Middles x, y and radii (n, 3) of outlines that differ; of those alike, the clearest is kept.
+    """Middles x, y and radii (n, 3) of outlines that differ and may become clear.
+
+    Of those alike, the clearest is kept.
 
     Args:
         outlines: of `trace`.
@@ -228,6 +231,7 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
     """
     clearness, _ = _clearness(along)
     order = np.argsort(-clearness, kind="stable")
+    order = order[clearness[order] > HOPELESS]
     places = np.column_stack([outlines.mean(axis=1), _widths(outlines) / 2])[order]
     alike = np.hypot(*(places[:, None, :2] - places[:, :2]).transpose(2, 0, 1)) < ALIKE * working
     alike &= np.abs(places[:, None, 2] - places[:, 2]) < ALIKE / 2 * working

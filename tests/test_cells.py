@@ -210,7 +210,7 @@ def test_light_that_falls_off_does_not_matter() -> None:
     assert len(find_cells(dim.astype(np.uint8)).cells) == pytest.approx(40, rel=0.05)
 
 
-@pytest.mark.parametrize("overlapping", [0.0, 0.3])
+@pytest.mark.parametrize("overlapping", [0.0, 0.2, 0.4])
 def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
     fields = [rendered(seed, overlapping=overlapping) for seed in range(8)]
     counted = sum(len(find_cells(field.pixels).cells) for field in fields)

@@ -105,9 +105,13 @@ def test_fields_as_they_are(fields: list[Annotated], half: str) -> None:
     kept = [each for each in fields if each.number % 2 == (half == "odd")]
     found = measure(f"{half} numbers ({'tuned on' if half == 'even' else 'not tuned on'})", kept)
     # The aims are .85, .85 and .95; these floors say that it has got worse.
-    assert found.share("red found", "red") >= 0.75
-    assert found.share("right among boxes", "called among boxes") >= 0.75
+    assert found.share("red found", "red") >= 0.77
+    assert found.share("right among boxes", "called among boxes") >= 0.77
     assert found.share("white found", "white") >= 0.85
+
+
+def test_fields_of_known_magnification(fields: list[Annotated]) -> None:
+    measure("the diameter told", fields, told=95)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -126,14 +130,18 @@ def measure(
     name: str,
     fields: list[Annotated],
     change: Callable[[Image.Image], Image.Image] = lambda image: image,
+    told: float | None = None,
 ) -> Tally:
-    """Find the cells of the changed fields, and print how many of the boxes they are."""
+    """Find the cells of the changed fields, and print how many of the boxes they are.
+
+    ``told`` is the diameter of a typical cell in pixels, where it need not be measured.
+    """
     total, times = Tally(), []
     for field in fields:
         image = change(field.image)
         pixels = np.asarray(image)
         started = time.perf_counter()
-        found = find_cells(pixels)
+        found = find_cells(pixels, told)
         times.append(1000 * (time.perf_counter() - started))
         total.update(tally(field, found, image.width / field.image.width))
     print(
