@@ -41,16 +41,16 @@ class Poison(WorkerPlugin):
     name = "poison"
 
     def setup(self, worker: object) -> None:
-        from tasks import extract
+        from tasks import pieces
 
-        honest = extract.decode
+        honest = pieces.decode
 
         def decode(content: bytes, side: int) -> object:
             if content.endswith(POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
             return honest(content, side)
 
-        extract.decode = decode  # type: ignore[assignment]
+        pieces.decode = decode  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from storage.statistics import latest_statistics, load_moments
 from storage.store import Store, StoreError
 from tasks.reading import SourceError
 from tasks.render import write_collection, write_night
+from tasks.report import PIECE
 from tasks.shard import run_shard
 from tasks.statistics import from_arrays
 
@@ -309,7 +310,7 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
     empty = {name for name, value in row.items() if value is None}
-    assert empty <= {"label", "failure", "review_reason"}
+    assert empty <= {"label", "failure", "review_reason", *PIECE}
 
 
 def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:

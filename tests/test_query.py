@@ -153,6 +153,6 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         "slides",
         "batches",
     ]
-    assert "| `width` | INTEGER | pixels | original width |" in out
+    assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}

@@ -12,7 +12,7 @@ from storage.batches import Batch, freeze_batch
 from storage.features import FeatureBlock, create_features, read_block
 from storage.models import load_card
 from storage.store import Store
-from tasks import extract as extract_module
+from tasks import pieces as pieces_module
 from tasks.images import Picture
 from tasks.reuse import seen_before
 from tasks.shard import ShardJob, run_shard
@@ -26,13 +26,13 @@ Decode = Callable[[bytes, int], Picture]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
-    honest: Decode = extract_module.decode
+    honest: Decode = pieces_module.decode
 
     def decode(content: bytes, side: int) -> Picture:
         seen.append(content)
         return honest(content, side)
 
-    monkeypatch.setattr(extract_module, "decode", decode)
+    monkeypatch.setattr(pieces_module, "decode", decode)
     return seen
 
 
