@@ -1,0 +1,93 @@
+"""Rendered fields whose cells and parasites are known: how many are counted, and the parasitaemia.
+
+A network is trained on rendered cells that were cut out when they were drawn; those of the fields
+are found and cut out by `segment`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.fit import fit
+from flows.screen import screen
+from flows.segment import segment
+from flows.settings import Settings
+from flows.train import train
+from tasks.render import draw_patient, write_collection
+from tasks.render_field import render_field
+from tests.benchmarks.conftest import QUICK, Record
+
+FIELDS = 10 if QUICK else 100
+PATIENTS = 16 if QUICK else 32
+EPOCHS = 1 if QUICK else 3
+OVERLAPPING = 0.25
+
+pytestmark = pytest.mark.benchmark
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(store=str(tmp_path_factory.mktemp("rendered") / "store"), workers=2)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """Fields of a patient each, and how many cells and parasites each of them has."""
+    folder = tmp_path_factory.mktemp("fields")
+    known = {}
+    for number in range(FIELDS):
+        rng = np.random.default_rng(5000 + number)
+        patient = draw_patient(400 + number, rng)
+        cells = int(rng.integers(40, 60))
+        parasitized = int(rng.binomial(cells, rng.uniform(0, 0.2)))
+        field = render_field(
+            patient,
+            rng,
+            cells=cells,
+            parasitized=parasitized,
+            overlapping=OVERLAPPING,
+            height=1400,
+            width=1900,
+        )
+        Image.fromarray(field.pixels).save(folder / f"{number:03d}.png", compress_level=1)
+        known[f"{number:03d}"] = (cells, parasitized)
+    return folder, known
+
+
+def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
+    settings: Settings,
+    truth: tuple[Path, dict[str, tuple[int, int]]],
+    tmp_path: Path,
+    record: Record,
+) -> None:
+    folder, known = truth
+    write_collection(
+        tmp_path, patients=PATIENTS, cells_per_patient=40, parasitized_fraction=0.5, seed=0
+    )
+    with prefect_test_harness(server_startup_timeout=120):
+        train(str(tmp_path), epochs=EPOCHS, settings=settings)
+        fit(str(tmp_path), batch="cells", settings=settings)
+        made = segment(str(folder), "fields", settings=settings)
+        outcome = screen(made.manifest, batch="fields", settings=settings)
+    slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
+    drawn = np.array([known[row["slide_id"]] for row in slides])
+    found = np.array([(row["cells"], row["parasitized"]) for row in slides])
+    share = 100 * drawn[:, 1] / drawn[:, 0]
+    low, high = (
+        np.array([row[f"parasitaemia_{end}"] for row in slides]) for end in ("low", "high")
+    )
+    inside = (low <= share) & (share <= high)
+    off = np.abs(found[:, 0] / drawn[:, 0] - 1)
+    counted = found[:, 0].sum() / drawn[:, 0].sum()
+    record("cells found of those drawn", "", ours=[counted], limit=0.95, higher_is_better=True)
+    record("fields whose count is within 5%", "", ours=[float((off <= 0.05).mean())])
+    record("fields whose parasitaemia is within its interval", "", ours=[float(inside.mean())],
+           limit=0.9, higher_is_better=True)  # fmt: skip
+    record("parasites called, of those drawn", "", ours=[found[:, 1].sum() / drawn[:, 1].sum()])
+    record("cells called abnormal", "", ours=[outcome.abnormal / outcome.scored])
+    assert found[:, 0].sum() == pytest.approx(drawn[:, 0].sum(), rel=0.05)
+    assert QUICK or inside.mean() >= 0.9
