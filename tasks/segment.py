@@ -205,8 +205,7 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     """The cells whose middle lies in a field; beyond its border, what they need is read as well."""
     expected = place["diameter"]
     around = _grown(place) if place["is_slide"] else _box_of(place)
-    if stamp(place["source_uri"]) != place["source_stamp"]:
-        raise BadImageError("unreadable", "the file was changed while it was cut up")
+    _refuse_changed(place)
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source for each that was read
     seen = None if expected is None else sharpness(pixels, expected / step)
@@ -246,6 +245,14 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
     return field | known, rows
+
+
+def _refuse_changed(place: Row) -> None:
+    """Raise BadImageError where a source is not the file any more that was surveyed."""
+    uri = place["source_uri"]
+    same = stamp(uri) == place["source_stamp"] or digest_of_file(uri).hex() == place["source_id"]
+    if not same:
+        raise BadImageError("unreadable", "the file was changed while it was cut up")
 
 
 def _box_around(outline: NDArray[np.float32], size: tuple[int, int]) -> Box:
