@@ -5,12 +5,14 @@ background and cells, so that magnification, exposure and stain do not matter.
 """
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 from skimage.draw import polygon
 
 from tasks.absorbance import Amount, Field, Mask, absorbance, stained
@@ -45,10 +47,12 @@ SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as this
 CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
-CYTOPLASM = 0.2  # the same of a white cell at its edge
+CYTOPLASM = 0.15  # the same of a white cell's cytoplasm
 LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, but for a ripe schizont
 LOBES_APART = 0.12  # to each side, for one nucleus
-CYTOPLASM_REACH = 1.4  # where its edge is looked for first, in radii of the nucleus
+CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
+CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
+BRIDGE = 0.2  # across; what is narrower joins a white cell to another one
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Cell:
 
     ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) its x and y
     there, which may lie outside the field; ``area`` what lies within, in square pixels; ``edge``,
-    0 to 1, how much of the outline is a clear edge. ``kind`` is a hint by nucleus, no diagnosis.
+    0 to 1, how much of the outline is a clear edge; 1 of a white cell, which is found by its
+    nucleus. ``kind`` is a hint by that, no diagnosis.
     """
 
     box: tuple[int, int, int, int]
@@ -260,7 +265,10 @@ def _over_channels(colour: Amount) -> Amount:
 
 
 def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """White cells: large nuclei of another colour than the red cells, with their cytoplasm."""
+    """White cells: large nuclei of another colour than the red cells, with their cytoplasm.
+
+    Cytoplasm is what has some of the nucleus' colour, and is near it. The cell is its convex hull.
+    """
     typical = float(np.median(amount[mask]))
     eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
     eosin /= np.linalg.norm(eosin)
@@ -269,18 +277,39 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) ->
     nuclei = azure > NUCLEUS
     together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * working))
     groups, _ = ndimage.label(together)
-    edge = edges(np.minimum(azure, CYTOPLASM), azure > CYTOPLASM, working)
+    depth = CYTOPLASM_DEPTH * working
     found = []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
-        y, x = np.nonzero(nuclei[place] & (groups[place] == i))
-        if len(y) < LEAST_NUCLEUS * np.pi / 4 * working**2:
+        if np.count_nonzero(nuclei[place] & (groups[place] == i)) < _area(LEAST_NUCLEUS, working):
             continue
-        low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
-        middle = (low + high) / 2 + [place[1].start, place[0].start]
-        around = np.array([[*middle, CYTOPLASM_REACH * (high - low).max() / 2]])
-        points, along = trace(edge, around)
-        found.append((points[0], float(np.nanmean(along))))
+        window = tuple(
+            slice(max(part.start - ceil(depth), 0), part.stop + ceil(depth)) for part in place
+        )
+        nucleus = nuclei[window] & (groups[window] == i)
+        near = ndimage.distance_transform_edt(~nucleus) <= depth
+        body = ndimage.binary_opening(
+            near & (azure[window] > CYTOPLASM), iterations=max(1, round(BRIDGE / 2 * working))
+        )
+        parts, _ = ndimage.label(body | nucleus)
+        pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]
+        # Their corners, so that a streak has a hull as well.
+        hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
+        corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
+        found.append((_resampled(corners), 1.0))
     return found
+
+
+def _area(share: float, diameter: int) -> float:
+    """So much of the area of a circle of a diameter."""
+    return share * np.pi / 4 * diameter**2
+
+
+def _resampled(corners: Float) -> Float:
+    """A convex outline (n, 2) with `ANGLES` points as far from each other along it."""
+    ring = np.concatenate([corners, corners[:1]])
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
+    at = np.linspace(0, along[-1], ANGLES, endpoint=False)
+    return np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1)
 
 
 def _cell(

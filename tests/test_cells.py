@@ -241,3 +241,10 @@ def labels(cells: tuple[Cell, ...], field: RenderedField) -> list[str | None]:
         if apart[row, column] < drawn[column, 2:].mean() / 2:
             stages[row] = field.cells[column].stage
     return stages
+
+
+def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
+    field = field_of((150, 120), (260, 150), (80, 200))
+    field[40, 20:380] = (60, 20, 140)
+    field[:, 5] = (60, 20, 140)
+    assert len(find_cells(field).cells) >= 3
