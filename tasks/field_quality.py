@@ -37,13 +37,16 @@ class FieldQuality:
     overlap: float
 
 
-def field_quality(field: Field, found: Cells) -> FieldQuality:
-    """The quality of a field of view, RGB uint8 (h, w, 3), in which ``found`` are the cells."""
+def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
+    """The quality of a field of view, RGB uint8 (h, w, 3), in which ``found`` are the cells.
+
+    ``focus`` is its sharpness where that is known already.
+    """
     layers = layers_of_cells(found, field.shape)
     covered = int(np.count_nonzero(layers))
     stain = field[layers > 0].mean(axis=0).tolist() if covered else [np.nan] * 3
     return FieldQuality(
-        sharpness=sharpness(field, found.diameter),
+        sharpness=sharpness(field, found.diameter) if focus is None else focus,
         too_dark=float((field <= SHADOW).any(axis=2).mean()),
         too_bright=float((field >= HIGHLIGHT).any(axis=2).mean()),
         brightness=float(field.mean()) / 255,

@@ -233,11 +233,9 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
                     touches_border=cell.touches_border,
                 )
             )
-    quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter)))
+    quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter), focus=seen))
     stain = quality.pop("stain")
     quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
-    if seen is not None:
-        quality["sharpness"] = seen
     known = {name: _finite(value) for name, value in quality.items()}
     known |= {
         "diameter": _finite(diameter),
