@@ -111,7 +111,7 @@ def field_schema() -> pa.Schema:
             _field(
                 "kind",
                 _TEXT,
-                "field: its cells were read; empty, thick (too full) or unfocused: not; null: failed",
+                "field: its cells were read; empty, thick or unfocused: they were not; null: failed",
             ),
             _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),
             _field(
@@ -186,7 +186,7 @@ def slide_schema() -> pa.Schema:
             _field(
                 "exclusions",
                 _COUNTS,
-                f"how many were not read: empty, thick, unfocused, or why they failed; {_NO_FIELDS}",
+                f"how many, by kind (empty, thick, unfocused) or reason; {_NO_FIELDS}",
                 "fields",
             ),
             _field(
