@@ -56,7 +56,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             _field(
                 "touches_border",
                 pa.bool_(),
-                "whether the border of the field cuts the cell: then it has no abnormality",
+                "whether the border of the field cuts the cell; a red one has no abnormality then",
             ),
             _field("width", pa.int32(), "width in its file", "pixels"),
             _field("height", pa.int32(), "height in its file", "pixels"),
@@ -111,7 +111,7 @@ def field_schema() -> pa.Schema:
             _field(
                 "kind",
                 _TEXT,
-                "field: its cells were read; empty, thick or unfocused: they were not; null: failed",
+                "field: its cells were read; empty, thick, unfocused: were not; null: failed",
             ),
             _field("failure", pa.string(), "why it failed: a reason, a colon and the details"),
             _field(

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from tasks.field_limits import EMPTY, FIELD
-from tasks.slides import PARASITIZED, WHITE
+from tasks.report import WHITE
+from tasks.slides import PARASITIZED
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]

@@ -15,6 +15,7 @@ from tasks.statistics import Float
 
 ACCEPT, REVIEW = "accept", "review"
 COLOURS = ("red", "green", "blue")
+RED, WHITE = "red", "white"  # kinds of cells that were found in a field
 PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 
@@ -36,7 +37,7 @@ def image_rows(
 ) -> pa.Table:
     """The report's rows of one shard, all but ``q_value``, which needs the whole batch.
 
-    A cell that the border of its field cuts is diagnosed, but has no abnormality.
+    A red cell that the border of its field cuts is diagnosed, but has no abnormality.
 
     Args:
         manifest: n rows of the manifest.
@@ -114,10 +115,12 @@ def image_rows(
 
 
 def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
-    """Which rows (n,) are cells that the border of their field cuts."""
+    """Which rows (n,) are red cells that the border of their field cuts."""
     if "touches_border" not in manifest.column_names:
         return np.zeros(manifest.num_rows, bool)
-    return np.asarray(pc.fill_null(manifest["touches_border"], False).to_numpy(), bool)
+    # A white cell is abnormal, whole or not.
+    cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], RED))
+    return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)
 
 
 def q_values(p_values: Float) -> Float:

@@ -23,11 +23,10 @@ from tasks.density import (
     negative_call,
 )
 from tasks.field_limits import FAILED, FIELD, TOLERATED
-from tasks.report import ACCEPT, COLOURS, REVIEW
+from tasks.report import ACCEPT, COLOURS, RED, REVIEW, WHITE
 from tasks.statistics import Float
 
 PARASITIZED = "Parasitized"
-RED, WHITE = "red", "white"  # kinds of cells that were found in a field
 TOGETHER = "abnormal together"  # the reason of a slide whose cells are
 TOO_FEW = "too few cells for a negative call"
 

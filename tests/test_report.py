@@ -45,11 +45,13 @@ def rows(
     failures: dict[int, str] | None = None,
     temperature: float = 1.0,
     touches_border: list[bool | None] | None = None,
+    kind: str = "red",
 ) -> pa.Table:
     n = len(p)
     told = manifest(n)
     if touches_border is not None:
         told = told.append_column("touches_border", pa.array(touches_border, pa.bool_()))
+        told = told.append_column("kind", pa.array([kind] * n))
     return image_rows(
         told,
         image_ids=[f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
@@ -220,3 +222,5 @@ def test_a_cell_that_the_border_cuts_is_diagnosed_but_has_no_abnormality() -> No
     assert cut["diagnosis"] == whole["diagnosis"]
     assert (cut["status"], cut["verdict"]) == ("scored", "accept")
     assert whole["verdict"] == "review"
+    (white,) = rows([SURE], [0.001], touches_border=[True], kind="white").to_pylist()
+    assert white["abnormal"]
