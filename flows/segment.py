@@ -179,6 +179,7 @@ def cells_of_fields(
         microns_per_pixel=microns_per_pixel,
         finder=finder,
         least_sharpness=settings.field_limits.least_sharpness,
+        most_packed=settings.field_limits.most_packed,
     )
 
 

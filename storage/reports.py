@@ -150,6 +150,12 @@ def field_schema() -> pa.Schema:
                 "share of that which lies in more than one cell; null without cells",
                 "0 to 1",
             ),
+            _field(
+                "packed",
+                pa.float64(),
+                "share of the field where hardly any ground is seen between cells",
+                "0 to 1",
+            ),
             _field("images", _COUNT, "images cut out of the field: rows of the image report"),
             _field("scored", _COUNT, "of these, scored", "images"),
             _field("failed", _COUNT, "of these, failed", "images"),

@@ -32,8 +32,8 @@ class Cutting(Part):
     """How sources are cut up. Lengths are pixels of a source's full size.
 
     ``microns_per_pixel`` is that of slides whose file does not say. ``tile`` and ``overlap`` are
-    for tiles; the ``finder``, and the ``least_sharpness`` of a slide's field that is searched, for
-    cells.
+    for tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of a slide's field
+    that is searched, for cells.
     """
 
     into: Into
@@ -42,6 +42,7 @@ class Cutting(Part):
     overlap: int = 0
     finder: str = "outlines"
     least_sharpness: float = 0.0
+    most_packed: float = 1.0
 
 
 class Segmentation(Record):

@@ -42,6 +42,10 @@ class FieldLimits(BaseModel):
     most_overlap: float = Field(
         0.25, ge=0, le=1, description="share of what cells cover that lies in more than one"
     )
+    # 0 in all of those fields; a half and more in rendered fields that are thick in places.
+    most_packed: float = Field(
+        0.25, ge=0, le=1, description="share of a field where hardly any ground is seen"
+    )
     least_cells: int = Field(1, ge=0, description="cells of a field that is not empty")
     # One of those fields, .008 of them, is beyond a limit: a slide of hundreds would always be.
     tolerated: float = Field(
@@ -68,7 +72,8 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
         "dark": _below(row["brightness"], limits.least_brightness)
         or _below(limits.most_dark, row["too_dark"]),
         "overexposed": _below(limits.most_bright, row["too_bright"]),
-        "crowded": _below(limits.most_overlap, row["overlap"]),
+        "crowded": _below(limits.most_overlap, row["overlap"])
+        or _below(limits.most_packed, row["packed"]),
         "few cells": _below(row["cells"], limits.least_cells),
     }
     return ", ".join(reason for reason, is_so in found.items() if is_so) or None

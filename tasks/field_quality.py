@@ -9,10 +9,14 @@ from scipy import ndimage
 from skimage.draw import polygon
 
 from tasks.absorbance import Field
-from tasks.cells import Cells
+from tasks.cells import Cells, scaled
 from tasks.images import RESIZE
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves what was clipped by a level or two
+PACKED_DIAMETER = 12  # the same at which ground is looked for between them
+SQUARE = 4  # cells' widths; a clump of cells, or a white one, does not fill it
+GROUND = 0.25  # absorbance of green at most; the lamp's fall towards the corners is less
+LEAST_GROUND = 0.05  # share of a square; where less is seen, cells lie over one another
 FOCUS_DIAMETER = 48  # pixels of a cell at which edges are compared
 
 
@@ -24,7 +28,7 @@ class FieldQuality:
     a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
     green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: how many.
     ``covered``: the share of the field that cells cover, 0 to 1. ``overlap``: the share of that
-    which lies in more than one cell, 0 to 1, NaN without cells.
+    which lies in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
     """
 
     sharpness: float
@@ -35,6 +39,7 @@ class FieldQuality:
     cells: int
     covered: float
     overlap: float
+    packed: float
 
 
 def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
@@ -54,6 +59,7 @@ def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> 
         cells=len(found.cells),
         covered=covered / layers.size,
         overlap=np.count_nonzero(layers > 1) / covered if covered else np.nan,
+        packed=packed(field, found.diameter),
     )
 
 
@@ -76,6 +82,30 @@ def sharpness(field: Field, diameter: float) -> float:
     levels = np.asarray(grey.resize((size[0], size[1]), RESIZE))
     contrast = float(levels.var())
     return float(ndimage.gaussian_laplace(levels, 1).var()) / contrast if contrast else 0.0
+
+
+def packed(field: Field, diameter: float) -> float:
+    """Share of a field, 0 to 1, where cells lie so thick that hardly any ground is seen.
+
+    It is divided into squares about `SQUARE` cells wide; ground is what is hardly darker than the
+    brightest of the field. NaN where the diameter is not known.
+
+    Args:
+        field: RGB uint8 (h, w, 3).
+        diameter: of the median cell in pixels.
+    """
+    if not np.isfinite(diameter):
+        return float("nan")
+    # Eosin and azure both absorb green.
+    green = scaled(field, PACKED_DIAMETER / diameter)[..., 1]
+    ground = green > np.percentile(green, 99) * np.exp(-GROUND)
+    rows, columns = (max(1, round(n / (SQUARE * PACKED_DIAMETER))) for n in ground.shape)
+    squares = [
+        square.mean()
+        for strip in np.array_split(ground, rows)
+        for square in np.array_split(strip, columns, axis=1)
+    ]
+    return float(np.mean(np.array(squares) < LEAST_GROUND))
 
 
 def layers_of_cells(found: Cells, shape: tuple[int, ...]) -> NDArray[np.int32]:

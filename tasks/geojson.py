@@ -33,7 +33,7 @@ FIELD_COLOUR: Colour = (130, 130, 130)
 MEASURED = ("probability_", "distance_", "abnormality", "p_value", "q_value")
 SAID = ("uri", "diagnosis", "verdict", "review_reason", "failure")
 MEASURED_OF_FIELDS = (
-    *("sharpness", "too_dark", "too_bright", "brightness", "covered", "overlap"),
+    *("sharpness", "too_dark", "too_bright", "brightness", "covered", "overlap", "packed"),
     *("cells", "white_cells", "red_cells", "parasitized", "abnormal", "failed"),
 )
 DECIMALS = 1  # of a pixel; outlines are not known better

@@ -20,7 +20,7 @@ from storage.store import Store
 from tasks.absorbance import Field
 from tasks.cells import Cells, find_cells
 from tasks.crops import apart, scale_of, with_rim
-from tasks.field_quality import field_quality, sharpness
+from tasks.field_quality import field_quality, packed, sharpness
 from tasks.images import BadImageError, decode_rgb
 from tasks.pieces import Region, address_of, read_region
 from tasks.process import keep_freed_memory
@@ -78,6 +78,7 @@ FIELD_SCHEMA = pa.schema(
         ("cells_at_border", pa.int64()),
         ("covered", pa.float64()),
         ("overlap", pa.float64()),
+        ("packed", pa.float64()),
     ]
 )
 
@@ -211,6 +212,11 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     seen = None if expected is None else sharpness(pixels, expected / step)
     if seen is not None and seen < cutting.least_sharpness:
         return field | {"kind": "unfocused", "sharpness": seen}, []
+    if expected is not None:
+        # The survey has seen the place as a whole, which may be half empty.
+        thick = packed(pixels, expected / step)
+        if thick > cutting.most_packed:
+            return field | {"kind": "thick", "sharpness": seen, "packed": thick}, []
     found = finder(pixels, None if expected is None else expected / step)
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:

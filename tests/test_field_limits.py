@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {
     "brightness": 0.7,
     "cells": 19,
     "overlap": 0.03,
+    "packed": 0.0,
 }
 
 
@@ -37,6 +38,7 @@ GOOD: dict[str, Any] = {
         ({"too_dark": 0.6}, "dark"),
         ({"too_bright": 0.6}, "overexposed"),
         ({"overlap": 0.3}, "crowded"),
+        ({"packed": 0.5}, "crowded"),
         ({"cells": 0, "sharpness": None, "overlap": None}, "few cells"),
         ({"cells": 0, "sharpness": float("nan"), "overlap": float("nan")}, "few cells"),
         (

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tasks.cells import Cells, find_cells
-from tasks.field_quality import FieldQuality, field_quality, sharpness
+from tasks.field_quality import FieldQuality, field_quality, packed, sharpness
 from tests.test_cells import RED, Field, field_of, ground, rendered
 
 NONE = Cells((), float("nan"))
@@ -69,3 +69,11 @@ def test_neither_contrast_nor_magnification_changes_sharpness() -> None:
 
 def test_a_field_of_one_colour_is_not_sharp() -> None:
     assert sharpness(ground(), 60) == 0
+
+
+def test_packed_is_where_no_ground_is_seen() -> None:
+    field = field_of((100, 100), (200, 150), (300, 60))
+    assert packed(field, 60) == 0
+    field[:150] = field[:150] // 3  # half of it is thick
+    assert packed(field, 40) == pytest.approx(0.5, abs=0.2)
+    assert np.isnan(packed(field, float("nan")))

@@ -40,14 +40,14 @@ def field(source: str = PHOTO, x: int = 0, y: int = 0, **other: Any) -> dict[str
         "patient_id": "p",
         **{"x": x, "y": y, "width": 640, "height": 480, "level": 0, "kind": "field"},
         "sharpness": 0.009,
-        **{"too_dark": 0.0, "too_bright": 0.0, "brightness": 0.7, "overlap": 0.03},
+        **{"too_dark": 0.0, "too_bright": 0.0, "brightness": 0.7, "overlap": 0.03, "packed": 0.0},
         **{"cells": 19, "white_cells": 1, "cells_at_border": 5},
     }
     return row | other
 
 
 UNREADABLE = field(BAD) | dict.fromkeys(["x", "y", "width", "height", "kind", "sharpness"])
-UNREADABLE |= dict.fromkeys(["too_dark", "too_bright", "brightness", "overlap", "cells"])
+UNREADABLE |= dict.fromkeys(["too_dark", "too_bright", "brightness", "overlap", "packed", "cells"])
 UNREADABLE |= {"failure": "damaged: it ends too soon", "white_cells": None, "cells_at_border": None}
 FIELDS = [
     field(),
