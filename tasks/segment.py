@@ -19,7 +19,7 @@ from storage.segmentations import Cutting, read_places, read_sources, write_part
 from storage.store import Store
 from tasks.absorbance import Field
 from tasks.cells import Cells, find_cells
-from tasks.crops import apart, scale_of, with_rim
+from tasks.crops import TRAINING_DIAMETER, apart, scale_of, with_rim
 from tasks.field_quality import field_quality, packed, sharpness
 from tasks.images import BadImageError, decode_rgb
 from tasks.pieces import Region, address_of, read_region
@@ -221,7 +221,7 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
-    whole, scale = _size_of(place), scale_of(diameter)
+    whole, scale, level = _size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
     kept, rows = [], []
     outlines = [(cell.outline + 0.5) * step - 0.5 + around[:2] for cell in found.cells]
     for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
@@ -234,6 +234,7 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
                     place,
                     box,
                     points.ravel().tolist(),
+                    level=level,
                     scale=scale,
                     kind=cell.kind,
                     touches_border=cell.touches_border,
@@ -249,6 +250,18 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
     return field | known, rows
+
+
+def _level_of_cells(place: Row, diameter: float) -> int:
+    """The coarsest level at which a cell is no smaller than the training cells, else the finest.
+
+    Cells are searched at fewer pixels than they are diagnosed at.
+    """
+    if not place["is_slide"]:
+        return 0
+    levels = _slide(place).downsamples
+    fine = [n for n, each in enumerate(levels) if diameter / each >= TRAINING_DIAMETER]
+    return max(fine, key=lambda n: levels[n], default=0)
 
 
 def _refuse_changed(place: Row) -> None:
@@ -268,16 +281,17 @@ def _box_around(outline: NDArray[np.float32], size: tuple[int, int]) -> Box:
 
 def _tiles(place: Row, cutting: Cutting) -> list[Row]:
     """The tiles of a source whose middle lies in a place; the last ones end with the source."""
-    size = _size_of(place)
-    rows = []
-    for top, tall in _steps(size[1], cutting):
-        for left, wide in _steps(size[0], cutting):
-            box = (left, top, wide, tall)
-            if _is_inside(box, place):
-                rows.append(
-                    _image(place, box, None, scale=1.0, kind="tile") | {"label": place["label"]}
-                )
-    return rows
+    x, y, width, height = _box_of(place)
+    across, down = _size_of(place)
+    boxes = [
+        (left, top, wide, tall)
+        for top, tall in _steps(down, cutting)
+        if y <= top + tall / 2 < y + height
+        for left, wide in _steps(across, cutting)
+        if x <= left + wide / 2 < x + width
+    ]
+    label = {"label": place["label"]}
+    return [_image(place, box, None, level=0, scale=1.0, kind="tile") | label for box in boxes]
 
 
 def _is_inside(box: Box, place: Row) -> bool:
@@ -305,12 +319,13 @@ def _image(
     box: Box,
     outline: list[float] | None,
     *,
+    level: int,
     scale: float,
     kind: str,
     touches_border: bool = False,
 ) -> Row:
     """A row of the manifest; a label of a whole field is not that of each cell in it."""
-    region = Region(*box, place["level"] if kind != "tile" else 0)
+    region = Region(*box, level)
     names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
     return {
         **{name: place[name] for name in names},

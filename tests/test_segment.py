@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from tasks.reading import SourceError
 from tasks.render import draw_patient, write_collection
 from tasks.render_field import RenderedField, render_field
 from tasks.render_slide import RenderedSlide
-from tasks.segment import FIELD_SCHEMA, load_finder, name_of_slide
+from tasks.segment import FIELD_SCHEMA, _level_of_cells, load_finder, name_of_slide
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3
@@ -261,6 +262,16 @@ def test_a_finder_of_ones_own(
     failed = [row for row in fields_of(settings, "broken") if row["failure"]]
     assert len(failed) == 4
     assert failed[0]["failure"] == "unreadable: RuntimeError: no weights"
+
+
+@pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
+def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
+    diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
+    monkeypatch.setattr("tasks.segment.open_slide", lambda uri: slide)
+    assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
+    assert _level_of_cells({"is_slide": False}, diameter) == 0
 
 
 @pytest.mark.parametrize("name", ["nobody", "tests.test_segment:nobody", "tests.nobody:upper_half"])
