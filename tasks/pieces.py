@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ COLUMNS = [
     "failure",
 ]
 LOOK = 10.0  # seconds for which a process takes a source for what it was
+MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
 PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
 
 
@@ -146,6 +148,7 @@ def find(piece: Piece) -> Found:
 
     Raises:
         BadImageError: the manifest knows that it is no image.
+        ChangedError: a region's source is not the file any more whose digest the manifest knows.
         Exception: whatever the source's filesystem raises.
     """
     if piece.failure is not None:
@@ -153,7 +156,11 @@ def find(piece: Piece) -> Found:
     if piece.region is None:
         content = read_bytes(piece.source)
         return Found(sha256(content).digest(), piece, content)
-    digest = sha256(_digest_of_source(piece))
+    source = _digest_of_source(piece)
+    # What lies in the same place of another picture is no cell.
+    if piece.source_id not in (None, source):
+        raise ChangedError("the file was changed since it was cut up: segment it by another name")
+    digest = sha256(source)
     digest.update(np.asarray(piece.region, "<i8").tobytes())
     digest.update(np.asarray(piece.scale, "<f8").tobytes())
     if piece.outline is not None:
@@ -172,9 +179,19 @@ def find_unchanged(piece: Piece, image_id: str) -> Found:
 def cut_from_source(piece: Piece) -> Image.Image:
     """Cut an image that is a region out of its source; BadImageError says why it cannot be."""
     assert piece.region is not None
-    x, y, width, height, _ = piece.region
-    if width < 1 or height < 1 or x < 0 or y < 0:
+    x, y, width, height, level = piece.region
+    if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
         raise BadImageError("damaged", f"{tuple(piece.region)} is no region of an image")
+    if not 0 < piece.scale < inf:
+        raise BadImageError("damaged", f"{piece.scale:g} is no scale of an image")
+    # Nothing that a manifest says decides how much memory is taken.
+    enlarged = max(1.0, piece.scale)
+    if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
+        raise BadImageError(
+            "too_large",
+            f"{tuple(piece.region)} at scale {piece.scale:g} has more than "
+            f"{MOST_REGION_PIXELS:,} pixels: give a smaller region",
+        )
     pixels = read_region(piece.source, piece.region)
     # From pixels of the source to pixels of the level that was read.
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
@@ -207,7 +224,14 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     x, y, width, height, level = region
     current = _stamp_at(source, int(time.monotonic() / LOOK))
     if _is_slide(source, current):
-        return open_slide(source).read(x, y, width, height, level)
+        slide = open_slide(source)
+        if level >= len(slide.downsamples) or x + width > slide.width or y + height > slide.height:
+            raise BadImageError(
+                "damaged",
+                f"{tuple(region)} does not lie in a slide of {slide.width} x {slide.height} at "
+                f"{len(slide.downsamples)} levels",
+            )
+        return slide.read(x, y, width, height, level)
     # One thread decodes a photograph, and the others wait for that.
     with _DECODING:
         photograph = _photograph(source, current)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from tifffile import imwrite
 
 from tasks.extract import load_image
 from tasks.images import BadImageError
@@ -83,7 +84,8 @@ def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograp
     assert find(known).image_id == find(right).image_id
     told = piece_of(photograph, region, source_id=bytes(32), source_stamp=stamp(uri))
     assert find(told).image_id != find(right).image_id
-    stale = piece_of(photograph, region, source_id=bytes(32), source_stamp="another time")
+    right_id = digest_of_file(uri)
+    stale = piece_of(photograph, region, source_id=right_id, source_stamp="another time")
     assert find(stale).image_id == find(right).image_id
 
 
@@ -97,8 +99,13 @@ def test_a_source_that_was_replaced_makes_another_image(
     first = np.asarray(before.image())
     Image.fromarray(255 - pixels_of(photograph)).save(photograph, compress_level=1)
     with pytest.raises(ChangedError, match="changed since it was screened"):
-        find_unchanged(piece, before.image_id.hex())
-    np.testing.assert_array_equal(np.asarray(find(piece).image()), 255 - first)
+        find_unchanged(piece_of(photograph, region), before.image_id.hex())
+    another = find(piece_of(photograph, region))
+    assert another.image_id != before.image_id
+    np.testing.assert_array_equal(np.asarray(another.image()), 255 - first)
+    # What was found in the old picture is not cut out of the new one.
+    failed = load_image(piece, 8)
+    assert "the file was changed since it was cut up" in str(failed.failure)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,33 @@ def test_a_region_that_is_not_in_its_source_is_damaged(photograph: Path, region:
     assert loaded.failure.reason == "damaged"
     assert str(region.x) in str(loaded.failure)
     assert loaded.image_id is not None
+
+
+@pytest.mark.parametrize(
+    ("region", "scale", "reason"),
+    [
+        (Region(5000, 10, 60, 60), 1.0, "damaged"),
+        (Region(850, 0, 60, 60), 1.0, "damaged"),
+        (Region(0, 650, 60, 60), 1.0, "damaged"),
+        (Region(0, 0, 60, 60, 1), 1.0, "damaged"),
+        (Region(0, 0, 60, 60, -1), 1.0, "damaged"),
+        (Region(0, 0, 100_000, 100_000), 1.0, "too_large"),
+        (Region(0, 0, 60, 60), 1e6, "too_large"),
+        (Region(0, 0, 60, 60), 1e200, "too_large"),
+        (Region(0, 0, 60, 60), 0.0, "damaged"),
+        (Region(0, 0, 60, 60), -1.0, "damaged"),
+        (Region(0, 0, 60, 60), float("nan"), "damaged"),
+        (Region(0, 0, 60, 60), float("inf"), "damaged"),
+    ],
+)
+def test_no_region_of_a_slide_is_made_up_or_takes_more_memory_than_a_tile(
+    tmp_path: Path, region: Region, scale: float, reason: str
+) -> None:
+    path = tmp_path / "slide.tif"
+    imwrite(path, np.zeros((700, 900, 3), np.uint8), tile=(128, 128), photometric="rgb")
+    loaded = load_image(piece_of(path, region, scale=scale), 8)
+    assert loaded.failure is not None
+    assert loaded.failure.reason == reason
 
 
 def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:
