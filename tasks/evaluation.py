@@ -50,6 +50,7 @@ from tasks.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.network import PENULTIMATE, Classifier, every_stage, folded, last_layer, with_taps
 from tasks.pieces import find, pieces_of
 from tasks.process import settle_worker
+from tasks.reading import SourceError
 from tasks.scores import (
     ODIN_TEMPERATURE,
     Evidence,
@@ -150,7 +151,7 @@ def _load(
         try:
             found = find(piece)
             image = found.image()
-        except (BadImageError, OSError):
+        except (BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its parts tell how many are missing
         if treatment.kind == "corruption":
             changed = corrupt(
