@@ -14,7 +14,7 @@ def test_the_example_in_deploy_is_valid_and_says_the_defaults(
 ) -> None:
     monkeypatch.setenv("SLIDEWATCH_CONFIG", str(EXAMPLE))
     example = Settings()
-    assert example.store == "/srv/slidewatch"
+    assert example.store == "/srv/slidewatch/store"
     monkeypatch.delenv("SLIDEWATCH_CONFIG")
     assert example.model_copy(update={"store": Settings().store}) == Settings()
 
