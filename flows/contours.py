@@ -16,9 +16,10 @@ from storage.batches import Batch, load_batch, read_manifest
 from storage.reports import FIELDS, iterate_rows, read_rows, report_path
 from storage.store import Store, StoreError
 from tasks.geojson import feature_collection
-from tasks.reading import SourceError
+from tasks.reading import ARCHIVES, SourceError, split_link
 
 Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines
+LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
 
 
 class ContoursOutcome(Outcome):
@@ -103,7 +104,10 @@ def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Ta
 
 def _new_name(source: str, names: set[str]) -> str:
     """A file's name for a source, unlike those that were given before."""
-    name = source.partition("::")[0].rstrip("/").rpartition("/")[2]
+    kind, _, rest = source.partition("://")
+    path = split_link(rest)[0] if kind in ARCHIVES.values() else rest
+    # Cut where no filesystem would take it with what is added.
+    name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
     found, number = f"{name}.geojson", 1
     while found in names:
         number += 1

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from flows.inbox import arrivals
 from flows.progress import tell, warn
 from flows.screen import ScreenOutcome, screen
-from flows.segment import SlideIs, cells_of_fields, cut_up
+from flows.segment import cells_of_fields, cut_up
 from flows.settings import Settings
 from flows.telemetry import observed, stage
 from storage.detectors import load_detector_card
@@ -33,6 +33,7 @@ from storage.nights import (
     series_lease,
 )
 from storage.records import now
+from storage.segmentations import SlideIs
 from storage.segmentations import manifest_address as segmentation_address
 from storage.store import Store, StoreError
 from tasks.slide_source import SLIDE_EXTENSIONS

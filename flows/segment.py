@@ -1,7 +1,7 @@
 """The flow `segment`: photographs and slides -> a manifest of cells or tiles, to be screened."""
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pyarrow as pa
 from distributed import Client
@@ -24,6 +24,7 @@ from storage.segmentations import (
     Into,
     Segmentation,
     Segmented,
+    SlideIs,
     complete_parts,
     count_places,
     find_segmentation,
@@ -38,7 +39,7 @@ from storage.segmentations import (
     write_places,
 )
 from storage.store import Store, StoreError
-from tasks.reading import filesystem
+from tasks.reading import ARCHIVES, filesystem
 from tasks.segment import (
     FIELD_SCHEMA,
     OUTLINES,
@@ -47,7 +48,7 @@ from tasks.segment import (
     SurveyJob,
     count_failures,
     load_finder,
-    name_of_slide,
+    names_of_slides,
     search_places,
     survey_sources,
 )
@@ -56,8 +57,6 @@ from tasks.sources import EXTENSIONS, SCHEMA, list_images
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8
-
-SlideIs = Literal["file", "folder"]
 
 
 class SegmentOutcome(Outcome):
@@ -242,14 +241,17 @@ def _start_or_resume(
             _with_slides(sources, root, slide_is),
             images=images,
             limit=limit,
+            slide_is=slide_is,
             cutting=cutting,
             started_at=now(),
         )
-    if (frozen.images, frozen.limit, frozen.cutting) != (images, limit, cutting):
+    before = (frozen.images, frozen.limit, frozen.slide_is, frozen.cutting)
+    if before != (images, limit, slide_is, cutting):
         raise StoreError(
             f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
-            f"{frozen.images} with other options ({frozen.cutting.model_dump_json()}, limit "
-            f"{frozen.limit}): give the same to go on with it, or another --name"
+            f"{frozen.images} with other options ({frozen.cutting.model_dump_json()}, slide is "
+            f"{frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or choose "
+            "another name, of a night another --series"
         )
     get_run_logger().info("segmentation %s goes on with %d sources", name, frozen.sources)
     return frozen
@@ -262,13 +264,11 @@ def _refuse_regions(sources: pa.Table, images: str) -> None:
 
 def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
     """Name the slide of each source whose name or manifest does not."""
-    if "::" not in root:
+    if root.partition("://")[0] not in ARCHIVES.values():
         root = filesystem(root)[1]
+    names = names_of_slides(sources["uri"].to_pylist(), root, slide_is)
     named = [
-        slide or name_of_slide(uri, root, slide_is)
-        for slide, uri in zip(
-            sources["slide_id"].to_pylist(), sources["uri"].to_pylist(), strict=True
-        )
+        slide or name for slide, name in zip(sources["slide_id"].to_pylist(), names, strict=True)
     ]
     place = SCHEMA.get_field_index("slide_id")
     return sources.set_column(place, SCHEMA.field(place), pa.array(named, pa.string()))

@@ -26,6 +26,7 @@ MANIFEST, FIELDS = "manifest.parquet", "fields.parquet"
 STARTED, DONE = "segmentation.json", "segmented.json"
 
 Into = Literal["cells", "tiles"]
+SlideIs = Literal["file", "folder"]
 
 
 class Cutting(Part):
@@ -51,6 +52,7 @@ class Segmentation(Record):
     name: str
     images: str
     limit: int | None
+    slide_is: SlideIs = "file"
     sources: int
     sources_digest: str
     cutting: Cutting
@@ -88,6 +90,7 @@ def freeze_segmentation(
     *,
     images: str,
     limit: int | None,
+    slide_is: SlideIs,
     cutting: Cutting,
     started_at: datetime,
 ) -> Segmentation:
@@ -98,6 +101,7 @@ def freeze_segmentation(
         name=check_name("segmentation", name),
         images=images,
         limit=limit,
+        slide_is=slide_is,
         sources=sources.num_rows,
         sources_digest=digest_of(buffer.getvalue()),
         cutting=cutting,

@@ -206,7 +206,7 @@ def _digest_of_source(piece: Piece) -> bytes:
     current = _stamp_at(piece.source, now)
     if piece.source_id is not None and current == piece.source_stamp:
         return piece.source_id
-    return _digest_at(piece.source, current)
+    return digest_at(piece.source, current)
 
 
 @lru_cache(maxsize=64)
@@ -215,7 +215,8 @@ def _stamp_at(source: str, _moment: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _digest_at(source: str, _stamp: str) -> bytes:
+def digest_at(source: str, _stamp: str) -> bytes:
+    """The sha256 of a file, read once a process for each stamp that it has."""
     return digest_of_file(source)
 
 

@@ -6,7 +6,7 @@ searched. What cannot be read becomes a row that says why.
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from storage.segmentations import Cutting, read_places, read_sources, write_part
 from storage.store import Store
 from tasks.absorbance import Field
-from tasks.cells import Cells, find_cells
+from tasks.cells import Cell, Cells, find_cells
 from tasks.crops import TRAINING_DIAMETER, apart, scale_of, with_rim
 from tasks.field_quality import field_quality, packed, sharpness
 from tasks.images import BadImageError, decode_rgb
-from tasks.pieces import Region, address_of, read_region
+from tasks.pieces import Region, address_of, digest_at, read_region
 from tasks.process import keep_freed_memory
-from tasks.reading import SourceError, digest_of_file, read_bytes, stamp
+from tasks.reading import ARCHIVES, SourceError, digest_of_file, read_bytes, split_link, stamp
 from tasks.slide_source import Slide, is_slide, open_slide
 from tasks.sources import SCHEMA
 from tasks.survey import survey
@@ -222,23 +222,22 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
     whole, scale, level = _size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
-    kept, rows = [], []
+    kept: list[Cell] = []
+    rows: dict[Box, Row] = {}  # a box is a cell's name: what is found twice is kept once
     outlines = [(cell.outline + 0.5) * step - 0.5 + around[:2] for cell in found.cells]
     for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
         box = _box_around(with_rim(outline, scale), whole)
         points = np.round((own - box[:2]) * GRAIN) / GRAIN
-        if _is_inside(box, place):
+        if _is_inside(box, place) and box not in rows:
             kept.append(cell)
-            rows.append(
-                _image(
-                    place,
-                    box,
-                    points.ravel().tolist(),
-                    level=level,
-                    scale=scale,
-                    kind=cell.kind,
-                    touches_border=cell.touches_border,
-                )
+            rows[box] = _image(
+                place,
+                box,
+                points.ravel().tolist(),
+                level=level,
+                scale=scale,
+                kind=cell.kind,
+                touches_border=cell.touches_border,
             )
     quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter), focus=seen))
     stain = quality.pop("stain")
@@ -249,7 +248,7 @@ def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Ro
         "white_cells": sum(cell.kind == "white" for cell in kept),
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
-    return field | known, rows
+    return field | known, list(rows.values())
 
 
 def _level_of_cells(place: Row, diameter: float) -> int:
@@ -267,8 +266,8 @@ def _level_of_cells(place: Row, diameter: float) -> int:
 def _refuse_changed(place: Row) -> None:
     """Raise BadImageError where a source is not the file any more that was surveyed."""
     uri = place["source_uri"]
-    same = stamp(uri) == place["source_stamp"] or digest_of_file(uri).hex() == place["source_id"]
-    if not same:
+    current = stamp(uri)
+    if current != place["source_stamp"] and digest_at(uri, current).hex() != place["source_id"]:
         raise BadImageError("unreadable", "the file was changed while it was cut up")
 
 
@@ -396,14 +395,30 @@ def name_of_slide(uri: str, root: str, by: str) -> str:
         root: path of the folder of all of them, without protocol.
         by: what one slide is, ``file`` or ``folder``.
     """
-    member, found, _ = uri.partition("::")
-    path = member.partition("://")[2] or member
-    if not found:
-        path = path.removeprefix(root.rstrip("/"))
-    parts = PurePosixPath(path.lstrip("/"))
-    if by == "folder" and parts.parent.name:
-        return str(parts.parent)
-    return str(parts.with_suffix(""))
+    path = _path_below(uri, root)
+    return str(path.parent if by == "folder" and path.parent.name else path.with_suffix(""))
+
+
+def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
+    """`name_of_slide` of several files; two that differ in their extension alone keep it.
+
+    >>> names_of_slides(["file:///night/1.jpg", "file:///night/1.svs"], "/night", "file")
+    ['1.jpg', '1.svs']
+    """
+    names = [name_of_slide(uri, root, by) for uri in uris]
+    times = Counter(names)
+    return [
+        str(_path_below(uri, root)) if by == "file" and times[name] > 1 else name
+        for name, uri in zip(names, uris, strict=True)
+    ]
+
+
+def _path_below(uri: str, root: str) -> PurePosixPath:
+    """The path of a file below the folder of all of them, or within its archive."""
+    kind, _, rest = uri.partition("://")
+    archived = kind in ARCHIVES.values()
+    path = split_link(rest)[0] if archived else rest.removeprefix(root.rstrip("/"))
+    return PurePosixPath(path.lstrip("/"))
 
 
 def count_failures(rows: pa.Table) -> Counter[str]:

@@ -34,7 +34,14 @@ from tasks.reading import SourceError
 from tasks.render import draw_patient, write_collection
 from tasks.render_field import RenderedField, render_field
 from tasks.render_slide import RenderedSlide
-from tasks.segment import FIELD_SCHEMA, _level_of_cells, load_finder, name_of_slide
+from tasks.segment import (
+    FIELD_SCHEMA,
+    _level_of_cells,
+    load_finder,
+    name_of_slide,
+    names_of_slides,
+)
+from tasks.sources import list_images
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3
@@ -150,8 +157,10 @@ def test_other_options_are_another_segmentation(fields: Path, settings: Settings
     segment(str(fields), "night", settings=settings)
     with pytest.raises(StoreError, match=r"started on .* with other options"):
         segment(str(fields), "night", into="tiles", settings=settings)
-    with pytest.raises(StoreError, match="or another --name"):
+    with pytest.raises(StoreError, match="or choose another name"):
         segment(str(fields / "s1"), "night", settings=settings)
+    with pytest.raises(StoreError, match="slide is file"):
+        segment(str(fields), "night", slide_is="folder", settings=settings)
 
 
 def test_what_cannot_be_read_is_a_row_that_says_why(
@@ -274,6 +283,22 @@ def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
     assert _level_of_cells({"is_slide": False}, diameter) == 0
 
 
+def twice(field: Field, diameter: float | None = None) -> Cells:
+    found = find_cells(field, diameter)
+    return Cells(found.cells * 2, found.diameter)
+
+
+def test_a_cell_that_is_found_twice_is_one_image(
+    fields: Path, settings: Settings, tmp_path: Path
+) -> None:
+    once = segment(str(fields), "once", settings=settings)
+    found = segment(str(fields), "twice", finder="tests.test_segment:twice", settings=settings)
+    assert found.images == once.images
+    assert list_images(found.manifest).num_rows == once.images
+    cells = [row["cells"] for row in fields_of(settings, "twice")]
+    assert cells == [row["cells"] for row in fields_of(settings, "once")]
+
+
 @pytest.mark.parametrize("name", ["nobody", "tests.test_segment:nobody", "tests.nobody:upper_half"])
 def test_an_unknown_finder_is_refused_before_anything_is_done(name: str) -> None:
     with pytest.raises(SourceError, match="module:function"):
@@ -301,10 +326,29 @@ def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> N
         ("s3://bucket/night/a/1.svs", "bucket/night", "file", "a/1"),
         ("zip://a/1.jpg::file:///x.zip", "/x.zip", "file", "a/1"),
         ("zip://a/1.jpg::file:///x.zip", "/x.zip", "folder", "a"),
+        ("file:///night/a::b/1::2.jpg", "/night", "file", "a::b/1::2"),
+        ("file:///night/a::b/1::2.jpg", "/night", "folder", "a::b"),
     ],
 )
 def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
     assert name_of_slide(uri, root, by) == expected
+
+
+def test_two_files_are_two_slides_whatever_their_extension() -> None:
+    uris = [f"file:///night/{name}" for name in ("a.jpg", "a.tif", "b.tif")]
+    assert names_of_slides(uris, "/night", "file") == ["a.jpg", "a.tif", "b"]
+    archive = [f"zip://{name}::file:///x.zip" for name in ("s/a.jpg", "s/a.tif")]
+    assert names_of_slides(archive, "/x.zip", "file") == ["s/a.jpg", "s/a.tif"]
+    assert names_of_slides(archive, "/x.zip", "folder") == ["s", "s"]
+
+
+def test_names_of_slides_begin_below_a_folder_whatever_its_name(
+    fields: Path, tmp_path: Path, settings: Settings
+) -> None:
+    folder = tmp_path / "a::b"
+    shutil.copytree(fields / "s1", folder / "s1")
+    made = segment(str(folder), "night", slide_is="folder", settings=settings)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
 
 
 def test_cells_of_fields_are_screened_like_any_others(
@@ -347,6 +391,22 @@ def test_cells_of_fields_are_screened_like_any_others(
     assert sorted(p.name for p in (tmp_path / "contours").iterdir()) == [
         f"{n}.png.geojson" for n in range(3)
     ]
+
+
+def test_contours_have_the_names_of_their_files_whatever_these_are(
+    fields: Path, tmp_path: Path, fitted: Settings
+) -> None:
+    folder = tmp_path / "named"
+    long = "ä" * 120 + ".png"  # 244 bytes
+    for name in ("a::b.png", "c#1.png", long):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(fields / "s1" / "0.png", folder / name)
+    made = segment(str(folder), "named", settings=fitted)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
+    screen(made.manifest, batch="named", date=DAY, settings=fitted)
+    assert contours("named", str(tmp_path / "to"), settings=fitted).files == 3
+    names = {path.name for path in (tmp_path / "to").iterdir()}
+    assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
 
 
 def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted: Settings) -> None:
