@@ -1,9 +1,11 @@
 """The flow `segment`: photographs and slides -> a manifest of cells or tiles, to be screened."""
 
+import re
 import time
 from typing import Annotated
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from distributed import Client
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -264,14 +266,23 @@ def _refuse_regions(sources: pa.Table, images: str) -> None:
 
 def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
     """Name the slide of each source whose name or manifest does not."""
-    if root.partition("://")[0] not in ARCHIVES.values():
-        root = filesystem(root)[1]
-    names = names_of_slides(sources["uri"].to_pylist(), root, slide_is)
+    uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
+    names = names_of_slides(uris, _folder_of(root), slide_is)
     named = [
         slide or name for slide, name in zip(sources["slide_id"].to_pylist(), names, strict=True)
     ]
     place = SCHEMA.get_field_index("slide_id")
     return sources.set_column(place, SCHEMA.field(place), pa.array(named, pa.string()))
+
+
+def _folder_of(images: str) -> str:
+    """The path of the folder below which the files of a folder, glob or manifest lie."""
+    if images.partition("://")[0] in ARCHIVES.values():
+        return images
+    fs, path = filesystem(images)
+    if fs.isfile(path):
+        return str(path).rpartition("/")[0]
+    return str(path) if fs.exists(path) else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
 @task(cache_policy=NO_CACHE)

@@ -193,6 +193,8 @@ def cut_from_source(piece: Piece) -> Image.Image:
             f"{MOST_REGION_PIXELS:,} pixels: give a smaller region",
         )
     pixels = read_region(piece.source, piece.region)
+    if not pixels.size:
+        raise BadImageError("damaged", f"{tuple(piece.region)} is less than a pixel of its level")
     # From pixels of the source to pixels of the level that was read.
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
     outline = piece.outline

@@ -138,7 +138,7 @@ def survey_sources(job: SurveyJob) -> int:
 
 
 def _survey_source(source: Row, cutting: Cutting) -> Iterator[Row]:
-    uri = source["uri"]
+    uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
     try:

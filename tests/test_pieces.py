@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tifffile import imwrite
+from tifffile import TiffWriter, imwrite
 
 from tasks.extract import load_image
 from tasks.images import BadImageError
@@ -153,6 +153,16 @@ def test_no_region_of_a_slide_is_made_up_or_takes_more_memory_than_a_tile(
     loaded = load_image(piece_of(path, region, scale=scale), 8)
     assert loaded.failure is not None
     assert loaded.failure.reason == reason
+
+
+def test_a_region_may_be_less_than_a_pixel_of_a_coarse_level(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    with TiffWriter(path) as file:
+        for side in (512, 64):
+            file.write(np.zeros((side, side, 3), np.uint8), tile=(64, 64), photometric="rgb")
+    loaded = load_image(piece_of(path, Region(10, 10, 3, 3, 1)), 8)
+    assert loaded.failure is not None
+    assert str(loaded.failure) == "(10, 10, 3, 3, 1) is less than a pixel of its level"
 
 
 def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:

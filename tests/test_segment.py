@@ -351,6 +351,19 @@ def test_names_of_slides_begin_below_a_folder_whatever_its_name(
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
 
 
+def test_names_of_slides_do_not_say_where_a_glob_or_a_manifest_lies(
+    fields: Path, tmp_path: Path, settings: Settings
+) -> None:
+    folder = tmp_path / "night"
+    shutil.copytree(fields, folder)
+    made = segment(f"{folder}/*/*.png", "glob", slide_is="folder", settings=settings)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1", "s2"}
+    sheet = folder / "sources.csv"
+    sheet.write_text("uri,source_uri,slide_id\ns1/0.png,,\nsecond,s1/1.png,\ns2/2.png,,007\n")
+    listed = segment(str(sheet), "listed", settings=settings)
+    assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1/0", "s1/1", "007"}
+
+
 def test_cells_of_fields_are_screened_like_any_others(
     fields: Path, fitted: Settings, tmp_path: Path
 ) -> None:
