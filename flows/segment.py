@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.cluster import open_client
-from flows.jobs import run_in_order
+from flows.jobs import kills_workers, run_in_order
 from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
@@ -35,10 +35,12 @@ from storage.segmentations import (
     publish,
     read_fields,
     read_parts,
+    read_places,
     read_segmented,
     seal_segmentation,
     segmentation_lease,
     write_places,
+    write_quarantine,
 )
 from storage.store import Store, StoreError
 from tasks.reading import ARCHIVES, filesystem
@@ -51,6 +53,8 @@ from tasks.segment import (
     count_failures,
     load_finder,
     names_of_slides,
+    probe_place,
+    probe_source,
     search_places,
     survey_sources,
 )
@@ -304,7 +308,8 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
         for number, start in enumerate(starts)
         if number not in done
     ]
-    for _ in run_in_order(client, survey_sources, jobs, title=f"survey {frozen.name}"):
+    title = f"survey {frozen.name}"
+    for _ in run_in_order(client, survey_sources, jobs, title=title, isolate=_quarantine_sources):
         pass
     parts = list(read_parts(store, frozen.name, "surveys", len(starts)))
     write_places(store, frozen.name, parts or [PLACE_SCHEMA.empty_table()], FIELDS_A_JOB)
@@ -319,8 +324,23 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
         for number in range(count_places(store, frozen.name) or 0)
         if number not in done
     ]
-    for _ in run_in_order(client, search_places, jobs, title=f"segment {frozen.name}"):
+    title = f"segment {frozen.name}"
+    for _ in run_in_order(client, search_places, jobs, title=title, isolate=_quarantine_places):
         pass
+
+
+def _quarantine_sources(client: Client, job: SurveyJob) -> None:
+    """Try sources one by one, and keep those that kill a worker from coming back."""
+    rows = range(job.stop - job.start)
+    culprits = [row for row in rows if kills_workers(client, probe_source, job, row)]
+    write_quarantine(job.store, job.name, "surveys", job.number, culprits)
+
+
+def _quarantine_places(client: Client, job: SearchJob) -> None:
+    """The same with fields."""
+    rows = range(read_places(job.store, job.name, job.number).num_rows)
+    culprits = [row for row in rows if kills_workers(client, probe_place, job, row)]
+    write_quarantine(job.store, job.name, "fields", job.number, culprits)
 
 
 @task(cache_policy=NO_CACHE)

@@ -138,6 +138,23 @@ def manifest_address(store: Store, name: str) -> str:
     return store.address(FOLDER, name, MANIFEST)
 
 
+class Quarantine(Record):
+    """Rows of a part that killed the worker that worked on them, each alone."""
+
+    rows: list[int]
+
+
+def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list[int]) -> None:
+    """Keep rows of the n-th part of ``surveys`` or ``fields`` from being worked on again."""
+    Quarantine(rows=rows).write(store, FOLDER, name, "quarantine", kind, f"{number:06d}.json")
+
+
+def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int]:
+    """Rows of a part that must not be worked on."""
+    parts = (FOLDER, name, "quarantine", kind, f"{number:06d}.json")
+    return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
+
+
 def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:
     """Write the n-th part of ``surveys``, ``cells`` or ``fields``, complete or not at all."""
     with store.staged(*_part(name, kind, number)) as stage:
@@ -204,7 +221,7 @@ def publish(
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
     """Declare a segmentation complete, and remove the parts it was joined from."""
     done.write(store, FOLDER, name, DONE)
-    for kind in ("surveys", "cells", "fields"):
+    for kind in ("surveys", "cells", "fields", "quarantine"):
         store.remove(FOLDER, name, kind)
 
 

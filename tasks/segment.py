@@ -15,7 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.segmentations import Cutting, read_places, read_sources, write_part
+from storage.segmentations import (
+    Cutting,
+    read_places,
+    read_quarantine,
+    read_sources,
+    write_part,
+)
 from storage.store import Store
 from tasks.absorbance import Field
 from tasks.cells import Cell, Cells, find_cells
@@ -130,18 +136,31 @@ def load_finder(name: str) -> Finder:
 def survey_sources(job: SurveyJob) -> int:
     """Find out where the fields of some sources lie; returns how many there are."""
     sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
-    places = [place for source in sources for place in _survey_source(source, job.cutting)]
+    killers = read_quarantine(job.store, job.name, "surveys", job.number)
+    places = [
+        place
+        for row, source in enumerate(sources)
+        for place in _survey_source(source, job.cutting, kills=row in killers)
+    ]
     write_part(
         job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
     )
     return len(places)
 
 
-def _survey_source(source: Row, cutting: Cutting) -> Iterator[Row]:
+def probe_source(job: SurveyJob, row: int) -> None:
+    """Survey one source as a job does, and keep nothing: does it kill this worker?"""
+    source = read_sources(job.store, job.name, job.start + row, job.start + row + 1).to_pylist()[0]
+    list(_survey_source(source, job.cutting))
+
+
+def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Iterator[Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
     try:
+        if kills:
+            raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
         about |= {"source_stamp": stamp(uri), "source_id": digest_of_file(uri).hex()}
         if not is_slide(uri):
             width, height = decode_rgb(read_bytes(uri)).size
@@ -172,8 +191,9 @@ def search_places(job: SearchJob) -> int:
     finder = load_finder(job.cutting.finder)
     images: list[Row] = []
     fields: list[Row] = []
-    for place in read_places(job.store, job.name, job.number).to_pylist():
-        field, found = _search_place(place, job.cutting, finder)
+    killers = read_quarantine(job.store, job.name, "fields", job.number)
+    for row, place in enumerate(read_places(job.store, job.name, job.number).to_pylist()):
+        field, found = _search_place(place, job.cutting, finder, kills=row in killers)
         fields.append(field)
         images += found
     # The fields last: they say that the part is complete.
@@ -182,7 +202,15 @@ def search_places(job: SearchJob) -> int:
     return len(images)
 
 
-def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
+def probe_place(job: SearchJob, row: int) -> None:
+    """Search one field as a job does, and keep nothing: does it kill this worker?"""
+    place = read_places(job.store, job.name, job.number).to_pylist()[row]
+    _search_place(place, job.cutting, load_finder(job.cutting.finder))
+
+
+def _search_place(
+    place: Row, cutting: Cutting, finder: Finder, *, kills: bool = False
+) -> tuple[Row, list[Row]]:
     """What is known of a field, and the images in it."""
     field = {name: place.get(name) for name in FIELD_SCHEMA.names}
     if cutting.into == "cells":
@@ -190,6 +218,8 @@ def _search_place(place: Row, cutting: Cutting, finder: Finder) -> tuple[Row, li
     if place["failure"] is not None:
         return field, [_failed(place, place["source_uri"])]
     try:
+        if kills:
+            raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
         if cutting.into == "tiles":
             return field, [] if place["kind"] == "empty" else _tiles(place, cutting)
         if place["kind"] != "field":

@@ -455,6 +455,26 @@ def test_a_slide_is_screened_and_shown_from_afar(
     assert page.count("data:image/png") == min(8, made.fields["field"]) + 1
 
 
+def poison(field: Field, diameter: float | None = None) -> Cells:
+    if field.shape[:2] == (200, 300):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return find_cells(field, diameter)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_api")
+def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
+    fields: Path, tmp_path: Path
+) -> None:
+    settings = Settings(store=str(tmp_path / "store"), workers=2)
+    with pytest.raises(SourcesFailedError, match="1 killed_worker"):
+        segment(str(fields), "night", finder="tests.test_segment:poison", settings=settings)
+    rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
+    assert rows["blank.png"]["failure"].startswith("killed_worker: ")
+    found = sum(row["cells"] for row in rows.values())
+    assert found == pytest.approx(3 * CELLS, abs=2)
+
+
 @pytest.mark.slow
 def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
