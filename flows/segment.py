@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from typing import Annotated
 
 import pyarrow as pa
@@ -50,7 +51,6 @@ from tasks.segment import (
     PLACE_SCHEMA,
     SearchJob,
     SurveyJob,
-    count_failures,
     load_finder,
     names_of_slides,
     probe_place,
@@ -59,6 +59,7 @@ from tasks.segment import (
     survey_sources,
 )
 from tasks.slide_source import SLIDE_EXTENSIONS
+from tasks.slides import failure_reasons
 from tasks.sources import EXTENSIONS, SCHEMA, list_images
 
 SOURCES_A_JOB = 16
@@ -149,11 +150,12 @@ def segment(
     settings = settings or Settings()
     if overlap >= tile:
         raise ValueError(f"--overlap {overlap} must be less than --tile {tile}")
-    cutting = cells_of_fields(settings, microns_per_pixel, finder)
     if into == "tiles":
         cutting = Cutting(
             into=into, microns_per_pixel=microns_per_pixel, tile=tile, overlap=overlap
         )
+    else:
+        cutting = cells_of_fields(settings, microns_per_pixel, finder)
     started = time.monotonic()
     store = Store(settings.store)
     repeated = read_segmented(store, name) is not None
@@ -358,7 +360,7 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
         fields_digest=fields,
         images=sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
         fields={each["values"]: each["counts"] for each in kinds},
-        failures=dict(count_failures(found)),
+        failures=dict(Counter(reason for reason in failure_reasons(found) if reason)),
     )
     seal_segmentation(store, name, done)
     return done

@@ -246,7 +246,7 @@ def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> S
 
 
 class Quarantine(Record):
-    """Rows of a shard that killed the worker that worked on them, each alone."""
+    """Rows of a shard or another part of work that killed their worker, each alone."""
 
     rows: list[int]
 

@@ -16,6 +16,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.batches import Quarantine
 from storage.leases import Lease, lease
 from storage.records import Part, Record
 from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
@@ -136,12 +137,6 @@ def segmentation_of(store: Store, images: str) -> str | None:
 def manifest_address(store: Store, name: str) -> str:
     """Where the manifest of a segmentation lies, for `tasks.sources.list_images`."""
     return store.address(FOLDER, name, MANIFEST)
-
-
-class Quarantine(Record):
-    """Rows of a part that killed the worker that worked on them, each alone."""
-
-    rows: list[int]
 
 
 def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list[int]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images import BadImageError, mean_colour
+from tasks.images import BadImageError, failure_of, mean_colour
 from tasks.pieces import Piece, find
 
 if TYPE_CHECKING:
@@ -44,11 +44,8 @@ def load_image(piece: Piece, side: int, known: Container[bytes] = ()) -> Loaded:
         if image_id in known:
             return Loaded(image_id, known=True)
         picture = found.picture(side)
-    except BadImageError as failure:
-        return Loaded(image_id, failure=failure)
     except Exception as error:  # an image must never stop its shard, whatever its source raises
-        message = f"{type(error).__name__}: {error}"
-        return Loaded(image_id, failure=BadImageError("unreadable", message))
+        return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
     return Loaded(image_id, size, colour, picture.pixels)
 

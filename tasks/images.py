@@ -38,6 +38,13 @@ class BadImageError(Exception):
         return (BadImageError, (self.reason, str(self)))
 
 
+def failure_of(error: Exception) -> BadImageError:
+    """Why an image cannot be scored, whatever was raised where it was read."""
+    if isinstance(error, BadImageError):
+        return error
+    return BadImageError("unreadable", f"{type(error).__name__}: {error}")
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""

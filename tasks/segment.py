@@ -8,6 +8,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,7 +28,7 @@ from tasks.absorbance import Field
 from tasks.cells import Cell, Cells, find_cells
 from tasks.crops import TRAINING_DIAMETER, apart, scale_of, with_rim
 from tasks.field_quality import field_quality, packed, sharpness
-from tasks.images import BadImageError, decode_rgb
+from tasks.images import BadImageError, decode_rgb, failure_of
 from tasks.pieces import Region, address_of, digest_at, read_region
 from tasks.process import keep_freed_memory
 from tasks.reading import ARCHIVES, SourceError, digest_of_file, read_bytes, split_link, stamp
@@ -161,11 +162,14 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
     try:
         if kills:
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
-        about |= {"source_stamp": stamp(uri), "source_id": digest_of_file(uri).hex()}
+        about |= {"source_stamp": stamp(uri)}
         if not is_slide(uri):
-            width, height = decode_rgb(read_bytes(uri)).size
+            content = read_bytes(uri)
+            about |= {"source_id": sha256(content).hexdigest()}
+            width, height = decode_rgb(content).size
             yield about | _box((0, 0, width, height)) | {"level": 0, "kind": "field"}
             return
+        about |= {"source_id": digest_of_file(uri).hex()}
         given = cutting.microns_per_pixel
         slide = open_slide(uri)
         if cutting.into == "tiles":
@@ -226,10 +230,10 @@ def _search_place(
             return field, []
         return _cells(place, field, cutting, finder)
     except Exception as error:  # a field must never stop the others, whatever a finder raises
-        failed = place | {"failure": _reason(error), "kind": None}
+        why = {"failure": _reason(error), "kind": None}
         region = Region(*_box_of(place), place["level"])
         uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
-        return field | {"failure": failed["failure"], "kind": None}, [_failed(failed, uri)]
+        return field | why, [_failed(place | why, uri)]
 
 
 def _cells(place: Row, field: Row, cutting: Cutting, finder: Finder) -> tuple[Row, list[Row]]:
@@ -407,9 +411,8 @@ def _finite(value: float) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, BadImageError):
-        return f"{error.reason}: {error}"
-    return f"unreadable: {type(error).__name__}: {error}"
+    failure = failure_of(error)
+    return f"{failure.reason}: {failure}"
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:
@@ -449,9 +452,3 @@ def _path_below(uri: str, root: str) -> PurePosixPath:
     archived = kind in ARCHIVES.values()
     path = split_link(rest)[0] if archived else rest.removeprefix(root.rstrip("/"))
     return PurePosixPath(path.lstrip("/"))
-
-
-def count_failures(rows: pa.Table) -> Counter[str]:
-    """How many rows have failed, by reason."""
-    said = rows["failure"].drop_null().to_pylist()
-    return Counter(text.partition(":")[0] for text in said)
