@@ -24,8 +24,10 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from storage.batches import Batch, Seal
-from storage.reports import iterate_rows, page_path, report_path
+from storage.batches.ledger import Seal
+from storage.batches.manifests import Batch
+from storage.reports.pages import page_path
+from storage.reports.tables import iterate_rows, report_path
 from storage.store import Store, digest_of
 from tasks.drift import GREEN
 

@@ -12,18 +12,18 @@ from flows.jobs import kills_workers, run_in_order
 from flows.progress import tell
 from flows.settings import Settings
 from flows.telemetry import shard_done
-from storage.batches import (
+from storage.batches.features import create_features
+from storage.batches.ledger import write_quarantine
+from storage.batches.manifests import (
     Batch,
     find_batch,
     find_rows,
     freeze_batch,
     list_batches,
     verify_manifest,
-    write_quarantine,
 )
-from storage.features import create_features
 from storage.leases import Lease, lease
-from storage.models import ModelCard
+from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.store import Store, StoreError, check_name
 from tasks.pieces import Piece, pieces_of

@@ -9,20 +9,14 @@ from distributed import Client
 from flows.jobs import run_in_order
 from flows.settings import Settings
 from storage.arrays import arrays_to_bytes
-from storage.detectors import DetectorCard, TapCard, list_detectors, save_detector
-from storage.models import ModelCard
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Contributed, contributed
+from storage.models.detectors import DetectorCard, TapCard, list_detectors, save_detector
+from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
-from storage.statistics import Lineage, load_moments, version_name
 from storage.store import Store, digest_of
 from tasks.calibration import calibrate
-from tasks.contribution import (
-    IMAGE_FOLDS,
-    Contributed,
-    GroupJob,
-    Rows,
-    contributed,
-    group_log_distances,
-)
+from tasks.contribution import IMAGE_FOLDS, GroupJob, Rows, group_log_distances
 from tasks.detector import SPACE, Detector, fit_gaussians, to_arrays
 from tasks.mahalanobis import condition_number
 from tasks.split import SplitBy, split_by

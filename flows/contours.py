@@ -12,8 +12,8 @@ from pydantic import Field
 
 from flows.results import Outcome, table
 from flows.settings import Settings
-from storage.batches import Batch, load_batch, read_manifest
-from storage.reports import FIELDS, iterate_rows, read_rows, report_path
+from storage.batches.manifests import Batch, load_batch, read_manifest
+from storage.reports.tables import FIELDS, iterate_rows, read_rows, report_path
 from storage.store import Store, StoreError
 from tasks.geojson import feature_collection
 from tasks.reading import ARCHIVES, SourceError, split_link

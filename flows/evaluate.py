@@ -25,9 +25,14 @@ from flows.results import Outcome
 from flows.settings import Settings
 from flows.telemetry import observed
 from flows.train import train
-from storage.batches import load_batch, read_manifest
-from storage.detectors import DetectorCard, list_detectors, load_detector_card
-from storage.evaluations import (
+from storage.batches.manifests import load_batch, read_manifest
+from storage.leases import lease
+from storage.models.classifiers import ModelCard, list_models, load_card
+from storage.models.contributions import contributed
+from storage.models.detectors import DetectorCard, list_detectors, load_detector_card
+from storage.models.statistics import load_statistics
+from storage.records import now
+from storage.reports.evaluations import (
     Evaluation,
     images_path,
     read_arrays,
@@ -35,15 +40,10 @@ from storage.evaluations import (
     start_evaluation,
     write_table,
 )
-from storage.leases import lease
-from storage.models import ModelCard, list_models, load_card
-from storage.records import now
-from storage.statistics import load_statistics
 from storage.store import Store, StoreError
 from tasks.attacks import ATTACKS, find_attack
 from tasks.calibration import threshold
 from tasks.comparison import Comparison, compare
-from tasks.contribution import contributed
 from tasks.corruptions import CORRUPTIONS
 from tasks.evaluation import (
     FalseAlarmJob,

@@ -21,12 +21,12 @@ from flows.review import refuse_second_review
 from flows.settings import Settings
 from flows.telemetry import observed
 from storage.arrays import arrays_to_bytes
-from storage.batches import Batch, read_manifest
-from storage.detectors import DetectorCard
+from storage.batches.manifests import Batch, read_manifest
 from storage.leases import Lease, lease
-from storage.models import ModelCard, find_card
-from storage.records import now
-from storage.statistics import (
+from storage.models.classifiers import ModelCard, find_card
+from storage.models.contributions import contributed
+from storage.models.detectors import DetectorCard
+from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
@@ -34,8 +34,9 @@ from storage.statistics import (
     save_statistics,
     version_name,
 )
+from storage.records import now
 from storage.store import Store, StoreError, digest_of
-from tasks.contribution import Rows, RowsJob, contributed, rows_statistics
+from tasks.contribution import Rows, RowsJob, rows_statistics
 from tasks.reading import SourceError
 from tasks.shard import ShardJob, ShardResult
 from tasks.statistics import (

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.nights import Night, read_taken
+from storage.batches.nights import Night, read_taken
 from storage.store import Store
 from tasks.reading import ARCHIVES, SourceError, filesystem
 from tasks.sources import EXTENSIONS, list_images

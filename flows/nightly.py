@@ -21,9 +21,7 @@ from flows.screen import ScreenOutcome, screen
 from flows.segment import cells_of_fields, cut_up
 from flows.settings import Settings
 from flows.telemetry import observed, stage
-from storage.detectors import load_detector_card
-from storage.models import load_card
-from storage.nights import (
+from storage.batches.nights import (
     Night,
     batch_of,
     find_night,
@@ -32,9 +30,11 @@ from storage.nights import (
     manifest_address,
     series_lease,
 )
+from storage.batches.segmentations import SlideIs
+from storage.batches.segmentations import manifest_address as segmentation_address
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.records import now
-from storage.segmentations import SlideIs
-from storage.segmentations import manifest_address as segmentation_address
 from storage.store import Store, StoreError
 from tasks.slide_source import SLIDE_EXTENSIONS
 from tasks.sources import EXTENSIONS

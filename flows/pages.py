@@ -15,19 +15,17 @@ from flows.batch import find_pieces
 from flows.jobs import run_in_order
 from flows.progress import tell
 from flows.settings import Settings
-from storage.batches import Batch, Seal
-from storage.detectors import DetectorCard
+from storage.batches.ledger import Seal
+from storage.batches.manifests import Batch
 from storage.leases import lease
-from storage.models import ModelCard
-from storage.reports import (
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.reports.pages import index_path, page_is_of, page_names, page_path
+from storage.reports.tables import (
     BATCHES,
     FIELDS,
     SLIDES,
-    index_path,
     iterate_rows,
-    page_is_of,
-    page_names,
-    page_path,
     read_batches_before,
     read_rows,
     report_path,

@@ -29,9 +29,9 @@ from prometheus_client.exposition import basic_auth_handler
 from prometheus_client.metrics import MetricWrapperBase
 
 from flows.progress import warn
-from storage.detectors import list_detectors
-from storage.models import list_models
-from storage.reports import newest_batches
+from storage.models.classifiers import list_models
+from storage.models.detectors import list_detectors
+from storage.reports.tables import newest_batches
 from storage.store import Store
 from tasks.drift import AMBER, GREEN, RED
 

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from flows.results import Outcome
 from flows.settings import Settings
+from storage.reports.sql import answer, column_types, table_schemas
 from storage.store import Store
-from storage.tables import answer, column_types, table_schemas
 from tasks.spreadsheet import csv_lines
 
 SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all its rows

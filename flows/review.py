@@ -21,19 +21,19 @@ from flows.batch import find_pieces
 from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
-from storage.batches import Batch, find_rows, load_batch
+from storage.batches.manifests import Batch, find_rows, load_batch
 from storage.leases import lease
-from storage.models import ModelCard, load_card
+from storage.models.classifiers import ModelCard, load_card
 from storage.records import now
-from storage.reports import iterate_rows, report_path
-from storage.reviews import (
+from storage.reports.reviews import (
     Review,
+    _fitted_from,
     latest_review,
     other_reviews,
     reviewed_batch,
     save_review,
 )
-from storage.statistics import latest_statistics
+from storage.reports.tables import iterate_rows, report_path
 from storage.store import Store, StoreError
 from tasks.images import BadImageError
 from tasks.pieces import Piece, find_unchanged
@@ -290,16 +290,6 @@ def refuse_second_review(store: Store, model: str, batch: str, images: str) -> N
                 "and a cell must count once: take it out with "
                 f"{_command('retract', '--batch', name, '--model', model)}, then fit again"
             )
-
-
-def _fitted_from(store: Store, model: str, night: str) -> list[str]:
-    """The fitted batches that come from verdicts on a night."""
-    latest = latest_statistics(store, model)
-    return [
-        each.batch
-        for each in (latest.contributions if latest else [])
-        if reviewed_batch(store, load_batch(store, each.batch, each.attempt).images) == night
-    ]
 
 
 def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:

@@ -19,8 +19,7 @@ from flows.pages import has_page, write_page
 from flows.results import Outcome, table
 from flows.settings import Settings
 from flows.telemetry import observed, stage
-from storage.batches import (
-    Batch,
+from storage.batches.ledger import (
     Seal,
     discard_rows,
     read_seal,
@@ -28,25 +27,26 @@ from storage.batches import (
     screening_start,
     write_seal,
 )
-from storage.detectors import DetectorCard, load_detector_card
-from storage.models import ModelCard, load_card
-from storage.reports import (
+from storage.batches.manifests import Batch
+from storage.batches.segmentations import read_fields, segmentation_of
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.detectors import DetectorCard, load_detector_card
+from storage.reports.pages import page_path
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
     SLIDES,
-    batch_schema,
-    field_schema,
-    image_schema,
-    page_path,
     publish_report,
     read_batches_before,
     read_rows,
     report_digest,
     report_path,
-    slide_schema,
 )
-from storage.segmentations import read_fields, segmentation_of
 from storage.store import Store
 from tasks.drift import NightTally, batch_row, judge
 from tasks.fields import FieldTally

@@ -19,10 +19,11 @@ from flows.progress import tell
 from flows.results import Outcome, table
 from flows.settings import Settings
 from flows.telemetry import observed, stage
-from storage.records import now
-from storage.segmentations import (
+from storage.batches.segmentations import (
+    FIELD_SCHEMA,
     FIELDS,
     MANIFEST,
+    PLACE_SCHEMA,
     Cutting,
     Into,
     Segmentation,
@@ -43,12 +44,11 @@ from storage.segmentations import (
     write_places,
     write_quarantine,
 )
+from storage.records import now
 from storage.store import Store, StoreError
 from tasks.reading import ARCHIVES, filesystem
 from tasks.segment import (
-    FIELD_SCHEMA,
     OUTLINES,
-    PLACE_SCHEMA,
     SearchJob,
     SurveyJob,
     load_finder,

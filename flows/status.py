@@ -9,10 +9,11 @@ from rich.table import Table
 
 from flows.results import Outcome
 from flows.settings import Settings
-from storage.batches import Batch, complete_shards, list_batches, list_seals
-from storage.detectors import list_detectors
-from storage.models import list_models
-from storage.statistics import list_statistics, version_name
+from storage.batches.ledger import complete_shards, list_seals
+from storage.batches.manifests import Batch, list_batches
+from storage.models.classifiers import list_models
+from storage.models.detectors import list_detectors
+from storage.models.statistics import list_statistics, version_name
 from storage.store import Store
 
 Row = dict[str, Any]

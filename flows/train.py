@@ -19,7 +19,7 @@ from flows.results import Outcome, table
 from flows.settings import Settings
 from flows.telemetry import observed
 from storage.arrays import arrays_to_bytes
-from storage.models import ModelCard, refuse_existing, save_model
+from storage.models.classifiers import ModelCard, refuse_existing, save_model
 from storage.records import now
 from storage.store import Store, digest_of
 from tasks.extract import load_images

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from storage.batches import Batch, list_batches, list_seals, load_batch_of_key
-from storage.models import list_models
-from storage.reports import FIELDS, IMAGES, SLIDES, page_path, report_path
-from storage.statistics import latest_statistics
+from storage.batches.ledger import list_seals
+from storage.batches.manifests import Batch, list_batches, load_batch_of_key
+from storage.models.classifiers import list_models
+from storage.models.statistics import latest_statistics
+from storage.reports.pages import page_path
+from storage.reports.tables import FIELDS, IMAGES, SLIDES, report_path
 from storage.store import Store
 
 

@@ -11,14 +11,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.batches import load_batch, read_manifest
-from storage.features import FeatureBlock, read_block
-from storage.models import ModelCard, load_card
-from storage.statistics import Contribution, load_moments, load_statistics
+from storage.batches.features import FeatureBlock, read_block
+from storage.models.classifiers import load_card
+from storage.models.statistics import load_moments, load_statistics
 from storage.store import Store
 from tasks.calibration import leave_group_out
 from tasks.detector import SPACE
-from tasks.shard import is_held_out, is_labelled
 from tasks.statistics import Float, States, from_arrays, in_space, statistics_of
 
 IMAGE_FOLDS = 20
@@ -68,31 +66,6 @@ def group_log_distances(job: GroupJob) -> Float:
         features = in_space(SPACE, np.concatenate([block.taps[tap] for block in blocks]))
         columns.append(leave_group_out(total[f"{tap}/{SPACE}"], features, labels))
     return np.stack(columns, axis=1)
-
-
-@dataclass(frozen=True)
-class Contributed:
-    """What a batch contributes, by its key: ``rows`` (n,), their patients and slides, if known."""
-
-    batch: str
-    rows: NDArray[np.intp]
-    patients: list[str | None]
-    slides: list[str | None]
-
-
-def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Contributed:
-    """The rows of a batch that are in the statistics now."""
-    batch = load_batch(store, contribution.batch, contribution.attempt)
-    manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
-    chosen = is_labelled(block) & ~is_held_out(card, manifest, block)
-    patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
-    chosen &= ~np.isin(patients, contribution.without_patients)
-    chosen &= ~np.isin(slides, contribution.without_slides)
-    rows = np.flatnonzero(chosen)
-    return Contributed(
-        batch.key, rows, [patients[row] for row in rows], [slides[row] for row in rows]
-    )
 
 
 def _read_rows(store: Store, model: str, part: Rows) -> FeatureBlock:

@@ -17,8 +17,9 @@ from scipy.special import softmax
 from torch import Tensor
 
 from storage.arrays import Arrays
-from storage.detectors import load_detector_card
-from storage.evaluations import (
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
+from storage.reports.evaluations import (
     attacked_path,
     fitted_path,
     images_path,
@@ -27,7 +28,6 @@ from storage.evaluations import (
     read_table,
     write_arrays,
 )
-from storage.models import load_card
 from storage.store import Store
 from tasks.attacks import (
     Target,

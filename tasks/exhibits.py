@@ -8,8 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from storage.detectors import load_detector_card
-from storage.models import load_card
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.explanation import Explanation, explain
 from tasks.images import BadImageError, resize

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from storage.models import load_card, load_weights
+from storage.models.classifiers import load_card, load_weights
 from storage.store import Store, StoreError
 from tasks.inference import Inference, inference
 from tasks.network import Classifier, NetworkSpec, build

@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.segmentations import (
+from storage.batches.segmentations import (
+    FIELD_SCHEMA,
+    PLACE_SCHEMA,
     Cutting,
     read_places,
     read_quarantine,
@@ -44,50 +46,6 @@ OUTLINES = "outlines"  # the name of our own finder
 ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
 GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
 TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be known for tiles
-
-# What a row about a source or a field begins with.
-ABOUT = [
-    ("source_uri", pa.string()),
-    ("source_id", pa.string()),
-    ("slide_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("x", pa.int64()),
-    ("y", pa.int64()),
-    ("width", pa.int64()),
-    ("height", pa.int64()),
-    ("level", pa.int8()),
-    ("kind", pa.string()),
-    ("failure", pa.string()),
-    ("microns_per_pixel", pa.float64()),
-    ("diameter", pa.float64()),
-]
-PLACE_SCHEMA = pa.schema(
-    [
-        *ABOUT,
-        ("source_stamp", pa.string()),
-        ("label", pa.string()),
-        ("acquired_at", pa.timestamp("us")),
-        ("is_slide", pa.bool_()),
-    ]
-)
-FIELD_SCHEMA = pa.schema(
-    [
-        *ABOUT,
-        ("sharpness", pa.float64()),
-        ("too_dark", pa.float64()),
-        ("too_bright", pa.float64()),
-        ("brightness", pa.float64()),
-        ("stain_red", pa.float64()),
-        ("stain_green", pa.float64()),
-        ("stain_blue", pa.float64()),
-        ("cells", pa.int64()),
-        ("white_cells", pa.int64()),
-        ("cells_at_border", pa.int64()),
-        ("covered", pa.float64()),
-        ("overlap", pa.float64()),
-        ("packed", pa.float64()),
-    ]
-)
 
 
 @dataclass(frozen=True)

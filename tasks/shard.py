@@ -18,20 +18,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.batches import (
-    Batch,
+from storage.batches.features import (
+    FAILED,
+    SCORED,
+    FeatureBlock,
+    empty_block,
+    image_ids,
+    write_block,
+)
+from storage.batches.known_features import copy_features, seen_before, verified_block
+from storage.batches.ledger import (
     Failure,
-    Shard,
     ShardRecord,
-    read_manifest,
     read_quarantine,
     rows_path,
     write_shard_record,
 )
-from storage.detectors import load_detector, load_detector_card
-from storage.features import FAILED, SCORED, FeatureBlock, empty_block, write_block
-from storage.models import ModelCard, load_card
-from storage.reports import write_rows
+from storage.batches.manifests import Batch, Shard, read_manifest
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.contributions import is_held_out, is_labelled
+from storage.models.detectors import load_detector, load_detector_card
+from storage.reports.tables import write_rows
 from storage.store import Store, StoreError
 from tasks.detector import Detector, from_arrays, score
 from tasks.extract import Features, extract
@@ -39,7 +46,6 @@ from tasks.images import BadImageError
 from tasks.pieces import pieces_of
 from tasks.process import settle_worker
 from tasks.report import image_rows
-from tasks.reuse import copy_features, seen_before, verified_block
 from tasks.statistics import States, statistics_of
 
 if TYPE_CHECKING:
@@ -255,26 +261,6 @@ def _fit_shard(
         fitted=int(fitted.sum()),
         held_out=int((labelled & ~fitted).sum()),
     )
-
-
-def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:
-    """Which rows have features and a label."""
-    return np.asarray((block.label >= 0) & (block.status == SCORED))
-
-
-def is_held_out(card: ModelCard, manifest: pa.Table, block: FeatureBlock) -> NDArray[np.bool_]:
-    """Which rows are of the model's validation or test part."""
-    if card.split_by == "image":
-        keys: list[str | None] = image_ids(block)
-    else:
-        keys = manifest[f"{card.split_by}_id"].to_pylist()
-    held_out = card.held_out
-    return np.asarray([key in held_out for key in keys], bool)
-
-
-def image_ids(block: FeatureBlock) -> list[str | None]:
-    """The digests of a block's images in hexadecimal, None where a file could not be read."""
-    return [row.tobytes().hex() if row.any() else None for row in block.image_id]
 
 
 def label_codes(manifest: pa.Table, classes: list[str]) -> NDArray[np.int8]:

@@ -21,7 +21,7 @@ from prefect.testing.utilities import prefect_test_harness
 from werkzeug.serving import make_server
 
 from storage.arrays import arrays_to_bytes
-from storage.models import ModelCard, save_model
+from storage.models.classifiers import ModelCard, save_model
 from storage.store import Store, digest_of
 from tasks import render
 from tasks.network import NetworkSpec, build, network_spec, tap_widths

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from storage.reports import batch_schema, slide_schema
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.slides import slide_schema
 from tasks.batch_page import Night, ShownField
 from tasks.drift import NightTally, batch_row, judge
 from tasks.exhibits import Exhibit

@@ -31,9 +31,11 @@ from flows.artifacts import (
 from flows.fit import fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
-from storage import reports
-from storage.batches import Batch, Seal
-from storage.reports import image_schema, publish_report, report_path
+from storage.batches.ledger import Seal
+from storage.batches.manifests import Batch
+from storage.reports import tables as reports
+from storage.reports.schemas.images import image_schema
+from storage.reports.tables import publish_report, report_path
 from storage.store import Store
 from tasks.render import write_night
 

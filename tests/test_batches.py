@@ -7,26 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.batches import (
-    Batch,
+from storage.batches.ledger import (
     Failure,
     Seal,
-    Shard,
     ShardRecord,
     complete_shards,
     discard_rows,
-    find_batch,
-    freeze_batch,
-    list_batches,
     list_seals,
-    load_batch,
-    read_manifest,
     read_seal,
     read_shard_record,
     rows_path,
     screening_start,
     write_seal,
     write_shard_record,
+)
+from storage.batches.manifests import (
+    Batch,
+    Shard,
+    find_batch,
+    freeze_batch,
+    list_batches,
+    load_batch,
+    read_manifest,
 )
 from storage.store import Store, StoreError
 from tasks.sources import SCHEMA
@@ -204,7 +206,7 @@ def test_a_resumed_screening_says_when_it_first_began(
     batch = freeze(any_store, manifest(10))
     for later in range(3):
         monkeypatch.setattr(
-            "storage.batches.now", lambda later=later: WHEN + timedelta(hours=later)
+            "storage.batches.ledger.now", lambda later=later: WHEN + timedelta(hours=later)
         )
         assert screening_start(any_store, batch, "one") == WHEN
     assert screening_start(any_store, batch, "two") == WHEN + timedelta(hours=2)

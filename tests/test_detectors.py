@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from storage.arrays import arrays_to_bytes
-from storage.detectors import (
+from storage.models.detectors import (
     DetectorCard,
     TapCard,
     list_detectors,

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import chisquare, kstest, norm
 
-from storage.reports import batch_schema
+from storage.reports.schemas.batches import batch_schema
 from tasks.drift import (
     BINS,
     UNIFORM,

@@ -15,11 +15,11 @@ from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
-from storage.batches import load_batch
-from storage.evaluations import part_path, read_arrays
-from storage.features import SCORED, read_block
-from storage.models import load_card
-from storage.reports import read_rows, report_path
+from storage.batches.features import SCORED, read_block
+from storage.batches.manifests import load_batch
+from storage.models.classifiers import load_card
+from storage.reports.evaluations import part_path, read_arrays
+from storage.reports.tables import read_rows, report_path
 from storage.store import Store, StoreError
 from tasks.attacks import AttackError
 from tasks.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from numpy.testing import assert_array_equal
 
-from storage.evaluations import (
+from storage.reports.evaluations import (
     Evaluation,
     attacked_path,
     fitted_path,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.models import load_card
+from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks import exhibits
 from tasks.calibration import calibrate, log_distance

@@ -26,8 +26,9 @@ from flows.fit import fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.train import train
-from storage.batches import load_batch, read_shard_record
-from storage.statistics import latest_statistics
+from storage.batches.ledger import read_shard_record
+from storage.batches.manifests import load_batch
+from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.render import write_collection
 

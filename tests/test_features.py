@@ -8,7 +8,7 @@ import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from storage.features import (
+from storage.batches.features import (
     PENDING,
     SCORED,
     FeatureBlock,

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.reports import FIELDS as REPORT
-from storage.reports import field_schema, publish_report, report_path
+from storage.reports.schemas.fields import field_schema
+from storage.reports.sql import answer
+from storage.reports.tables import FIELDS as REPORT
+from storage.reports.tables import publish_report, report_path
 from storage.store import Store
-from storage.tables import answer
 from tasks import fields as module
 from tasks.field_limits import FieldLimits
 from tasks.fields import FieldTally

@@ -20,12 +20,15 @@ from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.status import status
 from flows.train import TrainOutcome, train
-from storage.batches import load_batch, read_manifest
-from storage.detectors import load_detector_card
-from storage.features import read_block
-from storage.models import load_card
-from storage.reports import batch_schema, image_schema, read_rows, report_path, slide_schema
-from storage.statistics import latest_statistics, load_moments
+from storage.batches.features import read_block
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
+from storage.models.statistics import latest_statistics, load_moments
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import read_rows, report_path
 from storage.store import Store, StoreError
 from tasks.reading import SourceError
 from tasks.render import write_collection, write_night

@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.batches import (
+from storage.batches.features import create_features, read_block, write_block
+from storage.batches.ledger import (
     Failure,
     complete_shards,
     list_seals,
-    load_batch,
-    read_manifest,
     read_quarantine,
     read_seal,
     read_shard_record,
     screening_start,
-    verify_manifest,
 )
-from storage.detectors import load_detector, load_detector_card
-from storage.features import create_features, read_block, write_block
-from storage.models import find_card, load_weights
-from storage.reports import read_rows, report_digest, report_path
-from storage.statistics import latest_statistics, load_moments
+from storage.batches.manifests import load_batch, read_manifest, verify_manifest
+from storage.models.classifiers import find_card, load_weights
+from storage.models.detectors import load_detector, load_detector_card
+from storage.models.statistics import latest_statistics, load_moments
+from storage.reports.tables import read_rows, report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.detector import from_arrays as detector_from_arrays
 from tasks.detector import score

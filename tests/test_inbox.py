@@ -9,7 +9,7 @@ import pytest
 
 from flows import inbox as module
 from flows.inbox import Arrivals, arrivals, look
-from storage.nights import Night, freeze_night
+from storage.batches.nights import Night, freeze_night
 from storage.store import Store
 from tasks.reading import SourceError
 

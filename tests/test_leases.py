@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from storage import leases
-from storage.batches import list_batches
+from storage.batches.manifests import list_batches
 from storage.leases import HeldByOtherError, Holder, Lease, LeaseLostError, LeaseRecord, lease
-from storage.statistics import list_statistics
+from storage.models.statistics import list_statistics
 from storage.store import AlreadyExistsError, Store, StoreError
 
 NIGHT = ("batches", "night")

@@ -20,28 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import storage.store
-from storage.batches import (
-    Batch,
-    Failure,
-    Seal,
-    Shard,
-    ShardRecord,
-    complete_shards,
-    discard_rows,
-    find_batch,
-    freeze_batch,
-    list_batches,
-    load_batch,
-    read_manifest,
-    read_quarantine,
-    read_seal,
-    rows_path,
-    verify_manifest,
-    write_quarantine,
-    write_seal,
-    write_shard_record,
-)
-from storage.features import (
+from storage.batches.features import (
     FAILED,
     SCORED,
     FeatureBlock,
@@ -50,7 +29,30 @@ from storage.features import (
     read_block,
     write_block,
 )
-from storage.reports import publish_report, read_rows, report_digest, report_path, write_rows
+from storage.batches.ledger import (
+    Failure,
+    Seal,
+    ShardRecord,
+    complete_shards,
+    discard_rows,
+    read_quarantine,
+    read_seal,
+    rows_path,
+    write_quarantine,
+    write_seal,
+    write_shard_record,
+)
+from storage.batches.manifests import (
+    Batch,
+    Shard,
+    find_batch,
+    freeze_batch,
+    list_batches,
+    load_batch,
+    read_manifest,
+    verify_manifest,
+)
+from storage.reports.tables import publish_report, read_rows, report_digest, report_path, write_rows
 from storage.store import Store, StoreError
 from tasks.shard import ShardJob, kept_features
 from tasks.sources import SCHEMA

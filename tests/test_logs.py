@@ -15,7 +15,7 @@ from flows.progress import complain, progress_bar, tell, warn
 from flows.results import Outcome
 from flows.settings import Settings
 from flows.telemetry import TO_PREFECT, observed, shard_done, stage
-from storage.batches import Shard
+from storage.batches.manifests import Shard
 from tasks.shard import FailedImage, ShardResult
 
 

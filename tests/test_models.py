@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from storage.models import (
+from storage.models.classifiers import (
     find_card,
     list_models,
     load_card,

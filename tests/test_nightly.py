@@ -22,8 +22,8 @@ from flows.nightly import MissedNightError, night_of, nightly
 from flows.screen import ImagesFailedError, ScreenOutcome
 from flows.settings import Settings
 from flows.train import train
+from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
-from storage.nights import find_night, list_nights
 from storage.store import Store, StoreError
 from tasks.render import write_collection
 

@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from storage.nights import (
+from storage.batches.nights import (
     Night,
     batch_of,
     find_night,

@@ -10,8 +10,9 @@ from flows import pages
 from flows.fit import fit
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from storage.batches import load_batch, read_seal
-from storage.reports import index_path, page_is_of, page_path
+from storage.batches.ledger import read_seal
+from storage.batches.manifests import load_batch
+from storage.reports.pages import index_path, page_is_of, page_path
 from storage.store import Store
 from tests.test_robustness import Page
 

@@ -26,8 +26,9 @@ from flows.nightly import nightly
 from flows.prometheus import NightMetrics, delivered, series_of
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
-from storage.detectors import list_detectors
-from storage.reports import BATCHES, batch_schema, publish_report, report_path
+from storage.models.detectors import list_detectors
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.tables import BATCHES, publish_report, report_path
 from storage.store import Store
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -12,10 +12,11 @@ from flows.prune import PolicyError, prune
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
-from storage.batches import list_seals, load_batch
+from storage.batches.ledger import list_seals
+from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.records import now
-from storage.reports import FIELDS, report_path
+from storage.reports.tables import FIELDS, report_path
 from storage.store import Store
 from tasks.render import write_collection
 

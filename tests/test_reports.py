@@ -10,24 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.reports import (
+from storage.reports.pages import index_path, page_is_of, page_names, page_path
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
     SLIDES,
-    batch_schema,
-    field_schema,
-    image_schema,
-    index_path,
     iterate_rows,
-    page_is_of,
-    page_names,
-    page_path,
     publish_report,
     read_batches_before,
     read_rows,
     report_path,
-    slide_schema,
     write_rows,
 )
 from storage.store import Store, digest_of

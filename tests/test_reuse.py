@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.batches import Batch, freeze_batch
-from storage.features import FeatureBlock, create_features, read_block
-from storage.models import load_card
+from storage.batches.features import FeatureBlock, create_features, read_block
+from storage.batches.known_features import seen_before
+from storage.batches.manifests import Batch, freeze_batch
+from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks import pieces as pieces_module
 from tasks.images import Picture
-from tasks.reuse import seen_before
 from tasks.shard import ShardJob, run_shard
 from tasks.sources import list_images
 from tests.conftest import CLASSES, WHEN

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.reports import image_schema
+from storage.reports.schemas.images import image_schema
 from tasks.review import (
     FROM_REPORT,
     OTHER,

@@ -17,9 +17,9 @@ from flows.fit import fit, retract
 from flows.review import ImportOutcome, export, import_verdicts, report
 from flows.screen import screen
 from flows.settings import Settings
-from storage.batches import load_batch, read_manifest
-from storage.reviews import latest_review
-from storage.statistics import latest_statistics
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models.statistics import latest_statistics
+from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError, digest_of
 from tasks.reading import SourceError
 from tasks.render import draw_patient, other_stain, red_cell, write_collection

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from storage.reviews import (
+from storage.reports.reviews import (
     SCHEMA,
     Review,
     latest_review,

@@ -25,7 +25,7 @@ from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.segment import SegmentOutcome, SourcesFailedError, segment
 from flows.settings import Settings
-from storage.segmentations import find_segmentation, segmentation_of
+from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
 from storage.store import Store, StoreError
 from tasks.absorbance import Field
 from tasks.cells import Cells, find_cells
@@ -34,13 +34,7 @@ from tasks.reading import SourceError
 from tasks.render import draw_patient, write_collection
 from tasks.render_field import RenderedField, render_field
 from tasks.render_slide import RenderedSlide
-from tasks.segment import (
-    FIELD_SCHEMA,
-    _level_of_cells,
-    load_finder,
-    name_of_slide,
-    names_of_slides,
-)
+from tasks.segment import _level_of_cells, load_finder, name_of_slide, names_of_slides
 from tasks.sources import list_images
 
 DAY = date(2026, 3, 1)

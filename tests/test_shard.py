@@ -9,31 +9,18 @@ import numpy as np
 import pytest
 
 from storage.arrays import arrays_to_bytes
-from storage.batches import (
-    Batch,
-    Failure,
-    complete_shards,
-    freeze_batch,
-    read_manifest,
-    read_shard_record,
-    rows_path,
-)
-from storage.detectors import DetectorCard, TapCard, save_detector
-from storage.features import FAILED, SCORED, create_features, read_block, write_block
-from storage.models import load_card
-from storage.reports import read_rows
-from storage.statistics import Contribution, Lineage, save_statistics
+from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
+from storage.batches.ledger import Failure, complete_shards, read_shard_record, rows_path
+from storage.batches.manifests import Batch, freeze_batch, read_manifest
+from storage.models.classifiers import load_card
+from storage.models.contributions import contributed
+from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.reports.tables import read_rows
 from storage.store import Store, StoreError, digest_of
 from tasks import shard as shard_module
 from tasks.calibration import Calibration, leave_group_out
-from tasks.contribution import (
-    GroupJob,
-    Rows,
-    RowsJob,
-    contributed,
-    group_log_distances,
-    rows_statistics,
-)
+from tasks.contribution import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
 from tasks.detector import Detector, fit_gaussians, score
 from tasks.detector import to_arrays as detector_arrays
 from tasks.loading import load_classifier, load_inference

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
-from storage.reports import slide_schema
+from storage.reports.schemas.slides import slide_schema
 from tasks.slides import SlideTally, binomial_p_value, wilson_interval
 
 ALPHA = 0.05

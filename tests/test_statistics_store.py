@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from storage.arrays import arrays_to_bytes
-from storage.statistics import (
+from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,

@@ -8,16 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.reports import (
-    batch_schema,
-    field_schema,
-    image_schema,
-    publish_report,
-    report_path,
-    slide_schema,
-)
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.sql import TABLES, QueryError, answer, column_types
+from storage.reports.tables import publish_report, report_path
 from storage.store import Store, StoreError
-from storage.tables import TABLES, QueryError, answer, column_types
 
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 

@@ -7,9 +7,9 @@ from distributed import Client
 
 from flows.screen import extract_and_score, publish
 from flows.settings import Settings
-from storage.batches import Batch, freeze_batch
-from storage.detectors import load_detector_card
-from storage.models import load_card
+from storage.batches.manifests import Batch, freeze_batch
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store
 

@@ -17,8 +17,8 @@ from flows import screen as module
 from flows.cluster import open_client
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
-from storage.batches import load_batch
-from storage.reports import read_rows, report_path
+from storage.batches.manifests import load_batch
+from storage.reports.tables import read_rows, report_path
 from storage.store import Store
 from tasks.render import write_collection
 

@@ -22,7 +22,7 @@ from flows.fit import fit
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from flows.train import train
-from storage.reports import read_batches_before
+from storage.reports.tables import read_batches_before
 from storage.store import Store
 from tasks.images import decode_rgb
 from tasks.reading import read_bytes

@@ -14,10 +14,10 @@ from flows.cluster import open_client
 from flows.jobs import run_in_order
 from flows.screen import publish
 from flows.settings import Settings
-from storage.batches import Batch, Shard, read_manifest
-from storage.detectors import load_detector_card
-from storage.features import create_features
-from storage.models import ModelCard, load_card
+from storage.batches.features import create_features
+from storage.batches.manifests import Batch, Shard, read_manifest
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store
 from tasks.extract import extract

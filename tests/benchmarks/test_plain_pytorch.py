@@ -12,11 +12,11 @@ import torch
 
 from flows.cluster import open_client
 from flows.settings import Settings
-from storage.batches import load_batch
-from storage.detectors import load_detector_card
-from storage.features import SCORED, read_block
-from storage.models import load_card, load_weights
-from storage.reports import read_rows
+from storage.batches.features import SCORED, read_block
+from storage.batches.manifests import load_batch
+from storage.models.classifiers import load_card, load_weights
+from storage.models.detectors import load_detector_card
+from storage.reports.tables import read_rows
 from storage.store import Store
 from tasks.network import Classifier, NetworkSpec, build
 from tasks.sources import list_images

@@ -18,10 +18,10 @@ from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
-from storage.batches import load_batch, read_manifest
-from storage.features import read_block
-from storage.models import load_card
-from storage.reports import read_rows, report_path
+from storage.batches.features import read_block
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models.classifiers import load_card
+from storage.reports.tables import read_rows, report_path
 from storage.store import Store
 from tasks.calibration import abnormality, calibrate, log_distance, p_values
 from tasks.mahalanobis import nearest_class_distance, tied_gaussian

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
 
-from storage.reports import image_schema, publish_report, report_path
+from storage.reports.schemas.images import image_schema
+from storage.reports.tables import publish_report, report_path
 from storage.store import Store
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flows.settings import Settings
-from storage.detectors import load_detector_card
-from storage.models import load_card
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.detector import score
 from tasks.extract import extract

@@ -19,8 +19,8 @@ import torch
 
 from flows.cluster import open_client
 from flows.settings import Settings
-from storage.detectors import load_detector_card
-from storage.models import load_card
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.extract import load_image, load_images
 from tasks.loading import load_classifier, load_inference

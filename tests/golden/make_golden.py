@@ -14,21 +14,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.arrays import Arrays, arrays_to_bytes
-from storage.batches import (
+from storage.batches.features import FAILED, SCORED, FeatureBlock, create_features, write_block
+from storage.batches.ledger import (
     Failure,
     Screening,
     Seal,
     ShardRecord,
-    freeze_batch,
     write_quarantine,
     write_seal,
     write_shard_record,
 )
-from storage.detectors import DetectorCard, TapCard, save_detector
-from storage.features import FAILED, SCORED, FeatureBlock, create_features, write_block
-from storage.models import ModelCard, save_model
-from storage.reports import image_schema, publish_report, report_path
-from storage.statistics import Contribution, Lineage, save_statistics
+from storage.batches.manifests import freeze_batch
+from storage.models.classifiers import ModelCard, save_model
+from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.reports.schemas.images import image_schema
+from storage.reports.tables import publish_report, report_path
 from storage.store import Store, digest_of
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)

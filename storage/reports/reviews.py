@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.reports import read_rows
+from storage.batches.manifests import load_batch
+from storage.models.statistics import latest_statistics
+from storage.reports.tables import read_rows
 from storage.store import AlreadyExistsError, Store, StoreError
 
 FOLDER = "reviews"
@@ -95,3 +97,13 @@ def reviewed_batch(store: Store, images: str) -> str | None:
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
     batch, _, name = root.removeprefix(folder).partition("/")
     return batch if root.startswith(folder) and name and "/" not in name else None
+
+
+def _fitted_from(store: Store, model: str, night: str) -> list[str]:
+    """The fitted batches that come from verdicts on a night."""
+    latest = latest_statistics(store, model)
+    return [
+        each.batch
+        for each in (latest.contributions if latest else [])
+        if reviewed_batch(store, load_batch(store, each.batch, each.attempt).images) == night
+    ]

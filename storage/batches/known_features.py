@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.batches import Batch, Shard, ShardRecord, load_batch_of_key, read_shard_record
-from storage.features import SCORED, FeatureBlock, read_block
+from storage.batches.features import SCORED, FeatureBlock, read_block
+from storage.batches.ledger import ShardRecord, read_shard_record
+from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.batches import Quarantine
+from storage.batches.ledger import Quarantine
 from storage.leases import Lease, lease
 from storage.records import Part, Record
 from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
@@ -227,7 +227,7 @@ def read_segmented(store: Store, name: str) -> Segmented | None:
 
 
 def read_fields(store: Store, name: str) -> pa.Table:
-    """The fields of a complete segmentation, a table of `tasks.segment.FIELD_SCHEMA`."""
+    """The fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
     return _read(store, FOLDER, name, FIELDS)
 
 
@@ -239,3 +239,48 @@ def _read(store: Store, *parts: str) -> pa.Table:
         raise StoreError(
             f"{store.address(*parts)} is missing: segment again, by another name"
         ) from None
+
+
+# What a row about a source or a field begins with.
+ABOUT = [
+    ("source_uri", pa.string()),
+    ("source_id", pa.string()),
+    ("slide_id", pa.string()),
+    ("patient_id", pa.string()),
+    ("x", pa.int64()),
+    ("y", pa.int64()),
+    ("width", pa.int64()),
+    ("height", pa.int64()),
+    ("level", pa.int8()),
+    ("kind", pa.string()),
+    ("failure", pa.string()),
+    ("microns_per_pixel", pa.float64()),
+    ("diameter", pa.float64()),
+]
+PLACE_SCHEMA = pa.schema(
+    [
+        *ABOUT,
+        ("source_stamp", pa.string()),
+        ("label", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+        ("is_slide", pa.bool_()),
+    ]
+)
+FIELD_SCHEMA = pa.schema(
+    [
+        *ABOUT,
+        ("sharpness", pa.float64()),
+        ("too_dark", pa.float64()),
+        ("too_bright", pa.float64()),
+        ("brightness", pa.float64()),
+        ("stain_red", pa.float64()),
+        ("stain_green", pa.float64()),
+        ("stain_blue", pa.float64()),
+        ("cells", pa.int64()),
+        ("white_cells", pa.int64()),
+        ("cells_at_border", pa.int64()),
+        ("covered", pa.float64()),
+        ("overlap", pa.float64()),
+        ("packed", pa.float64()),
+    ]
+)

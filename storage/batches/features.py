@@ -1,8 +1,8 @@
 """Features of a batch under a model: ``features/<model>/<batch>.zarr``, rows in manifest order.
 
 A shard of the batch owns whole chunks, so that two writers never share one. The arrays say what
-was seen; whether a shard is complete stands in the ledger (``storage.batches``), because a zarr
-chunk equal to its fill value is not written at all.
+was seen; whether a shard is complete stands in ``storage.batches.ledger``, because a zarr chunk
+equal to its fill value is not written at all.
 """
 
 import json
@@ -232,3 +232,8 @@ def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStor
     # fsspec gives the same filesystem again, with the listings that it remembers.
     made.fs.invalidate_cache()
     return made
+
+
+def image_ids(block: FeatureBlock) -> list[str | None]:
+    """The digests of a block's images in hexadecimal, None where a file could not be read."""
+    return [row.tobytes().hex() if row.any() else None for row in block.image_id]

@@ -16,16 +16,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from storage.reports import (
-    BATCHES,
-    FIELDS,
-    IMAGES,
-    SLIDES,
-    batch_schema,
-    field_schema,
-    image_schema,
-    slide_schema,
-)
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES
 from storage.store import Store, StoreError
 
 TABLES = (IMAGES, FIELDS, SLIDES, BATCHES)

@@ -1,0 +1,1 @@
+"""Keep what belongs to one batch: manifest, ledger, features, segmentation, night."""

@@ -1,0 +1,1 @@
+"""Keep classifiers, class statistics and detectors, none of which is ever overwritten."""

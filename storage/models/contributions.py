@@ -1,0 +1,53 @@
+"""What a batch contributes to the class statistics: labelled rows that are not held out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.statistics import Contribution
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Contributed:
+    """What a batch contributes, by its key: ``rows`` (n,), their patients and slides, if known."""
+
+    batch: str
+    rows: NDArray[np.intp]
+    patients: list[str | None]
+    slides: list[str | None]
+
+
+def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Contributed:
+    """The rows of a batch that are in the statistics now."""
+    batch = load_batch(store, contribution.batch, contribution.attempt)
+    manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
+    block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
+    chosen = is_labelled(block) & ~is_held_out(card, manifest, block)
+    patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
+    chosen &= ~np.isin(patients, contribution.without_patients)
+    chosen &= ~np.isin(slides, contribution.without_slides)
+    rows = np.flatnonzero(chosen)
+    return Contributed(
+        batch.key, rows, [patients[row] for row in rows], [slides[row] for row in rows]
+    )
+
+
+def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:
+    """Which rows have features and a label."""
+    return np.asarray((block.label >= 0) & (block.status == SCORED))
+
+
+def is_held_out(card: ModelCard, manifest: pa.Table, block: FeatureBlock) -> NDArray[np.bool_]:
+    """Which rows are of the model's validation or test part."""
+    if card.split_by == "image":
+        keys: list[str | None] = image_ids(block)
+    else:
+        keys = manifest[f"{card.split_by}_id"].to_pylist()
+    held_out = card.held_out
+    return np.asarray([key in held_out for key in keys], bool)

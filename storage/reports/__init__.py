@@ -1,0 +1,1 @@
+"""Keep what people and programs read: reports, pages, reviews, evaluations."""

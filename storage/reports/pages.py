@@ -1,0 +1,36 @@
+"""Pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights."""
+
+from storage.store import Store
+
+HTML = "html"
+HEAD = 4096  # bytes of a page that say from which reports it was made
+
+
+def page_path(batch: str) -> tuple[str, ...]:
+    """Where the page of a batch lies, relative to the store."""
+    # A batch may be called index; none can have "~" in its name.
+    return ("reports", HTML, "index~.html" if batch == "index" else f"{batch}.html")
+
+
+def index_path() -> tuple[str, ...]:
+    """Where the page on all nights lies, relative to the store."""
+    return ("reports", HTML, "index.html")
+
+
+def page_is_of(store: Store, batch: str, made_from: str) -> bool:
+    """Whether a batch has a page that names ``made_from``, the digest of its reports, in its head.
+
+    A page may be older than the reports: a run can end between publishing these and writing it.
+    """
+    try:
+        with store.open(*page_path(batch)) as page:
+            return made_from.encode() in page.read(HEAD)
+    except FileNotFoundError:
+        return False
+
+
+def page_names(store: Store) -> dict[str, str]:
+    """The file names of the batches' pages, by batch."""
+    index = index_path()[-1]
+    names = [name for name in store.names("reports", HTML) if name != index]
+    return {name.removesuffix(".html").removesuffix("~"): name for name in names}

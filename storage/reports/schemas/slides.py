@@ -1,0 +1,105 @@
+"""Columns of the report on slides."""
+
+import pyarrow as pa
+
+from storage.reports.schemas.columns import (
+    COUNT,
+    COUNTS,
+    TEXT,
+    colour,
+    column,
+    made_by,
+    parasitaemia,
+    per_1000,
+)
+from storage.reports.schemas.fields import NO_FIELDS
+
+
+def slide_schema() -> pa.Schema:
+    """The columns of a slide report, with their meaning in the field metadata."""
+    return pa.schema(
+        [
+            column("slide_id", TEXT, "the slide or field of view; null: images that name none"),
+            column("patient_id", TEXT, "the patient; null where none or several are named"),
+            column("cells", COUNT, "images of the slide", "images"),
+            column("scored", COUNT, "of these, scored", "images"),
+            column("failed", COUNT, "of these, failed", "images"),
+            column("failures", COUNTS, "how many failed, by reason", "images"),
+            column("fields", COUNT, f"fields of view of the slide; {NO_FIELDS}", "fields"),
+            column("fields_read", COUNT, f"of these, whose cells were read; {NO_FIELDS}", "fields"),
+            column("fields_excluded", COUNT, f"of these, not read; {NO_FIELDS}", "fields"),
+            column(
+                "exclusions",
+                COUNTS,
+                f"how many, by kind (empty, thick, unfocused) or reason; {NO_FIELDS}",
+                "fields",
+            ),
+            column(
+                "fields_for_review",
+                COUNT,
+                f"fields that failed or are beyond a limit of quality; {NO_FIELDS}",
+                "fields",
+            ),
+            column(
+                "cells_at_border",
+                COUNT,
+                f"cells that the border of a field cuts; {NO_FIELDS}",
+                "cells",
+            ),
+            column(
+                "red_cells",
+                COUNT,
+                "scored images of red cells; whole files count as such",
+                "images",
+            ),
+            column(
+                "white_cells", COUNT, "images of white cells; no part of parasitaemia", "images"
+            ),
+            column("parasitized", COUNT, "red cells diagnosed as parasitized", "images"),
+            *parasitaemia("", "red cells"),
+            *per_1000(),
+            *parasitaemia("_ordinary", "red cells that are not abnormal"),
+            column(
+                "density_class",
+                TEXT,
+                "what the parasitaemia means, at bounds of 2, 5 and 10%; none seen",
+            ),
+            column(
+                "detectable_percent",
+                pa.float64(),
+                "the parasitaemia of which so many red cells show a parasite with 95% probability",
+                "%",
+            ),
+            column(
+                "negative_call",
+                pa.string(),
+                "where no parasite was seen: whether there were cells enough to say so",
+            ),
+            column("abnormal", COUNT, "scored images that are abnormal", "images"),
+            column("abnormal_fraction", pa.float64(), "abnormal over scored"),
+            column(
+                "abnormal_p_value",
+                pa.float64(),
+                "exact binomial p-value of so many abnormal images at the detector's alpha; too "
+                "small, because images of one slide depend on each other",
+            ),
+            column("uncertain", COUNT, "scored images whose diagnosis is uncertain", "images"),
+            column(
+                "abnormality_median",
+                pa.float64(),
+                "median abnormality, to .03",
+                "deviations of the log distance over calibration patients",
+            ),
+            column("p_value_median", pa.float64(), "median p-value, to 6%"),
+            *colour("mean over scored images: how the slide is stained and lit"),
+            column("verdict", TEXT, "accept, or review by a person"),
+            column(
+                "review_reasons",
+                pa.list_(pa.string()),
+                "abnormal together, many failed, few cells, many uncertain, several patients, "
+                "too few cells for a negative call, and of fields: out of focus, dark, "
+                "overexposed, crowded, few cells, failed",
+            ),
+            *made_by(),
+        ]
+    )

@@ -1,0 +1,103 @@
+"""Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
+
+Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
+and where cells are cut out here, of ``fields`` one for each field of view.
+``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
+A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.reports.schemas.batches import batch_schema
+from storage.store import Store, digest_of
+
+# Large groups are quick to scan, small ones are held in memory while they are made. A filter on the
+# digest says which of them has an image.
+GROUP_ROWS = 16_384
+BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
+IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
+
+
+def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
+    """Where a batch's report of a kind lies, relative to the store."""
+    return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
+
+
+def write_rows(store: Store, path: tuple[str, ...], rows: pa.Table) -> None:
+    """Write rows of a report, complete or not at all."""
+    with store.staged(*path) as stage:
+        pq.write_table(rows, stage, compression="zstd")
+
+
+def read_rows(store: Store, path: tuple[str, ...], columns: list[str] | None = None) -> pa.Table:
+    """Read rows written by `write_rows` or `publish_report`."""
+    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
+        return file.read(columns=columns)
+
+
+def iterate_rows(
+    store: Store, path: tuple[str, ...], columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The same row group by row group, for a report that may be larger than memory."""
+    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=columns)
+
+
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Parts joined to at least `GROUP_ROWS` rows, but for what is left at the end."""
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= GROUP_ROWS:
+            # Whole columns, or every part would bring its own dictionary.
+            yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+
+
+def publish_report(
+    store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
+) -> str:
+    """Write a report part by part and let it appear at once; returns its sha256."""
+    with store.staged(*path) as stage:
+        bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
+        with pq.ParquetWriter(
+            stage, schema, compression="zstd", bloom_filter_options=bloom
+        ) as writer:
+            for group in _row_groups(part.select(schema.names).cast(schema) for part in parts):
+                writer.write_table(group, row_group_size=max(len(group), 1))
+        return digest_of(stage.read_bytes())
+
+
+def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
+    """Rows of the last batches of days before the given one, oldest first."""
+    paths: list[tuple[str, ...]] = []
+    for folder in reversed(store.names("reports", BATCHES)):
+        if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
+            names = store.names("reports", BATCHES, folder)
+            paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
+    rows = [read_rows(store, path).cast(batch_schema()) for path in reversed(paths[:limit])]
+    return pa.concat_tables(rows) if rows else batch_schema().empty_table()
+
+
+def newest_batches(
+    store: Store, wanted: Callable[[str], bool]
+) -> Iterator[tuple[dict[str, Any], datetime]]:
+    """The row of every batch whose name is wanted, and when it was published; the newest first."""
+    for folder in reversed(store.names("reports", BATCHES)):
+        for name in reversed(store.names("reports", BATCHES, folder)):
+            if wanted(name.removesuffix(".parquet")):
+                path = ("reports", BATCHES, folder, name)
+                yield read_rows(store, path).to_pylist()[0], store.modified(*path)
+
+
+def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
+    """The sha256 of a report, or None where there is none."""
+    return digest_of(store.read_bytes(*path)) if store.exists(*path) else None
