@@ -1,55 +1,49 @@
 """The flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Annotated
 
-import numpy as np
-import pyarrow.compute as pc
 from distributed import Client
 from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.batch import claim, run_shards, start_or_resume
-from flows.calibrate import CalibrationError, calibrate_detector
-from flows.cluster import open_client
-from flows.jobs import run_in_order
-from flows.progress import tell
-from flows.results import Outcome, table
-from flows.review import refuse_second_review
+from flows.cluster.client import open_client
+from flows.jobs.shard import ShardJob, ShardResult
+from flows.jobs.statistics import Rows
+from flows.monitoring.telemetry import observed
+from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.telemetry import observed
-from storage.arrays import arrays_to_bytes
-from storage.batches.manifests import Batch, read_manifest
-from storage.leases import Lease, lease
+from flows.stages.batch import claim, run_shards, start_or_resume
+from flows.stages.calibration import CalibrationError, calibrate_detector
+from flows.stages.statistics import (
+    check_labels,
+    refuse_second_review,
+    save_version,
+    statistics_lease,
+    statistics_of_rows,
+    take_out,
+)
+from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
-from storage.models.contributions import contributed
 from storage.models.detectors import DetectorCard
 from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
     load_moments,
-    save_statistics,
     version_name,
 )
-from storage.records import now
-from storage.store import Store, StoreError, digest_of
-from tasks.contribution import Rows, RowsJob, rows_statistics
-from tasks.reading import SourceError
-from tasks.shard import ShardJob, ShardResult
-from tasks.statistics import (
+from storage.store import Store, StoreError
+from tasks.detector.moments import (
     States,
     empty_statistics,
     from_arrays,
     merge_statistics,
     merge_tree,
     retract_statistics,
-    to_arrays,
 )
-
-ROWS_A_JOB = 4096
+from tasks.images.files import SourceError
 
 
 class FitOutcome(Outcome):
@@ -103,14 +97,14 @@ def fit(
 
     Raises:
         StoreError: verdicts on a screened batch are to be added while earlier ones on the same
-            batch count already (see `flows.review`).
+            batch count already (see `flows.commands.review`).
     """
     settings = settings or Settings()
     store = Store(settings.store)
     card = find_card(store, model)
     with claim(store, batch, wait=wait), open_client(settings) as client:
         frozen = start_or_resume(settings, batch, images, card.classes, limit=limit)
-        _check_labels(store, frozen, card)
+        check_labels(store, frozen, card)
         known = latest_statistics(store, card.name)
         if known and known.contribution(batch):
             changed = f"batch {batch} is in the statistics already: it counts once"
@@ -121,7 +115,7 @@ def fit(
             f"{contribution.held_out:,} left out (the model's validation and test "
             f"{card.split_by}s), {failures} unreadable"
         )
-        with _statistics_lease(store, card) as held:
+        with statistics_lease(store, card) as held:
             refuse_second_review(store, card.name, batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
@@ -131,7 +125,7 @@ def fit(
             )
             others = latest.contributions if latest else []
             held.check()
-            lineage = _save_version(
+            lineage = save_version(
                 store,
                 card,
                 latest,
@@ -160,14 +154,14 @@ def retract(
         raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
     ((kind, name),) = given.items()
     card = find_card(store, model)
-    with _statistics_lease(store, card) as held:
+    with statistics_lease(store, card) as held:
         latest = latest_statistics(store, card.name)
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
         taken: list[Rows] = []
         kept: list[Contribution] = []
         for contribution in latest.contributions:
-            rows, left = _take_out(store, card, contribution, kind, name)
+            rows, left = take_out(store, card, contribution, kind, name)
             taken += [rows] if len(rows.rows) else []
             kept += [left] if left else []
         if not taken:
@@ -175,43 +169,11 @@ def retract(
         count = sum(len(rows.rows) for rows in taken)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
         with open_client(settings) as client:
-            part = _statistics_of(client, store, card, taken, f"retract {name}")
+            part = statistics_of_rows(client, store, card, taken, f"retract {name}")
             total = retract_statistics(from_arrays(load_moments(store, latest)), part)
             held.check()
-            lineage = _save_version(store, card, latest, total, f"retract {kind} {name}", kept)
+            lineage = save_version(store, card, latest, total, f"retract {kind} {name}", kept)
             return _finish(client, settings, store, card, lineage, changed)
-
-
-def _statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
-    """Be the one run that changes a model's statistics; others take their turn."""
-    return lease(store, "statistics", card.name, wait=True, on_wait=tell)
-
-
-def _statistics_of(
-    client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
-) -> States:
-    """The statistics of rows of some batches."""
-    jobs = [
-        RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
-        for rows in taken
-        for start in range(0, len(rows.rows), ROWS_A_JOB)
-    ]
-    return merge_tree(run_in_order(client, rows_statistics, jobs, title=title))
-
-
-def _check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
-    labels = pc.value_counts(read_manifest(store, batch, columns=["label"])["label"]).to_pylist()
-    known = {row["values"] for row in labels if row["values"] is not None}
-    if not known:
-        raise SourceError(
-            f"no image of {batch.images} has a label: put them in folders named "
-            f"{' and '.join(card.classes)}, or give a manifest with a column 'label'"
-        )
-    if unknown := known - set(card.classes):
-        raise SourceError(
-            f"{batch.images} has labels that model {card.name} does not know: "
-            f"{', '.join(sorted(unknown))}; its classes are {', '.join(card.classes)}"
-        )
 
 
 def _extract_batch(
@@ -245,53 +207,6 @@ def _extract_batch(
         held_out=counts["held_out"],
     )
     return part, contribution, counts["failures"]
-
-
-def _take_out(
-    store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
-) -> tuple[Rows, Contribution | None]:
-    """The rows that go, and what is left of the contribution, if anything."""
-    given = contributed(store, card, contribution)
-    if kind == "batch":
-        goes = np.full(len(given.rows), contribution.batch == name)
-    else:
-        goes = np.asarray([key == name for key in getattr(given, f"{kind}s")], bool)
-    rows = Rows(given.batch, given.rows[goes])
-    if goes.all():
-        return rows, None
-    if not goes.any():
-        return rows, contribution
-    without = f"without_{kind}s"
-    return rows, contribution.model_copy(
-        update={
-            without: (*getattr(contribution, without), name),
-            "images": contribution.images - len(rows.rows),
-        }
-    )
-
-
-def _save_version(
-    store: Store,
-    card: ModelCard,
-    parent: Lineage | None,
-    statistics: States,
-    operation: str,
-    contributions: list[Contribution],
-) -> Lineage:
-    content = arrays_to_bytes(to_arrays(statistics))
-    counts = next(iter(statistics.values())).n
-    lineage = Lineage(
-        model=card.name,
-        version=parent.version + 1 if parent else 1,
-        parent=parent.version if parent else None,
-        operation=operation,
-        created_at=now(),
-        contributions=contributions,
-        images={name: int(n) for name, n in zip(card.classes, counts, strict=True)},
-        digest=digest_of(content),
-    )
-    save_statistics(store, lineage, content)
-    return lineage
 
 
 def _finish(

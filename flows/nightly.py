@@ -15,12 +15,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import AfterValidator, Field
 
-from flows.inbox import arrivals
-from flows.progress import tell, warn
+from flows.monitoring.console import tell, warn
+from flows.monitoring.telemetry import observed, stage
 from flows.screen import ScreenOutcome, screen
-from flows.segment import cells_of_fields, cut_up
 from flows.settings import Settings
-from flows.telemetry import observed, stage
+from flows.stages.inbox import arrivals
+from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.nights import (
     Night,
     batch_of,
@@ -36,8 +36,8 @@ from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.slide_source import SLIDE_EXTENSIONS
-from tasks.sources import EXTENSIONS
+from tasks.images.listing import EXTENSIONS
+from tasks.images.slides import SLIDE_EXTENSIONS
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 

@@ -7,10 +7,10 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.batch import claim
-from flows.results import Outcome, table
+from flows.monitoring.telemetry import observed
+from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.telemetry import observed
+from flows.stages.batch import claim
 from storage.leases import HeldByOtherError
 from storage.records import now
 from storage.retention import Removable, expired_features, expired_reports, remove, size_of

@@ -18,8 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from tasks.density import DETECTABLE_PERCENT
-from tasks.field_limits import FieldLimits
+from tasks.reports.field_limits import FieldLimits
+from tasks.reports.parasitaemia import DETECTABLE_PERCENT
 
 
 class Settings(BaseSettings):

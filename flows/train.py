@@ -1,6 +1,5 @@
 """The flow `train`: labelled images -> a model."""
 
-import math
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,28 +13,28 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.progress import tell
-from flows.results import Outcome, table
+from flows.jobs.worker import keep_freed_memory
+from flows.monitoring.console import tell
+from flows.monitoring.telemetry import observed
+from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.telemetry import observed
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard, refuse_existing, save_model
 from storage.records import now
 from storage.store import Store, digest_of
-from tasks.extract import load_images
-from tasks.images import RESIZE
-from tasks.metrics import accuracy, auroc, patient_bootstrap, sensitivity, specificity
-from tasks.network import DEFAULT_NETWORK, build, network_spec, tap_widths
-from tasks.pieces import pieces_of
-from tasks.process import keep_freed_memory
-from tasks.reading import SourceError
-from tasks.sources import list_images
-from tasks.split import SplitBy, split, split_by
-from tasks.training import TrainingPlan, fit_temperature, predict
-from tasks.training import train as train_network
+from tasks.evaluation.metrics import diagnosis_metrics
+from tasks.images.decoding import RESIZE
+from tasks.images.files import SourceError
+from tasks.images.listing import list_images
+from tasks.images.regions import pieces_of
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.classifier import tap_widths
+from tasks.network.features import load_images
+from tasks.network.split import SplitBy, split, split_by
+from tasks.network.training import TrainingPlan, fit_temperature, predict
+from tasks.network.training import train as train_network
 
 CLASSES = ("Parasitized", "Uninfected")
-POSITIVE = 0
 PACKAGES = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
 
 
@@ -207,25 +206,3 @@ def _load(images: str, limit: int | None, side: int) -> _Data:
         by=by,
         unreadable=unreadable,
     )
-
-
-def diagnosis_metrics(
-    logits: NDArray[np.floating], labels: NDArray[np.integer], keys: list[str]
-) -> dict[str, dict[str, float | None]]:
-    """Accuracy, AUROC, sensitivity and specificity with patient-bootstrap 95% intervals."""
-    truth = labels == POSITIVE
-    margin = np.asarray(logits[:, POSITIVE] - logits[:, 1 - POSITIVE], np.float64)
-    _, patients = np.unique(keys, return_inverse=True)
-    statistics = {
-        "accuracy": lambda rows: accuracy(truth[rows], margin[rows] > 0),
-        "AUROC": lambda rows: auroc(truth[rows], margin[rows]),
-        "sensitivity": lambda rows: sensitivity(truth[rows], margin[rows] > 0),
-        "specificity": lambda rows: specificity(truth[rows], margin[rows] > 0),
-    }
-    return {
-        name: {
-            bound: value if math.isfinite(value) else None
-            for bound, value in patient_bootstrap(statistic, patients)._asdict().items()
-        }
-        for name, statistic in statistics.items()
-    }

@@ -23,9 +23,10 @@ from werkzeug.serving import make_server
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard, save_model
 from storage.store import Store, digest_of
-from tasks import render
-from tasks.network import NetworkSpec, build, network_spec, tap_widths
-from tasks.render_slide import RenderedSlide, render_slide
+from tasks.network.backbones import build, network_spec
+from tasks.network.classifier import NetworkSpec, tap_widths
+from tasks.synthetic import cells as render
+from tasks.synthetic.slides import RenderedSlide, render_slide
 
 # Machines differ and are shared: how long an example takes decides nothing.
 settings.register_profile("slidewatch", deadline=None)

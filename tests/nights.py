@@ -12,14 +12,16 @@ from PIL import Image
 
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.slides import slide_schema
-from tasks.batch_page import Night, ShownField
-from tasks.drift import NightTally, batch_row, judge
-from tasks.exhibits import Exhibit
-from tasks.explanation import Explanation
-from tasks.highlights import SHOWN, Highlights
-from tasks.overlay import Pen, encode_png, overlay
-from tasks.report import REVIEW
-from tasks.slides import SlideTally
+from tasks.detector.explanation import Explanation
+from tasks.reports.batch_counts import NightTally
+from tasks.reports.batches import batch_row
+from tasks.reports.columns import REVIEW
+from tasks.reports.light import judge
+from tasks.reports.slides import SlideTally
+from tasks.visualisation.batch_page import Night, ShownField
+from tasks.visualisation.highlights import SHOWN, Highlights
+from tasks.visualisation.overlay import Pen, encode_png, overlay
+from tasks.visualisation.thumbnails import Exhibit
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}

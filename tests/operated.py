@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import psutil
 
-from flows.certificates import certificates
+from flows.commands.certificates import certificates
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.absorbance import absorbance, stained
+from tasks.segmentation.absorbance import absorbance, stained
 from tests.test_cells import GROUND, RED, disc, ground
 
 

@@ -17,8 +17,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from flows import artifacts
-from flows.artifacts import (
+from flows.fit import fit
+from flows.monitoring import prefect_artifacts as artifacts
+from flows.monitoring.prefect_artifacts import (
     ABNORMAL,
     FAILED,
     MOST_ABNORMAL,
@@ -28,7 +29,6 @@ from flows.artifacts import (
     markdown_text,
     most_abnormal,
 )
-from flows.fit import fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
@@ -37,7 +37,7 @@ from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import publish_report, report_path
 from storage.store import Store
-from tasks.render import write_night
+from tasks.synthetic.cells import write_night
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"

@@ -11,8 +11,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from torch import Tensor, nn
 
-from tasks import attacks
-from tasks.attacks import (
+from tasks.detector.calibration import abnormality, calibrate, log_distance, threshold
+from tasks.detector.detector import Detector, score
+from tasks.detector.mahalanobis import class_distances, nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.evaluation import attacks
+from tasks.evaluation.attacks import (
     ATTACKS,
     EPSILONS,
     Attack,
@@ -27,13 +31,9 @@ from tasks.attacks import (
     preprocess,
     round_to_8_bits,
 )
-from tasks.calibration import abnormality, calibrate, log_distance, threshold
-from tasks.detector import Detector, score
-from tasks.images import decode_rgb
-from tasks.mahalanobis import class_distances, nearest_class_distance, tied_gaussian
-from tasks.network import Classifier, NetworkSpec, build
-from tasks.statistics import moments
-from tasks.training import to_pixels
+from tasks.images.decoding import decode_rgb
+from tasks.network.backbones import build
+from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
 
 SIDE = 32
 # A bound holds but for the rounding of float32.

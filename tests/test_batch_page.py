@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.batch_page import (
+from tasks.detector.explanation import Explanation
+from tasks.visualisation.batch_page import (
     NIGHTS_SHOWN,
     SLIDES_SHOWN,
     ShownField,
@@ -18,10 +19,9 @@ from tasks.batch_page import (
     p_text,
     shortened,
 )
-from tasks.exhibits import Exhibit
-from tasks.explanation import Explanation
-from tasks.highlights import SHOWN
-from tasks.overlay import COLOURS
+from tasks.visualisation.highlights import SHOWN
+from tasks.visualisation.overlay import COLOURS
+from tasks.visualisation.thumbnails import Exhibit
 from tests.nights import (
     TAPS,
     exhibit,

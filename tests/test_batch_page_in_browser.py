@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks.batch_page import ShownField, ShownSlide, batch_page
-from tasks.exhibits import Exhibit
-from tasks.index_page import index_page
+from tasks.visualisation.batch_page import ShownField, ShownSlide, batch_page
+from tasks.visualisation.index_page import index_page
+from tasks.visualisation.thumbnails import Exhibit
 from tests.nights import exhibit, field_picture, field_row, image_rows, night_of, shown_field
 from tests.test_batch_page import EVIL
 

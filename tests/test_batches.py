@@ -31,7 +31,7 @@ from storage.batches.manifests import (
     read_manifest,
 )
 from storage.store import Store, StoreError
-from tasks.sources import SCHEMA
+from tasks.images.manifest import SCHEMA
 from tests.conftest import WHEN
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from tasks.calibration import (
+from tasks.detector.calibration import (
     Calibration,
     abnormality,
     calibrate,
@@ -18,8 +18,8 @@ from tasks.calibration import (
     p_values,
     threshold,
 )
-from tasks.mahalanobis import nearest_class_distance, tied_gaussian
-from tasks.statistics import moments
+from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
 
 Array = NDArray[np.floating]
 

@@ -4,10 +4,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from tasks.cells import Cell, Cells, find_cells
-from tasks.render import draw_patient
-from tasks.render_field import RenderedField, render_field
-from tasks.slides import wilson_interval
+from tasks.reports.parasitaemia import wilson_interval
+from tasks.segmentation.cells import Cell, Cells, find_cells
+from tasks.synthetic.cells import draw_patient
+from tasks.synthetic.fields import RenderedField, render_field
 
 GROUND, RED, NUCLEUS = (225, 228, 220), (205, 150, 155), (90, 60, 150)
 Field = NDArray[np.uint8]

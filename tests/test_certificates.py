@@ -9,8 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from flows import certificates as module
-from flows.certificates import ROLES, CertificateError, certificates, expiry
+from flows.cluster.tls import CertificateError, expiry
+from flows.commands import certificates as module
+from flows.commands.certificates import ROLES, certificates
 
 NAMES = ["night.example", "10.1.2.3"]
 

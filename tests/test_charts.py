@@ -6,7 +6,16 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from tasks.charts import INK, PALETTE, STYLE, binned, decimals, histogram, lines, roc_curves
+from tasks.visualisation.charts import (
+    INK,
+    PALETTE,
+    STYLE,
+    binned,
+    decimals,
+    histogram,
+    lines,
+    roc_curves,
+)
 
 WHITE, DARK = "#ffffff", "#15181b"
 HOSTILE = ("<script>alert(1)</script>", "$x_1$ & \\frac", "_hidden", 'a"b', "x" * 500)

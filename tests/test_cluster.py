@@ -16,12 +16,13 @@ from distributed import LocalCluster
 from prefect import flow
 from prefect.logging.loggers import LogEavesdropper
 
-from flows import cluster as module
-from flows.certificates import certificates
-from flows.cluster import ClusterError, open_client
-from flows.jobs import run_in_order
+from flows.cluster import client as module
+from flows.cluster.client import open_client
+from flows.cluster.errors import ClusterError
+from flows.cluster.executor import run_in_order
+from flows.commands.certificates import certificates
+from flows.jobs import versions
 from flows.settings import Settings
-from tasks import versions
 
 ANOTHER = "tcp://10.0.0.1:8786"
 

@@ -144,7 +144,7 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     local = settings.model_copy(update={"store": str(tmp_path / "local")})
     expected = screen(str(cells), batch="night", settings=local)
 
-    command = [sys.executable, "-m", "flows.command_line", "screen", "--images", str(cells)]
+    command = [sys.executable, "-m", "flows.commands.main", "screen", "--images", str(cells)]
     command += ["--batch", "night", "--store", settings.store, "--shard-rows", "1"]
     night = subprocess.Popen(
         [*command, "--cluster", "slurm", "--workers", "2", "--json"],
@@ -175,7 +175,7 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
 @pytest.mark.slow
 def test_a_job_that_slurm_refuses_is_said_so_at_once(slurm: Slurm, tmp_path: Path) -> None:
     environment = slurm.environment | {"DASK_JOBQUEUE__SLURM__QUEUE": "nowhere"}
-    command = [sys.executable, "-m", "flows.command_line", "doctor", "--cluster", "slurm"]
+    command = [sys.executable, "-m", "flows.commands.main", "doctor", "--cluster", "slurm"]
     done = subprocess.run(
         [*command, "--store", str(tmp_path)],
         env=environment,

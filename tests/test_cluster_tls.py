@@ -19,14 +19,15 @@ from distributed import Client
 from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
-from flows import batch
-from flows.certificates import certificates
-from flows.cluster import ClusterError, open_client
-from flows.doctor import doctor
+from flows.cluster.client import open_client
+from flows.cluster.errors import ClusterError
+from flows.cluster.executor import run_in_order
+from flows.commands.certificates import certificates
+from flows.commands.doctor import doctor
 from flows.fit import fit
-from flows.jobs import run_in_order
 from flows.screen import screen
 from flows.settings import Settings
+from flows.stages import batch
 from storage.store import Store
 from tests.operated import Operated, operated
 from tests.test_faults import comparable, summaries_in

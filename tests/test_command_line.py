@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import command_line
-from flows.command_line import COMMANDS, main
-from flows.progress import tell
+from flows.commands import main as command_line
+from flows.commands.main import COMMANDS, main
+from flows.commands.status import StatusOutcome, status
+from flows.monitoring.console import tell
 from flows.settings import Settings
-from flows.status import StatusOutcome, status
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_certificates_are_made_for_names_with_commas_between(
 @pytest.mark.parametrize("logs", ["text", "json"])
 def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it: no server of Prefect's may stay behind."""
-    command = [sys.executable, "-m", "flows.command_line"]
+    command = [sys.executable, "-m", "flows.commands.main"]
     given = ["--store", tmp_path / "store", "--logs", logs]
     done = subprocess.run(
         [*command, "screen", "--images", tmp_path, "--batch", "b", *given],

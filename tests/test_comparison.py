@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from tasks import comparison
-from tasks.comparison import (
+from tasks.evaluation import comparison
+from tasks.evaluation.comparison import (
     KNOWN_ATTACK,
     KNOWN_STACK,
     UNSEEN_ATTACK,
@@ -21,7 +21,7 @@ from tasks.comparison import (
     compare,
     join,
 )
-from tasks.metrics import DETECTION
+from tasks.evaluation.metrics import DETECTION
 
 Array = NDArray[np.floating]
 PATIENTS = np.array([f"C{number}" for number in np.repeat(np.arange(12), 8)])

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.command_line import COMMANDS, _options, _parameters
+from flows.commands.main import COMMANDS, _options, _parameters
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.corruptions import CORRUPTIONS, STRENGTHS, corrupt
-from tasks.render import draw_patient, red_cell
+from tasks.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from tasks.synthetic.cells import draw_patient, red_cell
 
 LEVELS = range(1, STRENGTHS + 1)
 

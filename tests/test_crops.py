@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.absorbance import Field
-from tasks.cells import Cell, find_cells
-from tasks.crops import BLOCK, TRAINING_DIAMETER, coarsen, cut_out, scale_of, with_rim
+from tasks.images.crops import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
+from tasks.segmentation.cells import Cell, find_cells
+from tasks.segmentation.separation import scale_of, with_rim
+from tasks.types import Field
 from tests.test_cells import field_of
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.prometheus import NightMetrics
+from flows.monitoring.prometheus import NightMetrics
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "slidewatch.json").read_text())

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.demo import ORDINARY, demo
+from flows.commands.demo import ORDINARY, demo
 from flows.settings import Settings
-from tasks.reading import SourceError
+from tasks.images.files import SourceError
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from tasks.density import (
+from tasks.reports.parasitaemia import (
     cells_needed,
     density_class,
     detectable_percent,

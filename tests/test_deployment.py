@@ -31,8 +31,8 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
-from flows.command_line import FLOWS
-from tasks.render import write_collection
+from flows.commands.main import FLOWS
+from tasks.synthetic.cells import write_collection
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "deploy" / "prefect.yaml"
@@ -258,7 +258,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         write_collection(
             smears, patients=12, cells_per_patient=12, parasitized_fraction=0.5, seed=1
         )
-        command, given = "flows.command_line", ("--images", str(smears))
+        command, given = "flows.commands.main", ("--images", str(smears))
         site.run(command, "train", *given, "--model", "m", "--epochs", "1", "--side", "32")
         site.run(command, "fit", *given, "--batch", "first")
         site.start("prefect", "worker", "start", "--pool", "slidewatch")
@@ -385,7 +385,7 @@ def test_two_runs_of_one_night_do_not_work_at_once(site: Site) -> None:
     engine.suspend()  # so that it is not done before the others have looked
     try:
         given = ("--inbox", "twice", "--series", "twice")
-        said = site.run("flows.command_line", "nightly", *given, expect=1)
+        said = site.run("flows.commands.main", "nightly", *given, expect=1)
         assert f"process {engine.pid}" in said, said
         assert "wait for it with --wait" in said
         (waiting,) = {first, second} - {working}

@@ -3,10 +3,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from tasks.calibration import abnormality, calibrate, log_distance, p_values
-from tasks.detector import Detector, fit_gaussians, from_arrays, score, to_arrays
-from tasks.mahalanobis import nearest_class_distance, tied_gaussian
-from tasks.statistics import moments, statistics_of
+from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
+from tasks.detector.detector import Detector, fit_gaussians, from_arrays, score, to_arrays
+from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments, statistics_of
 
 # In rising order, although "layer2.1/raw" comes before "layer2/raw".
 WIDTHS = {"layer2": 3, "layer2.1": 5, "stem": 2}

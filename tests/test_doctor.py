@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor as module
-from flows.certificates import certificates
-from flows.doctor import doctor
+from flows.commands import doctor as module
+from flows.commands.certificates import certificates
+from flows.commands.doctor import doctor
 from flows.settings import Settings
 
 

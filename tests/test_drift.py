@@ -7,19 +7,17 @@ from numpy.testing import assert_allclose
 from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.schemas.batches import batch_schema
-from tasks.drift import (
-    BINS,
+from tasks.reports.batch_counts import BINS, NightTally
+from tasks.reports.batches import batch_row
+from tasks.reports.drift import (
     UNIFORM,
-    Drift,
-    NightTally,
-    batch_row,
     clustered_p_value,
     effective_clusters,
-    judge,
     population_stability,
     signed_distance,
 )
-from tasks.report import q_values
+from tasks.reports.images import q_values
+from tasks.reports.light import Drift, judge
 
 ALPHA, CALIBRATED = 0.05, 6000
 NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31", "scored_at": None}

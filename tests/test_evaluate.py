@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.evaluate import EvaluationOutcome, evaluate
 from flows.fit import fit
 from flows.screen import screen
@@ -21,11 +21,11 @@ from storage.models.classifiers import load_card
 from storage.reports.evaluations import part_path, read_arrays
 from storage.reports.tables import read_rows, report_path
 from storage.store import Store, StoreError
-from tasks.attacks import AttackError
-from tasks.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
-from tasks.reading import SourceError
-from tasks.render import write_collection, write_night
-from tasks.scores import SCORES
+from tasks.evaluation.attacks import AttackError
+from tasks.evaluation.baselines import SCORES
+from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
+from tasks.images.files import SourceError
+from tasks.synthetic.cells import write_collection, write_night
 
 ATTACKS = ["fgsm", "bim", "adaptive"]
 OTHER = ["far/night", "near/copies"]

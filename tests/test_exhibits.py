@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.jobs import thumbnails as exhibits
+from flows.jobs.networks import load_inference
+from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from storage.models.classifiers import load_card
 from storage.store import Store
-from tasks import exhibits
-from tasks.calibration import calibrate, log_distance
-from tasks.detector import Detector
-from tasks.exhibits import THUMBNAIL, Exhibit, ExhibitJob, make_exhibits
-from tasks.extract import extract
-from tasks.loading import load_inference
-from tasks.mahalanobis import class_distances, tied_gaussian
-from tasks.pieces import whole_file
-from tasks.statistics import moments
+from tasks.detector.calibration import calibrate, log_distance
+from tasks.detector.detector import Detector
+from tasks.detector.mahalanobis import class_distances, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.images.regions import whole_file
+from tasks.network.features import extract
+from tasks.visualisation.thumbnails import THUMBNAIL, Exhibit
 
 
 @pytest.fixture

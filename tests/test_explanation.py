@@ -3,18 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.calibration import calibrate, log_distance, standardised
-from tasks.detector import Detector, score
-from tasks.exhibits import heat_picture
-from tasks.explanation import (
-    explain,
-    location_shares,
-)
-from tasks.inference import inference
-from tasks.mahalanobis import class_distances, tied_gaussian
-from tasks.maps import taps_and_maps
-from tasks.network import PENULTIMATE, Classifier, NetworkSpec, build, tap_widths, with_taps
-from tasks.statistics import moments
+from tasks.detector.calibration import calibrate, log_distance, standardised
+from tasks.detector.detector import Detector, score
+from tasks.detector.explanation import explain, location_shares
+from tasks.detector.mahalanobis import class_distances, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.network.backbones import build
+from tasks.network.classifier import PENULTIMATE, Classifier, NetworkSpec, tap_widths, with_taps
+from tasks.network.inference import inference, taps_and_maps
+from tasks.visualisation.thumbnails import heat_picture
 
 
 @pytest.fixture(scope="module")

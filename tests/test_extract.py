@@ -7,11 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tasks.extract import Features, extract, load_image
-from tasks.inference import Inference, inference
-from tasks.network import NetworkSpec, build
-from tasks.pieces import whole_file
-from tasks.sources import list_images
+from tasks.images.listing import list_images
+from tasks.images.regions import whole_file
+from tasks.network.backbones import build
+from tasks.network.classifier import NetworkSpec
+from tasks.network.features import Features, extract, load_image
+from tasks.network.inference import Inference, inference
 
 WIDTHS = {"layer1": 32, "layer2": 48}
 

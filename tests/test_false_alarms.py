@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from sklearn.covariance import oas
 
-from tasks import false_alarms
-from tasks.false_alarms import HELD_OUT, LEFT_OUT, Images, Realised, realised
+from tasks.evaluation import false_alarms
+from tasks.evaluation.false_alarms import HELD_OUT, LEFT_OUT, Images, Realised, realised
 
 Array = NDArray[np.floating]
 

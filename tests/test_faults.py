@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client, WorkerPlugin
 
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
@@ -30,7 +30,7 @@ from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 POISON = b"this image kills whoever decodes it"
 SHARD = 8
@@ -42,7 +42,7 @@ class Poison(WorkerPlugin):
     name = "poison"
 
     def setup(self, worker: object) -> None:
-        from tasks import pieces
+        from tasks.images import regions as pieces
 
         honest = pieces.decode
 
@@ -181,7 +181,8 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows import batch, calibrate
+    from flows.stages import batch
+    from flows.stages import calibration as calibrate
 
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
@@ -212,7 +213,7 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     listed = sorted(images.rglob("*.png"))
     frozen = settings.model_copy()
     with pytest.MonkeyPatch.context() as patch:
-        from flows import batch as module
+        from flows.stages import batch as module
 
         honest = module.list_images
 
@@ -479,7 +480,7 @@ def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
         os.link(path, to)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "SLIDEWATCH_WORKERS": "1"}
-    command = [sys.executable, "-m", "flows.command_line", "screen", "--batch", "many"]
+    command = [sys.executable, "-m", "flows.commands.main", "screen", "--batch", "many"]
     process = subprocess.Popen(
         [*command, "--images", many, "--store", settings.store, "--shard-rows", "16"],
         env=environment,
@@ -492,7 +493,7 @@ def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert any("flows.server" in each.cmdline() for each in family)
+    assert any("flows.monitoring.prefect_server" in each.cmdline() for each in family)
     process.send_signal(sign)
     _, err = process.communicate(timeout=20)
     assert process.returncode not in (0, None)

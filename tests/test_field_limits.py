@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from tasks.cells import find_cells
-from tasks.field_limits import FieldLimits, field_reason
-from tasks.field_quality import field_quality
+from tasks.reports.field_limits import FieldLimits, field_reason
+from tasks.segmentation.cells import find_cells
+from tasks.segmentation.quality import field_quality
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOOD: dict[str, Any] = {

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tasks.cells import Cells, find_cells
-from tasks.field_quality import FieldQuality, field_quality, packed, sharpness
+from tasks.segmentation.cells import Cells, find_cells
+from tasks.segmentation.quality import FieldQuality, field_quality, packed, sharpness
 from tests.test_cells import RED, Field, field_of, ground, rendered
 
 NONE = Cells((), float("nan"))

@@ -13,9 +13,9 @@ from storage.reports.sql import answer
 from storage.reports.tables import FIELDS as REPORT
 from storage.reports.tables import publish_report, report_path
 from storage.store import Store
-from tasks import fields as module
-from tasks.field_limits import FieldLimits
-from tasks.fields import FieldTally
+from tasks.reports import fields as module
+from tasks.reports.field_limits import FieldLimits
+from tasks.reports.fields import FieldTally
 from tests.test_slides import ABNORMAL, FAILED, KINDS, NAMES, PARASITIZED, cell
 
 PHOTO, SLIDE, BAD = "/photos/a.jpg", "/slides/b.svs", "/photos/bad.jpg"

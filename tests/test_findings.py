@@ -7,11 +7,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from tasks.attacks import ATTACKS
-from tasks.comparison import VERDICT, Comparison
-from tasks.corruptions import CORRUPTIONS
-from tasks.evaluation import PartJob, Run, parts
-from tasks.findings import (
+from flows.jobs.evaluation import PartJob, Run, parts
+from tasks.evaluation.attacks import ATTACKS
+from tasks.evaluation.comparison import VERDICT, Comparison
+from tasks.evaluation.corruptions import CORRUPTIONS
+from tasks.evaluation.results import (
     AS_COMPUTED,
     AS_FILES,
     ATTACKED,
@@ -28,8 +28,8 @@ from tasks.findings import (
     Treatment,
     join_parts,
 )
-from tasks.robustness import SCORES
-from tasks.robustness_tables import METRICS
+from tasks.visualisation.robustness_page import SCORES
+from tasks.visualisation.robustness_tables import METRICS
 from tests.conftest import CLASSES
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)
@@ -460,7 +460,7 @@ def test_parts_are_joined_in_their_order() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_part_of_which_no_image_can_be_read_adds_nothing(place: int) -> None:
-    """`tasks.evaluation.score_part` knows no forms of it, for there are no features."""
+    """`flows.jobs.evaluation.score_part` knows no forms of it, for there are no features."""
     whole = attacked_part()
     pieces = [cut(whole, [0, 1, 2]), cut(whole, [3, 4, 5])]
     pieces.insert(place, ScoredPart({}, np.empty((0, 32), np.uint8), {}, {}))

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
 
-from flows import batch as batch_module
-from flows.cluster import ClusterError
+from flows.cluster.errors import ClusterError
+from flows.cluster.executor import run_in_order
+from flows.commands.status import status
 from flows.fit import FitOutcome, fit, retract
-from flows.jobs import run_in_order
+from flows.jobs.shard import run_shard
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
-from flows.status import status
+from flows.stages import batch as batch_module
 from flows.train import TrainOutcome, train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
@@ -30,11 +31,10 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import read_rows, report_path
 from storage.store import Store, StoreError
-from tasks.reading import SourceError
-from tasks.render import write_collection, write_night
-from tasks.report import PIECE
-from tasks.shard import run_shard
-from tasks.statistics import from_arrays
+from tasks.detector.moments import from_arrays
+from tasks.images.files import SourceError
+from tasks.reports.images import PIECE
+from tasks.synthetic.cells import write_collection, write_night
 
 PATIENTS, CELLS = 16, 12
 KINDS = ("images", "slides", "batches")

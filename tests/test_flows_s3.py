@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
+from flows.commands.status import status
 from flows.fit import fit
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
-from flows.status import status
 from storage.store import Store
-from tasks.render import write_night
+from tasks.synthetic.cells import write_night
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import render
-from tasks.extract import load_image
-from tasks.images import FORMATS, REASONS
-from tasks.pieces import whole_file
-from tasks.reading import read_bytes
-from tasks.sources import list_images
+from tasks.images.decoding import FORMATS, REASONS
+from tasks.images.files import read_bytes
+from tasks.images.listing import list_images
+from tasks.images.regions import whole_file
+from tasks.network.features import load_image
+from tasks.synthetic import cells as render
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SIDE = 32

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.jobs.shard import ShardJob, kept_features
 from storage.batches.features import create_features, read_block, write_block
 from storage.batches.ledger import (
     Failure,
@@ -24,10 +25,9 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.models.statistics import latest_statistics, load_moments
 from storage.reports.tables import read_rows, report_digest, report_path
 from storage.store import Store, StoreError
-from tasks.detector import from_arrays as detector_from_arrays
-from tasks.detector import score
-from tasks.shard import ShardJob, kept_features
-from tasks.statistics import from_arrays as statistics_from_arrays
+from tasks.detector.detector import from_arrays as detector_from_arrays
+from tasks.detector.detector import score
+from tasks.detector.moments import from_arrays as statistics_from_arrays
 from tests.golden import make_golden as golden
 
 FOLDER = Path(golden.__file__).parent

@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.command_line import COMMANDS, _options
+from flows.commands.main import COMMANDS, _options
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

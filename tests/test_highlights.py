@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.highlights import (
+from tasks.visualisation.highlights import (
     ABNORMAL,
     EXAMPLES,
     MOST_OF_A_SLIDE,

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import render
-from tasks.images import FORMATS, MOST_PIXELS, REASONS, BadImageError, Picture, decode, mean_colour
+from tasks.images.decoding import (
+    FORMATS,
+    MOST_PIXELS,
+    REASONS,
+    BadImageError,
+    Picture,
+    decode,
+    mean_colour,
+)
+from tasks.synthetic import cells as render
 
 SIDE = 16
 RED, HALF_RED, BLACK = (200, 0, 0), (100, 0, 0), (0, 0, 0)

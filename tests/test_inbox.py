@@ -7,11 +7,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from flows import inbox as module
-from flows.inbox import Arrivals, arrivals, look
+from flows.stages import inbox as module
+from flows.stages.inbox import Arrivals, arrivals, look
 from storage.batches.nights import Night, freeze_night
 from storage.store import Store
-from tasks.reading import SourceError
+from tasks.images.files import SourceError
 
 HOUR = 3600.0
 

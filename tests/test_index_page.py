@@ -1,4 +1,4 @@
-from tasks.index_page import index_page
+from tasks.visualisation.index_page import index_page
 from tests.nights import image_rows, night_of
 from tests.test_robustness import Page
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import tasks.inference
-from tasks.inference import inference
-from tasks.network import DEFAULT_NETWORK, PENULTIMATE, Classifier, build, network_spec
-from tasks.training import to_pixels
+import tasks.network.inference
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.classifier import PENULTIMATE, Classifier, to_pixels
+from tasks.network.inference import inference
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
 

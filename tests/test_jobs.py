@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
-from flows import jobs as module
-from flows.cluster import ClusterError, open_client
-from flows.jobs import kills_workers, run_in_order
+from flows.cluster import executor as module
+from flows.cluster.client import open_client
+from flows.cluster.errors import ClusterError
+from flows.cluster.executor import kills_workers, run_in_order
 from flows.settings import Settings
 
 KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"

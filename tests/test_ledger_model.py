@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import storage.store
+from flows.jobs.shard import ShardJob, kept_features
 from storage.batches.features import (
     FAILED,
     SCORED,
@@ -54,8 +55,7 @@ from storage.batches.manifests import (
 )
 from storage.reports.tables import publish_report, read_rows, report_digest, report_path, write_rows
 from storage.store import Store, StoreError
-from tasks.shard import ShardJob, kept_features
-from tasks.sources import SCHEMA
+from tasks.images.manifest import SCHEMA
 from tests.conftest import WHEN
 
 SHARD_ROWS = 3

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from flows import logs
-from flows.logs import JsonFormatter, JsonHandler, bind, is_json, log, redact, use_logs
-from flows.progress import complain, progress_bar, tell, warn
-from flows.results import Outcome
+from flows.jobs.shard import FailedImage, ShardResult
+from flows.monitoring import logs
+from flows.monitoring.console import complain, progress_bar, tell, warn
+from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, redact, use_logs
+from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
+from flows.outcome import Outcome
 from flows.settings import Settings
-from flows.telemetry import TO_PREFECT, observed, shard_done, stage
 from storage.batches.manifests import Shard
-from tasks.shard import FailedImage, ShardResult
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from sklearn.covariance import oas
 
-from tasks.mahalanobis import (
+from tasks.detector.mahalanobis import (
     LEAST_SHRINKAGE,
     TiedGaussian,
     class_distances,
@@ -16,7 +16,7 @@ from tasks.mahalanobis import (
     tied_covariance,
     tied_gaussian,
 )
-from tasks.statistics import Moments, moments
+from tasks.detector.moments import Moments, moments
 
 Array = NDArray[np.floating]
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.malaria_data import NAME, malaria
-from tasks.reading import SourceError
-from tasks.render import write_collection
+from flows.commands.malaria_data import NAME, malaria
+from tasks.images.files import SourceError
+from tasks.synthetic.cells import write_collection
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from tasks.metrics import (
+from tasks.evaluation.metrics import (
     DETECTION,
     SAMPLES_AT_ONCE,
     Float,

@@ -8,20 +8,17 @@ import torch
 from safetensors.torch import save_file
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
-from tasks.network import (
-    DEFAULT_NETWORK,
+from tasks.network.backbones import DEFAULT_NETWORK, build, every_stage, network_spec
+from tasks.network.classifier import (
     PENULTIMATE,
     Classifier,
     NetworkError,
     NetworkSpec,
-    build,
-    every_stage,
-    folded,
     last_layer,
-    network_spec,
     tap_widths,
     with_taps,
 )
+from tasks.network.folding import folded
 from tests.conftest import CLASSES
 
 THOUSAND = tuple(map(str, range(1000)))

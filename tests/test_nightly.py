@@ -25,7 +25,7 @@ from flows.train import train
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
 from storage.store import Store, StoreError
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

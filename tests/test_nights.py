@@ -14,7 +14,8 @@ from storage.batches.nights import (
     series_lease,
 )
 from storage.store import Store, StoreError
-from tasks.sources import SCHEMA, list_images
+from tasks.images.listing import list_images
+from tasks.images.manifest import SCHEMA
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 2, tzinfo=UTC)
 

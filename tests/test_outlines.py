@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.outlines import ANGLES, Edges, edges, enclosed_area, seeds, trace
+from tasks.segmentation.contours import ANGLES, Edges, edges, enclosed_area, seeds, trace
 
 RADII = np.array([12.0, 16.0, 20.0])
 

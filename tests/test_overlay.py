@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tasks.overlay import (
+from tasks.visualisation.overlay import (
     COLOURS,
     LONGEST,
     Outline,

@@ -4,7 +4,7 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from tasks.page import data_uri, render
+from tasks.visualisation.page import data_uri, render
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:

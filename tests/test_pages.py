@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import pages
 from flows.fit import fit
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
+from flows.stages import pages
 from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.reports.pages import index_path, page_is_of, page_path

@@ -10,11 +10,20 @@ import pytest
 from PIL import Image
 from tifffile import TiffWriter, imwrite
 
-from tasks.extract import load_image
-from tasks.images import BadImageError
-from tasks.pieces import Piece, Region, address_of, find, find_unchanged, pieces_of, whole_file
-from tasks.reading import ChangedError, SourceError, digest_of_file, stamp
-from tasks.sources import SCHEMA, list_images
+from tasks.images.decoding import BadImageError
+from tasks.images.files import ChangedError, SourceError, digest_of_file, stamp
+from tasks.images.listing import list_images
+from tasks.images.manifest import SCHEMA
+from tasks.images.regions import (
+    Piece,
+    Region,
+    address_of,
+    find,
+    find_unchanged,
+    pieces_of,
+    whole_file,
+)
+from tasks.network.features import load_image
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograp
 def test_a_source_that_was_replaced_makes_another_image(
     photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.pieces.LOOK", 1e-9)
+    monkeypatch.setattr("tasks.images.regions.LOOK", 1e-9)
     uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
     piece = piece_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
     before = find(piece)

@@ -5,8 +5,8 @@ import time
 import pytest
 from rich.console import Console
 
-from flows import progress
-from flows.progress import CONSOLE, be_quiet, progress_bar, tell
+from flows.monitoring import console as progress
+from flows.monitoring.console import CONSOLE, be_quiet, progress_bar, tell
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,10 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flows import nightly as nightly_module
-from flows import prometheus as module
 from flows.fit import fit
+from flows.monitoring import prometheus as module
+from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.nightly import nightly
-from flows.prometheus import NightMetrics, delivered, series_of
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from storage.models.detectors import list_detectors

@@ -18,7 +18,7 @@ from storage.leases import lease
 from storage.records import now
 from storage.reports.tables import FIELDS, report_path
 from storage.store import Store
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 TODAY = date(2026, 3, 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.command_line import main
+from flows.commands.main import main
 from storage.store import Store
 from tests.test_tables import fill
 
@@ -110,7 +110,7 @@ def test_wrong_sql_is_one_line(store: Store, sql: str, capsys: pytest.CaptureFix
 
 
 def test_who_reads_only_the_head_of_an_answer_sees_no_error(store: Store) -> None:
-    command = [sys.executable, "-m", "flows.command_line", "query", "FROM range(10000000)"]
+    command = [sys.executable, "-m", "flows.commands.main", "query", "FROM range(10000000)"]
     script = '"$@" --format csv --store "$0"'
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{script} | head -n 2", store.url, *command],

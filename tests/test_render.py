@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import render
-from tasks.render import Patient, Picture, Stage
+from tasks.synthetic import cells as render
+from tasks.synthetic.cells import Patient, Picture, Stage
 
 NAME = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_\d{8}_\d{6}[a-z]?)_cell_(?P<cell>\d+)\.png$",

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tasks.render import draw_patient
-from tasks.render_field import RenderedField, render_field
+from tasks.synthetic.cells import draw_patient
+from tasks.synthetic.fields import RenderedField, render_field
 
 
 def draw(seed: int = 0, *, cells: int = 20, overlapping: float = 0.0) -> RenderedField:

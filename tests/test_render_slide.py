@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.render_slide import RenderedSlide, render_slide
-from tasks.slide_source import open_slide
+from tasks.images.slides import open_slide
+from tasks.synthetic.slides import RenderedSlide, render_slide
 
 
 def test_a_slide_says_what_was_drawn(rendered_slide: tuple[Path, RenderedSlide]) -> None:

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from tasks.detector import Scores
-from tasks.report import PIECE, image_rows, q_values
+from tasks.detector.detector import Scores
+from tasks.reports.images import PIECE, image_rows, q_values
 
 CLASSES, TAPS = ["Parasitized", "Uninfected"], ["blocks.2", "blocks.3"]
 ALPHA, UNCERTAIN_BELOW = 0.05, 0.8

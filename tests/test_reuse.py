@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.jobs.shard import ShardJob, run_shard
 from storage.batches.features import FeatureBlock, create_features, read_block
 from storage.batches.known_features import seen_before
 from storage.batches.manifests import Batch, freeze_batch
 from storage.models.classifiers import load_card
 from storage.store import Store
-from tasks import pieces as pieces_module
-from tasks.images import Picture
-from tasks.shard import ShardJob, run_shard
-from tasks.sources import list_images
+from tasks.images import regions as pieces_module
+from tasks.images.decoding import Picture
+from tasks.images.listing import list_images
 from tests.conftest import CLASSES, WHEN
 
 Decode = Callable[[bytes, int], Picture]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.reports.schemas.images import image_schema
-from tasks.review import (
+from tasks.reports.reviews import (
     FROM_REPORT,
     OTHER,
     Precision,

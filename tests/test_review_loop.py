@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.commands.review import ImportOutcome, export, import_verdicts, report
 from flows.fit import fit, retract
-from flows.review import ImportOutcome, export, import_verdicts, report
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.statistics import latest_statistics
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError, digest_of
-from tasks.reading import SourceError
-from tasks.render import draw_patient, other_stain, red_cell, write_collection
-from tasks.review import VerdictError
+from tasks.images.files import SourceError
+from tasks.reports.reviews import VerdictError
+from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
 from tests.conftest import CLASSES, HELD_OUT
 
 DAY = date(2026, 3, 1)

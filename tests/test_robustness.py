@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.robustness import SCORES, Example, robustness_page
-from tasks.robustness_tables import METRICS, over_seeds, robustness_markdown
+from tasks.evaluation.results import Example
+from tasks.visualisation.robustness_page import SCORES, robustness_page
+from tasks.visualisation.robustness_tables import METRICS, over_seeds, robustness_markdown
 
 SCRIPT = "<script>alert(1)</script>"
 DETECTORS = ("maximum softmax", "energy", "slidewatch", "layers (known-attack)")

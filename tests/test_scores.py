@@ -14,12 +14,13 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from tasks import scores
-from tasks.attacks import preprocess
-from tasks.calibration import abnormality, calibrate
-from tasks.detector import Detector
-from tasks.mahalanobis import TiedGaussian, tied_gaussian
-from tasks.scores import (
+from tasks.detector.calibration import abnormality, calibrate
+from tasks.detector.detector import Detector
+from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.evaluation import baselines as scores
+from tasks.evaluation.attacks import preprocess
+from tasks.evaluation.baselines import (
     NEIGHBOURS,
     ODIN_TEMPERATURE,
     SCORES,
@@ -34,7 +35,6 @@ from tasks.scores import (
     residual_norm,
     whole_gaussian,
 )
-from tasks.statistics import moments
 
 Array = NDArray[np.floating]
 LAST, EARLY = "penultimate", "blocks.2"

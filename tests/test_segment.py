@@ -19,7 +19,7 @@ import pytest
 from geojson_pydantic import FeatureCollection
 from PIL import Image
 
-from flows.contours import contours
+from flows.commands.contours import contours
 from flows.fit import fit
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
@@ -27,15 +27,16 @@ from flows.segment import SegmentOutcome, SourcesFailedError, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
 from storage.store import Store, StoreError
-from tasks.absorbance import Field
-from tasks.cells import Cells, find_cells
-from tasks.pieces import find, pieces_of
-from tasks.reading import SourceError
-from tasks.render import draw_patient, write_collection
-from tasks.render_field import RenderedField, render_field
-from tasks.render_slide import RenderedSlide
-from tasks.segment import _level_of_cells, load_finder, name_of_slide, names_of_slides
-from tasks.sources import list_images
+from tasks.images.files import SourceError
+from tasks.images.listing import list_images
+from tasks.images.names import name_of_slide, names_of_slides
+from tasks.images.regions import find, pieces_of
+from tasks.segmentation.cells import Cells, find_cells
+from tasks.segmentation.fields import _level_of_cells, load_finder
+from tasks.synthetic.cells import draw_patient, write_collection
+from tasks.synthetic.fields import RenderedField, render_field
+from tasks.synthetic.slides import RenderedSlide
+from tasks.types import Field
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3
@@ -272,7 +273,7 @@ def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
     diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
-    monkeypatch.setattr("tasks.segment.open_slide", lambda uri: slide)
+    monkeypatch.setattr("flows.jobs.segmentation.open_slide", lambda uri: slide)
     assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
     assert _level_of_cells({"is_slide": False}, diameter) == 0
 
@@ -472,7 +473,7 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
 @pytest.mark.slow
 def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
-        words = [sys.executable, "-m", "flows.command_line", "segment", "--name", name]
+        words = [sys.executable, "-m", "flows.commands.main", "segment", "--name", name]
         return [*words, "--images", str(slide.parent / "*.tif"), "--store", str(tmp_path / "store")]
 
     parts = tmp_path / "store" / "segmentations" / "killed" / "fields"

@@ -7,8 +7,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from flows import server as module
-from flows.server import ServerError, TemporaryServer, start_server
+from flows.monitoring import prefect_server as module
+from flows.monitoring.prefect_server import ServerError, TemporaryServer, start_server
 
 COMMAND = """
 from flows.server import start_server

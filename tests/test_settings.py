@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.settings import Settings
-from tasks.field_limits import FieldLimits
+from tasks.reports.field_limits import FieldLimits
 
 EXAMPLE = Path(__file__).parents[1] / "deploy" / "slidewatch.toml"
 

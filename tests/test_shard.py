@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.jobs import shard as shard_module
+from flows.jobs.networks import load_classifier, load_inference
+from flows.jobs.shard import ShardJob, ShardResult, kept_features, label_codes, run_shard
+from flows.jobs.statistics import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
 from storage.batches.ledger import Failure, complete_shards, read_shard_record, rows_path
@@ -18,16 +22,12 @@ from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.reports.tables import read_rows
 from storage.store import Store, StoreError, digest_of
-from tasks import shard as shard_module
-from tasks.calibration import Calibration, leave_group_out
-from tasks.contribution import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
-from tasks.detector import Detector, fit_gaussians, score
-from tasks.detector import to_arrays as detector_arrays
-from tasks.loading import load_classifier, load_inference
-from tasks.shard import ShardJob, ShardResult, kept_features, label_codes, run_shard
-from tasks.sources import list_images
-from tasks.statistics import merge_statistics, statistics_of
-from tasks.statistics import to_arrays as statistics_arrays
+from tasks.detector.calibration import Calibration, leave_group_out
+from tasks.detector.detector import Detector, fit_gaussians, score
+from tasks.detector.detector import to_arrays as detector_arrays
+from tasks.detector.moments import merge_statistics, statistics_of
+from tasks.detector.moments import to_arrays as statistics_arrays
+from tasks.images.listing import list_images
 from tests.conftest import CLASSES, HELD_OUT, WHEN
 
 SHARD_ROWS = 10

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from tifffile import TiffWriter
 
-from tasks.images import REASONS, BadImageError
-from tasks.slide_source import is_slide, open_slide
+from tasks.images.decoding import REASONS, BadImageError
+from tasks.images.slides import is_slide, open_slide
 from tests.benchmarks.peak import peak, start_peak
 from tests.test_fuzz import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
 

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
 from storage.reports.schemas.slides import slide_schema
-from tasks.slides import SlideTally, binomial_p_value, wilson_interval
+from tasks.reports.parasitaemia import binomial_p_value, wilson_interval
+from tasks.reports.slides import SlideTally
 
 ALPHA = 0.05
 NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31"}

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from tasks.reading import SourceError, read_bytes
-from tasks.sources import SCHEMA, list_images, parse_name
+from tasks.images.files import SourceError, read_bytes
+from tasks.images.listing import list_images
+from tasks.images.manifest import SCHEMA
+from tasks.images.names import parse_name
 
 CLASSES = ("Parasitized", "Uninfected")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tasks.split import PARTS, Split, SplitError, split, split_by
+from tasks.network.split import PARTS, Split, SplitError, split, split_by
 
 FRACTIONS = st.tuples(*[st.floats(0.05, 1)] * 3)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.spreadsheet import FORMULA, SpreadsheetError, csv_lines, read_csv
+from tasks.reports.spreadsheet import FORMULA, SpreadsheetError, csv_lines, read_csv
 
 VALUES = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none())
 

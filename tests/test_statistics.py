@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance
 
-from tasks import statistics
-from tasks.mahalanobis import tied_covariance
-from tasks.statistics import (
+from tasks.detector import moments as statistics
+from tasks.detector.mahalanobis import tied_covariance
+from tasks.detector.moments import (
     Moments,
     States,
     from_arrays,

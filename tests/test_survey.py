@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tifffile import imwrite
 
-from tasks.images import BadImageError
-from tasks.render_slide import RenderedSlide
-from tasks.slide_source import open_slide
-from tasks.survey import Place, survey
+from tasks.images.decoding import BadImageError
+from tasks.images.slides import open_slide
+from tasks.segmentation.survey import Place, survey
+from tasks.synthetic.slides import RenderedSlide
 
 
 @dataclass

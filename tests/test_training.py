@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks import render, training
-from tasks.network import Classifier, NetworkSpec, build, network_spec
-from tasks.training import (
+from tasks.network import training
+from tasks.network.backbones import build, network_spec
+from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
+from tasks.network.training import (
     DivergedError,
     Epoch,
     TrainingPlan,
@@ -19,9 +20,9 @@ from tasks.training import (
     fit_temperature,
     negative_log_likelihood,
     predict,
-    to_pixels,
     train,
 )
+from tasks.synthetic import cells as render
 from tests.conftest import CLASSES
 
 SIDE, COUNT = 32, 48

@@ -1,7 +1,7 @@
 import pytest
 
-from tasks import versions
-from tasks.versions import PACKAGES, VersionsDifferError, differences, installed, run_if_same
+from flows.jobs import versions
+from flows.jobs.versions import PACKAGES, VersionsDifferError, differences, installed, run_if_same
 
 
 def test_every_version_that_matters_is_known_here() -> None:

@@ -68,7 +68,7 @@ def freeze_batch(
     attempt: int = 1,
     earlier: Sequence[str] = (),
 ) -> Batch:
-    """Write a batch's manifest (a table of `tasks.sources.SCHEMA`) once and for all."""
+    """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`) once and for all."""
     check_name("batch", name)
     buffer = io.BytesIO()
     # One row group a shard, so that a worker reads its own rows and nothing else.

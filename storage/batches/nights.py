@@ -61,7 +61,7 @@ def freeze_night(
     inbox: str,
     frozen_at: datetime,
 ) -> Night:
-    """Write which images a night takes (a table of `tasks.sources.SCHEMA`); the lease is held."""
+    """Write which images a night takes, as rows of a manifest; the lease is held."""
     found = find_night(store, series, day)
     if found and found.images:
         raise StoreError(f"night {found.batch} has its images already, and they are frozen")

@@ -95,7 +95,7 @@ def freeze_segmentation(
     cutting: Cutting,
     started_at: datetime,
 ) -> Segmentation:
-    """Write a segmentation's sources (a table of `tasks.sources.SCHEMA`) once and for all."""
+    """Write a segmentation's sources, as rows of a manifest, once and for all."""
     buffer = io.BytesIO()
     pq.write_table(sources, buffer, compression="zstd")
     made = Segmentation(
@@ -135,7 +135,7 @@ def segmentation_of(store: Store, images: str) -> str | None:
 
 
 def manifest_address(store: Store, name: str) -> str:
-    """Where the manifest of a segmentation lies, for `tasks.sources.list_images`."""
+    """Where the manifest of a segmentation lies, for `tasks.images.listing.list_images`."""
     return store.address(FOLDER, name, MANIFEST)
 
 

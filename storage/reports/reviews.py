@@ -99,7 +99,7 @@ def reviewed_batch(store: Store, images: str) -> str | None:
     return batch if root.startswith(folder) and name and "/" not in name else None
 
 
-def _fitted_from(store: Store, model: str, night: str) -> list[str]:
+def fitted_from(store: Store, model: str, night: str) -> list[str]:
     """The fitted batches that come from verdicts on a night."""
     latest = latest_statistics(store, model)
     return [

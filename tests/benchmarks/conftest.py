@@ -18,7 +18,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
 

@@ -5,8 +5,9 @@ from datetime import date
 import pyarrow as pa
 from distributed import Client
 
-from flows.screen import extract_and_score, publish
+from flows.screen import extract_and_score
 from flows.settings import Settings
+from flows.stages.publish import publish
 from storage.batches.manifests import Batch, freeze_batch
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy.optimize import linear_sum_assignment
 
-from tasks.cells import Cells, Kind, find_cells
+from tasks.segmentation.cells import Cells, Kind, find_cells
 from tests.benchmarks.conftest import QUICK
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -14,13 +14,13 @@ import pytest
 from distributed import Client
 
 from flows import screen as module
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
 from storage.reports.tables import read_rows, report_path
 from storage.store import Store
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 CELLS, CORRUPT, EVERY = 20_000, 100, 20.0
 

@@ -24,19 +24,26 @@ from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor, nn
 
-import tasks.training
-from tasks.calibration import Calibration, calibrate, group_weights, log_distance, p_values
-from tasks.corruptions import CORRUPTIONS, corrupt
-from tasks.images import decode_rgb, resize
-from tasks.mahalanobis import TiedGaussian, nearest_class_distance, tied_covariance, tied_gaussian
-from tasks.metrics import accuracy, auroc
-from tasks.network import Classifier, build, network_spec
-from tasks.process import keep_freed_memory
-from tasks.reading import read_bytes
-from tasks.sources import list_images
-from tasks.split import split
-from tasks.statistics import SPACES, Float, Moments, in_space, merge, moments, retract
-from tasks.training import TrainingPlan, predict, to_pixels, train
+import tasks.network.training
+from flows.jobs.worker import keep_freed_memory
+from tasks.detector.calibration import Calibration, calibrate, group_weights, log_distance, p_values
+from tasks.detector.mahalanobis import (
+    TiedGaussian,
+    nearest_class_distance,
+    tied_covariance,
+    tied_gaussian,
+)
+from tasks.detector.moments import SPACES, Moments, in_space, merge, moments, retract
+from tasks.evaluation.corruptions import CORRUPTIONS, corrupt
+from tasks.evaluation.metrics import accuracy, auroc
+from tasks.images.decoding import decode_rgb, resize
+from tasks.images.files import read_bytes
+from tasks.images.listing import list_images
+from tasks.network.backbones import build, network_spec
+from tasks.network.classifier import Classifier, to_pixels
+from tasks.network.split import split
+from tasks.network.training import TrainingPlan, predict, train
+from tasks.types import Float
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))
@@ -101,8 +108,8 @@ def cells() -> Cells:
 class Recipe:
     """How to train: which stages stay frozen, the input's side, and how far colours are jittered.
 
-    ``jitter`` is that of brightness, (1 +- jitter), on top of `tasks.training.augment`; that of
-    single channels is half of it.
+    ``jitter`` is that of brightness, (1 +- jitter), on top of `augment` of training; that of single
+    channels is half of it.
     """
 
     frozen: tuple[str, ...]

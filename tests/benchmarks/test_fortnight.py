@@ -24,9 +24,9 @@ from flows.settings import Settings
 from flows.train import train
 from storage.reports.tables import read_batches_before
 from storage.store import Store
-from tasks.images import decode_rgb
-from tasks.reading import read_bytes
-from tasks.sources import list_images
+from tasks.images.decoding import decode_rgb
+from tasks.images.files import read_bytes
+from tasks.images.listing import list_images
 
 DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NIGHTS, PATIENTS = 14, 8

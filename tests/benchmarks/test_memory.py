@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from tasks.render import write_collection
+from tasks.synthetic.cells import write_collection
 
 FEW, MANY = 2_000, 20_000
 

@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.batch import run_shards
-from flows.cluster import open_client
-from flows.jobs import run_in_order
-from flows.screen import publish
+from flows.cluster.client import open_client
+from flows.cluster.executor import run_in_order
+from flows.jobs.networks import load_inference
+from flows.jobs.shard import ShardJob, run_shard
+from flows.jobs.worker import settle_worker
 from flows.settings import Settings
+from flows.stages.batch import run_shards
+from flows.stages.publish import publish
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store
-from tasks.extract import extract
-from tasks.loading import load_inference
-from tasks.pieces import whole_file
-from tasks.process import settle_worker
-from tasks.render import write_collection
-from tasks.shard import ShardJob, run_shard
-from tasks.sources import list_images
+from tasks.images.listing import list_images
+from tasks.images.regions import whole_file
+from tasks.network.features import extract
+from tasks.synthetic.cells import write_collection
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.screening import freeze
 
@@ -152,7 +152,7 @@ from flows.settings import Settings
 with open_client(Settings(workers=2)) as client:
     pass"""
 # One image is one shard, for one of the workers.
-WORKER = CLUSTER.replace("pass", "client.submit(exec, 'import tasks.shard').result()")
+WORKER = CLUSTER.replace("pass", "client.submit(exec, 'import flows.jobs.shard').result()")
 
 
 @pytest.mark.benchmark
@@ -182,7 +182,7 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
             "workers": "2",
         }
         words = (f"--{name}={value}" for name, value in options.items())
-        run("-m", "flows.command_line", "screen", *words)
+        run("-m", "flows.commands.main", "screen", *words)
 
     screen()  # Prefect makes its database once
     taken = in_turn(

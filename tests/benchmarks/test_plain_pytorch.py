@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.settings import Settings
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
@@ -18,8 +18,9 @@ from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import load_detector_card
 from storage.reports.tables import read_rows
 from storage.store import Store
-from tasks.network import Classifier, NetworkSpec, build
-from tasks.sources import list_images
+from tasks.images.listing import list_images
+from tasks.network.backbones import build
+from tasks.network.classifier import Classifier, NetworkSpec
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.plain_pytorch import Scorer, Screener, dataset
 from tests.benchmarks.screening import screen_anew

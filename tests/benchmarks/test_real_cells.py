@@ -23,10 +23,10 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.reports.tables import read_rows, report_path
 from storage.store import Store
-from tasks.calibration import abnormality, calibrate, log_distance, p_values
-from tasks.mahalanobis import nearest_class_distance, tied_gaussian
-from tasks.metrics import detection, patient_bootstrap
-from tasks.statistics import moments
+from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
+from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.evaluation.metrics import detection, patient_bootstrap
 
 SEEDS = (0, 1, 2)
 SETS = ("bccd_red_cells_masked", "bccd_white_cells", "cifar10", "mnist")

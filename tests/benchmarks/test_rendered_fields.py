@@ -17,8 +17,8 @@ from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train
-from tasks.render import draw_patient, write_collection
-from tasks.render_field import render_field
+from tasks.synthetic.cells import draw_patient, write_collection
+from tasks.synthetic.fields import render_field
 from tests.benchmarks.conftest import QUICK, Record
 
 FIELDS = 10 if QUICK else 100

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.networks import load_classifier, load_inference
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
-from tasks.detector import score
-from tasks.extract import extract
-from tasks.loading import load_classifier, load_inference
-from tasks.pieces import pieces_of
-from tasks.report import image_rows
-from tasks.shard import load_fitted_detector
-from tasks.sources import list_images
-from tasks.training import to_pixels
+from tasks.detector.detector import score
+from tasks.images.listing import list_images
+from tasks.images.regions import pieces_of
+from tasks.network.classifier import to_pixels
+from tasks.network.features import extract
+from tasks.reports.images import image_rows
 from tests.benchmarks.conftest import QUICK, Record
 
 IMAGES = 256 if QUICK else 5000

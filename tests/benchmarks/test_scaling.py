@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.settings import Settings
-from tasks.sources import list_images
+from tasks.images.listing import list_images
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.screening import screen_anew
 

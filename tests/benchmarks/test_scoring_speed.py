@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pytorch_ood.detector import Mahalanobis
 from threadpoolctl import threadpool_limits
 
-from tasks.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
-from tasks.statistics import Float, moments
+from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.types import Float
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.peak import extra_peak
 

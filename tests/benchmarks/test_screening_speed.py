@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 import torch
 
-from flows.cluster import open_client
+from flows.cluster.client import open_client
+from flows.jobs.networks import load_classifier, load_inference
+from flows.jobs.worker import keep_freed_memory
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
-from tasks.extract import load_image, load_images
-from tasks.loading import load_classifier, load_inference
-from tasks.pieces import whole_file
-from tasks.process import keep_freed_memory
-from tasks.sources import list_images
-from tasks.training import to_pixels
+from tasks.images.listing import list_images
+from tasks.images.regions import whole_file
+from tasks.network.classifier import to_pixels
+from tasks.network.features import load_image, load_images
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.screening import screen_anew
 

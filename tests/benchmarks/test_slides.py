@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from openslide import OpenSlide
 
-from tasks.render_slide import render_slide
-from tasks.slide_source import open_slide
-from tasks.survey import survey
+from tasks.images.slides import open_slide
+from tasks.segmentation.survey import survey
+from tasks.synthetic.slides import render_slide
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.peak import extra_peak
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.settings import Settings
-from tasks.pieces import find, pieces_of
-from tasks.render_slide import render_slide
+from tasks.images.regions import find, pieces_of
+from tasks.synthetic.slides import render_slide
 from tests.benchmarks.conftest import QUICK, Record
 
 SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)
@@ -36,7 +36,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def run(settings: Settings, *arguments: str) -> tuple[float, float, dict[str, object]]:
     """Seconds, MiB that the largest of its processes took, and outcome of a command."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "flows.command_line", *arguments, "--json"]
+    command = [sys.executable, "-m", "flows.commands.main", *arguments, "--json"]
     options = ["--store", settings.store, "--workers", "2", "--quiet"]
     largest = 0.0
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:

@@ -15,8 +15,8 @@ from pytorch_ood.detector import Mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 from threadpoolctl import threadpool_limits
 
-from tasks.mahalanobis import tied_gaussian
-from tasks.statistics import Moments, moments, partial_fit
+from tasks.detector.mahalanobis import tied_gaussian
+from tasks.detector.moments import Moments, moments, partial_fit
 from tests.benchmarks.conftest import QUICK, Record, in_turn
 from tests.benchmarks.peak import extra_peak
 

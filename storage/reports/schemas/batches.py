@@ -27,7 +27,7 @@ def batch_schema() -> pa.Schema:
             column(
                 "tap_scores",
                 pa.map_(pa.string(), pa.list_(COUNT)),
-                "by tap, standardised log distances in bins of `tasks.drift.TAP_EDGES`",
+                "by tap, standardised log distances in bins",
                 "images",
             ),
             column(

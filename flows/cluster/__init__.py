@@ -1,0 +1,1 @@
+"""Start or reach the cluster, and run jobs on it."""

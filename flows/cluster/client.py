@@ -1,0 +1,233 @@
+"""The compute cluster behind one small interface: a Dask client, whoever the workers are.
+
+Each kind of cluster reads what its own ecosystem configures; slidewatch adds how many workers, TLS,
+and that everybody has the same versions. What runs on the client is the same on all of them.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import dask
+from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError
+from distributed.security import Security
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from flows.cluster.errors import ClusterError
+from flows.cluster.preload import import_for_workers
+from flows.cluster.tls import ANY_CODE, CERTIFICATES, refuse_unencrypted, security
+from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.settings import Settings
+
+REACH = 10  # seconds in which a scheduler must answer
+# A job is handed back when its worker dies, rather than tried again unasked.
+HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
+SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
+
+
+@contextmanager
+def open_client(settings: Settings) -> Iterator[Client]:
+    """A client of the cluster that the settings name; what was started for it ends with the block.
+
+    Raises:
+        ClusterError: the cluster cannot be started or reached, or has other versions of what
+            changes results.
+    """
+    with KINDS[settings.cluster](settings) as client:
+        check_versions(client)
+        if FlowRunContext.get():
+            get_run_logger().info("Dask shows the work at %s", client.dashboard_link)
+        yield client
+
+
+def check_versions(client: Client) -> None:
+    """Compare what changes results here and on the workers, and Dask on the scheduler.
+
+    Raises:
+        ClusterError: something differs; it says who has what.
+    """
+    try:
+        found = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
+    except OSError as error:
+        raise ClusterError(f"the Dask scheduler does not answer: {error}") from error
+    here = installed()
+    on_workers = {who: comparable(seen["packages"]) for who, seen in found["workers"].items()}
+    scheduler = comparable(found["scheduler"]["packages"])
+    on_scheduler = {name: scheduler[name] for name in ("python", *PROTOCOL)}
+    differ = differences(here, on_workers | {"the scheduler": on_scheduler})
+    if differ:
+        raise ClusterError(f"{'; '.join(differ)}: {SAME_VERSIONS}")
+
+
+@contextmanager
+def _local(settings: Settings) -> Iterator[Client]:
+    import_for_workers()
+    with (
+        dask.config.set(HANDED_BACK | {"distributed.worker.multiprocessing-method": "forkserver"}),
+        LocalCluster(
+            n_workers=settings.workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+            env=dict(os.environ),  # what is set now, not when the workers' parent was started
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _cuda(_: Settings) -> Iterator[Client]:
+    dask_cuda = _import("dask_cuda", extra="cuda")
+    with dask.config.set(HANDED_BACK):
+        try:
+            cluster = dask_cuda.LocalCUDACluster(
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except Exception as error:  # NVIDIA's library raises a class for each of its codes
+            raise ClusterError(
+                f"no GPU can be used ({type(error).__name__}: {error}): see what nvidia-smi says, "
+                "or use cluster = local"
+            ) from error
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _scheduler(settings: Settings) -> Iterator[Client]:
+    address = settings.scheduler
+    if address is None:
+        raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
+    refuse_unencrypted(settings, address)
+    tls = security(settings) or Security()  # or what Dask's own configuration says
+    encrypted = urlsplit(address).scheme == "tls"
+    if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
+        raise ClusterError(
+            f"{address} needs certificates: give --tls-ca, --tls-certificate and --tls-key; "
+            + CERTIFICATES
+        )
+    if tls.require_encryption and not encrypted:
+        raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
+    try:
+        client = Client(address, security=tls, set_as_default=False, timeout=REACH)
+    except CommClosedError as error:  # with TLS 1.3, one of several errors of the handshake
+        raise ClusterError(
+            f"the Dask scheduler at {address} and this machine do not accept each other "
+            f"({error}): both must use TLS, or neither, with certificates of one authority that "
+            "have not ended; slidewatch doctor says when they do"
+        ) from error
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(f"no Dask scheduler at {address}: {error}") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _kubernetes(settings: Settings) -> Iterator[Client]:
+    spec = settings.cluster_spec
+    if spec is None or not Path(spec).is_file():
+        raise ClusterError(
+            "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
+            + ("" if spec is None else f", for {spec} is not there")
+        )
+    if not settings.unencrypted:
+        raise ClusterError(
+            "Dask's Kubernetes operator knows no TLS, and " + ANY_CODE + ": keep others away from "
+            "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
+            "use cluster = scheduler"
+        )
+    operator = _import("dask_kubernetes.operator", extra="kubernetes")
+    try:
+        cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)
+    except Exception as error:  # whatever an HTTP client and a YAML file may say
+        raise ClusterError(
+            f"Kubernetes does not start the cluster of {spec} ({type(error).__name__}: {error}): "
+            "see kubectl describe daskcluster, and that Dask's operator is installed"
+        ) from error
+    with cluster:
+        cluster.scale(settings.workers)
+        with Client(cluster, set_as_default=False) as client:
+            _wait_for_first(client, settings, "kubectl get pods")
+            yield client
+
+
+@contextmanager
+def _slurm(settings: Settings) -> Iterator[Client]:
+    jobqueue = _import("dask_jobqueue", extra="slurm")
+    # Without certificates of one's own, some that are made for this run and known to it alone.
+    tls = security(settings) or Security.temporary()
+    with dask.config.set(HANDED_BACK):
+        try:
+            cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
+        except ValueError as error:
+            raise ClusterError(
+                f"SLURM jobs are not described ({_first_line(error)}): copy "
+                "deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG"
+            ) from error
+        with cluster:
+            _refuse_invalid(cluster.job_script())
+            cluster.scale(settings.workers)
+            with Client(cluster, set_as_default=False) as client:
+                _wait_for_first(client, settings, "squeue --me")
+                yield client
+
+
+KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
+    "local": _local,
+    "cuda": _cuda,
+    "scheduler": _scheduler,
+    "kubernetes": _kubernetes,
+    "slurm": _slurm,
+}
+
+
+def _refuse_invalid(script: str) -> None:
+    """Ask SLURM whether it would take a job, for of one that it refuses Dask says nothing."""
+    if shutil.which("sbatch") is None:
+        raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(
+            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; what it asks for "
+            "stands in jobqueue.slurm of Dask's configuration"
+        )
+
+
+def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=settings.first_worker)
+    except TimeoutError:
+        raise ClusterError(
+            f"no worker has come in {settings.first_worker:g} seconds: see {see} and the workers' "
+            "logs, or wait longer with --first-worker"
+        ) from None
+
+
+def _import(module: str, *, extra: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ClusterError(
+            f"cluster = {extra} needs more ({error}): pip install 'slidewatch[{extra}]'"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(":")

@@ -1,0 +1,44 @@
+"""Where the workers of this machine come from: a process that has imported what they need.
+
+Imports take seconds, more than all else that a worker does before its first shard. They happen once
+for all workers, as soon as a command begins, and a worker that was killed is back at once.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+
+NEEDED = (
+    "distributed",
+    "flows.jobs.networks",
+    "flows.jobs.shard",
+    "tasks.network.inference",
+    "flows.jobs.statistics",
+    "flows.jobs.thumbnails",
+    "flows.jobs.segmentation",
+    "flows.jobs.pictures",
+)
+
+
+def import_for_workers() -> None:
+    """Begin to import what workers need, unless that was begun before, and do not wait for it."""
+    # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
+    with _environment(OMP_NUM_THREADS="1"):
+        multiprocessing.set_forkserver_preload(list(NEEDED))
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

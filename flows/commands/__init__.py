@@ -1,0 +1,1 @@
+"""Answer the command line: one command a module."""

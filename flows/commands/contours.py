@@ -1,0 +1,116 @@
+"""The command `contours`: a batch's cells and fields, to be seen over their slide in QuPath."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from flows.outcome import Outcome, table
+from flows.settings import Settings
+from storage.batches.manifests import Batch, load_batch, read_manifest
+from storage.reports.tables import FIELDS, iterate_rows, read_rows, report_path
+from storage.store import Store, StoreError
+from tasks.images.files import ARCHIVES, SourceError, split_link
+from tasks.visualisation.geojson import feature_collection
+
+Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines
+LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
+
+
+class ContoursOutcome(Outcome):
+    """What was written."""
+
+    batch: str
+    folder: str
+    files: int
+    cells: int
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        rows: list[tuple[str, object]] = [
+            ("folder", self.folder),
+            ("next", "drag a file onto its photograph or slide in QuPath"),
+        ]
+        return f"batch {self.batch}: {self.cells:,} cells in {self.files:,} files\n{table(rows)}"
+
+
+def contours(
+    batch: Annotated[str, Field(description="the screened batch")],
+    to: Annotated[str, Field(description="folder for the files")],
+    settings: Settings | None = None,
+) -> ContoursOutcome:
+    """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
+    store = Store((settings or Settings()).store)
+    if "://" in to:
+        raise SourceError(f"{to} is no folder of this machine: contours are opened in QuPath here")
+    frozen = load_batch(store, batch)
+    path = report_path(frozen.name, frozen.batch_date, FIELDS)
+    if not store.exists(*path):
+        raise StoreError(
+            f"batch {batch} has no report on fields of view: that is made where `slidewatch "
+            "segment`, or a night with --fields, has cut its images out of photographs or slides"
+        )
+    fields = read_rows(store, path)
+    folder = Path(to)
+    folder.mkdir(parents=True, exist_ok=True)
+    cells, names = 0, set[str]()
+    for source, parts in groupby(_parts(store, frozen), key=itemgetter(0)):
+        if source is None:  # what could not be read
+            continue
+        name = _new_name(source, names)
+        of_source = fields.filter(pc.equal(fields["source_uri"].cast(pa.string()), source))
+        counted = list[int]()
+        stage = folder / f".part-{name}"
+        with stage.open("wb") as file:
+            file.writelines(feature_collection(_counting(parts, counted), of_source))
+        stage.replace(folder / name)
+        cells += sum(counted)
+    return ContoursOutcome(batch=batch, folder=str(folder), files=len(names), cells=cells)
+
+
+def _parts(store: Store, batch: Batch) -> Iterator[Part]:
+    """The rows of a batch's report by source, in order, with what its manifest says of them."""
+    report = iterate_rows(store, report_path(batch.name, batch.batch_date))
+    waiting = next(report, None)
+    for shard in batch.shards():
+        told = read_manifest(store, batch, shard, ["uri", "source_uri", "outline"])
+        while waiting is not None and waiting.num_rows < told.num_rows:
+            waiting = pa.concat_tables([waiting, next(report)])
+        assert waiting is not None
+        rows, waiting = waiting.slice(0, told.num_rows), waiting.slice(told.num_rows)
+        if rows["uri"].to_pylist() != told["uri"].to_pylist():
+            raise StoreError(
+                f"the report of batch {batch.name} is not of its present manifest: screen it again"
+            )
+        sources = told["source_uri"].to_pylist()
+        outlines = told["outline"].to_pylist()
+        start = 0
+        for source, some in groupby(sources):
+            stop = start + len(list(some))
+            yield source, rows.slice(start, stop - start), outlines[start:stop]
+            start = stop
+
+
+def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Table, list[Any]]]:
+    for _, rows, outlines in parts:
+        counted.append(rows.num_rows)
+        yield rows, outlines
+
+
+def _new_name(source: str, names: set[str]) -> str:
+    """A file's name for a source, unlike those that were given before."""
+    kind, _, rest = source.partition("://")
+    path = split_link(rest)[0] if kind in ARCHIVES.values() else rest
+    # Cut where no filesystem would take it with what is added.
+    name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
+    found, number = f"{name}.geojson", 1
+    while found in names:
+        number += 1
+        found = f"{name}-{number}.geojson"
+    names.add(found)
+    return found

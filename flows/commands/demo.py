@@ -1,0 +1,157 @@
+"""The command `demo`: the main job on images that slidewatch renders itself."""
+
+import io
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from pydantic import Field
+
+from flows.fit import fit
+from flows.monitoring.console import tell
+from flows.outcome import Outcome, table
+from flows.screen import ImagesFailedError, screen
+from flows.settings import Settings
+from flows.train import train
+from tasks.images.files import SourceError, read_bytes
+from tasks.synthetic.cells import write_collection, write_night
+from tasks.visualisation.contact_sheet import Thumbnail, contact_sheet
+
+MARK = ".slidewatch-demo"
+ABNORMAL_FIRST = """SELECT parse_filename(uri) AS image, diagnosis, verdict, review_reason,
+       round(abnormality, 1) AS abnormality, round(p_value, 4) AS p_value
+FROM '{reports}/*/*.parquet'
+ORDER BY abnormality DESC NULLS LAST
+LIMIT 10"""
+BY_KIND = """SELECT coalesce(planted.kind, '{ordinary}'), count(*),
+       count(*) FILTER (abnormal OR status = 'failed')
+FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name GROUP BY ALL"""
+EXAMPLES = """SELECT uri, diagnosis, abnormality, p_value
+FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name
+WHERE status = 'scored' AND planted.kind IS NOT DISTINCT FROM ? ORDER BY image_id LIMIT 8"""
+ORDINARY = "ordinary cell"
+
+
+class DemoOutcome(Outcome):
+    """What was planted in the night, and what of it was found."""
+
+    seconds: float
+    planted: dict[str, int]
+    caught: dict[str, int]
+    query: str
+    answer: str
+    picture: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether a kind of planted image was missed altogether."""
+        return any(not self.caught[kind] for kind in self.planted if kind != ORDINARY)
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        rows: list[tuple[str, object]] = [
+            (kind, f"{self.caught[kind]:>4} of {number:>4} called abnormal, or failed")
+            for kind, number in self.planted.items()
+        ]
+        return (
+            f"What was in the night, and what was sent to a person:\n{table(rows)}\n\n"
+            f"The most abnormal images, asked of the report with DuckDB:\n\n{self.query}\n\n"
+            f"{self.answer}\n"
+            f"A picture of the night: {self.picture}\nThe demo took {self.seconds:.0f} s."
+        )
+
+
+def demo(
+    folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo",
+    seed: Annotated[int, Field(ge=0, description="of the rendered images")] = 0,
+    settings: Settings | None = None,
+) -> DemoOutcome:
+    """Render cells, train, fit in two increments, screen a night with planted images, query."""
+    started = time.monotonic()
+    root = _clean(Path(folder))
+    settings = (settings or Settings()).model_copy(
+        update={"store": str(root / "store"), "shard_rows": 128}
+    )
+    tell("Rendering smears of 32 patients and a night with abnormal images in it")
+    for week, first in (("week-1", 1), ("week-2", 17)):
+        write_collection(
+            root / "smears" / week,
+            patients=16,
+            cells_per_patient=40,
+            parasitized_fraction=0.5,
+            seed=seed + first,
+            first_patient=first,
+        )
+    planted = write_night(
+        root / "night",
+        patients=8,
+        cells_per_patient=50,
+        parasitized_fraction=0.2,
+        planted_per_kind=8,
+        seed=seed + 100,
+        first_patient=101,
+    )
+    tell(f"\n$ slidewatch train --images {root}/smears --epochs 3")
+    tell(train(images=str(root / "smears"), epochs=3, settings=settings).text())
+    for week in ("week-1", "week-2"):
+        tell(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
+        tell(fit(images=str(root / "smears" / week), batch=week, settings=settings).text())
+    tell(f"\n$ slidewatch screen --images {root}/night --batch night-1")
+    try:
+        night = screen(images=str(root / "night"), batch="night-1", settings=settings)
+    except ImagesFailedError as failure:  # one file of the night is cut short on purpose
+        night = failure.outcome
+    tell(night.text())
+    return _look_back(root, planted, started)
+
+
+def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutcome:
+    reports = root / "store" / "reports" / "images"
+    query = ABNORMAL_FIRST.format(reports=reports)
+    names = pa.table({"name": list(planted), "kind": list(planted.values())})
+    with duckdb.connect() as database:
+        database.register("planted", names)
+        kinds = database.execute(BY_KIND.format(reports=reports, ordinary=ORDINARY)).fetchall()
+        kinds.sort(key=lambda row: (row[0] == ORDINARY, row[0]))
+        answer = str(database.sql(query))
+        examples = {
+            kind: database.execute(
+                EXAMPLES.format(reports=reports), [None if kind == ORDINARY else kind]
+            ).fetchall()
+            for kind, _, _ in kinds
+        }
+    picture = root / "night.png"
+    contact_sheet(
+        {kind: [_thumbnail(*row) for row in rows] for kind, rows in examples.items() if rows}
+    ).save(picture)
+    return DemoOutcome(
+        seconds=time.monotonic() - started,
+        planted={kind: number for kind, number, _ in kinds},
+        caught={kind: found for kind, _, found in kinds},
+        query=query,
+        answer=answer,
+        picture=str(picture),
+    )
+
+
+def _thumbnail(uri: str, diagnosis: str, abnormality: float, p_value: float) -> Thumbnail:
+    with Image.open(io.BytesIO(read_bytes(uri))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return Thumbnail(pixels, (diagnosis, f"{abnormality:.1f}  p {p_value:.3f}"))
+
+
+def _clean(root: Path) -> Path:
+    """An empty folder for the demo; only what an earlier demo wrote is ever removed."""
+    mark = root / MARK
+    if root.exists() and any(root.iterdir()) and not mark.exists():
+        raise SourceError(f"{root} is there and holds no earlier demo: give another --folder")
+    for name in ("smears", "night", "store"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    root.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return root

@@ -1,0 +1,129 @@
+"""The command `doctor`: whether this machine can do the work."""
+
+import platform
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import torch
+
+from flows.cluster.client import open_client
+from flows.cluster.tls import expiry, security
+from flows.outcome import Outcome, table
+from flows.settings import Settings
+from storage.records import now
+from storage.store import Store
+
+PACKAGES = ("slidewatch", "prefect", "dask", "torch", "zarr", "pyarrow")
+LEAST_DISK = 2 * 1024**3
+LEAST_DAYS = 14  # that certificates must hold yet
+
+
+class Check(Outcome):
+    """One thing that was looked at."""
+
+    name: str
+    well: bool
+    found: str
+
+    def text(self) -> str:
+        """The check as one word and what was found."""
+        return f"{'ok  ' if self.well else 'BAD '} {self.found}"
+
+
+class DoctorOutcome(Outcome):
+    """Everything that was looked at."""
+
+    checks: list[Check]
+
+    @property
+    def failed(self) -> bool:
+        """Whether something would stop a run."""
+        return not all(check.well for check in self.checks)
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        return table([(check.name, check.text()) for check in self.checks])
+
+
+def doctor(settings: Settings | None = None) -> DoctorOutcome:
+    """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
+    settings = settings or Settings()
+    looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
+        "python": _python,
+        "packages": _packages,
+        "processors": _processors,
+        "cuda": _cuda,
+        "store": _store,
+        "disk": _disk,
+        "certificates": _certificates,
+        "cluster": _cluster,
+    }
+    checks = []
+    for name, look in looks.items():
+        try:
+            well, found = look(settings)
+        except Exception as error:  # a check that breaks is a finding, not a crash
+            well, found = False, f"{type(error).__name__}: {error}"
+        checks.append(Check(name=name, well=well, found=found))
+    return DoctorOutcome(checks=checks)
+
+
+def _python(_: Settings) -> tuple[bool, str]:
+    return sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"
+
+
+def _packages(_: Settings) -> tuple[bool, str]:
+    return True, ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
+def _processors(settings: Settings) -> tuple[bool, str]:
+    memory = psutil.virtual_memory().total / 1024**3
+    return True, f"{settings.workers} worker processes, {memory:.0f} GiB of memory"
+
+
+def _cuda(_: Settings) -> tuple[bool, str]:
+    if not torch.cuda.is_available():
+        return True, "none: the processors do the work"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return True, ", ".join(names)
+
+
+def _store(settings: Settings) -> tuple[bool, str]:
+    store, name = Store(settings.store), f"doctor-{uuid.uuid4().hex}"
+    store.write_bytes(b"slidewatch", name)
+    well = store.read_bytes(name) == b"slidewatch"
+    store.remove(name)
+    return well, f"{store.address()} can be written and read"
+
+
+def _disk(settings: Settings) -> tuple[bool, str]:
+    store = Store(settings.store)
+    if not store.is_local:
+        return True, "the store is not on this machine"
+    folder = Path(store.root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return free >= LEAST_DISK, f"{free / 1024**3:.0f} GiB free for the store"
+
+
+def _certificates(settings: Settings) -> tuple[bool, str]:
+    if settings.tls_ca is None or settings.tls_certificate is None:
+        return True, "none: the settings name none"
+    security(settings)  # raises what is wrong with the files
+    ends = min(expiry(Path(path)) for path in (settings.tls_ca, settings.tls_certificate))
+    left = (ends - now()).days
+    return left >= LEAST_DAYS, f"{left} days left, until {ends:%Y-%m-%d}"
+
+
+def _cluster(settings: Settings) -> tuple[bool, str]:
+    with open_client(settings) as client:
+        workers = len(client.nthreads())
+    if not workers:
+        return False, "the scheduler is there, but it has no workers"
+    return True, f"{settings.cluster}: {workers} workers answer"

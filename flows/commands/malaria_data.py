@@ -1,0 +1,88 @@
+"""The command `data malaria`: fetch the public malaria cell images."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pooch
+from pydantic import Field
+
+from flows.monitoring.console import CONSOLE
+from flows.outcome import Outcome
+from flows.settings import Settings
+from tasks.images.files import SourceError
+from tasks.images.listing import list_images
+
+URL = "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip"
+NAME = "cell_images.zip"
+
+
+class DataOutcome(Outcome):
+    """An archive of images that is whole."""
+
+    archive: str
+    sha256: str
+    images: int
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        return (
+            f"{self.archive}: {self.images:,} images, sha256 {self.sha256}\n"
+            f"next: slidewatch train --images {self.archive}"
+        )
+
+
+def malaria(
+    to: Annotated[str, Field(description="folder to keep the archive in")],
+    from_file: Annotated[
+        str | None,
+        Field(validation_alias="from", description="take the archive from this file instead"),
+    ] = None,
+    settings: Settings | None = None,
+) -> DataOutcome:
+    """Fetch the National Library of Medicine's malaria cell images, or verify them.
+
+    The archive stays an archive; slidewatch reads it in place. Its checksum is recorded beside it
+    when it is first fetched, and verified whenever it is there already.
+
+    Raises:
+        SourceError: the archive cannot be fetched, or is not the one that was fetched before.
+    """
+    folder = Path(to).absolute()
+    archive, record = folder / NAME, folder / f"{NAME}.sha256"
+    known = record.read_text().split()[0] if record.exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    if not archive.exists():
+        _fetch(archive, from_file)
+    found = pooch.file_hash(str(archive), alg="sha256")
+    if known not in (None, found):
+        raise SourceError(
+            f"{archive} has sha256 {found}, but {known} was recorded in {record.name}: it is "
+            "damaged or another file; remove it and run the command again"
+        )
+    images = list_images(str(archive)).num_rows
+    record.write_text(f"{found}  {NAME}\n")
+    return DataOutcome(archive=str(archive), sha256=found, images=images)
+
+
+def _fetch(archive: Path, from_file: str | None) -> None:
+    """Let the archive appear at once, from a file or from the network."""
+    stage = archive.with_name(f".part-{NAME}")
+    try:
+        if from_file is not None:
+            shutil.copyfile(from_file, stage)
+        else:
+            watched = sys.stderr.isatty() and not CONSOLE.quiet
+            pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=watched)
+        if not list_images(str(stage)).num_rows:
+            raise SourceError(f"{from_file or URL} holds no images")
+        stage.replace(archive)
+    except FileNotFoundError:
+        raise SourceError(f"{from_file} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{URL} cannot be fetched ({error}): fetch it by other means and give --from FILE"
+        ) from None
+    finally:
+        stage.unlink(missing_ok=True)

@@ -1,0 +1,164 @@
+"""The commands `query` and `schema`: SQL over the reports, and what their columns are."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from io import StringIO
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic_core import to_json
+from pydantic_settings import CliPositionalArg
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.outcome import Outcome
+from flows.settings import Settings
+from storage.reports.sql import answer, column_types, table_schemas
+from storage.store import Store
+from tasks.reports.spreadsheet import csv_lines
+
+SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all its rows
+ACROSS = 5  # rows side by side, where there are too many columns for that
+NARROWEST = 8  # characters a column
+WIDTH = 200  # where no terminal says how wide it is
+
+Format = Literal["table", "csv"]
+
+
+class QueryOutcome(Outcome):
+    """The answer to a query. It is computed while it is written, and never held whole."""
+
+    store: str
+    sql: str
+    format: Format
+
+    def text(self) -> str:
+        """The answer as a person reads it, or as CSV."""
+        return "".join(self.pieces(as_json=False))
+
+    def pieces(self, as_json: bool) -> Iterator[str]:
+        """The answer, bit by bit."""
+        with answer(Store(self.store), self.sql) as reader:
+            names = reader.schema.names
+            rows = (row for batch in reader for row in zip(*map(_values, batch), strict=True))
+            if as_json:
+                yield from _json(names, rows)
+            elif self.format == "csv":
+                yield from csv_lines(names, rows)
+            else:
+                yield _table(names, rows)
+
+
+class SchemaOutcome(Outcome):
+    """Every column of every table, with its SQL type, its unit and its meaning."""
+
+    tables: dict[str, list[dict[str, str | None]]]
+
+    def text(self) -> str:
+        """The columns as tables of Markdown."""
+        blocks = []
+        for name, columns in self.tables.items():
+            lines = [f"### {name}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+            lines += [
+                f"| `{each['column']}` | {each['type']} | {each['unit'] or ''} "
+                f"| {each['meaning']} |"
+                for each in columns
+            ]
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+
+def query(
+    sql: Annotated[
+        CliPositionalArg[str],
+        Field(description="a query over the tables images, fields, slides and batches"),
+    ],
+    format: Annotated[
+        Format,
+        Field(description="a table to read, or CSV in which no text is a formula"),
+    ] = "table",
+    settings: Settings | None = None,
+) -> QueryOutcome:
+    """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
+    settings = settings or Settings()
+    return QueryOutcome(store=settings.store, sql=sql, format=format)
+
+
+def schema(settings: Settings | None = None) -> SchemaOutcome:
+    """Say what the columns of the tables are, as the reports' own metadata has it."""
+    tables = {}
+    for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
+        types = column_types(name, fields)
+        tables[name] = [
+            {
+                "column": field.name,
+                "type": types[field.name],
+                "unit": field.metadata.get(b"unit", b"").decode() or None,
+                "meaning": field.metadata[b"meaning"].decode(),
+            }
+            for field in fields
+        ]
+    return SchemaOutcome(tables=tables)
+
+
+def _values(column: Any) -> list[Any]:
+    # DuckDB's sums of whole numbers are wider than 64 bits, and come as decimals.
+    return [
+        int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
+        for value in column.to_pylist(maps_as_pydicts="lossy")
+    ]
+
+
+def _json(names: list[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
+    """A JSON object with the columns' names and the rows as objects, one a line."""
+    yield f'{{"columns": {_json_text(names)}, "rows": ['
+    mark = "\n"
+    for row in rows:
+        values = (float(value) if isinstance(value, Decimal) else value for value in row)
+        yield f"{mark}{_json_text(dict(zip(names, values, strict=True)))}"
+        mark = ",\n"
+    yield "\n]}\n"
+
+
+def _json_text(value: Any) -> str:
+    return to_json(value, inf_nan_mode="null", bytes_mode="hex", fallback=str).decode()
+
+
+def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
+    """A row a line, or where there are many columns, a column a line."""
+    width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+    found = list(islice(rows, SHOWN + 1))
+    shown = found[:SHOWN]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) * NARROWEST <= width:
+        for name, column in zip(names, zip(*shown, strict=True) if shown else names, strict=True):
+            numbers = any(isinstance(value, int | float | Decimal) for value in column)
+            table.add_column(_cell(name), justify="right" if numbers else "left", overflow="fold")
+        for row in shown:
+            table.add_row(*map(_cell, row))
+    else:
+        for name in ("column", *(f"row {number}" for number in range(1, len(shown[:ACROSS]) + 1))):
+            table.add_column(name, overflow="fold")
+        for name, *values in zip(names, *shown[:ACROSS], strict=True):
+            table.add_row(_cell(name), *map(_cell, values))
+        shown = shown[:ACROSS]
+    out = StringIO()
+    Console(file=out, width=width).print(table)
+    lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
+    count = f"{len(shown)} row{'s' * (len(shown) != 1)}"
+    if len(found) > len(shown):
+        count = f"the first {count}; --format csv or --json writes all"
+    return "\n".join([*lines, count]) + "\n"
+
+
+def _cell(value: Any) -> Text:
+    """A value for a terminal, which nothing in it may steer."""
+    if value is None:
+        return Text("")
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return Text("".join(sign if sign.isprintable() else " " for sign in text))

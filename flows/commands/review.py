@@ -1,0 +1,372 @@
+"""The commands `review`: cells go out to a person, verdicts come back and become labels.
+
+A cell counts once, however often verdicts on it are imported. Every import holds all that is known
+of its batch, so the newest replaces the one before: what was fitted from that is retracted first,
+and `slidewatch fit` refuses to hold two imports of one batch. A cell that lies in two batches and
+has a verdict in both is a label in the one whose verdict came first.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from flows.monitoring.console import tell
+from flows.outcome import Outcome, shell_command, table
+from flows.settings import Settings
+from flows.stages.batch import find_pieces
+from storage.batches.manifests import Batch, find_rows, load_batch
+from storage.leases import lease
+from storage.models.classifiers import ModelCard, load_card
+from storage.records import now
+from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
+from storage.reports.tables import iterate_rows, report_path
+from storage.store import Store, StoreError
+from tasks.images.decoding import BadImageError
+from tasks.images.files import SourceError, read_bytes
+from tasks.images.regions import Piece, find_unchanged
+from tasks.reports.reviews import (
+    FROM_PERSON,
+    FROM_REPORT,
+    OTHER,
+    Precision,
+    Verdict,
+    VerdictError,
+    candidates,
+    check_verdicts,
+    image_name,
+    precision,
+    read_verdicts,
+)
+from tasks.reports.spreadsheet import csv_lines
+
+LIMIT, PER_SLIDE = 100, 10
+FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
+SHEET, PICTURES = "review.csv", "images"
+
+
+class ExportOutcome(Outcome):
+    """What a person has to look at, and what was left out."""
+
+    batch: str
+    sheet: str
+    cells: int
+    left_out: dict[str, int]
+    unreadable: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the image of a cell could not be had."""
+        return bool(self.unreadable)
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
+        rows: list[tuple[str, object]] = [
+            ("left out", left_out or "none"),
+            ("sheet", self.sheet),
+            (
+                "next",
+                "fill in its column 'verdict', then: " + shell_command("review import", self.sheet),
+            ),
+        ]
+        rows[1:1] = [("unreadable", each) for each in self.unreadable]
+        return f"batch {self.batch}: {self.cells:,} cells to look at\n{table(rows)}"
+
+
+class ReviewOutcome(Outcome):
+    """What persons said of a batch, and how good its abnormal list is by that."""
+
+    batch: str
+    verdicts: dict[str, int]
+    abnormal_looked_at: int
+    abnormal_other: int
+    abnormal_wrong: int
+    precision: float | None
+    precision_low: float | None
+    precision_high: float | None
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        return f"batch {self.batch}: {sum(self.verdicts.values()):,} verdicts\n{table(self.rows())}"
+
+    def rows(self) -> list[tuple[str, object]]:
+        """What is said of the batch, line by line."""
+        verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
+        worth = self.abnormal_other + self.abnormal_wrong
+        abnormal = "nobody has looked at an abnormal cell yet"
+        if self.precision is not None:
+            abnormal = (
+                f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth it: precision "
+                f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
+                f"{self.abnormal_other:,} no such cell, {self.abnormal_wrong:,} diagnosed wrongly"
+            )
+        return [("verdicts", verdicts or "none"), ("abnormal", abnormal)]
+
+
+class ImportOutcome(ReviewOutcome):
+    """What an import of verdicts changed, and how to fit them."""
+
+    file: str
+    new: int
+    changed: int
+    labels: int
+    elsewhere: int
+    without_patient: int
+    review: str
+    commands: list[str]
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        rows = self.rows()
+        if self.elsewhere:
+            rows.append(("counted", f"{self.elsewhere:,} of them as a label of another batch"))
+        if self.without_patient:
+            rows.append(
+                (
+                    "warning",
+                    f"{self.without_patient:,} labels name no patient: a detector fitted with "
+                    "them is calibrated by slides or images, which is too optimistic",
+                )
+            )
+        rows.append(("review", self.review))
+        rows += [("next", command) for command in self.commands]
+        if not self.labels:
+            rows.append(("next", "nothing to fit: no verdict is a class of the model"))
+        return f"batch {self.batch}: {self.new:,} new verdicts, {self.changed:,} changed\n" + table(
+            rows
+        )
+
+
+def export(
+    batch: Annotated[str, Field(description="the screened batch")],
+    to: Annotated[str, Field(description="folder for the sheet and the images")],
+    limit: Annotated[int, Field(ge=1, description="export at most so many cells")] = LIMIT,
+    per_slide: Annotated[
+        int, Field(ge=1, description="and of one slide at most so many")
+    ] = PER_SLIDE,
+    settings: Settings | None = None,
+) -> ExportOutcome:
+    """Write a batch's cells for review, most abnormal first, as a sheet and image files.
+
+    The images are the original bytes, or PNG files of what was cut out of a larger file, named by
+    their digest. Cells that have a verdict already are left out.
+    """
+    store = Store((settings or Settings()).store)
+    if "://" in to:
+        raise SourceError(f"{to} is no folder of this machine, where a person looks at images")
+    folder = Path(to)
+    if (folder / SHEET).exists():
+        raise SourceError(
+            f"{folder / SHEET} is there already and may hold verdicts: give another --to"
+        )
+    frozen = load_batch(store, batch)
+    reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
+    found = candidates(
+        _report(store, frozen, [*FROM_REPORT, "verdict", "status"]),
+        done=reviewed,
+        per_slide=per_slide,
+    )
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    sheet: list[list[object]] = []
+    unreadable: list[str] = []
+    rows = found.rows.select(FROM_REPORT).to_pylist()
+    pieces = find_pieces(store, frozen, [row["uri"] for row in rows])
+    for row in rows:
+        if len(sheet) == limit:
+            break
+        try:
+            name = _write_picture(folder / PICTURES, pieces[row["uri"]], row["image_id"])
+        except (OSError, SourceError, BadImageError) as error:
+            unreadable.append(f"{row['uri']}: {error}")
+            continue
+        sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
+    found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
+    stage = folder / f".part-{SHEET}"
+    # Without the byte order mark Excel takes UTF-8 for something else.
+    with stage.open("w", encoding="utf-8-sig", newline="") as file:
+        file.writelines(csv_lines([*FROM_REPORT, *FROM_PERSON, "image"], sheet))
+    stage.replace(folder / SHEET)
+    return ExportOutcome(
+        batch=frozen.name,
+        sheet=str(folder / SHEET),
+        cells=len(sheet),
+        left_out={reason: n for reason, n in found.left_out.items() if n},
+        unreadable=unreadable,
+    )
+
+
+def _write_picture(folder: Path, piece: Piece, image_id: str) -> str:
+    """Write what a person is to look at, and return the name of its file."""
+    found = find_unchanged(piece, image_id)
+    if found.content is None:
+        name = f"{image_id}.png"
+        found.image().save(folder / name)
+    else:
+        name = image_name(image_id, piece.uri)
+        (folder / name).write_bytes(found.content)
+    return name
+
+
+def import_verdicts(
+    file: Annotated[CliPositionalArg[str], Field(description="the sheet with its verdicts")],
+    settings: Settings | None = None,
+) -> ImportOutcome:
+    """Keep a person's verdicts in the store, all or none, and say how to fit them.
+
+    A verdict is a class of the model, ``other`` for what is no such cell, or empty for a cell that
+    nobody looked at. A later verdict on a cell replaces the earlier one.
+    """
+    store = Store((settings or Settings()).store)
+    try:
+        content = read_bytes(file)
+        batch, lines = read_verdicts(content)
+    except FileNotFoundError:
+        raise SourceError(f"{file} does not exist") from None
+    except VerdictError as error:
+        raise VerdictError(f"{file}: {error}") from None
+    # One import at a time: it looks whether a cell is a label of another batch.
+    with lease(store, "reviews", wait=True, on_wait=tell):
+        frozen = load_batch(store, batch)
+        scored, card = _scored(store, frozen)
+        try:
+            verdicts = check_verdicts(lines, batch=batch, known=scored, classes=card.classes)
+        except VerdictError as error:
+            raise VerdictError(f"{file}: {error}") from None
+        before = latest_review(store, batch)
+        uris = [str(scored[each.image_id]["uri"]) for each in verdicts]
+        places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
+        review, new, changed, elsewhere = _next_review(
+            store, before, verdicts, scored, places, card
+        )
+        if new or changed:
+            save_review(store, review)
+        else:
+            review = before
+    labelled = review.rows.filter(review.rows["label"].is_valid())
+    return ImportOutcome(
+        **_judged(store, frozen, review).model_dump(),
+        file=file,
+        new=new,
+        changed=changed,
+        labels=labelled.num_rows,
+        elsewhere=elsewhere,
+        without_patient=labelled["patient_id"].null_count,
+        review=store.address(*review.path),
+        commands=_commands(store, card, review) if labelled.num_rows else [],
+    )
+
+
+def report(
+    batch: Annotated[str, Field(description="the reviewed batch")],
+    settings: Settings | None = None,
+) -> ReviewOutcome:
+    """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
+    store = Store((settings or Settings()).store)
+    frozen = load_batch(store, batch)
+    return _judged(store, frozen, latest_review(store, frozen.name))
+
+
+def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
+    """What to run so that the newest verdicts count, and no earlier ones beside them."""
+    # The number first, so that it is not what is cut off a long name.
+    batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
+    end = ("--model", card.name, "--store", store.url)
+    retract = [
+        shell_command("retract", "--batch", name, *end)
+        for name in fitted_from(store, card.name, review.batch)
+        if name != batch
+    ]
+    images = store.address(*review.path)
+    return [*retract, shell_command("fit", "--images", images, "--batch", batch, *end)]
+
+
+def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table]:
+    path = report_path(batch.name, batch.batch_date)
+    if not store.exists(*path):
+        raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
+    return iterate_rows(store, path, columns)
+
+
+def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
+    """What a report says of its scored images, by digest, and the model that made it."""
+    columns = [*FROM_SCORED, "status", "model"]
+    scored: dict[str, dict[str, object]] = {}
+    model = None
+    for part in _report(store, batch, columns):
+        for row in part.to_pylist():
+            model = row["model"]
+            if row["status"] == "scored":
+                scored.setdefault(row["image_id"], row)
+    assert model is not None
+    return scored, load_card(store, model)
+
+
+def _next_review(
+    store: Store,
+    before: Review,
+    verdicts: list[Verdict],
+    scored: dict[str, dict[str, object]],
+    places: dict[str, dict[str, object]],
+    card: ModelCard,
+) -> tuple[Review, int, int, int]:
+    """The next state of a batch's verdicts; how many are new, changed, and labels elsewhere."""
+    # A batch that was forced since may have lost images; verdicts on these stay in its history.
+    known: dict[str, dict[str, object]] = {
+        row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored
+    }
+    when: datetime = now()
+    new = changed = 0
+    for each in verdicts:
+        old = known.get(each.image_id)
+        said = {"verdict": each.verdict, "note": each.note, "reviewer": each.reviewer}
+        if old is None:
+            new += 1
+        elif any(old[name] != value for name, value in said.items()):
+            changed += 1
+        else:
+            continue
+        row = scored[each.image_id]
+        known[each.image_id] = {
+            **places[str(row["uri"])],
+            **{name: row[name] for name in FROM_SCORED},
+            **said,
+            "reviewed_at": when,
+        }
+    labels_elsewhere = {
+        image_id
+        for other in other_reviews(store, before.batch)
+        for image_id in other.rows.filter(other.rows["label"].is_valid())["image_id"].to_pylist()
+    }
+    elsewhere = 0
+    for image_id, row in known.items():
+        is_class = row["verdict"] in card.classes
+        elsewhere += is_class and image_id in labels_elsewhere
+        row["label"] = row["verdict"] if is_class and image_id not in labels_elsewhere else None
+    rows = pa.Table.from_pylist(list(known.values()), before.rows.schema)
+    return Review(before.batch, before.number + 1, rows), new, changed, elsewhere
+
+
+def _judged(store: Store, batch: Batch, review: Review) -> ReviewOutcome:
+    ids, said = review.rows["image_id"].to_pylist(), review.rows["verdict"].to_pylist()
+    counts = Counter(said)
+    found: Precision = precision(
+        _report(store, batch, ["image_id", "diagnosis", "abnormal"]),
+        dict(zip(ids, said, strict=True)),
+    )
+    low, high = found.interval or (None, None)
+    return ReviewOutcome(
+        batch=batch.name,
+        verdicts={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
+        abnormal_looked_at=found.looked_at,
+        abnormal_other=found.other,
+        abnormal_wrong=found.wrong,
+        precision=found.share,
+        precision_low=low,
+        precision_high=high,
+    )

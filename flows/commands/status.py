@@ -1,0 +1,114 @@
+"""The command `status`: what is in a store."""
+
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from flows.outcome import Outcome
+from flows.settings import Settings
+from storage.batches.ledger import complete_shards, list_seals
+from storage.batches.manifests import Batch, list_batches
+from storage.models.classifiers import list_models
+from storage.models.detectors import list_detectors
+from storage.models.statistics import list_statistics, version_name
+from storage.store import Store
+
+Row = dict[str, Any]
+
+
+class StatusOutcome(Outcome):
+    """The models, statistics, detectors and batches of a store, oldest first."""
+
+    store: str
+    models: list[Row]
+    statistics: list[Row]
+    detectors: list[Row]
+    batches: list[Row]
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        out = StringIO()
+        console = Console(file=out, width=160)
+        for title in ("models", "statistics", "detectors", "batches"):
+            rows: list[Row] = getattr(self, title)
+            if not rows:
+                console.print(f"no {title}")
+                continue
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for column in rows[0]:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*("" if value is None else str(value) for value in row.values()))
+            console.print(table)
+        return f"store {self.store}\n{out.getvalue().rstrip()}"
+
+
+def status(settings: Settings | None = None) -> StatusOutcome:
+    """Show what is in a store: models, statistics, detectors and batches."""
+    settings = settings or Settings()
+    store = Store(settings.store)
+    models = list_models(store)
+    return StatusOutcome(
+        store=settings.store,
+        models=[
+            {
+                "model": card.name,
+                "created": f"{card.created_at:%Y-%m-%d %H:%M}",
+                "network": card.network["network"],
+                "accuracy": _figure(card.metrics.get("accuracy")),
+                "AUROC": _figure(card.metrics.get("AUROC")),
+                "trained on": f"{len(card.split['train'])} {card.split_by}s",
+            }
+            for card in models
+        ],
+        statistics=[
+            {
+                "model": version.model,
+                "version": version_name(version.version),
+                "created": f"{version.created_at:%Y-%m-%d %H:%M}",
+                "made by": version.operation,
+                "images": ", ".join(f"{n:,} {name}" for name, n in version.images.items()),
+            }
+            for card in models
+            for version in list_statistics(store, card.name)
+        ],
+        detectors=[
+            {
+                "detector": card.name,
+                "created": f"{card.created_at:%Y-%m-%d %H:%M}",
+                "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
+                "alpha": card.alpha,
+                "warnings": len(card.warnings) or None,
+            }
+            for card in list_detectors(store)
+        ],
+        batches=[_batch_row(store, batch) for batch in list_batches(store)],
+    )
+
+
+def _batch_row(store: Store, batch: Batch) -> Row:
+    seals = list_seals(store, batch)
+    shards = len(list(batch.shards()))
+    extracted = max(
+        (
+            len(complete_shards(store, batch, model))
+            for model in store.names("batches", batch.key, "ledger")
+        ),
+        default=0,
+    )
+    return {
+        "batch": batch.name,
+        "date": batch.batch_date.isoformat(),
+        "images": f"{batch.rows:,}",
+        "extracted": f"{extracted} of {shards} shards",
+        "report": f"by {seals[-1].detector}" if seals else None,
+        "failed": seals[-1].failed if seals else None,
+        "abnormal": seals[-1].abnormal if seals else None,
+    }
+
+
+def _figure(metric: dict[str, float | None] | None) -> str | None:
+    return f"{metric['value']:.3f}" if metric and metric["value"] is not None else None

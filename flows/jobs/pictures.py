@@ -1,0 +1,68 @@
+"""The units of work that draw fields of view with their cells, and slides with their fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.images.decoding import BadImageError
+from tasks.images.files import ChangedError
+from tasks.images.regions import Piece, Region, find_unchanged, read_region
+from tasks.images.slides import open_slide
+from tasks.visualisation.overlay import encode_png, field_picture, slide_picture
+from tasks.visualisation.slide_overview import from_afar
+
+
+@dataclass(frozen=True)
+class SlidePictureJob:
+    """A slide to draw from afar, with its rows of the report on fields."""
+
+    source_uri: str
+    fields: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class FieldPictureJob:
+    """A field to draw: its row of the report on fields, and those of its cells in that on images.
+
+    ``pieces`` are where the cells lie, by address.
+    """
+
+    field: Mapping[str, Any]
+    cells: tuple[Mapping[str, Any], ...]
+    pieces: Mapping[str, Piece]
+
+
+def draw_field(job: FieldPictureJob) -> bytes | str:
+    """A field's picture as a PNG file, or why there is none; never an error."""
+    field = job.field
+    region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
+    known = [(cell, job.pieces[cell["uri"]]) for cell in job.cells if cell["image_id"]]
+    drawn = [(cell, piece.outline) for cell, piece in known if piece.outline is not None]
+    try:
+        for cell, piece in known[:1]:
+            find_unchanged(piece, cell["image_id"])
+        picture = field_picture(
+            read_region(field["source_uri"], region),
+            field,
+            [cell for cell, _ in drawn],
+            [outline.ravel() for _, outline in drawn],
+        )
+    except ChangedError:
+        return "the file has changed since it was screened"
+    except BadImageError as error:
+        return f"the field cannot be read any more: {error.reason}"
+    except Exception:  # a page must not depend on what a source raises
+        return "the field cannot be read any more"
+    return encode_png(picture)
+
+
+def draw_slide(job: SlidePictureJob) -> bytes | str:
+    """A slide's picture as a PNG file, or why there is none; never an error."""
+    try:
+        slide = open_slide(job.source_uri)
+        picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
+    except BadImageError as error:
+        return f"the slide cannot be read any more: {error.reason}"
+    except Exception:  # a page must not depend on what a source raises
+        return "the slide cannot be read any more"
+    return encode_png(picture)

@@ -1,0 +1,174 @@
+"""The units of work that turn photographs and slides into images: cells or tiles.
+
+First every source is surveyed: what it is, and where its fields of view lie. Then every field is
+searched. What cannot be read becomes a row that says why.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+import pyarrow as pa
+
+from flows.jobs.worker import keep_freed_memory
+from storage.batches.segmentations import (
+    FIELD_SCHEMA,
+    PLACE_SCHEMA,
+    Cutting,
+    read_places,
+    read_quarantine,
+    read_sources,
+    write_part,
+)
+from storage.store import Store
+from tasks.images.decoding import BadImageError, decode_rgb, failure_of
+from tasks.images.files import digest_of_file, read_bytes, stamp
+from tasks.images.manifest import SCHEMA
+from tasks.images.regions import Region, address_of
+from tasks.images.slides import is_slide, open_slide
+from tasks.segmentation.fields import Finder, Row, box_columns, box_of, cells_of_place, load_finder
+from tasks.segmentation.survey import survey
+from tasks.segmentation.tiles import tiles_of_place
+
+TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be known for tiles
+
+
+@dataclass(frozen=True)
+class SurveyJob:
+    """Sources ``start`` to ``stop`` of a segmentation, whose survey is its n-th."""
+
+    store: Store
+    name: str
+    number: int
+    start: int
+    stop: int
+    cutting: Cutting
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """The n-th part of a segmentation's places."""
+
+    store: Store
+    name: str
+    number: int
+    cutting: Cutting
+
+
+def survey_sources(job: SurveyJob) -> int:
+    """Find out where the fields of some sources lie; returns how many there are."""
+    sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
+    killers = read_quarantine(job.store, job.name, "surveys", job.number)
+    places = [
+        place
+        for row, source in enumerate(sources)
+        for place in _survey_source(source, job.cutting, kills=row in killers)
+    ]
+    write_part(
+        job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
+    )
+    return len(places)
+
+
+def probe_source(job: SurveyJob, row: int) -> None:
+    """Survey one source as a job does, and keep nothing: does it kill this worker?"""
+    source = read_sources(job.store, job.name, job.start + row, job.start + row + 1).to_pylist()[0]
+    list(_survey_source(source, job.cutting))
+
+
+def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Iterator[Row]:
+    uri = source["source_uri"] or source["uri"]
+    about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
+    about |= {"source_uri": uri, "is_slide": False}
+    try:
+        if kills:
+            raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
+        about |= {"source_stamp": stamp(uri)}
+        if not is_slide(uri):
+            content = read_bytes(uri)
+            about |= {"source_id": sha256(content).hexdigest()}
+            width, height = decode_rgb(content).size
+            yield about | box_columns((0, 0, width, height)) | {"level": 0, "kind": "field"}
+            return
+        about |= {"source_id": digest_of_file(uri).hex()}
+        given = cutting.microns_per_pixel
+        slide = open_slide(uri)
+        if cutting.into == "tiles":
+            given = given or slide.microns_per_pixel or TILED_AT
+        found = survey(slide, given)
+    except Exception as error:  # a source must never stop the others, whatever it raises
+        yield about | {"failure": _reason(error)}
+        return
+    about |= {
+        "is_slide": True,
+        "level": found.level,
+        "microns_per_pixel": found.microns_per_pixel,
+        "diameter": found.diameter,
+    }
+    for place in found.places:
+        box = box_columns((place.x, place.y, place.width, place.height))
+        yield about | box | {"kind": place.kind}
+
+
+def search_places(job: SearchJob) -> int:
+    """Cut up the fields of one part; returns how many images there are in them."""
+    keep_freed_memory()
+    finder = load_finder(job.cutting.finder)
+    images: list[Row] = []
+    fields: list[Row] = []
+    killers = read_quarantine(job.store, job.name, "fields", job.number)
+    for row, place in enumerate(read_places(job.store, job.name, job.number).to_pylist()):
+        field, found = _search_place(place, job.cutting, finder, kills=row in killers)
+        fields.append(field)
+        images += found
+    # The fields last: they say that the part is complete.
+    for kind, rows, schema in (("cells", images, SCHEMA), ("fields", fields, FIELD_SCHEMA)):
+        write_part(job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema))
+    return len(images)
+
+
+def probe_place(job: SearchJob, row: int) -> None:
+    """Search one field as a job does, and keep nothing: does it kill this worker?"""
+    place = read_places(job.store, job.name, job.number).to_pylist()[row]
+    _search_place(place, job.cutting, load_finder(job.cutting.finder))
+
+
+def _search_place(
+    place: Row, cutting: Cutting, finder: Finder, *, kills: bool = False
+) -> tuple[Row, list[Row]]:
+    """What is known of a field, and the images in it."""
+    field = {name: place.get(name) for name in FIELD_SCHEMA.names}
+    if cutting.into == "cells":
+        field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
+    if place["failure"] is not None:
+        return field, [_failed(place, place["source_uri"])]
+    try:
+        if kills:
+            raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
+        if cutting.into == "tiles":
+            empty = place["kind"] == "empty"
+            return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
+        if place["kind"] != "field":
+            return field, []
+        return cells_of_place(
+            place,
+            field,
+            finder,
+            least_sharpness=cutting.least_sharpness,
+            most_packed=cutting.most_packed,
+        )
+    except Exception as error:  # a field must never stop the others, whatever a finder raises
+        why = {"failure": _reason(error), "kind": None}
+        region = Region(*box_of(place), place["level"])
+        uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
+        return field | why, [_failed(place | why, uri)]
+
+
+def _failed(place: Row, uri: str) -> Row:
+    names = ("slide_id", "patient_id", "acquired_at", "failure")
+    return {name: place[name] for name in names} | {"uri": uri}
+
+
+def _reason(error: Exception) -> str:
+    failure = failure_of(error)
+    return f"{failure.reason}: {failure}"

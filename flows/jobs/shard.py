@@ -1,0 +1,269 @@
+"""The unit of work that is shipped to a Dask worker: one shard of a batch.
+
+This is the one task that touches the store. It writes whole zarr chunks, then its ledger record,
+then its report rows; each step is idempotent and atomic, so a shard may die anywhere and be run
+again by anybody.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.worker import settle_worker
+from storage.batches.features import (
+    FAILED,
+    SCORED,
+    FeatureBlock,
+    empty_block,
+    image_ids,
+    write_block,
+)
+from storage.batches.known_features import copy_features, seen_before, verified_block
+from storage.batches.ledger import (
+    Failure,
+    ShardRecord,
+    read_quarantine,
+    rows_path,
+    write_shard_record,
+)
+from storage.batches.manifests import Batch, Shard, read_manifest
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.contributions import is_held_out, is_labelled
+from storage.models.detectors import load_detector_card
+from storage.reports.tables import write_rows
+from storage.store import Store
+from tasks.detector.detector import score
+from tasks.detector.moments import States, statistics_of
+from tasks.images.decoding import BadImageError
+from tasks.images.regions import pieces_of
+from tasks.network.features import Features, extract
+from tasks.reports.images import image_rows
+
+if TYPE_CHECKING:
+    from tasks.network.inference import Inference
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to extract, and what is wanted of it beside its features.
+
+    ``fit`` asks for the statistics of its labelled images; ``detector`` for scored rows, stamped
+    with ``scored_at``. ``tries`` counts how often the shard was begun, this time included.
+    """
+
+    store: Store
+    batch: Batch
+    shard: Shard
+    model: str
+    fit: bool = False
+    detector: str | None = None
+    scored_at: datetime | None = None
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be scored: its row, counted from its shard's start, and why."""
+
+    row: int
+    uri: str
+    image_id: str | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What came of a shard; small enough to travel.
+
+    ``seconds`` is how long the worker, a host and process, took for the last of its ``tries``.
+    ``fitted`` and ``held_out`` count the labelled images that went into the statistics and those
+    that were left out as the model's validation or test images.
+    """
+
+    shard: Shard
+    failures: tuple[FailedImage, ...]
+    reused: bool
+    tries: int
+    seconds: float
+    worker: str
+    statistics: States | None = None
+    fitted: int = 0
+    held_out: int = 0
+
+
+def run_shard(job: ShardJob) -> ShardResult:
+    """Extract a shard unless the ledger has its features; fit or score it as asked."""
+    settle_worker()
+    begun = time.monotonic()
+    card = load_card(job.store, job.model)
+    manifest = read_manifest(job.store, job.batch, job.shard)
+    kept = kept_features(job)
+    block, record = kept or _extract_shard(job, card, manifest)
+    if job.detector is not None:
+        _score_shard(job, card, manifest, block, record)
+    result = ShardResult(
+        job.shard,
+        _failed_images(manifest, block, record),
+        reused=kept is not None,
+        tries=job.tries,
+        seconds=0.0,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    if job.fit:
+        result = _fit_shard(result, card, manifest, block)
+    return replace(result, seconds=time.monotonic() - begun)
+
+
+def kept_features(job: ShardJob) -> tuple[FeatureBlock, ShardRecord] | None:
+    """A shard's features and their record, or None where they are not what the ledger says."""
+    return verified_block(job.store, job.model, job.batch, job.shard)
+
+
+def probe_image(job: ShardJob, row: int) -> None:
+    """Do with one image all that a shard does with many, and keep nothing.
+
+    An image that kills this worker is the one to put into quarantine.
+    """
+    card = load_card(job.store, job.model)
+    manifest = read_manifest(job.store, job.batch, job.shard).slice(row, 1)
+    extract(_network(job, card), pieces_of(manifest), tap_widths=card.tap_widths)
+
+
+def _extract_shard(
+    job: ShardJob, card: ModelCard, manifest: pa.Table
+) -> tuple[FeatureBlock, ShardRecord]:
+    seen = seen_before(job.store, job.model, job.batch.earlier)
+    features = _extract(job, card, manifest, seen)
+    block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
+    known = {
+        row: image.image_id
+        for row, image in enumerate(features.images)
+        if image.known and image.image_id is not None
+    }
+    if not copy_features(job.store, job.model, seen, known, block):
+        features = _extract(job, card, manifest, ())
+        known = {}
+    failures = []
+    for row, image in enumerate(features.images):
+        if row in known:
+            continue
+        if image.image_id is not None:
+            block.image_id[row] = np.frombuffer(image.image_id, np.uint8)
+        if image.size is not None:
+            block.size[row] = image.size
+        if image.colour is not None and block.colour is not None:
+            block.colour[row] = image.colour
+        if image.failure is not None:
+            failures.append(
+                Failure(row=row, reason=image.failure.reason, message=str(image.failure))
+            )
+        block.status[row] = SCORED if image.failure is None else FAILED
+        for name, values in features.taps.items():
+            block.taps[name][row] = values[row]
+        block.logits[row] = features.logits[row]
+    block.label[:] = label_codes(manifest, card.classes)
+    digest = write_block(job.store, job.model, job.batch.key, job.shard.start, block)
+    record = ShardRecord(
+        shard=job.shard.number,
+        start=job.shard.start,
+        stop=job.shard.stop,
+        scored=len(block) - len(failures),
+        failures=failures,
+        tries=job.tries,
+        digest=digest,
+    )
+    write_shard_record(job.store, job.batch, job.model, record)
+    return block, record
+
+
+def _extract(
+    job: ShardJob, card: ModelCard, manifest: pa.Table, known: Container[bytes]
+) -> Features:
+    return extract(
+        _network(job, card),
+        pieces_of(manifest),
+        tap_widths=card.tap_widths,
+        failed={
+            row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
+            for row in read_quarantine(job.store, job.batch, job.model, job.shard)
+        },
+        known=known,
+    )
+
+
+def _network(job: ShardJob, card: ModelCard) -> "Inference":
+    # The coordinator has this module too, and need not wait for what only workers run.
+    from flows.jobs.networks import load_inference
+
+    return load_inference(job.store, job.model, card.digest)
+
+
+def _failed_images(
+    manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+) -> tuple[FailedImage, ...]:
+    rows = np.asarray([failure.row for failure in record.failures], np.int64)
+    uris, ids = manifest["uri"].take(rows).to_pylist(), image_ids(block.take(rows))
+    return tuple(
+        FailedImage(failure.row, uri, image_id, failure.reason, failure.message)
+        for failure, uri, image_id in zip(record.failures, uris, ids, strict=True)
+    )
+
+
+def _score_shard(
+    job: ShardJob, card: ModelCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+) -> None:
+    assert job.detector is not None
+    detector_card = load_detector_card(job.store, job.detector)
+    detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
+    rows = image_rows(
+        manifest,
+        image_ids=image_ids(block),
+        sizes=block.size,
+        colours=block.colour,
+        failures={f.row: f"{f.reason}: {f.message}" for f in record.failures},
+        logits=block.logits,
+        scores=score(detector, block.taps),
+        classes=card.classes,
+        taps=detector.taps,
+        temperature=card.temperature,
+        alpha=detector_card.alpha,
+        uncertain_below=detector_card.uncertain_below,
+        names={
+            "model": job.model,
+            "detector": job.detector,
+            "batch": job.batch.name,
+            "batch_date": job.batch.batch_date.isoformat(),
+            "scored_at": job.scored_at,
+        },
+    )
+    write_rows(job.store, rows_path(job.batch, job.detector, job.shard), rows)
+
+
+def _fit_shard(
+    result: ShardResult, card: ModelCard, manifest: pa.Table, block: FeatureBlock
+) -> ShardResult:
+    labelled = is_labelled(block)
+    fitted = labelled & ~is_held_out(card, manifest, block)
+    labels = np.where(fitted, block.label, np.int8(-1))
+    return replace(
+        result,
+        statistics=statistics_of(block.taps, labels, len(card.classes)),
+        fitted=int(fitted.sum()),
+        held_out=int((labelled & ~fitted).sum()),
+    )
+
+
+def label_codes(manifest: pa.Table, classes: list[str]) -> NDArray[np.int8]:
+    """The class number of every row, -1 where the label is missing or no class of the model."""
+    codes = {name: number for number, name in enumerate(classes)}
+    return np.asarray([codes.get(label, -1) for label in manifest["label"].to_pylist()], np.int8)

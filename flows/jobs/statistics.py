@@ -1,0 +1,79 @@
+"""Units of work on what batches have contributed to the statistics, from features in the store.
+
+The state is not kept by patient: a patient's cells are usually fewer than the features they have,
+so their features in zarr, which calibration has to read anyway, are the smaller form of the same
+knowledge, and their statistics follow from them in a moment.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.batches.features import FeatureBlock, read_block
+from storage.models.classifiers import load_card
+from storage.models.statistics import load_moments, load_statistics
+from storage.store import Store
+from tasks.detector.calibration import leave_group_out
+from tasks.detector.detector import SPACE
+from tasks.detector.moments import States, from_arrays, in_space, statistics_of
+from tasks.types import Float
+
+IMAGE_FOLDS = 20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one batch, in rising order; ``batch`` is its key."""
+
+    batch: str
+    rows: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class RowsJob:
+    """Rows whose statistics are wanted."""
+
+    store: Store
+    model: str
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class GroupJob:
+    """One group (a patient, a slide) to be scored by the statistics of all the others."""
+
+    store: Store
+    model: str
+    version: int
+    parts: tuple[Rows, ...]
+
+
+def rows_statistics(job: RowsJob) -> States:
+    """The statistics of some labelled rows of a batch."""
+    card = load_card(job.store, job.model)
+    block = _read_rows(job.store, job.model, job.rows)
+    return statistics_of(block.taps, block.label, len(card.classes))
+
+
+def group_log_distances(job: GroupJob) -> Float:
+    """Log distances (n, T) of a group's images under statistics without it, taps in name order."""
+    total = _load_version(job.store, job.model, job.version)
+    blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
+    labels = np.concatenate([block.label for block in blocks])
+    columns = []
+    for tap in sorted(blocks[0].taps):
+        features = in_space(SPACE, np.concatenate([block.taps[tap] for block in blocks]))
+        columns.append(leave_group_out(total[f"{tap}/{SPACE}"], features, labels))
+    return np.stack(columns, axis=1)
+
+
+def _read_rows(store: Store, model: str, part: Rows) -> FeatureBlock:
+    start, stop = int(part.rows[0]), int(part.rows[-1]) + 1
+    return read_block(store, model, part.batch, start, stop).take(part.rows - start)
+
+
+@lru_cache(maxsize=2)
+def _load_version(store: Store, model: str, version: int) -> States:
+    return from_arrays(load_moments(store, load_statistics(store, model, version)))

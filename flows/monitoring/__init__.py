@@ -1,0 +1,1 @@
+"""Tell people and other systems how a night goes."""

@@ -1,0 +1,235 @@
+"""What Prometheus can know of the nights of a series, and how it gets there.
+
+A run tells how far it is. What the last night came to, and when the last good one was, is read from
+the store, so that a run that fails tells it too.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    push_to_gateway,
+    start_http_server,
+    write_to_textfile,
+)
+from prometheus_client.exposition import basic_auth_handler
+from prometheus_client.metrics import MetricWrapperBase
+
+from flows.monitoring.console import warn
+from storage.models.classifiers import list_models
+from storage.models.detectors import list_detectors
+from storage.reports.tables import newest_batches
+from storage.store import Store
+from tasks.reports.columns import AMBER, GREEN, RED
+
+DELIVER_EVERY = 15.0  # seconds: about as often as Prometheus asks
+PUSH_TIMEOUT = 10.0  # seconds
+LOOK_BACK = 400  # nights among which the last good one is looked for
+LIGHTS = {GREEN: 0, AMBER: 1, RED: 2}
+SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+
+# When each counter was made says nothing: they all begin with the run.
+disable_created_metrics()
+
+
+class NightMetrics:
+    """The metrics of a run for a series; every one of them is labelled with the series.
+
+    No label is ever an image, a batch or a run, so their number does not grow with the nights.
+    """
+
+    def __init__(self, series: str) -> None:
+        self.series = series
+        self.registry = CollectorRegistry()
+        self._reasons: set[str] = set()
+        count, gauge = partial(self._make, Counter), partial(self._make, Gauge)
+        # How far the run is.
+        self.images = count("images", "Images that this run is done with", "status")
+        self.failures = count("failures", "Images that failed in this run", "reason")
+        self.stage_seconds = self._make(Summary, "stage_seconds", "Time of a stage", "stage")
+        self.shard_seconds = self._make(
+            Histogram, "shard_seconds", "Time that a worker took for a shard", buckets=SHARD_SECONDS
+        )
+        self.in_flight = gauge("jobs_in_flight", "Shards or cells with the workers", "stage")
+        self.waiting = gauge("jobs_waiting", "Shards or cells not given to them yet", "stage")
+        # Whether it runs, and how it ended.
+        self.running = gauge("run_in_progress", "1 while a run works")
+        self.succeeded = gauge("last_run_success", "1 if the last run ended in a report, else 0")
+        self.updated = gauge("updated_timestamp_seconds", "When a run last told its metrics")
+        # What the store knows.
+        self.last_success = gauge(
+            "last_success_timestamp_seconds", "When the last night with scored images was published"
+        )
+        self.night_images = gauge("night_images", "Images of the last night", "status")
+        self.night_failures = gauge("night_failures", "Images of it that failed", "reason")
+        self.night_abnormal = gauge("night_abnormal_images", "Images of it that are abnormal")
+        self.night_review = gauge("night_review_images", "Images of it for review by a person")
+        self.night_light = gauge("night_light", "Its light: 0 green, 1 amber, 2 red")
+        self.model = gauge("model_created_timestamp_seconds", "When the newest model was made")
+        self.detector = gauge("detector_created_timestamp_seconds", "When the newest detector was")
+        # A rate needs a beginning, and a run has failed until it is known that it has not.
+        self.images("scored"), self.images("failed")
+        self.running().set(1)
+        self.succeeded().set(0)
+        self.last_success().set(0)
+
+    def _make(
+        self, kind: type[MetricWrapperBase], name: str, meaning: str, *labels: str, **more: Any
+    ) -> Callable[..., Any]:
+        """A metric of the series: called with the values of its other labels it can be set."""
+        metric = kind(
+            f"slidewatch_{name}", meaning, ["series", *labels], registry=self.registry, **more
+        )
+        return partial(metric.labels, self.series)
+
+    def read(self, store: Store) -> None:
+        """Take over what the store knows of the series' nights, the model and the detector."""
+        nights = newest_batches(store, lambda batch: series_of(batch) == self.series)
+        for number, (row, published_at) in enumerate(islice(nights, LOOK_BACK)):
+            if number == 0:
+                self._show_night(row)
+            if row["scored"]:
+                self.last_success().set(published_at.timestamp())
+                break
+        for gauge, cards in (
+            (self.model, list_models(store)),
+            (self.detector, list_detectors(store)),
+        ):
+            if cards:
+                gauge().set(cards[-1].created_at.timestamp())
+
+    def _show_night(self, row: dict[str, Any]) -> None:
+        for status in ("scored", "failed"):
+            self.night_images(status).set(row[status])
+        # What the night before it had may not have happened in this one.
+        failures = dict.fromkeys(self._reasons, 0) | dict(row["failures"])
+        self._reasons |= failures.keys()
+        for reason, count in failures.items():
+            self.night_failures(reason).set(count)
+        self.night_abnormal().set(row["abnormal"])
+        self.night_review().set(row["review"])
+        self.night_light().set(LIGHTS[row["light"]])
+
+    def end(self, *, succeeded: bool) -> None:
+        """Say how the run ended."""
+        self.running().set(0)
+        self.succeeded().set(int(succeeded))
+
+
+def series_of(batch: str) -> str:
+    """The series of nights that a batch belongs to: its name without the date at the end.
+
+    Batches that are not called like nights are one series without a name, however many there are.
+
+    >>> series_of("night-2026-03-01"), series_of("2026-03-01"), series_of("ward-7")
+    ('night', '', '')
+    """
+    series, date = batch[:-10].removesuffix("-"), batch[-10:]
+    is_date = [len(part) for part in date.split("-") if part.isdecimal()] == [4, 2, 2]
+    return series if is_date else ""
+
+
+@contextmanager
+def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
+    """Deliver metrics while the block runs: to a ``.prom`` file, a push gateway, or to who asks.
+
+    A file or gateway gets them at the beginning, now and then, and at the end, whatever happens.
+    Where they cannot be delivered the work goes on with a warning.
+    """
+    address, _, port = where.rpartition(":")
+    if port.isdecimal() and "/" not in where:
+        with _served(metrics, address, int(port)):
+            yield
+        return
+    postman = _Postman(metrics, where)
+    postman.deliver()
+    done = threading.Event()
+
+    def now_and_then() -> None:
+        while not done.wait(DELIVER_EVERY):
+            postman.deliver()
+
+    # In a copy of this context a warning belongs to the run, as any other.
+    thread = threading.Thread(target=copy_context().run, args=(now_and_then,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        postman.deliver()
+
+
+class _Postman:
+    """Delivers to a file or a gateway, and warns the first time that it cannot."""
+
+    def __init__(self, metrics: NightMetrics, where: str) -> None:
+        self._metrics, self._where, self._warned = metrics, where, False
+
+    def deliver(self) -> None:
+        self._metrics.updated().set_to_current_time()
+        try:
+            if self._where.endswith(".prom"):
+                write_to_textfile(self._where, self._metrics.registry)
+            else:
+                _push(self._metrics, self._where)
+        except OSError as error:
+            if not self._warned:
+                _warn_undelivered(self._where, error)
+            self._warned = True
+
+
+def _push(metrics: NightMetrics, url: str) -> None:
+    """Replace what the gateway knows of the series; a user and password may stand in the URL."""
+    parts = urlsplit(url)
+    handler = partial(
+        basic_auth_handler,
+        username=parts.username and unquote(parts.username),
+        password=parts.password and unquote(parts.password),
+    )
+    push_to_gateway(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        "slidewatch",
+        metrics.registry,
+        grouping_key={"series": metrics.series},
+        timeout=PUSH_TIMEOUT,
+        handler=handler,
+    )
+
+
+@contextmanager
+def _served(metrics: NightMetrics, address: str, port: int) -> Iterator[None]:
+    """Answer Prometheus at a port as long as the block runs."""
+    try:
+        server, thread = start_http_server(port, address.strip("[]") or "0.0.0.0", metrics.registry)
+    except OSError as error:
+        _warn_undelivered(f"{address}:{port}", error)
+        yield
+        return
+    metrics.updated().set_function(time.time)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _warn_undelivered(where: str, error: OSError) -> None:
+    warn(
+        f"metrics cannot be delivered to {where} ({type(error).__name__}: {error}); the work goes "
+        "on without"
+    )

@@ -1,0 +1,176 @@
+"""What a run tells while it goes on: what it logs of its stages and shards, and its metrics.
+
+Nothing is logged of an image that is good, and nothing is kept of any.
+"""
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from flows.jobs.shard import ShardResult
+from flows.monitoring.console import warn
+from flows.monitoring.logs import bind, log, use_logs
+from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.outcome import Outcome
+from flows.settings import Settings
+from storage.store import Store
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result", bound=Outcome)
+Value = TypeVar("Value")
+
+TO_PREFECT = 20  # failed images a shard of which Prefect keeps a line; standard error has them all
+
+_OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
+_METRICS: ContextVar[NightMetrics | None] = ContextVar("metrics", default=None)
+_STAGE: ContextVar[str] = ContextVar("stage", default="")
+
+
+def observed(
+    *, night: bool = False
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorate a flow's function: its log is as the settings say, and has its outcome.
+
+    Args:
+        night: the flow screens a night, of which there are metrics, too.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            with bind(batch=given.get("batch")):
+                if _OBSERVED.get():  # one flow calls another, and the first tells of both
+                    return function(*args, **kwargs)
+                settings = given["settings"] or Settings()
+                use_logs(settings.logs)
+                series = (
+                    given["series"] if "series" in given else series_of(given.get("batch") or "")
+                )
+                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
+                    return _run(lambda: function(*args, **kwargs), told)
+
+        return run
+
+    return decorate
+
+
+def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
+    """Call a flow's function, and tell what came of it, though it may be an error, too."""
+    outcome: Outcome | None = None
+    try:
+        outcome = result = call()
+        return result
+    except Exception as error:
+        outcome = getattr(error, "outcome", None)
+        raise
+    finally:
+        if outcome is not None:
+            level = logging.WARNING if outcome.failed else logging.INFO
+            log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
+        if metrics is not None:
+            # Some images may have failed: how many is another metric.
+            metrics.end(succeeded=bool(getattr(outcome, "scored", 0)))
+
+
+@contextmanager
+def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | None]:
+    """The metrics of a night of this series, delivered; None where none are wanted."""
+    if series is None or settings.metrics is None:
+        yield None
+        return
+    metrics = NightMetrics(series)
+    _read(metrics, settings)
+    with _set(_METRICS, metrics), delivered(metrics, settings.metrics):
+        try:
+            yield metrics
+        finally:
+            _read(metrics, settings)
+
+
+def _read(metrics: NightMetrics, settings: Settings) -> None:
+    try:
+        metrics.read(Store(settings.store))
+    except Exception as error:  # metrics are a window on the night, not a part of it
+        warn(
+            f"metrics of earlier nights cannot be read from {settings.store} "
+            f"({type(error).__name__}: {error}); the work goes on without"
+        )
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Log when a stage begins and ends, and measure its time."""
+    begun, event = time.monotonic(), "end"
+    log(logging.INFO, f"{name}: begin", stage=name, event="begin")
+    try:
+        with _set(_STAGE, name):
+            yield
+    except BaseException:
+        event = "cut off"
+        raise
+    finally:
+        seconds = time.monotonic() - begun
+        if metrics := _METRICS.get():
+            metrics.stage_seconds(name).observe(seconds)
+        text = f"{name}: {event} after {seconds:.1f} s"
+        log(logging.INFO, text, stage=name, event=event, seconds=round(seconds, 3))
+
+
+def shard_done(result: ShardResult) -> None:
+    """Tell of a shard that is complete, and of each of its images that failed."""
+    shard, failed = result.shard, len(result.failures)
+    images = shard.stop - shard.start
+    for number, failure in enumerate(result.failures):
+        log(
+            logging.WARNING,
+            f"{failure.uri} failed: {failure.reason}: {failure.message}",
+            prefect=number < TO_PREFECT,
+            shard=shard.number,
+            row=shard.start + failure.row,
+            uri=failure.uri,
+            image_id=failure.image_id,
+            reason=failure.reason,
+        )
+    log(
+        logging.INFO,
+        f"shard {shard.number}: {images} images, {failed} failed, {result.seconds:.1f} s",
+        shard=shard.number,
+        images=images,
+        failures=failed,
+        reused=result.reused,
+        tries=result.tries,
+        seconds=round(result.seconds, 3),
+        worker=result.worker,
+    )
+    if metrics := _METRICS.get():
+        metrics.images("scored").inc(images - failed)
+        metrics.images("failed").inc(failed)
+        for failure in result.failures:
+            metrics.failures(failure.reason).inc()
+        metrics.shard_seconds().observe(result.seconds)
+
+
+def queue_is(*, in_flight: int, waiting: int) -> None:
+    """Tell how much of the current stage's work the workers have, and how much they have not."""
+    if metrics := _METRICS.get():
+        metrics.in_flight(_STAGE.get()).set(in_flight)
+        metrics.waiting(_STAGE.get()).set(waiting)
+
+
+@contextmanager
+def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)

@@ -1,0 +1,35 @@
+"""What a command came to: data for machines, and a few lines for people."""
+
+import shlex
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+
+class Outcome(BaseModel):
+    """The result of a flow or command. ``failed`` says that something needs a person."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the command's exit code must not be 0."""
+        return False
+
+    @abstractmethod
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+
+    def pieces(self, as_json: bool) -> Iterator[str]:
+        """What standard output gets, bit by bit, so that a long answer is never held whole."""
+        yield (self.model_dump_json(indent=2) if as_json else self.text()) + "\n"
+
+
+def table(rows: list[tuple[str, object]]) -> str:
+    """Two columns, aligned."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def shell_command(name: str, *arguments: str) -> str:
+    """Write a command as a person would type it."""
+    return shlex.join(["slidewatch", *name.split(), *arguments])

@@ -1,0 +1,1 @@
+"""Carry out the steps that flows share."""

@@ -1,0 +1,129 @@
+"""What `fit` and `screen` have in common: freezing a batch and extracting its shards."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import date
+
+from distributed import Client
+from prefect.logging import get_run_logger
+
+from flows.cluster.executor import kills_workers, run_in_order
+from flows.jobs.shard import ShardJob, ShardResult, probe_image, run_shard
+from flows.monitoring.console import tell
+from flows.monitoring.telemetry import shard_done
+from flows.settings import Settings
+from storage.batches.features import create_features
+from storage.batches.ledger import write_quarantine
+from storage.batches.manifests import (
+    Batch,
+    find_batch,
+    find_rows,
+    freeze_batch,
+    list_batches,
+    verify_manifest,
+)
+from storage.leases import Lease, lease
+from storage.models.classifiers import ModelCard
+from storage.records import now
+from storage.store import Store, StoreError, check_name
+from tasks.images.listing import list_images
+from tasks.images.regions import Piece, pieces_of
+
+EARLIER = 8  # batches among which images are looked for that were seen before
+
+
+def claim(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
+    """Be the one run that works on a batch, or wait to be, or say who is."""
+    check_name("batch", batch)
+    return lease(store, "batches", batch, wait=wait, on_wait=tell)
+
+
+def start_or_resume(
+    settings: Settings,
+    name: str,
+    images: str,
+    classes: list[str],
+    *,
+    limit: int | None,
+    batch_date: date | None = None,
+    force: bool = False,
+) -> Batch:
+    """Freeze the manifest of a new batch, or go on with the one that was frozen before.
+
+    With ``force`` a batch that is there starts anew; what it made before stays until replaced. So
+    does one that had no images, for by now there may be some.
+
+    Raises:
+        StoreError: a batch of this name was started from other images.
+        SourceError: the images cannot be listed.
+    """
+    store = Store(settings.store)
+    batch, started_at = find_batch(store, name), now()
+    if batch and batch_date not in (None, batch.batch_date):
+        raise StoreError(
+            f"batch {name} belongs to {batch.batch_date}, not to {batch_date}: choose another "
+            "--batch for another day"
+        )
+    if batch is None or force or not batch.rows:
+        return freeze_batch(
+            store,
+            name,
+            list_images(images, classes=classes, limit=limit),
+            images=images,
+            limit=limit,
+            shard_rows=settings.shard_rows,
+            batch_date=batch_date or (batch.batch_date if batch else started_at.date()),
+            started_at=started_at,
+            attempt=batch.attempt + 1 if batch else 1,
+            # Who starts a batch anew wants it computed anew.
+            earlier=[] if force else [b.key for b in list_batches(store)[-EARLIER:]],
+        )
+    if (batch.images, batch.limit) != (images, limit):
+        raise StoreError(
+            f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from {batch.images} "
+            f"(limit {batch.limit}): give the same --images and --limit to go on with it, or "
+            "another --batch"
+        )
+    verify_manifest(store, batch)
+    get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
+    return batch
+
+
+def find_pieces(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, Piece]:
+    """Where images of a batch lie, by the address that its report gives them."""
+    return {piece.uri: piece for piece in pieces_of(find_rows(store, batch, uris))}
+
+
+def run_shards(
+    client: Client, store: Store, batch: Batch, card: ModelCard, jobs: list[ShardJob], title: str
+) -> Iterator[ShardResult]:
+    """Preallocate the batch's features and run its shards, in order."""
+    create_features(
+        store,
+        card.name,
+        batch.key,
+        rows=batch.rows,
+        shard_rows=batch.shard_rows,
+        tap_widths=card.tap_widths,
+        classes=len(card.classes),
+        digests={"manifest": batch.manifest_digest, "model": card.digest},
+    )
+    results = run_in_order(
+        client,
+        run_shard,
+        jobs,
+        title=title,
+        again=lambda job: replace(job, tries=job.tries + 1),
+        isolate=_quarantine,
+    )
+    for result in results:
+        shard_done(result)
+        yield result
+
+
+def _quarantine(client: Client, job: ShardJob) -> None:
+    """Try the shard's images one by one, and keep those that kill a worker from coming back."""
+    rows = range(job.shard.stop - job.shard.start)
+    culprits = [row for row in rows if kills_workers(client, probe_image, job, row)]
+    write_quarantine(job.store, job.batch, job.model, job.shard, culprits)

@@ -1,0 +1,146 @@
+"""Calibrating a detector: every fitted patient is taken out once and scored by the others."""
+
+import math
+from collections.abc import Hashable
+
+import numpy as np
+from distributed import Client
+
+from flows.cluster.executor import run_in_order
+from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, Rows, group_log_distances
+from flows.settings import Settings
+from storage.arrays import arrays_to_bytes
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Contributed, contributed
+from storage.models.detectors import DetectorCard, TapCard, list_detectors, save_detector
+from storage.models.statistics import Lineage, load_moments, version_name
+from storage.records import now
+from storage.store import Store, digest_of
+from tasks.detector.calibration import calibrate
+from tasks.detector.detector import SPACE, Detector, fit_gaussians, to_arrays
+from tasks.detector.mahalanobis import condition_number
+from tasks.detector.moments import States, from_arrays
+from tasks.network.split import SplitBy, split_by
+
+ENOUGH_GROUPS = 20
+
+
+class CalibrationError(Exception):
+    """The statistics do not allow a detector."""
+
+
+def calibrate_detector(
+    client: Client, settings: Settings, store: Store, card: ModelCard, lineage: Lineage
+) -> DetectorCard:
+    """Make the detector of a version of the statistics, or find the one that was made before.
+
+    Raises:
+        CalibrationError: a class is missing, or there are too few images.
+    """
+    made = [d for d in list_detectors(store) if _same(d, settings, card, lineage)]
+    if made:
+        return made[-1]
+    missing = [name for name, count in lineage.images.items() if not count]
+    if missing:
+        raise CalibrationError(
+            f"no {' and no '.join(missing)} image is in statistics "
+            f"{version_name(lineage.version)}: fit a batch that has some"
+        )
+    statistics = from_arrays(load_moments(store, lineage))
+    try:
+        gaussians = fit_gaussians(statistics)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from None
+    by, groups = _groups(
+        [contributed(store, card, contribution) for contribution in lineage.contributions]
+    )
+    if len(groups) < 2:
+        raise CalibrationError("one image is not enough: leaving it out leaves nothing")
+    jobs = [GroupJob(store, card.name, lineage.version, tuple(parts)) for parts in groups.values()]
+    distances = list(run_in_order(client, group_log_distances, jobs, title="calibrate"))
+    number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
+    detector = Detector(gaussians, calibrate(np.concatenate(distances), number))
+    content = arrays_to_bytes(to_arrays(detector))
+    detector_card = DetectorCard(
+        name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
+        created_at=now(),
+        digest=digest_of(content),
+        model=card.name,
+        model_digest=card.digest,
+        statistics_version=lineage.version,
+        taps=_tap_cards(detector, statistics),
+        images=lineage.images,
+        calibrated_by=by,
+        calibrating_groups=len(groups),
+        calibrating_images=len(number),
+        alpha=settings.alpha,
+        uncertain_below=settings.uncertain_below,
+        warnings=_warnings(by, len(groups), settings.alpha),
+    )
+    save_detector(store, detector_card, content)
+    return detector_card
+
+
+def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Lineage) -> bool:
+    return (
+        made.model_digest == card.digest
+        and made.statistics_version == lineage.version
+        and made.alpha == settings.alpha
+        and made.uncertain_below == settings.uncertain_below
+    )
+
+
+def _groups(parts: list[Contributed]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
+    """The rows of every group to leave out: patients, else slides, else runs of images."""
+    by = split_by(
+        [patient for part in parts for patient in part.patients],
+        [slide for part in parts for slide in part.slides],
+    )
+    groups: dict[Hashable, list[Rows]] = {}
+    for part in parts:
+        if by == "image":
+            for fold, rows in enumerate(np.array_split(part.rows, IMAGE_FOLDS)):
+                if len(rows):
+                    groups[part.batch, fold] = [Rows(part.batch, rows)]
+            continue
+        keys = np.asarray(part.patients if by == "patient" else part.slides)
+        for key in np.unique(keys).tolist():
+            groups.setdefault(key, []).append(Rows(part.batch, part.rows[keys == key]))
+    return by, groups
+
+
+def _tap_cards(detector: Detector, statistics: States) -> dict[str, TapCard]:
+    cards = {}
+    for tap, gaussian in detector.gaussians.items():
+        spread = statistics[f"{tap}/{SPACE}"].scatter.sum(axis=0).diagonal()
+        cards[tap] = TapCard(
+            width=len(spread),
+            shrinkage=gaussian.shrinkage,
+            condition_number=condition_number(gaussian),
+            dead_units=int(np.sum(spread == 0)),
+        )
+    return cards
+
+
+def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
+    warnings = []
+    if by != "patient":
+        warnings.append(
+            f"some fitted images have no patient, so {by}s were left out instead: cells of one "
+            "patient resemble each other, and the false-alarm level is too optimistic"
+        )
+    # A level that one patient in so many would fill cannot be told from a smaller one.
+    enough = max(ENOUGH_GROUPS, math.ceil(1 / alpha))
+    if by != "image" and groups < enough:
+        warnings.append(
+            f"only {groups} {by}s calibrate this detector: below {enough} a false-alarm level of "
+            f"{alpha:g} is a guess"
+        )
+    return warnings
+
+
+def _free_name(store: Store, wanted: str) -> str:
+    """The wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
+    taken = {card.name for card in list_detectors(store)}
+    names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)

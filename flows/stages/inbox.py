@@ -1,0 +1,136 @@
+"""What lies in an inbox where images arrive all the time, and which of it may be taken now."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.batches.nights import Night, read_taken
+from storage.store import Store
+from tasks.images.files import ARCHIVES, SourceError, filesystem
+from tasks.images.listing import EXTENSIONS, list_images
+
+# What filesystems call the time of the last change: local and SFTP, S3, Azure, Google.
+TOLD_AS = ("mtime", "LastModified", "last_modified", "updated")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file at one look; ``modified`` is None where the filesystem does not say."""
+
+    size: int | None
+    modified: datetime | None
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What may be taken from an inbox, as rows of a manifest, and what was left.
+
+    ``unsettled`` images were still being written. ``rewritten`` ones were changed since the last
+    night but have the size with which a night took them, so nothing but their time tells.
+    """
+
+    images: pa.Table
+    unsettled: int
+    rewritten: int
+
+
+def look(inbox: str) -> dict[str, Seen]:
+    """Every file below a folder or matching a pattern, by URL, with its size and time.
+
+    Raises:
+        SourceError: the inbox does not exist, or is one file.
+    """
+    in_archive = inbox.partition("://")[0] in ARCHIVES.values()
+    fs, root = filesystem("" if in_archive else inbox)
+    if in_archive or fs.isfile(root):
+        raise SourceError(
+            f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
+            "such as /inbox/*/*.png"
+        )
+    try:
+        if fs.exists(root):
+            found = fs.find(root, detail=True)
+        elif any(letter in root for letter in "*?["):
+            found = fs.glob(root, detail=True)
+        else:
+            raise SourceError(f"inbox {inbox} does not exist: is the folder mounted?")
+    except PermissionError:
+        raise SourceError(f"inbox {inbox} may not be read: permission denied") from None
+    now = datetime.now(UTC)
+    return {
+        str(fs.unstrip_protocol(path)): Seen(info.get("size"), _modified(info, now))
+        for path, info in found.items()
+    }
+
+
+def arrivals(
+    store: Store,
+    earlier: Iterable[Night],
+    inbox: str,
+    *,
+    classes: Iterable[str],
+    settle: float,
+    extensions: frozenset[str] = EXTENSIONS,
+) -> Arrivals:
+    """The images of an inbox that no earlier night took and that nobody is writing any more.
+
+    An image is left alone if it was modified in the last ``settle`` seconds, or if its size differs
+    between two looks. Where the filesystem tells no times, the looks are ``settle`` seconds apart.
+    An image whose size is not the one that was taken is another image.
+    """
+    before = datetime.now(UTC) - timedelta(seconds=settle)
+    first = look(inbox)
+    if any(seen.modified is None for seen in first.values()):
+        time.sleep(settle)
+    listed = list_images(inbox, classes=classes, extensions=extensions)
+    listed, rewritten = without_taken(store, earlier, listed, first)
+    settled = [
+        (seen := first.get(uri)) is not None
+        and seen.size == size
+        and (seen.modified is None or seen.modified <= before)
+        for uri, size in zip(listed["uri"].to_pylist(), listed["size"].to_pylist(), strict=True)
+    ]
+    images = listed.filter(pa.array(settled, pa.bool_()))
+    return Arrivals(images, listed.num_rows - images.num_rows, rewritten)
+
+
+def without_taken(
+    store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, Seen]
+) -> tuple[pa.Table, int]:
+    """Leave out what earlier nights took, and count what was changed since the last of them.
+
+    One night's list is in memory at a time, however many there have been.
+    """
+    nights = [night for night in nights if night.images]
+    last = max((night.frozen_at for night in nights), default=None)
+    keys, rewritten = _keys(listed), 0
+    for night in nights:
+        taken = pc.is_in(keys, value_set=_keys(read_taken(store, night)))
+        for uri in listed.filter(taken)["uri"].to_pylist():
+            modified = seen[uri].modified if uri in seen else None
+            rewritten += modified is not None and last is not None and modified > last
+        listed, keys = listed.filter(pc.invert(taken)), keys.filter(pc.invert(taken))
+    return listed, rewritten
+
+
+def _keys(images: pa.Table) -> pa.Array:
+    """One text for each image: its URL and size."""
+    text = pa.large_string()  # all URLs of a night together may be longer than 2 GB
+    sizes = pc.fill_null(images["size"].cast(text), pa.scalar("unknown", text))
+    keys = pc.binary_join_element_wise(images["uri"].cast(text), sizes, pa.scalar("\n", text))
+    return keys.combine_chunks()
+
+
+def _modified(info: dict[str, Any], now: datetime) -> datetime | None:
+    """When a file was last changed; a time in the future, of a wrong clock, tells nothing."""
+    told = next((info[name] for name in TOLD_AS if info.get(name) is not None), None)
+    if isinstance(told, int | float):
+        told = datetime.fromtimestamp(told, UTC)
+    if not isinstance(told, datetime) or told.tzinfo is None:
+        return None
+    return told if told <= now else None

@@ -1,0 +1,200 @@
+"""Writing the page of a batch from its published reports, and the index that lists it."""
+
+import shlex
+from datetime import date
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.cluster.executor import run_in_order
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
+from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from flows.monitoring.console import tell
+from flows.settings import Settings
+from flows.stages.batch import find_pieces
+from storage.batches.ledger import Seal
+from storage.batches.manifests import Batch
+from storage.leases import lease
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.reports.pages import index_path, page_is_of, page_names, page_path
+from storage.reports.tables import (
+    BATCHES,
+    FIELDS,
+    SLIDES,
+    iterate_rows,
+    read_batches_before,
+    read_rows,
+    report_path,
+)
+from storage.store import Store, digest_of
+from tasks.detector.calibration import threshold
+from tasks.reports.fields import COLUMNS, cells_of
+from tasks.visualisation.batch_page import NIGHTS_SHOWN, Night, ShownField, ShownSlide, batch_page
+from tasks.visualisation.highlights import SHOWN, Highlights, columns
+from tasks.visualisation.index_page import index_page
+from tasks.visualisation.overlay import fields_to_show
+from tasks.visualisation.thumbnails import Exhibit
+
+LISTED = 120  # batches on the index: each costs a file to read, every night
+CELLS_A_JOB = 12
+WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
+
+
+def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
+    """Whether the page of a published batch is there, is that of these very reports, and listed."""
+    return store.exists(*index_path()) and page_is_of(store, batch.name, _made_from(seal))
+
+
+@task(cache_policy=NO_CACHE)
+def write_page(
+    client: Client,
+    settings: Settings,
+    batch: Batch,
+    seal: Seal,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> None:
+    """Make the page of a published batch and list it; the same batch makes the same page."""
+    store = Store(settings.store)
+    fitted = load_fitted_detector(store, detector.name, detector.digest)
+    limit = threshold(fitted.calibration, detector.alpha)
+    highlights = Highlights(card.classes, fitted.scales, limit)
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_rows(store, images, columns(card.classes, fitted.taps)):
+        highlights.count(rows)
+    fields = None
+    if seal.fields_digest:
+        fields = read_rows(store, report_path(batch.name, batch.batch_date, FIELDS))
+    night = Night(
+        row=read_rows(store, report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
+        earlier=read_batches_before(store, batch.batch_date, NIGHTS_SHOWN - 1).to_pylist(),
+        slides=read_rows(store, report_path(batch.name, batch.batch_date, SLIDES)),
+        highlights=highlights,
+        exhibits=_exhibits(client, store, batch, card, detector, highlights),
+        fields=_fields(client, store, batch, fields) if fields is not None else (),
+        whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
+        classes=card.classes,
+        taps=fitted.taps,
+        threshold=limit,
+        made_by=_made_by(batch, seal, card, detector),
+        command=_command(settings, batch, detector),
+        made_from=_made_from(seal),
+    )
+    page = batch_page(night).encode()
+    # Before the page, so that where a page is there the index lists it, whenever a run was killed.
+    _write_index(store, batch)
+    store.write_bytes(page, *page_path(batch.name))
+
+
+def _write_index(store: Store, batch: Batch) -> None:
+    """Make the page that lists the batches, this one with a page whether or not it is there yet.
+
+    One run at a time does, or an older list might replace a newer one.
+    """
+    with lease(store, "reports", wait=True, on_wait=tell):
+        nights = read_batches_before(store, date.max, LISTED).to_pylist()
+        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
+        store.write_bytes(index_page(nights, pages).encode(), *index_path())
+
+
+def _exhibits(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    highlights: Highlights,
+) -> dict[str, Exhibit]:
+    """The cells of all sheets, looked at again by the workers, by address."""
+    sheets = [highlights.sheet(name) for name in SHOWN]
+    image_ids = {
+        uri: image_id
+        for rows in sheets
+        for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
+    }
+    pieces = find_pieces(store, batch, list(image_ids))
+    cells = [(pieces[uri], image_id) for uri, image_id in image_ids.items()]
+    jobs = [
+        ExhibitJob(store, card.name, detector.name, tuple(cells[i : i + CELLS_A_JOB]))
+        for i in range(0, len(cells), CELLS_A_JOB)
+    ]
+    found = run_in_order(client, make_exhibits, jobs, title=f"page {batch.name}")
+    exhibits = (exhibit for some in found for exhibit in some)
+    return dict(zip(image_ids, exhibits, strict=True))
+
+
+def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> list[ShownField]:
+    """The fields of view that the page shows, drawn by the workers."""
+    fields = fields_to_show(report).to_pylist()
+    cells: list[list[dict[str, Any]]] = [[] for _ in fields]
+    path = report_path(batch.name, batch.batch_date)
+    for rows in iterate_rows(store, path, COLUMNS):
+        for field, found in zip(fields, cells, strict=True):
+            found += cells_of(rows, field)
+    jobs = []
+    for field, found in zip(fields, cells, strict=True):
+        pieces = find_pieces(store, batch, [cell["uri"] for cell in found])
+        jobs.append(FieldPictureJob(field, tuple(found), pieces))
+    drawn = run_in_order(client, draw_field, jobs, title=f"fields {batch.name}")
+    return [
+        ShownField(field, missing=picture)
+        if isinstance(picture, str)
+        else ShownField(field, picture)
+        for field, picture in zip(fields, drawn, strict=True)
+    ]
+
+
+def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
+    """The slides that the page shows, those with the most parasitized cells first."""
+    # A photograph has no magnification, and is a field itself.
+    of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in of_slides.to_pylist():
+        by_source.setdefault(row["source_uri"], []).append(row)
+    parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
+    shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
+    jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
+    drawn = run_in_order(client, draw_slide, jobs, title=f"slides {batch.name}")
+    return [
+        ShownSlide(uri, by_source[uri], missing=picture)
+        if isinstance(picture, str)
+        else ShownSlide(uri, by_source[uri], picture)
+        for uri, picture in zip(shown, drawn, strict=True)
+    ]
+
+
+def _made_from(seal: Seal) -> str:
+    """What identifies the reports of a batch together."""
+    digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
+    digests += [seal.fields_digest] if seal.fields_digest else []
+    return digest_of(" ".join(str(digest) for digest in digests).encode())
+
+
+def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) -> dict[str, str]:
+    return {
+        "images": batch.images,
+        "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
+        "model": f"{card.name}, sha256 {card.digest}",
+        "detector": f"{detector.name}, sha256 {detector.digest}",
+        "calibration": f"{detector.calibrating_images:,} images of "
+        f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
+        **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
+        "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
+        "report": f"{seal.report}, sha256 {seal.report_digest}",
+        "versions": f"slidewatch {version('slidewatch')}, torch {version('torch')}",
+    }
+
+
+def _command(settings: Settings, batch: Batch, detector: DetectorCard) -> str:
+    words = ["slidewatch", "screen", "--images", batch.images, "--store", settings.store]
+    words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
+    words += ["--detector", detector.name]
+    words += ["--limit", str(batch.limit)] if batch.limit else []
+    return shlex.join(words)

@@ -1,0 +1,249 @@
+"""Steps of a segmentation: freeze the sources, survey them, search their fields, publish."""
+
+import re
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from flows.cluster.client import open_client
+from flows.cluster.executor import kills_workers, run_in_order
+from flows.jobs.segmentation import (
+    SearchJob,
+    SurveyJob,
+    probe_place,
+    probe_source,
+    search_places,
+    survey_sources,
+)
+from flows.monitoring.console import tell
+from flows.monitoring.telemetry import stage
+from flows.settings import Settings
+from storage.batches.segmentations import (
+    FIELD_SCHEMA,
+    FIELDS,
+    MANIFEST,
+    PLACE_SCHEMA,
+    Cutting,
+    Segmentation,
+    Segmented,
+    SlideIs,
+    complete_parts,
+    count_places,
+    find_segmentation,
+    freeze_segmentation,
+    publish,
+    read_fields,
+    read_parts,
+    read_places,
+    read_segmented,
+    seal_segmentation,
+    segmentation_lease,
+    write_places,
+    write_quarantine,
+)
+from storage.records import now
+from storage.store import Store, StoreError
+from tasks.images.files import ARCHIVES, filesystem
+from tasks.images.listing import EXTENSIONS, list_images
+from tasks.images.manifest import SCHEMA
+from tasks.images.names import names_of_slides
+from tasks.images.slides import SLIDE_EXTENSIONS
+from tasks.reports.columns import failure_reasons
+from tasks.segmentation.fields import OUTLINES, load_finder
+
+SOURCES_A_JOB = 16
+FIELDS_A_JOB = 8
+
+
+def cells_of_fields(
+    settings: Settings, microns_per_pixel: float | None, finder: str = OUTLINES
+) -> Cutting:
+    """How cells are cut out of fields."""
+    return Cutting(
+        into="cells",
+        microns_per_pixel=microns_per_pixel,
+        finder=finder,
+        least_sharpness=settings.field_limits.least_sharpness,
+        most_packed=settings.field_limits.most_packed,
+    )
+
+
+def cut_up(
+    settings: Settings,
+    name: str,
+    images: str,
+    cutting: Cutting,
+    *,
+    root: str,
+    slide_is: SlideIs,
+    limit: int | None = None,
+    wait: bool = False,
+) -> Segmented:
+    """Begin a segmentation, or go on with it, and return what came of it.
+
+    Args:
+        settings: of the store and the cluster.
+        name: of the segmentation.
+        images: the sources.
+        cutting: how they are cut up.
+        root: the folder of the sources, below which their names tell slides apart.
+        slide_is: what one slide is.
+        limit: take only so many sources.
+        wait: while another run works on it.
+    """
+    store = Store(settings.store)
+    with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
+        frozen = _start_or_resume(store, name, images, cutting, root, slide_is, limit)
+        done = read_segmented(store, name)
+        if done is not None:
+            return done
+        if cutting.into == "cells":
+            load_finder(cutting.finder)  # before workers say so, each of them
+        with open_client(settings) as client:
+            with stage("survey"):
+                _survey(client, store, frozen)
+            with stage("segment"):
+                _search(client, store, frozen)
+        held.check()
+        return _publish(store, frozen)
+
+
+def _start_or_resume(
+    store: Store,
+    name: str,
+    images: str,
+    cutting: Cutting,
+    root: str,
+    slide_is: SlideIs,
+    limit: int | None,
+) -> Segmentation:
+    frozen = find_segmentation(store, name)
+    if frozen is None:
+        sources = list_images(images, limit=limit, extensions=EXTENSIONS | SLIDE_EXTENSIONS)
+        _refuse_regions(sources, images)
+        return freeze_segmentation(
+            store,
+            name,
+            _with_slides(sources, root, slide_is),
+            images=images,
+            limit=limit,
+            slide_is=slide_is,
+            cutting=cutting,
+            started_at=now(),
+        )
+    before = (frozen.images, frozen.limit, frozen.slide_is, frozen.cutting)
+    if before != (images, limit, slide_is, cutting):
+        raise StoreError(
+            f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
+            f"{frozen.images} with other options ({frozen.cutting.model_dump_json()}, slide is "
+            f"{frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or choose "
+            "another name, of a night another --series"
+        )
+    get_run_logger().info("segmentation %s goes on with %d sources", name, frozen.sources)
+    return frozen
+
+
+def _refuse_regions(sources: pa.Table, images: str) -> None:
+    if sources["x"].null_count < sources.num_rows:
+        raise StoreError(f"{images} lists regions already: screen them as they are")
+
+
+def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
+    """Name the slide of each source whose name or manifest does not."""
+    uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
+    names = names_of_slides(uris, _folder_of(root), slide_is)
+    named = [
+        slide or name for slide, name in zip(sources["slide_id"].to_pylist(), names, strict=True)
+    ]
+    place = SCHEMA.get_field_index("slide_id")
+    return sources.set_column(place, SCHEMA.field(place), pa.array(named, pa.string()))
+
+
+def _folder_of(images: str) -> str:
+    """The path of the folder below which the files of a folder, glob or manifest lie."""
+    if images.partition("://")[0] in ARCHIVES.values():
+        return images
+    fs, path = filesystem(images)
+    if fs.isfile(path):
+        return str(path).rpartition("/")[0]
+    return str(path) if fs.exists(path) else re.split(r"[*?[]", path)[0].rpartition("/")[0]
+
+
+@task(cache_policy=NO_CACHE)
+def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
+    """Find out where the fields of all sources lie."""
+    if count_places(store, frozen.name) is not None:
+        return
+    done = complete_parts(store, frozen.name, "surveys")
+    starts = range(0, frozen.sources, SOURCES_A_JOB)
+    jobs = [
+        SurveyJob(
+            store,
+            frozen.name,
+            number,
+            start,
+            min(start + SOURCES_A_JOB, frozen.sources),
+            frozen.cutting,
+        )
+        for number, start in enumerate(starts)
+        if number not in done
+    ]
+    title = f"survey {frozen.name}"
+    for _ in run_in_order(client, survey_sources, jobs, title=title, isolate=_quarantine_sources):
+        pass
+    parts = list(read_parts(store, frozen.name, "surveys", len(starts)))
+    write_places(store, frozen.name, parts or [PLACE_SCHEMA.empty_table()], FIELDS_A_JOB)
+
+
+@task(cache_policy=NO_CACHE)
+def _search(client: Client, store: Store, frozen: Segmentation) -> None:
+    """Search all fields for what is to be cut out."""
+    done = complete_parts(store, frozen.name, "fields")
+    jobs = [
+        SearchJob(store, frozen.name, number, frozen.cutting)
+        for number in range(count_places(store, frozen.name) or 0)
+        if number not in done
+    ]
+    title = f"segment {frozen.name}"
+    for _ in run_in_order(client, search_places, jobs, title=title, isolate=_quarantine_places):
+        pass
+
+
+def _quarantine_sources(client: Client, job: SurveyJob) -> None:
+    """Try sources one by one, and keep those that kill a worker from coming back."""
+    rows = range(job.stop - job.start)
+    culprits = [row for row in rows if kills_workers(client, probe_source, job, row)]
+    write_quarantine(job.store, job.name, "surveys", job.number, culprits)
+
+
+def _quarantine_places(client: Client, job: SearchJob) -> None:
+    """The same with fields."""
+    rows = range(read_places(job.store, job.name, job.number).num_rows)
+    culprits = [row for row in rows if kills_workers(client, probe_place, job, row)]
+    write_quarantine(job.store, job.name, "fields", job.number, culprits)
+
+
+@task(cache_policy=NO_CACHE)
+def _publish(store: Store, frozen: Segmentation) -> Segmented:
+    """Join the parts into the manifest and the table of fields, and seal them."""
+    name, count = frozen.name, count_places(store, frozen.name) or 0
+    manifest = publish(store, name, MANIFEST, SCHEMA, read_parts(store, name, "cells", count))
+    fields = publish(store, name, FIELDS, FIELD_SCHEMA, read_parts(store, name, "fields", count))
+    found = read_fields(store, name)
+    kinds = found["kind"].drop_null().value_counts().to_pylist()
+    done = Segmented(
+        digest=frozen.digest,
+        sources=frozen.sources,
+        manifest_digest=manifest,
+        fields_digest=fields,
+        images=sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
+        fields={each["values"]: each["counts"] for each in kinds},
+        failures=dict(Counter(reason for reason in failure_reasons(found) if reason)),
+    )
+    seal_segmentation(store, name, done)
+    return done

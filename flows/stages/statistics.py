@@ -1,0 +1,118 @@
+"""Steps that change class statistics: check labels, compute, take out, save a version."""
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import pyarrow.compute as pc
+from distributed import Client
+
+from flows.cluster.executor import run_in_order
+from flows.jobs.statistics import Rows, RowsJob, rows_statistics
+from flows.monitoring.console import tell
+from flows.outcome import shell_command
+from storage.arrays import arrays_to_bytes
+from storage.batches.manifests import Batch, read_manifest
+from storage.leases import Lease, lease
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import contributed
+from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.records import now
+from storage.reports.reviews import fitted_from, reviewed_batch
+from storage.store import Store, StoreError, digest_of
+from tasks.detector.moments import States, merge_tree, to_arrays
+from tasks.images.files import SourceError
+
+ROWS_A_JOB = 4096
+
+
+def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
+    """Be the one run that changes a model's statistics; others take their turn."""
+    return lease(store, "statistics", card.name, wait=True, on_wait=tell)
+
+
+def statistics_of_rows(
+    client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
+) -> States:
+    """The statistics of rows of some batches."""
+    jobs = [
+        RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
+        for rows in taken
+        for start in range(0, len(rows.rows), ROWS_A_JOB)
+    ]
+    return merge_tree(run_in_order(client, rows_statistics, jobs, title=title))
+
+
+def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
+    """Raise SourceError where no image of a batch has a label, or one has an unknown label."""
+    labels = pc.value_counts(read_manifest(store, batch, columns=["label"])["label"]).to_pylist()
+    known = {row["values"] for row in labels if row["values"] is not None}
+    if not known:
+        raise SourceError(
+            f"no image of {batch.images} has a label: put them in folders named "
+            f"{' and '.join(card.classes)}, or give a manifest with a column 'label'"
+        )
+    if unknown := known - set(card.classes):
+        raise SourceError(
+            f"{batch.images} has labels that model {card.name} does not know: "
+            f"{', '.join(sorted(unknown))}; its classes are {', '.join(card.classes)}"
+        )
+
+
+def take_out(
+    store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
+) -> tuple[Rows, Contribution | None]:
+    """The rows that go, and what is left of the contribution, if anything."""
+    given = contributed(store, card, contribution)
+    if kind == "batch":
+        goes = np.full(len(given.rows), contribution.batch == name)
+    else:
+        goes = np.asarray([key == name for key in getattr(given, f"{kind}s")], bool)
+    rows = Rows(given.batch, given.rows[goes])
+    if goes.all():
+        return rows, None
+    if not goes.any():
+        return rows, contribution
+    without = f"without_{kind}s"
+    return rows, contribution.model_copy(
+        update={
+            without: (*getattr(contribution, without), name),
+            "images": contribution.images - len(rows.rows),
+        }
+    )
+
+
+def save_version(
+    store: Store,
+    card: ModelCard,
+    parent: Lineage | None,
+    statistics: States,
+    operation: str,
+    contributions: list[Contribution],
+) -> Lineage:
+    """Write the statistics as the next version of a model's."""
+    content = arrays_to_bytes(to_arrays(statistics))
+    counts = next(iter(statistics.values())).n
+    lineage = Lineage(
+        model=card.name,
+        version=parent.version + 1 if parent else 1,
+        parent=parent.version if parent else None,
+        operation=operation,
+        created_at=now(),
+        contributions=contributions,
+        images={name: int(n) for name, n in zip(card.classes, counts, strict=True)},
+        digest=digest_of(content),
+    )
+    save_statistics(store, lineage, content)
+    return lineage
+
+
+def refuse_second_review(store: Store, model: str, batch: str, images: str) -> None:
+    """Raise StoreError where another import of the same verdicts is in the statistics."""
+    night = reviewed_batch(store, images)
+    for name in fitted_from(store, model, night) if night else []:
+        if name != batch:
+            raise StoreError(
+                f"the verdicts on batch {night} are in the statistics already, as batch {name}, "
+                "and a cell must count once: take it out with "
+                f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
+            )

@@ -1,0 +1,1 @@
+"""Score how far an image lies from the fitted classes."""

@@ -1,0 +1,1 @@
+"""Try a detector on attacks, corruptions and other images, beside other scores."""

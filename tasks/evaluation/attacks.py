@@ -1,0 +1,218 @@
+"""Adversarial images: what a detector of abnormal images has to stand up to.
+
+Known attacks are foolbox's (Rauber et al. 2020); the adaptive one is ours and knows the detector.
+Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.detector.detector import SPACE, Detector
+from tasks.network.classifier import Classifier
+
+EPSILONS = (2 / 255, 4 / 255, 8 / 255)
+PGD_STEPS = 10
+CLIPPED_ROUNDS = 5
+ADAPTIVE_STEPS = 30
+# How much the adaptive attack cares for the detector beside the classifier; each is tried.
+ADAPTIVE_WEIGHTS = (0.1, 1.0)
+
+
+class AttackError(Exception):
+    """An attack that does not exist, or a library that is not installed."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked: a classifier in evaluation mode, its detector, and the alarm's threshold.
+
+    ``threshold`` is the abnormality from which on an image is called abnormal.
+    """
+
+    classifier: Classifier
+    detector: Detector
+    threshold: float
+
+
+Perturb = Callable[[Target, Tensor, Tensor, float | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How to perturb pixels (B, 3, S, S) with labels (B,), and the strengths that are tried.
+
+    An attack without strengths looks for the smallest perturbation, in L2, that is enough.
+    """
+
+    perturb: Perturb
+    strengths: tuple[float | None, ...]
+
+
+def attack(
+    name: str, target: Target, pixels: Tensor, labels: Tensor, strength: float | None, seed: int
+) -> Tensor:
+    """Adversarial versions (B, 3, S, S) of images in [0, 1], not rounded to 8 bits.
+
+    An image that cannot be made to fool the classifier comes back as far as the attack got.
+
+    Raises:
+        AttackError: there is no such attack, or foolbox is not installed.
+    """
+    torch.manual_seed(seed)  # foolbox draws random starts from the global generator
+    attacked: Tensor = find_attack(name).perturb(target, pixels, labels, strength)
+    return torch.as_tensor(attacked).detach()
+
+
+def find_attack(name: str) -> Attack:
+    """The attack of that name; AttackError lists those that there are."""
+    if name not in ATTACKS:
+        raise AttackError(f"no attack {name!r}; there are: {', '.join(ATTACKS)}")
+    return ATTACKS[name]
+
+
+def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed: int) -> Tensor:
+    """Random noise (B, 3, S, S) as large as an attack: what it changes, without its aim.
+
+    Signs times the strength match an attack with an L-infinity bound; Gaussian noise of the same
+    L2 norm, image by image, matches one without.
+    """
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+    noise = noise.to(pixels.device)
+    if strength is not None:
+        return (pixels + strength * noise.sign()).clamp(0, 1)
+    wanted = l2_norm(attacked - pixels)
+    noisy = pixels
+    size = wanted / l2_norm(noise)
+    for _ in range(CLIPPED_ROUNDS):
+        noisy = (pixels + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
+        # A black surround clips half of the noise away; what is left has to make up for it.
+        size = size * wanted / l2_norm(noisy - pixels).clamp_min(1e-12)
+    return noisy
+
+
+def round_to_8_bits(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] as a lossless image file keeps them."""
+    return (pixels * 255).round() / 255
+
+
+def l2_norm(difference: Tensor) -> Tensor:
+    """L2 norms (B,) over all pixels and colours."""
+    norms: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
+    return norms
+
+
+def linf_norm(difference: Tensor) -> Tensor:
+    """L-infinity norms (B,)."""
+    return difference.flatten(1).abs().amax(dim=1)
+
+
+def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -> Tensor:
+    """Compute the abnormality (B,) of taps (B, d) each so that torch can differentiate it."""
+    calibration, columns = detector.calibration, []
+    for name, gaussian in detector.gaussians.items():
+        features = taps[name].double()
+        features = nn.functional.normalize(features) if SPACE == "unit" else features
+        factor = torch.as_tensor(gaussian.factor, device=features.device)
+        means = torch.as_tensor(gaussian.means, device=features.device)
+        means = means[~means.isnan().any(dim=1)]
+        offsets = (features[:, None] - means).flatten(0, 1)
+        white = torch.linalg.solve_triangular(factor, offsets.T, upper=False)
+        distances = white.square().sum(dim=0).view(len(features), len(means))
+        columns.append(distances.amin(dim=1).clamp_min(torch.finfo(torch.float64).tiny).log())
+    mean, deviation = (
+        torch.as_tensor(a, device=columns[0].device)
+        for a in (calibration.mean, calibration.deviation)
+    )
+    return ((torch.stack(columns, dim=1) - mean) / deviation).amax(dim=1)
+
+
+def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
+    """A step of ``magnitude`` that makes images look less abnormal, x - e sign(grad abnormality).
+
+    Abnormal images answer to it less than others do (Liang et al. 2018; Lee et al. 2018).
+    ``abnormality`` (B,) must have been computed from ``pixels``.
+    """
+    (gradient,) = torch.autograd.grad(abnormality.sum(), pixels, retain_graph=True)
+    return (pixels - magnitude * gradient.sign()).detach()
+
+
+def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
+    """Descend classification and abnormality together; keep what fools with the least abnormality.
+
+    A signed projected ascent of the cross-entropy minus w times the abnormality above the alarm's
+    threshold, for each weight w, in steps that shrink to nothing.
+    """
+    assert strength is not None
+    best = pixels.clone()
+    best_abnormality = torch.full((len(pixels),), torch.inf, dtype=torch.float64)
+    best_abnormality = best_abnormality.to(pixels.device)
+    for weight in ADAPTIVE_WEIGHTS:
+        moved = pixels + strength * (2 * torch.rand_like(pixels) - 1)
+        for step in range(ADAPTIVE_STEPS + 1):
+            # What counts is what a file holds.
+            moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
+            taps, logits = target.classifier.features(moved)
+            abnormality = differentiable_abnormality(target.detector, taps)
+            wrong = logits.argmax(dim=1) != labels
+            better = wrong & (abnormality < best_abnormality)
+            best[better] = moved.detach()[better]
+            best_abnormality[better] = abnormality.detach()[better]
+            loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+            # An image that is wrong for sure need not become more so.
+            loss = loss.clamp_max(1.0).double() - weight * (
+                abnormality - target.threshold
+            ).clamp_min(-0.5)
+            (gradient,) = torch.autograd.grad(loss.sum(), moved)
+            size = max(2 * strength * (1 - step / ADAPTIVE_STEPS) / 5, 1 / 255)
+            offset = (moved + size * gradient.sign() - pixels).clamp(-strength, strength)
+            moved = pixels + offset
+    never = best_abnormality.isinf()
+    best[never] = round_to_8_bits(moved.clamp(0, 1)).detach()[never]
+    return best
+
+
+def _from_foolbox(make: Callable[[Any], Any]) -> Perturb:
+    """An attack of foolbox; the import waits, for most installations attack nobody."""
+
+    def perturb(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
+        try:
+            import foolbox
+        except ImportError:
+            raise AttackError("attacks need foolbox: pip install 'slidewatch[attacks]'") from None
+        library: Any = foolbox
+        model = library.PyTorchModel(target.classifier, bounds=(0, 1), device=pixels.device)
+        made = make(library.attacks)
+        _, attacked, _ = made(model, pixels, labels, epsilons=strength)
+        return torch.as_tensor(attacked)
+
+    return perturb
+
+
+ATTACKS: dict[str, Attack] = {
+    # Goodfellow, Shlens & Szegedy 2015
+    "fgsm": Attack(_from_foolbox(lambda of: of.LinfFastGradientAttack()), (*EPSILONS, 0.05)),
+    # Kurakin, Goodfellow & Bengio 2017: ten steps of a quarter of the bound
+    "bim": Attack(
+        _from_foolbox(lambda of: of.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=10)),
+        EPSILONS,
+    ),
+    # Madry et al. 2018, from a random start
+    "pgd": Attack(
+        _from_foolbox(lambda of: of.LinfPGD(rel_stepsize=2.5 / PGD_STEPS, steps=PGD_STEPS)),
+        EPSILONS,
+    ),
+    # Moosavi-Dezfooli, Fawzi & Frossard 2016
+    "deepfool": Attack(_from_foolbox(lambda of: of.L2DeepFoolAttack(steps=50)), (None,)),
+    # Carlini & Wagner 2017
+    "carlini-wagner": Attack(
+        _from_foolbox(
+            lambda of: of.L2CarliniWagnerAttack(binary_search_steps=5, steps=50, stepsize=0.01)
+        ),
+        (None,),
+    ),
+    "adaptive": Attack(_adaptive, (8 / 255,)),
+}

@@ -1,0 +1,179 @@
+"""Detectors side by side: metrics of every set of images, attack and corruption.
+
+Abnormal images are told from ordinary ones of unseen patients. An attack counts where the image was
+diagnosed rightly before, its matched noise is too, and the attacked image is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tasks.evaluation.metrics import detection, interval, resampled
+from tasks.types import Float
+
+REPEATS = 1000
+FOLDS = 5
+VERDICT = "slidewatch verdict"
+UNSEEN_ATTACK = "mahalanobis, all layers (unseen-attack)"
+KNOWN_ATTACK = "mahalanobis, all layers (known-attack)"
+KNOWN_STACK = "layers and margin (known-attack)"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: n images.
+
+    ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
+    largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
+    (n,) whose images are resampled together.
+    """
+
+    scores: Mapping[str, Float]
+    layers: Float
+    margin: Float
+    verdict: NDArray[np.bool_]
+    clusters: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Abnormal images against ordinary ones, with the words that say which.
+
+    ``names`` go into every row of metrics; ``teachers`` are ordinary and attacked images that the
+    regression for unseen attacks learns from.
+    """
+
+    names: Mapping[str, Any]
+    ordinary: Side
+    abnormal: Side
+    teachers: tuple[Side, Side] | None
+
+
+def compare(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every metric of every detector, a row each, with bootstrap intervals over patients.
+
+    ``caught`` is the share of abnormal images that are found when as many ordinary ones are false
+    alarms as the verdict (abnormal or uncertain) has.
+    """
+    ordinary, abnormal = comparison.ordinary, comparison.abnormal
+    n, m = len(ordinary.verdict), len(abnormal.verdict)
+    truth = np.r_[np.zeros(n, bool), np.ones(m, bool)]
+    clusters = np.r_[ordinary.clusters, abnormal.clusters]
+    weights = resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
+    alarms = float(ordinary.verdict.mean())
+    rows: list[dict[str, Any]] = []
+
+    def add(detector: str, metric: str, value: float, draws: Float) -> None:
+        found = interval(value, draws)
+        rows.append(
+            {
+                **comparison.names,
+                "detector": detector,
+                "metric": metric,
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+                "positives": m,
+                "negatives": n,
+            }
+        )
+
+    scores = {
+        name: np.r_[ordinary.scores[name], values]
+        for name, values in abnormal.scores.items()
+        if name in ordinary.scores
+    }
+    scores |= _regressions(comparison, truth, clusters)
+    for name, values in scores.items():
+        whole, draws = detection(truth, values), detection(truth, values, weights)
+        for metric, value in whole.items():
+            add(name, metric, float(value[0]), draws[metric])
+        add(name, "caught", *_caught(values[truth], values[~truth], alarms, weights[:, truth]))
+    add(VERDICT, "caught", *_share(abnormal.verdict, weights[:, truth]))
+    add(VERDICT, "false alarms", *_share(ordinary.verdict, weights[:, ~truth]))
+    return rows
+
+
+def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:
+    """The share of abnormal scores above all but a share of the ordinary ones."""
+    allowed = round(alarms * len(ordinary))
+    limit = np.append(np.sort(ordinary)[::-1], -np.inf)[allowed]
+    return _share(abnormal > limit, weights)
+
+
+def _share(hit: NDArray[np.bool_], weights: Float) -> tuple[float, Float]:
+    with np.errstate(invalid="ignore"):
+        return float(hit.mean()), (weights @ hit) / weights.sum(axis=1)
+
+
+def _regressions(
+    comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
+) -> dict[str, Float]:
+    """Logistic regressions over stages, as in Lee et al. (2018).
+
+    ``known-attack`` learns from the very kind of images it is tried on, ``unseen-attack`` from FGSM
+    alone; neither learns from a patient whom it scores.
+    """
+    ordinary, abnormal = comparison.ordinary, comparison.abnormal
+    layers = np.concatenate([ordinary.layers, abnormal.layers])
+    margin = np.concatenate([ordinary.margin, abnormal.margin])[:, None]
+    both = np.hstack([layers, margin])
+    scores = {
+        KNOWN_ATTACK: _cross_fitted(layers, clusters, layers, truth, clusters),
+        KNOWN_STACK: _cross_fitted(both, clusters, both, truth, clusters),
+    }
+    if comparison.teachers:
+        clean, attacked = comparison.teachers
+        taught = np.r_[np.zeros(len(clean.layers), bool), np.ones(len(attacked.layers), bool)]
+        scores[UNSEEN_ATTACK] = _cross_fitted(
+            layers,
+            clusters,
+            np.concatenate([clean.layers, attacked.layers]),
+            taught,
+            np.r_[clean.clusters, attacked.clusters],
+        )
+    return scores
+
+
+def _cross_fitted(
+    x: Float,
+    clusters: NDArray[np.str_],
+    teachers: Float,
+    taught: NDArray[np.bool_],
+    teaching_clusters: NDArray[np.str_],
+) -> Float:
+    """Scores (n,) of x (n, L) by regressions on teachers of other clusters."""
+    scores = np.zeros(len(x))
+    if len(np.unique(clusters)) < 2:
+        return scores  # all are of one patient, and nobody else is there to learn from
+    folds = GroupKFold(min(FOLDS, len(np.unique(clusters))), shuffle=True, random_state=0)
+    for _, test in folds.split(x, groups=clusters):
+        learn = ~np.isin(teaching_clusters, clusters[test])
+        if len(np.unique(taught[learn])) < 2:
+            continue  # nobody is left to learn from: it cannot tell
+        model = _regression().fit(teachers[learn], taught[learn])
+        scores[test] = model.decision_function(x[test])
+    return scores
+
+
+def _regression() -> Any:
+    weighted = LogisticRegression(class_weight="balanced", max_iter=1000)
+    return make_pipeline(StandardScaler(), weighted)
+
+
+def join(sides: Sequence[Side]) -> Side:
+    """Several sides as one."""
+    return Side(
+        {name: np.concatenate([side.scores[name] for side in sides]) for name in sides[0].scores},
+        np.concatenate([side.layers for side in sides]),
+        np.concatenate([side.margin for side in sides]),
+        np.concatenate([side.verdict for side in sides]),
+        np.concatenate([side.clusters for side in sides]),
+    )

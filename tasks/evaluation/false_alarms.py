@@ -1,0 +1,140 @@
+"""How often ordinary images of unseen patients are called abnormal, by the way of calibrating.
+
+Either each of some fitted patients is left out in turn and scored by the others, or these patients
+are held out of the statistics for good and calibrate by themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import (
+    Calibration,
+    abnormality,
+    calibrate,
+    leave_group_out,
+    log_distance,
+    p_values,
+)
+from tasks.detector.detector import SPACE
+from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
+from tasks.detector.moments import Moments, in_space, moments, retract
+from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.types import Float
+
+LEFT_OUT = "each left out in turn"
+HELD_OUT = "held out"
+DRAWS = 5  # of the calibrating patients
+REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images by tap, (n, d) each, with their labels (n,) and patients (n,)."""
+
+    taps: list[NDArray[np.float32]]
+    labels: NDArray[np.int8]
+    patients: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Realised:
+    """The rate of false alarms at a nominal level, by patient and by image.
+
+    ``patients`` calibrated; the rates are means over random choices of them, of ``images`` tried.
+    """
+
+    method: str
+    patients: int
+    images: int
+    alpha: float
+    by_patient: Interval
+    by_image: Interval
+
+
+def realised(
+    fitted: Images, unseen: Images, patients: int, alphas: Sequence[float]
+) -> list[Realised]:
+    """Realised false-alarm rates when some of the fitted patients calibrate.
+
+    Args:
+        fitted: images that the statistics may be fitted on.
+        unseen: ordinary images of other patients.
+        patients: how many of the fitted patients calibrate; at least one of the others is left.
+        alphas: nominal levels.
+    """
+    fitted = _labelled(fitted)
+    names = np.unique(fitted.patients)
+    chances: dict[str, list[Float]] = {LEFT_OUT: [], HELD_OUT: []}
+    for draw in range(DRAWS):
+        chosen = np.random.default_rng(draw).permutation(names)[:patients]
+        calibrating = np.isin(fitted.patients, chosen)
+        chances[LEFT_OUT].append(_p_values(fitted, unseen, calibrating, left_out=True))
+        if not calibrating.all():
+            chances[HELD_OUT].append(_p_values(fitted, unseen, calibrating, left_out=False))
+    weights = resampled(np.unique(unseen.patients, return_inverse=True)[1], REPEATS)
+    return [
+        _rates(method, patients, alpha, np.stack(draws), unseen.patients, weights)
+        for method, draws in chances.items()
+        if draws
+        for alpha in alphas
+    ]
+
+
+def _p_values(
+    fitted: Images, unseen: Images, calibrating: NDArray[np.bool_], *, left_out: bool
+) -> Float:
+    """p-values (n,) of unseen images."""
+    own, others = [], []
+    _, groups = np.unique(fitted.patients[calibrating], return_inverse=True)
+    classes = int(fitted.labels.max()) + 1
+    for tap, unseen_tap in zip(fitted.taps, unseen.taps, strict=True):
+        features, labels = in_space(SPACE, tap), fitted.labels
+        held, held_labels = features[calibrating], labels[calibrating]
+        total = moments(features, labels, classes)
+        if left_out:
+            column = np.empty(len(held))
+            for group in range(groups.max() + 1):
+                mine = groups == group
+                column[mine] = leave_group_out(total, held[mine], held_labels[mine])
+        else:
+            total = retract(total, moments(held, held_labels, classes))
+            column = _log_distances(total, held)
+        own.append(column)
+        others.append(_log_distances(total, in_space(SPACE, unseen_tap)))
+    calibration: Calibration = calibrate(np.stack(own, axis=1), groups)
+    return p_values(calibration, abnormality(calibration, np.stack(others, axis=1)))
+
+
+def _log_distances(total: Moments, features: Float) -> Float:
+    return log_distance(nearest_class_distance(tied_gaussian(total), features))
+
+
+def _rates(
+    method: str,
+    count: int,
+    alpha: float,
+    chances: Float,
+    patients: NDArray[np.str_],
+    weights: Float,
+) -> Realised:
+    alarm = (chances <= alpha).mean(axis=0)
+    _, index, sizes = np.unique(patients, return_inverse=True, return_counts=True)
+    each = 1.0 / (len(sizes) * sizes[index])  # every patient counts the same
+    by_patient = (weights * each) @ alarm / (weights @ each)
+    by_image = weights @ alarm / weights.sum(axis=1)
+    return Realised(
+        method,
+        count,
+        len(alarm),
+        alpha,
+        interval(float(each @ alarm), by_patient),
+        interval(float(alarm.mean()), by_image),
+    )
+
+
+def _labelled(images: Images) -> Images:
+    known = images.labels >= 0
+    return Images([tap[known] for tap in images.taps], images.labels[known], images.patients[known])

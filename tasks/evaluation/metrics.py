@@ -1,0 +1,172 @@
+"""How well a classifier or a detector does, with intervals that respect patients.
+
+Cells of one patient resemble each other, so an interval from resampling cells is too narrow:
+patients are resampled instead.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+Float = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate with the bounds of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+    """The share of images whose diagnosis is right."""
+    return float(np.mean(truth == predicted))
+
+
+def sensitivity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+    """The share of positive images that are found; NaN where there are none."""
+    return float(np.mean(predicted[truth])) if truth.any() else float("nan")
+
+
+def specificity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+    """The share of negative images that are left alone; NaN where there are none."""
+    return sensitivity(~truth, ~predicted)
+
+
+def auroc(positive: NDArray[np.bool_], scores: Float) -> float:
+    """Area under the ROC curve, ties counted half; NaN where one side is empty."""
+    if positive.all() or not positive.any():
+        return float("nan")
+    return float(roc_auc_score(positive, scores))
+
+
+# As in the literature on abnormal images, "positive" is the ordinary image for TPR and AUPR-in.
+DETECTION = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out")
+SAMPLES_AT_ONCE = 25
+
+
+def detection(
+    abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
+) -> dict[str, Float]:
+    """How well scores tell abnormal images from ordinary ones: `DETECTION` by name, (R,) each.
+
+    They equal scikit-learn's, ties included. ``TNR at 95% TPR`` is the share of abnormal images
+    refused at the least threshold that accepts at least 95% of the ordinary ones; ``detection
+    accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions.
+
+    Args:
+        abnormal: (n,), which images are.
+        scores: (n,), higher for images that look more abnormal.
+        weights: (R, n), how often each image counts in each of R samples; once in one by default.
+
+    Returns:
+        NaN for samples in which one side is empty.
+    """
+    if weights is None:
+        weights = np.ones((1, len(scores)))
+    order = np.argsort(scores, kind="stable")
+    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
+    # A few samples at a time, so that their counts stay in the processor's cache.
+    blocks = [
+        _detection(abnormal[order], weights[start : start + SAMPLES_AT_ONCE][:, order], ends)
+        for start in range(0, len(weights), SAMPLES_AT_ONCE)
+    ]
+    return dict(zip(DETECTION, np.concatenate(blocks, axis=1), strict=True))
+
+
+def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.intp]) -> Float:
+    """`DETECTION`, (5, R), of images in the order of their scores; ``ends`` are ends of ties."""
+    sides = []
+    for side in (~abnormal, abnormal):
+        counts = np.cumsum(weights * side, axis=1)[:, ends]
+        sides.append(np.concatenate([np.zeros((len(weights), 1)), counts], axis=1))
+    ordinary, other = sides  # how many of each have at most this score
+    n, m = ordinary[:, -1:], other[:, -1:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpr, fpr = ordinary / n, other / m
+        precision_in = ordinary[:, 1:] / (ordinary[:, 1:] + other[:, 1:])
+        left_in, left_out = n - ordinary[:, :-1], m - other[:, :-1]
+        precision_out = left_out / (left_in + left_out)
+    first = np.argmax(tpr >= 0.95 - 1e-12, axis=1)
+    found = np.stack(
+        [
+            np.trapezoid(tpr, fpr, axis=1),
+            1.0 - fpr[np.arange(len(fpr)), first],
+            0.5 * (1.0 + (tpr - fpr).max(axis=1)),
+            # Where nothing is left the precision is 0 / 0, and no image stands for it.
+            np.nansum(precision_in * np.diff(tpr, axis=1), axis=1),
+            np.nansum(precision_out * np.diff(fpr, axis=1), axis=1),
+        ]
+    )
+    found[:, ((n == 0) | (m == 0))[:, 0]] = np.nan
+    return found
+
+
+def resampled(clusters: NDArray[np.integer], repeats: int, seed: int = 0) -> Float:
+    """How often each of n rows counts in bootstrap samples of whole clusters, (repeats, n)."""
+    _, index = np.unique(clusters, return_inverse=True)
+    count = int(index.max()) + 1
+    draws = np.random.default_rng(seed).integers(0, count, (repeats, count))
+    times = np.stack([np.bincount(draw, minlength=count) for draw in draws])
+    return np.asarray(times[:, index], np.float64)
+
+
+def interval(value: float, draws: Float) -> Interval:
+    """A value with the 95% percentile interval of its bootstrap draws; NaN draws are left out."""
+    finite = draws[np.isfinite(draws)]
+    low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan, np.nan)
+    return Interval(float(value), float(low), float(high))
+
+
+def patient_bootstrap(
+    statistic: Callable[[NDArray[np.intp]], float],
+    patients: NDArray[np.integer],
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A percentile interval from resampling patients with all their images.
+
+    Args:
+        statistic: maps row numbers (with repetition) to a number; NaN draws are left out.
+        patients: (n,), the patient of each row.
+        repeats: how many times to resample.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    rows_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    draws = []
+    for _ in range(repeats):
+        chosen = rng.integers(0, len(rows_of), len(rows_of))
+        draws.append(statistic(np.concatenate([rows_of[i] for i in chosen])))
+    return interval(statistic(np.arange(len(patients))), np.asarray(draws))
+
+
+POSITIVE = 0
+
+
+def diagnosis_metrics(
+    logits: NDArray[np.floating], labels: NDArray[np.integer], keys: list[str]
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy, AUROC, sensitivity and specificity with patient-bootstrap 95% intervals."""
+    truth = labels == POSITIVE
+    margin = np.asarray(logits[:, POSITIVE] - logits[:, 1 - POSITIVE], np.float64)
+    _, patients = np.unique(keys, return_inverse=True)
+    statistics = {
+        "accuracy": lambda rows: accuracy(truth[rows], margin[rows] > 0),
+        "AUROC": lambda rows: auroc(truth[rows], margin[rows]),
+        "sensitivity": lambda rows: sensitivity(truth[rows], margin[rows] > 0),
+        "specificity": lambda rows: specificity(truth[rows], margin[rows] > 0),
+    }
+    return {
+        name: {
+            bound: value if math.isfinite(value) else None
+            for bound, value in patient_bootstrap(statistic, patients)._asdict().items()
+        }
+        for name, statistic in statistics.items()
+    }

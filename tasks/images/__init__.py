@@ -1,0 +1,1 @@
+"""List images, and read their pixels."""

@@ -1,0 +1,48 @@
+"""A cell cut out of its field as the training cells were: black surroundings, and their size."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tasks.images.decoding import RESIZE
+from tasks.types import Field, Mask
+
+TRAINING_DIAMETER = 130  # pixels of the median cell of those that the network was trained on
+# The training cells were cut out along blocks of pixels, with a rim of the bright ground round
+# them. A detector takes cells that are cut out along their very edge for abnormal.
+BLOCK = 4  # pixels at the size of the training cells
+Points = NDArray[np.float32]
+
+
+def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
+    """A region at the training cells' size, (h, w, 3); or what an outline encloses, black outside.
+
+    What decodes it resizes it to a square, as it does with those: a large cell and a small one then
+    fill it alike, but the grain of a scaled field no longer gives away its magnification.
+
+    Args:
+        pixels: of the region, RGB uint8 (h, w, 3).
+        outline: (n, 2), x and y in pixels of the region; the middle of the first one is at 0.
+        scale: pixels wanted for each pixel of the region; see `scale_of`.
+    """
+    height, width = pixels.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = np.asarray(Image.fromarray(pixels).resize(size, RESIZE))
+    if outline is None:
+        return picture
+    corners = (outline + 0.5) * (np.array(size) / [width, height]) - 0.5
+    inside = Image.new("1", size)
+    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners.tolist()], fill=1)
+    mask = coarsen(np.asarray(inside))
+    # A cell that another one overlaps is smaller than its region.
+    (y,), (x,) = (np.nonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(y):
+        return np.zeros((1, 1, 3), np.uint8)
+    tight = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+    return np.asarray(picture[tight] * mask[tight][..., np.newaxis], np.uint8)
+
+
+def coarsen(mask: Mask) -> Mask:
+    """The same mask (h, w) in square blocks, as segmentation at a low resolution leaves it."""
+    y, x = (np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1) for n in mask.shape)
+    return np.asarray(mask[np.ix_(y, x)])

@@ -1,0 +1,160 @@
+"""Where images come from: a folder, a glob, an archive or a manifest, on any fsspec filesystem.
+
+Whatever the source, the outcome is the same table: one row for each image, with a URL under which
+any worker reads its bytes (`tasks.images.files`).
+"""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.images.files import ARCHIVES, SourceError, filesystem, list_members, split_link
+from tasks.images.manifest import SCHEMA, read_manifest
+from tasks.images.names import parse_name
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+
+def list_images(
+    source: str,
+    *,
+    classes: Iterable[str] = (),
+    limit: int | None = None,
+    extensions: frozenset[str] = EXTENSIONS,
+) -> pa.Table:
+    """The images of a source, in an order that depends on nothing but their names.
+
+    Args:
+        source: a folder, a glob, a zip or tar archive, a folder in one
+            (``zip://folder::archive.zip``), or a .parquet or .csv manifest.
+        classes: folder names that are labels; a file directly in such a folder has that label.
+        limit: take this many images, spread evenly over the source.
+        extensions: of files that are images.
+
+    Returns:
+        A table of `SCHEMA`, sorted by patient, slide and URL.
+
+    Raises:
+        SourceError: the source does not exist, is damaged, or names an image twice.
+    """
+    table = _manifest_or_files(source, frozenset(classes), extensions)
+    table = _in_order(table)
+    _refuse_repeats(table, source)
+    if limit is not None and limit < table.num_rows:
+        table = table.take([i * table.num_rows // limit for i in range(limit)])
+    return table
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """Sort by patient, slide and URL; regions of one source stay in the order of their manifest.
+
+    There, neighbours follow each other, and are read from the same tiles of a slide.
+    """
+    keys = pa.table(
+        {
+            "patient": table["patient_id"],
+            "slide": table["slide_id"],
+            "source": pc.coalesce(table["source_uri"], table["uri"]),
+            "row": pa.array(range(table.num_rows), pa.int64()),
+        }
+    )
+    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
+
+
+def _manifest_or_files(
+    source: str, classes: frozenset[str], extensions: frozenset[str]
+) -> pa.Table:
+    lower = source.lower()
+    try:
+        if lower.endswith((".parquet", ".csv")):
+            return read_manifest(source)
+        archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
+        kind, _, inside = source.partition("://")
+        if kind in ARCHIVES.values() and "::" in inside:
+            folder, address = split_link(inside)
+            return _table(_list_archive(address, kind, extensions, folder.strip("/")), classes)
+        if archive:
+            return _table(_list_archive(source, archive, extensions), classes)
+        return _table(_list_files(source, extensions), classes)
+    except FileNotFoundError:
+        raise SourceError(f"{source} does not exist") from None
+    except PermissionError:
+        raise SourceError(f"{source} may not be read: permission denied") from None
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{source} has a file name that is not UTF-8, {error.object!r}: rename the file"
+        ) from None
+
+
+def _list_files(source: str, extensions: frozenset[str]) -> Iterable[tuple[str, str, int | None]]:
+    """(URL, path that names it, size) of every image below a folder or matching a glob."""
+    fs, root = filesystem(source)
+    if fs.isfile(root):
+        raise SourceError(
+            f"{source} is one file: give a folder, a glob, an archive "
+            f"({', '.join(ARCHIVES)}) or a manifest (.parquet, .csv)"
+        )
+    if fs.exists(root):
+        found, above = fs.find(root, detail=True), root
+    elif any(letter in root for letter in "*?["):
+        found, above = fs.glob(root, detail=True), ""
+    else:
+        raise FileNotFoundError(root)
+    for path, info in found.items():
+        # A link to a file is neither "file" nor "directory" to fsspec.
+        is_file = info["type"] == "file" or info.get("islink", False)
+        # What a pattern names is wanted, and so is a root in a hidden folder.
+        below = path.removeprefix(above) if above else PurePosixPath(path).name
+        if is_file and _is_image(below, extensions):
+            yield str(fs.unstrip_protocol(path)), path, info.get("size")
+
+
+def _list_archive(
+    source: str, kind: str, extensions: frozenset[str], folder: str = ""
+) -> Iterable[tuple[str, str, int | None]]:
+    fs, path = filesystem(source)
+    address = str(fs.unstrip_protocol(path))
+    for name, size in list_members(kind, address):
+        inside = not folder or PurePosixPath(name).is_relative_to(folder)
+        if _is_image(name, extensions) and inside:
+            yield f"{kind}://{name}::{address}", name, size
+
+
+def _is_image(path: str, extensions: frozenset[str]) -> bool:
+    """Whether a path below a source is an image's; hidden files and folders are nobody's."""
+    parts = PurePosixPath(path)
+    # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
+    hidden = any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in parts.parts)
+    return parts.suffix.lower() in extensions and not hidden
+
+
+def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
+    rows = []
+    for uri, path, size in files:
+        parts = PurePosixPath(path)
+        name = parse_name(parts.name)
+        label = parts.parent.name if parts.parent.name in classes else None
+        rows.append(
+            {
+                "uri": uri,
+                "size": size,
+                "label": label,
+                "slide_id": name.slide_id,
+                "patient_id": name.patient_id,
+                "acquired_at": name.acquired_at,
+            }
+        )
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _refuse_repeats(table: pa.Table, source: str) -> None:
+    counts = pc.value_counts(table["uri"])
+    repeated = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
+    if len(repeated):
+        first = repeated[0].as_py()
+        raise SourceError(
+            f"{source} names {first['values']} {first['counts']} times "
+            f"({len(repeated)} images are named more than once): keep one row each"
+        )

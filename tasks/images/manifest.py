@@ -1,0 +1,120 @@
+"""Read a manifest: a table with a row for each image."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.images.files import SourceError, filesystem
+from tasks.images.regions import Region, address_of
+
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("label", pa.string()),
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+        # What follows is null in a row that is a whole file. Pixels are those of its full size.
+        ("source_uri", pa.string()),
+        ("source_id", pa.string()),
+        ("source_stamp", pa.string()),
+        ("x", pa.int64()),
+        ("y", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("level", pa.int8()),
+        ("scale", pa.float64()),
+        ("outline", pa.list_(pa.float32())),
+        ("kind", pa.string()),
+        ("touches_border", pa.bool_()),
+        # A reason, a colon and the details, where it is known that there is no image.
+        ("failure", pa.string()),
+    ]
+)
+TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "kind", "failure")
+BOX = ("x", "y", "width", "height")
+
+
+def read_manifest(source: str) -> pa.Table:
+    """Read a manifest as a table of `SCHEMA`."""
+    fs, path = filesystem(source)
+    if fs.isdir(path):
+        raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
+    with fs.open(path, "rb") as file:
+        try:
+            if source.lower().endswith(".csv"):
+                # Ids such as 007 are text, whatever they look like.
+                text = {name: pa.string() for name in TEXT}
+                table = pa.csv.read_csv(
+                    file,
+                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=text, strings_can_be_null=True
+                    ),
+                )
+            else:
+                table = pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if twice:
+        raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
+    if not {"uri", "source_uri"} & set(table.column_names):
+        raise SourceError(
+            f"{source} has no column 'uri' and no 'source_uri'; it has: "
+            f"{', '.join(table.column_names)}"
+        )
+    columns = []
+    for field in SCHEMA:
+        try:
+            columns.append(
+                table[field.name].combine_chunks().cast(field.type)
+                if field.name in table.column_names
+                else pa.nulls(table.num_rows, field.type)
+            )
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise SourceError(f"{source}, column {field.name!r}: {error}") from None
+    made = pa.Table.from_arrays(columns, schema=SCHEMA)
+    folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
+    for name in ("uri", "source_uri"):
+        addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
+        made = _with(made, name, addresses)
+    return _with_names_of_regions(made, source)
+
+
+def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
+    place = SCHEMA.get_field_index(name)
+    return table.set_column(place, SCHEMA.field(name), pa.array(values, pa.string()))
+
+
+def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
+    """Name each region by its source and box where the manifest does not; refuse half a region."""
+    if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
+        return table
+    rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
+    uris: list[str | None] = []
+    for number, row in enumerate(rows, 1):
+        box = [row[name] for name in BOX]
+        if row["uri"] is None and row["source_uri"] is None:
+            raise SourceError(f"{source}, row {number}: it has no uri")
+        if any(n is None for n in box) and any(n is not None for n in box):
+            raise SourceError(
+                f"{source}, row {number}: a region needs {', '.join(BOX)}; it has "
+                f"{', '.join(name for name in BOX if row[name] is not None)}"
+            )
+        if None not in box and row["source_uri"] is None:
+            raise SourceError(f"{source}, row {number}: a region needs its source_uri")
+        if row["uri"] is None:
+            whole = None in box
+            region = None if whole else Region._make((*box, row["level"] or 0))
+            uris.append(address_of(row["source_uri"], region) if region else row["source_uri"])
+        else:
+            uris.append(row["uri"])
+    return _with(table, "uri", uris)
+
+
+def _resolve(uri: str, folder: str) -> str:
+    """A manifest's relative paths are relative to the manifest's folder."""
+    if "://" in uri:
+        return uri
+    return f"file://{uri}" if uri.startswith("/") else f"{folder}/{uri}"

@@ -1,0 +1,257 @@
+"""An image wherever it lies: a whole file, or a region of a photograph or a slide.
+
+A region is read where it lies, and is the same image as long as its source is the same file: its
+digest is made from that of the source and from what is cut out.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.images.crops import Points, cut_out
+from tasks.images.decoding import REASONS, BadImageError, Picture, decode, decode_rgb, resize
+from tasks.images.files import ChangedError, digest_of_file, read_bytes, stamp
+from tasks.images.slides import is_slide, open_slide
+
+# Of a manifest: what says where an image lies.
+COLUMNS = [
+    "uri",
+    "source_uri",
+    "x",
+    "y",
+    "width",
+    "height",
+    "level",
+    "scale",
+    "outline",
+    "source_id",
+    "source_stamp",
+    "failure",
+]
+LOOK = 10.0  # seconds for which a process takes a source for what it was
+MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
+PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
+
+
+class Region(NamedTuple):
+    """A box in pixels of the source's full size, read from a level of its pyramid."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where an image lies, as a row of a manifest says.
+
+    ``uri`` names it; ``source`` is the file. Without a ``region`` it is the whole file. ``outline``
+    (n, 2) is x and y from the region's corner, in pixels of the source, and ``scale`` how much
+    larger the image is than its region. ``source_id`` is the sha256 that the source had, and
+    ``source_stamp`` its size and time then. ``failure`` is known where it is no image.
+    """
+
+    uri: str
+    source: str
+    region: Region | None = None
+    scale: float = 1.0
+    outline: Points | None = None
+    source_id: bytes | None = None
+    source_stamp: str | None = None
+    failure: BadImageError | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that was found, by its digest; it is decoded when somebody wants to see it."""
+
+    image_id: bytes
+    piece: Piece
+    content: bytes | None = None
+
+    def image(self) -> Image.Image:
+        """The image at its own size; BadImageError says why there is none."""
+        return cut_from_source(self.piece) if self.content is None else decode_rgb(self.content)
+
+    def picture(self, side: int) -> Picture:
+        """The image as a square; its size is the one that it has in its source."""
+        if self.content is not None:
+            return decode(self.content, side)
+        assert self.piece.region is not None
+        pixels = resize(cut_from_source(self.piece), side)
+        return Picture(pixels, self.piece.region.width, self.piece.region.height)
+
+
+def address_of(source: str, region: Region) -> str:
+    """What a region of a file is called.
+
+    >>> address_of("file:///night/1.jpg", Region(10, 20, 64, 60))
+    'file:///night/1.jpg#xywh=10,20,64,60'
+    """
+    level = f"&level={region.level}" if region.level else ""
+    return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
+
+
+def whole_file(uri: str) -> Piece:
+    """An image that is a file of its own."""
+    return Piece(uri, uri)
+
+
+def pieces_of(table: pa.Table) -> list[Piece]:
+    """The images of a manifest's rows; one older than regions has whole files."""
+    if "source_uri" not in table.column_names:
+        return [whole_file(uri) for uri in table["uri"].to_pylist()]
+    return [_piece(row) for row in table.select(COLUMNS).to_pylist()]
+
+
+def _piece(row: dict[str, Any]) -> Piece:
+    box = tuple(row[name] for name in ("x", "y", "width", "height"))
+    outline = row["outline"]
+    return Piece(
+        row["uri"],
+        row["source_uri"] or row["uri"],
+        None if None in box else Region._make((*box, row["level"] or 0)),
+        1.0 if row["scale"] is None else row["scale"],
+        None if outline is None else np.asarray(outline, np.float32).reshape(-1, 2),
+        bytes.fromhex(row["source_id"]) if row["source_id"] else None,
+        row["source_stamp"],
+        known_failure(row["failure"]) if row["failure"] else None,
+    )
+
+
+def known_failure(text: str) -> BadImageError:
+    """What a reason, a colon and the details say; an unknown reason is damage.
+
+    >>> known_failure("empty: the file has no bytes").reason
+    'empty'
+    """
+    said, _, details = text.partition(": ")
+    for reason in REASONS:
+        if reason == said:
+            return BadImageError(reason, details)
+    return BadImageError("damaged", text)
+
+
+def find(piece: Piece) -> Found:
+    """Read a file, or see whether a region's source is what it was.
+
+    Raises:
+        BadImageError: the manifest knows that it is no image.
+        ChangedError: a region's source is not the file any more whose digest the manifest knows.
+        Exception: whatever the source's filesystem raises.
+    """
+    if piece.failure is not None:
+        raise piece.failure
+    if piece.region is None:
+        content = read_bytes(piece.source)
+        return Found(sha256(content).digest(), piece, content)
+    source = _digest_of_source(piece)
+    # What lies in the same place of another picture is no cell.
+    if piece.source_id not in (None, source):
+        raise ChangedError("the file was changed since it was cut up: segment it by another name")
+    digest = sha256(source)
+    digest.update(np.asarray(piece.region, "<i8").tobytes())
+    digest.update(np.asarray(piece.scale, "<f8").tobytes())
+    if piece.outline is not None:
+        digest.update(piece.outline.astype("<f4").tobytes())
+    return Found(digest.digest(), piece)
+
+
+def find_unchanged(piece: Piece, image_id: str) -> Found:
+    """Find an image whose digest is known; ChangedError where it is another one by now."""
+    found = find(piece)
+    if found.image_id.hex() != image_id:
+        raise ChangedError("the file was changed since it was screened")
+    return found
+
+
+def cut_from_source(piece: Piece) -> Image.Image:
+    """Cut an image that is a region out of its source; BadImageError says why it cannot be."""
+    assert piece.region is not None
+    x, y, width, height, level = piece.region
+    if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
+        raise BadImageError("damaged", f"{tuple(piece.region)} is no region of an image")
+    if not 0 < piece.scale < inf:
+        raise BadImageError("damaged", f"{piece.scale:g} is no scale of an image")
+    # Nothing that a manifest says decides how much memory is taken.
+    enlarged = max(1.0, piece.scale)
+    if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
+        raise BadImageError(
+            "too_large",
+            f"{tuple(piece.region)} at scale {piece.scale:g} has more than "
+            f"{MOST_REGION_PIXELS:,} pixels: give a smaller region",
+        )
+    pixels = read_region(piece.source, piece.region)
+    if not pixels.size:
+        raise BadImageError("damaged", f"{tuple(piece.region)} is less than a pixel of its level")
+    # From pixels of the source to pixels of the level that was read.
+    share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
+    outline = piece.outline
+    if outline is not None:
+        outline = np.asarray((outline + 0.5) * share - 0.5, np.float32)
+    return Image.fromarray(cut_out(pixels, outline, piece.scale / float(share[0])))
+
+
+def _digest_of_source(piece: Piece) -> bytes:
+    now = int(time.monotonic() / LOOK)
+    current = _stamp_at(piece.source, now)
+    if piece.source_id is not None and current == piece.source_stamp:
+        return piece.source_id
+    return digest_at(piece.source, current)
+
+
+@lru_cache(maxsize=64)
+def _stamp_at(source: str, _moment: int) -> str:
+    return stamp(source)
+
+
+@lru_cache(maxsize=64)
+def digest_at(source: str, _stamp: str) -> bytes:
+    """The sha256 of a file, read once a process for each stamp that it has."""
+    return digest_of_file(source)
+
+
+def read_region(source: str, region: Region) -> NDArray[np.uint8]:
+    """The pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be had."""
+    x, y, width, height, level = region
+    current = _stamp_at(source, int(time.monotonic() / LOOK))
+    if _is_slide(source, current):
+        slide = open_slide(source)
+        if level >= len(slide.downsamples) or x + width > slide.width or y + height > slide.height:
+            raise BadImageError(
+                "damaged",
+                f"{tuple(region)} does not lie in a slide of {slide.width} x {slide.height} at "
+                f"{len(slide.downsamples)} levels",
+            )
+        return slide.read(x, y, width, height, level)
+    # One thread decodes a photograph, and the others wait for that.
+    with _DECODING:
+        photograph = _photograph(source, current)
+    if level or y + height > photograph.shape[0] or x + width > photograph.shape[1]:
+        size = f"{photograph.shape[1]} x {photograph.shape[0]}"
+        raise BadImageError("damaged", f"{tuple(region)} does not lie in an image of {size}")
+    return photograph[y : y + height, x : x + width]
+
+
+_DECODING = threading.Lock()
+
+
+@lru_cache(maxsize=64)
+def _is_slide(source: str, _stamp: str) -> bool:
+    return is_slide(source)
+
+
+@lru_cache(maxsize=PHOTOGRAPHS)
+def _photograph(source: str, _stamp: str) -> NDArray[np.uint8]:
+    return np.asarray(decode_rgb(read_bytes(source)))

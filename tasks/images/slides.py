@@ -1,0 +1,115 @@
+"""Whole slides, read by region from where they lie; a process keeps the last few open."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from tasks.images.decoding import BadImageError
+from tasks.images.files import filesystem, stamp
+from tasks.images.openslide_slide import is_of_a_scanner, open_vendor
+from tasks.images.tiff_slide import is_tiled_or_large, open_tiff
+
+# Formats of scanners that say by their name what they are.
+LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
+VENDORS = LOCAL | {".bif", ".scn", ".svs"}
+TIFF = frozenset({".tif", ".tiff"})
+SLIDE_EXTENSIONS = VENDORS | TIFF
+
+
+class Slide(Protocol):
+    """An open slide: a picture too large to be decoded at once, at one or more resolutions."""
+
+    @property
+    def width(self) -> int:
+        """In pixels of level 0."""
+
+    @property
+    def height(self) -> int:
+        """In pixels of level 0."""
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """How many pixels of level 0 are one of each level, along a side; 1.0 first."""
+
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """Of level 0; None where the file does not say, or says what no microscope can have."""
+
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+        """The pixels of a box at the resolution of a level, RGB.
+
+        Args:
+            x: left side of the box, in pixels of level 0, as the other three; may be negative.
+            y: its upper side.
+            width: of the box.
+            height: of the box.
+            level: where it is read.
+
+        Returns:
+            Pixels (round(height / downsample), round(width / downsample), 3). What lies outside
+            the slide, or was never scanned, is white.
+
+        Raises:
+            BadImageError: ``damaged`` or ``unreadable``.
+        """
+
+
+def is_slide(uri: str) -> bool:
+    """Whether a file is a whole slide, and not a photograph, by its name or, for TIFF, its header.
+
+    A TIFF is a slide where it lies in tiles, holds further levels in its first directory, or has
+    more pixels than a photograph may have. One that cannot be read is none.
+    """
+    extension = _extension(uri)
+    if extension in VENDORS:
+        return True
+    if extension not in TIFF or _in_archive(uri):
+        return False
+    return is_tiled_or_large(*filesystem(uri))
+
+
+def open_slide(uri: str) -> Slide:
+    """Open a slide, or take the one that this process has open and whose file is still the same.
+
+    It may be read by several threads at once.
+
+    Raises:
+        BadImageError: says why it cannot be read.
+    """
+    if _in_archive(uri):
+        raise BadImageError(
+            "unreadable", "a slide is read by region, which archives do not allow: unpack it"
+        )
+    try:
+        return _open(uri, stamp(uri))
+    except BadImageError:
+        raise
+    # A slide must never stop its batch, whatever its filesystem raises.
+    except Exception as error:
+        raise BadImageError("unreadable", f"{type(error).__name__}: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def _open(uri: str, stamp: str) -> Slide:
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)
+    if _extension(uri) in LOCAL:
+        raise BadImageError(
+            "unreadable", f"{_extension(uri)} is read from a local disk only: copy it to one"
+        )
+    return open_tiff(fs, path)
+
+
+def _extension(uri: str) -> str:
+    """The extension of the file that a URL names, in small letters."""
+    _, dot, extension = uri.partition("::")[0].rpartition("/")[2].rpartition(".")
+    return (dot + extension).lower()
+
+
+def _in_archive(uri: str) -> bool:
+    return uri.startswith(("zip://", "tar://"))

@@ -1,0 +1,404 @@
+"""Whole slides as TIFF, tiled or in strips, with or without a pyramid, on any fsspec filesystem.
+
+Only the directories of the file are kept; the tiles under a region are read when it is asked for.
+Nothing that a file claims decides how much memory is taken: a claim is checked against the length
+of the file and the limits below first.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, product
+from math import ceil
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
+from tifffile.tifffile import svs_description_metadata
+
+from tasks.images.decoding import MOST_PIXELS, BadImageError
+
+Pixels = NDArray[np.uint8]
+
+WHITE = 255  # of what lies outside the slide, or was never scanned
+MOST_DIRECTORIES = 200  # of levels, labels and focal planes; a loop of directories has more
+MOST_TILE_PIXELS = 4096 * 4096
+MOST_FETCHED = 2**25  # bytes of tiles that are not decoded yet
+ROUNDING = 2  # pixels by which a level's size may differ from an exact fraction
+# Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
+# programs write where nothing is known.
+CREDIBLE = (0.01, 10.0)
+UNITS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3}  # two signs for micro
+JPEG = {COMPRESSION.JPEG}
+JPEG_2000 = {COMPRESSION.APERIO_JP2000_RGB, COMPRESSION.JPEG2000}
+COMPRESSIONS = {
+    COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
+    COMPRESSION.PACKBITS, COMPRESSION.ZSTD, *JPEG, *JPEG_2000,
+}  # fmt: skip
+DEPTHS = (np.dtype(np.uint8), np.dtype(np.uint16))
+COLOURS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
+REWRITE = "write it as an 8-bit RGB TIFF of JPEG tiles, as `vips tiffsave --tile` does"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide: its size and that of its tiles in pixels, and where they lie.
+
+    ``offsets`` and ``sizes`` (tiles) are in bytes; a size of 0 is a tile that was never scanned.
+    A strip is a tile as wide as the level. ``planes`` of tiles follow one another, one a channel.
+    """
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    planes: int
+    channels: int
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    jpeg_tables: bytes | None
+    compression: int
+    decode: Callable[..., Any]
+
+    @property
+    def columns(self) -> int:
+        """How many tiles lie beside one another."""
+        return ceil(self.width / self.tile_width)
+
+    @property
+    def rows(self) -> int:
+        """How many tiles lie below one another."""
+        return ceil(self.height / self.tile_height)
+
+    def tiles(self, row: int, column: int) -> list[int]:
+        """Which tiles lie at a row and column, one for each plane."""
+        first, area = row * self.columns + column, self.rows * self.columns
+        return [first + plane * area for plane in range(self.planes)]
+
+
+@dataclass(frozen=True)
+class TiffSlide:
+    """A slide in a TIFF file; see `tasks.images.slides.Slide`."""
+
+    fs: Any
+    path: str
+    levels: tuple[Level, ...]
+    microns_per_pixel: float | None
+
+    @property
+    def width(self) -> int:
+        """In pixels of level 0."""
+        return self.levels[0].width
+
+    @property
+    def height(self) -> int:
+        """In pixels of level 0."""
+        return self.levels[0].height
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """Of each level, 1.0 first."""
+        return tuple(self.width / level.width for level in self.levels)
+
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
+        """The pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
+        here, scale = self.levels[level], self.downsamples[level]
+        left, top = round(x / scale), round(y / scale)
+        right, bottom = left + round(width / scale), top + round(height / scale)
+        out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
+        places = product(
+            _tiles_between(top, bottom, here.tile_height, here.rows),
+            _tiles_between(left, right, here.tile_width, here.columns),
+        )
+        for row, column, tile in self._read_tiles(here, places):
+            tile_top, tile_left = row * here.tile_height, column * here.tile_width
+            tile = tile[: here.height - tile_top, : here.width - tile_left]
+            y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
+            x0, x1 = max(left, tile_left), min(right, tile_left + tile.shape[1])
+            out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
+                y0 - tile_top : y1 - tile_top, x0 - tile_left : x1 - tile_left
+            ]
+        return out
+
+    def _read_tiles(
+        self, level: Level, places: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Pixels]]:
+        """The tiles at rows and columns as RGB; those that were never scanned are left out."""
+        scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
+        for group in _groups(level, scanned):
+            wanted = [i for place in group for i in level.tiles(*place)]
+            starts = level.offsets[wanted].tolist()
+            ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
+            # At once, for a filesystem that is far away answers many requests in the time of one.
+            contents = self.fs.cat_ranges([self.path] * len(wanted), starts, ends)
+            content = dict(zip(wanted, contents, strict=True))
+            for row, column in group:
+                planes = [self._decode(level, i, content[i]) for i in level.tiles(row, column)]
+                yield row, column, _as_rgb(np.concatenate(planes, axis=2))
+
+    def _decode(self, level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
+        """Decode a tile to (height, width, channels)."""
+        if isinstance(content, Exception):
+            raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
+        try:
+            if level.compression in JPEG | JPEG_2000:
+                _check_claim(level, content)
+            tile: NDArray[Any] = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
+        # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
+        except Exception as error:
+            raise BadImageError(
+                "damaged",
+                f"tile {i} of the level of {level.width} x {level.height} pixels: "
+                f"{type(error).__name__}: {error}; copy the slide again",
+            ) from None
+        return tile
+
+
+def open_tiff(fs: Any, path: str) -> TiffSlide:
+    """Read the directories of a TIFF.
+
+    Raises:
+        BadImageError: says why it cannot be read as a slide, or that its end is missing.
+    """
+    with _open(fs, path) as file:
+        _check_magic(file.read(4))
+        file.seek(0)
+        try:
+            with TiffFile(file, name=path) as tiff:
+                return _read_directories(fs, path, tiff)
+        except (BadImageError, OSError):
+            raise
+        # Directories are damaged in as many ways as tiles are.
+        except Exception as error:
+            raise BadImageError(
+                "damaged", f"{type(error).__name__}: {error}; copy the slide again"
+            ) from None
+
+
+def is_tiled_or_large(fs: Any, path: str) -> bool:
+    """Whether a TIFF is too large for one picture, or made to be read by region.
+
+    One that cannot be read is neither.
+    """
+    try:
+        with _open(fs, path) as file, TiffFile(file, name=path) as tiff:
+            page = tiff.pages.first
+            large = page.imagewidth * page.imagelength > MOST_PIXELS
+            return large or page.is_tiled or bool(page.subifds)
+    # Whoever reads it as a photograph then says what is wrong with it.
+    except Exception:
+        return False
+
+
+def check_tile(width: int, height: int) -> None:
+    """Refuse a slide in pieces that are too large to be decoded at once, in pixels."""
+    if not 0 < width * height <= MOST_TILE_PIXELS:
+        raise BadImageError(
+            "too_large",
+            f"it lies in pieces of {width} x {height} pixels, "
+            f"and one of more than {MOST_TILE_PIXELS:,} cannot be read: {REWRITE}",
+        )
+
+
+def credible(microns_per_pixel: float | None) -> float | None:
+    """A number of microns per pixel, or None where no microscope can have it."""
+    low, high = CREDIBLE
+    known = microns_per_pixel is not None and low <= microns_per_pixel <= high
+    return microns_per_pixel if known else None
+
+
+def _open(fs: Any, path: str) -> Any:
+    """The file, read in blocks where it is far away."""
+    if isinstance(fs, LocalFileSystem):
+        return fs.open(path, "rb")
+    return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
+
+
+def _check_magic(magic: bytes) -> None:
+    """Refuse by its first bytes what is no TIFF."""
+    if not magic:
+        raise BadImageError("empty", "the file has no bytes")
+    if magic[:2] not in {b"II", b"MM"}:
+        raise BadImageError("not_an_image", f"no TIFF, whatever its name says: {REWRITE}")
+
+
+def _read_directories(fs: Any, path: str, tiff: TiffFile) -> TiffSlide:
+    pages = list(islice(_pages(tiff), MOST_DIRECTORIES))
+    if not pages:
+        raise BadImageError("damaged", "it holds no image; copy the slide again")
+    base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
+    levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
+    return TiffSlide(fs, path, tuple(levels), _microns_per_pixel(tiff, base))
+
+
+def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
+    """All directories, and those that they hold."""
+    top: Iterable[Any] = tiff.pages
+    for page in top:
+        yield page
+        within: Iterable[Any] = page.pages or ()
+        yield from within
+
+
+def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
+    """The largest image and those that show the same at fewer pixels, largest first.
+
+    Labels and photographs of the whole glass have other proportions, or lie in strips.
+    """
+    levels = {base.imagewidth: base}
+    for page in pages:
+        scale = base.imagewidth / page.imagewidth
+        same = abs(base.imagelength / scale - page.imagelength) <= ROUNDING
+        if same and page.is_tiled == base.is_tiled and page.imagewidth < base.imagewidth:
+            levels.setdefault(page.imagewidth, page)
+    return [levels[width] for width in sorted(levels, reverse=True)]
+
+
+def _level(page: TiffPage, end: int) -> Level:
+    """Where the tiles of a directory lie, in a file of ``end`` bytes."""
+    _check_kind(page)
+    if page.is_tiled:
+        tile_width, tile_height = page.tilewidth, page.tilelength
+    else:
+        tile_width, tile_height = page.imagewidth, min(page.rowsperstrip, page.imagelength)
+    check_tile(tile_width, tile_height)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    sizes = np.asarray(page.databytecounts, np.int64)
+    offsets = np.asarray(page.dataoffsets, np.int64)
+    level = Level(
+        page.imagewidth,
+        page.imagelength,
+        tile_width,
+        tile_height,
+        planes,
+        page.samplesperpixel // planes,
+        offsets,
+        sizes,
+        page.jpegtables,
+        int(page.compression),
+        page.decode,
+    )
+    size = f"the level of {level.width} x {level.height} pixels"
+    tiles = level.planes * level.rows * level.columns
+    if not len(offsets) == len(sizes) == tiles:
+        raise BadImageError(
+            "damaged",
+            f"{size} lists {len(offsets)} places and {len(sizes)} sizes of tiles, where "
+            f"{tiles} are needed; copy the slide again",
+        )
+    cut = int(((offsets < 0) | (sizes < 0) | (offsets + sizes > end)).sum())
+    if cut:
+        raise BadImageError(
+            "damaged",
+            f"the file is cut short: of {size}, {cut} of {tiles} tiles lie beyond its end; "
+            "copy the slide again",
+        )
+    # Twice what it is at 16 bits without compression, which makes nothing much larger.
+    most = 4 * tile_width * tile_height * level.channels + 2**16
+    if (sizes > most).any():
+        raise BadImageError(
+            "damaged", f"{size} has a tile of {sizes.max():,} bytes; copy the slide again"
+        )
+    return level
+
+
+def _check_kind(page: TiffPage) -> None:
+    """Refuse what is no picture of 8 or 16 bits, grey or in colours."""
+    kind = f"{page.bitspersample}-bit samples, {page.samplesperpixel} a pixel"
+    right = page.dtype in DEPTHS and page.bitspersample in (8, 16)
+    if not right or page.samplesperpixel > 4 or page.imagedepth != 1:
+        raise BadImageError("not_an_image", f"it has {kind}: {REWRITE}")
+    if page.photometric not in COLOURS or page.compression not in COMPRESSIONS:
+        stored = f"{_name(page.photometric)} colours in {_name(page.compression)} compression"
+        raise BadImageError("not_an_image", f"it has {stored}: {REWRITE}")
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "name", value))
+
+
+def _check_claim(level: Level, content: bytes) -> None:
+    """Refuse a tile whose own header claims far more pixels than a tile of its level has."""
+    with Image.open(io.BytesIO(content), formats=("JPEG", "JPEG2000")) as image:
+        width, height = image.size
+    if width * height > 4 * level.tile_width * level.tile_height:
+        raise ValueError(f"it claims {width} x {height} pixels")
+
+
+def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Places of tiles to be fetched together: few enough for memory."""
+    group: list[tuple[int, int]] = []
+    size = 0
+    for place in places:
+        more = int(level.sizes[level.tiles(*place)].sum())
+        if group and size + more > MOST_FETCHED:
+            yield group
+            group, size = [], 0
+        group.append(place)
+        size += more
+    if group:
+        yield group
+
+
+def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
+    """Which of a number of tiles lie between two pixels."""
+    return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
+
+
+def _as_rgb(tile: NDArray[Any]) -> Pixels:
+    """Eight bits of red, green and blue; 16 bits are scaled, transparency lies on white."""
+    pixels = np.asarray(tile if tile.dtype == np.uint8 else tile // 257, np.uint8)
+    colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)
+    if colours < pixels.shape[2]:
+        alpha = pixels[..., -1:] / np.float32(255)
+        pixels = np.asarray(pixels[..., :-1] * alpha + WHITE * (1 - alpha), np.uint8)
+    return pixels if colours == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
+    """What OME's or Aperio's description says, else the resolution tags."""
+    for say in (_from_ome(tiff.ome_metadata), _from_aperio(page), _from_resolution(page)):
+        if credible(say) is not None:
+            return say
+    return None
+
+
+def _from_ome(description: str | None) -> float | None:
+    if not description:
+        return None
+    try:
+        tree = ElementTree.fromstring(description)
+    except ElementTree.ParseError:
+        return None
+    pixels = tree.find(".//{*}Pixels")
+    if pixels is None:
+        return None
+    unit = UNITS.get(pixels.get("PhysicalSizeXUnit", "µm"), np.nan)
+    return _number(pixels.get("PhysicalSizeX")) * unit
+
+
+def _from_aperio(page: TiffPage) -> float | None:
+    if not page.is_svs:
+        return None
+    return _number(svs_description_metadata(page.description).get("MPP"))
+
+
+def _from_resolution(page: TiffPage) -> float | None:
+    """The mean of both directions; None where they differ, or no unit is given."""
+    if page.resolutionunit not in (RESUNIT.INCH, RESUNIT.CENTIMETER) or 282 not in page.tags:
+        return None
+    both = page.get_resolution(RESUNIT.MICROMETER)
+    if not min(both) > 0 or max(both) > 1.05 * min(both):
+        return None
+    return 2 / sum(both)
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return np.nan

@@ -1,0 +1,1 @@
+"""Diagnose cells with a network, and take its features."""

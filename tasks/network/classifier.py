@@ -1,0 +1,173 @@
+"""The classifier: a network with its normalisation inside, and pooled taps after chosen stages."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+_TAPPING = Lock()  # what listens at a tap is told of every pass, whichever thread's it is
+PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
+
+
+Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
+
+
+class NetworkError(Exception):
+    """A network, tap or weights that cannot be had, with the valid choices."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that rebuilds a network, its weights apart.
+
+    ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
+    names of modules whose output maps are averaged over height and width, or `PENULTIMATE`; modules
+    whose names begin with one of ``frozen`` keep the weights they started with. ``side`` is that of
+    the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    """
+
+    network: str
+    classes: tuple[str, ...]
+    taps: tuple[str, ...]
+    frozen: tuple[str, ...]
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a model's card."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
+        """The inverse of `as_dict`."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**fields)
+
+
+class Classifier(nn.Module):
+    """A network that takes pixels in [0, 1] and gives logits, and its taps beside them."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
+        for name, parameter in backbone.named_parameters():
+            if _is_below(name, spec.frozen):
+                parameter.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""
+        logits: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return logits
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Enter training mode, but for frozen stages, whose batch-norm keeps its statistics."""
+        super().train(mode)
+        for name, module in self.backbone.named_modules():
+            if name and _is_below(name, self.spec.frozen):
+                module.eval()
+        return self
+
+    def features(self, pixels: Tensor) -> Outputs:
+        """Taps, each (B, d), and logits (B, C), in one pass."""
+        return self._tapped(pixels, pooled)
+
+    def maps(self, pixels: Tensor) -> Outputs:
+        """The same before taps are pooled: (B, d, h, w) of a tap that has locations."""
+        return self._tapped(pixels, lambda output: output)
+
+    def _tapped(self, pixels: Tensor, keep: Callable[[Tensor], Tensor]) -> Outputs:
+        with _TAPPING, self._listening(keep) as taps:
+            logits = self(pixels)
+        return taps, logits
+
+    @contextmanager
+    def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Collect what is to be kept of every tap's output; the output itself is let go."""
+        kept: dict[str, Tensor] = {}
+
+        def keep_as(name: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                kept[name] = keep(output)
+
+            return hook
+
+        def before_last(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            kept[PENULTIMATE] = inputs[0]
+
+        hooks = [
+            last_linear(self.backbone)[1].register_forward_pre_hook(before_last)
+            if name == PENULTIMATE
+            else self.backbone.get_submodule(name).register_forward_hook(keep_as(name))
+            for name in self.spec.taps
+        ]
+        try:
+            yield kept
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def pooled(output: Tensor) -> Tensor:
+    """A tap's features (B, d): the mean of its map over locations, or its vector as it is."""
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output
+
+
+def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
+    """The same network, its weights shared, tapped elsewhere."""
+    made = Classifier(replace(classifier.spec, taps=taps), classifier.backbone)
+    return made.to(classifier.mean.device).eval()
+
+
+def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Weight (C, d) and bias (C,) of the layer that gives the logits."""
+    _, last = last_linear(classifier.backbone)
+    return last.weight.detach(), last.bias.detach()
+
+
+def tap_widths(classifier: Classifier) -> dict[str, int]:
+    """The number of features of every tap, from one pass over a black image."""
+    was_training = classifier.training
+    device = classifier.mean.device
+    side = classifier.spec.side
+    with torch.inference_mode():
+        taps, _ = classifier.eval().features(torch.zeros(1, 3, side, side, device=device))
+    classifier.train(was_training)
+    for name, values in taps.items():
+        if values.ndim != 2:
+            raise NetworkError(
+                f"the output of {name!r} has shape {tuple(values.shape)}; "
+                "a tap must give one map or one vector an image"
+            )
+    return {name: int(values.shape[1]) for name, values in taps.items()}
+
+
+def last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
+    """The layer that gives the logits, and its name."""
+    linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise NetworkError(f"{type(backbone).__name__} does not end in a linear layer: use another")
+    return linear[-1]
+
+
+def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """Images (B, side, side, 3) as a channels-last tensor (B, 3, side, side) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255.0)

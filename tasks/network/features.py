@@ -1,0 +1,130 @@
+"""Extracting features: files are read and decoded in threads while the network works."""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.images.decoding import BadImageError, failure_of, mean_colour
+from tasks.images.regions import Piece, find
+
+if TYPE_CHECKING:
+    from tasks.network.classifier import Outputs
+    from tasks.network.inference import Inference
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image: its pixels or what is wrong with it.
+
+    ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
+    in pixels where it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8
+    (side, side, 3). An image that was ``known`` by its digest was not decoded.
+    """
+
+    image_id: bytes | None = None
+    size: tuple[int, int] | None = None
+    colour: tuple[float, float, float] | None = None
+    pixels: NDArray[np.uint8] | None = None
+    failure: BadImageError | None = None
+    known: bool = False
+
+
+def load_image(piece: Piece, side: int, known: Container[bytes] = ()) -> Loaded:
+    """Read an image and decode it unless it is known; what is wrong with it is its failure."""
+    image_id = None
+    try:
+        found = find(piece)
+        image_id = found.image_id
+        if image_id in known:
+            return Loaded(image_id, known=True)
+        picture = found.picture(side)
+    except Exception as error:  # an image must never stop its shard, whatever its source raises
+        return Loaded(image_id, failure=failure_of(error))
+    size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
+    return Loaded(image_id, size, colour, picture.pixels)
+
+
+def load_images(
+    pieces: Sequence[Piece],
+    side: int,
+    threads: int,
+    failed: Mapping[int, BadImageError] | None = None,
+    known: Container[bytes] = (),
+) -> Iterator[Loaded]:
+    """Read and decode images in threads, ahead of whoever takes them, in order.
+
+    Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
+    ``known`` are read and not decoded.
+    """
+    lost = failed or {}
+
+    def load(row: int) -> Loaded:
+        return Loaded(failure=lost[row]) if row in lost else load_image(pieces[row], side, known)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        yield from pool.map(load, range(len(pieces)))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
+
+    What an image that failed or was known would have is NaN.
+    """
+
+    taps: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    images: list[Loaded]
+
+
+def extract(
+    inference: "Inference",
+    pieces: Sequence[Piece],
+    *,
+    tap_widths: dict[str, int],
+    failed: Mapping[int, BadImageError] | None = None,
+    known: Container[bytes] = (),
+) -> Features:
+    """The features of images, in one pass over files and network.
+
+    Batches are filled with good images in order, so the same files always share a batch, and the
+    same features come out to the last bit.
+
+    Args:
+        inference: the network, ready to run.
+        pieces: where the images are.
+        tap_widths: d of every tap.
+        failed: rows that are not to be touched, and why.
+        known: digests of images that need no features.
+    """
+    spec = inference.spec
+    waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    images: list[Loaded] = []
+    passed: list[tuple[list[int], "Outputs"]] = []
+
+    def forward() -> None:
+        rows, pixels = zip(*waiting, strict=True)
+        passed.append((list(rows), inference.run(np.stack(pixels))))
+        waiting.clear()
+
+    loading = load_images(pieces, spec.side, inference.threads, failed, known)
+    for row, loaded in enumerate(loading):
+        images.append(replace(loaded, pixels=None))
+        if loaded.pixels is not None:
+            waiting.append((row, loaded.pixels))
+        if len(waiting) == inference.batch:
+            forward()
+    if waiting:
+        forward()
+    taps = {t: np.full((len(pieces), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(pieces), len(spec.classes)), np.nan, np.float32)
+    # Only now, for to look at what a GPU computes is to wait for it.
+    for rows, (pooled, scores) in passed:
+        logits[rows] = scores.cpu().numpy()
+        for name, values in pooled.items():
+            taps[name][rows] = values.cpu().numpy()
+    return Features(taps, logits, images)

@@ -1,0 +1,152 @@
+"""The forward pass that is repeated for every image: pixels as decoded -> taps and logits.
+
+On a processor OpenVINO runs the network: maps stay in the layout that the next convolution wants,
+and activations are applied while they are made. On a GPU PyTorch runs it, in float32 as on the
+processor, so that a detector that was calibrated on one scores on the other.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from openvino import Core, PartialShape, Type
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import Tensor, nn
+
+from tasks.network.classifier import Classifier, NetworkSpec, Outputs, pooled, to_pixels
+from tasks.network.folding import agree, folded
+
+# One thread, so that features do not depend on how many cores a worker has; not tied to a core, or
+# all workers of a machine would be tied to the same one.
+_ON_PROCESSOR = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A network that is ready for many passes.
+
+    ``run`` takes pixels, uint8 (B, side, side, 3), and gives taps, each (B, d), and logits (B, C),
+    float32. On a GPU they may still be in the making, and lie there. ``batch`` images are a good
+    pass, and ``threads`` that read and decode keep it busy.
+    """
+
+    spec: NetworkSpec
+    run: Callable[[NDArray[np.uint8]], Outputs]
+    batch: int = 32  # what goes between layers stays in a core's cache
+    threads: int = 2
+
+
+def inference(classifier: Classifier) -> Inference:
+    """The fastest way known to run a classifier where it lies.
+
+    A network that OpenVINO does not take, or computes otherwise, is run by PyTorch.
+    """
+    made = folded(classifier)
+    if classifier.mean.is_cuda:
+        cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+        return Inference(classifier.spec, _on_gpu(made), batch=512, threads=max(2, cores))
+    network = _FromPixels(made)
+    try:
+        run = _on_processor(network)
+    except Exception as error:  # whatever a converter says of a network that it does not know
+        log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
+        return Inference(classifier.spec, network.run)
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (2, classifier.spec.side, classifier.spec.side, 3), np.uint8)
+    if not agree(run(noise), network.run(noise)):
+        log.warning("OpenVINO computes %s otherwise than PyTorch", classifier.spec.network)
+        return Inference(classifier.spec, network.run)
+    return Inference(classifier.spec, run)
+
+
+class _FromPixels(nn.Module):
+    """A classifier that takes pixels as they are decoded, and gives a flat tuple."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        taps, logits = self.classifier.features(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        return (*(taps[name] for name in self.classifier.spec.taps), logits)
+
+    def run(self, pixels: NDArray[np.uint8]) -> Outputs:
+        with torch.inference_mode():
+            return self.named(self(torch.from_numpy(pixels).to(self.classifier.mean.device)))
+
+    def named(self, outputs: tuple[Tensor, ...]) -> Outputs:
+        *taps, logits = outputs
+        return dict(zip(self.classifier.spec.taps, taps, strict=True)), logits
+
+
+def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs]:
+    side = network.classifier.spec.side
+    with torch.inference_mode():
+        example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+        # Not `openvino.convert_model`, which tells its makers of its use.
+        traced = TorchScriptPythonDecoder(
+            network, example_input=example, trace_kwargs={"check_trace": False}
+        )
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    graph = frontend.convert(frontend.load(traced))
+    source = graph.inputs[0].get_node()
+    source.set_element_type(Type.u8)
+    source.set_partial_shape(PartialShape([-1, side, side, 3]))
+    graph.validate_nodes_and_infer_types()
+    compiled = Core().compile_model(graph, "CPU", _ON_PROCESSOR)
+    of_thread = threading.local()  # a request is one thread's at a time
+
+    def run(pixels: NDArray[np.uint8]) -> Outputs:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        found = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        return network.named(
+            tuple(torch.from_numpy(np.array(found[k])) for k in range(len(graph.outputs)))
+        )
+
+    return run
+
+
+def _on_gpu(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Outputs]:
+    # TF32 keeps ten bits of a float32: early taps, whose variance is small, would move by more than
+    # the detector's scale.
+    torch.backends.cudnn.allow_tf32 = False
+    network = _FromPixels(classifier)
+
+    def run(pixels: NDArray[np.uint8]) -> Outputs:
+        waiting = torch.from_numpy(pixels).pin_memory()
+        with torch.inference_mode():
+            moved = waiting.to(classifier.mean.device, non_blocking=True)
+            return network.named(network(moved))
+
+    return run
+
+
+def taps_and_maps(
+    classifier: Classifier, pixels: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Pooled taps (n, d) of images (n, side, side, 3), and their maps (n, d, h, w) in one pass.
+
+    A tap that gives one vector an image has no map.
+    """
+    with torch.inference_mode():
+        outputs, _ = classifier.maps(to_pixels(pixels).to(classifier.mean.device))
+        taps = {name: pooled(output) for name, output in outputs.items()}
+    return _arrays(taps), _arrays({name: o for name, o in outputs.items() if o.ndim == 4})
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: values.float().cpu().numpy() for name, values in tensors.items()}

@@ -1,0 +1,1 @@
+"""Make the rows of reports, and judge a night."""

@@ -1,0 +1,97 @@
+"""Count the rows of a batch, part by part."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import log_distance
+from tasks.reports.columns import (
+    REVIEW,
+    coded,
+    failure_reasons,
+    flags,
+    is_parasitized,
+    is_red_cell,
+    numbers_of,
+)
+
+Counts = NDArray[np.int64]
+BINS = 20  # of p-values; the first holds those that are abnormal at the default alpha of .05
+# Of a tap's standardised log distances; the outermost bins are open.
+TAP_EDGES = np.asarray([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0])
+# Cells that stay abnormal among all of the night's: hardly any in a night without other cells.
+DISCOVERY_LEVEL = 0.1
+
+
+class NightTally:
+    """Counts over image rows that come in parts: what `judge` needs to know of a night.
+
+    Memory grows with the number of patients (slides where there are none), not of images.
+
+    Args:
+        taps: by name, the mean and deviation of the tap's log distance over calibration images.
+    """
+
+    def __init__(self, taps: Mapping[str, tuple[float, float]]) -> None:
+        self._taps = dict(taps)
+        self._clusters: dict[str, Counts] = {}
+        self.images = self.scored = self.abnormal = self.uncertain = self.discoveries = 0
+        self.red_cells = self.parasitized = 0
+        self.diagnoses: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.tap_scores = {tap: np.zeros(len(TAP_EDGES) + 1, np.int64) for tap in taps}
+
+    def count(self, rows: pa.Table) -> None:
+        """Count image rows, with their ``q_value``."""
+        scored, abnormal, uncertain = flags(rows)
+        self.images += rows.num_rows
+        self.scored += int(scored.sum())
+        self.abnormal += int(abnormal.sum())
+        self.uncertain += int(uncertain.sum())
+        self.red_cells += int((scored & is_red_cell(rows)).sum())
+        self.parasitized += int(is_parasitized(rows).sum())
+        self.discoveries += int((numbers_of(rows, "q_value") <= DISCOVERY_LEVEL).sum())
+        self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
+        self.verdicts.update(rows["verdict"].to_pylist())
+        self.failures.update(reason for reason in failure_reasons(rows) if reason is not None)
+        for tap, (mean, deviation) in self._taps.items():
+            distances = numbers_of(rows, f"distance_{tap}")
+            standardised = (log_distance(distances[~np.isnan(distances)]) - mean) / deviation
+            places = np.searchsorted(TAP_EDGES, standardised, side="right")
+            self.tap_scores[tap] += np.bincount(places, minlength=len(TAP_EDGES) + 1)
+        self._count_p_values(rows)
+
+    def _count_p_values(self, rows: pa.Table) -> None:
+        p = numbers_of(rows, "p_value")
+        known = ~np.isnan(p)
+        places = np.clip(np.ceil(p[known] * BINS) - 1, 0, BINS - 1).astype(np.int64)
+        (patient, patients), (slide, slides) = coded(rows["patient_id"]), coded(rows["slide_id"])
+        keys = [
+            f"patient {patients[i]}" if patients[i] is not None else f"slide {slides[j]}"
+            for i, j in zip(patient[known], slide[known], strict=True)
+        ]
+        for key, place in zip(keys, places, strict=True):
+            self._clusters.setdefault(key, np.zeros(BINS, np.int64))[place] += 1
+
+    @property
+    def clusters(self) -> Counts:
+        """How many p-values of each patient (slide) fall into each bin, (K, BINS), by name."""
+        rows = [self._clusters[key] for key in sorted(self._clusters)]
+        return np.stack(rows) if rows else np.zeros((0, BINS), np.int64)
+
+    @property
+    def p_values(self) -> Counts:
+        """How many p-values fall into each bin, (BINS,)."""
+        return np.asarray(self.clusters.sum(axis=0))
+
+    def shares(self) -> dict[str, float]:
+        """The shares that are compared with those of earlier nights."""
+        of_scored = {"abnormal": self.abnormal, "parasitized": self.parasitized}
+        return {
+            **{name: n / self.scored for name, n in of_scored.items() if self.scored},
+            **({"review": self.verdicts[REVIEW] / self.images} if self.images else {}),
+        }

@@ -1,0 +1,128 @@
+"""How dense parasites are among red cells, and how dense they could be unseen."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.stats import binom, norm
+
+from tasks.types import Float
+
+SURE = 0.95  # the probability with which a parasite would have been seen
+# About 5,000 cells, a hundred fields of some fifty, are enough for it.
+DETECTABLE_PERCENT = 0.06
+
+# Upper bounds in percent, and what lies below. See `density_class`.
+CLASSES = (
+    (2.0, "below 2%"),
+    (5.0, "2% to 5%: high for who is not immune"),
+    (10.0, "5% to 10%: hyperparasitaemia where transmission is low"),
+    (math.inf, "10% or more: hyperparasitaemia"),
+)
+
+
+def density_class(parasitized: int, cells: int) -> str | None:
+    """What a parasitaemia means, in words; None without cells.
+
+    The bounds of 5% and 10% are those of hyperparasitaemia that the World Health Organization
+    calls commonly used, where transmission is low and where it is higher (Guidelines for the
+    treatment of malaria, 2006, 8.13); its criteria of severe malaria have had 2% for those who are
+    not immune. All are of Plasmodium falciparum.
+
+    >>> density_class(0, 100), density_class(3, 100)
+    ('none seen', '2% to 5%: high for who is not immune')
+    """
+    if not cells:
+        return None
+    if not parasitized:
+        return "none seen"
+    return next(words for bound, words in CLASSES if 100 * parasitized < bound * cells)
+
+
+def probability_seen(cells: int, percent: float) -> float:
+    """How probable it is that one cell or more of so many is parasitized: ``1 - (1 - p)^n``.
+
+    Cells are taken for independent, and the network for one that misses no parasite.
+    """
+    return -math.expm1(cells * math.log1p(-percent / 100))
+
+
+def detectable_percent(cells: int) -> float | None:
+    """The least parasitaemia, in percent, that so many cells show with 95% probability.
+
+    None without cells. For many cells it is the "rule of three", 300% / n (Hanley & Lippman-Hand
+    1983).
+
+    >>> round(detectable_percent(5000), 3)
+    0.06
+    """
+    return -100 * math.expm1(math.log1p(-SURE) / cells) if cells else None
+
+
+def cells_needed(percent: float) -> int:
+    """How many cells show a parasitaemia with 95% probability.
+
+    >>> cells_needed(0.06)
+    4992
+    """
+    return math.ceil(math.log1p(-SURE) / math.log1p(-percent / 100))
+
+
+def negative_call(cells: int, percent: float) -> str:
+    """What it says that none of so many red cells is parasitized, and whether that is enough.
+
+    Args:
+        cells: red cells of a slide, none of them parasitized.
+        percent: the parasitaemia that they must be enough to show.
+    """
+    needed = cells_needed(percent)
+    seen = f"no parasite among {cells:,} red cells: with a parasitaemia of {percent:.2g}% there "
+    seen += f"would have been one with a probability of {probability_seen(cells, percent):.1%}; "
+    if cells >= needed:
+        return seen + "enough for a negative call"
+    return seen + f"too few for a negative call, which needs {needed:,}"
+
+
+def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
+    """The 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
+    z = float(norm.ppf(0.975))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, n = count / total, total.astype(np.float64)
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # Without the limits rounding could leave none of n with a lower bound below 0.
+    low, high = (
+        np.where(count == 0, 0.0, middle - half),
+        np.where(count == total, 1.0, middle + half),
+    )
+    return np.where(total > 0, low, np.nan), np.where(total > 0, high, np.nan)
+
+
+def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
+    """How probable so high a count is at a level (exact, one-sided); NaN where the total is 0."""
+    return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
+
+
+def parasitaemia(
+    parasitized: NDArray[np.int64], cells: NDArray[np.int64], suffix: str
+) -> dict[str, pa.Array]:
+    """Columns ``parasitaemia_percent``, ``_low`` and ``_high``; null where there are no cells."""
+    low, high = wilson_interval(parasitized, cells)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"percent": parasitized / cells, "low": low, "high": high}
+    return {
+        f"parasitaemia{suffix}_{name}": pa.array(100.0 * each, from_pandas=True)
+        for name, each in values.items()
+    }
+
+
+def per_1000(parasitized: NDArray[np.int64], cells: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Columns ``parasitized_per_1000``, ``_low`` and ``_high``; null where there are no cells."""
+    low, high = wilson_interval(parasitized, cells)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"": parasitized / cells, "_low": low, "_high": high}
+    return {
+        f"parasitized_per_1000{name}": pa.array(1000.0 * each, from_pandas=True)
+        for name, each in values.items()
+    }

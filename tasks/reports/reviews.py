@@ -1,0 +1,245 @@
+"""Cells for a person to look at, the person's verdicts, and what these say of the abnormal list."""
+
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.images.listing import EXTENSIONS
+from tasks.reports.columns import REVIEW
+from tasks.reports.parasitaemia import wilson_interval
+from tasks.reports.spreadsheet import SpreadsheetError, read_csv
+
+OTHER = "other"  # a white cell, an artefact, no cell at all
+FROM_REPORT = (
+    "image_id",
+    "batch",
+    "uri",
+    "slide_id",
+    "patient_id",
+    "diagnosis",
+    "abnormality",
+    "p_value",
+    "review_reason",
+)
+FROM_PERSON = ("verdict", "note", "reviewer")
+PROBLEMS_SHOWN = 5
+
+
+class VerdictError(Exception):
+    """Verdicts that cannot be imported, and on which lines."""
+
+
+@dataclass
+class Candidates:
+    """Cells for review, most abnormal first, and how many were left out for which reason."""
+
+    rows: pa.Table
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a person said of an image: a class, or `OTHER`."""
+
+    image_id: str
+    verdict: str
+    note: str | None
+    reviewer: str | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of abnormal images that a person looked at, how many were worth the look.
+
+    One is where the person called it no such cell (``other``), or its diagnosis was wrong.
+    """
+
+    looked_at: int
+    other: int
+    wrong: int
+
+    @property
+    def share(self) -> float | None:
+        """The share that was worth the look; None where nobody looked."""
+        return (self.other + self.wrong) / self.looked_at if self.looked_at else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95% interval (Wilson), which takes the images for independent of each other."""
+        if not self.looked_at:
+            return None
+        low, high = wilson_interval(
+            np.asarray([self.other + self.wrong]), np.asarray([self.looked_at])
+        )
+        return float(low[0]), float(high[0])
+
+
+def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:
+    """Cells of a report that a person should look at, the most abnormal first.
+
+    An image that is in the batch under two names is one cell. Of each slide come the most abnormal
+    cells only, for a slide that is out of focus would otherwise fill the list; images that name no
+    slide are not limited.
+
+    Args:
+        parts: image rows of `FROM_REPORT`, ``verdict`` and ``status``.
+        done: digests of images on which there is a verdict already.
+        per_slide: how many cells a slide may send.
+    """
+    chosen = []
+    for part in parts:
+        chosen.append(part.filter(pc.equal(part["verdict"].cast(pa.string()), REVIEW)))
+    rows = pa.concat_tables(chosen).unify_dictionaries()
+    rows = rows.sort_by([("abnormality", "descending"), ("uri", "ascending")])
+    left_out: Counter[str] = Counter()
+    keep: list[int] = []
+    taken: set[str] = set()
+    slides: Counter[str | None] = Counter()
+    columns = (rows[name].to_pylist() for name in ("image_id", "slide_id", "status"))
+    for row, (image_id, slide, status) in enumerate(zip(*columns, strict=True)):
+        if status != "scored":
+            left_out["failed"] += 1
+        elif image_id in taken:
+            left_out["the same image again"] += 1
+        elif image_id in done:
+            left_out["reviewed before"] += 1
+        elif slide is not None and slides[slide] >= per_slide:
+            left_out["beyond the limit of their slide"] += 1
+        else:
+            keep.append(row)
+            taken.add(image_id)
+            slides[slide] += 1
+    return Candidates(rows.take(pa.array(keep, pa.int64())), left_out)
+
+
+def image_name(image_id: str, uri: str) -> str:
+    """A file name that every filesystem takes, whatever the image was called.
+
+    >>> image_name("0a1b", "file:///night/con: |a?.PNG")
+    '0a1b.png'
+    """
+    ending = PurePosixPath(uri.partition("::")[0]).suffix.lower()
+    return f"{image_id}{ending if ending in EXTENSIONS else ''}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a file of verdicts, as it stands there."""
+
+    number: int
+    image_id: str
+    batch: str
+    verdict: str
+    note: str
+    reviewer: str
+
+
+def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
+    """The batch that a file of verdicts is of, and its rows that have a verdict.
+
+    Raises:
+        VerdictError: it is no such file, has no verdict, or names several batches.
+    """
+    try:
+        columns, rows = read_csv(content)
+        missing = {"image_id", "batch", "verdict"} - set(columns)
+        if missing:
+            raise VerdictError(
+                f"it has no column {', '.join(sorted(missing))}; it has: {', '.join(columns)}"
+            )
+        lines = [
+            Line(
+                number,
+                row["image_id"].lower(),
+                row["batch"],
+                row["verdict"],
+                row.get("note", ""),
+                row.get("reviewer", ""),
+            )
+            for number, row in rows
+            if row["verdict"]
+        ]
+    except SpreadsheetError as error:
+        raise VerdictError(str(error)) from None
+    if not lines:
+        raise VerdictError("no row has a verdict yet: fill in the column 'verdict'")
+    batch = lines[0].batch
+    others = [f"line {line.number}: batch {line.batch!r}" for line in lines if line.batch != batch]
+    _refuse(others, f"its first verdict is on batch {batch!r}, but not all are")
+    return batch, lines
+
+
+def check_verdicts(
+    lines: Sequence[Line], *, batch: str, known: Container[str], classes: Sequence[str]
+) -> list[Verdict]:
+    """The verdicts of a file, each on another image that is known.
+
+    Raises:
+        VerdictError: a verdict or an image is unknown, or an image is judged twice.
+    """
+    names = {name.lower(): name for name in (*classes, OTHER)}
+    first: dict[str, Line] = {}
+    problems: list[str] = []
+    for line in lines:
+        if line.verdict.lower() not in names:
+            problems.append(
+                f"line {line.number}: no verdict {line.verdict!r}; there are "
+                f"{', '.join(names.values())}, or nothing"
+            )
+        if line.image_id not in known:
+            problems.append(
+                f"line {line.number}: no image {line.image_id!r} was scored in batch {batch}"
+            )
+        before = first.setdefault(line.image_id, line)
+        if before is not line:
+            same = before.verdict.lower() == line.verdict.lower()
+            problems.append(
+                f"line {line.number}: the image of line {before.number} again"
+                + ("" if same else f", there {before.verdict!r} and here {line.verdict!r}")
+            )
+    _refuse(problems, "nothing was imported")
+    return [
+        Verdict(
+            line.image_id,
+            names[line.verdict.lower()],
+            line.note or None,
+            line.reviewer or None,
+        )
+        for line in lines
+    ]
+
+
+def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:
+    """What a person's verdicts by image say of a report's abnormal images.
+
+    Args:
+        parts: image rows with ``image_id``, ``diagnosis`` and ``abnormal``.
+        verdicts: a class or `OTHER`, by digest.
+    """
+    seen: set[str] = set()
+    other = wrong = 0
+    for part in parts:
+        abnormal = part.filter(pc.fill_null(part["abnormal"], False))
+        pairs = zip(
+            abnormal["image_id"].to_pylist(), abnormal["diagnosis"].to_pylist(), strict=True
+        )
+        for image_id, diagnosis in pairs:
+            verdict = verdicts.get(image_id)
+            if verdict is None or image_id in seen:
+                continue
+            seen.add(image_id)
+            other += verdict == OTHER
+            wrong += verdict not in (OTHER, diagnosis)
+    return Precision(len(seen), other, wrong)
+
+
+def _refuse(problems: Sequence[str], summary: str) -> None:
+    if problems:
+        shown = "; ".join(problems[:PROBLEMS_SHOWN])
+        more = len(problems) - PROBLEMS_SHOWN
+        raise VerdictError(f"{summary}: {shown}" + (f"; and {more} more" if more > 0 else ""))

@@ -1,0 +1,1 @@
+"""Find cells in fields of view."""

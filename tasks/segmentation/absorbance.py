@@ -1,0 +1,88 @@
+"""From a photographed field of view to how much light its cells absorb, and where cells lie.
+
+By the Beer-Lambert law, absorbance is what is stained, whatever lamp, exposure and illumination the
+photograph was taken with: all thresholds are relative to the field's own background and cells.
+"""
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from tasks.types import Amount, Field, Mask
+
+LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
+DARKEST = 0.1  # of the brightest pixels; darker is the stop of an eyepiece, not the lamp's light
+HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, and noise is most of it
+FITTED_PIXELS = 4_000  # are enough for six coefficients
+FITS = 8  # of the background, each to what the last one called unstained
+POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
+# Added to the mean squares of the six terms: a bend that a corner of the field hints at is none.
+STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
+LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in what a lens and JPEG do
+NOISE_MARGIN = 3.0  # twice what Otsu's threshold finds between the halves of white noise
+
+
+def absorbance(field: Field) -> Amount:
+    """Absorbance of each pixel and channel, ``-ln(light / background)``, at least 0; (h, w, 3).
+
+    Args:
+        field: RGB uint8 (h, w, 3).
+    """
+    levels = LOGARITHMS[field]
+    amount = _background(levels)
+    amount -= levels
+    return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
+
+
+def stained(amount: Amount) -> Mask:
+    """Which pixels (h, w) hold stain; none where the field shows nothing but noise.
+
+    Args:
+        amount: absorbance over all channels, (h, w).
+    """
+    if amount.size == 0 or np.ptp(amount) == 0:
+        return np.zeros(amount.shape, bool)
+    noise = _noise(amount)
+    # A few dark nuclei would pull a threshold on plain absorbance up beyond the red cells.
+    spread = np.log1p(amount / max(noise, LEAST_CONTRAST))
+    mask: Mask = spread > threshold_otsu(spread)
+    contrast = float(amount[mask].mean() - amount[~mask].mean())
+    if contrast < max(LEAST_CONTRAST, NOISE_MARGIN * noise):
+        return np.zeros(amount.shape, bool)
+    return mask
+
+
+def _background(levels: Amount) -> Amount:
+    """Logarithm of the light without cells: a smooth surface over the unstained pixels; (h, w, 3).
+
+    A quadratic surface follows the lamp's fall towards the edges. It starts from the brighter half
+    of Otsu's threshold, then takes in the background of dimmer corners.
+    """
+    height, width = levels.shape[:2]
+    step = max(1, int(np.sqrt(height * width / FITTED_PIXELS)))
+    known = levels[::step, ::step]
+    x, y = (np.vander(np.linspace(-1, 1, n, dtype=np.float32), 3, True) for n in (width, height))
+    terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
+    samples = known.reshape(-1, 3)
+    brightness = samples.mean(axis=1)
+    lit = brightness > np.percentile(brightness, 99) + np.log(DARKEST)
+    unstained = lit & (brightness >= threshold_otsu(brightness[lit]))
+    for _ in range(FITS):
+        a, b = terms[unstained].astype(np.float64), samples[unstained]
+        weights = np.linalg.solve(a.T @ a / len(a) + np.diag(STIFFNESS), a.T @ b / len(a))
+        darker = (terms @ weights - samples).mean(axis=1)
+        spread = 1.4826 * np.median(np.abs(darker[unstained])) + 0.005
+        unstained = lit & (np.abs(darker) < 2.5 * spread)
+        if not unstained.any():
+            break
+    surface = np.zeros((3, 3, 3), np.float32)
+    surface[POWERS] = weights
+    rows = np.einsum("hj,ijc->hic", y, surface)
+    return np.asarray(x @ rows)
+
+
+def _noise(amount: Amount) -> float:
+    """Standard deviation of what differs from pixel to pixel, by the median over the field."""
+    fine = amount - ndimage.uniform_filter(amount, 3)
+    # The mean of nine holds a ninth of the pixel itself.
+    return float(1.4826 * np.median(np.abs(fine)) / np.sqrt(8 / 9))

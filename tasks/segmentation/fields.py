@@ -1,0 +1,202 @@
+"""Cut a field of view, or a place on a slide, up into cells."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.images.crops import TRAINING_DIAMETER
+from tasks.images.decoding import BadImageError
+from tasks.images.files import SourceError, stamp
+from tasks.images.regions import Region, address_of, digest_at, read_region
+from tasks.images.slides import Slide, open_slide
+from tasks.segmentation.cells import Cell, Cells, find_cells
+from tasks.segmentation.quality import field_quality, packed, sharpness
+from tasks.segmentation.separation import apart, scale_of, with_rim
+from tasks.types import Field
+
+Finder = Callable[[Field, float | None], Cells]
+Box = tuple[int, int, int, int]
+Row = dict[str, Any]
+
+OUTLINES = "outlines"  # the name of our own finder
+ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
+GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
+
+
+def load_finder(name: str) -> Finder:
+    """The finder of cells of that name: ``outlines``, or ``module:function`` of one's own.
+
+    It is called with a field, RGB uint8 (h, w, 3), and the diameter of a typical red cell in pixels
+    or None, and returns `tasks.segmentation.cells.Cells`.
+
+    Raises:
+        SourceError: there is none of that name.
+    """
+    if name == OUTLINES:
+        return find_cells
+    module, _, function = name.partition(":")
+    try:
+        found: Finder = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SourceError(
+            f"no finder of cells {name!r} ({error}): there is {OUTLINES!r}, or give "
+            "module:function of your own"
+        ) from None
+    return found
+
+
+def cells_of_place(
+    place: Row, field: Row, finder: Finder, *, least_sharpness: float, most_packed: float
+) -> tuple[Row, list[Row]]:
+    """Find the cells whose middle lies in a field, and read what they need beyond its border.
+
+    Args:
+        place: a row of places.
+        field: what is known of it so far, to which is added what its pixels say.
+        finder: of cells.
+        least_sharpness: below which a slide's field is out of focus, and not searched.
+        most_packed: beyond which it is too thick, and not searched.
+    """
+    expected = place["diameter"]
+    around = _grown(place) if place["is_slide"] else box_of(place)
+    _refuse_changed(place)
+    pixels = read_region(place["source_uri"], Region(*around, place["level"]))
+    step = around[2] / pixels.shape[1]  # pixels of the source for each that was read
+    seen = None if expected is None else sharpness(pixels, expected / step)
+    if seen is not None and seen < least_sharpness:
+        return field | {"kind": "unfocused", "sharpness": seen}, []
+    if expected is not None:
+        # The survey has seen the place as a whole, which may be half empty.
+        thick = packed(pixels, expected / step)
+        if thick > most_packed:
+            return field | {"kind": "thick", "sharpness": seen, "packed": thick}, []
+    found = finder(pixels, None if expected is None else expected / step)
+    diameter = found.diameter * step
+    if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
+        diameter = expected
+    whole, scale, level = size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
+    kept: list[Cell] = []
+    rows: dict[Box, Row] = {}  # a box is a cell's name: what is found twice is kept once
+    outlines = [(cell.outline + 0.5) * step - 0.5 + around[:2] for cell in found.cells]
+    for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
+        box = _box_around(with_rim(outline, scale), whole)
+        points = np.round((own - box[:2]) * GRAIN) / GRAIN
+        if _is_inside(box, place) and box not in rows:
+            kept.append(cell)
+            rows[box] = image_row(
+                place,
+                box,
+                points.ravel().tolist(),
+                level=level,
+                scale=scale,
+                kind=cell.kind,
+                touches_border=cell.touches_border,
+            )
+    quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter), focus=seen))
+    stain = quality.pop("stain")
+    quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
+    known = {name: _finite(value) for name, value in quality.items()}
+    known |= {
+        "diameter": _finite(diameter),
+        "white_cells": sum(cell.kind == "white" for cell in kept),
+        "cells_at_border": sum(cell.touches_border for cell in kept),
+    }
+    return field | known, list(rows.values())
+
+
+def _level_of_cells(place: Row, diameter: float) -> int:
+    """The coarsest level at which a cell is no smaller than the training cells, else the finest.
+
+    Cells are searched at fewer pixels than they are diagnosed at.
+    """
+    if not place["is_slide"]:
+        return 0
+    levels = _slide(place).downsamples
+    fine = [n for n, each in enumerate(levels) if diameter / each >= TRAINING_DIAMETER]
+    return max(fine, key=lambda n: levels[n], default=0)
+
+
+def _refuse_changed(place: Row) -> None:
+    """Raise BadImageError where a source is not the file any more that was surveyed."""
+    uri = place["source_uri"]
+    current = stamp(uri)
+    if current != place["source_stamp"] and digest_at(uri, current).hex() != place["source_id"]:
+        raise BadImageError("unreadable", "the file was changed while it was cut up")
+
+
+def _box_around(outline: NDArray[np.float32], size: tuple[int, int]) -> Box:
+    """The box of an outline as far as it lies in its source."""
+    low = np.clip(np.floor(outline.min(axis=0)), 0, np.array(size) - 1).astype(int)
+    high = np.clip(np.ceil(outline.max(axis=0)), low, np.array(size) - 1).astype(int)
+    return (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
+
+
+def _is_inside(box: Box, place: Row) -> bool:
+    """Whether the middle of a box lies in a place."""
+    x, y, width, height = box_of(place)
+    middle = box[0] + box[2] / 2, box[1] + box[3] / 2
+    return bool(x <= middle[0] < x + width and y <= middle[1] < y + height)
+
+
+def image_row(
+    place: Row,
+    box: Box,
+    outline: list[float] | None,
+    *,
+    level: int,
+    scale: float,
+    kind: str,
+    touches_border: bool = False,
+) -> Row:
+    """Make a row of the manifest; a label of a whole field is not that of each cell in it."""
+    region = Region(*box, level)
+    names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
+    return {
+        **{name: place[name] for name in names},
+        **box_columns(box),
+        "uri": address_of(place["source_uri"], region),
+        "level": region.level,
+        "outline": outline,
+        "scale": scale,
+        "kind": kind,
+        "touches_border": touches_border,
+    }
+
+
+def _grown(place: Row) -> Box:
+    """A slide's field with a cell's diameter round it, as far as the slide goes."""
+    x, y, width, height = box_of(place)
+    slide, more = _slide(place), int(np.ceil(place["diameter"]))
+    left, top = max(x - more, 0), max(y - more, 0)
+    right, bottom = min(x + width + more, slide.width), min(y + height + more, slide.height)
+    return left, top, right - left, bottom - top
+
+
+def _slide(place: Row) -> Slide:
+    return open_slide(place["source_uri"])
+
+
+def size_of(place: Row) -> tuple[int, int]:
+    """Return width and height of a place's source."""
+    if place["is_slide"]:
+        slide = _slide(place)
+        return slide.width, slide.height
+    return place["width"], place["height"]
+
+
+def box_columns(box: Box) -> Row:
+    """Name the four numbers of a box."""
+    return dict(zip(("x", "y", "width", "height"), box, strict=True))
+
+
+def box_of(place: Row) -> Box:
+    """Return the box of a place."""
+    return place["x"], place["y"], place["width"], place["height"]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,193 @@
+"""Where on a whole slide cells can be told apart: a grid of fields, each empty, too thick or good.
+
+Only the green channel is looked at, which haemoglobin, eosin and azure all absorb, and only at a
+resolution where cells are a few pixels wide. A place is judged by a histogram of it, so that no
+picture of the slide is ever held.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, pi
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.images.decoding import BadImageError
+from tasks.images.slides import Slide
+from tasks.images.tiff_slide import CREDIBLE, credible
+
+Kind = Literal["field", "empty", "thick"]
+Levels = NDArray[np.uint8]
+
+RED_CELL = 7.5  # microns across
+LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
+WORKING = 0.15  # microns per pixel at most where cells are searched: one is then 50 pixels wide
+FIELD = 1024  # pixels of a field's side there, at most
+SURVEYED = 1.0  # microns per pixel where places are judged; the gaps between cells are seen
+BLOCK = 2048  # pixels of the side of what is read at once
+DARKEST_GLASS = 128  # no scanner is exposed so that bare glass is darker
+GLASS_SPREAD = 0.85  # of the brightest light; the commonest light above it is bare glass
+STAIN = 0.08  # absorbance of what is no glass; lamp and seams between stripes vary by less
+LEAST_STAIN = 0.5  # areas of a red cell that are stained where there are cells
+LEAST_GLASS = 0.05  # share of a place; where less is seen, cells lie over one another
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box of a slide in pixels of level 0, and what lies there.
+
+    ``empty`` shows no stain, ``thick`` hardly any glass between the cells.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What to read of a slide, and how.
+
+    ``level`` is where cells are searched, ``diameter`` that of a red cell in pixels of level 0, as
+    ``microns_per_pixel`` is of level 0. ``places`` cover the slide, in reading order.
+    """
+
+    microns_per_pixel: float
+    level: int
+    diameter: float
+    places: tuple[Place, ...]
+
+
+def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
+    """Lay a grid over a slide and judge each place of it.
+
+    The memory taken does not depend on the slide's size, but for some bytes a place.
+
+    Args:
+        slide: at any number of resolutions.
+        microns_per_pixel: of level 0, for a slide that does not say.
+
+    Raises:
+        BadImageError: the magnification is unknown or too low, or the slide is damaged.
+    """
+    scale = credible(slide.microns_per_pixel) or credible(microns_per_pixel)
+    if scale is None:
+        raise BadImageError(
+            "unknown_magnification",
+            "the file does not say how many microns a pixel is wide: say it with "
+            f"--microns-per-pixel, {CREDIBLE[0]} to {CREDIBLE[1]:g}",
+        )
+    diameter = RED_CELL / scale
+    if diameter < LEAST_DIAMETER:
+        raise BadImageError(
+            "too_coarse",
+            f"at {scale:g} microns per pixel a red cell is {diameter:.1f} pixels wide, and "
+            f"{LEAST_DIAMETER} are needed: scan the slide at a higher magnification",
+        )
+    level = _coarsest(slide, scale, WORKING)
+    side = FIELD * slide.downsamples[level]
+    across, down = (_edges(length, side) for length in (slide.width, slide.height))
+    histograms = _histograms(slide, scale, across, down)
+    kinds = _judge(histograms, np.outer(np.diff(down), np.diff(across)) * scale**2)
+    places = tuple(
+        Place(x, y, right - x, bottom - y, kinds[row][column])
+        for row, (y, bottom) in enumerate(pairwise(down))
+        for column, (x, right) in enumerate(pairwise(across))
+    )
+    return Survey(scale, level, diameter, places)
+
+
+def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
+    """The coarsest level whose pixels are at most so many microns wide, else level 0."""
+    fine = [
+        level
+        for level, downsample in enumerate(slide.downsamples)
+        if downsample * microns_per_pixel <= limit
+    ]
+    return max(fine, key=lambda level: slide.downsamples[level], default=0)
+
+
+def _edges(length: int, side: float) -> list[int]:
+    """Where a length is divided into the fewest equal parts no longer than a side."""
+    parts = ceil(length / side)
+    return [round(i * length / parts) for i in range(parts + 1)]
+
+
+def _histograms(
+    slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
+) -> NDArray[np.int32]:
+    """How often each place (rows, columns) has each brightness (256) of green."""
+    level = _coarsest(slide, microns_per_pixel, SURVEYED)
+    downsample = slide.downsamples[level]
+    shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
+    out = np.zeros((len(down) - 1, len(across) - 1, 256), np.int32)
+    for rows in _runs(down, BLOCK * downsample):
+        for columns in _runs(across, BLOCK * downsample):
+            ys, xs = down[rows.start : rows.stop + 1], across[columns.start : columns.stop + 1]
+            x, y = xs[0], ys[0]
+            # A copy of one channel, or the block would be held while the next one is read.
+            green = slide.read(x, y, xs[-1] - x, ys[-1] - y, level)[..., 1].copy()
+            small = _shrunk(green, shrink)
+            at_x = _rescaled(xs, small.shape[1])
+            at_y = _rescaled(ys, small.shape[0])
+            for row, top, bottom in zip(rows, at_y, at_y[1:], strict=False):
+                for column, left, right in zip(columns, at_x, at_x[1:], strict=False):
+                    place = small[top:bottom, left:right].ravel()
+                    out[row, column] = np.bincount(place, minlength=256)
+    return out
+
+
+def _runs(edges: list[int], most: float) -> Iterator[range]:
+    """Parts that follow one another and are read at once, no longer than ``most`` but one part."""
+    first = 0
+    for part in range(1, len(edges)):
+        last = part == len(edges) - 1
+        if last or edges[part + 1] - edges[first] > most:
+            yield range(first, part)
+            first = part
+
+
+def _rescaled(edges: list[int], length: int) -> list[int]:
+    """The edges within a picture of so many pixels."""
+    whole = edges[-1] - edges[0]
+    return [round((edge - edges[0]) * length / whole) for edge in edges]
+
+
+def _shrunk(levels: Levels, factor: int) -> Levels:
+    """Means of squares of pixels; what is left over at two sides is dropped, unless it is all."""
+    height, width = (length // factor for length in levels.shape)
+    if factor == 1 or not height or not width:
+        return levels
+    squares = levels[: height * factor, : width * factor]
+    means = squares.reshape(height, factor, width, factor).mean(axis=(1, 3), dtype=np.float32)
+    return np.asarray(means, np.uint8)
+
+
+def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[list[Kind]]:
+    """What each place is, by its histogram of brightness and its area in square microns."""
+    limit = _glass(histograms) * np.exp(-STAIN)
+    pixels = histograms.sum(axis=2)
+    stained = histograms[..., : ceil(limit)].sum(axis=2) / np.maximum(pixels, 1)
+    cell = pi / 4 * RED_CELL**2
+    empty = stained * areas < LEAST_STAIN * cell
+    kinds = np.where(empty, "empty", np.where(1 - stained < LEAST_GLASS, "thick", "field"))
+    judged: list[list[Kind]] = kinds.tolist()
+    return judged
+
+
+def _glass(histograms: NDArray[np.int32]) -> float:
+    """Brightness of bare glass: the commonest of the bright ones.
+
+    Places of one brightness are not counted: they were never scanned, and may be whiter.
+    """
+    scanned = np.count_nonzero(histograms, axis=2) > 1
+    total = histograms.sum(axis=(0, 1), where=scanned[..., np.newaxis])
+    if not total.any():
+        return DARKEST_GLASS
+    brightest = int(np.searchsorted(np.cumsum(total), 0.99 * total.sum()))
+    start = int(GLASS_SPREAD * brightest)
+    return max(DARKEST_GLASS, start + int(np.argmax(total[start : brightest + 1])))

@@ -1,0 +1,1 @@
+"""Render cells, fields and slides for demonstrations and tests."""

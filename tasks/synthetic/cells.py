@@ -1,0 +1,328 @@
+"""Render stained thin-smear cell crops, for the demo and for tests without real data.
+
+Colour follows the Beer-Lambert law: a pixel is the lamp's light, dimmed by how much of two dyes
+lies in its way. Eosin stains haemoglobin, azure stains chromatin and parasite cytoplasm. Shapes lie
+on the complex plane, one unit a pixel: a distance is an absolute value, and an uneven outline is a
+polynomial in ``z / |z|``, a Fourier series in the angle.
+"""
+
+import cmath
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from math import pi, sqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from tasks.images.crops import coarsen
+
+Picture = NDArray[np.uint8]
+Plane = NDArray[np.complex64]
+Amount = NDArray[np.float32]
+Stage = Literal["ring", "trophozoite"]
+
+LAMP = np.array([244, 240, 228], dtype=np.float32)
+PINK_EOSIN = np.array([0.17, 0.50, 0.50])
+LILAC_EOSIN = np.array([0.45, 0.47, 0.29])
+AZURE = np.array([0.38, 1.70, 0.18])
+FIRST_DAY = date(2026, 1, 3)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What all crops of one patient share: the smear, its staining and the camera.
+
+    ``eosin`` and ``azure`` are the optical densities (red, green, blue) of a unit amount of dye,
+    ``softness`` is the standard deviation of the camera's blur in pixels, ``noise`` that of its
+    noise in grey levels.
+    """
+
+    id: str
+    eosin: tuple[float, ...]
+    azure: tuple[float, ...]
+    softness: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Dyes:
+    """Amounts of both dyes in a cell, and which pixels lie inside its outline; (h, w) each."""
+
+    eosin: Amount
+    azure: Amount
+    inside: NDArray[np.bool_]
+
+
+def draw_patient(number: int, rng: Generator) -> Patient:
+    """Draw the staining and the camera of patient ``number`` (1 is ``C101P1``)."""
+    eosin = PINK_EOSIN + rng.beta(0.5, 0.6) * (LILAC_EOSIN - PINK_EOSIN)
+    eosin = eosin * rng.uniform(0.75, 1.15) + rng.normal(0, 0.02, 3)
+    azure = AZURE * rng.uniform(0.8, 1.2) * rng.uniform(0.9, 1.1, 3)
+    return Patient(
+        id=f"C{100 + number}P{number}",
+        eosin=tuple(eosin.tolist()),
+        azure=tuple(azure.tolist()),
+        softness=rng.uniform(0.7, 1.3),
+        noise=rng.uniform(0.8, 2.2),
+    )
+
+
+def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Picture:
+    """Render a red cell, black outside its outline, with a parasite at ``stage`` or without.
+
+    The shape is ``(height, width, 3)``; sides are about 90 to 190 pixels, 130 as a rule.
+    """
+    dyes = red_cell_dyes(rng, stage)
+    return expose(patient, dyes.eosin, dyes.azure, rng) * coarsen(dyes.inside)[..., np.newaxis]
+
+
+def red_cell_dyes(rng: Generator, stage: Stage | None) -> Dyes:
+    """Draw the dyes of a red cell on the pixels of its bounding box."""
+    radius = 65 * float(np.clip(np.exp(rng.normal(0, 0.12)), 0.77, 1.27))
+    outline = _draw_outline(0.09, rng)
+    z = _plane_around(radius, outline)
+    inwards = radius - _distance(z, outline)
+    pallor = rng.beta(0.8, 3) * _dot(z - _place(radius * 0.3, rng), radius * rng.uniform(0.2, 0.5))
+    texture = 0.02 * _clouds(z.shape, 5, rng) + 0.02 * _clouds(z.shape, 40, rng)
+    eosin = np.clip(inwards / 4, 0.35, 1) * (1 - pallor + texture)
+    azure = np.zeros_like(eosin)
+    if stage is not None:
+        parasite = _ring if stage == "ring" else _trophozoite
+        azure += parasite(z - _place(radius * 0.75, rng), rng)
+    if rng.random() < 0.25:  # a grain of precipitated stain, smaller and paler than chromatin
+        azure += rng.uniform(0.15, 0.45) * _dot(z - _place(radius, rng), rng.uniform(1.5, 3))
+    return Dyes(eosin, azure, inwards > 0)
+
+
+def white_cell(patient: Patient, rng: Generator) -> Picture:
+    """Render a white cell on the pale field, not masked, beside red cells; ``(side, side, 3)``."""
+    half = int(rng.integers(85, 115))
+    z = _plane(-half, half, -half, half)
+    body = _blob(z, half * rng.uniform(0.7, 0.85), _draw_outline(0.05, rng))
+    lobes = [
+        _blob(z - _place(half * 0.4, rng), half * rng.uniform(0.22, 0.34), _draw_outline(0.1, rng))
+        for _ in range(int(rng.integers(3, 6)))
+    ]
+    nucleus = body * np.max(lobes, axis=0) * (1 + 0.08 * _clouds(z.shape, 6, rng))
+    beside = _blob(z - cmath.rect(half * 1.5, rng.uniform(-pi, pi)), half * 0.6, [])
+    eosin = 0.05 + 0.35 * body + 0.8 * nucleus + beside * (1 - body)
+    azure = body * (0.12 + 0.03 * _clouds(z.shape, 3, rng)) + 0.55 * nucleus
+    return expose(patient, eosin, azure, rng)
+
+
+def natural_texture(rng: Generator) -> Picture:
+    """Render clouds, bark or growth rings between two random colours; ``(side, side, 3)``."""
+    side = int(rng.integers(90, 190))
+    z = _plane(0, side, 0, side) - _place(side * 2, rng)
+    clouds = np.sum([_clouds(z.shape, 64 >> k, rng) / 2**k for k in range(6)], axis=0)
+    bark = np.sin(z.real / rng.uniform(2, 6) + 2 * clouds) + 0.5 * clouds
+    growth_rings = np.sin(np.abs(z) / rng.uniform(2, 6) + clouds) + 0.3 * clouds
+    pattern = (clouds, bark, growth_rings)[int(rng.integers(3))]
+    blend = 1 / (1 + np.exp(-1.5 * pattern[..., np.newaxis]))
+    dark, bright = rng.uniform(0, 140, 3), rng.uniform(100, 255, 3)
+    return _to_bytes(dark + blend * (bright - dark))
+
+
+def pure_noise(rng: Generator) -> Picture:
+    """Draw every channel of every pixel at random; ``(side, side, 3)``."""
+    side = int(rng.integers(90, 190))
+    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def out_of_focus(image: Picture) -> Picture:
+    """Blur a crop by a twelfth of its width and keep its surround black; same shape."""
+    return _blur(image, image.shape[1] / 12) * image.any(axis=2, keepdims=True)
+
+
+def other_stain(image: Picture) -> Picture:
+    """Turn every hue into its complement, twice as vivid; same shape.
+
+    Giemsa's hues span a third of the colour circle, from violet to orange. The complement of each
+    lies outside that span, whereas a turn by a third would make pink cells of lilac ones.
+    """
+    levels = image.astype(np.float32)
+    grey = (levels.max(axis=2, keepdims=True) + levels.min(axis=2, keepdims=True)) / 2
+    return _to_bytes(grey - 2 * (levels - grey))
+
+
+def write_collection(
+    folder: Path,
+    *,
+    patients: int,
+    cells_per_patient: int,
+    parasitized_fraction: float,
+    seed: int,
+    first_patient: int = 1,
+) -> int:
+    """Write labelled crops as ``folder/{Parasitized,Uninfected}/*.png``; return how many.
+
+    The parasitized fraction is the same in every patient.
+    """
+    rng = np.random.default_rng(seed)
+    parasitized = round(parasitized_fraction * cells_per_patient)
+    for number in range(first_patient, first_patient + patients):
+        patient = draw_patient(number, rng)
+        day = FIRST_DAY + timedelta(days=number - 1)
+        for i, name in enumerate(_draw_names(patient, cells_per_patient, day, rng)):
+            stage = draw_stage(rng) if i < parasitized else None
+            label = "Parasitized" if stage else "Uninfected"
+            _write(folder / label / name, red_cell(patient, rng, stage))
+    return patients * cells_per_patient
+
+
+def write_night(
+    folder: Path,
+    *,
+    patients: int,
+    cells_per_patient: int,
+    parasitized_fraction: float,
+    planted_per_kind: int,
+    seed: int,
+    first_patient: int,
+) -> dict[str, str]:
+    """Write a night's unlabelled crops as ``folder/*.png``; return ``{name: kind}`` of the planted.
+
+    Beside each patient's ordinary cells lies a share of what is planted: ``planted_per_kind``
+    images of each kind in `ABNORMAL` and one truncated file, all under ordinary names.
+    """
+    rng = np.random.default_rng(seed)
+    day = FIRST_DAY + timedelta(days=first_patient - 1)
+    to_plant = [*list(ABNORMAL) * planted_per_kind, "truncated file"]
+    planted: dict[str, str] = {}
+    for i in range(patients):
+        patient, kinds = draw_patient(first_patient + i, rng), to_plant[i::patients]
+        names = _draw_names(patient, cells_per_patient + len(kinds), day, rng)
+        planted |= zip(names, kinds, strict=False)
+        for name in names:
+            stage = draw_stage(rng) if rng.random() < parasitized_fraction else None
+            draw = ABNORMAL.get(planted.get(name, ""))
+            _write(folder / name, draw(patient, rng) if draw else red_cell(patient, rng, stage))
+            if planted.get(name) == "truncated file":
+                os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    return planted
+
+
+def expose(patient: Patient, eosin: Amount, azure: Amount, rng: Generator) -> Picture:
+    """Photograph amounts of dye, ``(height, width)`` each, as ``(height, width, 3)``."""
+    dyes = np.stack([eosin, azure], axis=-1)
+    light = LAMP * np.exp(-dyes @ np.array([patient.eosin, patient.azure], dtype=np.float32))
+    sharp = _blur(_to_bytes(light), patient.softness)
+    return _to_bytes(sharp + patient.noise * rng.standard_normal(sharp.shape, dtype=np.float32))
+
+
+def draw_stage(rng: Generator) -> Stage:
+    """Draw a parasite's stage; two in three are rings."""
+    return "ring" if rng.random() < 0.65 else "trophozoite"
+
+
+def _distance(z: Plane, outline: list[complex]) -> Amount:
+    """Distance from 0 in pixels, uneven: it equals r on an ``outline`` of mean radius r."""
+    away: Amount = np.maximum(np.abs(z), 1e-6, dtype=np.float32)
+    direction = z / away
+    bulge = np.zeros_like(z)
+    for harmonic in outline:
+        bulge = (bulge + harmonic) * direction
+    return away / (1 + bulge.real)
+
+
+def _draw_outline(unevenness: float, rng: Generator) -> list[complex]:
+    """Draw Fourier coefficients about a unit circle, from the sixth harmonic to the first."""
+    sizes = [rng.uniform(0, unevenness) * (2 / k) ** 1.5 for k in range(6, 1, -1)]
+    return [*(cmath.rect(size, rng.uniform(-pi, pi)) for size in sizes), 0]
+
+
+def _plane(top: int, bottom: int, left: int, right: int) -> Plane:
+    """Whole pixels as x + iy, ``(bottom - top, right - left)``."""
+    x, y = np.arange(left, right), np.arange(top, bottom)
+    return (x + 1j * y[:, np.newaxis]).astype(np.complex64)
+
+
+def _plane_around(radius: float, outline: list[complex]) -> Plane:
+    """The pixels of an outline's bounding box."""
+    direction = np.exp(1j * np.linspace(0, 2 * pi, 96)).astype(np.complex64)
+    edge = np.round(direction * radius / _distance(direction, outline))
+    top, bottom, left, right = edge.imag.min(), edge.imag.max(), edge.real.min(), edge.real.max()
+    return _plane(int(top), int(bottom) + 1, int(left), int(right) + 1)
+
+
+def _place(reach: float, rng: Generator) -> complex:
+    """Draw a point evenly from the disc of radius ``reach``."""
+    return cmath.rect(reach * sqrt(rng.random()), rng.uniform(-pi, pi))
+
+
+def _blob(z: Plane, radius: float, outline: list[complex]) -> Amount:
+    """1 inside an outline about 0 and 0 outside, over an edge of three pixels."""
+    coverage: Amount = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
+    return coverage
+
+
+def _dot(z: Plane, radius: float) -> Amount:
+    """A round spot about 0: 1 at its middle, less than half at ``radius``."""
+    fall: Amount = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
+    return fall
+
+
+def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Amount:
+    """Smooth noise of about unit variance with details of ``grain`` pixels."""
+    height, width = shape
+    coarse = rng.standard_normal((height // grain + 3, width // grain + 3), dtype=np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _ring(z: Plane, rng: Generator) -> Amount:
+    """Azure of a ring stage about 0: a thin uneven hoop, one or two dots of chromatin on it."""
+    radius = rng.uniform(8, 14)
+    off_hoop = (_distance(z, _draw_outline(0.25, rng)) - radius) / rng.uniform(1.8, 3)
+    azure: Amount = rng.uniform(0.2, 0.4) * np.exp(-(off_hoop**2))
+    for _ in range(int(rng.integers(1, 3))):
+        spot = _dot(z - cmath.rect(radius, rng.uniform(-pi, pi)), rng.uniform(3.5, 6))
+        np.maximum(azure, rng.uniform(0.7, 1.2) * spot, out=azure)
+    return azure
+
+
+def _trophozoite(z: Plane, rng: Generator) -> Amount:
+    """Azure of a trophozoite about 0: ragged cytoplasm with a vacuole and a chromatin mass."""
+    radius = rng.uniform(12, 19)
+    cytoplasm = _blob(z, radius, _draw_outline(0.4, rng))
+    vacuole = _dot(z - _place(radius * 0.6, rng), radius * 0.4)
+    chromatin = _blob(z - _place(radius * 0.6, rng), rng.uniform(5, 8), _draw_outline(0.4, rng))
+    azure = rng.uniform(0.2, 0.4) * cytoplasm * (1 - 0.8 * vacuole)
+    np.maximum(azure, rng.uniform(0.7, 1.1) * chromatin, out=azure)
+    return azure
+
+
+def _blur(image: Picture, sigma: float) -> Picture:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+
+
+def _to_bytes(levels: NDArray[np.floating]) -> Picture:
+    clipped: Picture = np.clip(levels, 0, 255).astype(np.uint8)
+    return clipped
+
+
+def _draw_names(patient: Patient, cells: int, day: date, rng: Generator) -> list[str]:
+    """Draw distinct file names of cells found in a few fields of view on ``day``."""
+    first = datetime.combine(day, time(8)) + timedelta(seconds=int(rng.integers(8 * 3600)))
+    fields = [f"IMG_{first + i * timedelta(seconds=73):%Y%m%d_%H%M%S}a" for i in range(4)]
+    numbers = 1 + rng.permutation(2 * cells)[:cells]
+    return [f"{patient.id}ThinF_{rng.choice(fields)}_cell_{number}.png" for number in numbers]
+
+
+def _write(path: Path, image: Picture) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, compress_level=1)
+
+
+ABNORMAL: dict[str, Callable[[Patient, Generator], Picture]] = {
+    "white cell": white_cell,
+    "texture": lambda patient, rng: natural_texture(rng),
+    "noise": lambda patient, rng: pure_noise(rng),
+    "out of focus": lambda patient, rng: out_of_focus(red_cell(patient, rng, draw_stage(rng))),
+    "other stain": lambda patient, rng: other_stain(red_cell(patient, rng, draw_stage(rng))),
+}

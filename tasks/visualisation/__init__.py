@@ -1,0 +1,1 @@
+"""Draw what people look at: pages, charts, contours, thumbnails."""

@@ -1,0 +1,137 @@
+"""Cells and fields of a photograph or slide as GeoJSON that QuPath opens over it.
+
+A cell is a detection, a field an annotation; properties are named as QuPath's own export names
+them. Coordinates are pixels at full resolution from the upper left corner of the image, y downwards
+(https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html), and not degrees
+on the earth as RFC 7946 has them.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike
+
+from tasks.reports.columns import FIELD
+from tasks.visualisation.overlay import Colour, Outline, Pen, outline_of, pen_of
+
+# By pen. QuPath draws no dashes, so what is abnormal has a lighter colour (Okabe & Ito 2008).
+CLASSES: dict[Pen, tuple[str, Colour]] = {
+    Pen("parasitized"): ("Parasitized", (213, 94, 0)),
+    Pen("parasitized", True): ("Parasitized: abnormal", (230, 159, 0)),
+    Pen("not parasitized"): ("Not parasitized", (0, 114, 178)),
+    Pen("not parasitized", True): ("Not parasitized: abnormal", (86, 180, 233)),
+    Pen("white cell"): ("White cell", (0, 158, 115)),
+    Pen("white cell", True): ("White cell: abnormal", (204, 121, 167)),
+    Pen("failed"): ("Failed", (90, 90, 90)),
+}
+FIELD_COLOUR: Colour = (130, 130, 130)
+MEASURED = ("probability_", "distance_", "abnormality", "p_value", "q_value")
+SAID = ("uri", "diagnosis", "verdict", "review_reason", "failure")
+MEASURED_OF_FIELDS = (
+    *("sharpness", "too_dark", "too_bright", "brightness", "covered", "overlap", "packed"),
+    *("cells", "white_cells", "red_cells", "parasitized", "abnormal", "failed"),
+)
+DECIMALS = 1  # of a pixel; outlines are not known better
+
+Outlines = Iterable[ArrayLike | None]
+
+
+def feature_collection(
+    parts: Iterable[tuple[pa.Table, Outlines]], fields: pa.Table | None = None
+) -> Iterator[bytes]:
+    """The cells and fields of one source, GeoJSON piece by piece: a slide's may not fit in memory.
+
+    Args:
+        parts: rows of the image report, all of one source, and the outline of each: x0, y0, x1, y1,
+            ... relative to its ``x`` and ``y``; None for a tile, which has none.
+        fields: rows of the report on fields of that source.
+
+    Raises:
+        ValueError: an outline is no list of x and y of three points or more.
+    """
+    features = [] if fields is None else [field_feature(row) for row in fields.to_pylist()]
+    yield b'{"type": "FeatureCollection", "features": ['
+    mark = b"\n"
+    for feature in features:
+        if feature is not None:
+            yield mark + _bytes(feature)
+            mark = b",\n"
+    for rows, outlines in parts:
+        for row, outline in zip(rows.to_pylist(), outlines, strict=True):
+            yield mark + _bytes(cell_feature(row, outline))
+            mark = b",\n"
+    yield b"\n]}\n"
+
+
+def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str, Any]:
+    """A cell as a detection: its class by diagnosis and abnormality, its scores as measurements.
+
+    Args:
+        row: of the image report.
+        outline: x0, y0, x1, y1, ... relative to the row's ``x`` and ``y``, or None.
+    """
+    name, colour = CLASSES[pen_of(row)]
+    # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
+    points = _box(row) if outline is None else outline_of(row, outline) + 0.5
+    measured = [column for column in row if column.startswith(MEASURED)]
+    return _feature(
+        row["uri"],
+        points,
+        objectType="detection",
+        classification={"name": name, "color": colour},
+        measurements=_numbers(row, measured),
+        metadata={text: row[text] for text in SAID if row.get(text) is not None},
+    )
+
+
+def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A field as a locked annotation with its quality and counts; None where its source failed."""
+    if row["x"] is None:
+        return None
+    kind = row["kind"] if row["kind"] != FIELD else row["review_reason"]
+    name = "Field" if kind is None else f"Field: {kind}"
+    return _feature(
+        f"{row['source_uri']}#{row['x']},{row['y']}",
+        _box(row),
+        objectType="annotation",
+        name=f"{row['kind']} at {row['x']}, {row['y']}",
+        classification={"name": name, "color": FIELD_COLOUR},
+        isLocked=True,
+        measurements=_numbers(row, MEASURED_OF_FIELDS),
+    )
+
+
+def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any]:
+    x, y = points.T
+    # RFC 7946, 3.1.6: an exterior ring goes counterclockwise in its own coordinates, and closes.
+    turn = float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+    ring = (points if turn >= 0 else points[::-1]).round(DECIMALS).tolist()
+    return {
+        "type": "Feature",
+        # QuPath knows an object again by it, and does not add it twice.
+        "id": str(uuid5(NAMESPACE_URL, identity)),
+        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        "properties": properties,
+    }
+
+
+def _box(row: Mapping[str, Any]) -> Outline:
+    """The corners of a row's box, (4, 2); what failed has no size, and is one pixel."""
+    x, y = row["x"], row["y"]
+    right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
+    return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
+
+
+def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
+    """Those columns of a row that hold a number; JSON has no other."""
+    values = {name: row.get(name) for name in columns}
+    return {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
+
+
+def _bytes(feature: Mapping[str, Any]) -> bytes:
+    return json.dumps(feature, allow_nan=False, ensure_ascii=False).encode()

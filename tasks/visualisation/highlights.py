@@ -1,0 +1,162 @@
+"""Which few images of a night a page shows, and counts of all: over image rows that come in parts.
+
+Memory does not grow with the number of images.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import log_distance
+from tasks.reports.columns import coded, failure_reasons, flags, numbers_of
+from tasks.types import Float
+
+ABNORMAL, UNCERTAIN, SAMPLE = "abnormal", "uncertain", "sample"
+SHOWN = {ABNORMAL: 24, UNCERTAIN: 12, SAMPLE: 12}
+# More cells of one slide say no more than the slide's own row does.
+MOST_OF_A_SLIDE = 3
+EXAMPLES = 3  # of each reason to fail
+
+# Bins of the score have equal widths on an asinh axis: scores of other images may be ten times the
+# threshold, and most of the night's lie within one or two of zero.
+BIN = 0.08
+BINS = 48  # to each side of the threshold; what lies beyond counts in the outermost
+
+
+def columns(classes: Sequence[str], taps: Sequence[str]) -> list[str]:
+    """The columns of an image report that `Highlights` reads."""
+    return [
+        *("image_id", "uri", "slide_id", "patient_id", "status", "failure", "diagnosis"),
+        *(f"probability_{name}" for name in classes),
+        *(f"distance_{name}" for name in taps),
+        *("abnormality", "p_value", "abnormal", "review_reason"),
+    ]
+
+
+class Highlights:
+    """The images to show and the counts of a night.
+
+    Args:
+        classes: the C class names.
+        taps: by name, the mean and deviation of the tap's log distance over calibration images.
+        threshold: the abnormality from which on an image is abnormal; infinite where none is.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], taps: Mapping[str, tuple[float, float]], threshold: float
+    ) -> None:
+        self._columns = columns(classes, list(taps))
+        self._classes, self._taps = list(classes), dict(taps)
+        middle = float(np.arcsinh(threshold)) if np.isfinite(threshold) else 0.0
+        self.edges: Float = np.sinh(middle + BIN * np.arange(-BINS, BINS + 1))
+        self.scores = np.zeros(2 * BINS, np.int64)
+        self.leading: Counter[str] = Counter()
+        self.failures: dict[str, list[tuple[str, str]]] = {}
+        self._within: dict[str, pa.Table] = {}
+        self._beyond: dict[str, pa.Table] = {}
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows that have `columns`."""
+        rows = _plain(rows.select(self._columns))
+        self._count_failures(rows)
+        scored, abnormal, _ = flags(rows)
+        score = numbers_of(rows, "abnormality")
+        judged = scored & ~np.isnan(score)
+        places = np.searchsorted(self.edges, score[judged], side="right") - 1
+        self.scores += np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
+        self._count_taps(rows, abnormal)
+        chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
+        keys = {ABNORMAL: -score, UNCERTAIN: chances.max(axis=0), SAMPLE: np.zeros(len(score))}
+        for sheet, key in keys.items():
+            shown = judged if sheet == ABNORMAL else scored
+            seen = rows.append_column("key", pa.array(key)).filter(pa.array(shown))
+            self._beyond[sheet] = _first(self._beyond.get(sheet), seen, sheet, None)
+            if sheet != SAMPLE:
+                self._within[sheet] = _first(self._within.get(sheet), seen, sheet, MOST_OF_A_SLIDE)
+
+    def sheet(self, name: str) -> pa.Table:
+        """The rows to show on a sheet, in order.
+
+        At most `MOST_OF_A_SLIDE` are of one slide, unless there are too few others to fill the
+        sheet; images that name no slide count as of one. A sample is of all images alike.
+        """
+        if name not in self._beyond:
+            return pa.table({column: pa.nulls(0) for column in self._columns})
+        beyond, within = self._beyond[name], self._within.get(name)
+        if within is None:
+            return beyond
+        shown = set(_names(within))
+        others = [i for i, each in enumerate(_names(beyond)) if each not in shown]
+        missing = pa.array(others[: SHOWN[name] - within.num_rows], pa.int64())
+        filled = pa.concat_tables([within, beyond.take(missing)])
+        return _ordered(filled)
+
+    def _count_failures(self, rows: pa.Table) -> None:
+        for row, reason in enumerate(failure_reasons(rows)):
+            if reason is None:
+                continue
+            known = self.failures.setdefault(reason, [])
+            if len(known) < EXAMPLES:
+                message = rows["failure"][row].as_py().partition(":")[2].strip()
+                known.append((rows["uri"][row].as_py(), message))
+
+    def deviations(self, rows: pa.Table) -> Float:
+        """The standardised log distances (n, T) of n scored rows."""
+        distances = np.stack([numbers_of(rows, f"distance_{name}") for name in self._taps], axis=1)
+        mean, deviation = np.asarray(list(self._taps.values())).T
+        return np.asarray((log_distance(distances) - mean) / deviation)
+
+    def _count_taps(self, rows: pa.Table, abnormal: NDArray[np.bool_]) -> None:
+        leading = self.deviations(rows.filter(pa.array(abnormal))).argmax(axis=1)
+        counts = np.bincount(leading, minlength=len(self._taps))
+        self.leading.update(dict(zip(self._taps, counts.tolist(), strict=True)))
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """Without dictionaries, which differ from part to part."""
+    columns = {
+        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
+def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
+    """The first rows of both, at most so many a slide.
+
+    Who is left out of a part is left out of the whole: those before it are only ever replaced by
+    others that are before it too.
+    """
+    if a_slide is None:
+        # Sorting all text of a part to keep a dozen rows would take most of the time.
+        rows = rows.take(pc.select_k_unstable(rows, SHOWN[sheet], _ORDER))
+    rows = _ordered(rows if known is None else pa.concat_tables([known, rows]))
+    if a_slide is not None:
+        codes, _ = coded(rows["slide_id"])
+        rows = rows.filter(pa.array(_rank_within(codes) < a_slide))
+    return rows.slice(0, SHOWN[sheet]).combine_chunks()
+
+
+_ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]
+
+
+def _ordered(rows: pa.Table) -> pa.Table:
+    return rows.take(pc.sort_indices(rows, _ORDER))
+
+
+def _rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many before each have the same code."""
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    ranks = np.empty(len(codes), np.int64)
+    ranks[order] = np.arange(len(codes)) - starts
+    return ranks
+
+
+def _names(rows: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(rows["image_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))

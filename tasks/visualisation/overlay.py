@@ -1,0 +1,243 @@
+"""Pictures of fields of view in which each cell has a contour that says what it was called.
+
+Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; what is abnormal is
+dashed, so that a contour needs no colour to be read.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+
+from tasks.reports.columns import EMPTY, FIELD, PARASITIZED, WHITE
+
+Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Outline = NDArray[np.float64]  # its points x, y in pixels, (angles, 2)
+
+COLOURS: dict[str, Colour] = {
+    "parasitized": (213, 94, 0),
+    "not parasitized": (0, 114, 178),
+    "white cell": (0, 158, 115),
+    "failed": (90, 90, 90),
+}
+HALO = (255, 255, 255)  # on both sides of a line, so that it is seen on any stain
+THINNEST = 2.0  # pixels of a line
+LINE = 1 / 270  # of the picture's longer side
+SMOOTHING = 3  # times as large as the picture a line is drawn, to be smooth
+DASH = 4.0  # of a line's width, and as long a gap
+
+LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
+SHRINK = 0.85  # of its sides, until a picture is small enough
+PALETTE = 240  # colours of a picture beside those of its contours: a stained field has few hues
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How a contour is drawn: the name of its colour in `COLOURS`, and whether it is dashed."""
+
+    name: str
+    dashed: bool = False
+
+    @property
+    def colour(self) -> Colour:
+        """Red, green and blue, 0 to 255."""
+        return COLOURS[self.name]
+
+
+def pen_of(row: Mapping[str, Any]) -> Pen:
+    """The pen of a cell, given its row of the image report."""
+    if row["status"] != "scored":
+        return Pen("failed")
+    abnormal = bool(row["abnormal"])
+    if row.get("kind") == WHITE:
+        return Pen("white cell", abnormal)
+    parasitized = row["diagnosis"] == PARASITIZED
+    return Pen("parasitized" if parasitized else "not parasitized", abnormal)
+
+
+def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
+    """A cell's outline (angles, 2) in pixels of its source at full resolution.
+
+    Args:
+        row: of the image report; ``x`` and ``y`` are where the cell's box begins.
+        flat: x0, y0, x1, y1, ... relative to that.
+
+    Raises:
+        ValueError: these are not the coordinates of three points or more.
+    """
+    points = np.asarray(flat, np.float64).reshape(-1)
+    if len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError(
+            f"the outline of {row['uri']} is no list of x and y of three points or more: screen "
+            "its batch again with --force"
+        )
+    corner = np.array([row["x"], row["y"]], np.float64)
+    return np.asarray(points.reshape(-1, 2) + corner)
+
+
+def field_picture(
+    pixels: Pixels,
+    field: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    outlines: Sequence[ArrayLike],
+) -> Pixels:
+    """A field with the contours of its cells, RGB uint8, no side longer than `LONGEST`.
+
+    Args:
+        pixels: of the field, RGB uint8 (h, w, 3), at whatever scale.
+        field: its row of the report on fields.
+        rows: of the image report: its n cells.
+        outlines: of these, as `outline_of` takes them.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    scale = np.array(picture.size) / [field["width"], field["height"]]
+    corner = np.array([field["x"], field["y"]])
+    # The middle of the first pixel is at 0 at every scale.
+    placed = [
+        (outline_of(row, flat) - corner + 0.5) * scale - 0.5
+        for row, flat in zip(rows, outlines, strict=True)
+    ]
+    return overlay(np.asarray(picture), placed, [pen_of(row) for row in rows])
+
+
+def slide_picture(
+    pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
+) -> Pixels:
+    """A slide from afar with a box round each field, RGB uint8, no side longer than `LONGEST`.
+
+    A box has the colour of a parasitized cell where the field has one, that of what failed where it
+    was not read, and is dashed where the field is for review. Empty places have none.
+
+    Args:
+        pixels: of the whole slide, RGB uint8 (h, w, 3), at whatever scale.
+        size: width and height of the slide in pixels at full resolution.
+        fields: rows of the report on fields: those of this slide.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    scale = np.array(picture.size) / size
+    drawn = [row for row in fields if row["x"] is not None and row["kind"] != EMPTY]
+    inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
+    boxes = []
+    for row in drawn:
+        low = np.array([row["x"], row["y"]]) * scale + inset
+        high = np.array([row["x"] + row["width"], row["y"] + row["height"]]) * scale - inset
+        (left, top), (right, bottom) = low - 0.5, np.maximum(low, high) - 0.5
+        boxes.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+    return overlay(np.asarray(picture), boxes, [_pen_of_field(row) for row in drawn])
+
+
+def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
+    """A picture with contours drawn over it, RGB uint8 (h, w, 3).
+
+    Args:
+        pixels: RGB uint8 (h, w, 3).
+        outlines: n closed outlines in its pixels; what lies outside is not drawn.
+        pens: how each of them is drawn.
+    """
+    height, width = pixels.shape[:2]
+    size = width * SMOOTHING, height * SMOOTHING
+    line = SMOOTHING * max(THINNEST, LINE * max(height, width))
+    halos = Image.new("L", size)
+    lines = {name: Image.new("L", size) for name in dict.fromkeys(pen.name for pen in pens)}
+    # What is abnormal is drawn last: it is what a person looks for.
+    for outline, pen in sorted(zip(outlines, pens, strict=True), key=lambda pair: pair[1].dashed):
+        points = (outline + 0.5) * SMOOTHING - 0.5
+        for stroke in _dashes(points, DASH * line) if pen.dashed else [_closed(points)]:
+            path = [(x, y) for x, y in stroke.tolist()]
+            ImageDraw.Draw(halos).line(path, 255, round(2 * line), joint="curve")
+            ImageDraw.Draw(lines[pen.name]).line(path, 255, round(line), joint="curve")
+    picture = Image.fromarray(pixels)
+    picture.paste(HALO, mask=halos.reduce(SMOOTHING).point(lambda level: level * 0.6))
+    for name, mask in lines.items():
+        picture.paste(COLOURS[name], mask=mask.reduce(SMOOTHING))
+    return np.asarray(picture)
+
+
+def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
+    """A picture as a PNG file of 245 colours, made smaller until it has no more bytes than told.
+
+    Raises:
+        ValueError: not even a picture of one pixel is so small.
+    """
+    picture = Image.fromarray(pixels)
+    while True:
+        content = _png(picture)
+        if len(content) <= most_bytes:
+            return content
+        if picture.size == (1, 1):
+            raise ValueError(f"no PNG file has {most_bytes} bytes or fewer: allow more")
+        # Bytes grow about as the area does; a step is never smaller than `SHRINK` says.
+        scale = min(SHRINK, (most_bytes / len(content)) ** 0.5)
+        picture = Image.fromarray(pixels).resize(
+            (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))),
+            Image.Resampling.LANCZOS,
+        )
+
+
+def fields_to_show(fields: pa.Table, most: int = SHOWN) -> pa.Table:
+    """The rows of the few fields that a page shows.
+
+    Those with the most parasitized cells come first, then those with the most abnormal ones, those
+    for review, and those with the most cells.
+
+    Args:
+        fields: rows of the report on fields.
+        most: how many to show.
+    """
+    read = [
+        (-row["parasitized"], -row["abnormal"], row["review_reason"] is None, -row["images"], i)
+        for i, row in enumerate(
+            fields.select(
+                ["kind", "cells", "parasitized", "abnormal", "review_reason", "images"]
+            ).to_pylist()
+        )
+        # Of tiles nobody knows where cells are.
+        if row["kind"] == FIELD and row["cells"] is not None
+    ]
+    return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
+
+
+def _pen_of_field(row: Mapping[str, Any]) -> Pen:
+    if row["kind"] != FIELD:
+        return Pen("failed")
+    name = "parasitized" if row["parasitized"] else "not parasitized"
+    return Pen(name, row["review_reason"] is not None)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    palette = picture.quantize(PALETTE, Image.Quantize.MEDIANCUT).getpalette() or []
+    # Thin lines have too few pixels to get a colour of their own.
+    reserved = [level for colour in (HALO, *COLOURS.values()) for level in colour]
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(palette[: 3 * PALETTE] + reserved)
+    few = picture.quantize(palette=colours, dither=Image.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _closed(points: Outline) -> Outline:
+    # The first stretch twice, so that the ends join as the other points do.
+    return np.concatenate([points, points[:2]])
+
+
+def _dashes(points: Outline, length: float) -> list[Outline]:
+    """Dashes of a closed outline and gaps between them, each about as long; an even number."""
+    ring = np.concatenate([points, points[:1]])
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
+    count = max(2, round(along[-1] / (2 * length)))
+    ends = np.linspace(0, along[-1], 2 * count + 1)
+    dashes = []
+    for start, end in zip(ends[:-1:2], ends[1::2], strict=True):
+        at = np.concatenate([[start], along[(along > start) & (along < end)], [end]])
+        dashes.append(np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1))
+    return dashes

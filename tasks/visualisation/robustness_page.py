@@ -1,0 +1,301 @@
+"""The report of an evaluation as an HTML page.
+
+``METRICS`` and ``SCORES`` are the two tables it is made from.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+from tasks.evaluation.results import Example
+from tasks.visualisation import charts
+from tasks.visualisation.page import data_uri, render
+from tasks.visualisation.robustness_tables import (
+    ACCURACY,
+    ALARM,
+    ALARMS,
+    ATTACK,
+    CHANGED,
+    CLEAN,
+    COVARIATE,
+    FILES,
+    METRICS,
+    NOISE,
+    ORDINARY,
+    OWN,
+    SHOWN,
+    SUMMARISED,
+    THRESHOLD,
+    Column,
+    Comparison,
+    Means,
+    detectors_of,
+    group_tables,
+    groups_of,
+    main_detectors,
+    means_over_seeds,
+    note,
+    rank,
+    set_label,
+    summary_tables,
+)
+
+Float = NDArray[np.float64]
+
+# One row per seed, image and detector; a higher score is more abnormal.
+SCORES = pa.schema(
+    [
+        ("seed", pa.int64()),
+        ("group", pa.string()),
+        ("set", pa.string()),
+        ("strength", pa.float64()),
+        ("images", pa.string()),
+        ("treatment", pa.string()),
+        ("detector", pa.string()),
+        ("score", pa.float64()),
+        ("counted", pa.bool_()),
+    ]
+)
+
+MOST_CURVES = 16
+GRID = np.geomspace(charts.LEAST_ALARMS, 1.0, 121)
+
+
+class Place(NamedTuple):
+    """Which images some scores are of."""
+
+    group: str
+    set: str
+    strength: float | None
+    treatment: str
+
+
+Drawn = dict[tuple[int, str], dict[Place, Float]]  # by seed and detector
+Drawings = list[tuple[str, Markup]]  # what stands above a chart, and the chart
+
+
+def robustness_page(
+    title: str,
+    facts: Mapping[str, str],
+    metrics: pa.Table,
+    scores: pa.Table,
+    examples: Sequence[Example],
+) -> str:
+    """A page that needs nothing but itself.
+
+    Args:
+        title: of the page.
+        facts: headline facts, by name, in order.
+        metrics: as ``METRICS``, any further columns ignored.
+        scores: as ``SCORES``, any further columns ignored; up to a million rows.
+        examples: changed cells; their images are embedded as they are.
+    """
+    means = means_over_seeds(metrics)
+    drawn = _scores_by_detector(scores)
+    return render(
+        "robustness.html",
+        title=title,
+        facts=facts,
+        note=note(means),
+        summary=summary_tables(means),
+        histograms=_histograms(drawn, metrics),
+        rocs=_roc_charts(drawn, main_detectors(detectors_of(means))),
+        strengths=_strength_charts(means),
+        covariates=_covariate_charts(means),
+        alarms=group_tables(means, ALARMS),
+        alarm_charts=_alarm_charts(means),
+        groups=[(g, group_tables(means, g)) for g in groups_of(means) if g != ALARMS],
+        examples=[_pictures(example) for example in examples],
+    )
+
+
+def _scores_by_detector(scores: pa.Table) -> Drawn:
+    """Finite scores that count, of images as files, an array (n,) for each place, in order."""
+    table = scores.select(SCORES.names).cast(SCORES)
+    usable = pc.and_(pc.equal(table["images"], FILES), pc.is_finite(table["score"]))
+    table = table.filter(pc.and_(usable, table["counted"]))
+    keys = ["seed", "detector", "group", "set", "strength", "treatment"]
+    found = table.group_by(keys, use_threads=False).aggregate([("score", "list")])
+    lists = found["score_list"].combine_chunks()
+    drawn: Drawn = {}
+    for i, row in enumerate(found.select(keys).to_pylist()):
+        place = Place(row["group"] or "", row["set"] or "", row["strength"], row["treatment"])
+        of_detector = drawn.setdefault((row["seed"], row["detector"]), {})
+        of_detector[place] = lists[i].values.to_numpy()
+    return drawn
+
+
+def _gather(parts: Iterable[Float]) -> Float:
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _histograms(drawn: Drawn, metrics: pa.Table) -> Drawings:
+    """The own detector's scores in the first seed, whose threshold is exact."""
+    seed = min((seed for seed, detector in drawn if detector == OWN), default=None)
+    if seed is None:
+        return []
+    own = drawn[seed, OWN]
+    groups = {
+        treatment: _gather(found for place, found in own.items() if place.treatment == treatment)
+        for treatment in (CLEAN, NOISE)
+    }
+    for group in sorted({place.group for place in own}, key=rank):
+        groups[group] = _gather(
+            found
+            for place, found in own.items()
+            if (place.group, place.treatment) == (group, CHANGED)
+        )
+    wanted = {"metric": THRESHOLD, "detector": OWN, "seed": seed}
+    rows = metrics.select(METRICS.names).cast(METRICS).to_pylist()
+    thresholds = [row["value"] for row in rows if wanted.items() <= row.items()]
+    title = f"{OWN}, seed {seed}"
+    chart = charts.histogram(groups, thresholds[0] if thresholds else None, title=title)
+    return [(title, Markup(chart))]
+
+
+def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
+    """A chart for each set that should be caught, at its weakest strength."""
+    weakest: dict[tuple[str, str], Place] = {}
+    for place in (place for places in drawn.values() for place in places):
+        if place.treatment == CHANGED and place.group not in ORDINARY:
+            known = weakest.setdefault(place[:2], place)
+            if (place.strength or 0.0) < (known.strength or 0.0):
+                weakest[place[:2]] = place
+    found = []
+    for place in sorted(weakest.values(), key=lambda place: rank(place.group))[:MOST_CURVES]:
+        curves = {detector: _mean_roc(drawn, place, detector) for detector in detectors}
+        if any(len(false) for false, _ in curves.values()):
+            title = f"{place.group}: {set_label(Comparison(*place[:3], None, None))}"
+            chart = charts.roc_curves(curves, title=f"ROC curves, {title}")
+            found.append((title, Markup(chart)))
+    return found
+
+
+def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
+    """The mean over seeds of the true-positive rate at each false-positive rate of ``GRID``.
+
+    Negatives are the clean cells of the same set and strength or, where it has none, all of the
+    seed's clean cells.
+    """
+    rates = []
+    for seed in sorted({seed for seed, _ in drawn}):
+        of_detector = drawn.get((seed, detector), {})
+        changed = of_detector.get(place, np.empty(0))
+        clean = {other: found for other, found in of_detector.items() if other.treatment == CLEAN}
+        negative = clean.get(place._replace(treatment=CLEAN), _gather(clean.values()))
+        if len(changed) and len(negative):
+            positive = np.arange(len(changed) + len(negative)) < len(changed)
+            false, true, _ = roc_curve(positive, np.concatenate([changed, negative]))
+            last = np.append(np.diff(false) > 0, True)
+            rates.append(np.interp(GRID, false[last], true[last]))
+    return (GRID, np.mean(rates, axis=0)) if rates else (np.empty(0), np.empty(0))
+
+
+def _strength_charts(means: Means) -> Drawings:
+    """For each attack of several strengths, what is caught and the AUROC, by detector."""
+    shown = main_detectors(detectors_of(means))
+    sets = dict.fromkeys(c.set for c in means if c.group == ATTACK)
+    found = []
+    for name in sets:
+        for metric in SUMMARISED[::-1]:
+            series = {
+                detector: _line(means, ATTACK, name, Column(detector, metric), 255)
+                for detector in shown
+            }
+            if any(len(x) > 1 for x, _ in series.values()):
+                chart = charts.lines(
+                    series, x_label="Linf, 255ths", y_label=metric, title=f"{name}: {metric}"
+                )
+                found.append((f"{name}: {metric}", Markup(chart)))
+    return found
+
+
+def _covariate_charts(means: Means) -> Drawings:
+    """False alarms of the own detector, and accuracy beside, by level of each corruption."""
+    pairs = []
+    sets = list(dict.fromkeys(c.set for c in means if c.group == COVARIATE))
+    for some in _chunks(sets):
+        for words, column in (
+            (ALARM, Column(OWN, ALARM)),
+            (ACCURACY, Column(None, ACCURACY)),
+        ):
+            series = {name: _line(means, COVARIATE, name, column, 1) for name in some}
+            if any(len(x) for x, _ in series.values()):
+                title = f"Changed cells: {words} by level"
+                chart = charts.lines(series, x_label="level", y_label=words, title=title)
+                pairs.append((words, Markup(chart)))
+    return pairs
+
+
+def _alarm_charts(means: Means) -> Drawings:
+    found = []
+    sets = list(dict.fromkeys(c.set for c in means if c.group == ALARMS))
+    columns = dict.fromkeys(c for k, row in means.items() if k.group == ALARMS for c in row)
+    for column in columns:
+        for some in _chunks(sets):
+            series = {name: _line(means, ALARMS, name, column, 1) for name in some}
+            if any(len(x) > 1 for x, _ in series.values()):
+                title = (
+                    column.metric
+                    if column.detector in (None, OWN)
+                    else f"{column.metric}, {column.detector}"
+                )
+                chart = charts.lines(
+                    series, x_label="calibrating patients", y_label="false alarms", title=title
+                )
+                found.append((title, Markup(chart)))
+    return found
+
+
+def _line(means: Means, group: str, name: str, column: Column, unit: float) -> tuple[Float, Float]:
+    """Strengths, times ``unit``, and means, two arrays (n,), of images as files against clean.
+
+    What fewer seeds have than the rest is left out: a line must not bend from a change of seeds.
+    """
+    points = [
+        (unit * comparison.strength, row[column])
+        for comparison, row in means.items()
+        if (comparison.group, comparison.set) == (group, name)
+        and comparison.strength is not None
+        and comparison.images in (None, FILES)
+        and comparison.against in (None, CLEAN)
+        and column in row
+    ]
+    seeds = max([1, *(mean.seeds for _, mean in points)])
+    kept = [(strength, mean.value) for strength, mean in points if mean.seeds == seeds]
+    x, y = zip(*kept, strict=True) if kept else ((), ())
+    return np.asarray(x, np.float64), np.asarray(y, np.float64)
+
+
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Parts of about the same length that a chart can show."""
+    length = -(-len(names) // max(1, -(-len(names) // SHOWN)))
+    return (names[i : i + length] for i in range(0, len(names), max(1, length)))
+
+
+def _pictures(example: Example) -> dict[str, Any]:
+    """What the page draws of an example; the difference is about mid-grey, as large as fits."""
+    difference = example.changed.astype(np.int16) - example.clean.astype(np.int16)
+    times = max(1, 127 // max(1, int(np.abs(difference).max(initial=0))))
+    said = f"difference ×{times}" if difference.any() else "no difference"
+    amplified = (128 + difference * times).clip(0, 255).astype(np.uint8)
+    images = {"clean": example.clean, "changed": example.changed, said: amplified}
+    return {
+        "heading": example.heading,
+        "images": [(words, _data_uri(pixels)) for words, pixels in images.items()],
+        "captions": example.captions,
+    }
+
+
+def _data_uri(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return data_uri(file.getvalue(), "png")
