@@ -104,7 +104,7 @@ def extract(
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
     images: list[Loaded] = []
-    passed: list[tuple[list[int], "Outputs"]] = []
+    passed: list[tuple[list[int], Outputs]] = []
 
     def forward() -> None:
         rows, pixels = zip(*waiting, strict=True)

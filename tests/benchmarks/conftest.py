@@ -19,6 +19,7 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.cells import write_collection
+from tests.support.paths import DATA
 
 QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
 
@@ -110,7 +111,7 @@ def one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The real cells where they are, else rendered ones."""
-    folder = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    folder = DATA
     if (folder / "cell_images.zip").exists():
         return str(folder / "cell_images.zip")
     rendered = tmp_path_factory.mktemp("cells")

@@ -7,13 +7,11 @@ a second one counts only what is found where some box is.
 """
 
 import io
-import os
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,8 +22,8 @@ from scipy.optimize import linear_sum_assignment
 
 from tasks.segmentation.cells import Cells, Kind, find_cells
 from tests.benchmarks.conftest import QUICK
+from tests.support.paths import DATA
 
-DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 Boxes = NDArray[np.float64]
 BORDER = 4  # pixels; a box that comes so close to the border may be cut by it
 NOWHERE = 0.1  # intersection over union with a box, below which a cell lies where no box is

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,8 +43,8 @@ from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
 from tasks.network.training import TrainingPlan, predict, train
 from tasks.types import Float
+from tests.support.paths import DATA
 
-DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))
 CLASSES = ("Parasitized", "Uninfected")
 FRACTIONS = (0.75, 0.10, 0.15)  # of patients, as `flows.train` has them

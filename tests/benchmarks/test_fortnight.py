@@ -5,7 +5,6 @@ fourteen of eight patients each, no cell twice. Five nights are odd: another sta
 fiftieth of other cells, no images at all, and one that is run again.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, timedelta
@@ -27,8 +26,8 @@ from storage.store import Store
 from tasks.images.decoding import decode_rgb
 from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
+from tests.support.paths import DATA
 
-DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NIGHTS, PATIENTS = 14, 8
 STAIN, FOCUS, OTHERS, EMPTY, RERUN = 7, 9, 11, 12, 13
 FIRST = date(2026, 3, 1)

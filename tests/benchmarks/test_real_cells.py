@@ -3,9 +3,7 @@
 A seed splits the patients anew. The test patients were seen by neither network nor statistics.
 """
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +25,10 @@ from tasks.detector.calibration import abnormality, calibrate, log_distance, p_v
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.evaluation.metrics import detection, patient_bootstrap
+from tests.support.paths import DATA
 
 SEEDS = (0, 1, 2)
 SETS = ("bccd_red_cells_masked", "bccd_white_cells", "cifar10", "mnist")
-DATA = Path(os.environ.get("SLIDEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 pytestmark = [
     pytest.mark.benchmark,

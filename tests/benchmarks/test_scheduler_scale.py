@@ -7,11 +7,11 @@ growth is that of all three.
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.conftest import QUICK, Record
+from tests.support.paths import ROOT
 
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
 LIMIT = 0.005  # seconds a job
@@ -54,7 +54,7 @@ def simulate(jobs: int) -> dict[str, list[float]]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,0 +1,355 @@
+"""deploy/Dockerfile and deploy/compose.yaml, as far as they can be read without containers."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from click.core import ParameterSource
+from distributed.cli import dask_scheduler, dask_worker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from prefect.settings import Settings as PrefectSettings
+from prefect.settings.legacy import _get_valid_setting_names
+
+from flows.commands.main import COMMANDS, _options, _parameters
+from flows.settings import Settings
+from tests.support.paths import ROOT
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: s for name, s in SERVICES.items() if s["image"].startswith("slidewatch:")}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Read by prefect.yaml and by Settings themselves, and no setting.
+NO_SETTINGS = {"SLIDEWATCH_HOME", "SLIDEWATCH_CONFIG"}
+
+by_service = pytest.mark.parametrize("name", SERVICES)
+by_own_service = pytest.mark.parametrize("name", OURS)
+
+
+# --- the image
+
+
+def test_the_dockerfile_pleases_its_linter() -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run(
+        [hadolint, "--no-color", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def stages() -> dict[str, list[str]]:
+    """The instructions of each stage, by its name."""
+    found: dict[str, list[str]] = {}
+    for line in DOCKERFILE.replace("\\\n", " ").splitlines():
+        if line.startswith("FROM "):
+            found[line.split(" AS ")[1]] = own = [line]
+        elif line and not line.startswith("#"):
+            own.append(line)
+    return found
+
+
+def test_base_images_are_pinned_and_one() -> None:
+    froms = [own[0].split()[1] for own in stages().values()]
+    outside = {image for image in froms if image not in stages()}
+    (image,) = outside  # so that what was built in one stage runs in the other
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_what_runs_is_no_root_has_a_health_check_and_no_build_tools(target: str) -> None:
+    made = stages()
+    parent = made[target][0].split()[1]
+    instructions = made[parent] + made[target]
+    (user,) = [line.split()[1] for line in instructions if line.startswith("USER ")]
+    assert int(user.split(":")[0]) >= 1000
+    assert any(line.startswith("HEALTHCHECK ") for line in instructions)
+    assert not any(re.search(r"\b(pip|apt-get|gcc)\b", line) for line in instructions)
+    assert f"COPY --from=build-{target} /opt/slidewatch /opt/slidewatch" in instructions
+
+
+def test_the_image_is_made_of_files_that_are_there_and_not_ignored() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [
+        name
+        for own in stages().values()
+        for line in own
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+        if not name.startswith("--")
+    ]
+    assert {"flows", "tasks", "storage", "pyproject.toml"} <= set(copied)
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in ignored, name
+
+
+def test_constraints_name_a_version_for_all_that_the_image_asks_for() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (DEPLOY / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    extras = PROJECT["optional-dependencies"]
+    (asked,) = set(re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE))
+    wanted = [
+        *PROJECT["dependencies"],
+        *(each for name in asked.split(",") for each in extras[name]),
+    ]
+    for requirement in map(Requirement, wanted):
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} is pinned to {pin}"
+
+
+def test_constraints_agree_with_each_other() -> None:
+    """What is installed here was resolved by pip, and asks no more than what is pinned has."""
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (DEPLOY / "constraints.txt").read_text(), re.M))
+    for name in ("prefect", "distributed", "dask-kubernetes", "s3fs", "torchvision"):
+        for requirement in map(Requirement, requires(name) or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pin = pins[canonicalize_name(requirement.name)]
+                assert requirement.specifier.contains(pin, prereleases=True), (name, requirement)
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/well" else 503)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("path", "code"), [("/well", 0), ("/ill", 1), (None, 0)])
+def test_the_health_check_asks_the_server_of_its_container(path: str | None, code: int) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = {} if path is None else {"HEALTH_URL": f"http://127.0.0.1:{server.server_port}{path}"}
+    proxy = {"http_proxy": "http://127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, DEPLOY / "healthy.py"],
+        env=os.environ | proxy | url,
+        capture_output=True,
+        check=False,
+    )
+    server.shutdown()
+    assert done.returncode == code
+
+
+def test_the_health_check_fails_where_nobody_answers() -> None:
+    done = subprocess.run(
+        [sys.executable, DEPLOY / "healthy.py"],
+        env=os.environ | {"HEALTH_URL": "http://127.0.0.1:1/"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert os.access(DEPLOY / "healthy.py", os.X_OK)
+
+
+# --- compose
+
+
+@by_service
+def test_images_are_pinned_by_tag(name: str) -> None:
+    image = SERVICES[name]["image"]
+    assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", image)
+    assert not image.endswith(":latest")
+
+
+@by_own_service
+def test_our_image_has_the_version_of_the_project_and_a_target_that_there_is(name: str) -> None:
+    service = OURS[name]
+    target = service["build"]["target"]
+    suffix = "" if target == "cpu" else f"-{target}"
+    assert service["image"] == f"slidewatch:{PROJECT['version']}{suffix}"
+    assert target in stages()
+    assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+@by_service
+def test_ports_are_published_to_this_machine_alone(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@by_service
+def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service.get("user", "10001") not in {"root", "0", "0:0"}
+    assert "user" in service or name in OURS  # whose image names one
+    assert re.fullmatch(r"\d+g", service["mem_limit"])
+    assert "privileged" not in service
+    assert not any("docker.sock" in volume for volume in service.get("volumes", []))
+    assert name not in OURS or service["read_only"]
+
+
+@by_service
+def test_a_service_starts_again_and_is_asked_how_it_is(name: str) -> None:
+    service = SERVICES[name]
+    if name == "certificates":  # it runs once
+        assert service["restart"] == "no"
+        return
+    assert service["restart"] == "unless-stopped"
+    if name in OURS:
+        url = urlsplit(service["environment"]["HEALTH_URL"])
+        assert url.hostname == "127.0.0.1"
+        assert "healthcheck" not in service  # the image has one
+    else:
+        assert service["healthcheck"]["test"][0] == "CMD"
+
+
+@by_service
+def test_others_are_waited_for_until_they_are_healthy(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert other in SERVICES
+        assert how == {"condition": "service_healthy"}
+
+
+def test_no_secret_has_a_default_and_all_that_is_needed_is_said() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    head = text.partition("\nname:")[0]
+    used = set(re.findall(r"\$\{(\w+)([:?-][^}]*)?\}", text))
+    optional = {name for name, rest in used if rest.startswith(":-")}
+    assert optional == {"DASK_WORKERS"}
+    assert {rest for name, rest in used if name not in optional} == {":?is not in .env"}
+    for name, _ in used:
+        assert name in head
+        assert name in (DEPLOY / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "environment", [service["environment"] for service in OURS.values() if "environment" in service]
+)
+def test_settings_are_settings(environment: dict[str, Any]) -> None:
+    own = {key for key in environment if key.startswith("SLIDEWATCH_")} - NO_SETTINGS
+    assert {key.removeprefix("SLIDEWATCH_").lower() for key in own} <= set(Settings.model_fields)
+    known = _get_valid_setting_names(PrefectSettings)
+    assert {key for key in environment if key.startswith("PREFECT_")} <= known
+
+
+def test_the_worker_finds_what_the_others_offer() -> None:
+    worker = SERVICES["prefect-worker"]
+    given = {
+        key.removeprefix("SLIDEWATCH_").lower(): value
+        for key, value in worker["environment"].items()
+        if key.startswith("SLIDEWATCH_")
+    }
+    settings = Settings(**given)
+    scheduler = urlsplit(settings.scheduler)
+    assert (settings.cluster, scheduler.scheme) == ("scheduler", "tls")
+    assert scheduler.hostname in SERVICES
+    assert f"--port {scheduler.port}" in SERVICES[str(scheduler.hostname)]["command"]
+    api = urlsplit(worker["environment"]["PREFECT_API_URL"])
+    assert f"--port {api.port}" in SERVICES[str(api.hostname)]["command"]
+    bucket = urlsplit(settings.store).hostname
+    assert f"-bucket={bucket}" in SERVICES["s3"]["command"]
+    for name in ("prefect-worker", "dask-worker", "dask-worker-gpu"):
+        assert urlsplit(SERVICES[name]["environment"]["AWS_ENDPOINT_URL"]).hostname == "s3"
+        # They must see images at the same address.
+        assert "${IMAGES:?is not in .env}:/images:ro" in SERVICES[name]["volumes"]
+
+
+def files_of(name: str) -> set[str]:
+    """The paths of secrets in a container; each is one that the file defines."""
+    found = SERVICES[name].get("secrets", [])
+    assert {each["source"] for each in found} <= set(COMPOSE["secrets"])
+    return {each["target"] for each in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("dask-scheduler", "scheduler"),
+        ("dask-worker", "worker"),
+        ("dask-worker-gpu", "worker"),
+        ("prefect-worker", "client"),
+    ],
+)
+def test_each_has_the_authority_and_the_pair_of_its_role_alone(name: str, role: str) -> None:
+    folder = "/run/tls"
+    assert files_of(name) == {
+        f"{folder}/ca.pem",
+        f"{folder}/{role}.pem",
+        f"{folder}/{role}-key.pem",
+    }
+    for secret, where in COMPOSE["secrets"].items():
+        assert where["file"] == f"tls/{secret}.pem"
+    assert "ca-key" not in str(COMPOSE["secrets"])
+
+
+@pytest.mark.parametrize("name", ["dask-scheduler", "dask-worker", "dask-worker-gpu"])
+def test_dask_takes_its_commands_and_has_tls(name: str, tmp_path: Path) -> None:
+    role = name.removesuffix("-gpu").split("-")[1]
+    for secret in files_of(name):  # Dask looks whether they are there
+        (tmp_path / Path(secret).name).touch()
+    words = shlex.split(SERVICES[name]["command"].replace("/run/tls", str(tmp_path)))
+    assert words[:2] == ["dask", role]
+    main = {"scheduler": dask_scheduler, "worker": dask_worker}[role].main
+    context = main.make_context(f"dask {role}", words[2:], resilient_parsing=False)
+    given = {
+        option: value
+        for option, value in context.params.items()
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    }
+    assert given["protocol"] == "tls"
+    pair = tmp_path / f"{role}.pem", tmp_path / f"{role}-key.pem"
+    assert (given["tls_cert"], given["tls_key"]) == tuple(map(str, pair))
+    assert given["tls_ca_file"] == str(tmp_path / "ca.pem")
+    health = urlsplit(SERVICES[name]["environment"]["HEALTH_URL"])
+    assert given["dashboard_address"] == health.netloc
+    if role == "scheduler":
+        assert SERVICES[name]["environment"]["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] == "0"
+    else:
+        assert given["nthreads"] == 1
+
+
+def test_the_command_for_certificates_is_understood_and_names_the_scheduler() -> None:
+    words = shlex.split(SERVICES["certificates"]["command"])
+    assert words[:2] == ["slidewatch", "certificates"]
+    module, _, function = COMMANDS["certificates"].partition(":")
+    command = getattr(importlib.import_module(module), function)
+    options = _options("certificates", command)(_cli_parse_args=words[2:])
+    assert {name: getattr(options, name) for name in _parameters(command)} == {
+        "folder": "/tls",
+        "names": ["dask-scheduler"],
+        "days": 90,
+        "authority_days": 3650,
+    }
+    assert SERVICES["certificates"]["volumes"] == ["./tls:/tls"]
+
+
+def test_services_meet_in_a_network() -> None:
+    meet = [
+        ("prefect-server", "postgres"),
+        ("prefect-worker", "prefect-server"),
+        ("prefect-worker", "dask-scheduler"),
+        ("prefect-worker", "s3"),
+        ("dask-worker", "dask-scheduler"),
+        ("dask-worker", "s3"),
+    ]
+    for one, other in meet:
+        assert set(SERVICES[one]["networks"]) & set(SERVICES[other]["networks"]), (one, other)
+    apart = [
+        ("postgres", "dask-worker"),
+        ("prefect-server", "s3"),
+        ("prefect-server", "dask-worker"),
+    ]
+    for one, other in apart:
+        assert not set(SERVICES[one]["networks"]) & set(SERVICES[other]["networks"]), (one, other)
+    assert {n for s in SERVICES.values() for n in s.get("networks", [])} == set(COMPOSE["networks"])

@@ -1,0 +1,203 @@
+"""A separate scheduler with TLS and two workers, in network namespaces where the machine allows.
+
+They are started by Dask's own commands, as an operator would, with Dask's default configuration.
+"""
+
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from distributed import Client
+from distributed.comm.core import CommClosedError
+from distributed.security import Security
+
+from flows.cluster.client import open_client
+from flows.cluster.errors import ClusterError
+from flows.cluster.executor import run_in_order
+from flows.commands.certificates import certificates
+from flows.commands.doctor import doctor
+from flows.fit import fit
+from flows.screen import screen
+from flows.settings import Settings
+from flows.stages import batch
+from storage.store import Store
+from tests.support.operated import Operated, operated
+from tests.system.test_faults import comparable, summaries_in
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    with operated(tmp_path_factory.mktemp("operated"), workers=2) as cluster:
+        certificates(str(cluster.folder / "other"), names=["localhost"])
+        yield cluster
+
+
+def test_scheduler_and_workers_are_in_namespaces_of_their_own(cluster: Operated) -> None:
+    if not cluster.apart:
+        pytest.skip("this machine does not let us make network namespaces: all are on loopback")
+    addresses = {urlsplit(cluster.address).hostname}
+    with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        addresses |= {urlsplit(worker).hostname for worker in client.nthreads()}
+    assert addresses == {place.address for place in cluster.places[:3]}
+
+
+# --- who is let in
+
+
+def _security(cluster: Operated, ca: str = "certificates", pair: str = "certificates") -> Security:
+    own = cluster.tls("client", pair)
+    return Security(
+        require_encryption=True,
+        tls_ca_file=cluster.tls("client", ca)["tls_ca"],
+        tls_client_cert=own["tls_certificate"],
+        tls_client_key=own["tls_key"],
+    )
+
+
+def test_a_client_with_a_certificate_of_the_authority_is_let_in(cluster: Operated) -> None:
+    with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
+        assert client.run_on_scheduler(_well) == "well"
+
+
+def _well() -> str:
+    return "well"
+
+
+@pytest.mark.parametrize("ca", ["certificates", "other"])
+def test_a_client_of_another_authority_is_refused(cluster: Operated, ca: str) -> None:
+    """Whether or not it trusts the scheduler."""
+    with pytest.raises(CommClosedError, match=r"SSLError|does not match|closed"):
+        Client(cluster.address, security=_security(cluster, ca, "other"), set_as_default=False)
+
+
+def test_a_plain_client_is_refused(cluster: Operated) -> None:
+    address = cluster.address.replace("tls://", "tcp://")
+    with pytest.raises(CommClosedError):
+        Client(address, set_as_default=False, timeout=3)
+
+
+def test_a_client_without_a_certificate_is_refused(cluster: Operated) -> None:
+    """Dask's client would not even try, so this one is made by hand."""
+    where = urlsplit(cluster.address)
+    context = ssl.create_default_context(cafile=cluster.tls("client")["tls_ca"])
+    context.check_hostname = False
+    with (
+        socket.create_connection((where.hostname, where.port), timeout=10) as plain,
+        context.wrap_socket(plain) as encrypted,
+        pytest.raises(ssl.SSLError, match="certificate required"),
+    ):
+        encrypted.recv(1024)  # with TLS 1.3 it is told so with the first answer
+
+
+@pytest.mark.parametrize(
+    ("ca", "pair"), [("certificates", "other"), ("other", "certificates"), ("other", "other")]
+)
+def test_certificates_that_are_not_accepted_are_said_so(
+    cluster: Operated, ca: str, pair: str
+) -> None:
+    files = cluster.tls("client", pair) | {"tls_ca": cluster.tls("client", ca)["tls_ca"]}
+    with (
+        pytest.raises(ClusterError, match=r"do not accept each other .* authority"),
+        open_client(cluster.settings("store", **files)),
+    ):
+        pass
+
+
+def test_doctor_says_how_long_certificates_hold(cluster: Operated, tmp_path: Path) -> None:
+    settings = cluster.settings(str(tmp_path))
+    found = {check.name: check for check in doctor(settings).checks}
+    assert found["cluster"].found == "scheduler: 2 workers answer"
+    assert found["certificates"].well
+    assert found["certificates"].found[:12] in {"89 days left", "90 days left"}
+
+
+# --- what they do
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    prefect_api: str,
+    _store_with_model: Store,
+    cells: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """Settings of a store with a detector, in a copy of which a night was screened locally."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(_store_with_model.root, root / "store")
+    settings = Settings(store=str(root / "store"), workers=1, shard_rows=1)
+    fit(str(cells), batch="fitted", settings=settings)
+    shutil.copytree(root / "store", root / "night")
+    night = settings.model_copy(update={"store": str(root / "night")})
+    assert not screen(str(cells), batch="night", settings=night).failed
+    return settings
+
+
+@pytest.mark.slow
+def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
+    cluster: Operated,
+    undisturbed: Settings,
+    cells: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "run_shard", partial(_slowly, batch.run_shard))
+    shutil.copytree(undisturbed.store, tmp_path / "store")
+    settings = cluster.settings(str(tmp_path / "store"), shard_rows=1)
+    ledger = tmp_path / "store" / "batches" / "night" / "ledger" / "tiny"
+    seen: list[int] = []
+
+    def kill_one() -> None:
+        while not (ledger.exists() and len(list(ledger.iterdir())) >= 3):
+            time.sleep(0.01)
+        cluster.kill(2)  # the second worker and its nanny, as when its machine loses power
+        seen.append(len(list(ledger.iterdir())))
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    outcome = screen(str(cells), batch="night", settings=settings)
+    killer.join()
+    assert 3 <= seen[0] < outcome.images
+    with open_client(settings) as client:
+        assert [urlsplit(w).hostname for w in client.nthreads()] == [cluster.places[1].address]
+    local = Path(undisturbed.store).parent / "night"
+    (expected,) = (local / "reports" / "images").rglob("*.parquet")
+    assert comparable(outcome.report).equals(comparable(expected))
+    assert summaries_in(settings.store) == summaries_in(str(local))
+
+
+@pytest.mark.slow
+def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
+    cluster: Operated, tmp_path: Path
+) -> None:
+    """A worker joins a running scheduler, whose certificate is older, while a client is open."""
+    with open_client(cluster.settings("store")) as early:
+        before = set(early.nthreads())
+        certificates(str(cluster.folder / "certificates"), names=["localhost"])
+        odd = tmp_path / "timm-0.0.1.dist-info"
+        odd.mkdir()
+        (odd / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+        which = cluster.start_worker(cluster.places[-1], "odd", PYTHONPATH=str(tmp_path))
+        early.wait_for_workers(len(before) + 1, timeout=60)
+        (joined,) = set(early.nthreads()) - before
+        with (
+            pytest.raises(ClusterError, match=rf"timm is \S+ here but 0\.0\.1 on {joined}:"),
+            open_client(cluster.settings("store")),
+        ):
+            pass
+        with pytest.raises(ClusterError, match=r"timm is .* but 0\.0\.1 .*the same versions.*kept"):
+            list(run_in_order(early, partial(_slowly, abs), range(64), title="numbers"))
+        cluster.kill(which)
+
+
+def _slowly(work: Callable[[Any], Any], job: Any) -> Any:
+    time.sleep(0.3)
+    return work(job)

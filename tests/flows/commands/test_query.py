@@ -1,0 +1,159 @@
+"""The commands `query` and `schema`, as a person types them."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.commands.main import main
+from storage.store import Store
+from tests.storage.reports.test_sql import fill
+from tests.support.paths import ROOT
+
+README = ROOT / "README.md"
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    fill(store)
+    return store
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def test_an_answer_is_a_table_to_read(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "SELECT uri, abnormality FROM images WHERE verdict = 'review' ORDER BY uri"
+    code, out, err = run("query", sql, "--store", filled.url, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert re.search(r"uri +abnormality", out)
+    assert re.search(r"2026-01-03/0.png +2.5\n", out)
+    assert out.endswith("2 rows\n")
+
+
+def test_a_wide_answer_is_turned_on_its_side(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run("query", "FROM images", "--store", filled.url, capsys=capsys)
+    assert re.search(r"column +row 1 .*row 5", out)
+    assert "the first 5 rows; --format csv or --json writes all" in out
+    _, out, _ = run("query", "FROM batches LIMIT 0", "--store", filled.url, capsys=capsys)
+    assert "0 rows" in out
+
+
+def test_a_long_table_is_cut_and_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("query", "FROM range(1000)", "--store", store.url, capsys=capsys)
+    assert "the first 200 rows" in out
+    _, out, _ = run(
+        "query", "FROM range(1000)", "--format", "csv", "--store", store.url, capsys=capsys
+    )
+    assert len(out.splitlines()) == 1001
+
+
+def test_nothing_in_an_answer_steers_the_terminal(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT chr(27) || '[2J' || chr(155) || chr(8238) || '[bold]x' || chr(10) || 'y' AS a"
+    _, out, _ = run("query", sql, "--store", store.url, capsys=capsys)
+    assert "[bold]x y" in out
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out)
+
+
+def test_csv_has_no_formulas(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "SELECT '=1+1' AS text, min(abnormality) AS number, sum(1) AS total FROM images"
+    _, out, _ = run("query", sql, "--format", "csv", "--store", filled.url, capsys=capsys)
+    assert list(csv.reader(out.splitlines())) == [
+        ["text", "number", "total"],
+        ["'=1+1", "-0.5", "6"],
+    ]
+
+
+def test_json_is_valid_and_typed(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = (
+        "SELECT '=x' AS t, sum(1) AS n, 'nan'::DOUBLE AS nan, MAP {'a': 1} AS m, [1, 2] AS l, "
+        "-2.5::DECIMAL(5, 2) AS d, max(scored_at) AS at, '\\x00\\xFF'::BLOB AS b FROM images"
+    )
+    code, out, _ = run("query", sql, "--json", "--store", filled.url, capsys=capsys)
+    assert code == 0
+    found = json.loads(out)
+    assert found["columns"] == ["t", "n", "nan", "m", "l", "d", "at", "b"]
+    assert found["rows"] == [
+        {
+            "t": "=x",
+            "n": 6,
+            "nan": None,
+            "m": {"a": 1},
+            "l": [1, 2],
+            "d": -2.5,
+            "at": "2026-01-03T08:00:00Z",
+            "b": "00ff",
+        }
+    ]
+    _, out, _ = run("query", "FROM images LIMIT 0", "--json", "--store", filled.url, capsys=capsys)
+    assert json.loads(out)["rows"] == []
+
+
+@pytest.mark.parametrize("sql", ["SELEC", "COPY images TO 'x.csv'", "FROM '/etc/passwd'"])
+def test_wrong_sql_is_one_line(store: Store, sql: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run("query", sql, "--store", store.url, capsys=capsys)
+    assert (code, out) == (1, "")
+    assert err.startswith("slidewatch query: ")
+    assert err.count("\n") == 1
+
+
+def test_who_reads_only_the_head_of_an_answer_sees_no_error(store: Store) -> None:
+    command = [sys.executable, "-m", "flows.commands.main", "query", "FROM range(10000000)"]
+    script = '"$@" --format csv --store "$0"'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{script} | head -n 2", store.url, *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(README.parent)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "range\n0\n", "")
+
+
+def test_a_query_reads_a_store_on_s3(
+    s3_bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(f"{s3_bucket}/{tmp_path.name}/store")
+    fill(store)
+    code, out, _ = run(
+        "query", "SELECT count(*) AS n FROM images", "--json", "--store", store.url, capsys=capsys
+    )
+    assert code == 0
+    assert json.loads(out)["rows"] == [{"n": 6}]
+
+
+def test_the_readme_has_every_column_of_the_images(capsys: pytest.CaptureFixture[str]) -> None:
+    """And no other: what `schema` prints is the code's own, so neither can drift."""
+    _, out, _ = run("schema", "--json", capsys=capsys)
+    tables = json.loads(out)["tables"]
+    assert all(each["meaning"] and each["type"] for rows in tables.values() for each in rows)
+    table = README.read_text().split("| column | what it is |\n|---|---|\n")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()]
+    named = re.findall(r"`([^`]+)`", " ".join(cells))
+    assert sorted(named) == sorted(each["column"] for each in tables["images"])
+
+
+def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("schema", capsys=capsys)
+    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == [
+        "images",
+        "fields",
+        "slides",
+        "batches",
+    ]
+    assert "| `width` | INTEGER | pixels | width in its file |" in out
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}

@@ -1,0 +1,511 @@
+"""From photographs and slides to a manifest of cells, and from that to a report."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from geojson_pydantic import FeatureCollection
+from PIL import Image
+
+from flows.commands.contours import contours
+from flows.fit import fit
+from flows.nightly import nightly
+from flows.screen import ImagesFailedError, screen
+from flows.segment import SegmentOutcome, SourcesFailedError, segment
+from flows.settings import Settings
+from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
+from storage.store import Store, StoreError
+from tasks.images.files import SourceError
+from tasks.images.listing import list_images
+from tasks.images.names import name_of_slide, names_of_slides
+from tasks.images.regions import find, pieces_of
+from tasks.segmentation.cells import Cells, find_cells
+from tasks.segmentation.fields import _level_of_cells, load_finder
+from tasks.synthetic.cells import draw_patient, write_collection
+from tasks.synthetic.fields import RenderedField, render_field
+from tasks.synthetic.slides import RenderedSlide
+from tasks.types import Field
+
+DAY = date(2026, 3, 1)
+CELLS, PARASITIZED = 14, 3
+
+
+def rendered(seed: int, cells: int = CELLS, parasitized: int = PARASITIZED) -> RenderedField:
+    rng = np.random.default_rng(seed)
+    return render_field(
+        draw_patient(1, rng),
+        rng,
+        cells=cells,
+        parasitized=parasitized,
+        overlapping=0.2,
+        height=700,
+        width=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slides' fields, one of them blank."""
+    folder = tmp_path_factory.mktemp("fields")
+    for number, slide in enumerate(("s1", "s1", "s2")):
+        path = folder / slide / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rendered(number).pixels).save(path)
+    Image.new("RGB", (300, 200), (240, 238, 225)).save(folder / "s2" / "blank.png")
+    return folder
+
+
+@pytest.fixture
+def settings(scheduler: str, tmp_path: Path) -> Settings:
+    return Settings(store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler)
+
+
+@pytest.fixture(scope="module")
+def _fitted(
+    scheduler: str, _store_with_model: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    folder = tmp_path_factory.mktemp("fitted") / "store"
+    cells = folder.with_name("cells")
+    write_collection(cells, patients=8, cells_per_patient=8, parasitized_fraction=0.5, seed=3)
+    shutil.copytree(_store_with_model.root, folder)
+    settings = Settings(
+        store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=16, alpha=0.2
+    )
+    fit(str(cells), batch="first", settings=settings)
+    return settings
+
+
+@pytest.fixture
+def fitted(_fitted: Settings, tmp_path: Path) -> Settings:
+    """Settings of a store of one's own that has a detector."""
+    shutil.copytree(_fitted.store, tmp_path / "store")
+    return _fitted.model_copy(update={"store": str(tmp_path / "store")})
+
+
+def manifest_of(outcome: SegmentOutcome) -> pa.Table:
+    return pq.read_table(outcome.manifest)
+
+
+def fields_of(settings: Settings, name: str) -> list[dict[str, Any]]:
+    table = pq.read_table(f"{settings.store}/segmentations/{name}/fields.parquet")
+    assert table.schema.equals(FIELD_SCHEMA)
+    return list(table.to_pylist())
+
+
+def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> None:
+    outcome = segment(str(fields), "night", settings=settings)
+    assert outcome.fields == {"field": 4}
+    table = manifest_of(outcome)
+    assert table.num_rows == outcome.images
+    assert outcome.images == pytest.approx(3 * CELLS, abs=2)
+    assert set(table["slide_id"].to_pylist()) == {"s1/0", "s1/1", "s2/2"}
+    assert set(table["kind"].to_pylist()) == {"red"}
+    assert table["touches_border"].to_pylist().count(True) >= 1
+    for piece in pieces_of(table):
+        lit = np.asarray(find(piece).image()).any(axis=2)
+        assert 0.4 < lit.mean() < 0.95
+    rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
+    assert rows["blank.png"]["cells"] == 0
+    assert sum(row["cells"] for row in rows.values()) == outcome.images
+    assert rows["0.png"]["diameter"] == pytest.approx(130, rel=0.1)
+    assert rows["0.png"]["sharpness"] > 0
+    again = segment(str(fields), "night", settings=settings)
+    assert again.repeated
+    assert "nothing to do" in again.text()
+
+
+def test_a_folder_may_be_one_slide(fields: Path, settings: Settings) -> None:
+    outcome = segment(str(fields), "night", slide_is="folder", settings=settings)
+    assert set(manifest_of(outcome)["slide_id"].to_pylist()) == {"s1", "s2"}
+
+
+def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Settings) -> None:
+    """And so does one that was cut off, with half of its parts left."""
+    first = segment(str(fields), "first", settings=settings)
+    store = Store(settings.store)
+    shutil.copytree(store.path("segmentations", "first"), store.path("segmentations", "cut"))
+    for name in ("manifest.parquet", "fields.parquet", "segmented.json", "places.parquet"):
+        Path(store.path("segmentations", "cut", name)).unlink()
+    frozen = Path(store.path("segmentations", "cut", "segmentation.json"))
+    frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"name": "cut"}))
+    second = segment(str(fields), "cut", settings=settings)
+    assert Path(first.manifest).read_bytes() == Path(second.manifest).read_bytes()
+    one, other = (find_segmentation(store, name) for name in ("first", "cut"))
+    assert one is not None
+    assert other is not None
+    assert one.digest == other.digest
+
+
+def test_other_options_are_another_segmentation(fields: Path, settings: Settings) -> None:
+    segment(str(fields), "night", settings=settings)
+    with pytest.raises(StoreError, match=r"started on .* with other options"):
+        segment(str(fields), "night", into="tiles", settings=settings)
+    with pytest.raises(StoreError, match="or choose another name"):
+        segment(str(fields / "s1"), "night", settings=settings)
+    with pytest.raises(StoreError, match="slide is file"):
+        segment(str(fields), "night", slide_is="folder", settings=settings)
+
+
+def test_what_cannot_be_read_is_a_row_that_says_why(
+    fields: Path, tmp_path: Path, settings: Settings, slide: Path
+) -> None:
+    folder = tmp_path / "hostile"
+    shutil.copytree(fields / "s2", folder)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.svs").write_bytes(b"no slide at all")
+    good = (folder / "2.png").read_bytes()
+    (folder / "short.png").write_bytes(good[: len(good) // 2])
+    whole = slide.read_bytes()
+    (folder / "short.tif").write_bytes(whole[: len(whole) // 3])
+    (folder / "not.mrxs").write_bytes(good)
+    deep = np.full((64, 64), 40_000, np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    with pytest.raises(SourcesFailedError, match="the manifest has a row for each") as raised:
+        segment(str(folder), "night", settings=settings)
+    outcome = raised.value.outcome
+    assert outcome.sources == 8
+    failed = {
+        Path(row["uri"]).name: row["failure"].partition(":")[0]
+        for row in manifest_of(outcome).to_pylist()
+        if row["failure"]
+    }
+    assert failed.pop("short.tif") in {"damaged", "not_an_image", "unreadable"}
+    assert failed == {
+        "empty.png": "empty",
+        "text.svs": "not_an_image",
+        "short.png": "damaged",
+        "not.mrxs": "not_an_image",
+    }
+    assert outcome.images == pytest.approx(CELLS, abs=1)
+
+
+def test_a_slide_without_magnification_is_refused_unless_it_is_given(
+    slide: Path, settings: Settings, tmp_path: Path
+) -> None:
+    import tifffile
+
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    with tifffile.TiffFile(slide) as file:
+        pixels = file.asarray(level=0)[:1024, :1024]
+    tifffile.imwrite(folder / "bare.tif", pixels, tile=(256, 256), photometric="rgb")
+    with pytest.raises(SourcesFailedError, match="unknown_magnification"):
+        segment(str(folder), "night", settings=settings)
+    given = segment(str(folder), "given", microns_per_pixel=0.13, settings=settings)
+    assert given.fields
+
+
+def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
+    slide: Path, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    shutil.copy(slide, folder / "one.tif")
+    outcome = segment(str(folder), "slide", settings=settings)
+    rows = fields_of(settings, "slide")
+    assert len({(row["x"], row["y"]) for row in rows}) == len(rows) == sum(outcome.fields.values())
+    table = manifest_of(outcome)
+    assert set(table["slide_id"].to_pylist()) == {"one"}
+    middles = np.array(
+        [(r["x"] + r["width"] / 2, r["y"] + r["height"] / 2) for r in table.to_pylist()]
+    )
+    away = np.abs(middles[:, None] - middles).max(axis=2) + 1e9 * np.eye(len(middles))
+    assert away.min() > 0.25 * rows[0]["diameter"]
+    for piece in pieces_of(table.slice(0, 20)):
+        assert max(find(piece).image().size) == pytest.approx(130, rel=0.5)
+
+
+def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
+    outcome = segment(
+        str(fields / "s1"), "tiles", into="tiles", tile=256, overlap=56, settings=settings
+    )
+    table = manifest_of(outcome)
+    covered = np.zeros((700, 900), int)
+    for row in table.to_pylist():
+        assert (row["width"], row["height"]) == (256, 256)
+        if row["source_uri"].endswith("0.png"):
+            covered[row["y"] : row["y"] + 256, row["x"] : row["x"] + 256] += 1
+    assert covered.min() == 1
+    (first, *_) = pieces_of(table)
+    pixels = np.asarray(Image.open(fields / "s1" / "0.png"))
+    np.testing.assert_array_equal(np.asarray(find(first).image()), pixels[:256, :256])
+    assert set(table["kind"].to_pylist()) == {"tile"}
+
+
+def upper_half(field: Field, diameter: float | None = None) -> Cells:
+    found = find_cells(field, diameter)
+    cells = tuple(cell for cell in found.cells if cell.box[1] < field.shape[0] / 2)
+    return Cells(cells, found.diameter)
+
+
+def broken(field: Field, diameter: float | None = None) -> Cells:
+    raise RuntimeError("no weights")
+
+
+def test_a_finder_of_ones_own(
+    fields: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finder = "tests.flows.test_segment:upper_half"
+    own = segment(str(fields), "own", finder=finder, settings=settings)
+    ours = segment(str(fields), "ours", settings=settings)
+    assert 0 < own.images < ours.images
+    with pytest.raises(SourcesFailedError, match="unreadable"):
+        segment(str(fields), "broken", finder="tests.flows.test_segment:broken", settings=settings)
+    failed = [row for row in fields_of(settings, "broken") if row["failure"]]
+    assert len(failed) == 4
+    assert failed[0]["failure"] == "unreadable: RuntimeError: no weights"
+
+
+@pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
+def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
+    diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
+    monkeypatch.setattr("flows.jobs.segmentation.open_slide", lambda uri: slide)
+    assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
+    assert _level_of_cells({"is_slide": False}, diameter) == 0
+
+
+def twice(field: Field, diameter: float | None = None) -> Cells:
+    found = find_cells(field, diameter)
+    return Cells(found.cells * 2, found.diameter)
+
+
+def test_a_cell_that_is_found_twice_is_one_image(
+    fields: Path, settings: Settings, tmp_path: Path
+) -> None:
+    once = segment(str(fields), "once", settings=settings)
+    found = segment(
+        str(fields), "twice", finder="tests.flows.test_segment:twice", settings=settings
+    )
+    assert found.images == once.images
+    assert list_images(found.manifest).num_rows == once.images
+    cells = [row["cells"] for row in fields_of(settings, "twice")]
+    assert cells == [row["cells"] for row in fields_of(settings, "once")]
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "tests.flows.test_segment:nobody", "tests.nobody:upper_half"]
+)
+def test_an_unknown_finder_is_refused_before_anything_is_done(name: str) -> None:
+    with pytest.raises(SourceError, match="module:function"):
+        load_finder(name)
+
+
+def test_regions_are_not_cut_up_again(fields: Path, settings: Settings) -> None:
+    first = segment(str(fields), "first", settings=settings)
+    with pytest.raises(StoreError, match="lists regions already"):
+        segment(first.manifest, "second", settings=settings)
+
+
+def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SourcesFailedError, match="no photographs or slides"):
+        segment(str(tmp_path / "none"), "none", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "by", "expected"),
+    [
+        ("file:///night/1.jpg", "/night", "file", "1"),
+        ("file:///night/1.jpg", "/night", "folder", "1"),
+        ("file:///night/a/b/1.jpg", "/night/", "folder", "a/b"),
+        ("s3://bucket/night/a/1.svs", "bucket/night", "file", "a/1"),
+        ("zip://a/1.jpg::file:///x.zip", "/x.zip", "file", "a/1"),
+        ("zip://a/1.jpg::file:///x.zip", "/x.zip", "folder", "a"),
+        ("file:///night/a::b/1::2.jpg", "/night", "file", "a::b/1::2"),
+        ("file:///night/a::b/1::2.jpg", "/night", "folder", "a::b"),
+    ],
+)
+def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
+    assert name_of_slide(uri, root, by) == expected
+
+
+def test_two_files_are_two_slides_whatever_their_extension() -> None:
+    uris = [f"file:///night/{name}" for name in ("a.jpg", "a.tif", "b.tif")]
+    assert names_of_slides(uris, "/night", "file") == ["a.jpg", "a.tif", "b"]
+    archive = [f"zip://{name}::file:///x.zip" for name in ("s/a.jpg", "s/a.tif")]
+    assert names_of_slides(archive, "/x.zip", "file") == ["s/a.jpg", "s/a.tif"]
+    assert names_of_slides(archive, "/x.zip", "folder") == ["s", "s"]
+
+
+def test_names_of_slides_begin_below_a_folder_whatever_its_name(
+    fields: Path, tmp_path: Path, settings: Settings
+) -> None:
+    folder = tmp_path / "a::b"
+    shutil.copytree(fields / "s1", folder / "s1")
+    made = segment(str(folder), "night", slide_is="folder", settings=settings)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
+
+
+def test_names_of_slides_do_not_say_where_a_glob_or_a_manifest_lies(
+    fields: Path, tmp_path: Path, settings: Settings
+) -> None:
+    folder = tmp_path / "night"
+    shutil.copytree(fields, folder)
+    made = segment(f"{folder}/*/*.png", "glob", slide_is="folder", settings=settings)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1", "s2"}
+    sheet = folder / "sources.csv"
+    sheet.write_text("uri,source_uri,slide_id\ns1/0.png,,\nsecond,s1/1.png,\ns2/2.png,,007\n")
+    listed = segment(str(sheet), "listed", settings=settings)
+    assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1/0", "s1/1", "007"}
+
+
+def test_cells_of_fields_are_screened_like_any_others(
+    fields: Path, fitted: Settings, tmp_path: Path
+) -> None:
+    made = segment(str(fields), "night", slide_is="folder", settings=fitted)
+    assert segmentation_of(Store(fitted.store), made.manifest) == "night"
+    outcome = screen(made.manifest, batch="night", date=DAY, settings=fitted)
+    assert (outcome.images, outcome.scored) == (made.images, made.images)
+    rows = pq.read_table(outcome.report).to_pylist()
+    manifest = {row["uri"]: row for row in manifest_of(made).to_pylist()}
+    for row in rows:
+        told = manifest[row["uri"]]
+        for name in ("source_uri", "x", "y", "width", "height", "kind", "touches_border"):
+            assert row[name] == told[name]
+    assert len({row["image_id"] for row in rows}) == len(rows)
+    fields_report = outcome.report.replace("/images/", "/fields/")
+    told = {Path(row["source_uri"]).name: row for row in pq.read_table(fields_report).to_pylist()}
+    assert sum(row["images"] for row in told.values()) == made.images
+    assert told["blank.png"]["review_reason"] == "few cells"
+    slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
+    assert [(row["slide_id"], row["fields"], row["fields_read"]) for row in slides] == [
+        ("s1", 2, 2),
+        ("s2", 2, 2),
+    ]
+    assert sum(row["red_cells"] for row in slides) == made.images
+    assert "fields few cells" in slides[1]["review_reasons"]
+    page = Path(outcome.page).read_text()
+    assert "changed since" not in page
+    assert "cannot be read" not in page
+    assert page.count("data:image/png") == 4
+    written = contours("night", str(tmp_path / "contours"), settings=fitted)
+    assert (written.files, written.cells) == (3, made.images)
+    for file in (tmp_path / "contours").iterdir():
+        collection = FeatureCollection.model_validate_json(file.read_bytes())
+        kinds = [feature.properties["objectType"] for feature in collection.features]
+        source = file.name.removesuffix(".geojson")
+        assert kinds.count("detection") == told[source]["cells"]
+        assert kinds.count("annotation") == 1
+    assert sorted(p.name for p in (tmp_path / "contours").iterdir()) == [
+        f"{n}.png.geojson" for n in range(3)
+    ]
+
+
+def test_contours_have_the_names_of_their_files_whatever_these_are(
+    fields: Path, tmp_path: Path, fitted: Settings
+) -> None:
+    folder = tmp_path / "named"
+    long = "ä" * 120 + ".png"  # 244 bytes
+    for name in ("a::b.png", "c#1.png", long):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(fields / "s1" / "0.png", folder / name)
+    made = segment(str(folder), "named", settings=fitted)
+    assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
+    screen(made.manifest, batch="named", date=DAY, settings=fitted)
+    assert contours("named", str(tmp_path / "to"), settings=fitted).files == 3
+    names = {path.name for path in (tmp_path / "to").iterdir()}
+    assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
+
+
+def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted: Settings) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(fields / "s2", folder)
+    (folder / "empty.png").write_bytes(b"")
+    with pytest.raises(SourcesFailedError) as raised:
+        segment(str(folder), "night", settings=fitted)
+    with pytest.raises(ImagesFailedError) as failed:
+        screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=fitted)
+    assert failed.value.outcome.failures == {"empty": 1}
+    rows = pq.read_table(failed.value.outcome.report).to_pylist()
+    (row,) = (row for row in rows if row["status"] == "failed")
+    assert row["uri"].endswith("empty.png")
+    assert row["failure"] == "empty: the file has no bytes"
+
+
+def test_a_slide_is_screened_and_shown_from_afar(
+    slide: Path, rendered_slide: tuple[Path, RenderedSlide], fitted: Settings
+) -> None:
+    drawn = rendered_slide[1]
+    made = segment(str(slide.parent / "*.tif"), "slides", settings=fitted)
+    assert made.images == pytest.approx(drawn.cells, rel=0.05)
+    outcome = screen(made.manifest, batch="slides", date=DAY, settings=fitted)
+    assert outcome.scored == made.images
+    (row,) = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
+    fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
+    assert row["fields"] == len(fields)
+    assert row["fields_read"] == made.fields["field"]
+    assert dict(row["exclusions"]) == {k: n for k, n in made.fields.items() if k != "field"}
+    page = Path(outcome.page).read_text()
+    assert "cannot be read" not in page
+    assert page.count("data:image/png") == min(8, made.fields["field"]) + 1
+
+
+def poison(field: Field, diameter: float | None = None) -> Cells:
+    if field.shape[:2] == (200, 300):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return find_cells(field, diameter)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_api")
+def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
+    fields: Path, tmp_path: Path
+) -> None:
+    settings = Settings(store=str(tmp_path / "store"), workers=2)
+    with pytest.raises(SourcesFailedError, match="1 killed_worker"):
+        segment(str(fields), "night", finder="tests.flows.test_segment:poison", settings=settings)
+    rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
+    assert rows["blank.png"]["failure"].startswith("killed_worker: ")
+    found = sum(row["cells"] for row in rows.values())
+    assert found == pytest.approx(3 * CELLS, abs=2)
+
+
+@pytest.mark.slow
+def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        words = [sys.executable, "-m", "flows.commands.main", "segment", "--name", name]
+        return [*words, "--images", str(slide.parent / "*.tif"), "--store", str(tmp_path / "store")]
+
+    parts = tmp_path / "store" / "segmentations" / "killed" / "fields"
+    killed = subprocess.Popen(command("killed"), start_new_session=True)
+    while not (parts.exists() and any(parts.iterdir())):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    manifests = [parts.parent / "manifest.parquet"]
+    assert not manifests[0].exists()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    manifests.append(tmp_path / "store" / "segmentations" / "whole" / "manifest.parquet")
+    assert manifests[0].read_bytes() == manifests[1].read_bytes()
+
+
+@pytest.fixture
+def inbox(fields: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    shutil.copytree(fields / "s1", folder / "s1")
+    return folder
+
+
+def test_a_night_of_fields(inbox: Path, fitted: Settings) -> None:
+    first = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=fitted)
+    assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
+    rows = pq.read_table(first.report).to_pylist()
+    assert {row["slide_id"] for row in rows} == {"s1"}
+    again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=fitted)
+    assert again.repeated

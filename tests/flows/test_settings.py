@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.settings import Settings
+from tasks.reports.field_limits import FieldLimits
+from tests.support.paths import ROOT
+
+EXAMPLE = ROOT / "deploy" / "slidewatch.toml"
+
+
+def test_the_example_in_deploy_is_valid_and_says_the_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLIDEWATCH_CONFIG", str(EXAMPLE))
+    example = Settings()
+    assert example.store == "/srv/slidewatch/store"
+    monkeypatch.delenv("SLIDEWATCH_CONFIG")
+    assert example.model_copy(update={"store": Settings().store}) == Settings()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"alpha": 0},
+        {"alpha": 1},
+        {"workers": 0},
+        {"shard_rows": 0},
+        {"cluster": "cloud"},
+        {"logs": "yaml"},
+        {"metrics": "night.txt"},
+        {"metrics": "9108"},
+        {"metrics": "ftp://gateway"},
+        {"detectable_percent": 0},
+        {"field_limits": {"least_cells": -1}},
+    ],
+)
+def test_a_value_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "way", ["/x/night.prom", "http://gateway:9091", ":9108", "127.0.0.1:9108", "[::1]:9108"]
+)
+def test_metrics_go_to_a_file_a_gateway_or_a_port(way: str) -> None:
+    assert Settings(metrics=way).metrics == way
+
+
+def test_limits_of_fields_stand_in_the_file_and_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "slidewatch.toml"
+    file.write_text("[field_limits]\nleast_sharpness = 0.01\nmost_overlap = 0.3\n")
+    monkeypatch.setenv("SLIDEWATCH_CONFIG", str(file))
+    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_OVERLAP", "0.4")
+    limits = Settings().field_limits
+    assert (limits.least_sharpness, limits.most_overlap) == (0.01, 0.4)
+    assert limits.least_cells == Settings(field_limits=FieldLimits()).field_limits.least_cells
+    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_OVERLAP", "2")
+    with pytest.raises(ValidationError, match="most_overlap"):
+        Settings()

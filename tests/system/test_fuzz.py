@@ -1,0 +1,210 @@
+"""Thousands of damaged images: each is a picture or has a reason, and no process dies of one."""
+
+import faulthandler
+import io
+import multiprocessing
+import random
+import re
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.images.decoding import FORMATS, REASONS
+from tasks.images.files import read_bytes
+from tasks.images.listing import list_images
+from tasks.images.regions import whole_file
+from tasks.network.features import load_image
+from tasks.synthetic import cells as render
+from tests.support.paths import DATA
+
+SIDE = 32
+PICTURE = "a picture"
+# How cells are saved: a format, a mode and options of Pillow's.
+WAYS: list[tuple[str, str, dict[str, object]]] = [
+    *(("PNG", mode, {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")),
+    *(("JPEG", mode, {}) for mode in ("RGB", "L", "CMYK")),
+    ("JPEG", "RGB", {"progressive": True}),
+    *(("TIFF", mode, {}) for mode in ("RGB", "RGBA", "L", "P", "1", "CMYK", "I;16", "F")),
+    *(
+        ("TIFF", "RGB", {"compression": compression})
+        for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+    ),
+    *(("BMP", mode, {}) for mode in ("RGB", "RGBA", "L", "P", "1")),
+    ("WEBP", "RGB", {}),
+    ("WEBP", "RGBA", {}),
+    ("WEBP", "RGBA", {"lossless": True}),
+]
+DEEP = {"I;16": np.uint16, "F": np.float32}
+
+Saved = tuple[str, bytes]  # a format and a file of it
+
+
+def saved(cell: Image.Image, kind: str, mode: str, options: dict[str, object]) -> Saved:
+    if mode in DEEP:
+        image = Image.fromarray(np.asarray(cell.convert("L"), DEEP[mode]) * 257)
+    else:
+        image = cell.convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return kind, buffer.getvalue()
+
+
+def rendered() -> list[Saved]:
+    rng = np.random.default_rng(0)
+    cell = Image.fromarray(render.red_cell(render.draw_patient(1, rng), rng, "ring"))
+    return [saved(cell.resize((60, 50)), *way) for way in WAYS]
+
+
+def real() -> list[Saved]:
+    """Real cells as they are, and saved in the other formats."""
+    uris = list_images(str(DATA / "cell_images.zip"), limit=3)["uri"].to_pylist()
+    files = [read_bytes(uri) for uri in uris]
+    cells = [Image.open(io.BytesIO(content)).convert("RGB") for content in files]
+    return [("PNG", content) for content in files] + [
+        saved(cell, kind, "RGB", {}) for cell in cells for kind in FORMATS if kind != "PNG"
+    ]
+
+
+# Damage
+
+
+def truncated(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    return file[1][: rng.randrange(len(file[1]))]
+
+
+def flipped(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    content = bytearray(file[1])
+    reach = rng.choice([100, len(content)])  # half of the time where the structure is
+    for _ in range(rng.choice([1, 5, 50])):
+        content[rng.randrange(min(reach, len(content)))] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
+def spliced(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    return file[1][: rng.randrange(len(file[1]))] + other[1][rng.randrange(len(other[1])) :]
+
+
+def zeroed(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    start = rng.randrange(len(file[1]))
+    gap = min(rng.choice([1, 16, 4096]), len(file[1]) - start)
+    return file[1][:start] + bytes(gap) + file[1][start + gap :]
+
+
+def resized(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    """Other numbers where the header says how wide and high the image is."""
+    kind, content = file[0], bytearray(file[1])
+    start, stop = size_field(kind, file[1])
+    for place in rng.sample(range(start, stop), rng.randint(1, stop - start)):
+        content[place] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+    if kind == "PNG":  # so that the size is believed
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def size_field(kind: str, content: bytes) -> tuple[int, int]:
+    """Where width and height lie in a file's header."""
+    if kind == "JPEG":
+        frame = re.search(rb"\xff[\xc0\xc2]\x00", content)
+        assert frame
+        return frame.start() + 5, frame.start() + 9
+    if kind == "TIFF":  # the first two entries of the directory
+        directory = struct.unpack("<I", content[4:8])[0]
+        return directory + 2, directory + 26
+    return {"PNG": (16, 24), "BMP": (18, 26), "WEBP": (24, 30)}[kind]
+
+
+def with_junk(rng: random.Random, file: Saved, other: Saved) -> bytes:
+    return file[1] + rng.randbytes(rng.choice([1, 100, 10_000]))
+
+
+DAMAGE = (truncated, flipped, spliced, zeroed, resized, with_junk)
+
+
+def variants(files: list[Saved], each: int) -> Iterator[Saved]:
+    """So many files of every kind of damage, made from every file."""
+    rng = random.Random(0)
+    for file in files:
+        for damage in DAMAGE:
+            for _ in range(each):
+                yield file[0], damage(rng, file, rng.choice(files))
+
+
+# Loading
+
+
+def outcome(path: str) -> str:
+    """What came of an image; an AssertionError where it is nothing that may come of one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on broken metadata
+        loaded = load_image(whole_file(f"file://{path}"), SIDE)
+    assert loaded.image_id is not None
+    if loaded.failure:
+        assert loaded.pixels is None
+        assert loaded.failure.reason in REASONS
+        assert str(loaded.failure)
+        return loaded.failure.reason
+    assert loaded.pixels is not None
+    assert loaded.pixels.shape == (SIDE, SIDE, 3)
+    assert loaded.pixels.dtype == np.uint8
+    return PICTURE
+
+
+def outcomes(files: list[Saved], folder: Path) -> Counter[tuple[str, str]]:
+    """How often each format came out how, loaded in a process that may die of it."""
+    counted: Counter[tuple[str, str]] = Counter()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=faulthandler.enable) as reader:
+        for number, (kind, content) in enumerate(files):
+            path = folder / f"{number:05d}.{kind.lower()}"
+            path.write_bytes(content)
+            try:
+                counted[kind, reader.submit(outcome, str(path)).result()] += 1
+            except BrokenProcessPool:
+                pytest.fail(f"{path} killed the process that read it")
+            path.unlink()
+    return counted
+
+
+def show(counted: Counter[tuple[str, str]]) -> None:
+    columns = [PICTURE, *REASONS]
+    print("\n" + "".join(f"{name:>14}" for name in ("", *columns)))
+    for kind in FORMATS:
+        print(f"{kind:>14}" + "".join(f"{counted[kind, column]:>14}" for column in columns))
+
+
+needs_real_cells = pytest.mark.skipif(
+    not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("whole", "each"),
+    [
+        pytest.param(rendered, 20, id="rendered"),
+        pytest.param(real, 10, id="real", marks=needs_real_cells),
+    ],
+)
+def test_every_damaged_image_is_a_picture_or_has_a_reason(
+    whole: Callable[[], list[Saved]], each: int, tmp_path: Path
+) -> None:
+    files = whole()
+    assert {kind for kind, _ in files} == set(FORMATS)
+    unhurt = outcomes(files, tmp_path)
+    assert {result for _, result in unhurt} == {PICTURE}
+    damaged = list(variants(files, each))
+    counted = outcomes(damaged, tmp_path)
+    show(counted)
+    assert counted.total() == len(damaged) == each * len(DAMAGE) * len(files)
+    for kind in FORMATS:
+        assert counted[kind, PICTURE] > 0
+        assert counted[kind, "damaged"] > 0

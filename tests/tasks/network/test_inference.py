@@ -1,0 +1,146 @@
+import logging
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import tasks.network.inference
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.classifier import PENULTIMATE, Classifier, to_pixels
+from tasks.network.inference import inference
+
+NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
+
+
+def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
+    torch.manual_seed(0)
+    made = build(network_spec(network, ("a", "b"), 64, taps=taps)).eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    last = [m for m in made.modules() if isinstance(m, torch.nn.Linear)][-1]
+    torch.nn.init.normal_(last.weight)
+    return made
+
+
+def images(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+
+
+def refuse(_network: object) -> None:
+    raise RuntimeError("no such operation")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_it_gives_what_the_classifier_gives(
+    network: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    taps = ("features.4", PENULTIMATE) if "vgg" in network else None
+    wanted_from = classifier(network, taps)
+    found_taps, found_logits = inference(wanted_from).run(images(count))
+    assert not caplog.records  # OpenVINO took it
+    with torch.inference_mode():
+        taps_wanted, logits = wanted_from.features(to_pixels(images(count)))
+    assert found_taps.keys() == taps_wanted.keys() == set(wanted_from.spec.taps)
+    for found, wanted in [
+        (found_logits, logits),
+        *((found_taps[name], values) for name, values in taps_wanted.items()),
+    ]:
+        assert found.dtype == torch.float32
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_results_do_not_change_when_the_next_pass_is_run() -> None:
+    network = inference(classifier(DEFAULT_NETWORK))
+    _, first = network.run(images(3))
+    before = first.clone()
+    network.run(255 - images(3))
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("by_pytorch", [False, True])
+def test_threads_of_a_worker_do_not_disturb_each_other(
+    by_pytorch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a scheduler whose workers somebody else has started."""
+    if by_pytorch:
+        monkeypatch.setattr(tasks.inference, "_on_processor", refuse)
+    network = inference(classifier(DEFAULT_NETWORK))
+    batches = [np.roll(images(4), shift, axis=0)[: 2 + shift % 3] for shift in range(40)]
+    wanted = [network.run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(network.run, batches))
+    for (taps, logits), (taps_wanted, logits_wanted) in zip(found, wanted, strict=True):
+        assert torch.equal(logits, logits_wanted)
+        assert all(torch.equal(taps[name], taps_wanted[name]) for name in taps_wanted)
+
+
+def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> None:
+    _, logits = inference(classifier(DEFAULT_NETWORK)).run(images(5))
+    program = (
+        "from tests.tasks.network.test_inference import *\n"
+        "torch.set_num_threads(1)\n"
+        "print(inference(classifier(DEFAULT_NETWORK)).run(images(5))[1].numpy().tobytes().hex())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    other = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert other.stdout.split()[-1] == logits.numpy().tobytes().hex()
+
+
+def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks.inference, "_on_processor", refuse)
+    made = classifier(DEFAULT_NETWORK)
+    _, logits = inference(made).run(images(2))
+    assert "OpenVINO does not take efficientnet_lite0: no such operation" in caplog.text
+    with torch.inference_mode():
+        torch.testing.assert_close(logits, made(to_pixels(images(2))), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = tasks.inference._on_processor
+
+    def wrong(network: object) -> object:
+        run = right(network)  # type: ignore[arg-type]
+
+        def shifted(pixels: NDArray[np.uint8]) -> object:
+            taps, logits = run(pixels)
+            return {name: 1.1 * values for name, values in taps.items()}, logits
+
+        return shifted
+
+    monkeypatch.setattr(tasks.inference, "_on_processor", wrong)
+    made = classifier(DEFAULT_NETWORK)
+    taps, _ = inference(made).run(images(2))
+    assert "OpenVINO computes efficientnet_lite0 otherwise" in caplog.text
+    with torch.inference_mode():
+        wanted, _ = made.features(to_pixels(images(2)))
+    torch.testing.assert_close(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gives_what_the_processor_gives() -> None:
+    made = classifier(DEFAULT_NETWORK)
+    wanted, wanted_logits = inference(made).run(images(64))
+    found, logits = inference(made.cuda()).run(images(64))
+    torch.testing.assert_close(logits.cpu(), wanted_logits, rtol=1e-3, atol=1e-4)
+    for name, values in wanted.items():
+        torch.testing.assert_close(found[name].cpu(), values, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,252 @@
+"""The page of a batch in a real browser: an installed Chromium, without a network."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.visualisation.batch_page import ShownField, ShownSlide, batch_page
+from tasks.visualisation.index_page import index_page
+from tasks.visualisation.thumbnails import Exhibit
+from tests.support.nights import (
+    exhibit,
+    field_picture,
+    field_row,
+    image_rows,
+    night_of,
+    shown_field,
+)
+from tests.tasks.visualisation.test_batch_page import EVIL
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+if not BROWSER:
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+# The least contrast of text with what is painted behind it (WCAG 2.2, 1.4.3), and where it is.
+LEAST_CONTRAST = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let least = [99, ""];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.getClientRects().length) continue;
+    if (element.closest("svg, script")) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < least[0]) least = [ratio, walker.currentNode.data.trim()];
+  }
+  return least;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        # Chromium refuses its sandbox to root, and the page is our own.
+        made = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every part, one whose every name is hostile, and the index."""
+    made = tmp_path_factory.mktemp("pages")
+    shown = [shown_field(i, "C0P1_IMG_0", review_reason="crowded") for i in range(2)]
+    fields = [*(each.row for each in shown), field_row(9, "C0P1_IMG_1", kind="empty")]
+    night = night_of(
+        image_rows(3000),
+        see=lambda i: exhibit(i) if i % 5 else Exhibit("it is gone"),
+        fields=fields,
+        shown=[*shown, ShownField(fields[-1], missing="it is gone")],
+    )
+    afar = ShownSlide("/slides/a.svs", fields, field_picture())
+    night = replace(night, whole_slides=[afar])
+    row = dict(night.row) | {"light": "amber", "reasons": ["a reason", "another " * 20]}
+    (made / "night.html").write_text(batch_page(replace(night, row=row)))
+    hostile = night_of(
+        image_rows(
+            90,
+            classes=(EVIL, "Uninfected"),
+            uri=[f"/photos/{EVIL}{i}" for i in range(90)],
+            slide_id=[f"{EVIL}{i // 20}" for i in range(90)],
+            patient_id=[EVIL] * 90,
+            failure=[f"{EVIL}: {EVIL}"] * 90,
+        ),
+        classes=(EVIL, "Uninfected"),
+    )
+    row = dict(hostile.row) | {"reasons": [EVIL], "batch": EVIL, "failures": [(EVIL, 1)]}
+    facts = replace(hostile, row=row, made_by={EVIL: EVIL}, command=EVIL)
+    (made / "hostile.html").write_text(batch_page(facts))
+    nights = [*night.earlier, night.row]
+    (made / "index.html").write_text(index_page(nights, {"night": "night.html"}))
+    return made
+
+
+class Visit:
+    """An opened page, and all it has complained of or asked for."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def shown(self, column: int = 0) -> list[str]:
+        """A column of the visible rows of the table of slides."""
+        rows = self.page.locator("#slides tbody tr:not([hidden])")
+        texts: list[str] = rows.evaluate_all(
+            f"rows => rows.map(row => row.cells[{column}].firstChild?.textContent ?? '')"
+        )
+        return texts
+
+
+@pytest.mark.parametrize("name", ["night.html", "hostile.html", "index.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_loads_alone_fits_and_can_be_read(
+    browser: Any, folder: Path, name: str, scheme: str, width: int
+) -> None:
+    size = {"width": width, "height": 844}
+    with Visit(browser, folder / name, color_scheme=scheme, viewport=size) as visit:
+        visit.page.wait_for_load_state("networkidle")
+        assert visit.complaints == []
+        elsewhere = [url for url in visit.requests if not url.startswith("data:")]
+        assert elsewhere == [(folder / name).as_uri()]
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        ratio, text = visit.page.evaluate(LEAST_CONTRAST)
+        assert ratio >= 4.5, text
+
+
+def test_every_image_is_shown_and_has_words(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        images = visit.page.locator("img").evaluate_all(
+            "images => images.map(image => [image.alt, image.complete && image.naturalWidth])"
+        )
+        assert len(images) > 40
+        assert all(alt and width for alt, width in images)
+        missing = visit.page.get_by_role("img", name="it is gone")
+        assert missing.count() > 5
+
+
+def test_names_from_outside_run_nothing(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "hostile.html") as visit:
+        search = visit.page.get_by_role("searchbox")
+        search.fill("onerror")
+        visit.page.get_by_role("button", name="slide").click()
+        assert visit.page.locator("img[src=x]").count() == 0
+        assert visit.page.locator("script").count() == 1
+        assert len(visit.shown()) > 2
+        assert visit.complaints == []
+
+
+def test_another_script_is_refused(browser: Any, folder: Path, tmp_path: Path) -> None:
+    text = (folder / "night.html").read_text()
+    tampered = tmp_path / "tampered.html"
+    tampered.write_text(text.replace("</main>", "<script>document.title='run'</script></main>"))
+    with Visit(browser, tampered) as visit:
+        assert visit.page.title() != "run"
+        assert "Content Security Policy" in " ".join(visit.complaints)
+
+
+def test_slides_are_sorted_by_number_and_by_name(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        before = visit.shown()
+        button = visit.page.get_by_role("button", name="abnormal")
+        button.click()
+        counts = [int(text) for text in visit.shown(5)]
+        assert counts == sorted(counts)
+        assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+        button.click()
+        counts = [int(text) for text in visit.shown(5)]
+        assert counts == sorted(counts, reverse=True)
+        assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+        visit.page.get_by_role("button", name="slide").click()
+        numbers = [int(name.rpartition("_")[2]) for name in visit.shown()]
+        assert numbers == sorted(numbers)
+        assert sorted(visit.shown()) == sorted(before)
+
+
+def test_slides_are_found_by_name_and_by_review(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        rows = len(visit.shown())
+        search, status = visit.page.get_by_role("searchbox"), visit.page.get_by_role("status")
+        search.fill("c1p1_img")
+        found = visit.shown()
+        assert 0 < len(found) < rows
+        assert all(name.startswith("C1P1_IMG") for name in found)
+        assert status.text_content() == f"{len(found)} of {rows} rows shown"
+        search.fill("no such slide")
+        assert visit.shown() == []
+        search.fill("")
+        assert len(visit.shown()) == rows
+        visit.page.get_by_role("checkbox").check()
+        assert all(visit.shown(8))
+        assert len(visit.shown()) < rows
+
+
+def test_the_table_works_without_a_mouse(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        visit.page.keyboard.press("Tab")
+        assert visit.page.evaluate("document.activeElement.className") == "skip"
+        visit.page.get_by_role("searchbox").focus()
+        for _ in range(3):  # the checkbox, the table, its first heading
+            visit.page.keyboard.press("Tab")
+        assert visit.page.evaluate("document.activeElement.textContent") == "slide"
+        visit.page.keyboard.press("Enter")
+        assert visit.page.locator("th[aria-sort]").count() == 1
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert visit.page.evaluate(outline) == "solid"
+
+
+def test_without_scripts_the_table_is_complete_and_no_control_is_dead(
+    browser: Any, folder: Path
+) -> None:
+    with Visit(browser, folder / "night.html", java_script_enabled=False) as visit:
+        assert visit.page.locator("#slides tbody tr").count() > 50
+        assert not visit.page.locator(".controls").is_visible()
+
+
+def test_the_index_leads_to_the_page(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "index.html") as visit:
+        visit.page.get_by_role("link", name="night", exact=True).click()
+        assert visit.page.get_by_role("heading", level=1).text_content() == "Batch night"
+        visit.page.get_by_role("link", name="all nights").first.click()
+        assert visit.page.get_by_role("heading", level=1).text_content() == "Nights"
+
+
+def test_the_page_can_be_printed(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        visit.page.emulate_media(media="print")
+        assert not visit.page.locator(".controls").is_visible()
+        assert visit.page.locator("#slides tbody tr").last.is_visible()
+        assert visit.page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"

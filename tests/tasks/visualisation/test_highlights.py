@@ -1,0 +1,131 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.visualisation.highlights import (
+    ABNORMAL,
+    EXAMPLES,
+    MOST_OF_A_SLIDE,
+    SAMPLE,
+    SHOWN,
+    UNCERTAIN,
+    Highlights,
+    columns,
+)
+from tests.support.nights import CALIBRATION, CLASSES, TAPS, THRESHOLD, highlights_of, image_rows
+
+
+def scored(rows: pa.Table) -> list[dict[str, object]]:
+    return [row for row in rows.to_pylist() if row["status"] == "scored"]
+
+
+@pytest.mark.parametrize("length", [1, 7, 250, 5000])
+@pytest.mark.parametrize("name", list(SHOWN))
+def test_parts_make_no_difference(name: str, length: int) -> None:
+    rows = image_rows(700)
+    whole, pieces = highlights_of(rows, 5000), highlights_of(rows, length)
+    assert pieces.sheet(name).equals(whole.sheet(name))
+    assert np.array_equal(pieces.scores, whole.scores)
+    assert (pieces.leading, pieces.failures) == (whole.leading, whole.failures)
+
+
+def test_the_most_abnormal_are_shown_first_and_few_of_a_slide() -> None:
+    rows = image_rows(5000)
+    expected, of_slide = [], dict[object, int]()
+    for row in sorted(scored(rows), key=lambda row: -row["abnormality"]):  # type: ignore[operator]
+        of_slide[row["slide_id"]] = of_slide.get(row["slide_id"], 0) + 1
+        if of_slide[row["slide_id"]] <= MOST_OF_A_SLIDE:
+            expected.append(row["uri"])
+    shown = highlights_of(rows, 300).sheet(ABNORMAL)
+    assert shown["uri"].to_pylist() == expected[: SHOWN[ABNORMAL]]
+
+
+def test_one_slide_does_not_swamp_the_sheet() -> None:
+    rows = image_rows(2000)
+    score = rows["abnormality"].to_numpy().copy()
+    score[:50] += 100  # the whole first slide
+    place = rows.column_names.index("abnormality")
+    rows = rows.set_column(place, "abnormality", pa.array(score, from_pandas=True))
+    slides = highlights_of(rows).sheet(ABNORMAL)["slide_id"].to_pylist()
+    assert len(slides) == SHOWN[ABNORMAL]
+    assert slides.count("C0P1_IMG_0") == MOST_OF_A_SLIDE
+
+
+@pytest.mark.parametrize("slide", ["only", None])
+def test_a_night_of_one_slide_still_fills_the_sheet(slide: str | None) -> None:
+    rows = image_rows(300, slide_id=pa.array([slide] * 300, pa.string()))
+    sheet = highlights_of(rows, 40).sheet(ABNORMAL)
+    scores = sorted((row["abnormality"] for row in scored(rows)), reverse=True)  # type: ignore[type-var]
+    assert sheet["abnormality"].to_pylist() == scores[: SHOWN[ABNORMAL]]
+
+
+def test_the_least_certain_have_the_lowest_highest_probability() -> None:
+    sheet = highlights_of(image_rows(3000)).sheet(UNCERTAIN)
+    best = np.maximum(*(sheet[f"probability_{name}"].to_numpy() for name in CLASSES))
+    assert list(best) == sorted(best)
+    assert best.max() < 0.52
+
+
+def test_the_sample_is_drawn_by_digest_from_all_scored_images() -> None:
+    rows = image_rows(1000)
+    digests = sorted(row["image_id"] for row in scored(rows))  # type: ignore[type-var]
+    assert highlights_of(rows, 77).sheet(SAMPLE)["image_id"].to_pylist() == digests[: SHOWN[SAMPLE]]
+
+
+def test_scores_are_counted_on_both_sides_of_the_threshold() -> None:
+    rows = image_rows(4000)
+    highlights = highlights_of(rows)
+    middle = len(highlights.scores) // 2
+    assert highlights.edges[middle] == pytest.approx(THRESHOLD)
+    score = np.asarray([row["abnormality"] for row in scored(rows)])
+    assert highlights.scores[middle:].sum() == (score >= THRESHOLD).sum()
+    assert highlights.scores.sum() == len(score)
+
+
+def test_abnormal_cells_are_counted_by_the_tap_that_deviates_most() -> None:
+    rows = image_rows(2000)
+    expected = dict.fromkeys(TAPS, 0)
+    for row in scored(rows):
+        if row["abnormal"]:
+            deviation = {
+                tap: (np.log(row[f"distance_{tap}"]) - mean) / sd  # type: ignore[call-overload]
+                for tap, (mean, sd) in CALIBRATION.items()
+            }
+            expected[max(deviation, key=lambda tap: deviation[tap])] += 1
+    assert dict(highlights_of(rows).leading) == expected
+
+
+def test_failures_keep_a_few_examples_of_each_reason() -> None:
+    rows = image_rows(1000)
+    failures = highlights_of(rows, 100).failures
+    uris = [row["uri"] for row in rows.to_pylist() if row["status"] == "failed"]
+    assert failures == {"damaged": [(uri, "cut short") for uri in uris[:EXAMPLES]]}
+
+
+@pytest.mark.parametrize("n", [0, 40])
+def test_a_night_without_scored_images_has_empty_sheets(n: int) -> None:
+    rows = image_rows(40).slice(0, n)
+    nothing = {
+        name: pa.nulls(n, rows[name].type)
+        for name in rows.column_names
+        if name.startswith(("probability", "distance", "abnormal", "p_value", "diagnosis"))
+    }
+    table = dict(zip(rows.column_names, rows.columns, strict=True)) | nothing
+    table |= {"status": ["failed"] * n, "failure": ["empty: no bytes"] * n}
+    highlights = Highlights(CLASSES, CALIBRATION, float("inf"))
+    highlights.count(pa.table(table))
+    assert all(highlights.sheet(name).num_rows == 0 for name in SHOWN)
+    assert highlights.scores.sum() == sum(highlights.leading.values()) == 0
+
+
+def test_what_is_kept_does_not_grow_with_the_images() -> None:
+    small, large = highlights_of(image_rows(2000), 500), highlights_of(image_rows(20_000), 500)
+    for kept in ("_within", "_beyond"):
+        for name, table in getattr(large, kept).items():
+            assert table.num_rows == getattr(small, kept)[name].num_rows == SHOWN[name]
+
+
+def test_only_the_named_columns_are_read() -> None:
+    rows = image_rows(100)
+    assert set(columns(CLASSES, TAPS)) < set(rows.column_names)
+    highlights_of(rows.select(columns(CLASSES, TAPS)))
