@@ -21,11 +21,11 @@ from flows.cluster import open_client
 from flows.screen import extract_and_score, publish
 from flows.settings import Settings
 from storage.batches import freeze_batch
-from storage.detectors import load_detector_card
+from storage.models.detectors import load_detector_card
 from storage.models import load_card
 from storage.records import now
 from storage.store import Store
-from tasks.sources import list_images
+from tasks.images.listing import list_images
 
 def peak():
     # Not getrusage: a process starts with the peak of the one that it was made by.

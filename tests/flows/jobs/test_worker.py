@@ -7,7 +7,7 @@ import pytest
 COUNT_FAULTS = """
 import resource, sys
 import torch
-from tasks.process import keep_freed_memory
+from flows.jobs.worker import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
     keep_freed_memory()

@@ -11,7 +11,7 @@ from flows.monitoring import prefect_server as module
 from flows.monitoring.prefect_server import ServerError, TemporaryServer, start_server
 
 COMMAND = """
-from flows.server import start_server
+from flows.monitoring.prefect_server import start_server
 server = start_server()
 server.wait()
 from prefect import flow
