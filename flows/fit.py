@@ -14,7 +14,7 @@ from flows.jobs.statistics import Rows
 from flows.monitoring.telemetry import observed
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.batch import claim, run_shards, start_or_resume
+from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
     check_labels,
@@ -102,7 +102,7 @@ def fit(
     settings = settings or Settings()
     store = Store(settings.store)
     card = find_card(store, model)
-    with claim(store, batch, wait=wait), open_client(settings) as client:
+    with lease_batch(store, batch, wait=wait), open_client(settings) as client:
         frozen = start_or_resume(settings, batch, images, card.classes, limit=limit)
         check_labels(store, frozen, card)
         known = latest_statistics(store, card.name)

@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.monitoring.telemetry import observed
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.batch import claim
+from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError
 from storage.records import now
 from storage.retention import Removable, expired_features, expired_reports, remove, size_of
@@ -90,7 +90,7 @@ def prune(
 def _remove(store: Store, found: Removable, find: Find) -> bool:
     """Remove something unless a run works on its batch, or has just found use for it."""
     try:
-        with claim(store, found.batch.name, wait=False) as held:
+        with lease_batch(store, found.batch.name, wait=False) as held:
             if found not in find(found.batch.name):
                 return False
             held.check()

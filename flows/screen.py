@@ -15,7 +15,7 @@ from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.telemetry import observed, stage
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.batch import claim, run_shards, start_or_resume
+from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.pages import has_page, write_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from storage.batches.ledger import screening_start
@@ -121,7 +121,7 @@ def screen(
     detector_card = load_detector_card(store, detector)
     card = load_card(store, detector_card.model)
     started = time.monotonic()
-    with claim(store, batch, wait=wait) as held:
+    with lease_batch(store, batch, wait=wait) as held:
         with stage("freeze"):
             frozen = start_or_resume(
                 settings, batch, images, card.classes, limit=limit, batch_date=date, force=force

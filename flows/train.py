@@ -26,7 +26,7 @@ from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.images.files import SourceError
 from tasks.images.listing import list_images
-from tasks.images.regions import pieces_of
+from tasks.images.regions import image_refs
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
 from tasks.network.features import load_images
@@ -187,7 +187,7 @@ def _load(images: str, limit: int | None, side: int) -> _Data:
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
     pixels, image_ids, good, unreadable = [], [], [], {}
-    loading = load_images(pieces_of(manifest), side, threads=torch.get_num_threads())
+    loading = load_images(image_refs(manifest), side, threads=torch.get_num_threads())
     for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
             unreadable[uris[row]] = str(image.failure)

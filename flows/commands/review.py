@@ -19,7 +19,7 @@ from pydantic_settings import CliPositionalArg
 from flows.monitoring.console import tell
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
-from flows.stages.batch import find_pieces
+from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch, find_rows, load_batch
 from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
@@ -29,7 +29,7 @@ from storage.reports.tables import iterate_rows, report_path
 from storage.store import Store, StoreError
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
-from tasks.images.regions import Piece, find_unchanged
+from tasks.images.regions import ImageRef, find_unchanged
 from tasks.reports.reviews import (
     FROM_PERSON,
     FROM_REPORT,
@@ -176,12 +176,12 @@ def export(
     sheet: list[list[object]] = []
     unreadable: list[str] = []
     rows = found.rows.select(FROM_REPORT).to_pylist()
-    pieces = find_pieces(store, frozen, [row["uri"] for row in rows])
+    refs = find_refs(store, frozen, [row["uri"] for row in rows])
     for row in rows:
         if len(sheet) == limit:
             break
         try:
-            name = _write_picture(folder / PICTURES, pieces[row["uri"]], row["image_id"])
+            name = _write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
         except (OSError, SourceError, BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
@@ -201,14 +201,14 @@ def export(
     )
 
 
-def _write_picture(folder: Path, piece: Piece, image_id: str) -> str:
+def _write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
     """Write what a person is to look at, and return the name of its file."""
-    found = find_unchanged(piece, image_id)
+    found = find_unchanged(ref, image_id)
     if found.content is None:
         name = f"{image_id}.png"
         found.image().save(folder / name)
     else:
-        name = image_name(image_id, piece.uri)
+        name = image_name(image_id, ref.uri)
         (folder / name).write_bytes(found.content)
     return name
 

@@ -63,7 +63,7 @@ from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.results import COMPUTED, FILE, NOISE, ScoredPart, Treatment
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
-from tasks.images.regions import find, pieces_of
+from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer, to_pixels, with_taps
 from tasks.network.folding import folded
@@ -149,9 +149,9 @@ def _load(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
     """Row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
     rows, image_ids, pixels = [], [], []
-    for row, piece in enumerate(pieces_of(table), start):
+    for row, ref in enumerate(image_refs(table), start):
         try:
-            found = find(piece)
+            found = find(ref)
             image = found.image()
         except (BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its parts tell how many are missing

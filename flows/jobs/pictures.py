@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.images.decoding import BadImageError
 from tasks.images.files import ChangedError
-from tasks.images.regions import Piece, Region, find_unchanged, read_region
+from tasks.images.regions import ImageRef, Region, find_unchanged, read_region
 from tasks.images.slides import open_slide
 from tasks.visualisation.overlay import encode_png, field_picture, slide_picture
 from tasks.visualisation.slide_overview import from_afar
@@ -24,23 +24,23 @@ class SlidePictureJob:
 class FieldPictureJob:
     """A field to draw: its row of the report on fields, and those of its cells in that on images.
 
-    ``pieces`` are where the cells lie, by address.
+    ``refs`` are where the cells lie, by address.
     """
 
     field: Mapping[str, Any]
     cells: tuple[Mapping[str, Any], ...]
-    pieces: Mapping[str, Piece]
+    refs: Mapping[str, ImageRef]
 
 
 def draw_field(job: FieldPictureJob) -> bytes | str:
     """A field's picture as a PNG file, or why there is none; never an error."""
     field = job.field
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
-    known = [(cell, job.pieces[cell["uri"]]) for cell in job.cells if cell["image_id"]]
-    drawn = [(cell, piece.outline) for cell, piece in known if piece.outline is not None]
+    known = [(cell, job.refs[cell["uri"]]) for cell in job.cells if cell["image_id"]]
+    drawn = [(cell, ref.outline) for cell, ref in known if ref.outline is not None]
     try:
-        for cell, piece in known[:1]:
-            find_unchanged(piece, cell["image_id"])
+        for cell, ref in known[:1]:
+            find_unchanged(ref, cell["image_id"])
         picture = field_picture(
             read_region(field["source_uri"], region),
             field,

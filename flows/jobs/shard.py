@@ -44,7 +44,7 @@ from storage.store import Store
 from tasks.detector.detector import score
 from tasks.detector.moments import States, statistics_of
 from tasks.images.decoding import BadImageError
-from tasks.images.regions import pieces_of
+from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
 from tasks.reports.images import image_rows
 
@@ -136,7 +136,7 @@ def probe_image(job: ShardJob, row: int) -> None:
     """
     card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard).slice(row, 1)
-    extract(_network(job, card), pieces_of(manifest), tap_widths=card.tap_widths)
+    extract(_network(job, card), image_refs(manifest), tap_widths=card.tap_widths)
 
 
 def _extract_shard(
@@ -191,7 +191,7 @@ def _extract(
 ) -> Features:
     return extract(
         _network(job, card),
-        pieces_of(manifest),
+        image_refs(manifest),
         tap_widths=card.tap_widths,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")

@@ -14,7 +14,7 @@ from storage.store import Store
 from tasks.detector.explanation import Explanation, explain
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import ChangedError
-from tasks.images.regions import Piece, find_unchanged
+from tasks.images.regions import ImageRef, find_unchanged
 from tasks.visualisation.thumbnails import Exhibit, make_exhibit
 
 AT_ONCE = 16  # images whose maps are in memory together
@@ -27,7 +27,7 @@ class ExhibitJob:
     store: Store
     model: str
     detector: str
-    cells: tuple[tuple[Piece, str], ...]
+    cells: tuple[tuple[ImageRef, str], ...]
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
@@ -45,7 +45,7 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
     exhibits: list[Exhibit] = []
     for start in range(0, len(job.cells), AT_ONCE):
-        found = [_see(piece, image_id) for piece, image_id in job.cells[start : start + AT_ONCE]]
+        found = [_see(ref, image_id) for ref, image_id in job.cells[start : start + AT_ONCE]]
         images = [image for image in found if isinstance(image, Image.Image)]
         explanations: Iterator[Explanation] = iter(())
         if images:
@@ -60,10 +60,10 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     return exhibits
 
 
-def _see(piece: Piece, image_id: str) -> Image.Image | str:
+def _see(ref: ImageRef, image_id: str) -> Image.Image | str:
     """The image at an address, or why it cannot be seen again."""
     try:
-        return find_unchanged(piece, image_id).image()
+        return find_unchanged(ref, image_id).image()
     except ChangedError:
         return "the file has changed since it was screened"
     except BadImageError as error:

@@ -28,12 +28,12 @@ from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.store import Store, StoreError, check_name
 from tasks.images.listing import list_images
-from tasks.images.regions import Piece, pieces_of
+from tasks.images.regions import ImageRef, image_refs
 
 EARLIER = 8  # batches among which images are looked for that were seen before
 
 
-def claim(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
+def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
     """Be the one run that works on a batch, or wait to be, or say who is."""
     check_name("batch", batch)
     return lease(store, "batches", batch, wait=wait, on_wait=tell)
@@ -90,9 +90,9 @@ def start_or_resume(
     return batch
 
 
-def find_pieces(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, Piece]:
+def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
     """Where images of a batch lie, by the address that its report gives them."""
-    return {piece.uri: piece for piece in pieces_of(find_rows(store, batch, uris))}
+    return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
 
 
 def run_shards(

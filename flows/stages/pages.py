@@ -17,7 +17,7 @@ from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, dr
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.monitoring.console import tell
 from flows.settings import Settings
-from flows.stages.batch import find_pieces
+from flows.stages.batch import find_refs
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.leases import lease
@@ -119,8 +119,8 @@ def _exhibits(
         for rows in sheets
         for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     }
-    pieces = find_pieces(store, batch, list(image_ids))
-    cells = [(pieces[uri], image_id) for uri, image_id in image_ids.items()]
+    refs = find_refs(store, batch, list(image_ids))
+    cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
         ExhibitJob(store, card.name, detector.name, tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
@@ -140,8 +140,8 @@ def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> lis
             found += cells_of(rows, field)
     jobs = []
     for field, found in zip(fields, cells, strict=True):
-        pieces = find_pieces(store, batch, [cell["uri"] for cell in found])
-        jobs.append(FieldPictureJob(field, tuple(found), pieces))
+        refs = find_refs(store, batch, [cell["uri"] for cell in found])
+        jobs.append(FieldPictureJob(field, tuple(found), refs))
     drawn = run_in_order(client, draw_field, jobs, title=f"fields {batch.name}")
     return [
         ShownField(field, missing=picture)

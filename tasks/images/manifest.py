@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from tasks.images.files import SourceError, filesystem
 from tasks.images.regions import Region, address_of
@@ -45,10 +46,10 @@ def read_manifest(source: str) -> pa.Table:
             if source.lower().endswith(".csv"):
                 # Ids such as 007 are text, whatever they look like.
                 text = {name: pa.string() for name in TEXT}
-                table = pa.csv.read_csv(
+                table = csv.read_csv(
                     file,
-                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                    convert_options=pa.csv.ConvertOptions(
+                    parse_options=csv.ParseOptions(newlines_in_values=True),
+                    convert_options=csv.ConvertOptions(
                         column_types=text, strings_can_be_null=True
                     ),
                 )

@@ -53,7 +53,7 @@ class Region(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
+class ImageRef:
     """Where an image lies, as a row of a manifest says.
 
     ``uri`` names it; ``source`` is the file. Without a ``region`` it is the whole file. ``outline``
@@ -77,20 +77,20 @@ class Found:
     """An image that was found, by its digest; it is decoded when somebody wants to see it."""
 
     image_id: bytes
-    piece: Piece
+    ref: ImageRef
     content: bytes | None = None
 
     def image(self) -> Image.Image:
         """The image at its own size; BadImageError says why there is none."""
-        return cut_from_source(self.piece) if self.content is None else decode_rgb(self.content)
+        return cut_from_source(self.ref) if self.content is None else decode_rgb(self.content)
 
     def picture(self, side: int) -> Picture:
         """The image as a square; its size is the one that it has in its source."""
         if self.content is not None:
             return decode(self.content, side)
-        assert self.piece.region is not None
-        pixels = resize(cut_from_source(self.piece), side)
-        return Picture(pixels, self.piece.region.width, self.piece.region.height)
+        assert self.ref.region is not None
+        pixels = resize(cut_from_source(self.ref), side)
+        return Picture(pixels, self.ref.region.width, self.ref.region.height)
 
 
 def address_of(source: str, region: Region) -> str:
@@ -103,22 +103,22 @@ def address_of(source: str, region: Region) -> str:
     return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
 
 
-def whole_file(uri: str) -> Piece:
+def whole_file(uri: str) -> ImageRef:
     """An image that is a file of its own."""
-    return Piece(uri, uri)
+    return ImageRef(uri, uri)
 
 
-def pieces_of(table: pa.Table) -> list[Piece]:
+def image_refs(table: pa.Table) -> list[ImageRef]:
     """The images of a manifest's rows; one older than regions has whole files."""
     if "source_uri" not in table.column_names:
         return [whole_file(uri) for uri in table["uri"].to_pylist()]
-    return [_piece(row) for row in table.select(COLUMNS).to_pylist()]
+    return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()]
 
 
-def _piece(row: dict[str, Any]) -> Piece:
+def _image_ref(row: dict[str, Any]) -> ImageRef:
     box = tuple(row[name] for name in ("x", "y", "width", "height"))
     outline = row["outline"]
-    return Piece(
+    return ImageRef(
         row["uri"],
         row["source_uri"] or row["uri"],
         None if None in box else Region._make((*box, row["level"] or 0)),
@@ -143,7 +143,7 @@ def known_failure(text: str) -> BadImageError:
     return BadImageError("damaged", text)
 
 
-def find(piece: Piece) -> Found:
+def find(ref: ImageRef) -> Found:
     """Read a file, or see whether a region's source is what it was.
 
     Raises:
@@ -151,64 +151,64 @@ def find(piece: Piece) -> Found:
         ChangedError: a region's source is not the file any more whose digest the manifest knows.
         Exception: whatever the source's filesystem raises.
     """
-    if piece.failure is not None:
-        raise piece.failure
-    if piece.region is None:
-        content = read_bytes(piece.source)
-        return Found(sha256(content).digest(), piece, content)
-    source = _digest_of_source(piece)
+    if ref.failure is not None:
+        raise ref.failure
+    if ref.region is None:
+        content = read_bytes(ref.source)
+        return Found(sha256(content).digest(), ref, content)
+    source = _digest_of_source(ref)
     # What lies in the same place of another picture is no cell.
-    if piece.source_id not in (None, source):
+    if ref.source_id not in (None, source):
         raise ChangedError("the file was changed since it was cut up: segment it by another name")
     digest = sha256(source)
-    digest.update(np.asarray(piece.region, "<i8").tobytes())
-    digest.update(np.asarray(piece.scale, "<f8").tobytes())
-    if piece.outline is not None:
-        digest.update(piece.outline.astype("<f4").tobytes())
-    return Found(digest.digest(), piece)
+    digest.update(np.asarray(ref.region, "<i8").tobytes())
+    digest.update(np.asarray(ref.scale, "<f8").tobytes())
+    if ref.outline is not None:
+        digest.update(ref.outline.astype("<f4").tobytes())
+    return Found(digest.digest(), ref)
 
 
-def find_unchanged(piece: Piece, image_id: str) -> Found:
+def find_unchanged(ref: ImageRef, image_id: str) -> Found:
     """Find an image whose digest is known; ChangedError where it is another one by now."""
-    found = find(piece)
+    found = find(ref)
     if found.image_id.hex() != image_id:
         raise ChangedError("the file was changed since it was screened")
     return found
 
 
-def cut_from_source(piece: Piece) -> Image.Image:
+def cut_from_source(ref: ImageRef) -> Image.Image:
     """Cut an image that is a region out of its source; BadImageError says why it cannot be."""
-    assert piece.region is not None
-    x, y, width, height, level = piece.region
+    assert ref.region is not None
+    x, y, width, height, level = ref.region
     if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
-        raise BadImageError("damaged", f"{tuple(piece.region)} is no region of an image")
-    if not 0 < piece.scale < inf:
-        raise BadImageError("damaged", f"{piece.scale:g} is no scale of an image")
+        raise BadImageError("damaged", f"{tuple(ref.region)} is no region of an image")
+    if not 0 < ref.scale < inf:
+        raise BadImageError("damaged", f"{ref.scale:g} is no scale of an image")
     # Nothing that a manifest says decides how much memory is taken.
-    enlarged = max(1.0, piece.scale)
+    enlarged = max(1.0, ref.scale)
     if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
         raise BadImageError(
             "too_large",
-            f"{tuple(piece.region)} at scale {piece.scale:g} has more than "
+            f"{tuple(ref.region)} at scale {ref.scale:g} has more than "
             f"{MOST_REGION_PIXELS:,} pixels: give a smaller region",
         )
-    pixels = read_region(piece.source, piece.region)
+    pixels = read_region(ref.source, ref.region)
     if not pixels.size:
-        raise BadImageError("damaged", f"{tuple(piece.region)} is less than a pixel of its level")
+        raise BadImageError("damaged", f"{tuple(ref.region)} is less than a pixel of its level")
     # From pixels of the source to pixels of the level that was read.
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
-    outline = piece.outline
+    outline = ref.outline
     if outline is not None:
         outline = np.asarray((outline + 0.5) * share - 0.5, np.float32)
-    return Image.fromarray(cut_out(pixels, outline, piece.scale / float(share[0])))
+    return Image.fromarray(cut_out(pixels, outline, ref.scale / float(share[0])))
 
 
-def _digest_of_source(piece: Piece) -> bytes:
+def _digest_of_source(ref: ImageRef) -> bytes:
     now = int(time.monotonic() / LOOK)
-    current = _stamp_at(piece.source, now)
-    if piece.source_id is not None and current == piece.source_stamp:
-        return piece.source_id
-    return digest_at(piece.source, current)
+    current = _stamp_at(ref.source, now)
+    if ref.source_id is not None and current == ref.source_stamp:
+        return ref.source_id
+    return digest_at(ref.source, current)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.decoding import BadImageError, failure_of, mean_colour
-from tasks.images.regions import Piece, find
+from tasks.images.regions import ImageRef, find
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
@@ -33,11 +33,11 @@ class Loaded:
     known: bool = False
 
 
-def load_image(piece: Piece, side: int, known: Container[bytes] = ()) -> Loaded:
+def load_image(ref: ImageRef, side: int, known: Container[bytes] = ()) -> Loaded:
     """Read an image and decode it unless it is known; what is wrong with it is its failure."""
     image_id = None
     try:
-        found = find(piece)
+        found = find(ref)
         image_id = found.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
@@ -49,7 +49,7 @@ def load_image(piece: Piece, side: int, known: Container[bytes] = ()) -> Loaded:
 
 
 def load_images(
-    pieces: Sequence[Piece],
+    refs: Sequence[ImageRef],
     side: int,
     threads: int,
     failed: Mapping[int, BadImageError] | None = None,
@@ -63,10 +63,10 @@ def load_images(
     lost = failed or {}
 
     def load(row: int) -> Loaded:
-        return Loaded(failure=lost[row]) if row in lost else load_image(pieces[row], side, known)
+        return Loaded(failure=lost[row]) if row in lost else load_image(refs[row], side, known)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        yield from pool.map(load, range(len(pieces)))
+        yield from pool.map(load, range(len(refs)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Features:
 
 def extract(
     inference: "Inference",
-    pieces: Sequence[Piece],
+    refs: Sequence[ImageRef],
     *,
     tap_widths: dict[str, int],
     failed: Mapping[int, BadImageError] | None = None,
@@ -96,7 +96,7 @@ def extract(
 
     Args:
         inference: the network, ready to run.
-        pieces: where the images are.
+        refs: where the images are.
         tap_widths: d of every tap.
         failed: rows that are not to be touched, and why.
         known: digests of images that need no features.
@@ -111,7 +111,7 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    loading = load_images(pieces, spec.side, inference.threads, failed, known)
+    loading = load_images(refs, spec.side, inference.threads, failed, known)
     for row, loaded in enumerate(loading):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
@@ -120,8 +120,8 @@ def extract(
             forward()
     if waiting:
         forward()
-    taps = {t: np.full((len(pieces), d), np.nan, np.float32) for t, d in tap_widths.items()}
-    logits = np.full((len(pieces), len(spec.classes)), np.nan, np.float32)
+    taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
     # Only now, for to look at what a GPU computes is to wait for it.
     for rows, (pooled, scores) in passed:
         logits[rows] = scores.cpu().numpy()

@@ -210,7 +210,7 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
             *(taken[name] for name in ("screen", "worker", "empty flow", "imports")), strict=True
         )
     ]
-    record("the rest: claim, list, freeze, model, extract, publish", "s", ours=rest)
+    record("the rest: lease, list, freeze, model, extract, publish", "s", ours=rest)
     record("fixed, beyond the imports", "s", ours=beyond("screen", "imports"), limit=FLOW_LIMIT)
     fixed = [
         a - b for a, b in zip(beyond("screen", "imports"), beyond("worker", "cluster"), strict=True)

@@ -14,7 +14,7 @@ from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.detector.detector import score
 from tasks.images.listing import list_images
-from tasks.images.regions import pieces_of
+from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
 from tasks.network.features import extract
 from tasks.reports.images import image_rows
@@ -42,7 +42,7 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
 
     rows = []
     for each in (network, replace(network, run=plain)):
-        features = extract(each, pieces_of(manifest), tap_widths=card.tap_widths)
+        features = extract(each, image_refs(manifest), tap_widths=card.tap_widths)
         rows.append(
             image_rows(
                 manifest,

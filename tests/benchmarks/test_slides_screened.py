@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.settings import Settings
-from tasks.images.regions import find, pieces_of
+from tasks.images.regions import find, image_refs
 from tasks.synthetic.slides import render_slide
 from tests.benchmarks.conftest import QUICK, Record
 
@@ -92,9 +92,9 @@ def test_cells_of_a_slide_beside_the_same_cells_as_files(
     slides: dict[int, Path], fitted: Settings, tmp_path: Path, record: Record
 ) -> None:
     _, _, made = run(fitted, "segment", "--images", str(slides[SMALL]), "--name", "speed")
-    pieces = pieces_of(pq.read_table(str(made["manifest"])))
-    for number, piece in enumerate(pieces):
-        find(piece).image().save(tmp_path / f"{number:06d}.png", compress_level=1)
+    refs = image_refs(pq.read_table(str(made["manifest"])))
+    for number, ref in enumerate(refs):
+        find(ref).image().save(tmp_path / f"{number:06d}.png", compress_level=1)
     sources = {"slide": str(made["manifest"]), "files": str(tmp_path)}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for _ in range(ROUNDS):
@@ -103,5 +103,5 @@ def test_cells_of_a_slide_beside_the_same_cells_as_files(
             arguments = ("--images", images, "--batch", f"speed-{name}", "--force")
             seconds, _, done = run(fitted, "screen", *arguments)
             rates[name].append(float(str(done["scored"])) / seconds)
-    record(f"{len(pieces):,} cells of a slide, and as files", "cells/s", ours=rates["slide"],
+    record(f"{len(refs):,} cells of a slide, and as files", "cells/s", ours=rates["slide"],
            rival=rates["files"], higher_is_better=True)  # fmt: skip

@@ -30,7 +30,7 @@ from storage.store import Store, StoreError
 from tasks.images.files import SourceError
 from tasks.images.listing import list_images
 from tasks.images.names import name_of_slide, names_of_slides
-from tasks.images.regions import find, pieces_of
+from tasks.images.regions import find, image_refs
 from tasks.segmentation.cells import Cells, find_cells
 from tasks.segmentation.fields import _level_of_cells, load_finder
 from tasks.synthetic.cells import draw_patient, write_collection
@@ -113,8 +113,8 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     assert set(table["slide_id"].to_pylist()) == {"s1/0", "s1/1", "s2/2"}
     assert set(table["kind"].to_pylist()) == {"red"}
     assert table["touches_border"].to_pylist().count(True) >= 1
-    for piece in pieces_of(table):
-        lit = np.asarray(find(piece).image()).any(axis=2)
+    for ref in image_refs(table):
+        lit = np.asarray(find(ref).image()).any(axis=2)
         assert 0.4 < lit.mean() < 0.95
     rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
     assert rows["blank.png"]["cells"] == 0
@@ -223,8 +223,8 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
     )
     away = np.abs(middles[:, None] - middles).max(axis=2) + 1e9 * np.eye(len(middles))
     assert away.min() > 0.25 * rows[0]["diameter"]
-    for piece in pieces_of(table.slice(0, 20)):
-        assert max(find(piece).image().size) == pytest.approx(130, rel=0.5)
+    for ref in image_refs(table.slice(0, 20)):
+        assert max(find(ref).image().size) == pytest.approx(130, rel=0.5)
 
 
 def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
@@ -238,7 +238,7 @@ def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
         if row["source_uri"].endswith("0.png"):
             covered[row["y"] : row["y"] + 256, row["x"] : row["x"] + 256] += 1
     assert covered.min() == 1
-    (first, *_) = pieces_of(table)
+    (first, *_) = image_refs(table)
     pixels = np.asarray(Image.open(fields / "s1" / "0.png"))
     np.testing.assert_array_equal(np.asarray(find(first).image()), pixels[:256, :256])
     assert set(table["kind"].to_pylist()) == {"tile"}

@@ -42,16 +42,16 @@ class Poison(WorkerPlugin):
     name = "poison"
 
     def setup(self, worker: object) -> None:
-        from tasks.images import regions as pieces
+        from tasks.images import regions
 
-        honest = pieces.decode
+        honest = regions.decode
 
         def decode(content: bytes, side: int) -> object:
             if content.endswith(POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
             return honest(content, side)
 
-        pieces.decode = decode  # type: ignore[assignment]
+        regions.decode = decode  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

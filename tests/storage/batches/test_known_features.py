@@ -14,7 +14,7 @@ from storage.batches.known_features import seen_before
 from storage.batches.manifests import Batch, freeze_batch
 from storage.models.classifiers import load_card
 from storage.store import Store
-from tasks.images import regions as pieces_module
+from tasks.images import regions
 from tasks.images.decoding import Picture
 from tasks.images.listing import list_images
 from tests.conftest import CLASSES, WHEN
@@ -26,13 +26,13 @@ Decode = Callable[[bytes, int], Picture]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
-    honest: Decode = pieces_module.decode
+    honest: Decode = regions.decode
 
     def decode(content: bytes, side: int) -> Picture:
         seen.append(content)
         return honest(content, side)
 
-    monkeypatch.setattr(pieces_module, "decode", decode)
+    monkeypatch.setattr(regions, "decode", decode)
     return seen
 
 

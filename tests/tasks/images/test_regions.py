@@ -15,12 +15,12 @@ from tasks.images.files import ChangedError, SourceError, digest_of_file, stamp
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import (
-    Piece,
+    ImageRef,
     Region,
     address_of,
     find,
     find_unchanged,
-    pieces_of,
+    image_refs,
     whole_file,
 )
 from tasks.network.features import load_image
@@ -34,9 +34,9 @@ def photograph(tmp_path: Path) -> Path:
     return path
 
 
-def piece_of(path: Path, region: Region, **more: object) -> Piece:
+def ref_of(path: Path, region: Region, **more: object) -> ImageRef:
     uri = f"file://{path}"
-    return Piece(address_of(uri, region), uri, region, **more)  # type: ignore[arg-type]
+    return ImageRef(address_of(uri, region), uri, region, **more)  # type: ignore[arg-type]
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -44,7 +44,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def test_a_region_has_the_pixels_of_its_place(photograph: Path) -> None:
-    found = find(piece_of(photograph, Region(30, 20, 50, 40)))
+    found = find(ref_of(photograph, Region(30, 20, 50, 40)))
     np.testing.assert_array_equal(np.asarray(found.image()), pixels_of(photograph)[20:60, 30:80])
     picture = found.picture(16)
     assert picture.pixels.shape == (16, 16, 3)
@@ -57,8 +57,8 @@ def test_it_is_black_outside_its_outline_and_has_the_size_of_training_cells(
     circle = 20 + 19 * np.exp(2j * np.pi * np.arange(48) / 48)
     outline = np.stack([circle.real, circle.imag], axis=1).astype(np.float32)
     outline[:, 1] += 20
-    piece = piece_of(photograph, Region(30, 20, 40, 40), scale=2.0, outline=outline)
-    lit = np.asarray(find(piece).image()).any(axis=2)
+    ref = ref_of(photograph, Region(30, 20, 40, 40), scale=2.0, outline=outline)
+    lit = np.asarray(find(ref).image()).any(axis=2)
     assert lit.shape == (80, 80)
     assert lit.mean() == pytest.approx(np.pi / 4 * 0.9, abs=0.05)
     assert not lit[[0, 0, -1, -1], [0, -1, 0, -1]].any()
@@ -68,33 +68,33 @@ def test_its_digest_is_that_of_its_source_and_of_what_is_cut_out(
     photograph: Path, tmp_path: Path
 ) -> None:
     region = Region(30, 20, 50, 40)
-    one = find(piece_of(photograph, region)).image_id
+    one = find(ref_of(photograph, region)).image_id
     copy = tmp_path / "copy.png"
     copy.write_bytes(photograph.read_bytes())
-    assert find(piece_of(copy, region)).image_id == one
+    assert find(ref_of(copy, region)).image_id == one
     outline = np.zeros((3, 2), np.float32)
     others = [
-        piece_of(photograph, Region(31, 20, 50, 40)),
-        piece_of(photograph, Region(30, 20, 50, 40, 1)),
-        piece_of(photograph, region, scale=1.5),
-        piece_of(photograph, region, outline=outline),
-        piece_of(photograph, region, outline=outline + 1),
+        ref_of(photograph, Region(31, 20, 50, 40)),
+        ref_of(photograph, Region(30, 20, 50, 40, 1)),
+        ref_of(photograph, region, scale=1.5),
+        ref_of(photograph, region, outline=outline),
+        ref_of(photograph, region, outline=outline + 1),
     ]
     Image.fromarray(255 - pixels_of(photograph)).save(copy)
-    others.append(piece_of(tmp_path / "other.png", region))
+    others.append(ref_of(tmp_path / "other.png", region))
     (tmp_path / "other.png").write_bytes(copy.read_bytes())
     assert len({one, *(find(each).image_id for each in others)}) == 7
 
 
 def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograph: Path) -> None:
     uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
-    right = piece_of(photograph, region)
-    known = piece_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
+    right = ref_of(photograph, region)
+    known = ref_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
     assert find(known).image_id == find(right).image_id
-    told = piece_of(photograph, region, source_id=bytes(32), source_stamp=stamp(uri))
+    told = ref_of(photograph, region, source_id=bytes(32), source_stamp=stamp(uri))
     assert find(told).image_id != find(right).image_id
     right_id = digest_of_file(uri)
-    stale = piece_of(photograph, region, source_id=right_id, source_stamp="another time")
+    stale = ref_of(photograph, region, source_id=right_id, source_stamp="another time")
     assert find(stale).image_id == find(right).image_id
 
 
@@ -103,17 +103,17 @@ def test_a_source_that_was_replaced_makes_another_image(
 ) -> None:
     monkeypatch.setattr("tasks.images.regions.LOOK", 1e-9)
     uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
-    piece = piece_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
-    before = find(piece)
+    ref = ref_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
+    before = find(ref)
     first = np.asarray(before.image())
     Image.fromarray(255 - pixels_of(photograph)).save(photograph, compress_level=1)
     with pytest.raises(ChangedError, match="changed since it was screened"):
-        find_unchanged(piece_of(photograph, region), before.image_id.hex())
-    another = find(piece_of(photograph, region))
+        find_unchanged(ref_of(photograph, region), before.image_id.hex())
+    another = find(ref_of(photograph, region))
     assert another.image_id != before.image_id
     np.testing.assert_array_equal(np.asarray(another.image()), 255 - first)
     # What was found in the old picture is not cut out of the new one.
-    failed = load_image(piece, 8)
+    failed = load_image(ref, 8)
     assert "the file was changed since it was cut up" in str(failed.failure)
 
 
@@ -130,7 +130,7 @@ def test_a_source_that_was_replaced_makes_another_image(
     ],
 )
 def test_a_region_that_is_not_in_its_source_is_damaged(photograph: Path, region: Region) -> None:
-    loaded = load_image(piece_of(photograph, region), 8)
+    loaded = load_image(ref_of(photograph, region), 8)
     assert loaded.failure is not None
     assert loaded.failure.reason == "damaged"
     assert str(region.x) in str(loaded.failure)
@@ -159,7 +159,7 @@ def test_no_region_of_a_slide_is_made_up_or_takes_more_memory_than_a_tile(
 ) -> None:
     path = tmp_path / "slide.tif"
     imwrite(path, np.zeros((700, 900, 3), np.uint8), tile=(128, 128), photometric="rgb")
-    loaded = load_image(piece_of(path, region, scale=scale), 8)
+    loaded = load_image(ref_of(path, region, scale=scale), 8)
     assert loaded.failure is not None
     assert loaded.failure.reason == reason
 
@@ -169,15 +169,15 @@ def test_a_region_may_be_less_than_a_pixel_of_a_coarse_level(tmp_path: Path) -> 
     with TiffWriter(path) as file:
         for side in (512, 64):
             file.write(np.zeros((side, side, 3), np.uint8), tile=(64, 64), photometric="rgb")
-    loaded = load_image(piece_of(path, Region(10, 10, 3, 3, 1)), 8)
+    loaded = load_image(ref_of(path, Region(10, 10, 3, 3, 1)), 8)
     assert loaded.failure is not None
     assert str(loaded.failure) == "(10, 10, 3, 3, 1) is less than a pixel of its level"
 
 
 def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_bytes(b"no image")
-    gone = load_image(piece_of(tmp_path / "gone.png", Region(0, 0, 5, 5)), 8)
-    text = load_image(piece_of(tmp_path / "text.png", Region(0, 0, 5, 5)), 8)
+    gone = load_image(ref_of(tmp_path / "gone.png", Region(0, 0, 5, 5)), 8)
+    text = load_image(ref_of(tmp_path / "text.png", Region(0, 0, 5, 5)), 8)
     assert gone.failure is not None
     assert text.failure is not None
     assert (gone.failure.reason, gone.image_id) == ("unreadable", None)
@@ -186,17 +186,17 @@ def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:
 
 def test_what_a_manifest_knows_to_have_failed_is_not_read() -> None:
     row = {"uri": "file:///gone/1.svs", "failure": "empty: the file has no bytes"}
-    (piece,) = pieces_of(pa.Table.from_pylist([row], SCHEMA))
+    (ref,) = image_refs(pa.Table.from_pylist([row], SCHEMA))
     with pytest.raises(BadImageError, match="the file has no bytes") as raised:
-        find(piece)
+        find(ref)
     assert raised.value.reason == "empty"
-    (odd,) = pieces_of(pa.Table.from_pylist([row | {"failure": "who knows"}], SCHEMA))
+    (odd,) = image_refs(pa.Table.from_pylist([row | {"failure": "who knows"}], SCHEMA))
     assert odd.failure is not None
     assert (odd.failure.reason, str(odd.failure)) == ("damaged", "who knows")
 
 
 def test_a_manifest_older_than_regions_has_whole_files() -> None:
-    assert pieces_of(pa.table({"uri": ["a", "b"]})) == [whole_file("a"), whole_file("b")]
+    assert image_refs(pa.table({"uri": ["a", "b"]})) == [whole_file("a"), whole_file("b")]
 
 
 def test_boxes_of_ones_own_in_a_csv(photograph: Path) -> None:
@@ -210,7 +210,7 @@ def test_boxes_of_ones_own_in_a_csv(photograph: Path) -> None:
     uri = f"file://{photograph}"
     # In the manifest's order, whatever their names sort like.
     assert table["uri"].to_pylist() == [f"{uri}#xywh=100,20,50,40", f"{uri}#xywh=5,6,50,40"]
-    first, _ = pieces_of(table)
+    first, _ = image_refs(table)
     np.testing.assert_array_equal(
         np.asarray(find(first).image()), pixels_of(photograph)[20:60, 100:150]
     )
@@ -245,9 +245,9 @@ def test_a_region_of_a_member_of_an_archive(photograph: Path, tmp_path: Path) ->
         archive.write(photograph, "a/field.png")
     uri = f"zip://a/field.png::file://{tmp_path}/fields.zip"
     region = Region(3, 4, 20, 10)
-    found = find(Piece(address_of(uri, region), uri, region))
+    found = find(ImageRef(address_of(uri, region), uri, region))
     np.testing.assert_array_equal(np.asarray(found.image()), pixels_of(photograph)[4:14, 3:23])
-    alone = find(piece_of(photograph, region))
+    alone = find(ref_of(photograph, region))
     assert found.image_id == alone.image_id
 
 
