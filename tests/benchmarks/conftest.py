@@ -104,7 +104,7 @@ def _text(spread: Mapping[str, float]) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_torch_thread() -> None:
+def one_thread() -> None:
     """Benchmarks use every core, unlike the tests."""
 
 

@@ -56,7 +56,7 @@ from storage.batches.manifests import (
 from storage.reports.tables import publish_report, read_rows, report_digest, report_path, write_rows
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA
-from tests.conftest import WHEN
+from tests.support.models import WHEN
 
 SHARD_ROWS = 3
 DAY = date(2026, 1, 3)

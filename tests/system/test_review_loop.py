@@ -24,7 +24,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.images.files import SourceError
 from tasks.reports.reviews import VerdictError
 from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
-from tests.conftest import CLASSES, HELD_OUT
+from tests.support.models import CLASSES, HELD_OUT
 
 DAY = date(2026, 3, 1)
 STAINED, HELD = ("C201P1", "C202P2"), 3

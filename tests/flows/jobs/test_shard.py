@@ -28,7 +28,7 @@ from tasks.detector.detector import to_arrays as detector_arrays
 from tasks.detector.moments import merge_statistics, statistics_of
 from tasks.detector.moments import to_arrays as statistics_arrays
 from tasks.images.listing import list_images
-from tests.conftest import CLASSES, HELD_OUT, WHEN
+from tests.support.models import CLASSES, HELD_OUT, WHEN
 
 SHARD_ROWS = 10
 

@@ -32,7 +32,7 @@ from storage.batches.manifests import (
 )
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA
-from tests.conftest import WHEN
+from tests.support.models import WHEN
 
 
 def manifest(rows: int, folder: str = "night") -> pa.Table:

@@ -17,7 +17,7 @@ from storage.store import Store
 from tasks.images import regions
 from tasks.images.decoding import Picture
 from tasks.images.listing import list_images
-from tests.conftest import CLASSES, WHEN
+from tests.support.models import CLASSES, WHEN
 
 Decode = Callable[[bytes, int], Picture]
 

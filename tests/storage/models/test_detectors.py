@@ -13,7 +13,7 @@ from storage.models.detectors import (
     save_detector,
 )
 from storage.store import Store, StoreError, digest_of
-from tests.conftest import WHEN
+from tests.support.models import WHEN
 
 CONTENT = arrays_to_bytes({"calibration/scores": np.arange(3.0)})
 

@@ -14,7 +14,7 @@ from storage.models.statistics import (
     save_statistics,
 )
 from storage.store import Store, StoreError, digest_of
-from tests.conftest import WHEN
+from tests.support.models import WHEN
 
 
 def moments(version: int) -> bytes:

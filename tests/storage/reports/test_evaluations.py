@@ -19,7 +19,7 @@ from storage.reports.evaluations import (
     write_table,
 )
 from storage.store import Store, StoreError
-from tests.conftest import WHEN
+from tests.support.models import WHEN
 
 CARD = ("evaluations", "night", "card.json")
 

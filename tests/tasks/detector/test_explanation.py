@@ -1,45 +1,44 @@
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from tasks.detector.calibration import calibrate, log_distance, standardised
 from tasks.detector.detector import Detector, score
 from tasks.detector.explanation import explain, location_shares
 from tasks.detector.mahalanobis import class_distances, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.network.backbones import build
-from tasks.network.classifier import PENULTIMATE, Classifier, NetworkSpec, tap_widths, with_taps
-from tasks.network.inference import inference, taps_and_maps
-from tasks.visualisation.thumbnails import heat_picture
+
+Features = dict[str, NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module")
-def classifier(spec: NetworkSpec) -> Classifier:
-    torch.manual_seed(0)
-    return build(spec).eval()
+def maps() -> Features:
+    """Maps of 40 images at two taps, whose places differ."""
+    rng = np.random.default_rng(1)
+    shapes = {"layer1": (40, 12, 8, 8), "layer2": (40, 20, 4, 4)}
+    spread = {
+        name: rng.normal(size=shape) * rng.uniform(0.5, 2, shape[1:])
+        for name, shape in shapes.items()
+    }
+    return {name: (values + 1).astype(np.float32) for name, values in spread.items()}
 
 
 @pytest.fixture(scope="module")
-def pixels() -> np.ndarray:
-    """Images of noise, smooth at the left, where every place differs from every other."""
-    images = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 3))
-    images[:, :, :16] = images[:, :1, :1, :1]
-    return images.astype(np.uint8)
+def pooled(maps: Features) -> Features:
+    return {name: values.mean(axis=(2, 3)) for name, values in maps.items()}
 
 
 @pytest.fixture(scope="module")
-def detector(classifier: Classifier, pixels: np.ndarray) -> Detector:
-    taps, _ = inference(classifier).run(pixels)
-    labels = np.arange(len(pixels)) % 2
+def detector(pooled: Features) -> Detector:
+    labels = np.arange(40) % 2
     gaussians = {
-        name: tied_gaussian(moments(taps[name].numpy().astype(np.float64), labels, 2))
-        for name in sorted(taps)
+        name: tied_gaussian(moments(features.astype(np.float64), labels, 2))
+        for name, features in sorted(pooled.items())
     }
     distances = np.stack(
-        [class_distances(g, taps[n].numpy()).min(axis=1) for n, g in gaussians.items()], 1
+        [class_distances(g, pooled[n]).min(axis=1) for n, g in gaussians.items()], 1
     )
-    return Detector(gaussians, calibrate(log_distance(distances), np.arange(len(pixels)) // 4))
+    return Detector(gaussians, calibrate(log_distance(distances), np.arange(40) // 4))
 
 
 @pytest.mark.parametrize("locations", [(1, 1), (3, 5), (12, 12)])
@@ -61,22 +60,10 @@ def test_the_shares_of_the_locations_have_the_distance_as_their_mean(
     assert shares[0, 0] == pytest.approx(first, rel=1e-8)
 
 
-def test_maps_have_the_pooled_features_as_their_mean(
-    classifier: Classifier, pixels: np.ndarray
-) -> None:
-    pooled, maps = taps_and_maps(classifier, pixels[:5])
-    features, _ = inference(classifier).run(pixels[:5])
-    assert pooled.keys() == maps.keys() == features.keys()
-    for name, width in tap_widths(classifier).items():
-        assert maps[name].shape[:2] == (5, width)
-        assert np.allclose(pooled[name], features[name], rtol=1e-4, atol=1e-5)
-        assert np.allclose(maps[name].mean(axis=(2, 3)), features[name], rtol=1e-4, atol=1e-5)
-
-
 def test_a_cell_is_explained_by_the_tap_that_gave_its_score(
-    classifier: Classifier, detector: Detector, pixels: np.ndarray
+    detector: Detector, pooled: Features, maps: Features
 ) -> None:
-    pooled, maps = taps_and_maps(classifier, pixels[:8])
+    pooled, maps = ({name: v[:8] for name, v in each.items()} for each in (pooled, maps))
     scores = score(detector, pooled)
     deviations = standardised(detector.calibration, log_distance(scores.distances))
     for i, found in enumerate(explain(detector, pooled, maps)):
@@ -90,32 +77,10 @@ def test_a_cell_is_explained_by_the_tap_that_gave_its_score(
         assert found.shares.mean() == pytest.approx(distances.min(), rel=1e-3)
 
 
-def test_a_tap_without_locations_is_explained_without_a_map(
-    classifier: Classifier, pixels: np.ndarray
-) -> None:
-    tapped = with_taps(classifier, (PENULTIMATE,))
-    pooled, maps = taps_and_maps(tapped, pixels)
-    gaussian = tied_gaussian(moments(pooled[PENULTIMATE], np.arange(len(pixels)) % 2, 2))
-    distances = class_distances(gaussian, pooled[PENULTIMATE]).min(axis=1)
-    calibration = calibrate(log_distance(distances)[:, None], np.arange(len(pixels)))
-    (found,) = explain(
-        Detector({PENULTIMATE: gaussian}, calibration), {PENULTIMATE: pooled[PENULTIMATE][:1]}, maps
-    )
-    assert maps == {}
-    assert (found.tap, found.shares) == (PENULTIMATE, None)
-
-
-def test_heat_is_lightest_where_most_of_the_distance_arises() -> None:
-    shares = np.full((4, 4), -1.0)
-    shares[0, 3] = 50.0
-    picture = heat_picture(Image.new("RGB", (64, 48), (120, 60, 60)), shares)
-    assert picture.size == (64, 48)
-    light = np.asarray(picture.convert("L"), float)
-    assert light[4, 58] == light.max()
-    assert light[40, 8] < light[4, 58] / 3
-
-
-def test_what_is_nearer_everywhere_has_no_heat() -> None:
-    image = Image.new("RGB", (8, 8), (200, 200, 200))
-    light = np.asarray(heat_picture(image, np.full((2, 2), -3.0)).convert("L"))
-    assert light.max() == light.min() < 100
+def test_a_tap_without_locations_is_explained_without_a_map() -> None:
+    vectors = np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32)
+    gaussian = tied_gaussian(moments(vectors, np.arange(40) % 2, 2))
+    distances = class_distances(gaussian, vectors).min(axis=1)
+    calibration = calibrate(log_distance(distances)[:, None], np.arange(40))
+    (found,) = explain(Detector({"head": gaussian}, calibration), {"head": vectors[:1]}, {})
+    assert (found.tap, found.shares) == ("head", None)

@@ -30,7 +30,7 @@ from tasks.evaluation.results import (
 )
 from tasks.visualisation.robustness_page import SCORES
 from tasks.visualisation.robustness_tables import METRICS
-from tests.conftest import CLASSES
+from tests.support.models import CLASSES
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)
 WEAK = Treatment("attack", "fgsm", 2 / 255)

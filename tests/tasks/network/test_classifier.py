@@ -19,7 +19,7 @@ from tasks.network.classifier import (
     with_taps,
 )
 from tasks.network.folding import folded
-from tests.conftest import CLASSES
+from tests.support.models import CLASSES
 
 THOUSAND = tuple(map(str, range(1000)))
 

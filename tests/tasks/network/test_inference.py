@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 import tasks.network.inference
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
-from tasks.network.classifier import PENULTIMATE, Classifier, to_pixels
-from tasks.network.inference import inference
+from tasks.network.classifier import (
+    PENULTIMATE,
+    Classifier,
+    NetworkSpec,
+    tap_widths,
+    to_pixels,
+    with_taps,
+)
+from tasks.network.inference import inference, taps_and_maps
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
 
@@ -63,6 +70,27 @@ def test_it_gives_what_the_classifier_gives(
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * scale)
 
 
+def test_maps_have_the_pooled_features_as_their_mean(spec: NetworkSpec) -> None:
+    torch.manual_seed(0)
+    made = build(spec).eval()
+    # Noise, smooth at the left: every place differs from every other.
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    pixels[:, :, :16] = pixels[:, :1, :1, :1]
+    pooled, maps = taps_and_maps(made, pixels)
+    features, _ = inference(made).run(pixels)
+    assert pooled.keys() == maps.keys() == features.keys()
+    for name, width in tap_widths(made).items():
+        assert maps[name].shape[:2] == (5, width)
+        assert np.allclose(pooled[name], features[name], rtol=1e-4, atol=1e-5)
+        assert np.allclose(maps[name].mean(axis=(2, 3)), features[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tap_of_one_vector_an_image_has_no_map(spec: NetworkSpec) -> None:
+    pooled, maps = taps_and_maps(with_taps(build(spec).eval(), (PENULTIMATE,)), images(2))
+    assert pooled[PENULTIMATE].ndim == 2
+    assert maps == {}
+
+
 def test_results_do_not_change_when_the_next_pass_is_run() -> None:
     network = inference(classifier(DEFAULT_NETWORK))
     _, first = network.run(images(3))
@@ -77,7 +105,7 @@ def test_threads_of_a_worker_do_not_disturb_each_other(
 ) -> None:
     """As on a scheduler whose workers somebody else has started."""
     if by_pytorch:
-        monkeypatch.setattr(tasks.inference, "_on_processor", refuse)
+        monkeypatch.setattr(tasks.network.inference, "_on_processor", refuse)
     network = inference(classifier(DEFAULT_NETWORK))
     batches = [np.roll(images(4), shift, axis=0)[: 2 + shift % 3] for shift in range(40)]
     wanted = [network.run(batch) for batch in batches]
@@ -105,7 +133,7 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> No
 def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tasks.inference, "_on_processor", refuse)
+    monkeypatch.setattr(tasks.network.inference, "_on_processor", refuse)
     made = classifier(DEFAULT_NETWORK)
     _, logits = inference(made).run(images(2))
     assert "OpenVINO does not take efficientnet_lite0: no such operation" in caplog.text
@@ -116,7 +144,7 @@ def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
 def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = tasks.inference._on_processor
+    right = tasks.network.inference._on_processor
 
     def wrong(network: object) -> object:
         run = right(network)  # type: ignore[arg-type]
@@ -127,7 +155,7 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
 
         return shifted
 
-    monkeypatch.setattr(tasks.inference, "_on_processor", wrong)
+    monkeypatch.setattr(tasks.network.inference, "_on_processor", wrong)
     made = classifier(DEFAULT_NETWORK)
     taps, _ = inference(made).run(images(2))
     assert "OpenVINO computes efficientnet_lite0 otherwise" in caplog.text

@@ -23,7 +23,7 @@ from tasks.network.training import (
     train,
 )
 from tasks.synthetic import cells as render
-from tests.conftest import CLASSES
+from tests.support.models import CLASSES
 
 SIDE, COUNT = 32, 48
 LABELS = np.arange(COUNT) % 2

@@ -1,0 +1,34 @@
+"""Rendered images that all tests share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tasks.synthetic.slides import RenderedSlide
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four patients' cells, half of them Parasitized, in a folder for each class."""
+    from tasks.synthetic.cells import write_collection
+
+    folder = tmp_path_factory.mktemp("cells")
+    write_collection(folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered_slide(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, RenderedSlide]":
+    """A slide of 4096 x 3072 pixels at three resolutions: four fields, two too thick, and glass."""
+    from tasks.synthetic.slides import render_slide
+
+    path = tmp_path_factory.mktemp("slides") / "smear.tif"
+    return path, render_slide(path, width=4096, height=3072, fields=4, thick=2, seed=0)
+
+
+@pytest.fixture(scope="session")
+def slide(rendered_slide: "tuple[Path, RenderedSlide]") -> Path:
+    """The file of that slide."""
+    return rendered_slide[0]

@@ -1,0 +1,70 @@
+"""A network of half a million weights, and stores that hold it as an untrained model."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from storage.store import Store, digest_of
+
+if TYPE_CHECKING:
+    from tasks.network.classifier import NetworkSpec
+
+CLASSES = ("Parasitized", "Uninfected")
+HELD_OUT = "C104P4"
+WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def spec() -> "NetworkSpec":
+    """A network of half a million weights."""
+    from tasks.network.backbones import network_spec
+
+    return network_spec(
+        "timm:test_resnet",
+        CLASSES,
+        32,
+        taps=("layer1", "layer2"),
+        frozen=("conv1", "bn1", "layer1"),
+    )
+
+
+@pytest.fixture(scope="session")
+def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSpec") -> Store:
+    import torch
+
+    from storage.arrays import arrays_to_bytes
+    from storage.models.classifiers import ModelCard, save_model
+    from tasks.network.backbones import build
+    from tasks.network.classifier import tap_widths
+
+    torch.manual_seed(0)
+    classifier = build(spec)
+    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
+    weights = arrays_to_bytes({k: v.numpy() for k, v in classifier.state_dict().items()})
+    card = ModelCard(
+        name="tiny",
+        created_at=WHEN,
+        digest=digest_of(weights),
+        network=spec.as_dict(),
+        preprocessing="RGB",
+        tap_widths=tap_widths(classifier),
+        temperature=1.5,
+        split_by="patient",
+        split={"train": ["C101P1", "C102P2"], "validation": [], "test": [HELD_OUT]},
+        training={},
+        metrics={},
+        versions={},
+    )
+    made = Store(str(tmp_path_factory.mktemp("store-with-model")))
+    save_model(made, card, weights)
+    return made
+
+
+@pytest.fixture
+def store_with_model(tmp_path: Path, _store_with_model: Store) -> Store:
+    """A store of one's own that holds the untrained model ``tiny``."""
+    shutil.copytree(_store_with_model.root, tmp_path / "store")
+    return Store(str(tmp_path / "store"))

@@ -1,0 +1,73 @@
+"""Servers that all tests share: S3, Prefect and Dask."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URL of an empty bucket on an S3 server of one's own, reached over HTTP.
+
+    Its address and keys are in the environment, as an operator would set them, so that worker
+    processes find it too. moto answers one request at a time: it looks for an object and then
+    writes it, which S3 does in one step.
+    """
+    import fsspec
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    moto, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with turn:
+            return moto(environ, start_response)
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # What this machine's owner has set up for S3 is not for tests.
+            "AWS_CONFIG_FILE": "none",
+            "AWS_SHARED_CREDENTIALS_FILE": "none",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            patched.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            patched.delenv(name, raising=False)
+        fsspec.filesystem("s3").mkdir("slidewatch")
+        yield "s3://slidewatch"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """The URL of a Prefect server that all tests share, for one takes seconds to start."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def scheduler(prefect_api: str) -> Iterator[str]:
+    """A Dask scheduler with two workers, as an operator would have one running."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster.scheduler_address

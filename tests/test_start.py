@@ -1,0 +1,20 @@
+"""Tests of a formula start in a second: what they would have to wait for is not imported."""
+
+import subprocess
+import sys
+
+from tests.support.paths import ROOT
+
+PROGRAM = """
+import sys, pytest
+failed = pytest.main(["-q", "--setup-only", "-p", "no:cacheprovider", "tests/tasks/detector"])
+heavy = {"torch", "prefect", "distributed", "moto"} & sys.modules.keys()
+sys.exit(f"imported {sorted(heavy)}" if heavy else failed)
+"""
+
+
+def test_tests_of_the_detector_import_no_network_flow_cluster_or_server() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
