@@ -36,9 +36,7 @@ from storage.models.statistics import (
 )
 from storage.store import Store, StoreError
 from tasks.detector.moments import (
-    States,
-    empty_statistics,
-    from_arrays,
+    ClassStatistics,
     merge_statistics,
     merge_tree,
     retract_statistics,
@@ -119,9 +117,9 @@ def fit(
             refuse_second_review(store, card.name, batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
-                from_arrays(load_moments(store, latest))
+                ClassStatistics.from_arrays(load_moments(store, latest))
                 if latest
-                else empty_statistics(card.tap_widths, len(card.classes))
+                else ClassStatistics.empty(card.tap_widths, len(card.classes))
             )
             others = latest.contributions if latest else []
             held.check()
@@ -170,7 +168,8 @@ def retract(
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
         with open_client(settings) as client:
             part = statistics_of_rows(client, store, card, taken, f"retract {name}")
-            total = retract_statistics(from_arrays(load_moments(store, latest)), part)
+            before = ClassStatistics.from_arrays(load_moments(store, latest))
+            total = retract_statistics(before, part)
             held.check()
             lineage = save_version(store, card, latest, total, f"retract {kind} {name}", kept)
             return _finish(client, settings, store, card, lineage, changed)
@@ -178,11 +177,11 @@ def retract(
 
 def _extract_batch(
     client: Client, store: Store, batch: Batch, card: ModelCard
-) -> tuple[States, Contribution, int]:
+) -> tuple[ClassStatistics, Contribution, int]:
     """The statistics of a batch, what it contributes, and how many images are unreadable."""
     counts = {"fitted": 0, "held_out": 0, "failures": 0}
 
-    def counted(results: Iterator[ShardResult]) -> Iterator[States]:
+    def counted(results: Iterator[ShardResult]) -> Iterator[ClassStatistics]:
         for result in results:
             counts["fitted"] += result.fitted
             counts["held_out"] += result.held_out

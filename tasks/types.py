@@ -1,5 +1,6 @@
 """Name the kinds of arrays that all modules share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,3 +11,24 @@ Amount = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Float = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]  # named arrays, as a safetensors file keeps them
+
+
+def nested(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Put named arrays under another name, as files into a folder.
+
+    >>> nested("tap", {"mean": np.zeros(1)})
+    {'tap/mean': array([0.])}
+    """
+    return {f"{name}/{key}": values for key, values in arrays.items()}
+
+
+def below(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Take the arrays that `nested` has put under a name, and no others.
+
+    >>> below("tap", {"tap/mean": np.zeros(1), "taps": np.ones(1)})
+    {'mean': array([0.])}
+    """
+    folder = f"{name}/"
+    return {
+        key.removeprefix(folder): values for key, values in arrays.items() if key.startswith(folder)
+    }

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from storage.models.detectors import load_detector, load_detector_card
 from storage.store import Store, StoreError
-from tasks.detector.detector import Detector, from_arrays
+from tasks.detector.detector import Detector
 
 
 @lru_cache(maxsize=4)
@@ -13,4 +13,4 @@ def load_fitted_detector(store: Store, detector: str, digest: str) -> Detector:
     card = load_detector_card(store, detector)
     if card.digest != digest:
         raise StoreError(f"detector {detector} was replaced while it was in use")
-    return from_arrays(load_detector(store, card))
+    return Detector.from_arrays(load_detector(store, card))

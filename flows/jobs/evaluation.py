@@ -33,8 +33,8 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
-from tasks.detector.mahalanobis import tied_gaussian
-from tasks.detector.moments import Moments, partial_fit, unit
+from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.detector.moments import Moments, partial_fit
 from tasks.evaluation.attacks import (
     Target,
     attack,
@@ -48,13 +48,12 @@ from tasks.evaluation.baselines import (
     Residual,
     residual_directions,
     residual_norm,
+    unit,
     whole_gaussian,
 )
 from tasks.evaluation.corruptions import corrupt
 from tasks.evaluation.evidence import (
     evidence_of_forms,
-    gaussian_from_arrays,
-    gaussian_to_arrays,
     scored_form,
     to_images,
     to_numpy,
@@ -67,6 +66,7 @@ from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer, to_pixels, with_taps
 from tasks.network.folding import folded
+from tasks.types import below, nested
 
 BANK = 5000  # images that nearest neighbours are looked for among
 PICTURES = 2  # images of each part that are kept to be shown
@@ -236,11 +236,11 @@ def fit_tap(job: FitJob) -> None:
             on_sphere = on_sphere or Moments.empty(raw.classes, raw.width)
             on_sphere = partial_fit(on_sphere, unit(features), labels)
     assert raw is not None
-    arrays = gaussian_to_arrays("layer", tied_gaussian(raw))
+    arrays = nested("layer", tied_gaussian(raw).to_arrays())
     if last:
         assert on_sphere is not None
-        arrays |= gaussian_to_arrays("unit", tied_gaussian(on_sphere))
-        arrays |= gaussian_to_arrays("whole", whole_gaussian(raw))
+        arrays |= nested("unit", tied_gaussian(on_sphere).to_arrays())
+        arrays |= nested("whole", whole_gaussian(raw).to_arrays())
         arrays |= _residual_arrays(job, classifier, raw)
     write_arrays(run.store, arrays, *path)
 
@@ -363,9 +363,11 @@ def _fitted(run: Run) -> Fitted:
     return Fitted(
         detector=target.detector,
         last=PENULTIMATE,
-        layers={tap: gaussian_from_arrays(values, "layer") for tap, values in arrays.items()},
-        unit_last=gaussian_from_arrays(last, "unit"),
-        whole=gaussian_from_arrays(last, "whole"),
+        layers={
+            tap: TiedGaussian.from_arrays(below("layer", values)) for tap, values in arrays.items()
+        },
+        unit_last=TiedGaussian.from_arrays(below("unit", last)),
+        whole=TiedGaussian.from_arrays(below("whole", last)),
         residual=Residual(
             last["residual/origin"], last["residual/directions"], float(last["residual/scale"][0])
         ),

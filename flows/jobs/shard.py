@@ -42,7 +42,7 @@ from storage.models.detectors import load_detector_card
 from storage.reports.tables import write_rows
 from storage.store import Store
 from tasks.detector.detector import score
-from tasks.detector.moments import States, statistics_of
+from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
@@ -96,7 +96,7 @@ class ShardResult:
     tries: int
     seconds: float
     worker: str
-    statistics: States | None = None
+    statistics: ClassStatistics | None = None
     fitted: int = 0
     held_out: int = 0
 

@@ -16,8 +16,7 @@ from storage.models.classifiers import load_card
 from storage.models.statistics import load_moments, load_statistics
 from storage.store import Store
 from tasks.detector.calibration import leave_group_out
-from tasks.detector.detector import SPACE
-from tasks.detector.moments import States, from_arrays, in_space, statistics_of
+from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.types import Float
 
 IMAGE_FOLDS = 20
@@ -50,22 +49,25 @@ class GroupJob:
     parts: tuple[Rows, ...]
 
 
-def rows_statistics(job: RowsJob) -> States:
-    """The statistics of some labelled rows of a batch."""
+def rows_statistics(job: RowsJob) -> ClassStatistics:
+    """Compute the statistics of some labelled rows of a batch."""
     card = load_card(job.store, job.model)
     block = _read_rows(job.store, job.model, job.rows)
     return statistics_of(block.taps, block.label, len(card.classes))
 
 
 def group_log_distances(job: GroupJob) -> Float:
-    """Log distances (n, T) of a group's images under statistics without it, taps in name order."""
+    """Compute log distances (n, T) of a group's images under statistics without that group.
+
+    The taps are in the order of their names.
+    """
     total = _load_version(job.store, job.model, job.version)
     blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
     labels = np.concatenate([block.label for block in blocks])
     columns = []
     for tap in sorted(blocks[0].taps):
-        features = in_space(SPACE, np.concatenate([block.taps[tap] for block in blocks]))
-        columns.append(leave_group_out(total[f"{tap}/{SPACE}"], features, labels))
+        features = np.concatenate([block.taps[tap] for block in blocks])
+        columns.append(leave_group_out(total.taps[tap], features, labels))
     return np.stack(columns, axis=1)
 
 
@@ -75,5 +77,6 @@ def _read_rows(store: Store, model: str, part: Rows) -> FeatureBlock:
 
 
 @lru_cache(maxsize=2)
-def _load_version(store: Store, model: str, version: int) -> States:
-    return from_arrays(load_moments(store, load_statistics(store, model, version)))
+def _load_version(store: Store, model: str, version: int) -> ClassStatistics:
+    lineage = load_statistics(store, model, version)
+    return ClassStatistics.from_arrays(load_moments(store, lineage))

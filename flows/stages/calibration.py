@@ -17,9 +17,9 @@ from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import calibrate
-from tasks.detector.detector import SPACE, Detector, fit_gaussians, to_arrays
+from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.mahalanobis import condition_number
-from tasks.detector.moments import States, from_arrays
+from tasks.detector.moments import ClassStatistics
 from tasks.network.split import SplitBy, split_by
 
 ENOUGH_GROUPS = 20
@@ -46,7 +46,7 @@ def calibrate_detector(
             f"no {' and no '.join(missing)} image is in statistics "
             f"{version_name(lineage.version)}: fit a batch that has some"
         )
-    statistics = from_arrays(load_moments(store, lineage))
+    statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
     try:
         gaussians = fit_gaussians(statistics)
     except ValueError as error:
@@ -60,7 +60,7 @@ def calibrate_detector(
     distances = list(run_in_order(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     detector = Detector(gaussians, calibrate(np.concatenate(distances), number))
-    content = arrays_to_bytes(to_arrays(detector))
+    content = arrays_to_bytes(detector.to_arrays())
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
         created_at=now(),
@@ -109,10 +109,10 @@ def _groups(parts: list[Contributed]) -> tuple[SplitBy, dict[Hashable, list[Rows
     return by, groups
 
 
-def _tap_cards(detector: Detector, statistics: States) -> dict[str, TapCard]:
+def _tap_cards(detector: Detector, statistics: ClassStatistics) -> dict[str, TapCard]:
     cards = {}
     for tap, gaussian in detector.gaussians.items():
-        spread = statistics[f"{tap}/{SPACE}"].scatter.sum(axis=0).diagonal()
+        spread = statistics.taps[tap].scatter.sum(axis=0).diagonal()
         cards[tap] = TapCard(
             width=len(spread),
             shrinkage=gaussian.shrinkage,

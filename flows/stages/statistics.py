@@ -19,7 +19,7 @@ from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
 from storage.store import Store, StoreError, digest_of
-from tasks.detector.moments import States, merge_tree, to_arrays
+from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.images.files import SourceError
 
 ROWS_A_JOB = 4096
@@ -32,8 +32,8 @@ def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Le
 
 def statistics_of_rows(
     client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
-) -> States:
-    """The statistics of rows of some batches."""
+) -> ClassStatistics:
+    """Compute the statistics of rows of some batches."""
     jobs = [
         RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
         for rows in taken
@@ -85,13 +85,12 @@ def save_version(
     store: Store,
     card: ModelCard,
     parent: Lineage | None,
-    statistics: States,
+    statistics: ClassStatistics,
     operation: str,
     contributions: list[Contribution],
 ) -> Lineage:
     """Write the statistics as the next version of a model's."""
-    content = arrays_to_bytes(to_arrays(statistics))
-    counts = next(iter(statistics.values())).n
+    content = arrays_to_bytes(statistics.to_arrays())
     lineage = Lineage(
         model=card.name,
         version=parent.version + 1 if parent else 1,
@@ -99,7 +98,7 @@ def save_version(
         operation=operation,
         created_at=now(),
         contributions=contributions,
-        images={name: int(n) for name, n in zip(card.classes, counts, strict=True)},
+        images={name: int(n) for name, n in zip(card.classes, statistics.n, strict=True)},
         digest=digest_of(content),
     )
     save_statistics(store, lineage, content)

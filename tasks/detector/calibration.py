@@ -39,12 +39,14 @@ def log_distance(distances: Float) -> Float:
     return np.log(np.clip(distances, limits.tiny, limits.max))
 
 
-def leave_group_out(total: Moments, features: Float, labels: NDArray[np.integer]) -> Float:
-    """Log distances (n,) of a group's own images under statistics without that group.
+def leave_group_out(
+    total: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
+) -> Float:
+    """Compute log distances (n,) of a group's own images under statistics without that group.
 
     Args:
         total: statistics of all groups together, this one included.
-        features: (n, d), the group's images in the space of ``total``.
+        features: (n, d), of the group's images.
         labels: (n,), their classes.
     """
     others = retract(total, moments(features, labels, total.classes))

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
 from tasks.detector.calibration import log_distance, standardised
-from tasks.detector.detector import SPACE, Detector
+from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import TiedGaussian, class_distances
-from tasks.detector.moments import in_space
 from tasks.types import Float
 
 
@@ -53,7 +52,7 @@ def explain(
         maps: by tap, features before they are pooled, (n, d, h, w); of taps that have any.
     """
     distances = {
-        name: class_distances(gaussian, in_space(SPACE, pooled[name]))
+        name: class_distances(gaussian, pooled[name])
         for name, gaussian in detector.gaussians.items()
     }
     nearest = np.stack([found.min(axis=1) for found in distances.values()], axis=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from tasks.detector.moments import Moments
-from tasks.types import Float
+from tasks.types import Arrays, Float
 
 # The least shrinkage: with it, a feature that never varied in the fitted images weighs at most a
 # thousand times an average one, in standard deviations, however many images were fitted.
@@ -31,9 +31,19 @@ class TiedGaussian:
     factor: Float
     shrinkage: float
 
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        shrinkage = np.asarray([self.shrinkage])
+        return {"means": self.means, "factor": self.factor, "shrinkage": shrinkage}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "TiedGaussian":
+        """Read a Gaussian back from `to_arrays`."""
+        return cls(arrays["means"], arrays["factor"], float(arrays["shrinkage"][0]))
+
 
 def tied_covariance(moments: Moments) -> Float:
-    """The maximum-likelihood covariance around the class means, (d, d).
+    """Compute the maximum-likelihood covariance around the class means, (d, d).
 
     Raises:
         ValueError: there are no images.
@@ -45,7 +55,7 @@ def tied_covariance(moments: Moments) -> Float:
 
 
 def oas_shrinkage(covariance: Float, n: float) -> float:
-    """The coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
+    """Compute the coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
 
     It needs tr(S), tr(S^2), n and d alone. As in `sklearn.covariance.oas`, which it equals on the
     same data for d > 1, the terms in 2/d of the equation are left out.
@@ -76,7 +86,7 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
 
 
 def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> Float:
-    """Squared Mahalanobis distances (n, C) of features (n, d) to every class.
+    """Compute squared Mahalanobis distances (n, C) of features (n, d) to every class.
 
     One triangular solve serves all classes; memory is O(n d). A class without images is
     infinitely far.
@@ -92,17 +102,17 @@ def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> F
 
 
 def nearest_class_distance(gaussian: TiedGaussian, features: NDArray[np.floating]) -> Float:
-    """The squared distance (n,) to the nearest class: higher is more abnormal."""
+    """Compute the squared distance (n,) to the nearest class: higher is more abnormal."""
     return np.asarray(class_distances(gaussian, features).min(axis=1))
 
 
 def condition_number(gaussian: TiedGaussian) -> float:
-    """The ratio of the largest to the smallest eigenvalue of the shrunk covariance."""
+    """Compute the ratio of the largest to the smallest eigenvalue of the shrunk covariance."""
     return float(np.linalg.cond(gaussian.factor) ** 2)
 
 
 def _whiten(factor: Float, rows: NDArray[np.floating]) -> Float:
-    """L^-1 applied to every row, (n, d)."""
+    """Apply L^-1 to every row, (n, d)."""
     solved = solve_triangular(
         factor, np.asarray(rows, np.float64).T, lower=True, check_finite=False
     )

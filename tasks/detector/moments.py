@@ -5,16 +5,18 @@ M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub
 see Schubert & Gertz (2018) for its accuracy. Read backwards, the same algebra retracts one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
-from tasks.types import Float
+from tasks.types import Arrays, Float
 
-SPACES = ("raw", "unit")  # features as they are, and on the unit sphere (Mueller & Hein 2025)
+# Under this name a tap's moments are kept. Up to 0.1 those of normalised features lay beside them,
+# under "unit", and nothing ever read them.
+_AS_THEY_ARE = "raw"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Moments:
 
     @classmethod
     def empty(cls, classes: int, width: int) -> "Moments":
-        """The moments of nothing, the neutral element of `merge`."""
+        """Make the moments of nothing, the neutral element of `merge`."""
         return cls(np.zeros(classes), np.zeros((classes, width)), np.zeros((classes, width, width)))
 
     @property
@@ -41,11 +43,47 @@ class Moments:
         return int(self.mean.shape[1])
 
 
-States = dict[str, Moments]  # by "<tap>/<space>"
+@dataclass(frozen=True)
+class ClassStatistics:
+    """The moments of every tap of a network, by the tap's name."""
+
+    taps: Mapping[str, Moments]
+
+    @classmethod
+    def empty(cls, tap_widths: Mapping[str, int], classes: int) -> "ClassStatistics":
+        """Make the statistics of nothing."""
+        return cls({tap: Moments.empty(classes, width) for tap, width in tap_widths.items()})
+
+    @property
+    def n(self) -> Float:
+        """The number of images of every class, (C,)."""
+        return next(iter(self.taps.values())).n
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        return {
+            f"{tap}/{_AS_THEY_ARE}/{name}": values
+            for tap, state in sorted(self.taps.items())
+            for name, values in vars(state).items()
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "ClassStatistics":
+        """Read statistics back from `to_arrays`, also those that 0.1 wrote."""
+        suffix = f"/{_AS_THEY_ARE}/n"
+        taps = sorted(name.removesuffix(suffix) for name in arrays if name.endswith(suffix))
+        return cls(
+            {
+                tap: Moments(
+                    *(arrays[f"{tap}/{_AS_THEY_ARE}/{name}"] for name in ("n", "mean", "scatter"))
+                )
+                for tap in taps
+            }
+        )
 
 
 def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> Moments:
-    """The moments of some images, in two passes over float64.
+    """Compute the moments of some images, in two passes over float64.
 
     Args:
         features: (n, d), finite.
@@ -78,7 +116,7 @@ def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of both samples together."""
+    """Compute the moments of both samples together."""
     _check_same_shape(a, b)
     n = a.n + b.n
     share = np.divide(b.n, n, out=np.zeros_like(n), where=n > 0)
@@ -91,7 +129,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def retract(total: Moments, part: Moments) -> Moments:
-    """What is left of ``total`` when ``part``, which was merged into it, is taken out.
+    """Take ``part``, which was merged into ``total``, out of it again.
 
     The error of the scatter is a few rounding errors of that of ``total``, times 1 + |mean| / sd:
     what is left is less exact the less of ``total`` it is.
@@ -119,41 +157,30 @@ def retract(total: Moments, part: Moments) -> Moments:
 def partial_fit(
     state: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> Moments:
-    """The state after some more images; see `moments` for the arguments."""
+    """Add some more images to a state; see `moments` for the arguments."""
     return merge(state, moments(features, labels, state.classes))
 
 
 def statistics_of(
     taps: Mapping[str, NDArray[np.floating]], labels: NDArray[np.integer], classes: int
-) -> States:
-    """The moments of every tap, (n, d) each, in both spaces."""
-    return {
-        f"{tap}/{space}": moments(in_space(space, features), labels, classes)
-        for tap, features in taps.items()
-        for space in SPACES
-    }
+) -> ClassStatistics:
+    """Compute the moments of every tap, (n, d) each; see `moments` for the arguments."""
+    return ClassStatistics(
+        {tap: moments(features, labels, classes) for tap, features in taps.items()}
+    )
 
 
-def empty_statistics(tap_widths: Mapping[str, int], classes: int) -> States:
-    """The statistics of nothing."""
-    return {
-        f"{tap}/{space}": Moments.empty(classes, width)
-        for tap, width in tap_widths.items()
-        for space in SPACES
-    }
+def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
+    """`merge` every tap; KeyError where the taps differ."""
+    return _tap_by_tap(merge, a, b)
 
 
-def merge_statistics(a: States, b: States) -> States:
-    """`merge` for every tap and space; KeyError where they differ."""
-    return {key: merge(a[key], b[key]) for key in a.keys() | b.keys()}
+def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
+    """`retract` every tap; KeyError where the taps differ."""
+    return _tap_by_tap(retract, total, part)
 
 
-def retract_statistics(total: States, part: States) -> States:
-    """`retract` for every tap and space; KeyError where they differ."""
-    return {key: retract(total[key], part[key]) for key in total.keys() | part.keys()}
-
-
-def merge_tree(parts: Iterable[States]) -> States:
+def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
     """Merge statistics pairwise along the binary tree that their order alone decides.
 
     Rounding grows with the logarithm of their number, and log2 of it are held at once.
@@ -161,7 +188,7 @@ def merge_tree(parts: Iterable[States]) -> States:
     Raises:
         ValueError: there are no parts.
     """
-    pending: list[tuple[int, States]] = []  # (height, statistics), heights strictly falling
+    pending: list[tuple[int, ClassStatistics]] = []  # (height, statistics), heights falling
     for part in parts:
         height = 0
         while pending and pending[-1][0] == height:
@@ -176,34 +203,11 @@ def merge_tree(parts: Iterable[States]) -> States:
     return total
 
 
-def to_arrays(statistics: States) -> dict[str, Float]:
-    """Statistics as named arrays, for keeping."""
-    return {
-        f"{key}/{name}": getattr(state, name)
-        for key, state in sorted(statistics.items())
-        for name in ("n", "mean", "scatter")
-    }
-
-
-def from_arrays(arrays: Mapping[str, Float]) -> States:
-    """Statistics back from `to_arrays`."""
-    keys = [name.removesuffix("/n") for name in arrays if name.endswith("/n")]
-    return {
-        key: Moments(*(arrays[f"{key}/{name}"] for name in ("n", "mean", "scatter")))
-        for key in keys
-    }
-
-
-def unit(features: NDArray[np.floating]) -> Float:
-    """Features on the unit sphere, f / ||f||_2, as (n, d); a zero vector stays zero."""
-    wide = np.asarray(features, np.float64)
-    norm = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(np.divide(wide, norm, out=np.zeros_like(wide), where=norm > 0))
-
-
-def in_space(space: str, features: NDArray[np.floating]) -> Float:
-    """Features in one of `SPACES`, as float64 (n, d)."""
-    return unit(features) if space == "unit" else np.asarray(features, np.float64)
+def _tap_by_tap(
+    combine: Callable[[Moments, Moments], Moments], a: ClassStatistics, b: ClassStatistics
+) -> ClassStatistics:
+    names = [*a.taps, *(tap for tap in b.taps if tap not in a.taps)]
+    return ClassStatistics({tap: combine(a.taps[tap], b.taps[tap]) for tap in names})
 
 
 def _add_outer(matrix: Float, vector: Float, weight: float) -> None:

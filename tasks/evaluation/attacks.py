@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.detector.detector import SPACE, Detector
+from tasks.detector.detector import Detector
 from tasks.network.classifier import Classifier
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
@@ -115,7 +115,6 @@ def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -
     calibration, columns = detector.calibration, []
     for name, gaussian in detector.gaussians.items():
         features = taps[name].double()
-        features = nn.functional.normalize(features) if SPACE == "unit" else features
         factor = torch.as_tensor(gaussian.factor, device=features.device)
         means = torch.as_tensor(gaussian.means, device=features.device)
         means = means[~means.isnan().any(dim=1)]

@@ -17,7 +17,7 @@ from tasks.detector.calibration import log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.detector import score as score_images
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
-from tasks.detector.moments import Moments, unit
+from tasks.detector.moments import Moments
 from tasks.types import Float
 
 ODIN_TEMPERATURE = 1000.0
@@ -181,6 +181,13 @@ def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
             axis=1,
         )
     )
+
+
+def unit(features: NDArray[np.floating]) -> Float:
+    """Project features on the unit sphere, f / ||f||_2, as (n, d); a zero vector stays zero."""
+    wide = np.asarray(features, np.float64)
+    norm = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(np.divide(wide, norm, out=np.zeros_like(wide), where=norm > 0))
 
 
 def one_class(moments: Moments) -> Moments:

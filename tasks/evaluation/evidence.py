@@ -9,7 +9,6 @@ from scipy.special import softmax
 from torch import Tensor
 
 from tasks.detector.calibration import p_values
-from tasks.detector.mahalanobis import TiedGaussian
 from tasks.evaluation.attacks import Target, differentiable_abnormality, preprocess
 from tasks.evaluation.baselines import (
     ODIN_TEMPERATURE,
@@ -72,22 +71,6 @@ def to_numpy(values: Tensor) -> NDArray[np.float32]:
 def to_images(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels (B, 3, S, S) in [0, 1] as images (B, S, S, 3) of 8 bits."""
     return np.asarray((pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(), np.uint8)
-
-
-def gaussian_to_arrays(name: str, gaussian: TiedGaussian) -> Arrays:
-    """Write a Gaussian as named arrays."""
-    return {
-        f"{name}/means": gaussian.means,
-        f"{name}/factor": gaussian.factor,
-        f"{name}/shrinkage": np.asarray([gaussian.shrinkage]),
-    }
-
-
-def gaussian_from_arrays(arrays: Arrays, name: str) -> TiedGaussian:
-    """Read a Gaussian back from `gaussian_to_arrays`."""
-    return TiedGaussian(
-        arrays[f"{name}/means"], arrays[f"{name}/factor"], float(arrays[f"{name}/shrinkage"][0])
-    )
 
 
 def scored_form(arrays: Arrays, form: str, fitted: Fitted, temperature: float) -> Scored:

@@ -18,9 +18,8 @@ from tasks.detector.calibration import (
     log_distance,
     p_values,
 )
-from tasks.detector.detector import SPACE
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
-from tasks.detector.moments import Moments, in_space, moments, retract
+from tasks.detector.moments import Moments, moments, retract
 from tasks.evaluation.metrics import Interval, interval, resampled
 from tasks.types import Float
 
@@ -90,8 +89,8 @@ def _p_values(
     own, others = [], []
     _, groups = np.unique(fitted.patients[calibrating], return_inverse=True)
     classes = int(fitted.labels.max()) + 1
-    for tap, unseen_tap in zip(fitted.taps, unseen.taps, strict=True):
-        features, labels = in_space(SPACE, tap), fitted.labels
+    labels = fitted.labels
+    for features, unseen_tap in zip(fitted.taps, unseen.taps, strict=True):
         held, held_labels = features[calibrating], labels[calibrating]
         total = moments(features, labels, classes)
         if left_out:
@@ -103,12 +102,12 @@ def _p_values(
             total = retract(total, moments(held, held_labels, classes))
             column = _log_distances(total, held)
         own.append(column)
-        others.append(_log_distances(total, in_space(SPACE, unseen_tap)))
+        others.append(_log_distances(total, unseen_tap))
     calibration: Calibration = calibrate(np.stack(own, axis=1), groups)
     return p_values(calibration, abnormality(calibration, np.stack(others, axis=1)))
 
 
-def _log_distances(total: Moments, features: Float) -> Float:
+def _log_distances(total: Moments, features: NDArray[np.floating]) -> Float:
     return log_distance(nearest_class_distance(tied_gaussian(total), features))
 
 

@@ -49,9 +49,7 @@ def read_manifest(source: str) -> pa.Table:
                 table = csv.read_csv(
                     file,
                     parse_options=csv.ParseOptions(newlines_in_values=True),
-                    convert_options=csv.ConvertOptions(
-                        column_types=text, strings_can_be_null=True
-                    ),
+                    convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=True),
                 )
             else:
                 table = pq.read_table(file)

@@ -32,7 +32,8 @@ from tasks.detector.mahalanobis import (
     tied_covariance,
     tied_gaussian,
 )
-from tasks.detector.moments import SPACES, Moments, in_space, merge, moments, retract
+from tasks.detector.moments import Moments, merge, moments, retract
+from tasks.evaluation.baselines import unit
 from tasks.evaluation.corruptions import CORRUPTIONS, corrupt
 from tasks.evaluation.metrics import accuracy, auroc
 from tasks.images.decoding import decode_rgb, resize
@@ -47,6 +48,7 @@ from tests.support.paths import DATA
 
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))
 CLASSES = ("Parasitized", "Uninfected")
+SPACES = ("raw", "unit")  # features as they are, and on the unit sphere
 FRACTIONS = (0.75, 0.10, 0.15)  # of patients, as `flows.train` has them
 
 pytestmark = [
@@ -392,6 +394,11 @@ def tap_features(features: Features, tap: Tap) -> tuple[Float, Float]:
             groups = features.patients[features.sample]
             shifted = shifted - np.stack([mean_of_others(kind, groups) for kind in moved])
     return in_space(tap.space, clean), np.stack([in_space(tap.space, kind) for kind in shifted])
+
+
+def in_space(space: str, features: Float) -> Float:
+    """Features (n, d) in one of `SPACES`."""
+    return unit(features) if space == "unit" else features
 
 
 def group_means(rows: Float, groups: NDArray[np.int64]) -> Float:

@@ -21,17 +21,18 @@ from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import batch as batch_module
 from flows.train import TrainOutcome, train
+from storage.arrays import arrays_to_bytes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
-from storage.models.statistics import latest_statistics, load_moments
+from storage.models.statistics import latest_statistics, load_moments, load_statistics
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import read_rows, report_path
-from storage.store import Store, StoreError
-from tasks.detector.moments import from_arrays
+from storage.store import Store, StoreError, digest_of
+from tasks.detector.moments import ClassStatistics
 from tasks.images.files import SourceError
 from tasks.reports.images import PIECE
 from tasks.synthetic.cells import write_collection, write_night
@@ -234,6 +235,30 @@ def test_retracting_a_batch_undoes_it(images: Path, ready: Settings, tmp_path: P
     assert_close(statistics(ready), before, 1e-10)
 
 
+def test_statistics_that_an_older_version_wrote_are_built_on_and_taken_from(
+    ready: Settings, tmp_path: Path
+) -> None:
+    """Up to 0.1 moments of normalised features lay beside the others, and nothing read them."""
+    store, before = Store(ready.store), statistics(ready)
+    of_unit = {name.replace("/raw/", "/unit/"): values + 1 for name, values in before.items()}
+    content = arrays_to_bytes(before | of_unit)
+    lineage = load_statistics(store, "m", 1).model_copy(update={"digest": digest_of(content)})
+    store.write_bytes(content, "statistics", "m", "v0001", "moments.safetensors")
+    lineage.write(store, "statistics", "m", "v0001", "lineage.json")
+    extra = tmp_path / "extra"
+    write_collection(
+        extra, patients=3, cells_per_patient=9, parasitized_fraction=0.4, seed=9, first_patient=50
+    )
+    added = fit(str(extra), batch="second", settings=ready)
+    assert (added.statistics, added.failed) == ("v0002", False)
+    assert statistics(ready).keys() == before.keys()
+    outcome = retract(batch="second", settings=ready)
+    assert (outcome.statistics, outcome.images) == ("v0003", lineage.images)
+    assert_close(statistics(ready), before, 1e-10)
+    outcome = retract(batch="first", settings=ready)
+    assert not any(ClassStatistics.from_arrays(statistics(ready)).n)
+
+
 @pytest.mark.parametrize("kind", ["patient", "slide"])
 def test_retracting_equals_never_having_been_fitted(
     images: Path, ready: Settings, kind: str
@@ -250,11 +275,11 @@ def test_retracting_equals_never_having_been_fitted(
         for i, row in enumerate(manifest)
         if row["patient_id"] not in card.held_out and row[f"{kind}_id"] != gone
     ]
-    state = from_arrays(statistics(ready))
+    state = ClassStatistics.from_arrays(statistics(ready))
     for tap, features in block.taps.items():
         for c in range(2):
             rows = features[[i for i in keep if block.label[i] == c]].astype(np.float64)
-            moments = state[f"{tap}/raw"]
+            moments = state.taps[tap]
             assert moments.n[c] == len(rows)
             np.testing.assert_allclose(moments.mean[c], rows.mean(0), rtol=1e-10, atol=1e-12)
             oracle = (rows - rows.mean(0)).T @ (rows - rows.mean(0))

@@ -25,9 +25,8 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.models.statistics import latest_statistics, load_moments
 from storage.reports.tables import read_rows, report_digest, report_path
 from storage.store import Store, StoreError
-from tasks.detector.detector import from_arrays as detector_from_arrays
-from tasks.detector.detector import score
-from tasks.detector.moments import from_arrays as statistics_from_arrays
+from tasks.detector.detector import Detector, score
+from tasks.detector.moments import ClassStatistics
 from tests.system.golden import make_golden as golden
 
 FOLDER = Path(golden.__file__).parent
@@ -122,8 +121,8 @@ def test_the_statistics_open(old: Store) -> None:
     assert (part.attempt, part.images, part.held_out) == (1, 5, 0)
     assert (part.without_patients, part.without_slides) == (("P9",), ("S9",))
     assert_same(load_moments(old, lineage), golden.MOMENTS)
-    statistics = statistics_from_arrays(load_moments(old, lineage))
-    assert statistics["layer1/raw"].mean.tolist() == [[0, 1], [2, 3]]
+    statistics = ClassStatistics.from_arrays(load_moments(old, lineage))
+    assert statistics.taps["layer1"].mean.tolist() == [[0, 1], [2, 3]]
 
 
 def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
@@ -134,7 +133,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     assert card.taps["layer1"].shrinkage == 0.125
     arrays = load_detector(old, card)
     assert_same(arrays, golden.DETECTOR)
-    scores = score(detector_from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})
+    scores = score(Detector.from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})
     # By hand: squared distances to the nearer mean, in units of the factor's diagonal.
     np.testing.assert_allclose(
         scores.distances, [[1 / 256, 0], [17 / 256, 1 / 16], [1 / 256, 1 / 4], [25 / 256, 9 / 16]]

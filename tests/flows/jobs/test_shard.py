@@ -24,9 +24,7 @@ from storage.reports.tables import read_rows
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.calibration import Calibration, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians, score
-from tasks.detector.detector import to_arrays as detector_arrays
 from tasks.detector.moments import merge_statistics, statistics_of
-from tasks.detector.moments import to_arrays as statistics_arrays
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, HELD_OUT, WHEN
 
@@ -85,7 +83,7 @@ def add_detector(night: Night) -> Detector:
         total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
     calibration = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
     detector = Detector(fit_gaussians(total), calibration)  # type: ignore[arg-type]
-    content = arrays_to_bytes(detector_arrays(detector))
+    content = arrays_to_bytes(detector.to_arrays())
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
         statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
@@ -124,7 +122,7 @@ def test_a_shard_that_is_complete_is_not_read_again(
     assert all(result.reused for result in second)
     for one, two in zip(first, second, strict=True):
         assert (one.fitted, one.held_out, one.failures) == (two.fitted, two.held_out, two.failures)
-        a, b = statistics_arrays(one.statistics), statistics_arrays(two.statistics)  # type: ignore[arg-type]
+        a, b = one.statistics.to_arrays(), two.statistics.to_arrays()  # type: ignore[union-attr]
         assert {n: v.tobytes() for n, v in a.items()} == {n: v.tobytes() for n, v in b.items()}
 
 
@@ -169,8 +167,8 @@ def test_held_out_patients_are_in_no_statistics(night: Night) -> None:
         taken = block.take(rows)
         wanted = statistics_of(taken.taps, taken.label, 2)
         assert result.statistics is not None
-        found = statistics_arrays(result.statistics)
-        for name, values in statistics_arrays(wanted).items():
+        found = result.statistics.to_arrays()
+        for name, values in wanted.to_arrays().items():
             np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
@@ -178,8 +176,8 @@ def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Nigh
     night.run()
     rows = np.array([3, 4, 11, 20])
     taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
-    found = statistics_arrays(rows_statistics(RowsJob(night.store, "tiny", Rows("night", rows))))
-    for name, values in statistics_arrays(statistics_of(taken.taps, taken.label, 2)).items():
+    found = rows_statistics(RowsJob(night.store, "tiny", Rows("night", rows))).to_arrays()
+    for name, values in statistics_of(taken.taps, taken.label, 2).to_arrays().items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
@@ -190,7 +188,7 @@ def test_a_shard_without_one_good_image_fails_none_but_its_own(spoilt: Night) ->
     assert {failure.reason for failure in results[1].failures} == {"damaged"}
     assert (results[1].fitted, results[1].held_out) == (0, 0)
     assert results[1].statistics is not None
-    assert all((state.n == 0).all() for state in results[1].statistics.values())
+    assert all((state.n == 0).all() for state in results[1].statistics.taps.values())
     block = read_block(spoilt.store, "tiny", "night", 10, 20)
     assert (block.status == FAILED).all()
     assert all(np.isnan(values).all() for values in block.taps.values())
@@ -322,7 +320,7 @@ def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None
     total = results[0].statistics
     for result in results[1:]:
         total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
-    content = arrays_to_bytes(statistics_arrays(total))  # type: ignore[arg-type]
+    content = arrays_to_bytes(total.to_arrays())  # type: ignore[union-attr]
     lineage = Lineage(
         created_at=WHEN, digest=digest_of(content), model="tiny", version=1, parent=None,
         operation="merge", contributions=[], images={},
@@ -334,5 +332,5 @@ def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None
     block = read_block(night.store, "tiny", "night", 0, 24).take(group)
     for column, tap in enumerate(("layer1", "layer2")):
         features = np.asarray(block.taps[tap], np.float64)
-        wanted = leave_group_out(total[f"{tap}/raw"], features, block.label)  # type: ignore[index]
+        wanted = leave_group_out(total.taps[tap], features, block.label)  # type: ignore[union-attr]
         np.testing.assert_array_equal(found[:, column], wanted)

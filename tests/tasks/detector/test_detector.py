@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
-from tasks.detector.detector import Detector, fit_gaussians, from_arrays, score, to_arrays
+from tasks.detector.detector import Detector, fit_gaussians, score
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments, statistics_of
 
@@ -86,10 +86,10 @@ def test_images_are_scored_alike_in_batches_of_any_size(rows: int) -> None:
 
 def test_a_detector_comes_back_from_arrays_and_scores_the_same_to_the_last_bit() -> None:
     detector, new = fitted(), draw(9, seed=5)
-    arrays = to_arrays(detector)
-    again = from_arrays(dict(sorted(arrays.items(), reverse=True)))
+    arrays = detector.to_arrays()
+    again = Detector.from_arrays(dict(sorted(arrays.items(), reverse=True)))
     assert again.taps == detector.taps
-    assert {k: v.tobytes() for k, v in to_arrays(again).items()} == {
+    assert {k: v.tobytes() for k, v in again.to_arrays().items()} == {
         k: v.tobytes() for k, v in arrays.items()
     }
     for name, values in vars(score(again, new)).items():

@@ -33,6 +33,7 @@ from tasks.evaluation.baselines import (
     one_class,
     residual_directions,
     residual_norm,
+    unit,
     whole_gaussian,
 )
 
@@ -161,6 +162,12 @@ def test_mahalanobis_plus_plus_is_mahalanobis_on_the_unit_sphere() -> None:
     # How long a feature is does not count.
     longer = replace(EVIDENCE, taps={LAST: 3 * EVIDENCE.taps[LAST]})
     assert_allclose(scores.mahalanobis_plus_plus(longer, FITTED), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_unit_features_have_length_one_and_zero_stays_zero(scale: float) -> None:
+    features = np.array([[3, 4], [0, 0], [-5, 12]], np.float32) * np.float32(scale)
+    assert_allclose(unit(features), [[0.6, 0.8], [0, 0], [-5 / 13, 12 / 13]], rtol=1e-6)
 
 
 def test_the_marginal_distance_is_scikit_learns() -> None:
