@@ -25,8 +25,9 @@ from storage.leases import lease
 from storage.models.classifiers import list_models, load_card
 from storage.models.detectors import DetectorCard, list_detectors, load_detector_card
 from storage.models.statistics import load_statistics
+from storage.parquet import write_table
 from storage.records import now
-from storage.reports.evaluations import Evaluation, start_evaluation, write_table
+from storage.reports.evaluations import Evaluation, start_evaluation
 from storage.store import Store, StoreError
 from tasks.evaluation.attacks import ATTACKS, find_attack
 from tasks.images.files import SourceError

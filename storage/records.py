@@ -66,10 +66,38 @@ def save_described(
     """
     if digest_of(content) != card.digest:
         raise ValueError(f"the card {card_file} does not describe this {file}")
-    if store.exists(*folder, card_file):
+    freeze(store, content, card, *folder, file=file, record_file=card_file)
+
+
+def freeze(
+    store: Store,
+    content: bytes,
+    record: Record,
+    *folder: str,
+    file: str,
+    record_file: str,
+    anew: bool = False,
+) -> None:
+    """Write a file and, last, the record of it, once and for all.
+
+    Args:
+        store: where to.
+        content: of the file.
+        record: what says that the file is complete.
+        folder: of both, in parts.
+        file: its name.
+        record_file: the record's.
+        anew: replace what is there, of which the caller knows that nobody builds on it.
+
+    Raises:
+        AlreadyExistsError: there is a record already, or another run has written one just now; the
+            record is left as it is.
+    """
+    # Looked up before anything is written: what is frozen must survive a second start.
+    if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
     store.write_bytes(content, *folder, file)
-    card.write(store, *folder, card_file, once=True)
+    record.write(store, *folder, record_file, once=not anew)
 
 
 def load_described(store: Store, card: Card, *parts: str) -> bytes:

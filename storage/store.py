@@ -20,6 +20,10 @@ class StoreError(Exception):
     """Something in the store is missing, damaged, or would have to be overwritten."""
 
 
+class MissingError(StoreError):
+    """There is no file of that name in the store."""
+
+
 class AlreadyExistsError(StoreError):
     """A thing that is written once is there already."""
 
@@ -89,11 +93,11 @@ class Store:
         return [name for name in self.names(*parts) if self.exists(*parts, name, having)]
 
     def read_bytes(self, *parts: str) -> bytes:
-        """The whole content of a file; StoreError where there is none."""
+        """The whole content of a file; MissingError where there is none."""
         try:
             content: bytes = self.fs.cat_file(self.path(*parts))
         except FileNotFoundError:
-            raise StoreError(f"{self.address(*parts)} does not exist") from None
+            raise MissingError(f"{self.address(*parts)} does not exist") from None
         return content
 
     def open(self, *parts: str) -> Any:

@@ -13,7 +13,8 @@ from pydantic import Field
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from storage.batches.manifests import Batch, load_batch, read_manifest
-from storage.reports.tables import FIELDS, iterate_rows, read_rows, report_path
+from storage.parquet import iterate_groups, read_table
+from storage.reports.tables import FIELDS, report_path
 from storage.store import Store, StoreError
 from tasks.images.files import ARCHIVES, SourceError, split_link
 from tasks.visualisation.geojson import feature_collection
@@ -55,7 +56,7 @@ def contours(
             f"batch {batch} has no report on fields of view: that is made where `slidewatch "
             "segment`, or a night with --fields, has cut its images out of photographs or slides"
         )
-    fields = read_rows(store, path)
+    fields = read_table(store, *path)
     folder = Path(to)
     folder.mkdir(parents=True, exist_ok=True)
     cells, names = 0, set[str]()
@@ -75,7 +76,7 @@ def contours(
 
 def _parts(store: Store, batch: Batch) -> Iterator[Part]:
     """The rows of a batch's report by source, in order, with what its manifest says of them."""
-    report = iterate_rows(store, report_path(batch.name, batch.batch_date))
+    report = iterate_groups(store, *report_path(batch.name, batch.batch_date))
     waiting = next(report, None)
     for shard in batch.shards():
         told = read_manifest(store, batch, shard, ["uri", "source_uri", "outline"])

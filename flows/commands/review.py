@@ -23,9 +23,10 @@ from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch, find_rows, load_batch
 from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
+from storage.parquet import iterate_groups
 from storage.records import now
 from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
-from storage.reports.tables import iterate_rows, report_path
+from storage.reports.tables import report_path
 from storage.store import Store, StoreError
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
@@ -290,7 +291,7 @@ def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table
     path = report_path(batch.name, batch.batch_date)
     if not store.exists(*path):
         raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
-    return iterate_rows(store, path, columns)
+    return iterate_groups(store, *path, columns=columns)
 
 
 def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:

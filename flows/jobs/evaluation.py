@@ -21,13 +21,13 @@ from flows.jobs.worker import settle_worker
 from storage.arrays import Arrays
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
+from storage.parquet import read_table
 from storage.reports.evaluations import (
     attacked_path,
     fitted_path,
     images_path,
     part_path,
     read_arrays,
-    read_table,
     write_arrays,
 )
 from storage.store import Store

@@ -39,7 +39,7 @@ from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.contributions import is_held_out, is_labelled
 from storage.models.detectors import load_detector_card
-from storage.reports.tables import write_rows
+from storage.parquet import write_table
 from storage.store import Store
 from tasks.detector.detector import score
 from tasks.detector.moments import ClassStatistics, statistics_of
@@ -246,7 +246,7 @@ def _score_shard(
             "scored_at": job.scored_at,
         },
     )
-    write_rows(job.store, rows_path(job.batch, job.detector, job.shard), rows)
+    write_table(job.store, rows, *rows_path(job.batch, job.detector, job.shard))
 
 
 def _fit_shard(

@@ -26,8 +26,9 @@ from prefect.logging import get_run_logger
 
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
+from storage.parquet import iterate_groups
 from storage.reports.pages import page_path
-from storage.reports.tables import iterate_rows, report_path
+from storage.reports.tables import report_path
 from storage.store import Store, digest_of
 from tasks.reports.columns import GREEN
 
@@ -105,7 +106,9 @@ def announce(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """The most abnormal rows of a report, in the columns `SHOWN`; failed images are not there."""
     best: list[tuple[float, str, dict[str, Any]]] = []
-    for part in iterate_rows(store, report_path(batch.name, batch.batch_date), list(SHOWN)):
+    for part in iterate_groups(
+        store, *report_path(batch.name, batch.batch_date), columns=list(SHOWN)
+    ):
         scored = part.filter(part["abnormality"].is_valid())
         head = scored.sort_by([("abnormality", "descending"), ("uri", "ascending")])
         rows = head.slice(0, MOST_ABNORMAL).select(SHOWN).to_pylist()

@@ -17,6 +17,7 @@ from storage.batches.features import create_features
 from storage.batches.ledger import write_quarantine
 from storage.batches.manifests import (
     Batch,
+    BatchPlan,
     find_batch,
     find_rows,
     freeze_batch,
@@ -66,10 +67,8 @@ def start_or_resume(
             "--batch for another day"
         )
     if batch is None or force or not batch.rows:
-        return freeze_batch(
-            store,
-            name,
-            list_images(images, classes=classes, limit=limit),
+        plan = BatchPlan(
+            name=name,
             images=images,
             limit=limit,
             shard_rows=settings.shard_rows,
@@ -77,8 +76,9 @@ def start_or_resume(
             started_at=started_at,
             attempt=batch.attempt + 1 if batch else 1,
             # Who starts a batch anew wants it computed anew.
-            earlier=[] if force else [b.key for b in list_batches(store)[-EARLIER:]],
+            earlier=() if force else tuple(b.key for b in list_batches(store)[-EARLIER:]),
         )
+        return freeze_batch(store, plan, list_images(images, classes=classes, limit=limit))
     if (batch.images, batch.limit) != (images, limit):
         raise StoreError(
             f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from {batch.images} "

@@ -31,12 +31,11 @@ from storage.models.classifiers import ModelCard, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.models.statistics import load_statistics
+from storage.parquet import read_table, write_table
 from storage.reports.evaluations import (
     Evaluation,
     images_path,
     read_arrays,
-    read_table,
-    write_table,
 )
 from tasks.detector.calibration import threshold
 from tasks.evaluation.attacks import find_attack

@@ -23,14 +23,13 @@ from storage.batches.manifests import Batch
 from storage.leases import lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
     SLIDES,
-    iterate_rows,
     read_batches_before,
-    read_rows,
     report_path,
 )
 from storage.store import Store, digest_of
@@ -67,15 +66,15 @@ def write_page(
     limit = threshold(fitted.calibration, detector.alpha)
     highlights = Highlights(card.classes, fitted.scales, limit)
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, images, columns(card.classes, fitted.taps)):
+    for rows in iterate_groups(store, *images, columns=columns(card.classes, fitted.taps)):
         highlights.count(rows)
     fields = None
     if seal.fields_digest:
-        fields = read_rows(store, report_path(batch.name, batch.batch_date, FIELDS))
+        fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
     night = Night(
-        row=read_rows(store, report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
+        row=read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
         earlier=read_batches_before(store, batch.batch_date, NIGHTS_SHOWN - 1).to_pylist(),
-        slides=read_rows(store, report_path(batch.name, batch.batch_date, SLIDES)),
+        slides=read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
         highlights=highlights,
         exhibits=_exhibits(client, store, batch, card, detector, highlights),
         fields=_fields(client, store, batch, fields) if fields is not None else (),
@@ -135,7 +134,7 @@ def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> lis
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, path, COLUMNS):
+    for rows in iterate_groups(store, *path, columns=COLUMNS):
         for field, found in zip(fields, cells, strict=True):
             found += cells_of(rows, field)
     jobs = []

@@ -22,6 +22,7 @@ from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.parquet import read_table
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -33,7 +34,6 @@ from storage.reports.tables import (
     SLIDES,
     publish_report,
     read_batches_before,
-    read_rows,
     report_digest,
     report_path,
 )
@@ -73,7 +73,7 @@ def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
 def batch_report(store: Store, batch: Batch) -> dict[str, Any]:
     """The row of a batch in the history of nights."""
     path = report_path(batch.name, batch.batch_date, BATCHES)
-    row: dict[str, Any] = read_rows(store, path).to_pylist()[0]
+    row: dict[str, Any] = read_table(store, *path).to_pylist()[0]
     return row
 
 
@@ -88,7 +88,10 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
     p = np.concatenate(
         [
             np.empty(0),  # a night may have no images
-            *(read_rows(store, path, ["p_value"])["p_value"].to_numpy() for path in paths),
+            *(
+                read_table(store, *path, columns=["p_value"])["p_value"].to_numpy()
+                for path in paths
+            ),
         ]
     )
     q = q_values(p)
@@ -100,7 +103,7 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
 
     def parts() -> Iterator[pa.Table]:
         for shard, path in zip(batch.shards(), paths, strict=True):
-            rows = read_rows(store, path)
+            rows = read_table(store, *path)
             values = q[shard.start : shard.stop]
             rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
             night.count(rows)

@@ -3,7 +3,6 @@
 Both are written once, when the batch starts. ``storage.batches.ledger`` keeps what is done after.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -13,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.records import Record
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+from storage.parquet import open_table, read_footer, table_to_bytes
+from storage.records import Part, Record, freeze
+from storage.store import AlreadyExistsError, MissingError, Store, StoreError, check_name, digest_of
 
 
-class Batch(Record):
-    """What was frozen when a batch started. ``images`` says where its manifest came from.
+class BatchPlan(Part):
+    """What is asked of a batch. ``images`` says where its manifest comes from.
 
     A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
     ``earlier`` are keys of batches whose features may be used again.
@@ -28,9 +28,7 @@ class Batch(Record):
     attempt: int = 1
     images: str
     limit: int | None
-    rows: int
     shard_rows: int
-    manifest_digest: str
     batch_date: date
     started_at: datetime
     earlier: tuple[str, ...] = ()
@@ -39,6 +37,13 @@ class Batch(Record):
     def key(self) -> str:
         """What this attempt's folders are called; no batch can have such a name itself."""
         return self.name if self.attempt == 1 else f"{self.name}~{self.attempt}"
+
+
+class Batch(BatchPlan, Record):
+    """What was frozen when a batch started."""
+
+    rows: int
+    manifest_digest: str
 
     def shards(self) -> Iterator["Shard"]:
         """The batch's shards in order; each owns whole zarr chunks."""
@@ -55,45 +60,24 @@ class Shard:
     stop: int
 
 
-def freeze_batch(
-    store: Store,
-    name: str,
-    manifest: pa.Table,
-    *,
-    images: str,
-    limit: int | None,
-    shard_rows: int,
-    batch_date: date,
-    started_at: datetime,
-    attempt: int = 1,
-    earlier: Sequence[str] = (),
-) -> Batch:
+def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
     """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`) once and for all."""
-    check_name("batch", name)
-    buffer = io.BytesIO()
+    check_name("batch", plan.name)
     # One row group a shard, so that a worker reads its own rows and nothing else.
-    pq.write_table(manifest, buffer, row_group_size=shard_rows, compression="zstd")
-    content = buffer.getvalue()
-    batch = Batch(
-        name=name,
-        attempt=attempt,
-        images=images,
-        limit=limit,
-        rows=manifest.num_rows,
-        shard_rows=shard_rows,
-        manifest_digest=digest_of(content),
-        batch_date=batch_date,
-        started_at=started_at,
-        earlier=tuple(earlier),
-    )
-    # Looked up before anything is written: a frozen manifest must survive a second start.
-    if store.exists("batches", batch.key, "batch.json"):
-        raise StoreError(f"batch {name} exists already, and its manifest is frozen")
-    store.write_bytes(content, "batches", batch.key, "manifest.parquet")
+    content = table_to_bytes(manifest, plan.shard_rows)
+    batch = Batch(**plan.model_dump(), rows=manifest.num_rows, manifest_digest=digest_of(content))
     try:
-        batch.write(store, "batches", batch.key, "batch.json", once=True)
+        freeze(
+            store,
+            content,
+            batch,
+            "batches",
+            batch.key,
+            file="manifest.parquet",
+            record_file="batch.json",
+        )
     except AlreadyExistsError:
-        raise StoreError(f"batch {name} was started by somebody else a moment ago") from None
+        raise StoreError(f"batch {plan.name} exists already, and its manifest is frozen") from None
     return batch
 
 
@@ -150,14 +134,11 @@ def read_manifest(
     parts = ("batches", batch.key, "manifest.parquet")
     try:
         footer = _manifest_footer(store, batch.key, batch.manifest_digest)
-        with (
-            store.open(*parts) as opened,
-            pq.ParquetFile(opened, metadata=footer, pre_buffer=True) as file,
-        ):
+        with open_table(store, *parts, footer=footer) as file:
             if shard is None:
                 return file.read(columns=columns)
             return file.read_row_group(shard.number, columns=columns)
-    except FileNotFoundError:
+    except MissingError:
         address = store.address(*parts)
         raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None
 
@@ -180,5 +161,4 @@ def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     It tells of every row group, one a shard: read anew for each shard it would cost the square of
     their number.
     """
-    with store.open("batches", key, "manifest.parquet") as opened:
-        return pq.read_metadata(opened)
+    return read_footer(store, "batches", key, "manifest.parquet")

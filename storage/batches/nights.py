@@ -5,16 +5,15 @@ that the list is complete. All nights of a series together are its watermark: wh
 them is not taken again. A night that found no images may be frozen anew, any other never is.
 """
 
-import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.leases import Lease, lease
-from storage.records import Record
+from storage.parquet import table_from_bytes, table_to_bytes
+from storage.records import Record, freeze
 from storage.store import Store, StoreError, check_name, digest_of
 
 MANIFEST, NIGHT = "manifest.parquet", "night.json"
@@ -65,9 +64,7 @@ def freeze_night(
     found = find_night(store, series, day)
     if found and found.images:
         raise StoreError(f"night {found.batch} has its images already, and they are frozen")
-    buffer = io.BytesIO()
-    pq.write_table(manifest, buffer, compression="zstd")
-    content = buffer.getvalue()
+    content = table_to_bytes(manifest)
     night = Night(
         series=series,
         day=day,
@@ -76,8 +73,11 @@ def freeze_night(
         frozen_at=frozen_at,
         digest=digest_of(content),
     )
-    store.write_bytes(content, *_folder(series, day), MANIFEST)
-    night.write(store, *_folder(series, day), NIGHT)
+    # One that found nothing is replaced, for by now something may have arrived.
+    anew = found is not None
+    freeze(
+        store, content, night, *_folder(series, day), file=MANIFEST, record_file=NIGHT, anew=anew
+    )
     return night
 
 
@@ -105,8 +105,7 @@ def manifest_address(store: Store, night: Night) -> str:
 
 def read_taken(store: Store, night: Night) -> pa.Table:
     """The images that a night took: ``uri`` and ``size``."""
-    content = io.BytesIO(_read_verified(store, night))
-    return pq.read_table(content, columns=["uri", "size"])
+    return table_from_bytes(_read_verified(store, night), ["uri", "size"])
 
 
 def _read_verified(store: Store, night: Night) -> bytes:

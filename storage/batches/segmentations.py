@@ -7,18 +7,24 @@ written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segme
 that they are complete.
 """
 
-import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.batches.ledger import Quarantine
 from storage.leases import Lease, lease
-from storage.records import Part, Record
+from storage.parquet import (
+    read_footer,
+    read_group,
+    read_table,
+    table_to_bytes,
+    write_parts,
+    write_table,
+)
+from storage.records import Part, Record, freeze
 from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
@@ -96,25 +102,23 @@ def freeze_segmentation(
     started_at: datetime,
 ) -> Segmentation:
     """Write a segmentation's sources, as rows of a manifest, once and for all."""
-    buffer = io.BytesIO()
-    pq.write_table(sources, buffer, compression="zstd")
+    content = table_to_bytes(sources)
     made = Segmentation(
         name=check_name("segmentation", name),
         images=images,
         limit=limit,
         slide_is=slide_is,
         sources=sources.num_rows,
-        sources_digest=digest_of(buffer.getvalue()),
+        sources_digest=digest_of(content),
         cutting=cutting,
         started_at=started_at,
     )
-    if store.exists(FOLDER, name, STARTED):
-        raise StoreError(f"segmentation {name} exists already, and its sources are frozen")
-    store.write_bytes(buffer.getvalue(), FOLDER, name, SOURCES)
     try:
-        made.write(store, FOLDER, name, STARTED, once=True)
+        freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
     except AlreadyExistsError:
-        raise StoreError(f"segmentation {name} was started by somebody else just now") from None
+        raise StoreError(
+            f"segmentation {name} exists already, and its sources are frozen"
+        ) from None
     return made
 
 
@@ -152,8 +156,7 @@ def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int
 
 def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:
     """Write the n-th part of ``surveys``, ``cells`` or ``fields``, complete or not at all."""
-    with store.staged(*_part(name, kind, number)) as stage:
-        pq.write_table(rows, stage, compression="zstd")
+    write_table(store, rows, *_part(name, kind, number))
 
 
 def complete_parts(store: Store, name: str, kind: str) -> set[int]:
@@ -164,7 +167,7 @@ def complete_parts(store: Store, name: str, kind: str) -> set[int]:
 def read_parts(store: Store, name: str, kind: str, count: int) -> Iterator[pa.Table]:
     """The parts in order, one at a time."""
     for number in range(count):
-        yield _read(store, *_part(name, kind, number))
+        yield read_table(store, *_part(name, kind, number))
 
 
 def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
@@ -173,14 +176,13 @@ def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
 
 def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
     """Some of a segmentation's sources."""
-    return _read(store, FOLDER, name, SOURCES).slice(start, stop - start)
+    return read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
 
 
 def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int) -> int:
     """Join what the surveys found, ``group`` rows for each part to come; returns their number."""
     places = pa.concat_tables(parts)
-    with store.staged(FOLDER, name, PLACES) as stage:
-        pq.write_table(places, stage, row_group_size=group, compression="zstd")
+    write_table(store, places, FOLDER, name, PLACES, group_rows=group)
     count: int = places.num_rows
     return -(-count // group)
 
@@ -189,28 +191,20 @@ def count_places(store: Store, name: str) -> int | None:
     """How many parts the places make, or None where not all sources have been surveyed."""
     if not store.exists(FOLDER, name, PLACES):
         return None
-    with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
-        count: int = file.num_row_groups
-        return count
+    count: int = read_footer(store, FOLDER, name, PLACES).num_row_groups
+    return count
 
 
 def read_places(store: Store, name: str, number: int) -> pa.Table:
     """The places of the n-th part."""
-    with store.open(FOLDER, name, PLACES) as opened, pq.ParquetFile(opened) as file:
-        rows: pa.Table = file.read_row_group(number)
-        return rows
+    return read_group(store, number, FOLDER, name, PLACES)
 
 
 def publish(
     store: Store, name: str, file: str, schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
     """Join parts into the manifest or the table of fields; returns its sha256."""
-    with store.staged(FOLDER, name, file) as stage:
-        with pq.ParquetWriter(stage, schema, compression="zstd") as writer:
-            for part in parts:
-                if part.num_rows:
-                    writer.write_table(part.cast(schema))
-        return digest_of(stage.read_bytes())
+    return write_parts(store, schema, (part.cast(schema) for part in parts), FOLDER, name, file)
 
 
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
@@ -228,17 +222,7 @@ def read_segmented(store: Store, name: str) -> Segmented | None:
 
 def read_fields(store: Store, name: str) -> pa.Table:
     """The fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
-    return _read(store, FOLDER, name, FIELDS)
-
-
-def _read(store: Store, *parts: str) -> pa.Table:
-    try:
-        with store.open(*parts) as opened, pq.ParquetFile(opened) as file:
-            return file.read()
-    except FileNotFoundError:
-        raise StoreError(
-            f"{store.address(*parts)} is missing: segment again, by another name"
-        ) from None
+    return read_table(store, FOLDER, name, FIELDS)
 
 
 # What a row about a source or a field begins with.

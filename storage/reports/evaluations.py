@@ -6,11 +6,7 @@ has the features of some of them, complete or absent, so that a run goes on wher
 ``scores.parquet``, ``metrics.parquet``, ``report.md`` and ``report.html`` are the outcome.
 """
 
-import io
 from datetime import datetime
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.records import Record
@@ -69,21 +65,6 @@ def read_arrays(store: Store, *parts: str) -> Arrays:
         return arrays_from_bytes(store.read_bytes(*parts))
     except StoreError as error:
         raise StoreError(f"{store.address(*parts)}: {error}") from None
-
-
-def write_table(store: Store, table: pa.Table, *parts: str) -> None:
-    """Write a table as Parquet, complete or not at all."""
-    with store.staged(*parts) as stage:
-        pq.write_table(table, stage, compression="zstd")
-
-
-def read_table(store: Store, *parts: str) -> pa.Table:
-    """Read a table written by `write_table`; StoreError where there is none."""
-    content = store.read_bytes(*parts)
-    try:
-        return pq.read_table(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.address(*parts)} is no Parquet file: {error}") from None
 
 
 def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:

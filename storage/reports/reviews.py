@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
-from storage.reports.tables import read_rows
+from storage.parquet import read_table, write_table
 from storage.store import AlreadyExistsError, Store, StoreError
 
 FOLDER = "reviews"
@@ -65,7 +64,7 @@ def latest_review(store: Store, batch: str) -> Review:
     names = [name for name in store.names(FOLDER, batch) if name.endswith(".parquet")]
     if not names:
         return Review(batch, 0, SCHEMA.empty_table())
-    rows = read_rows(store, (FOLDER, batch, names[-1]))
+    rows = read_table(store, FOLDER, batch, names[-1])
     # One older than regions lacks their columns.
     rows = pa.concat_tables([SCHEMA.empty_table(), rows], promote_options="default")
     return Review(batch, int(names[-1].removesuffix(".parquet")), rows)
@@ -81,8 +80,7 @@ def other_reviews(store: Store, batch: str) -> Iterator[Review]:
 def save_review(store: Store, review: Review) -> None:
     """Write a review; StoreError where somebody else has imported verdicts meanwhile."""
     try:
-        with store.staged(*review.path, once=True) as stage:
-            pq.write_table(review.rows.cast(SCHEMA), stage, compression="zstd")
+        write_table(store, review.rows.cast(SCHEMA), *review.path, once=True)
     except AlreadyExistsError:
         raise StoreError(
             f"verdicts on batch {review.batch} were imported by another run meanwhile: run the "

@@ -13,9 +13,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from storage.parquet import checked_format, read_footer
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -97,21 +97,13 @@ def _table(store: Store, name: str) -> Any:
     return ds.dataset(
         [store.path(*report) for report in reports],
         schema=schema,
-        format="parquet",
+        format=checked_format(),
         filesystem=PyFileSystem(_Pieces(store.fs)),
     )
 
 
 def _schema(store: Store, report: tuple[str, ...]) -> pa.Schema:
-    try:
-        with store.open(*report) as file:
-            return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(
-            f"{store.address(*report)} cannot be read as a report ({reason}): screen its batch "
-            "again with --force, or restore it from a backup"
-        ) from None
+    return read_footer(store, *report).schema.to_arrow_schema()
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]

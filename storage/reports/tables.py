@@ -11,8 +11,8 @@ from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from storage.parquet import read_table, write_parts
 from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, digest_of
 
@@ -26,27 +26,6 @@ IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
 def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
     """Where a batch's report of a kind lies, relative to the store."""
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
-
-
-def write_rows(store: Store, path: tuple[str, ...], rows: pa.Table) -> None:
-    """Write rows of a report, complete or not at all."""
-    with store.staged(*path) as stage:
-        pq.write_table(rows, stage, compression="zstd")
-
-
-def read_rows(store: Store, path: tuple[str, ...], columns: list[str] | None = None) -> pa.Table:
-    """Read rows written by `write_rows` or `publish_report`."""
-    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-        return file.read(columns=columns)
-
-
-def iterate_rows(
-    store: Store, path: tuple[str, ...], columns: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """The same row group by row group, for a report that may be larger than memory."""
-    with store.open(*path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns)
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -66,14 +45,9 @@ def publish_report(
     store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
     """Write a report part by part and let it appear at once; returns its sha256."""
-    with store.staged(*path) as stage:
-        bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
-        with pq.ParquetWriter(
-            stage, schema, compression="zstd", bloom_filter_options=bloom
-        ) as writer:
-            for group in _row_groups(part.select(schema.names).cast(schema) for part in parts):
-                writer.write_table(group, row_group_size=max(len(group), 1))
-        return digest_of(stage.read_bytes())
+    groups = _row_groups(part.select(schema.names).cast(schema) for part in parts)
+    bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
+    return write_parts(store, schema, groups, *path, bloom=bloom)
 
 
 def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
@@ -83,7 +57,7 @@ def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
         if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
             names = store.names("reports", BATCHES, folder)
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
-    rows = [read_rows(store, path).cast(batch_schema()) for path in reversed(paths[:limit])]
+    rows = [read_table(store, *path).cast(batch_schema()) for path in reversed(paths[:limit])]
     return pa.concat_tables(rows) if rows else batch_schema().empty_table()
 
 
@@ -95,7 +69,7 @@ def newest_batches(
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
                 path = ("reports", BATCHES, folder, name)
-                yield read_rows(store, path).to_pylist()[0], store.modified(*path)
+                yield read_table(store, *path).to_pylist()[0], store.modified(*path)
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

@@ -8,7 +8,7 @@ from distributed import Client
 from flows.screen import extract_and_score
 from flows.settings import Settings
 from flows.stages.publish import publish
-from storage.batches.manifests import Batch, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.records import now
@@ -19,16 +19,15 @@ DAY = date(2026, 1, 1)
 
 def freeze(settings: Settings, manifest: pa.Table, name: str) -> Batch:
     """Freeze a batch that names no earlier one, so that nothing is used again."""
-    return freeze_batch(
-        Store(settings.store),
-        name,
-        manifest,
+    plan = BatchPlan(
+        name=name,
         images="a benchmark's",
         limit=None,
         shard_rows=settings.shard_rows,
         batch_date=DAY,
         started_at=now(),
     )
+    return freeze_batch(Store(settings.store), plan, manifest)
 
 
 def screen_anew(

@@ -18,7 +18,8 @@ from flows.cluster.client import open_client
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
-from storage.reports.tables import read_rows, report_path
+from storage.parquet import read_table
+from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
 
@@ -51,7 +52,7 @@ def run(night: Path, batch: str, settings: Settings) -> tuple[ScreenOutcome, flo
 
 def rows_of(settings: Settings, batch: str) -> pa.Table:
     store = Store(settings.store)
-    rows = read_rows(store, report_path(batch, load_batch(store, batch).batch_date))
+    rows = read_table(store, *report_path(batch, load_batch(store, batch).batch_date))
     return rows.drop_columns(["scored_at", "batch"])
 
 

@@ -20,7 +20,7 @@ from datetime import date
 from flows.cluster import open_client
 from flows.screen import extract_and_score, publish
 from flows.settings import Settings
-from storage.batches import freeze_batch
+from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.models.detectors import load_detector_card
 from storage.models import load_card
 from storage.records import now
@@ -37,9 +37,9 @@ if __name__ == "__main__":
     store = Store(settings.store)
     detector = load_detector_card(store)
     card = load_card(store, detector.model)
-    batch = freeze_batch(store, name, list_images(images), images=images, limit=None,
-                         shard_rows=settings.shard_rows, batch_date=date(2026, 1, 1),
-                         started_at=now())
+    plan = BatchPlan(name=name, images=images, limit=None, shard_rows=settings.shard_rows,
+                     batch_date=date(2026, 1, 1), started_at=now())
+    batch = freeze_batch(store, plan, list_images(images))
     with open_client(settings) as client:
         extract_and_score.fn(client, store, batch, card, detector)
         workers = client.run(peak)

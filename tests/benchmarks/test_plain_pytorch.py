@@ -16,7 +16,7 @@ from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import load_detector_card
-from storage.reports.tables import read_rows
+from storage.parquet import read_table
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.network.backbones import build
@@ -82,7 +82,7 @@ def test_screening_speed_against_plain_pytorch(
                 **{name: rival.screen for name, rival in rivals.items()},
             },
         )
-        rows = read_rows(store, screen_anew(client, fitted, manifest, "scores"))
+        rows = read_table(store, *screen_anew(client, fitted, manifest, "scores"))
     theirs = rivals["plain PyTorch"].screen()
     for tap in scorers(store, model):
         ours = rows[f"distance_{tap}"].to_numpy()

@@ -19,7 +19,8 @@ from flows.train import train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
-from storage.reports.tables import read_rows, report_path
+from storage.parquet import read_table
+from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
@@ -56,7 +57,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Settin
 
 def report(settings: Settings, batch: str) -> pa.Table:
     store = Store(settings.store)
-    return read_rows(store, report_path(batch, load_batch(store, batch).batch_date))
+    return read_table(store, *report_path(batch, load_batch(store, batch).batch_date))
 
 
 def unseen(settings: Settings) -> pa.Table:

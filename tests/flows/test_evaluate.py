@@ -18,8 +18,9 @@ from flows.train import train
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card
+from storage.parquet import read_table
 from storage.reports.evaluations import part_path, read_arrays
-from storage.reports.tables import read_rows, report_path
+from storage.reports.tables import report_path
 from storage.store import Store, StoreError
 from tasks.evaluation.attacks import AttackError
 from tasks.evaluation.baselines import SCORES
@@ -157,7 +158,7 @@ def test_the_score_is_the_one_that_screening_reports(
     smears = str(Path(settings.store).parent / "smears")
     screen(smears, batch="all", detector="m-v0001", settings=settings)
     store = Store(settings.store)
-    rows = read_rows(store, report_path("all", load_batch(store, "all").batch_date))
+    rows = read_table(store, *report_path("all", load_batch(store, "all").batch_date))
     reported = dict(zip(rows["uri"].to_pylist(), rows["abnormality"].to_pylist(), strict=True))
     scores = pq.read_table(outcome.scores).to_pandas()
     own = scores[(scores.seed == 0) & (scores.set == "test") & (scores.detector == "slidewatch")]
@@ -172,7 +173,7 @@ def test_attacked_images_are_a_batch_like_any_other(
     found = screen(str(folder), batch="attacked", detector="m-v0001", settings=settings)
     assert found.scored == 6
     store = Store(settings.store)
-    rows = read_rows(store, report_path("attacked", load_batch(store, "attacked").batch_date))
+    rows = read_table(store, *report_path("attacked", load_batch(store, "attacked").batch_date))
     scores = pq.read_table(outcome.scores).to_pandas()
     own = scores[
         (scores.seed == 0)

@@ -27,10 +27,11 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.models.statistics import latest_statistics, load_moments, load_statistics
+from storage.parquet import read_table
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import read_rows, report_path
+from storage.reports.tables import report_path
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.moments import ClassStatistics
 from tasks.images.files import SourceError
@@ -485,7 +486,7 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
 
     def row(day: int) -> dict[str, object]:
         path = report_path(f"night-{day}", date(2026, 3, day), "batches")
-        found: dict[str, object] = read_rows(store, path).to_pylist()[0]
+        found: dict[str, object] = read_table(store, *path).to_pylist()[0]
         return found
 
     assert [row(day)["nights"] for day in (1, 2, 4)] == [0, 1, 2]

@@ -23,7 +23,8 @@ from storage.batches.manifests import load_batch, read_manifest, verify_manifest
 from storage.models.classifiers import find_card, load_weights
 from storage.models.detectors import load_detector, load_detector_card
 from storage.models.statistics import latest_statistics, load_moments
-from storage.reports.tables import read_rows, report_digest, report_path
+from storage.parquet import read_table
+from storage.reports.tables import report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
@@ -151,7 +152,7 @@ def test_the_report_and_its_seal_open(old: Store) -> None:
     assert (seal.rows, seal.scored, seal.failed) == (5, 4, 1)
     assert (seal.abnormal, seal.review, seal.failures) == (1, 2, {"killed_worker": 1})
     assert seal.diagnoses == {"Parasitized": 0, "Uninfected": 4}
-    assert read_rows(old, PATH, list(golden.REPORT)).to_pydict() == golden.REPORT
+    assert read_table(old, *PATH, columns=list(golden.REPORT)).to_pydict() == golden.REPORT
 
 
 # Stores from the future

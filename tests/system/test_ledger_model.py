@@ -45,6 +45,7 @@ from storage.batches.ledger import (
 )
 from storage.batches.manifests import (
     Batch,
+    BatchPlan,
     Shard,
     find_batch,
     freeze_batch,
@@ -53,7 +54,8 @@ from storage.batches.manifests import (
     read_manifest,
     verify_manifest,
 )
-from storage.reports.tables import publish_report, read_rows, report_digest, report_path, write_rows
+from storage.parquet import read_table, write_table
+from storage.reports.tables import publish_report, report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA
 from tests.support.models import WHEN
@@ -161,10 +163,11 @@ class Ledger(RuleBasedStateMachine):
 
     def freeze(self, attempt: int, uris: list[str]) -> None:
         table = pa.Table.from_pylist([{"uri": uri} for uri in uris], SCHEMA)
-        freeze_batch(
-            self.store, "night", table, images="night/", limit=None, shard_rows=SHARD_ROWS,
-            batch_date=DAY, started_at=WHEN, attempt=attempt,
+        plan = BatchPlan(
+            name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
+            started_at=WHEN, attempt=attempt,
         )  # fmt: skip
+        freeze_batch(self.store, plan, table)
 
     @initialize(rows=a_length, killed=st.booleans())
     def start(self, rows: int, killed: bool) -> None:
@@ -322,7 +325,7 @@ class Ledger(RuleBasedStateMachine):
         status = ["scored" if each == SCORED else "failed" for each in block.status]
         attempts = [len(self.attempts)] * len(block)
         table = table.append_column("status", [status]).append_column("attempt", [attempts])
-        write_rows(self.store, rows_path(self.batch, "d", shard), table)
+        write_table(self.store, table, *rows_path(self.batch, "d", shard))
         failed = self.latest.failed(shard)
         self.latest.waiting[shard.number] = [
             (uri, "failed" if row in failed else "scored", len(self.attempts))
@@ -331,7 +334,7 @@ class Ledger(RuleBasedStateMachine):
 
     def parts(self) -> Iterator[pa.Table]:
         for shard in self.shards():
-            yield read_rows(self.store, rows_path(self.batch, "d", shard))
+            yield read_table(self.store, *rows_path(self.batch, "d", shard))
 
     @all_rows_wait
     @rule(parts=a_shard)
@@ -399,7 +402,7 @@ class Ledger(RuleBasedStateMachine):
         if not self.published:
             assert report_digest(self.store, REPORT) is None
             return
-        rows = read_rows(self.store, REPORT).to_pylist()
+        rows = read_table(self.store, *REPORT).to_pylist()
         assert [tuple(row.values()) for row in rows] == self.published
         published = self.attempts[self.published[0][-1] - 1]
         assert [row["uri"] for row in rows] == published.uris

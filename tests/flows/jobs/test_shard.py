@@ -15,12 +15,12 @@ from flows.jobs.statistics import GroupJob, Rows, RowsJob, group_log_distances, 
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
 from storage.batches.ledger import Failure, complete_shards, read_shard_record, rows_path
-from storage.batches.manifests import Batch, freeze_batch, read_manifest
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.statistics import Contribution, Lineage, save_statistics
-from storage.reports.tables import read_rows
+from storage.parquet import read_table
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.calibration import Calibration, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians, score
@@ -48,10 +48,11 @@ class Night:
 
 def start(store: Store, images: Path, name: str = "night") -> Night:
     card = load_card(store, "tiny")
-    batch = freeze_batch(
-        store, name, list_images(str(images), classes=CLASSES), images=str(images), limit=None,
-        shard_rows=SHARD_ROWS, batch_date=date(2026, 1, 3), started_at=WHEN,
+    plan = BatchPlan(
+        name=name, images=str(images), limit=None, shard_rows=SHARD_ROWS,
+        batch_date=date(2026, 1, 3), started_at=WHEN,
     )  # fmt: skip
+    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
     create_features(
         store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
         classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
@@ -220,7 +221,7 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
     scores = score(detector, block.taps)
     manifest = read_manifest(night.store, night.batch)
     for shard in night.batch.shards():
-        rows = read_rows(night.store, rows_path(night.batch, "d", shard))
+        rows = read_table(night.store, *rows_path(night.batch, "d", shard))
         here = slice(shard.start, shard.stop)
         assert rows["uri"].to_pylist() == manifest["uri"].to_pylist()[here]
         np.testing.assert_allclose(rows["abnormality"].to_numpy(), scores.abnormality[here])
@@ -234,7 +235,7 @@ def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt
     add_detector(spoilt)
     spoilt.run(detector="d", scored_at=WHEN)
     second = list(spoilt.batch.shards())[1]
-    rows = read_rows(spoilt.store, rows_path(spoilt.batch, "d", second)).to_pylist()
+    rows = read_table(spoilt.store, *rows_path(spoilt.batch, "d", second)).to_pylist()
     assert len(rows) == 10
     for row in rows:
         assert (row["status"], row["verdict"], row["review_reason"]) == (

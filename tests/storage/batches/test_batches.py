@@ -23,6 +23,7 @@ from storage.batches.ledger import (
 )
 from storage.batches.manifests import (
     Batch,
+    BatchPlan,
     Shard,
     find_batch,
     freeze_batch,
@@ -48,7 +49,7 @@ def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -
         "batch_date": date(2026, 1, 3),
         "started_at": WHEN,
     }
-    return freeze_batch(store, name, table, **(usual | options))
+    return freeze_batch(store, BatchPlan(name=name, **(usual | options)), table)
 
 
 def record(shard: Shard, digest: str = "d") -> ShardRecord:

@@ -11,7 +11,7 @@ import pytest
 from flows.jobs.shard import ShardJob, run_shard
 from storage.batches.features import FeatureBlock, create_features, read_block
 from storage.batches.known_features import seen_before
-from storage.batches.manifests import Batch, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images import regions
@@ -38,10 +38,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def extracted(store: Store, images: Path, name: str, earlier: list[str]) -> FeatureBlock:
     card = load_card(store, "tiny")
-    batch = freeze_batch(
-        store, name, list_images(str(images), classes=CLASSES), images=str(images), limit=None,
-        shard_rows=10, batch_date=date(2026, 1, 3), started_at=WHEN, earlier=earlier,
+    plan = BatchPlan(
+        name=name, images=str(images), limit=None, shard_rows=10, batch_date=date(2026, 1, 3),
+        started_at=WHEN, earlier=earlier,
     )  # fmt: skip
+    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
     create_features(
         store, "tiny", name, rows=batch.rows, shard_rows=10, tap_widths=card.tap_widths,
         classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from numpy.testing import assert_array_equal
 
+from storage.parquet import read_table, write_table
 from storage.reports.evaluations import (
     Evaluation,
     attacked_path,
@@ -13,10 +14,8 @@ from storage.reports.evaluations import (
     images_path,
     part_path,
     read_arrays,
-    read_table,
     start_evaluation,
     write_arrays,
-    write_table,
 )
 from storage.store import Store, StoreError
 from tests.support.models import WHEN

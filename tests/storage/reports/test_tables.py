@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage.parquet import iterate_groups, read_table, write_table
 from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
@@ -20,12 +21,9 @@ from storage.reports.tables import (
     FIELDS,
     IMAGES,
     SLIDES,
-    iterate_rows,
     publish_report,
     read_batches_before,
-    read_rows,
     report_path,
-    write_rows,
 )
 from storage.store import Store, digest_of
 
@@ -79,7 +77,7 @@ def test_a_report_is_its_parts_in_order_and_says_its_digest(any_store: Store) ->
     digest = publish(any_store, DAYS[0], parts=3)
     path = report_path("night", DAYS[0])
     assert digest == digest_of(any_store.read_bytes(*path))
-    uris = read_rows(any_store, path, columns=["uri"])["uri"].to_pylist()
+    uris = read_table(any_store, *path, columns=["uri"])["uri"].to_pylist()
     assert uris == rows(DAYS[0])["uri"].to_pylist() * 3
 
 
@@ -88,8 +86,8 @@ def test_the_same_rows_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
 
 
 def test_waiting_rows_come_back(any_store: Store) -> None:
-    write_rows(any_store, ("rows", "000000.parquet"), rows(DAYS[0]))
-    assert read_rows(any_store, ("rows", "000000.parquet")).equals(rows(DAYS[0]))
+    write_table(any_store, rows(DAYS[0]), "rows", "000000.parquet")
+    assert read_table(any_store, "rows", "000000.parquet").equals(rows(DAYS[0]))
 
 
 def read_by_duckdb(folder: str) -> list[str]:
@@ -247,7 +245,7 @@ def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
     path = report_path("night", DAYS[0])
     large = (rows(DAYS[0], 40_000) for _ in range(4))
     publish_report(store, path, SCHEMA, large)
-    groups = list(iterate_rows(store, path, ["uri", "diagnosis"]))
+    groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
     assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
     assert groups[0].column_names == ["uri", "diagnosis"]
 

@@ -24,7 +24,7 @@ from storage.batches.ledger import (
     write_seal,
     write_shard_record,
 )
-from storage.batches.manifests import freeze_batch
+from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.statistics import Contribution, Lineage, save_statistics
@@ -127,10 +127,11 @@ def write_store(store: Store) -> None:
             "acquired_at": pa.array([WHEN.replace(tzinfo=None)] * ROWS, pa.timestamp("us")),
         }
     )
-    batch = freeze_batch(
-        store, "night", manifest, images="night/", limit=None, shard_rows=SHARD_ROWS,
-        batch_date=DAY, started_at=WHEN,
+    plan = BatchPlan(
+        name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
+        started_at=WHEN,
     )  # fmt: skip
+    batch = freeze_batch(store, plan, manifest)
     create_features(
         store, "golden", "night", rows=ROWS, shard_rows=SHARD_ROWS,
         tap_widths={"layer1": 2, "layer2": 1}, classes=2,

@@ -1,0 +1,151 @@
+"""Tables as Parquet files: the one place that writes them to a store and reads them back.
+
+Every page of a file carries its checksum, which is compared when the page is read: a damaged file
+is refused, and never gives other values. Files that were written before have none, and are read.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from storage.store import MissingError, Store, StoreError, digest_of
+
+_WRITE: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+
+
+def table_to_bytes(table: pa.Table, group_rows: int | None = None) -> bytes:
+    """Serialise a table, in row groups of ``group_rows``; equal tables have equal bytes."""
+    buffer = BytesIO()
+    pq.write_table(table, buffer, row_group_size=group_rows, **_WRITE)
+    return buffer.getvalue()
+
+
+def write_table(
+    store: Store, table: pa.Table, *path: str, group_rows: int | None = None, once: bool = False
+) -> None:
+    """Write a table, complete or not at all.
+
+    Args:
+        store: where to.
+        table: the rows.
+        path: of the file, in parts.
+        group_rows: rows of a row group.
+        once: raise AlreadyExistsError if the file is there.
+    """
+    with store.staged(*path, once=once) as stage:
+        pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
+
+
+def write_parts(
+    store: Store,
+    schema: pa.Schema,
+    parts: Iterable[pa.Table],
+    *path: str,
+    bloom: dict[str, Any] | None = None,
+) -> str:
+    """Write a table part by part, a row group each, and let it appear at once; return its sha256.
+
+    Args:
+        store: where to.
+        schema: of the table.
+        parts: its rows; parts without any make no row group.
+        path: of the file, in parts.
+        bloom: options of the filters by which a reader finds single values, by column.
+    """
+    with store.staged(*path) as stage:
+        with pq.ParquetWriter(stage, schema, bloom_filter_options=bloom, **_WRITE) as writer:
+            for part in parts:
+                if part.num_rows:
+                    writer.write_table(part, row_group_size=part.num_rows)
+        return digest_of(stage.read_bytes())
+
+
+def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns.
+
+    Raises:
+        MissingError: there is none.
+        StoreError: it is damaged.
+    """
+    with open_table(store, *path) as file:
+        return file.read(columns=columns)
+
+
+def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Read a table whose bytes have been compared with their digest."""
+    return pq.read_table(BytesIO(content), columns=columns)
+
+
+def read_group(store: Store, number: int, *path: str) -> pa.Table:
+    """Read the n-th row group of a table."""
+    with open_table(store, *path) as file:
+        return file.read_row_group(number)
+
+
+def iterate_groups(
+    store: Store, *path: str, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Read a table row group by row group, for it may be larger than memory."""
+    with open_table(store, *path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=columns)
+
+
+@contextmanager
+def open_table(
+    store: Store, *path: str, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    """Open a file to read row groups of it.
+
+    Args:
+        store: where it is.
+        path: of the file, in parts.
+        footer: what `read_footer` returned, where it is known already.
+
+    Raises:
+        MissingError: there is none.
+        StoreError: it is damaged, which may be noticed late in the block.
+    """
+    with (
+        naming_damage(store, *path),
+        store.open(*path) as opened,
+        pq.ParquetFile(
+            opened, metadata=footer, pre_buffer=True, page_checksum_verification=True
+        ) as file,
+    ):
+        yield file
+
+
+def read_footer(store: Store, *path: str) -> pq.FileMetaData:
+    """Read what a file says of its row groups and columns; StoreError where it is damaged."""
+    with naming_damage(store, *path), store.open(*path) as opened:
+        return pq.read_metadata(opened)
+
+
+def checked_format() -> ds.ParquetFileFormat:
+    """Make the format of a data set of several files whose checksums are compared too."""
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.ParquetFileFormat(default_fragment_scan_options=options)
+
+
+@contextmanager
+def naming_damage(store: Store, *path: str) -> Iterator[None]:
+    """Say which file it is that cannot be read, and what to do, in a StoreError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingError(f"{store.address(*path)} does not exist") from None
+    except (pa.ArrowException, OSError) as error:
+        # What a filesystem raises has a number; what Arrow finds in the bytes has none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())
+        raise StoreError(
+            f"{store.address(*path)} cannot be read, for it is damaged ({reason}): restore it from "
+            "a backup, or make it anew"
+        ) from None

@@ -1,0 +1,139 @@
+import random
+from collections.abc import Callable
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from storage.parquet import (
+    checked_format,
+    iterate_groups,
+    open_table,
+    read_footer,
+    read_group,
+    read_table,
+    table_from_bytes,
+    table_to_bytes,
+    write_parts,
+    write_table,
+)
+from storage.store import AlreadyExistsError, MissingError, Store, StoreError
+
+ROWS, FLIPS = 200, 300
+RNG = np.random.default_rng(7)
+TABLE = pa.table(
+    {
+        "uri": [f"file:///night/{row}.png" for row in range(ROWS)],
+        "score": RNG.random(ROWS),
+        "diagnosis": pa.array(["Parasitized", "Uninfected"] * (ROWS // 2)).dictionary_encode(),
+        "abnormal": RNG.random(ROWS) < 0.5,
+        "size": pa.array(np.arange(ROWS), mask=RNG.random(ROWS) < 0.1),
+        "outline": pa.array([[0.5] * (row % 5) for row in range(ROWS)], pa.list_(pa.float32())),
+    }
+)
+PATH = ("folder", "table.parquet")
+
+
+def end_of_pages(content: bytes) -> int:
+    """Where the footer begins."""
+    return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def test_a_table_comes_back(any_store: Store) -> None:
+    write_table(any_store, TABLE, *PATH, group_rows=80)
+    assert read_table(any_store, *PATH).equals(TABLE)
+    assert read_table(any_store, *PATH, columns=["size"]).equals(TABLE.select(["size"]))
+    assert pa.concat_tables(iterate_groups(any_store, *PATH)).equals(TABLE)
+    assert read_group(any_store, 2, *PATH).equals(TABLE.slice(160))
+    footer = read_footer(any_store, *PATH)
+    with open_table(any_store, *PATH, footer=footer) as file:
+        assert file.read_row_group(1).equals(TABLE.slice(80, 80))
+    with pytest.raises(AlreadyExistsError):
+        write_table(any_store, TABLE, *PATH, once=True)
+
+
+def test_parts_are_row_groups_of_one_file(store: Store) -> None:
+    parts = [TABLE.slice(0, 10), TABLE.slice(0, 0), TABLE.slice(10)]
+    write_parts(store, TABLE.schema, parts, *PATH)
+    assert [part.num_rows for part in iterate_groups(store, *PATH)] == [10, ROWS - 10]
+    assert read_table(store, *PATH).equals(TABLE)
+
+
+def test_equal_tables_have_equal_bytes() -> None:
+    content = table_to_bytes(TABLE, 80)
+    assert table_to_bytes(pa.Table.from_pydict(TABLE.to_pydict(), TABLE.schema), 80) == content
+    assert table_from_bytes(content, ["uri", "size"]).equals(TABLE.select(["uri", "size"]))
+
+
+def through_store(store: Store) -> pa.Table:
+    return read_table(store, *PATH)
+
+
+def through_sql(store: Store) -> pa.Table:
+    found = ds.dataset([store.path(*PATH)], format=checked_format(), schema=TABLE.schema)
+    with duckdb.connect() as database:
+        database.register("images", found)
+        return database.sql("from images").to_arrow_table().cast(TABLE.schema)
+
+
+@pytest.mark.parametrize("read", [through_store, through_sql])
+def test_a_flipped_bit_is_noticed_and_never_gives_other_values(
+    store: Store, read: Callable[[Store], pa.Table]
+) -> None:
+    content = table_to_bytes(TABLE)
+    chosen = random.Random(1)
+    noticed = 0
+    for _ in range(FLIPS):
+        bit = chosen.randrange(end_of_pages(content) * 8)
+        store.write_bytes(flipped(content, bit), *PATH)
+        try:
+            assert read(store).equals(TABLE), f"bit {bit}"
+        except (StoreError, duckdb.Error):
+            noticed += 1
+    # The rest are bits that say nothing, as of statistics that only filters look at.
+    assert noticed > 0.9 * FLIPS
+
+
+def test_the_file_that_is_damaged_is_named_and_what_to_do(any_store: Store) -> None:
+    content = table_to_bytes(TABLE)
+    damages = (b"", b"no table", content[:1000], flipped(content, 8 * (end_of_pages(content) // 2)))
+    for damaged in damages:
+        any_store.write_bytes(damaged, *PATH)
+        with pytest.raises(
+            StoreError, match=r"table\.parquet cannot be read, .*restore it from"
+        ) as why:
+            list(iterate_groups(any_store, *PATH))
+        assert any_store.address(*PATH) in str(why.value)
+        assert "\n" not in str(why.value)
+
+
+def test_a_missing_file_is_named(any_store: Store) -> None:
+    for read in (read_table, read_footer):
+        with pytest.raises(MissingError, match=r"folder/table\.parquet does not exist"):
+            read(any_store, *PATH)
+
+
+def test_an_error_of_the_filesystem_is_not_called_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Store, "open", refuse)
+    with pytest.raises(PermissionError):
+        read_table(store, *PATH)
+
+
+def test_a_file_without_checksums_is_read(store: Store) -> None:
+    with store.staged(*PATH) as stage:
+        pq.write_table(TABLE, stage, compression="zstd")
+    assert read_table(store, *PATH).equals(TABLE)
