@@ -7,10 +7,9 @@
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
@@ -19,39 +18,8 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.cells import write_collection
+from tests.support.measuring import QUICK, Record
 from tests.support.paths import DATA
-
-QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
-
-
-class Record(Protocol):
-    """See `record`."""
-
-    def __call__(
-        self,
-        name: str,
-        unit: str,
-        *,
-        ours: Sequence[float],
-        rival: Sequence[float] | None = None,
-        limit: float | None = None,
-        higher_is_better: bool = False,
-    ) -> dict[str, Any]: ...
-
-
-def in_turn(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """The seconds that every run takes, A B C A B C: what else the machine does is unfair to none.
-
-    A run that returns a float has measured itself, and that is what counts.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            own = run()
-            seconds = time.perf_counter() - started
-            taken[name].append(own if isinstance(own, float) else seconds)
-    return taken
 
 
 @pytest.fixture

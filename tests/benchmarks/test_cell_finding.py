@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from scipy.optimize import linear_sum_assignment
 
 from tasks.segmentation.cells import Cells, Kind, find_cells
-from tests.benchmarks.conftest import QUICK
+from tests.support.measuring import QUICK
 from tests.support.paths import DATA
 
 Boxes = NDArray[np.float64]

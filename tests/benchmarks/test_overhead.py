@@ -27,8 +27,8 @@ from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.features import extract
 from tasks.synthetic.cells import write_collection
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.screening import freeze
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.screening import freeze
 
 SHARDS, ROUNDS, FLOW_ROUNDS = (50, 2, 1) if QUICK else (200, 3, 3)
 SHARD_LIMIT, FLOW_LIMIT = 10.0, 5.0  # milliseconds, seconds

@@ -21,9 +21,9 @@ from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.plain_pytorch import Scorer, Screener, dataset
-from tests.benchmarks.screening import screen_anew
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.plain_pytorch import Scorer, Screener, dataset
+from tests.support.screening import screen_anew
 
 IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (2048, 1024, 3)
 

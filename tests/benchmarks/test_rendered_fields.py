@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.cells import draw_patient, write_collection
 from tasks.synthetic.fields import render_field
-from tests.benchmarks.conftest import QUICK, Record
+from tests.support.measuring import QUICK, Record
 
 FIELDS = 10 if QUICK else 100
 PATIENTS = 16 if QUICK else 32

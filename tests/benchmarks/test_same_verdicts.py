@@ -18,7 +18,7 @@ from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
 from tasks.network.features import extract
 from tasks.reports.images import image_rows
-from tests.benchmarks.conftest import QUICK, Record
+from tests.support.measuring import QUICK, Record
 
 IMAGES = 256 if QUICK else 5000
 TOLERANCE = 1e-3  # of the abnormality, which counts deviations over calibration patients

@@ -13,8 +13,8 @@ from distributed import Client
 from flows.cluster.client import open_client
 from flows.settings import Settings
 from tasks.images.listing import list_images
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.screening import screen_anew
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.screening import screen_anew
 
 IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (2048, 1024, 3)
 

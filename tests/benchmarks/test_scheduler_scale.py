@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.benchmarks.conftest import QUICK, Record
+from tests.support.measuring import QUICK, Record
 from tests.support.paths import ROOT
 
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
@@ -22,7 +22,7 @@ import json, sys, time
 from dataclasses import dataclass
 from distributed import Client, LocalCluster
 from flows.jobs import run_in_order
-from tests.benchmarks.peak import resident
+from tests.support.peak import resident
 
 @dataclass(frozen=True)
 class Job:

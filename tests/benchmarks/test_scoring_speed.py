@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.types import Float
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.peak import extra_peak
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.peak import extra_peak
 
 B, D, CLASSES, FITTED = (1_000, 64, 2, 1_000) if QUICK else (10_000, 512, 2, 5_000)
 ROUNDS = 3 if QUICK else 5

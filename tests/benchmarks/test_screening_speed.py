@@ -28,8 +28,8 @@ from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.classifier import to_pixels
 from tasks.network.features import load_image, load_images
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.screening import screen_anew
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.screening import screen_anew
 
 IMAGES, ROUNDS, ALONE = (256, 2, 64) if QUICK else (4096, 3, 1024)
 

@@ -10,8 +10,8 @@ from openslide import OpenSlide
 from tasks.images.slides import open_slide
 from tasks.segmentation.survey import survey
 from tasks.synthetic.slides import render_slide
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.peak import extra_peak
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.peak import extra_peak
 
 SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)
 ROUNDS = 3 if QUICK else 15

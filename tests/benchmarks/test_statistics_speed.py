@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from tasks.detector.mahalanobis import tied_gaussian
 from tasks.detector.moments import Moments, moments, partial_fit
-from tests.benchmarks.conftest import QUICK, Record, in_turn
-from tests.benchmarks.peak import extra_peak
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.peak import extra_peak
 
 CLASSES, CHUNK = 2, 512
 ROUNDS = 3 if QUICK else 5

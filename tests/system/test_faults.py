@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from distributed import Client, WorkerPlugin
 
@@ -31,6 +30,7 @@ from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
+from tests.support.reports import comparable, summaries_in
 
 POISON = b"this image kills whoever decodes it"
 SHARD = 8
@@ -101,28 +101,9 @@ def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     return comparable(outcome.report)
 
 
-def comparable(report: str | Path) -> pa.Table:
-    """A report without what differs from night to night: where the copy lay, and when."""
-    table = pq.ParquetFile(report).read()
-    names = [uri.rsplit("/", 1)[1] for uri in table["uri"].to_pylist()]
-    table = table.set_column(table.schema.get_field_index("uri"), "uri", pa.array(names))
-    return table.drop_columns(["scored_at"]).replace_schema_metadata()
-
-
 def report_in(settings: Settings) -> Path:
     (report,) = (Path(settings.store) / "reports" / "images").rglob("*.parquet")
     return report
-
-
-def summaries_in(store: str) -> list[pa.Table]:
-    """The reports on slides and on the batch, without when they were made."""
-    found = [sorted((Path(store) / "reports" / kind).rglob("*")) for kind in ("slides", "batches")]
-    return [
-        pq.ParquetFile(path).read().drop_columns(["scored_at"])
-        for paths in found
-        for path in paths
-        if path.is_file()
-    ]
 
 
 def failures_of(settings: Settings, images: Path) -> ScreenOutcome:

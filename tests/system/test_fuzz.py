@@ -24,10 +24,10 @@ from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.features import load_image
 from tasks.synthetic import cells as render
+from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
 from tests.support.paths import DATA
 
 SIDE = 32
-PICTURE = "a picture"
 # How cells are saved: a format, a mode and options of Pillow's.
 WAYS: list[tuple[str, str, dict[str, object]]] = [
     *(("PNG", mode, {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")),
@@ -44,8 +44,6 @@ WAYS: list[tuple[str, str, dict[str, object]]] = [
     ("WEBP", "RGBA", {"lossless": True}),
 ]
 DEEP = {"I;16": np.uint16, "F": np.float32}
-
-Saved = tuple[str, bytes]  # a format and a file of it
 
 
 def saved(cell: Image.Image, kind: str, mode: str, options: dict[str, object]) -> Saved:
@@ -77,28 +75,6 @@ def real() -> list[Saved]:
 # Damage
 
 
-def truncated(rng: random.Random, file: Saved, other: Saved) -> bytes:
-    return file[1][: rng.randrange(len(file[1]))]
-
-
-def flipped(rng: random.Random, file: Saved, other: Saved) -> bytes:
-    content = bytearray(file[1])
-    reach = rng.choice([100, len(content)])  # half of the time where the structure is
-    for _ in range(rng.choice([1, 5, 50])):
-        content[rng.randrange(min(reach, len(content)))] ^= 1 << rng.randrange(8)
-    return bytes(content)
-
-
-def spliced(rng: random.Random, file: Saved, other: Saved) -> bytes:
-    return file[1][: rng.randrange(len(file[1]))] + other[1][rng.randrange(len(other[1])) :]
-
-
-def zeroed(rng: random.Random, file: Saved, other: Saved) -> bytes:
-    start = rng.randrange(len(file[1]))
-    gap = min(rng.choice([1, 16, 4096]), len(file[1]) - start)
-    return file[1][:start] + bytes(gap) + file[1][start + gap :]
-
-
 def resized(rng: random.Random, file: Saved, other: Saved) -> bytes:
     """Other numbers where the header says how wide and high the image is."""
     kind, content = file[0], bytearray(file[1])
@@ -120,10 +96,6 @@ def size_field(kind: str, content: bytes) -> tuple[int, int]:
         directory = struct.unpack("<I", content[4:8])[0]
         return directory + 2, directory + 26
     return {"PNG": (16, 24), "BMP": (18, 26), "WEBP": (24, 30)}[kind]
-
-
-def with_junk(rng: random.Random, file: Saved, other: Saved) -> bytes:
-    return file[1] + rng.randbytes(rng.choice([1, 100, 10_000]))
 
 
 DAMAGE = (truncated, flipped, spliced, zeroed, resized, with_junk)

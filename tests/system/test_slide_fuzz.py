@@ -19,8 +19,8 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import REASONS, BadImageError
 from tasks.images.slides import is_slide, open_slide
-from tests.benchmarks.peak import peak, start_peak
-from tests.system.test_fuzz import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
+from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
+from tests.support.peak import peak, start_peak
 
 LONGEST = 60  # seconds for one file, which takes some milliseconds: it hangs
 MOST_MEMORY = 400  # MiB

@@ -20,7 +20,7 @@ from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
 from tests.support.paths import ROOT
-from tests.system.test_faults import comparable, summaries_in
+from tests.support.reports import comparable, summaries_in
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """\

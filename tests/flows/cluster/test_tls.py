@@ -30,7 +30,7 @@ from flows.settings import Settings
 from flows.stages import batch
 from storage.store import Store
 from tests.support.operated import Operated, operated
-from tests.system.test_faults import comparable, summaries_in
+from tests.support.reports import comparable, summaries_in
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 
 from flows.commands.main import main
 from storage.store import Store
-from tests.storage.reports.test_sql import fill
 from tests.support.paths import ROOT
+from tests.support.reports import fill
 
 README = ROOT / "README.md"
 

@@ -14,7 +14,7 @@ from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.reports.pages import index_path, page_is_of, page_path
 from storage.store import Store
-from tests.tasks.visualisation.test_robustness_page import Page
+from tests.support.pages import Page
 
 DAY = date(2026, 3, 5)
 

@@ -1,7 +1,5 @@
 """SQL over the reports of a store, on every filesystem."""
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +7,9 @@ import pyarrow as pa
 import pytest
 
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.slides import slide_schema
 from storage.reports.sql import TABLES, QueryError, answer, column_types
-from storage.reports.tables import publish_report, report_path
 from storage.store import Store, StoreError
-
-DAYS = (date(2026, 1, 3), date(2026, 1, 4))
-
-
-def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:
-    schema = image_schema(classes, taps)
-    values: dict[str, Any] = {field.name: pa.nulls(3, field.type) for field in schema}
-    values |= {
-        "uri": [f"{day}/{row}.png" for row in range(3)],
-        "verdict": ["review", "accept", None],
-        "abnormality": [2.5, -0.5, None],
-        "abnormal": [True, False, None],
-        "batch_date": [day.isoformat()] * 3,
-        "scored_at": pa.array([datetime(2026, 1, 3, 8, tzinfo=UTC)] * 3),
-        f"probability_{classes[0]}": [0.5, 0.25, None],
-    }
-    return schema, pa.table(values)
-
-
-def fill(store: Store) -> None:
-    """Two nights of two models, which have no class and one of two taps in common."""
-    for day, classes, taps in zip(
-        DAYS, (["Parasitized", "Uninfected"], ["Ring", "None"]), (["l1"], ["l1", "l2"]), strict=True
-    ):
-        schema, rows = image_table(day, classes, taps)
-        publish_report(store, report_path("night", day), schema, [rows])
-        for kind, schema in (
-            ("fields", field_schema()),
-            ("slides", slide_schema()),
-            ("batches", batch_schema()),
-        ):
-            nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
-            publish_report(store, report_path("night", day, kind), schema, [nulls])
+from tests.support.reports import fill
 
 
 @pytest.fixture

@@ -10,34 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 import tasks.network.inference
-from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.backbones import DEFAULT_NETWORK, build
 from tasks.network.classifier import (
     PENULTIMATE,
-    Classifier,
     NetworkSpec,
     tap_widths,
     to_pixels,
     with_taps,
 )
 from tasks.network.inference import inference, taps_and_maps
+from tests.support.networks import classifier, images
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
-
-
-def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
-    torch.manual_seed(0)
-    made = build(network_spec(network, ("a", "b"), 64, taps=taps)).eval()
-    for module in made.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-    last = [m for m in made.modules() if isinstance(m, torch.nn.Linear)][-1]
-    torch.nn.init.normal_(last.weight)
-    return made
-
-
-def images(count: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
 
 
 def refuse(_network: object) -> None:
@@ -119,7 +103,10 @@ def test_threads_of_a_worker_do_not_disturb_each_other(
 def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> None:
     _, logits = inference(classifier(DEFAULT_NETWORK)).run(images(5))
     program = (
-        "from tests.tasks.network.test_inference import *\n"
+        "import torch\n"
+        "from tasks.network.backbones import DEFAULT_NETWORK\n"
+        "from tasks.network.inference import inference\n"
+        "from tests.support.networks import classifier, images\n"
         "torch.set_num_threads(1)\n"
         "print(inference(classifier(DEFAULT_NETWORK)).run(images(5))[1].numpy().tobytes().hex())"
     )

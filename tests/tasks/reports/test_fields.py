@@ -16,7 +16,7 @@ from storage.store import Store
 from tasks.reports import fields as module
 from tasks.reports.field_limits import FieldLimits
 from tasks.reports.fields import FieldTally
-from tests.tasks.reports.test_slides import ABNORMAL, FAILED, KINDS, NAMES, PARASITIZED, cell
+from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, NAMES, PARASITIZED, cell
 
 PHOTO, SLIDE, BAD = "/photos/a.jpg", "/slides/b.svs", "/photos/bad.jpg"
 CELL_KINDS = KINDS | {

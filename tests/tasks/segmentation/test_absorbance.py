@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.segmentation.absorbance import absorbance, stained
-from tests.tasks.segmentation.test_cells import GROUND, RED, disc, ground
+from tests.support.fields import GROUND, RED, disc, ground
 
 
 def test_absorbance_is_how_much_darker_than_the_ground() -> None:

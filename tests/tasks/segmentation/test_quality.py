@@ -4,7 +4,7 @@ from PIL import Image, ImageFilter
 
 from tasks.segmentation.cells import Cells, find_cells
 from tasks.segmentation.quality import FieldQuality, field_quality, packed, sharpness
-from tests.tasks.segmentation.test_cells import RED, Field, field_of, ground, rendered
+from tests.support.fields import RED, Field, field_of, ground, rendered
 
 NONE = Cells((), float("nan"))
 

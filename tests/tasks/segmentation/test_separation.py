@@ -6,7 +6,7 @@ from tasks.images.crops import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
 from tasks.segmentation.cells import Cell, find_cells
 from tasks.segmentation.separation import scale_of, with_rim
 from tasks.types import Field
-from tests.tasks.segmentation.test_cells import field_of
+from tests.support.fields import field_of
 
 
 def crop_of(field: Field, cell: Cell, diameter: float) -> Field:

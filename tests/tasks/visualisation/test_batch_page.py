@@ -32,9 +32,8 @@ from tests.support.nights import (
     picture,
     shown_field,
 )
-from tests.tasks.visualisation.test_robustness_page import Page
+from tests.support.pages import EVIL, Page
 
-EVIL = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;.png"
 MB = 1_000_000
 
 

@@ -19,7 +19,7 @@ from tests.support.nights import (
     night_of,
     shown_field,
 )
-from tests.tasks.visualisation.test_batch_page import EVIL
+from tests.support.pages import EVIL
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

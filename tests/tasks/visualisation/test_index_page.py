@@ -1,6 +1,6 @@
 from tasks.visualisation.index_page import index_page
 from tests.support.nights import image_rows, night_of
-from tests.tasks.visualisation.test_robustness_page import Page
+from tests.support.pages import Page
 
 EVIL = "<script>alert(1)</script>"
 

@@ -1,7 +1,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from tasks.evaluation.results import Example
 from tasks.visualisation.robustness_page import SCORES, robustness_page
 from tasks.visualisation.robustness_tables import METRICS, over_seeds, robustness_markdown
+from tests.support.pages import Page
 
 SCRIPT = "<script>alert(1)</script>"
 DETECTORS = ("maximum softmax", "energy", "slidewatch", "layers (known-attack)")
@@ -81,38 +81,6 @@ def example(change: int = 4, side: int = 8) -> Example:
     changed = clean.copy()
     changed[2, 3, 0] += change
     return Example("fgsm, 2/255", clean, changed, ("before: .9", "after: .1"))
-
-
-class Page(HTMLParser):
-    """What is in a page; fails where an element is not closed or closed twice."""
-
-    VOID = frozenset(("meta", "img", "input", "link", "br"))
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def a_page(seeds: int = 3, rows: int = 900) -> str:

@@ -1,0 +1,68 @@
+"""Reports to query, and reports without what differs from night to night."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import publish_report, report_path
+from storage.store import Store
+
+DAYS = (date(2026, 1, 3), date(2026, 1, 4))
+
+
+def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:
+    schema = image_schema(classes, taps)
+    values: dict[str, Any] = {field.name: pa.nulls(3, field.type) for field in schema}
+    values |= {
+        "uri": [f"{day}/{row}.png" for row in range(3)],
+        "verdict": ["review", "accept", None],
+        "abnormality": [2.5, -0.5, None],
+        "abnormal": [True, False, None],
+        "batch_date": [day.isoformat()] * 3,
+        "scored_at": pa.array([datetime(2026, 1, 3, 8, tzinfo=UTC)] * 3),
+        f"probability_{classes[0]}": [0.5, 0.25, None],
+    }
+    return schema, pa.table(values)
+
+
+def fill(store: Store) -> None:
+    """Two nights of two models, which have no class and one of two taps in common."""
+    for day, classes, taps in zip(
+        DAYS, (["Parasitized", "Uninfected"], ["Ring", "None"]), (["l1"], ["l1", "l2"]), strict=True
+    ):
+        schema, rows = image_table(day, classes, taps)
+        publish_report(store, report_path("night", day), schema, [rows])
+        for kind, schema in (
+            ("fields", field_schema()),
+            ("slides", slide_schema()),
+            ("batches", batch_schema()),
+        ):
+            nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
+            publish_report(store, report_path("night", day, kind), schema, [nulls])
+
+
+def comparable(report: str | Path) -> pa.Table:
+    """A report without what differs from night to night: where the copy lay, and when."""
+    table = pq.ParquetFile(report).read()
+    names = [uri.rsplit("/", 1)[1] for uri in table["uri"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("uri"), "uri", pa.array(names))
+    return table.drop_columns(["scored_at"]).replace_schema_metadata()
+
+
+def summaries_in(store: str) -> list[pa.Table]:
+    """The reports on slides and on the batch, without when they were made."""
+    found = [sorted((Path(store) / "reports" / kind).rglob("*")) for kind in ("slides", "batches")]
+    return [
+        pq.ParquetFile(path).read().drop_columns(["scored_at"])
+        for paths in found
+        for path in paths
+        if path.is_file()
+    ]
