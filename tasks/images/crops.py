@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from tasks.images.decoding import RESIZE
+from tasks.images.geometry import rescaled, scaled
 from tasks.types import Field, Mask
 
 TRAINING_DIAMETER = 130  # pixels of the median cell of those that the network was trained on
@@ -25,12 +25,11 @@ def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
         outline: (n, 2), x and y in pixels of the region; the middle of the first one is at 0.
         scale: pixels wanted for each pixel of the region; see `scale_of`.
     """
-    height, width = pixels.shape[:2]
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = np.asarray(Image.fromarray(pixels).resize(size, RESIZE))
+    picture = scaled(pixels, scale)
     if outline is None:
         return picture
-    corners = (outline + 0.5) * (np.array(size) / [width, height]) - 0.5
+    size = picture.shape[1::-1]
+    corners = rescaled(outline, np.array(size) / pixels.shape[1::-1])
     inside = Image.new("1", size)
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners.tolist()], fill=1)
     mask = coarsen(np.asarray(inside))

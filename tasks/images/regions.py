@@ -20,6 +20,7 @@ from PIL import Image
 from tasks.images.crops import Points, cut_out
 from tasks.images.decoding import REASONS, BadImageError, Picture, decode, decode_rgb, resize
 from tasks.images.files import ChangedError, digest_of_file, read_bytes, stamp
+from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
 
 # Of a manifest: what says where an image lies.
@@ -199,7 +200,7 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
     outline = ref.outline
     if outline is not None:
-        outline = np.asarray((outline + 0.5) * share - 0.5, np.float32)
+        outline = np.asarray(rescaled(outline, share), np.float32)
     return Image.fromarray(cut_out(pixels, outline, ref.scale / float(share[0])))
 
 

@@ -10,12 +10,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.draw import polygon
 
-from tasks.images.decoding import RESIZE
+from tasks.images.geometry import Box, box_around, rescaled, scaled
 from tasks.segmentation.absorbance import absorbance, stained
 from tasks.segmentation.contours import ANGLES, SMOOTHING, Float, edges, enclosed_area, seeds, trace
 from tasks.types import Amount, Field, Mask
@@ -66,7 +65,7 @@ class Cell:
     nucleus. ``kind`` is a hint by that, no diagnosis.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     outline: Float
     area: float
     edge: float
@@ -112,13 +111,6 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
     cells = _search(field, diameter, WORKING_DIAMETER)
     in_order = sorted(cells, key=lambda cell: (cell.box[1], cell.box[0]))
     return Cells(tuple(in_order), _median_diameter(cells))
-
-
-def scaled(field: Field, scale: float) -> Field:
-    """A field at another size, (h, w, 3)."""
-    height, width = field.shape[:2]
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(field).resize(size, RESIZE))
 
 
 def _rough_diameter(field: Field) -> float:
@@ -317,13 +309,10 @@ def _cell(
     points: Float, clearness: float, kind: Kind, scale: float, shape: tuple[int, ...]
 ) -> Cell:
     """A cell in pixels of its field from an outline at another scale."""
-    # The middle of the first pixel is at 0 in both.
-    outline = (points + 0.5) / scale - 0.5
+    outline = rescaled(points, 1 / scale)
     size = np.array(shape[1::-1])
-    low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
-    high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
-    (x, y), (right, bottom) = (tuple(int(n) for n in corner) for corner in (low, high))
+    box = box_around(outline, (shape[1], shape[0]))
     # What lies outside is pressed flat against the border.
     area = float(enclosed_area(np.clip(outline, -0.5, size - 0.5)))
-    touches = bool((low <= 0).any() or (high >= size - 1).any())
-    return Cell((x, y, right - x + 1, bottom - y + 1), outline, area, clearness, touches, kind)
+    touches = box[0] <= 0 or box[1] <= 0 or box[0] + box[2] >= size[0] or box[1] + box[3] >= size[1]
+    return Cell(box, outline, area, clearness, bool(touches), kind)

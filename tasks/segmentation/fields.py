@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, stamp
+from tasks.images.geometry import Box, box_around, rescaled
 from tasks.images.regions import Region, address_of, digest_at, read_region
 from tasks.images.slides import Slide, open_slide
 from tasks.segmentation.cells import Cell, Cells, find_cells
@@ -19,7 +19,6 @@ from tasks.segmentation.separation import apart, scale_of, with_rim
 from tasks.types import Field
 
 Finder = Callable[[Field, float | None], Cells]
-Box = tuple[int, int, int, int]
 Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
@@ -81,9 +80,9 @@ def cells_of_place(
     whole, scale, level = size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
     kept: list[Cell] = []
     rows: dict[Box, Row] = {}  # a box is a cell's name: what is found twice is kept once
-    outlines = [(cell.outline + 0.5) * step - 0.5 + around[:2] for cell in found.cells]
+    outlines = [rescaled(cell.outline, step) + around[:2] for cell in found.cells]
     for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
-        box = _box_around(with_rim(outline, scale), whole)
+        box = box_around(with_rim(outline, scale), whole)
         points = np.round((own - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
             kept.append(cell)
@@ -126,13 +125,6 @@ def _refuse_changed(place: Row) -> None:
     current = stamp(uri)
     if current != place["source_stamp"] and digest_at(uri, current).hex() != place["source_id"]:
         raise BadImageError("unreadable", "the file was changed while it was cut up")
-
-
-def _box_around(outline: NDArray[np.float32], size: tuple[int, int]) -> Box:
-    """The box of an outline as far as it lies in its source."""
-    low = np.clip(np.floor(outline.min(axis=0)), 0, np.array(size) - 1).astype(int)
-    high = np.clip(np.ceil(outline.max(axis=0)), low, np.array(size) - 1).astype(int)
-    return (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
 
 
 def _is_inside(box: Box, place: Row) -> bool:

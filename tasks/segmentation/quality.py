@@ -9,7 +9,8 @@ from scipy import ndimage
 from skimage.draw import polygon
 
 from tasks.images.decoding import RESIZE
-from tasks.segmentation.cells import Cells, scaled
+from tasks.images.geometry import scaled
+from tasks.segmentation.cells import Cells
 from tasks.types import Field
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves what was clipped by a level or two

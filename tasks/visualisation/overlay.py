@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
+from tasks.images.geometry import rescaled
 from tasks.reports.columns import EMPTY, FIELD, PARASITIZED, WHITE
 
 Pixels = NDArray[np.uint8]
@@ -100,9 +101,8 @@ def field_picture(
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     scale = np.array(picture.size) / [field["width"], field["height"]]
     corner = np.array([field["x"], field["y"]])
-    # The middle of the first pixel is at 0 at every scale.
     placed = [
-        (outline_of(row, flat) - corner + 0.5) * scale - 0.5
+        rescaled(outline_of(row, flat) - corner, scale)
         for row, flat in zip(rows, outlines, strict=True)
     ]
     return overlay(np.asarray(picture), placed, [pen_of(row) for row in rows])
@@ -150,7 +150,7 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
     lines = {name: Image.new("L", size) for name in dict.fromkeys(pen.name for pen in pens)}
     # What is abnormal is drawn last: it is what a person looks for.
     for outline, pen in sorted(zip(outlines, pens, strict=True), key=lambda pair: pair[1].dashed):
-        points = (outline + 0.5) * SMOOTHING - 0.5
+        points = rescaled(outline, SMOOTHING)
         for stroke in _dashes(points, DASH * line) if pen.dashed else [_closed(points)]:
             path = [(x, y) for x, y in stroke.tolist()]
             ImageDraw.Draw(halos).line(path, 255, round(2 * line), joint="curve")

@@ -1,0 +1,46 @@
+"""Points and boxes in pictures of several sizes: the middle of the first pixel is at 0 in each."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from tasks.images.decoding import RESIZE
+from tasks.types import Field, Float
+
+Box = tuple[int, int, int, int]  # x, y, width and height in pixels
+
+
+def rescaled(points: NDArray[np.floating], scale: ArrayLike) -> Float:
+    """Points (n, 2) of a picture in the pixels of one that is ``scale`` times as large.
+
+    >>> rescaled(np.array([[0.0, 1.0]]), 2)
+    array([[0.5, 2.5]])
+
+    Args:
+        points: x and y.
+        scale: a number, or one for x and one for y.
+    """
+    return np.asarray((points + 0.5) * scale - 0.5)
+
+
+def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
+    """The box of an outline (n, 2), x and y, as far as it lies in a picture of width and height.
+
+    >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
+    (0, 1, 6, 2)
+    """
+    last = np.array(size) - 1
+    left, top = np.clip(np.floor(points.min(axis=0)), 0, last).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, last).astype(int).tolist()
+    return left, top, right - left + 1, bottom - top + 1
+
+
+def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Width and height of an array (h, w, ...) at another scale, a pixel at least."""
+    height, width = shape[:2]
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def scaled(field: Field, scale: float) -> Field:
+    """A picture (h, w, 3) at another size."""
+    return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.images.geometry import box_around, rescaled, scaled, size_at
+
+
+@given(scale=st.floats(0.01, 100), x=st.floats(-1e4, 1e4))
+def test_rescaling_there_and_back_moves_no_point(scale: float, x: float) -> None:
+    points = np.array([[x, 1.0]])
+    assert rescaled(rescaled(points, scale), 1 / scale) == pytest.approx(points, abs=1e-6)
+
+
+def test_the_corners_of_a_picture_stay_its_corners() -> None:
+    corners = np.array([[-0.5, -0.5], [9.5, 4.5]])
+    assert rescaled(corners, [2, 4]).tolist() == [[-0.5, -0.5], [19.5, 19.5]]
+
+
+def test_a_box_lies_within_its_picture() -> None:
+    outline = np.array([[-2.0, 3.5], [11.0, 20.0]])
+    assert box_around(outline, (10, 12)) == (0, 3, 10, 9)
+    assert box_around(outline + 100, (10, 12)) == (9, 11, 1, 1)
+
+
+def test_a_picture_is_never_scaled_to_nothing() -> None:
+    assert size_at((3, 400, 3), 0.01) == (4, 1)
+    assert scaled(np.zeros((3, 400, 3), np.uint8), 0.01).shape == (1, 4, 3)
