@@ -12,9 +12,16 @@ from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES, publish_report, report_path
 from storage.store import Store
 
+SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
+SCHEMAS = {
+    IMAGES: SCHEMA,
+    FIELDS: field_schema(),
+    SLIDES: slide_schema(),
+    BATCHES: batch_schema(),
+}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 

@@ -11,29 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.parquet import iterate_groups, read_table, write_table
-from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
-    IMAGES,
     SLIDES,
     publish_report,
     read_batches_before,
     report_path,
 )
 from storage.store import Store, digest_of
+from tests.support.reports import SCHEMA, SCHEMAS
 
-SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {
-    IMAGES: SCHEMA,
-    FIELDS: field_schema(),
-    SLIDES: slide_schema(),
-    BATCHES: batch_schema(),
-}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 
@@ -54,13 +45,6 @@ def publish(store: Store, day: date, parts: int = 2) -> str:
     return publish_report(
         store, report_path("night", day), SCHEMA, (rows(day) for _ in range(parts))
     )
-
-
-@pytest.mark.parametrize("kind", SCHEMAS)
-def test_every_column_says_what_it_means(kind: str) -> None:
-    schema = SCHEMAS[kind]
-    assert [field.name for field in schema if not (field.metadata or {}).get(b"meaning")] == []
-    assert schema.names[-5:] == ["model", "detector", "batch", "batch_date", "scored_at"]
 
 
 def test_meanings_and_units_are_in_the_published_file(store: Store) -> None:
@@ -248,23 +232,3 @@ def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
     groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
     assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
     assert groups[0].column_names == ["uri", "diagnosis"]
-
-
-def test_every_batch_has_a_page_of_its_own(any_store: Store) -> None:
-    assert page_names(any_store) == {}
-    for batch in ("night", "index", "night.html"):
-        any_store.write_bytes(b"<title>" + batch.encode(), *page_path(batch))
-    any_store.write_bytes(b"all", *index_path())
-    assert page_names(any_store) == {
-        "index": "index~.html",
-        "night": "night.html",
-        "night.html": "night.html.html",
-    }
-    assert any_store.read_bytes(*index_path()) == b"all"
-
-
-def test_a_page_is_of_the_reports_that_it_names_in_its_head(any_store: Store) -> None:
-    assert not page_is_of(any_store, "night", "a" * 64)
-    any_store.write_bytes(b"<meta " + b"a" * 64 + b"x" * 10_000 + b"b" * 64, *page_path("night"))
-    assert page_is_of(any_store, "night", "a" * 64)
-    assert not page_is_of(any_store, "night", "b" * 64)

@@ -1,76 +1,21 @@
-from datetime import date, datetime, timedelta
-from typing import Any
+from datetime import date, timedelta
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.batches.ledger import (
-    Failure,
-    Seal,
-    ShardRecord,
-    complete_shards,
-    discard_rows,
-    list_seals,
-    read_seal,
-    read_shard_record,
-    rows_path,
-    screening_start,
-    write_seal,
-    write_shard_record,
-)
 from storage.batches.manifests import (
     Batch,
-    BatchPlan,
     Shard,
     find_batch,
-    freeze_batch,
     list_batches,
     load_batch,
     read_manifest,
 )
 from storage.store import Store, StoreError
-from tasks.images.manifest import SCHEMA
+from tests.support.batches import freeze, manifest
 from tests.support.models import WHEN
-
-
-def manifest(rows: int, folder: str = "night") -> pa.Table:
-    names = [f"file:///{folder}/{row}.png" for row in range(rows)]
-    return pa.Table.from_pylist([{"uri": name} for name in names], SCHEMA)
-
-
-def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -> Batch:
-    usual = {
-        "images": "night/",
-        "limit": None,
-        "shard_rows": 4,
-        "batch_date": date(2026, 1, 3),
-        "started_at": WHEN,
-    }
-    return freeze_batch(store, BatchPlan(name=name, **(usual | options)), table)
-
-
-def record(shard: Shard, digest: str = "d") -> ShardRecord:
-    failure = Failure(row=1, reason="damaged", message="SyntaxError: broken 🩸")
-    return ShardRecord(
-        shard=shard.number,
-        start=shard.start,
-        stop=shard.stop,
-        scored=shard.stop - shard.start - 1,
-        failures=[failure],
-        tries=1,
-        digest=digest,
-    )
-
-
-def seal(detector: str, scored_at: datetime = WHEN) -> Seal:
-    return Seal(
-        batch="night", detector=detector, model="tiny", report="r", report_digest="d", rows=10,
-        scored=9, failed=1, diagnoses={}, abnormal=0, review=1, failures={"damaged": 1},
-        scored_at=scored_at,
-    )  # fmt: skip
 
 
 def test_a_frozen_batch_comes_back(any_store: Store) -> None:
@@ -168,60 +113,6 @@ def test_a_stray_folder_hides_no_batch(any_store: Store) -> None:
     batch = freeze(any_store, manifest(1))
     any_store.write_bytes(b"", "batches", "lost+found", "file")
     assert list_batches(any_store) == [batch]
-
-
-def test_the_ledger_says_which_shards_are_complete_under_which_model(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    first, second, third = batch.shards()
-    assert complete_shards(any_store, batch, "tiny") == set()
-    for shard in (third, first):
-        write_shard_record(any_store, batch, "tiny", record(shard))
-    assert complete_shards(any_store, batch, "tiny") == {0, 2}
-    assert complete_shards(any_store, batch, "other") == set()
-    assert read_shard_record(any_store, batch, "tiny", first) == record(first)
-    assert read_shard_record(any_store, batch, "tiny", second) is None
-
-
-def test_a_shard_entered_twice_keeps_the_later_record(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    shard = next(batch.shards())
-    write_shard_record(any_store, batch, "tiny", record(shard))
-    write_shard_record(any_store, batch, "tiny", record(shard, digest="later"))
-    assert read_shard_record(any_store, batch, "tiny", shard) == record(shard, digest="later")
-
-
-def test_discarding_rows_touches_no_other_detector(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    shard = next(batch.shards())
-    for detector in ("one", "two"):
-        any_store.write_bytes(b"", *rows_path(batch, detector, shard))
-    discard_rows(any_store, batch, "one")
-    discard_rows(any_store, batch, "one")
-    assert not any_store.exists(*rows_path(batch, "one", shard))
-    assert any_store.exists(*rows_path(batch, "two", shard))
-
-
-def test_a_resumed_screening_says_when_it_first_began(
-    any_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = freeze(any_store, manifest(10))
-    for later in range(3):
-        monkeypatch.setattr(
-            "storage.batches.ledger.now", lambda later=later: WHEN + timedelta(hours=later)
-        )
-        assert screening_start(any_store, batch, "one") == WHEN
-    assert screening_start(any_store, batch, "two") == WHEN + timedelta(hours=2)
-
-
-def test_seals_are_listed_oldest_first(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    assert list_seals(any_store, batch) == []
-    assert read_seal(any_store, batch, "a") is None
-    newer = seal("a", WHEN + timedelta(days=1))
-    for each in (newer, seal("b")):
-        write_seal(any_store, batch, each)
-    assert list_seals(any_store, batch) == [seal("b"), newer]
-    assert read_seal(any_store, batch, "a") == newer
 
 
 def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:

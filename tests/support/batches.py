@@ -1,0 +1,27 @@
+"""Batches that are frozen for a test."""
+
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.store import Store
+from tasks.images.manifest import SCHEMA
+from tests.support.models import WHEN
+
+
+def manifest(rows: int, folder: str = "night") -> pa.Table:
+    names = [f"file:///{folder}/{row}.png" for row in range(rows)]
+    return pa.Table.from_pylist([{"uri": name} for name in names], SCHEMA)
+
+
+def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -> Batch:
+    usual = {
+        "images": "night/",
+        "limit": None,
+        "shard_rows": 4,
+        "batch_date": date(2026, 1, 3),
+        "started_at": WHEN,
+    }
+    return freeze_batch(store, BatchPlan(name=name, **(usual | options)), table)
