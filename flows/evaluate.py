@@ -23,7 +23,12 @@ from flows.train import train
 from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.models.classifiers import list_models, load_card
-from storage.models.detectors import DetectorCard, list_detectors, load_detector_card
+from storage.models.detectors import (
+    DetectorCard,
+    list_detectors,
+    load_detector_card,
+    load_model_of,
+)
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
@@ -113,10 +118,12 @@ def evaluate(
     with lease(store, "evaluations", asked.name):
         asked = start_evaluation(store, asked)
         results = []
+        models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
-            for seed, card in enumerate(cards):
-                other = cards[(seed + 1) % len(cards)].name if len(cards) > 1 else None
-                run = Run(store, asked.name, card.name, tuple(magnitudes), other, save_attacks)
+            for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
+                other = models[(seed + 1) % len(models)] if len(models) > 1 else None
+                pixels = tuple(magnitudes)
+                run = Run(store, asked.name, card, model, pixels, other, save_attacks)
                 results.append(evaluate_seed(client, run, asked, seed))
         return _publish(store, asked, cards, results, time.monotonic() - started)
 

@@ -189,7 +189,7 @@ def _extract_batch(
             assert result.statistics is not None
             yield result.statistics
 
-    jobs = [ShardJob(store, batch, shard, card.name, fit=True) for shard in batch.shards()]
+    jobs = [ShardJob(store, batch, shard, card, fit=True) for shard in batch.shards()]
     results = run_shards(client, store, batch, card, jobs, f"fit {batch.name}")
     part = merge_tree(counted(results))
     if not counts["fitted"]:

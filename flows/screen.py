@@ -20,8 +20,8 @@ from flows.stages.pages import has_page, write_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from storage.batches.ledger import screening_start
 from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard, load_card
-from storage.models.detectors import DetectorCard, load_detector_card
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store
@@ -119,7 +119,7 @@ def screen(
     settings = settings or Settings()
     store = Store(settings.store)
     detector_card = load_detector_card(store, detector)
-    card = load_card(store, detector_card.model)
+    card = load_model_of(store, detector_card)
     started = time.monotonic()
     with lease_batch(store, batch, wait=wait) as held:
         with stage("freeze"):
@@ -171,7 +171,7 @@ def extract_and_score(
     """Run the batch's shards."""
     scored_at = screening_start(store, batch, detector.name)
     jobs = [
-        ShardJob(store, batch, shard, card.name, detector=detector.name, scored_at=scored_at)
+        ShardJob(store, batch, shard, card, detector=detector, scored_at=scored_at)
         for shard in batch.shards()
     ]
     with progress_artifact(batch.name, len(jobs)) as progress:

@@ -54,6 +54,10 @@ class Card(Record):
     created_at: datetime
     digest: str
 
+    def __hash__(self) -> int:
+        """Hash by the digest, so that what is loaded from the file is cached by it."""
+        return hash(self.digest)
+
 
 def save_described(
     store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str

@@ -19,8 +19,8 @@ from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.networks import load_classifier
 from flows.jobs.worker import settle_worker
 from storage.arrays import Arrays
-from storage.models.classifiers import load_card
-from storage.models.detectors import load_detector_card
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
 from storage.parquet import read_table
 from storage.reports.evaluations import (
     attacked_path,
@@ -76,14 +76,15 @@ PICTURES = 2  # images of each part that are kept to be shown
 class Run:
     """An evaluation of one detector; all that its units of work have in common.
 
-    ``other`` is a detector whose model the attacks' transfer is tried on.
+    ``model`` is the detector's, and ``other`` a model that the attacks' transfer is tried on.
     """
 
     store: Store
     evaluation: str
-    detector: str
+    detector: DetectorCard
+    model: ModelCard
     magnitudes: tuple[float, ...]
-    other: str | None = None
+    other: ModelCard | None = None
     save_attacks: bool = False
 
 
@@ -102,7 +103,9 @@ class PartJob:
     def path(self) -> tuple[str, ...]:
         """Where its features lie."""
         run = self.run
-        return part_path(run.evaluation, run.detector, self.images, self.treatment.key, self.number)
+        return part_path(
+            run.evaluation, run.detector.name, self.images, self.treatment.key, self.number
+        )
 
 
 def parts(run: Run, images: str, treatment: Treatment, rows: int, size: int) -> list[PartJob]:
@@ -119,8 +122,8 @@ def make_part(job: PartJob) -> None:
     if run.store.exists(*job.path):
         return
     settle_worker()
-    target = _target(run.store, run.detector)
-    table = read_table(run.store, *images_path(run.evaluation, run.detector, job.images))
+    target = _target(run.store, run.detector, run.model)
+    table = read_table(run.store, *images_path(run.evaluation, run.detector.name, job.images))
     table = table.slice(job.start, job.stop - job.start)
     rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
     table = table.take(rows - job.start)
@@ -185,7 +188,7 @@ def _attack(
         arrays[f"{form}/l2"] = to_numpy(l2_norm(images - pixels))
         arrays[f"{form}/linf"] = to_numpy(linf_norm(images - pixels))
     if job.run.other is not None:
-        other = _target(job.run.store, job.run.other).classifier
+        other = _classifier(job.run.store, job.run.other)
         with torch.inference_mode():
             arrays["other/clean"] = to_numpy(other(pixels))
             arrays["other/file"] = to_numpy(other(file))
@@ -201,7 +204,7 @@ def _attack(
             Image.fromarray(image).save(buffer, "PNG")
             path = attacked_path(
                 job.run.evaluation,
-                job.run.detector,
+                job.run.detector.name,
                 treatment.key,
                 row["label"],
                 f"{stem}-{number}.png",
@@ -222,11 +225,11 @@ class FitJob:
 def fit_tap(job: FitJob) -> None:
     """Write what is fitted at a tap, unless it is there: at the last one all that scores need."""
     run = job.run
-    path = fitted_path(run.evaluation, run.detector, job.tap)
+    path = fitted_path(run.evaluation, run.detector.name, job.tap)
     if run.store.exists(*path):
         return
     settle_worker()
-    classifier = _target(run.store, run.detector).classifier
+    classifier = _classifier(run.store, run.model)
     last = job.tap == PENULTIMATE
     raw = on_sphere = None
     for features, _, labels in _fitted_features(job):
@@ -279,10 +282,9 @@ def score_part(job: PartJob) -> ScoredPart:
     settle_worker()
     arrays = read_arrays(run.store, *job.path)
     names = [form for form in (FILE, COMPUTED, NOISE) if f"{form}/logits" in arrays]
-    card = load_card(run.store, load_detector_card(run.store, run.detector).model)
     fitted = _fitted(run)
     return ScoredPart(
-        {form: scored_form(arrays, form, fitted, card.temperature) for form in names},
+        {form: scored_form(arrays, form, fitted, run.model.temperature) for form in names},
         arrays["image_id"],
         {
             name: values
@@ -328,7 +330,7 @@ def _images(
         features.append([arrays[f"{FILE}/tap/{tap}"][chosen] for tap in taps])
         labels.append(arrays["label"][chosen])
         rows.append(here[chosen])
-    table = read_table(run.store, *images_path(run.evaluation, run.detector, jobs[0].images))
+    table = read_table(run.store, *images_path(run.evaluation, run.detector.name, jobs[0].images))
     keys = np.asarray(table["group"].to_pylist())[np.concatenate(rows)]
     return Images(
         [np.concatenate(columns) for columns in zip(*features, strict=True)],
@@ -339,24 +341,29 @@ def _images(
 
 def load_detector(run: Run) -> Detector:
     """The detector of a run."""
-    return _target(run.store, run.detector).detector
+    return load_fitted_detector(run.store, run.detector)
 
 
 @lru_cache(maxsize=4)
-def _target(store: Store, name: str) -> Target:
-    """A detector and its classifier, tapped at every stage, with no gradients of its weights."""
-    card = load_detector_card(store, name)
-    classifier = folded(load_classifier(store, card.model, card.model_digest))
-    classifier = with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
-    detector = load_fitted_detector(store, name, card.digest)
-    return Target(classifier, detector, threshold(detector.calibration, card.alpha))
+def _classifier(store: Store, model: ModelCard) -> Classifier:
+    """Load a classifier, tapped at every stage, with no gradients of its weights."""
+    classifier = folded(load_classifier(store, model))
+    return with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
+
+
+@lru_cache(maxsize=4)
+def _target(store: Store, card: DetectorCard, model: ModelCard) -> Target:
+    """Load a detector with its classifier, to be attacked."""
+    detector = load_fitted_detector(store, card)
+    alarm = threshold(detector.calibration, card.alpha)
+    return Target(_classifier(store, model), detector, alarm)
 
 
 @lru_cache(maxsize=2)
 def _fitted(run: Run) -> Fitted:
-    target = _target(run.store, run.detector)
+    target = _target(run.store, run.detector, run.model)
     arrays = {
-        tap: read_arrays(run.store, *fitted_path(run.evaluation, run.detector, tap))
+        tap: read_arrays(run.store, *fitted_path(run.evaluation, run.detector.name, tap))
         for tap in target.classifier.spec.taps
     }
     last = arrays[PENULTIMATE]

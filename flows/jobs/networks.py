@@ -4,19 +4,16 @@ from functools import lru_cache
 
 import torch
 
-from storage.models.classifiers import load_card, load_weights
-from storage.store import Store, StoreError
+from storage.models.classifiers import ModelCard, load_weights
+from storage.store import Store
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec
 from tasks.network.inference import Inference, inference
 
 
 @lru_cache(maxsize=2)
-def load_classifier(store: Store, model: str, digest: str) -> Classifier:
-    """The classifier of a model, on the GPU where there is one."""
-    card = load_card(store, model)
-    if card.digest != digest:
-        raise StoreError(f"model {model} was replaced while it was in use")
+def load_classifier(store: Store, card: ModelCard) -> Classifier:
+    """Read and verify the classifier of a model, onto the GPU where there is one."""
     classifier = build(NetworkSpec.from_dict(card.network))
     weights = {name: torch.from_numpy(a) for name, a in load_weights(store, card).items()}
     classifier.load_state_dict(weights)
@@ -25,6 +22,6 @@ def load_classifier(store: Store, model: str, digest: str) -> Classifier:
 
 
 @lru_cache(maxsize=2)
-def load_inference(store: Store, model: str, digest: str) -> Inference:
-    """The same, made ready to run."""
-    return inference(load_classifier(store, model, digest))
+def load_inference(store: Store, card: ModelCard) -> Inference:
+    """Load the classifier of a model, made ready to run."""
+    return inference(load_classifier(store, card))

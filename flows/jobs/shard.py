@@ -36,9 +36,9 @@ from storage.batches.ledger import (
     write_shard_record,
 )
 from storage.batches.manifests import Batch, Shard, read_manifest
-from storage.models.classifiers import ModelCard, load_card
+from storage.models.classifiers import ModelCard
 from storage.models.contributions import is_held_out, is_labelled
-from storage.models.detectors import load_detector_card
+from storage.models.detectors import DetectorCard
 from storage.parquet import write_table
 from storage.store import Store
 from tasks.detector.detector import score
@@ -63,9 +63,9 @@ class ShardJob:
     store: Store
     batch: Batch
     shard: Shard
-    model: str
+    model: ModelCard
     fit: bool = False
-    detector: str | None = None
+    detector: DetectorCard | None = None
     scored_at: datetime | None = None
     tries: int = 1
 
@@ -105,12 +105,11 @@ def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features; fit or score it as asked."""
     settle_worker()
     begun = time.monotonic()
-    card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard)
-    kept = kept_features(job)
-    block, record = kept or _extract_shard(job, card, manifest)
+    kept = verified_block(job.store, job.model.name, job.batch, job.shard)
+    block, record = kept or _extract_shard(job, manifest)
     if job.detector is not None:
-        _score_shard(job, card, manifest, block, record)
+        _score_shard(job, job.detector, manifest, block, record)
     result = ShardResult(
         job.shard,
         _failed_images(manifest, block, record),
@@ -120,13 +119,8 @@ def run_shard(job: ShardJob) -> ShardResult:
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )
     if job.fit:
-        result = _fit_shard(result, card, manifest, block)
+        result = _fit_shard(result, job.model, manifest, block)
     return replace(result, seconds=time.monotonic() - begun)
-
-
-def kept_features(job: ShardJob) -> tuple[FeatureBlock, ShardRecord] | None:
-    """A shard's features and their record, or None where they are not what the ledger says."""
-    return verified_block(job.store, job.model, job.batch, job.shard)
 
 
 def probe_image(job: ShardJob, row: int) -> None:
@@ -134,24 +128,22 @@ def probe_image(job: ShardJob, row: int) -> None:
 
     An image that kills this worker is the one to put into quarantine.
     """
-    card = load_card(job.store, job.model)
     manifest = read_manifest(job.store, job.batch, job.shard).slice(row, 1)
-    extract(_network(job, card), image_refs(manifest), tap_widths=card.tap_widths)
+    extract(_network(job), image_refs(manifest), tap_widths=job.model.tap_widths)
 
 
-def _extract_shard(
-    job: ShardJob, card: ModelCard, manifest: pa.Table
-) -> tuple[FeatureBlock, ShardRecord]:
-    seen = seen_before(job.store, job.model, job.batch.earlier)
-    features = _extract(job, card, manifest, seen)
+def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, ShardRecord]:
+    card = job.model
+    seen = seen_before(job.store, card.name, job.batch.earlier)
+    features = _extract(job, manifest, seen)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
         row: image.image_id
         for row, image in enumerate(features.images)
         if image.known and image.image_id is not None
     }
-    if not copy_features(job.store, job.model, seen, known, block):
-        features = _extract(job, card, manifest, ())
+    if not copy_features(job.store, card.name, seen, known, block):
+        features = _extract(job, manifest, ())
         known = {}
     failures = []
     for row, image in enumerate(features.images):
@@ -172,7 +164,7 @@ def _extract_shard(
             block.taps[name][row] = values[row]
         block.logits[row] = features.logits[row]
     block.label[:] = label_codes(manifest, card.classes)
-    digest = write_block(job.store, job.model, job.batch.key, job.shard.start, block)
+    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
     record = ShardRecord(
         shard=job.shard.number,
         start=job.shard.start,
@@ -182,30 +174,28 @@ def _extract_shard(
         tries=job.tries,
         digest=digest,
     )
-    write_shard_record(job.store, job.batch, job.model, record)
+    write_shard_record(job.store, job.batch, card.name, record)
     return block, record
 
 
-def _extract(
-    job: ShardJob, card: ModelCard, manifest: pa.Table, known: Container[bytes]
-) -> Features:
+def _extract(job: ShardJob, manifest: pa.Table, known: Container[bytes]) -> Features:
     return extract(
-        _network(job, card),
+        _network(job),
         image_refs(manifest),
-        tap_widths=card.tap_widths,
+        tap_widths=job.model.tap_widths,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
-            for row in read_quarantine(job.store, job.batch, job.model, job.shard)
+            for row in read_quarantine(job.store, job.batch, job.model.name, job.shard)
         },
         known=known,
     )
 
 
-def _network(job: ShardJob, card: ModelCard) -> "Inference":
+def _network(job: ShardJob) -> "Inference":
     # The coordinator has this module too, and need not wait for what only workers run.
     from flows.jobs.networks import load_inference
 
-    return load_inference(job.store, job.model, card.digest)
+    return load_inference(job.store, job.model)
 
 
 def _failed_images(
@@ -220,11 +210,9 @@ def _failed_images(
 
 
 def _score_shard(
-    job: ShardJob, card: ModelCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+    job: ShardJob, card: DetectorCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
 ) -> None:
-    assert job.detector is not None
-    detector_card = load_detector_card(job.store, job.detector)
-    detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
+    detector = load_fitted_detector(job.store, card)
     rows = image_rows(
         manifest,
         image_ids=image_ids(block),
@@ -233,20 +221,20 @@ def _score_shard(
         failures={f.row: f"{f.reason}: {f.message}" for f in record.failures},
         logits=block.logits,
         scores=score(detector, block.taps),
-        classes=card.classes,
+        classes=job.model.classes,
         taps=detector.taps,
-        temperature=card.temperature,
-        alpha=detector_card.alpha,
-        uncertain_below=detector_card.uncertain_below,
+        temperature=job.model.temperature,
+        alpha=card.alpha,
+        uncertain_below=card.uncertain_below,
         names={
-            "model": job.model,
-            "detector": job.detector,
+            "model": job.model.name,
+            "detector": card.name,
             "batch": job.batch.name,
             "batch_date": job.batch.batch_date.isoformat(),
             "scored_at": job.scored_at,
         },
     )
-    write_table(job.store, rows, *rows_path(job.batch, job.detector, job.shard))
+    write_table(job.store, rows, *rows_path(job.batch, card.name, job.shard))
 
 
 def _fit_shard(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches.features import FeatureBlock, read_block
-from storage.models.classifiers import load_card
+from storage.models.classifiers import ModelCard
 from storage.models.statistics import load_moments, load_statistics
 from storage.store import Store
 from tasks.detector.calibration import leave_group_out
@@ -35,7 +35,7 @@ class RowsJob:
     """Rows whose statistics are wanted."""
 
     store: Store
-    model: str
+    model: ModelCard
     rows: Rows
 
 
@@ -44,16 +44,15 @@ class GroupJob:
     """One group (a patient, a slide) to be scored by the statistics of all the others."""
 
     store: Store
-    model: str
+    model: ModelCard
     version: int
     parts: tuple[Rows, ...]
 
 
 def rows_statistics(job: RowsJob) -> ClassStatistics:
     """Compute the statistics of some labelled rows of a batch."""
-    card = load_card(job.store, job.model)
     block = _read_rows(job.store, job.model, job.rows)
-    return statistics_of(block.taps, block.label, len(card.classes))
+    return statistics_of(block.taps, block.label, len(job.model.classes))
 
 
 def group_log_distances(job: GroupJob) -> Float:
@@ -61,7 +60,7 @@ def group_log_distances(job: GroupJob) -> Float:
 
     The taps are in the order of their names.
     """
-    total = _load_version(job.store, job.model, job.version)
+    total = _load_version(job.store, job.model.name, job.version)
     blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
     labels = np.concatenate([block.label for block in blocks])
     columns = []
@@ -71,9 +70,9 @@ def group_log_distances(job: GroupJob) -> Float:
     return np.stack(columns, axis=1)
 
 
-def _read_rows(store: Store, model: str, part: Rows) -> FeatureBlock:
+def _read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
     start, stop = int(part.rows[0]), int(part.rows[-1]) + 1
-    return read_block(store, model, part.batch, start, stop).take(part.rows - start)
+    return read_block(store, model.name, part.batch, start, stop).take(part.rows - start)
 
 
 @lru_cache(maxsize=2)

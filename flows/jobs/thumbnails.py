@@ -8,8 +8,8 @@ from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.worker import settle_worker
-from storage.models.classifiers import load_card
-from storage.models.detectors import load_detector_card
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
 from storage.store import Store
 from tasks.detector.explanation import Explanation, explain
 from tasks.images.decoding import BadImageError, resize
@@ -25,8 +25,8 @@ class ExhibitJob:
     """Cells to look at again: where each lies, and the digest that it had."""
 
     store: Store
-    model: str
-    detector: str
+    model: ModelCard
+    detector: DetectorCard
     cells: tuple[tuple[ImageRef, str], ...]
 
 
@@ -37,12 +37,8 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     from tasks.network.inference import taps_and_maps
 
     settle_worker()
-    card, detector_card = (
-        load_card(job.store, job.model),
-        load_detector_card(job.store, job.detector),
-    )
-    classifier = load_classifier(job.store, job.model, card.digest)
-    detector = load_fitted_detector(job.store, job.detector, detector_card.digest)
+    classifier = load_classifier(job.store, job.model)
+    detector = load_fitted_detector(job.store, job.detector)
     exhibits: list[Exhibit] = []
     for start in range(0, len(job.cells), AT_ONCE):
         found = [_see(ref, image_id) for ref, image_id in job.cells[start : start + AT_ONCE]]

@@ -126,4 +126,4 @@ def _quarantine(client: Client, job: ShardJob) -> None:
     """Try the shard's images one by one, and keep those that kill a worker from coming back."""
     rows = range(job.shard.stop - job.shard.start)
     culprits = [row for row in rows if kills_workers(client, probe_image, job, row)]
-    write_quarantine(job.store, job.batch, job.model, job.shard, culprits)
+    write_quarantine(job.store, job.batch, job.model.name, job.shard, culprits)

@@ -56,7 +56,7 @@ def calibrate_detector(
     )
     if len(groups) < 2:
         raise CalibrationError("one image is not enough: leaving it out leaves nothing")
-    jobs = [GroupJob(store, card.name, lineage.version, tuple(parts)) for parts in groups.values()]
+    jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
     distances = list(run_in_order(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     detector = Detector(gaussians, calibrate(np.concatenate(distances), number))

@@ -27,9 +27,9 @@ from flows.jobs.evaluation import (
     score_part,
 )
 from storage.batches.manifests import load_batch, read_manifest
-from storage.models.classifiers import ModelCard, load_card
+from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
-from storage.models.detectors import DetectorCard, load_detector_card
+from storage.models.detectors import DetectorCard
 from storage.models.statistics import load_statistics
 from storage.parquet import read_table, write_table
 from storage.reports.evaluations import (
@@ -77,8 +77,7 @@ class SeedResult:
 
 def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> SeedResult:
     """Evaluate one seed: its images, evidence, scores and findings."""
-    card = load_detector_card(run.store, run.detector)
-    model = load_card(run.store, card.model)
+    card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
     others = {name: _set_name(name) for name in asked.ood}
     clean = {name: _parts(run, name, CLEAN, ROWS) for name in ("fitted", TEST, *others.values())}
@@ -159,7 +158,7 @@ def _parts(run: Run, images: str, treatment: Treatment, size: int) -> list[PartJ
 
 
 def _read_images(run: Run, images: str) -> pa.Table:
-    return read_table(run.store, *images_path(run.evaluation, run.detector, images))
+    return read_table(run.store, *images_path(run.evaluation, run.detector.name, images))
 
 
 def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
@@ -178,7 +177,7 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
     """Write once which images were fitted on, which are of unseen patients, and the other sets."""
 
     def freeze(name: str, table: pa.Table, by: str = "image") -> None:
-        path = images_path(run.evaluation, run.detector, name)
+        path = images_path(run.evaluation, run.detector.name, name)
         if run.store.exists(*path):
             return
         keys = table["uri" if by == "image" else f"{by}_id"]
@@ -230,7 +229,7 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
     if not right:
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     for name, among in ((SAMPLED, good), (ATTACKED, right)):
-        path = images_path(run.evaluation, run.detector, name)
+        path = images_path(run.evaluation, run.detector.name, name)
         if not run.store.exists(*path):
             spread = np.linspace(0, len(among) - 1, min(count, len(among))).astype(int)
             write_table(run.store, table.take([among[i] for i in spread]), *path)

@@ -62,7 +62,7 @@ def write_page(
 ) -> None:
     """Make the page of a published batch and list it; the same batch makes the same page."""
     store = Store(settings.store)
-    fitted = load_fitted_detector(store, detector.name, detector.digest)
+    fitted = load_fitted_detector(store, detector)
     limit = threshold(fitted.calibration, detector.alpha)
     highlights = Highlights(card.classes, fitted.scales, limit)
     images = report_path(batch.name, batch.batch_date)
@@ -121,7 +121,7 @@ def _exhibits(
     refs = find_refs(store, batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
-        ExhibitJob(store, card.name, detector.name, tuple(cells[i : i + CELLS_A_JOB]))
+        ExhibitJob(store, card, detector, tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
     found = run_in_order(client, make_exhibits, jobs, title=f"page {batch.name}")

@@ -95,7 +95,7 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
         ]
     )
     q = q_values(p)
-    fitted = load_fitted_detector(store, detector.name, detector.digest)
+    fitted = load_fitted_detector(store, detector)
     night = NightTally(fitted.scales)
     slides = SlideTally()
     segmentation = segmentation_of(store, batch.images)

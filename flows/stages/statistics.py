@@ -35,7 +35,7 @@ def statistics_of_rows(
 ) -> ClassStatistics:
     """Compute the statistics of rows of some batches."""
     jobs = [
-        RowsJob(store, card.name, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
+        RowsJob(store, card, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
         for rows in taken
         for start in range(0, len(rows.rows), ROWS_A_JOB)
     ]

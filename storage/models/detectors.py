@@ -5,6 +5,7 @@ the calibration scores, and the level at which an image is called abnormal.
 """
 
 from storage.arrays import Arrays, arrays_from_bytes
+from storage.models.classifiers import ModelCard, load_card
 from storage.records import Card, Part, load_described, save_described
 from storage.store import AlreadyExistsError, Store, StoreError, check_name
 
@@ -77,6 +78,21 @@ def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
         have = ", ".join(card.name for card in cards)
         raise StoreError(f"no detector {name!r} in {store.url}; there are: {have}")
     return cards[-1]
+
+
+def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
+    """The card of the model that a detector was made from.
+
+    Raises:
+        StoreError: it is missing, or another model has its name by now.
+    """
+    card = load_card(store, detector.model)
+    if card.digest != detector.model_digest:
+        raise StoreError(
+            f"model {card.name} is not the one that detector {detector.name} was made from (sha256 "
+            "differs): restore it from a backup, or fit a detector on this one"
+        )
+    return card
 
 
 def load_detector(store: Store, card: DetectorCard) -> Arrays:

@@ -58,8 +58,9 @@ def make_tiny(settings: Settings, cells: str, name: str) -> Tiny:
     store = Store(settings.store)
     batch = freeze(settings, list_images(cells, limit=SHARDS), name)
     detector = load_detector_card(store)
+    card = load_card(store, detector.model)
     jobs = [
-        ShardJob(store, batch, shard, detector.model, detector=detector.name, scored_at=now())
+        ShardJob(store, batch, shard, card, detector=detector, scored_at=now())
         for shard in batch.shards()
     ]
     return Tiny(settings, store, batch, jobs)
@@ -117,7 +118,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
     settle_worker()
     settings, store = fitted.model_copy(update={"shard_rows": 1}), Store(fitted.store)
     card = load_card(store, load_detector_card(store).model)
-    network = load_inference(store, card.name, card.digest)
+    network = load_inference(store, card)
     taken: dict[str, list[float]] = {"new": [], "kept": [], "image": []}
     for number in range(-1, ROUNDS):
         new = make_tiny(settings, cells, f"alone{number}")

@@ -31,10 +31,10 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
     store = Store(fitted.store)
     detector_card = load_detector_card(store)
     card = load_card(store, detector_card.model)
-    detector = load_fitted_detector(store, detector_card.name, detector_card.digest)
-    classifier = load_classifier(store, card.name, card.digest)
+    detector = load_fitted_detector(store, detector_card)
+    classifier = load_classifier(store, card)
     manifest = list_images(cells, limit=IMAGES)
-    network = load_inference(store, card.name, card.digest)
+    network = load_inference(store, card)
 
     def plain(pixels: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         with torch.inference_mode():

@@ -43,7 +43,7 @@ def bare(
         keep_freed_memory()
     store = Store(settings.store)
     card = load_card(store, load_detector_card(store).model)
-    classifier = load_classifier(store, card.name, card.digest)
+    classifier = load_classifier(store, card)
     classifier.to(memory_format=memory_format)  # type: ignore[call-overload]
     images = np.load(pixels)
     started = time.perf_counter()
@@ -65,7 +65,7 @@ def test_screening_speed_against_the_bare_forward_pass(
     loaded = load_images([whole_file(uri) for uri in uris], side, threads=2)
     pixels = np.stack([image.pixels for image in loaded if image.pixels is not None])
     np.save(tmp_path / "pixels.npy", pixels)
-    network = load_inference(store, card.name, card.digest)
+    network = load_inference(store, card)
     number = iter(range(100))
 
     def decode() -> float:

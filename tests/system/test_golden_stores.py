@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.jobs.shard import ShardJob, kept_features
 from storage.batches.features import create_features, read_block, write_block
+from storage.batches.known_features import verified_block
 from storage.batches.ledger import (
     Failure,
     complete_shards,
@@ -92,7 +92,7 @@ def test_the_ledger_opens(old: Store) -> None:
 def test_the_features_open_and_none_has_to_be_extracted_again(old: Store) -> None:
     assert_same(read_block(old, "golden", "night", 0, 5).arrays(), block(old))
     batch = load_batch(old, "night")
-    assert all(kept_features(ShardJob(old, batch, shard, "golden")) for shard in batch.shards())
+    assert all(verified_block(old, "golden", batch, shard) for shard in batch.shards())
 
 
 def make_the_features_again(store: Store) -> None:

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import storage.store
-from flows.jobs.shard import ShardJob, kept_features
 from storage.batches.features import (
     FAILED,
     SCORED,
@@ -30,6 +29,7 @@ from storage.batches.features import (
     read_block,
     write_block,
 )
+from storage.batches.known_features import verified_block
 from storage.batches.ledger import (
     Failure,
     Seal,
@@ -391,8 +391,12 @@ class Ledger(RuleBasedStateMachine):
     def the_ledger_says_what_was_done(self) -> None:
         for batch, attempt in self.each_attempt():
             assert complete_shards(self.store, batch, "tiny") == set(attempt.records)
-            jobs = [ShardJob(self.store, batch, shard, "tiny") for shard in batch.shards()]
-            assert {job.shard.number for job in jobs if kept_features(job)} == attempt.complete()
+            kept = {
+                shard.number
+                for shard in batch.shards()
+                if verified_block(self.store, "tiny", batch, shard)
+            }
+            assert kept == attempt.complete()
             for shard in batch.shards():
                 rows = read_quarantine(self.store, batch, "tiny", shard)
                 assert rows == attempt.quarantine.get(shard.number, [])

@@ -10,13 +10,14 @@ import pytest
 
 from flows.jobs import shard as shard_module
 from flows.jobs.networks import load_classifier, load_inference
-from flows.jobs.shard import ShardJob, ShardResult, kept_features, label_codes, run_shard
+from flows.jobs.shard import ShardJob, ShardResult, label_codes, run_shard
 from flows.jobs.statistics import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
+from storage.batches.known_features import verified_block
 from storage.batches.ledger import Failure, complete_shards, read_shard_record, rows_path
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
-from storage.models.classifiers import load_card
+from storage.models.classifiers import ModelCard, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.statistics import Contribution, Lineage, save_statistics
@@ -37,10 +38,11 @@ class Night:
 
     store: Store
     batch: Batch
+    card: ModelCard
 
     def job(self, number: int, **wanted: object) -> ShardJob:
         shard = list(self.batch.shards())[number]
-        return ShardJob(self.store, self.batch, shard, "tiny", **wanted)  # type: ignore[arg-type]
+        return ShardJob(self.store, self.batch, shard, self.card, **wanted)  # type: ignore[arg-type]
 
     def run(self, **wanted: object) -> list[ShardResult]:
         return [run_shard(self.job(number, **wanted)) for number in range(3)]
@@ -57,7 +59,7 @@ def start(store: Store, images: Path, name: str = "night") -> Night:
         store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
         classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
     )  # fmt: skip
-    return Night(store, batch)
+    return Night(store, batch, card)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
     return night
 
 
-def add_detector(night: Night) -> Detector:
+def add_detector(night: Night) -> tuple[DetectorCard, Detector]:
     results = night.run(fit=True)
     total = results[0].statistics
     for result in results[1:]:
@@ -92,7 +94,7 @@ def add_detector(night: Night) -> Detector:
         taps={n: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0) for n in "ab"},
     )  # fmt: skip
     save_detector(night.store, card, content)
-    return detector
+    return card, detector
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,8 @@ def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     else:
         block.taps["layer1"][3, 3] += 1
         write_block(night.store, "tiny", "night", 10, block)
-    assert kept_features(night.job(1)) is None
+    second = night.job(1).shard
+    assert verified_block(night.store, "tiny", night.batch, second) is None
     assert [result.reused for result in night.run()] == [True, False, True]
     assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
 
@@ -177,7 +180,7 @@ def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Nigh
     night.run()
     rows = np.array([3, 4, 11, 20])
     taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
-    found = rows_statistics(RowsJob(night.store, "tiny", Rows("night", rows))).to_arrays()
+    found = rows_statistics(RowsJob(night.store, night.card, Rows("night", rows))).to_arrays()
     for name, values in statistics_of(taken.taps, taken.label, 2).to_arrays().items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
@@ -215,8 +218,8 @@ def test_failures_are_remembered_when_a_shard_is_used_again(
 
 
 def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
-    detector = add_detector(night)
-    night.run(detector="d", scored_at=WHEN)
+    card, detector = add_detector(night)
+    night.run(detector=card, scored_at=WHEN)
     block = read_block(night.store, "tiny", "night", 0, 24)
     scores = score(detector, block.taps)
     manifest = read_manifest(night.store, night.batch)
@@ -232,8 +235,8 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
 
 
 def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt: Night) -> None:
-    add_detector(spoilt)
-    spoilt.run(detector="d", scored_at=WHEN)
+    card, _ = add_detector(spoilt)
+    spoilt.run(detector=card, scored_at=WHEN)
     second = list(spoilt.batch.shards())[1]
     rows = read_table(spoilt.store, *rows_path(spoilt.batch, "d", second)).to_pylist()
     assert len(rows) == 10
@@ -249,11 +252,11 @@ def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt
 
 
 def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
-    add_detector(night)
+    card, _ = add_detector(night)
     paths = [rows_path(night.batch, "d", shard) for shard in night.batch.shards()]
     written = []
     for _ in range(2):
-        night.run(detector="d", scored_at=WHEN)
+        night.run(detector=card, scored_at=WHEN)
         written.append([night.store.read_bytes(*path) for path in paths])
     assert written[0] == written[1]
 
@@ -289,6 +292,51 @@ def test_a_model_that_was_tampered_with_scores_nothing(night: Night) -> None:
     with pytest.raises(StoreError, match=r"model\.safetensors is not the file"):
         run_shard(night.job(0))
     assert complete_shards(night.store, night.batch, "tiny") == set()
+
+
+# What a shard asks the store: on S3 each question costs as much as an image
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every question to a store, in order; zarr asks for chunks by itself."""
+    questions: list[str] = []
+
+    def watch(name: str) -> None:
+        honest = getattr(Store, name)
+
+        def ask(store: Store, *parts: str) -> object:
+            questions.append(f"{name} {'/'.join(parts)}")
+            return honest(store, *parts)
+
+        monkeypatch.setattr(Store, name, ask)
+
+    for name in ("exists", "modified", "names", "read_bytes", "open"):
+        watch(name)
+    return questions
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_shard_reads_what_is_its_own_and_the_cards_came_with_it(
+    store_with_model: Store, cells: Path, asked: list[str], kept: bool
+) -> None:
+    night = start(store_with_model, cells)
+    card, _ = add_detector(night)
+    if not kept:
+        night.store.remove("batches", "night", "ledger")
+    run_shard(night.job(0, detector=card, scored_at=WHEN))
+    asked.clear()
+    run_shard(night.job(1, detector=card, scored_at=WHEN))
+    assert asked == [
+        "open batches/night/manifest.parquet",
+        "exists batches/night/ledger/tiny/000001.json",
+        *(
+            ["read_bytes batches/night/ledger/tiny/000001.json"]
+            if kept
+            else ["exists batches/night/quarantine/tiny/000001.json"]
+        ),
+        "read_bytes features/tiny/night.zarr/zarr.json",
+    ]
 
 
 # What batches have contributed
@@ -329,7 +377,7 @@ def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None
     save_statistics(night.store, lineage, content)
     group = np.arange(6)
     parts = (Rows("night", group[:2]), Rows("night", group[2:]))
-    found = group_log_distances(GroupJob(night.store, "tiny", 1, parts))
+    found = group_log_distances(GroupJob(night.store, night.card, 1, parts))
     block = read_block(night.store, "tiny", "night", 0, 24).take(group)
     for column, tap in enumerate(("layer1", "layer2")):
         features = np.asarray(block.taps[tap], np.float64)

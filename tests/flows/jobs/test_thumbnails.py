@@ -1,6 +1,7 @@
 import io
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from flows.jobs import thumbnails as exhibits
 from flows.jobs.networks import load_inference
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from storage.models.classifiers import load_card
+from storage.models.detectors import DetectorCard
 from storage.store import Store
 from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
@@ -27,7 +29,7 @@ def job(
     """Cells to look at, one of them gone, one changed and one not an image any more."""
     card = load_card(store_with_model, "tiny")
     paths = sorted(cells.rglob("*.png"))
-    network = load_inference(store_with_model, "tiny", card.digest)
+    network = load_inference(store_with_model, card)
     features = extract(
         network, [whole_file(str(path)) for path in paths], tap_widths=card.tap_widths
     )
@@ -40,7 +42,6 @@ def job(
         [class_distances(g, features.taps[n]).min(axis=1) for n, g in gaussians.items()], 1
     )
     detector = Detector(gaussians, calibrate(log_distance(distances), np.arange(len(paths))))
-    monkeypatch.setattr(exhibits, "load_detector_card", lambda *_: card)
     monkeypatch.setattr(exhibits, "load_fitted_detector", lambda *_: detector)
     changed, broken = tmp_path / "changed.png", tmp_path / "broken.png"
     changed.write_bytes(paths[0].read_bytes())
@@ -53,7 +54,7 @@ def job(
         (paths[3], digest(paths[3])),
     ]
     cells = tuple((whole_file(str(path)), image_id) for path, image_id in wanted)
-    return ExhibitJob(store_with_model, "tiny", "any", cells)
+    return ExhibitJob(store_with_model, card, cast(DetectorCard, None), cells)
 
 
 def digest(path: Path) -> str:

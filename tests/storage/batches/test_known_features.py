@@ -53,7 +53,7 @@ def extracted(store: Store, images: Path, name: str, earlier: list[str]) -> Feat
 
 def _run(store: Store, batch: Batch) -> None:
     for shard in batch.shards():
-        run_shard(ShardJob(store, batch, shard, "tiny"))
+        run_shard(ShardJob(store, batch, shard, load_card(store, "tiny")))
 
 
 @pytest.fixture

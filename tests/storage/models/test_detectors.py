@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from storage.arrays import arrays_to_bytes
+from storage.models.classifiers import load_card
 from storage.models.detectors import (
     DetectorCard,
     TapCard,
     list_detectors,
     load_detector,
     load_detector_card,
+    load_model_of,
     save_detector,
 )
 from storage.store import Store, StoreError, digest_of
@@ -94,3 +96,23 @@ def test_arrays_that_are_not_the_cards_are_refused(any_store: Store) -> None:
 def test_a_detector_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
     any_store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
     assert list_detectors(any_store) == []
+
+
+def test_a_detector_names_its_very_model(any_store_with_model: Store) -> None:
+    store = any_store_with_model
+    model = load_card(store, "tiny")
+    made = card("d").model_copy(update={"model_digest": model.digest})
+    assert load_model_of(store, made) == model
+    with pytest.raises(StoreError, match=r"model tiny is not the one that detector d .* fit a"):
+        load_model_of(store, card("d"))
+    with pytest.raises(StoreError, match="no model 'huge'"):
+        load_model_of(store, made.model_copy(update={"model": "huge"}))
+
+
+def test_what_is_loaded_for_a_card_is_cached_by_its_digest() -> None:
+    again = DetectorCard.model_validate_json(card("d").model_dump_json())
+    assert again is not card("d")
+    assert hash(again) == hash(card("d"))
+    assert {card("d"): "loaded"}[again] == "loaded"
+    assert card("d").model_copy(update={"digest": "other"}) not in {card("d")}
+    assert card("d").model_copy(update={"alpha": 0.5}) not in {card("d")}

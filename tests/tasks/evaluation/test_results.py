@@ -1,5 +1,6 @@
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,8 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from flows.jobs.evaluation import PartJob, Run, parts
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
 from tasks.evaluation.attacks import ATTACKS
 from tasks.evaluation.comparison import VERDICT, Comparison
 from tasks.evaluation.corruptions import CORRUPTIONS
@@ -481,7 +484,8 @@ def test_every_treatment_has_a_folder_of_its_own() -> None:
 
 
 def test_the_parts_of_a_set_are_all_of_its_rows_once(store: Any) -> None:
-    run = Run(store, "night", "tiny-v0001", ())
+    detector = cast(DetectorCard, SimpleNamespace(name="tiny-v0001"))
+    run = Run(store, "night", detector, cast(ModelCard, None), ())
     for rows in (0, 1, 7, 8, 9):
         jobs = parts(run, TEST, FGSM, rows, 4)
         covered = [row for job in jobs for row in range(job.start, job.stop)]
