@@ -1,0 +1,450 @@
+"""Statistics by slide, which tell how slides differ from how cells of one slide differ.
+
+The model is one of random effects, f = m_c + b_slide + e with b ~ N(0, B) and e ~ N(0, W): the
+two-covariance model, which is PLDA with full-rank factors (Brummer & de Villiers 2010). Kept are,
+for every slide and class, the count and the mean, and one scatter within slides and classes, pooled
+over all. They merge and retract by the algebra of Chan, Golub & LeVeque (1979).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from tasks.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
+
+Float = NDArray[np.float64]
+
+LAYOUT = 1  # of `to_arrays`
+ROUNDS = 5  # of weights and components in `components`; four agree to a percent
+LEAST_BETWEEN = 1e-3  # of W that B is taken for where slides seem not to differ at all
+
+
+class GroupKey(NamedTuple):
+    """What a group is: the cells of one slide, of one patient, in one batch."""
+
+    batch: str
+    patient: str
+    slide: str
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """Counts and means by group and class, and the scatter within groups and classes.
+
+    ``keys`` are G in rising order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 where there
+    are no cells, and ``scatter`` is (C, d, d), the sum over groups of sum (f - fbar)(f - fbar)^T.
+    """
+
+    keys: tuple[GroupKey, ...]
+    n: Float
+    means: dict[str, Float]
+    scatter: dict[str, Float]
+
+    @property
+    def taps(self) -> list[str]:
+        """The taps' names in rising order."""
+        return sorted(self.means)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes C."""
+        return int(self.n.shape[1])
+
+
+@dataclass(frozen=True)
+class Components:
+    """What the random-effects model is estimated to be at one tap.
+
+    ``means`` (C, d), NaN for a class without cells; ``within`` W and ``between`` B (d, d), both
+    shrunk and positive definite; ``groups`` is how many groups they are estimated from.
+    """
+
+    means: Float
+    within: Float
+    between: Float
+    groups: int
+
+    @property
+    def k(self) -> float:
+        """How many cells the population weighs in a slide's shift: d / tr(W^-1 B)."""
+        return len(self.within) / max(float(np.trace(_whitened(self.within, self.between))), 1e-300)
+
+
+def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics:
+    """The statistics of nothing, the neutral element of `merge_groups`."""
+    return GroupStatistics(
+        (),
+        np.zeros((0, classes)),
+        {tap: np.zeros((0, classes, d)) for tap, d in tap_widths.items()},
+        {tap: np.zeros((classes, d, d)) for tap, d in tap_widths.items()},
+    )
+
+
+def group_statistics(
+    taps: Mapping[str, NDArray[np.floating]],
+    labels: NDArray[np.integer],
+    keys: Sequence[GroupKey],
+    classes: int,
+) -> GroupStatistics:
+    """The statistics of some cells, in two passes over float64.
+
+    Args:
+        taps: features (n, d) of every tap; finite where a cell has a label.
+        labels: (n,) classes; cells with a negative one are left out.
+        keys: the group of each cell.
+        classes: C.
+
+    Raises:
+        ValueError: a feature is not finite, a label is too large, or the lengths differ.
+    """
+    lengths = {len(labels), len(keys), *(len(features) for features in taps.values())}
+    if len(lengths) > 1:
+        raise ValueError(f"features, labels and groups are of {sorted(lengths)} cells")
+    if len(labels) and labels.max() >= classes:
+        raise ValueError(f"label {labels.max()} but only {classes} classes")
+    counted = np.flatnonzero(labels >= 0)
+    found = sorted({keys[row] for row in counted.tolist()})
+    number = {key: place for place, key in enumerate(found)}
+    cell = np.asarray([number[keys[row]] * classes for row in counted.tolist()], np.intp)
+    cell += np.asarray(labels)[counted]
+    order = np.argsort(cell, kind="stable")
+    rows, cell = counted[order], cell[order]
+    n = np.bincount(cell, minlength=len(found) * classes).astype(np.float64)
+    means, scatter = {}, {}
+    for tap, features in taps.items():
+        means[tap], scatter[tap] = _moments(
+            np.asarray(features[rows], np.float64), cell, n, classes
+        )
+    return GroupStatistics(tuple(found), n.reshape(-1, classes), means, scatter)
+
+
+def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tuple[Float, Float]:
+    """Means (G, C, d) and scatter (C, d, d) of rows in the order of their cells of the table."""
+    if not np.isfinite(rows).all():
+        raise ValueError("features of labelled cells must be finite")
+    d = rows.shape[1]
+    means, scatter = np.zeros((len(n), d)), np.zeros((classes, d, d))
+    filled = np.flatnonzero(n)
+    if len(filled):
+        starts = np.concatenate([[0], np.cumsum(n[filled])[:-1]]).astype(np.intp)
+
+        def averaged(values: Float) -> Float:
+            return np.asarray(np.add.reduceat(values, starts) / n[filled, None])
+
+        means[filled] = averaged(rows)
+        centred = rows - means[cell]
+        # The mean's own rounding is taken out, so that offset data lose no digits.
+        correction = np.zeros_like(means)
+        correction[filled] = averaged(centred)
+        means += correction
+        centred -= correction[cell]
+        for c in range(classes):
+            own = centred[cell % classes == c]
+            scatter[c] = own.T @ own
+    return means.reshape(-1, classes, d), scatter
+
+
+def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
+    """The statistics of both samples together; a group that is in both is one."""
+    _check_same_shape(a, b)
+    keys = tuple(sorted({*a.keys, *b.keys}))
+    (at, bt), n = _places(keys, a, b), np.zeros((len(keys), a.classes))
+    n_a, n_b = n.copy(), n.copy()
+    n_a[at], n_b[bt] = a.n, b.n
+    n = n_a + n_b
+    share = np.divide(n_b, n, out=np.zeros_like(n), where=n > 0)
+    both = np.flatnonzero((n_a > 0).any(axis=1) & (n_b > 0).any(axis=1))
+    means, scatter = {}, {}
+    for tap in a.taps:
+        mean_a, mean_b = (np.zeros((*n.shape, a.means[tap].shape[2])) for _ in "ab")
+        mean_a[at], mean_b[bt] = a.means[tap], b.means[tap]
+        # The difference from nothing, whose mean is 0, has a weight of 0 or 1 and is exact.
+        delta = np.where((n_a > 0)[:, :, None], mean_b - mean_a, mean_b)
+        means[tap] = np.where(n_b[:, :, None] > 0, mean_a + delta * share[:, :, None], mean_a)
+        scatter[tap] = a.scatter[tap] + b.scatter[tap]
+        scatter[tap] += _outer(delta[both], (n_a * share)[both])
+    return GroupStatistics(keys, n, means, scatter)
+
+
+def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatistics:
+    """What is left when ``part``, which was merged into ``total``, is taken out.
+
+    A group that nothing is left of is gone, and groups that are not in ``part`` keep their counts
+    and means to the last bit. ``part`` is made anew from the cells that go: those of a slide, a
+    patient or a batch (`keys_of`).
+
+    Raises:
+        ValueError: a group has fewer cells in ``total`` than in ``part``, or is not there.
+    """
+    _check_same_shape(total, part)
+    if missing := set(part.keys) - set(total.keys):
+        raise ValueError(f"{min(missing)} is not in these statistics")
+    (places,) = _places(total.keys, part)
+    left = total.n[places] - part.n
+    if (left < 0).any():
+        raise ValueError(f"cannot take {part.n.sum():g} cells out: some groups have fewer")
+    n = total.n.copy()
+    n[places] = left
+    stays = n.any(axis=1)
+    ratio = np.divide(part.n, left, out=np.zeros_like(left), where=left > 0)
+    weight = np.divide(
+        left * part.n, total.n[places], out=np.zeros_like(left), where=total.n[places] > 0
+    )
+    nothing = n.sum() - np.count_nonzero(n) == 0
+    means, scatter = {}, {}
+    for tap in total.taps:
+        before = total.means[tap][places]
+        mean = before - (part.means[tap] - before) * ratio[:, :, None]
+        mean[left == 0] = 0.0
+        means[tap] = total.means[tap].copy()
+        means[tap][places] = mean
+        means[tap] = means[tap][stays]
+        rest = total.scatter[tap] - part.scatter[tap] - _outer(part.means[tap] - mean, weight)
+        # Where no group has two cells of a class there is no scatter: rounding must not claim any.
+        alone = (n - 1).clip(min=0).sum(axis=0) == 0
+        rest[alone] = 0.0
+        scatter[tap] = np.zeros_like(rest) if nothing else rest
+    keys = tuple(key for key, kept in zip(total.keys, stays.tolist(), strict=True) if kept)
+    return GroupStatistics(keys, n[stays], means, scatter)
+
+
+def merge_all(parts: Iterable[GroupStatistics]) -> GroupStatistics:
+    """Merge statistics pairwise along the binary tree that their order alone decides.
+
+    Raises:
+        ValueError: there are no parts.
+    """
+    pending: list[tuple[int, GroupStatistics]] = []  # (height, statistics), heights falling
+    for part in parts:
+        height = 0
+        while pending and pending[-1][0] == height:
+            part = merge_groups(pending.pop()[1], part)
+            height += 1
+        pending.append((height, part))
+    if not pending:
+        raise ValueError("nothing to merge")
+    total = pending.pop()[1]
+    while pending:
+        total = merge_groups(pending.pop()[1], total)
+    return total
+
+
+def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) -> GroupStatistics:
+    """The same cells in larger groups, exactly: ``key`` gives the group that a group is part of."""
+    wanted = [key(each) for each in statistics.keys]
+    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
+    total = empty_groups(
+        {tap: means.shape[2] for tap, means in statistics.means.items()}, statistics.classes
+    )
+    layers: list[list[int]] = []  # the first, second, ... of every larger group
+    seen: dict[GroupKey, int] = {}
+    for place in order:
+        depth = seen[wanted[place]] = seen.get(wanted[place], -1) + 1
+        if depth == len(layers):
+            layers.append([])
+        layers[depth].append(place)
+    for places in layers:
+        layer = GroupStatistics(
+            tuple(wanted[place] for place in places),
+            statistics.n[places],
+            {tap: means[places] for tap, means in statistics.means.items()},
+            {tap: np.zeros_like(scatter) for tap, scatter in statistics.scatter.items()},
+        )
+        total = merge_groups(total, layer)
+    scatter = {tap: total.scatter[tap] + statistics.scatter[tap] for tap in statistics.taps}
+    return GroupStatistics(total.keys, total.n, total.means, scatter)
+
+
+def by_patient(key: GroupKey) -> GroupKey:
+    """The group of a patient, in whatever batches; a slide without a patient is its own."""
+    return GroupKey("", key.patient, "") if key.patient else GroupKey("", "", key.slide)
+
+
+def by_slide(key: GroupKey) -> GroupKey:
+    """The group of a slide, in whatever batches."""
+    return GroupKey("", key.patient, key.slide)
+
+
+def keys_of(statistics: GroupStatistics, kind: str, name: str) -> list[GroupKey]:
+    """The groups of one ``batch``, ``patient`` or ``slide``."""
+    return [key for key in statistics.keys if getattr(key, kind) == name]
+
+
+# --- The random-effects model --------------------------------------------------------------------
+
+
+def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
+    """W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
+
+    Raises:
+        ValueError: no group has two cells of a class, or every feature is the same in all of them.
+    """
+    degrees = float((statistics.n - 1).clip(min=0).sum())
+    if degrees == 0:
+        raise ValueError("no slide has two cells of a class: nothing tells how cells vary in one")
+    covariance = statistics.scatter[tap].sum(axis=0) / degrees
+    if not np.trace(covariance) > 0:
+        raise ValueError("the features are the same in every cell of a slide")
+    return covariance, degrees
+
+
+def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
+    """The class means (C, d) of Henderson's mixed-model equations (1975) with W = k B.
+
+    Means of cells would take what differs between the patients of two classes for a difference of
+    the classes; with a small k it is that within patients who have both. NaN for an absent class.
+    """
+    n, means = statistics.n, statistics.means[tap]
+    weight = n / (n.sum(axis=1, keepdims=True) + k)
+    matrix = np.diag(n.sum(axis=0)) - weight.T @ n
+    sums = n[:, :, None] * means
+    right = sums.sum(axis=0) - np.einsum("gc,gd->cd", weight, sums.sum(axis=1))
+    have = n.sum(axis=0) > 0
+    found = np.full(right.shape, np.nan)
+    found[have] = np.linalg.solve(matrix[np.ix_(have, have)], right[have])
+    return found
+
+
+def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple[Float, Float]:
+    """Counts (G,) of groups and the mean (G, d) of what their cells have beyond class means."""
+    n = statistics.n
+    beyond = n[:, :, None] * (statistics.means[tap] - np.nan_to_num(means))
+    count = n.sum(axis=1)
+    return count, beyond.sum(axis=1) / count[:, None]
+
+
+def between_covariance(count: Float, residuals: Float, within: Float, weights: Float) -> Float:
+    """B (d, d) by the method of moments, not shrunk; it may have negative eigenvalues.
+
+    With weights w and their sum s, E sum w (r - rbar)(r - rbar)^T is
+    B (s - sum w^2 / s) + W sum w (1 - w / s) / n, whatever the weights (DerSimonian & Laird 1986).
+
+    Args:
+        count: (G,) cells of every group.
+        residuals: (G, d), the mean of each.
+        within: W (d, d).
+        weights: (G,), not negative.
+    """
+    total = weights.sum()
+    centred = residuals - weights @ residuals / total
+    scatter = (weights[:, None] * centred).T @ centred
+    noise = (weights * (1 - weights / total) / count).sum()
+    return np.asarray((scatter - noise * within) / (total - (weights**2).sum() / total))
+
+
+def components(statistics: GroupStatistics, tap: str) -> Components:
+    """Estimate the random-effects model of one tap.
+
+    A group weighs n / (n + k), which is best for W = k B; k and B are found in turn.
+
+    Raises:
+        ValueError: there are fewer than two groups, or nothing varies within them.
+    """
+    if len(statistics.keys) < 2:
+        raise ValueError("one slide does not tell how slides differ")
+    covariance, degrees = within_covariance(statistics, tap)
+    within = shrunk_within(covariance, degrees)
+    k, groups = 1.0, len(statistics.keys)
+    for _ in range(ROUNDS):
+        means = class_means(statistics, tap, k)
+        count, residuals = residual_means(statistics, tap, means)
+        raw = between_covariance(count, residuals, within, count / (count + k))
+        found = Components(means, within, shrunk_between(raw, within, groups), groups)
+        k = found.k
+    return found
+
+
+def shrunk_within(covariance: Float, degrees: float) -> Float:
+    """W drawn towards a multiple of the identity (Chen et al. 2010), as `tied_gaussian` does."""
+    d = len(covariance)
+    shrinkage = max(oas_shrinkage(covariance, degrees), LEAST_SHRINKAGE)
+    return np.asarray(
+        (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / d * np.eye(d)
+    )
+
+
+def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
+    """B drawn towards a multiple of W, which it has directions without groups from.
+
+    Where W is the identity, negative eigenvalues are cut off and the rest are drawn towards their
+    mean by the coefficient of Chen et al. (2010) for so many groups.
+    """
+    factor = cholesky(within, lower=True)
+    values, vectors = np.linalg.eigh(_whitened(within, raw))
+    level = max(float(values.mean()), LEAST_BETWEEN)
+    values = values.clip(min=0.0)
+    if values.sum() > 0:
+        values *= level * len(values) / values.sum()  # cutting off must not add to the trace
+    shrinkage = oas_shrinkage(np.diag(values), groups - 1.0) if values.sum() > 0 else 1.0
+    values = (1 - shrinkage) * values + shrinkage * level
+    back = factor @ vectors
+    return np.asarray((back * values) @ back.T)
+
+
+def _whitened(within: Float, matrix: Float) -> Float:
+    """L^-1 M L^-T with W = L L^T: a covariance (d, d) where W is the identity."""
+    factor = cholesky(within, lower=True)
+    half = solve_triangular(factor, matrix, lower=True)
+    full = solve_triangular(factor, half.T, lower=True)
+    return np.asarray((full + full.T) / 2)
+
+
+# --- Keeping -------------------------------------------------------------------------------------
+
+
+def to_arrays(statistics: GroupStatistics) -> dict[str, NDArray[Any]]:
+    """Group statistics as named arrays, for keeping; the keys are JSON in UTF-8."""
+    keys = json.dumps([list(key) for key in statistics.keys], ensure_ascii=False).encode()
+    arrays: dict[str, NDArray[Any]] = {
+        "layout": np.asarray([LAYOUT]),
+        "keys": np.frombuffer(keys, np.uint8),
+        "n": statistics.n,
+    }
+    for tap in statistics.taps:
+        arrays[f"{tap}/means"] = statistics.means[tap]
+        arrays[f"{tap}/scatter"] = statistics.scatter[tap]
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> GroupStatistics:
+    """Group statistics back from `to_arrays`.
+
+    Raises:
+        ValueError: they are of another layout.
+    """
+    if (layout := int(arrays["layout"][0])) != LAYOUT:
+        raise ValueError(f"group statistics of layout {layout}, this version reads {LAYOUT}")
+    taps = sorted(name.removesuffix("/scatter") for name in arrays if name.endswith("/scatter"))
+    return GroupStatistics(
+        tuple(GroupKey(*key) for key in json.loads(arrays["keys"].tobytes())),
+        arrays["n"],
+        {tap: arrays[f"{tap}/means"] for tap in taps},
+        {tap: arrays[f"{tap}/scatter"] for tap in taps},
+    )
+
+
+def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:
+    """Where the groups of each part are among the keys."""
+    number = {key: place for place, key in enumerate(keys)}
+    return (np.asarray([number[key] for key in part.keys], np.intp) for part in parts)
+
+
+def _outer(delta: Float, weight: Float) -> Float:
+    """The weighted sum (C, d, d) of the squares of differences (G, C, d); weights are (G, C)."""
+    return np.stack(
+        [(delta[:, c] * weight[:, c, None]).T @ delta[:, c] for c in range(delta.shape[1])]
+    )
+
+
+def _check_same_shape(a: GroupStatistics, b: GroupStatistics) -> None:
+    if _shape(a) != _shape(b):
+        raise ValueError(f"statistics of {_shape(a)} cannot be combined with {_shape(b)}")
+
+
+def _shape(statistics: GroupStatistics) -> dict[str, tuple[int, ...]]:
+    return {tap: statistics.scatter[tap].shape for tap in statistics.taps}
