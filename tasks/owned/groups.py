@@ -190,7 +190,7 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
         raise ValueError(f"cannot take {part.n.sum():g} cells out: some groups have fewer")
     n = total.n.copy()
     n[places] = left
-    stays = n.any(axis=1)
+    stays = n.sum(axis=1) > 0
     ratio = np.divide(part.n, left, out=np.zeros_like(left), where=left > 0)
     weight = np.divide(
         left * part.n, total.n[places], out=np.zeros_like(left), where=total.n[places] > 0
@@ -209,7 +209,7 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
         alone = (n - 1).clip(min=0).sum(axis=0) == 0
         rest[alone] = 0.0
         scatter[tap] = np.zeros_like(rest) if nothing else rest
-    keys = tuple(key for key, kept in zip(total.keys, stays.tolist(), strict=True) if kept)
+    keys = tuple(total.keys[place] for place in np.flatnonzero(stays).tolist())
     return GroupStatistics(keys, n[stays], means, scatter)
 
 
