@@ -39,17 +39,19 @@ class Choices:
     Attributes:
         v: cells that the prior weighs in a slide's covariance.
         cut: standardised log distance beyond which a cell is no part of the reference.
-        rounds: of trimming.
-        core: share of the cells that the first rounds keep; what is more must be contamination.
-        lean: cells that the fitted slides weigh in the location and scale of log distances.
+        rounds: of trimming, to the core and again by the cut.
+        core: share of the cells that the first rounds keep, and the least that later ones do.
+        lean_location: cells that fitted slides weigh in the location of log distances.
+        lean_scale: the same for their scale, which differs less between slides.
         least: cells below which a slide has no normal of its own.
     """
 
     v: float = 200.0
     cut: float = 2.5
-    rounds: int = 8
+    rounds: int = 4
     core: float = 0.6
-    lean: float = 10.0
+    lean_location: float = 10.0
+    lean_scale: float = 150.0
     least: int = 30
 
 
@@ -155,31 +157,42 @@ def slide_normal(
     if count < choices.least:
         return _leaning(priors, taps, predicted, usable)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
-    classes = np.asarray(predicted)[usable]
-    residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
-    normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
-    kept = np.zeros(count, bool)
-    for step in range(choices.rounds):
-        early = step < choices.rounds // 2
-        z = np.empty((count, len(normals)))
-        for column, (tap, normal) in enumerate(normals.items()):
-            logs = log_distance(squared_distances(normal, features[tap], classes, kept))
-            location, scale = shortest_half(logs) if early or step == 0 else _spread(logs[kept])
-            z[:, column] = (logs - location) / scale
-        fused = z.max(axis=1)
-        most = np.quantile(fused, choices.core if step < choices.rounds // 2 - 1 else 0.5)
-        bound = most if step < choices.rounds // 2 - 1 else max(float(most), choices.cut)
-        kept = np.asarray(fused <= bound)
-        normals = {
-            tap: _posterior(priors[tap], residuals[tap][kept], choices.v) for tap in residuals
-        }
-    for tap, normal in normals.items():
-        logs = log_distance(squared_distances(normal, features[tap], classes, kept))
-        location, scale = _leaned(priors[tap], *_spread(logs[kept]), kept.sum(), choices.lean)
-        normals[tap] = replace(normal, location=location, scale=scale)
+    normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
     everywhere = np.zeros(len(usable), bool)
     everywhere[usable] = kept
     return SlideNormal(normals, True, everywhere)
+
+
+def _trimmed(
+    priors: Mapping[str, Prior],
+    features: Mapping[str, Float],
+    classes: NDArray[np.intp],
+    choices: Choices,
+) -> tuple[dict[str, TapNormal], Flags]:
+    """References, and which cells (n,) they are made of."""
+    residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
+    normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
+    kept = np.zeros(len(classes), bool)
+    for step in range(2 * choices.rounds + 1):
+        z = []
+        for tap, normal in normals.items():
+            logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+            if step <= choices.rounds:
+                location, scale = shortest_half(logs)
+                scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
+            else:
+                location, scale = _spread(priors[tap], logs[kept], choices)
+            z.append((logs - location) / scale)
+        fused = np.max(z, axis=0)
+        core = float(np.quantile(fused, choices.core))
+        # The core is kept whatever its distances: fewer cells would be no slide.
+        kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
+        normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
+    for tap, normal in normals.items():
+        logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+        location, scale = _spread(priors[tap], logs[kept], choices)
+        normals[tap] = replace(normal, location=location, scale=scale)
+    return normals, kept
 
 
 def usable_rows(priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]) -> Flags:
@@ -247,21 +260,16 @@ def shortest_half(values: Float) -> tuple[float, float]:
     return float(location), max(float(lengths[low]) / (2 * NORMAL_HALF), LEAST_SCALE)
 
 
-def _spread(values: Float) -> tuple[float, float]:
-    """The median of values, and a deviation from their median absolute deviation."""
+def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
+    """The location and scale of log distances: median and 1.4826 MAD, leaning on fitted slides'."""
     location = float(np.median(values))
-    return location, max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
-
-
-def _leaned(
-    prior: Prior, location: float, scale: float, n: int, lean: float
-) -> tuple[float, float]:
-    """Location and scale of n cells, drawn towards those of fitted slides where these are known."""
+    scale = max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
     if not np.isfinite(prior.location):
         return location, scale
-    share = float(n / (n + lean))
-    drawn = share * np.log(scale) + (1 - share) * np.log(prior.scale)
-    return share * location + (1 - share) * prior.location, float(np.exp(drawn))
+    n = len(values)
+    by_place, by_width = n / (n + choices.lean_location), n / (n + choices.lean_scale)
+    drawn = by_width * np.log(scale) + (1 - by_width) * np.log(prior.scale)
+    return by_place * location + (1 - by_place) * prior.location, float(np.exp(drawn))
 
 
 # --- How far a cell is from its slide ------------------------------------------------------------
@@ -378,7 +386,7 @@ class FittedSlide:
 
     ``deviations`` (n, T) are its cells' log distances, standardised by its own ``location`` and
     ``scale`` (T,), NaN where it has too few cells; ``kept`` counts those in its reference;
-    ``population`` (n, T) are log distances to the prior; ``log_t2`` (T,) is how far it is.
+    ``population`` (n, T) are log distances to the prior; ``log_t2`` (T,) is how far the slide is.
     """
 
     deviations: Float
@@ -411,18 +419,20 @@ def fitted_slide(
 ) -> FittedSlide:
     """Treat a fitted slide as one that is scored.
 
+    It is done twice for all slides: with priors that have no location and scale, from which
+    `slides_spread` finds these, and with priors that have them (`with_spread`).
+
     Args:
         priors: from the statistics without the slide, and without its patient.
         taps: features (n, d).
         predicted: (n,) classes as diagnosed, for that is what scoring has.
         choices: as scoring has them.
     """
-    raw = {t: replace(prior, location=np.nan, scale=np.nan) for t, prior in priors.items()}
-    normal = slide_normal(raw, taps, predicted, choices)
+    normal = slide_normal(priors, taps, predicted, choices)
     usable = usable_rows(priors, taps, predicted)
-    mine = {tap: np.asarray(taps[tap][usable]) for tap in raw}
+    mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
     classes, kept = np.asarray(predicted)[usable], normal.kept[usable]
-    leaning = _leaning(raw, mine, classes, np.ones(len(classes), bool))
+    leaning = _leaning(priors, mine, classes, np.ones(len(classes), bool))
     population = standardised_distances(leaning, mine, classes, np.zeros(len(classes), bool))
     deviations = np.full_like(population, np.nan)
     if normal.own:
@@ -438,23 +448,29 @@ def fitted_slide(
     )
 
 
-def own_calibration(
-    slides: Sequence[FittedSlide], choices: Choices | None = None
-) -> OwnCalibration:
+def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
+    """The usual location and scale (T,) of log distances, each slide weighing the same.
+
+    Raises:
+        ValueError: no fitted slide has enough cells for a normal of its own.
+    """
+    own = [slide for slide in slides if np.isfinite(slide.location).all()]
+    if not own:
+        raise ValueError("no fitted slide has enough cells for a normal of its own")
+    location = np.mean([slide.location for slide in own], axis=0)
+    return location, np.exp(np.mean([np.log(slide.scale) for slide in own], axis=0))
+
+
+def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
     """Calibrate on fitted slides, each of which weighs the same.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
     """
-    choices = choices or Choices()
-    own = [slide for slide in slides if np.isfinite(slide.location).all()]
-    if not own:
-        raise ValueError(f"no fitted slide has {choices.least} cells: none has its own normal")
-    location = np.mean([slide.location for slide in own], axis=0)
-    scale = np.exp(np.mean([np.log(slide.scale) for slide in own], axis=0))
-    deviations = [_releaned(slide, location, scale, choices.lean) for slide in own]
+    location, scale = slides_spread(slides)
+    own = [slide.deviations for slide in slides if np.isfinite(slide.location).all()]
     return OwnCalibration(
-        calibrate(np.concatenate(deviations), _numbered([len(z) for z in deviations])),
+        calibrate(np.concatenate(own), _numbered([len(z) for z in own])),
         calibrate(
             np.concatenate([slide.population for slide in slides]),
             _numbered([len(slide.population) for slide in slides]),
@@ -465,21 +481,13 @@ def own_calibration(
     )
 
 
-def with_spread(priors: Mapping[str, Prior], calibration: OwnCalibration) -> dict[str, Prior]:
-    """Priors that know what location and scale fitted slides have."""
-    spread = zip(calibration.location.tolist(), calibration.scale.tolist(), strict=True)
+def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
+    """Priors that know what location and scale (T,) fitted slides have."""
+    spread = zip(location.tolist(), scale.tolist(), strict=True)
     return {
-        tap: replace(prior, location=location, scale=scale)
-        for (tap, prior), (location, scale) in zip(sorted(priors.items()), spread, strict=True)
+        tap: replace(prior, location=place, scale=width)
+        for (tap, prior), (place, width) in zip(sorted(priors.items()), spread, strict=True)
     }
-
-
-def _releaned(slide: FittedSlide, location: Float, scale: Float, lean: float) -> Float:
-    """A fitted slide's deviations (n, T) as they are where location and scale lean on others'."""
-    share = slide.kept / (slide.kept + lean)
-    drawn = np.exp(share * np.log(slide.scale) + (1 - share) * np.log(scale))
-    moved = (1 - share) * (slide.location - location)
-    return np.asarray((slide.deviations * slide.scale + moved) / drawn)
 
 
 def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
