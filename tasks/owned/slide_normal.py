@@ -13,6 +13,7 @@ cell is left out of its own reference by the same formulas read backwards.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from tasks.owned.groups import Components, GroupStatistics, residual_means
 Float = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Taps = Mapping[str, NDArray[np.floating]]
+Level = Literal["slide", "site", "population"]
 
 BLOCK = 4096  # cells that are scored together, whatever parts a slide comes in
 MOST_REFERENCE = 20_000  # cells that a reference is made of, spread evenly over the slide
@@ -43,6 +45,7 @@ class Choices:
         core: share of the cells that the first rounds keep, and the least that later ones do.
         lean_location: cells that fitted slides weigh in the location of log distances.
         lean_scale: the same for their scale, which differs less between slides.
+        slides: that the population weighs in how a site's slides differ.
         least: cells below which a slide has no normal of its own.
     """
 
@@ -52,6 +55,7 @@ class Choices:
     core: float = 0.6
     lean_location: float = 10.0
     lean_scale: float = 150.0
+    slides: float = 10.0
     least: int = 30
 
 
@@ -94,12 +98,12 @@ class TapNormal:
 class SlideNormal:
     """A slide's reference at all taps.
 
-    ``own`` says whether it is the slide's own, or that of the prior because the slide has too few
-    cells. ``kept`` (n,) are the cells that the reference is made of, of those it was given.
+    ``level`` says what it is: the slide's own, that of its site, or the population's. ``kept`` (n,)
+    are the cells that the reference is made of, of those it was given.
     """
 
     taps: dict[str, TapNormal]
-    own: bool
+    level: Level
     kept: Flags
 
 
@@ -139,6 +143,7 @@ def slide_normal(
     taps: Taps,
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
+    site: SlideNormal | None = None,
 ) -> SlideNormal:
     """The reference of a slide's cells, without those that are not like the others.
 
@@ -150,17 +155,18 @@ def slide_normal(
         taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
         choices: what the trimming goes by.
+        site: the reference that a slide of few cells leans on, made of its site's cells by this
+            same function; without one it leans on the prior.
     """
     choices = choices or Choices()
     usable = usable_rows(priors, taps, predicted)
-    count = int(usable.sum())
-    if count < choices.least:
-        return _leaning(priors, taps, predicted, usable)
+    if int(usable.sum()) < choices.least:
+        return _leaning(priors, taps, predicted, usable, site)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
     normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
     everywhere = np.zeros(len(usable), bool)
     everywhere[usable] = kept
-    return SlideNormal(normals, True, everywhere)
+    return SlideNormal(normals, "slide", everywhere)
 
 
 def _trimmed(
@@ -232,9 +238,13 @@ def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
 
 
 def _leaning(
-    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer], usable: Flags
+    priors: Mapping[str, Prior],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    usable: Flags,
+    site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """The prior as the reference of a slide of few cells: any slide's cells vary by W + B."""
+    """The reference of a slide of few cells: its site's, or the prior, where cells vary by W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")
@@ -242,9 +252,12 @@ def _leaning(
             rows = np.asarray(taps[tap][usable], np.float64)
             mean = (rows - prior.means[np.asarray(predicted)[usable]]).mean(axis=0)
             t2 = shift_distance(prior, float(usable.sum()), mean)
-        factor = cholesky(prior.within + prior.between, lower=True)
-        normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
-    return SlideNormal(normals, False, np.zeros(len(usable), bool))
+        if site is None:
+            factor = cholesky(prior.within + prior.between, lower=True)
+            normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
+        else:
+            normals[tap] = replace(site.taps[tap], t2=t2)
+    return SlideNormal(normals, "site" if site else "population", np.zeros(len(usable), bool))
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
@@ -270,6 +283,36 @@ def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float
     by_place, by_width = n / (n + choices.lean_location), n / (n + choices.lean_scale)
     drawn = by_width * np.log(scale) + (1 - by_width) * np.log(prior.scale)
     return by_place * location + (1 - by_place) * prior.location, float(np.exp(drawn))
+
+
+def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
+    """The prior of a site's slides: the same posterior one level up, from statistics of the site.
+
+    The population is one slide more in where the site is, unless the site is farther than slides
+    of the population are; it is ``v`` cells in W and ``slides`` slides in B.
+
+    Args:
+        prior: the population.
+        statistics: of the cells that references of the site's slides were made of, by slide.
+        tap: which.
+        choices: what the population weighs.
+    """
+    count, residuals = residual_means(statistics, tap, prior.means)
+    weights = count / (count + prior.k)
+    total = float(weights.sum())
+    mean = weights @ residuals / total
+    factor = cholesky(prior.between, lower=True)
+    white = solve_triangular(factor, mean, lower=True)
+    far = max(1.0, total / (1 + total) * float(white @ white) / len(mean))
+    degrees = float((statistics.n - 1).clip(min=0).sum())
+    within = choices.v * prior.within + statistics.scatter[tap].sum(axis=0)
+    within /= choices.v + degrees
+    centred = residuals - mean
+    scatter = (weights[:, None] * centred).T @ centred
+    between = (choices.slides * prior.between + scatter) / (choices.slides + len(count) - 1)
+    shift = total / (total + 1 / far) * mean
+    found = Components(prior.means + shift, within, between, len(count))
+    return replace(prior_of(found), location=prior.location, scale=prior.scale)
 
 
 # --- How far a cell is from its slide ------------------------------------------------------------
@@ -435,13 +478,14 @@ def fitted_slide(
     leaning = _leaning(priors, mine, classes, np.ones(len(classes), bool))
     population = standardised_distances(leaning, mine, classes, np.zeros(len(classes), bool))
     deviations = np.full_like(population, np.nan)
-    if normal.own:
+    own_level = normal.level == "slide"
+    if own_level:
         deviations = standardised_distances(normal, mine, classes, kept)
     own = [normal.taps[tap] for tap in sorted(normal.taps)]
     return FittedSlide(
         deviations,
-        np.asarray([tap.location if normal.own else np.nan for tap in own]),
-        np.asarray([tap.scale if normal.own else np.nan for tap in own]),
+        np.asarray([tap.location if own_level else np.nan for tap in own]),
+        np.asarray([tap.scale if own_level else np.nan for tap in own]),
         int(kept.sum()),
         population,
         log_distance(np.asarray([tap.t2 for tap in own])),
@@ -503,12 +547,12 @@ class SlideScores:
 
     ``abnormality`` and ``p_value`` are (n,), NaN for cells that cannot be scored; ``shift`` is the
     fused score of the slide, ``shift_p_value`` its p-value, and ``beyond`` says that it is farther
-    than any fitted slide. ``own`` is whether cells were compared with their slide.
+    than any fitted slide. ``level`` is what cells were compared with.
     """
 
     abnormality: Float
     p_value: Float
-    own: bool
+    level: Level
     shift: float
     shift_p_value: float
     beyond: bool
@@ -518,7 +562,7 @@ def cell_scores(
     calibration: OwnCalibration, normal: SlideNormal, deviations: Float
 ) -> tuple[Float, Float]:
     """Abnormality and p-value (n,) of standardised log distances (n, T)."""
-    level = calibration.cells if normal.own else calibration.population
+    level = calibration.population if normal.level == "population" else calibration.cells
     scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
     known = ~np.isnan(deviations).any(axis=1)
     scores[known] = abnormality(level, deviations[known])
@@ -545,10 +589,11 @@ def score_slide(
     taps: Taps,
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
+    site: SlideNormal | None = None,
 ) -> SlideScores:
     """Score a slide that is held in memory; a larger one is scored by `score_parts`."""
-    normal = slide_normal(priors, taps, predicted, choices)
+    normal = slide_normal(priors, taps, predicted, choices, site)
     parts = list(score_parts(normal, [(taps, predicted, normal.kept)]))
     deviations = np.concatenate(parts) if parts else np.zeros((0, len(priors)))
     scores, p = cell_scores(calibration, normal, deviations)
-    return SlideScores(scores, p, normal.own, *shift_scores(calibration, normal))
+    return SlideScores(scores, p, normal.level, *shift_scores(calibration, normal))
