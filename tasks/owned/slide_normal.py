@@ -244,7 +244,7 @@ def _leaning(
     usable: Flags,
     site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """The reference of a slide of few cells: its site's, or the prior, where cells vary by W + B."""
+    """The reference of a slide of few cells: its site's, or the prior's, cells varying by W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")

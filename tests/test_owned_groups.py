@@ -1,0 +1,294 @@
+from functools import reduce
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tasks.owned.groups import (
+    GroupKey,
+    GroupStatistics,
+    between_covariance,
+    by_patient,
+    class_means,
+    coarser,
+    components,
+    empty_groups,
+    from_arrays,
+    group_statistics,
+    keys_of,
+    merge_all,
+    merge_groups,
+    residual_means,
+    retract_groups,
+    to_arrays,
+    within_covariance,
+)
+
+CLASSES, WIDTHS = 2, {"early": 3, "late": 4}
+SEEDS = st.integers(0, 2**32 - 1)
+Sample = tuple[dict[str, np.ndarray], np.ndarray, list[GroupKey]]
+
+
+def sample(seed: int, n: int = 80, offset: float = 0.0, slides: int = 6) -> Sample:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(-1, CLASSES, n)
+    slide = rng.integers(0, slides, n)
+    taps = {
+        tap: offset + slide[:, None] + labels[:, None] + rng.normal(size=(n, d))
+        for tap, d in WIDTHS.items()
+    }
+    return taps, labels, [GroupKey(f"b{s % 2}", f"p{s % 3}", f"s{s}") for s in slide.tolist()]
+
+
+def of(data: Sample, rows: np.ndarray | slice = slice(None)) -> GroupStatistics:
+    taps, labels, keys = data
+    chosen = np.arange(len(labels))[rows]
+    return group_statistics(
+        {tap: x[chosen] for tap, x in taps.items()},
+        labels[chosen],
+        [keys[row] for row in chosen.tolist()],
+        CLASSES,
+    )
+
+
+def assert_same(found: GroupStatistics, wanted: GroupStatistics, within: float = 1e-10) -> None:
+    assert found.keys == wanted.keys
+    assert_array_equal(found.n, wanted.n)
+    for tap in wanted.taps:
+        for name in ("means", "scatter"):
+            a, b = getattr(found, name)[tap], getattr(wanted, name)[tap]
+            assert_allclose(a, b, rtol=0, atol=within * max(1.0, abs(b).max(initial=0)))
+
+
+def test_statistics_are_what_their_names_say() -> None:
+    data = sample(0)
+    taps, labels, keys = data
+    found = of(data)
+    wanted = np.zeros((CLASSES, 4, 4))
+    for place, key in enumerate(found.keys):
+        for c in range(CLASSES):
+            rows = np.flatnonzero([k == key and y == c for k, y in zip(keys, labels, strict=True)])
+            assert found.n[place, c] == len(rows)
+            if len(rows):
+                mean = taps["late"][rows].mean(axis=0)
+                assert_allclose(found.means["late"][place, c], mean)
+                wanted[c] += (taps["late"][rows] - mean).T @ (taps["late"][rows] - mean)
+    assert_allclose(found.scatter["late"], wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, cuts=st.lists(st.integers(0, 80), max_size=4), offset=st.sampled_from([0, 1e3]))
+def test_any_split_merges_to_the_whole(seed: int, cuts: list[int], offset: float) -> None:
+    data = sample(seed, offset=offset)
+    parts = [of(data, rows) for rows in np.split(np.arange(80), sorted(cuts))]
+    assert_same(merge_all(parts), of(data))
+    assert_same(reduce(merge_groups, reversed(parts)), of(data))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, kind=st.sampled_from(["slide", "patient", "batch"]), offset=st.floats(-1e3, 1e3))
+def test_taking_out_undoes_adding(seed: int, kind: str, offset: float) -> None:
+    data = sample(seed, offset=offset)
+    total, keys = of(data), data[2]
+    name = getattr(total.keys[0], kind)
+    goes = np.asarray([getattr(key, kind) == name for key in keys])
+    left = retract_groups(total, of(data, goes))
+    assert_same(left, of(data, ~goes))
+    assert not keys_of(left, kind, name)
+    for place, key in enumerate(left.keys):  # what stays is not touched
+        at = total.keys.index(key)
+        assert_array_equal(left.means["late"][place], total.means["late"][at])
+
+
+@given(seed=SEEDS, cut=st.integers(1, 79))
+@settings(max_examples=30, deadline=None)
+def test_some_cells_of_a_group_can_be_taken_out(seed: int, cut: int) -> None:
+    data = sample(seed)
+    part, rest = of(data, slice(cut)), of(data, slice(cut, None))
+    assert_same(retract_groups(merge_groups(part, rest), part), rest)
+
+
+def test_nothing_is_left_of_everything() -> None:
+    total = of(sample(1, offset=1e4))
+    left = retract_groups(total, total)
+    assert_same(left, empty_groups(WIDTHS, CLASSES), 0)
+
+
+def test_what_is_not_there_cannot_be_taken_out() -> None:
+    total, other = of(sample(1)), of(sample(2, n=400))
+    with pytest.raises(ValueError, match="fewer"):
+        retract_groups(total, other)
+    stranger = group_statistics(
+        {t: np.zeros((1, d)) for t, d in WIDTHS.items()}, np.array([0]), [GroupKey("x", "", "")], 2
+    )
+    with pytest.raises(ValueError, match="not in"):
+        retract_groups(total, stranger)
+
+
+def test_the_same_cells_give_the_same_bytes_in_any_order_of_parts() -> None:
+    data = sample(3)
+    keys = np.asarray([key.slide for key in data[2]])
+    parts = [of(data, np.flatnonzero(keys == slide)) for slide in sorted(set(keys))]
+    forth, back = merge_all(parts), merge_all(parts[::-1])
+    assert_array_equal(forth.means["late"], back.means["late"])
+    again = merge_all(parts)
+    assert all(
+        a.tobytes() == b.tobytes()
+        for a, b in zip(to_arrays(forth).values(), to_arrays(again).values(), strict=True)
+    )
+
+
+def test_arrays_and_back() -> None:
+    total = of(sample(4))
+    named = {name: np.array(value) for name, value in to_arrays(total).items()}
+    assert_same(from_arrays(named), total, 0)
+    with pytest.raises(ValueError, match="layout 99"):
+        from_arrays(named | {"layout": np.asarray([99])})
+
+
+def test_patients_of_slides_are_the_patients_cells() -> None:
+    data = sample(5)
+    taps, labels, keys = data
+    patients = [GroupKey("", key.patient, "") for key in keys]
+    assert_same(coarser(of(data), by_patient), group_statistics(taps, labels, patients, CLASSES))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_must_be_finite_where_a_cell_has_a_label(bad: float) -> None:
+    taps, labels, keys = sample(6)
+    row = int(np.flatnonzero(labels >= 0)[0])
+    taps["late"][row, 0] = bad
+    with pytest.raises(ValueError, match="finite"):
+        group_statistics(taps, labels, keys, CLASSES)
+    labels[row] = -1
+    group_statistics(taps, labels, keys, CLASSES)
+
+
+def test_lengths_and_labels_are_checked() -> None:
+    taps, labels, keys = sample(7)
+    with pytest.raises(ValueError, match="cells"):
+        group_statistics(taps, labels[1:], keys, CLASSES)
+    with pytest.raises(ValueError, match="label 2"):
+        group_statistics(taps, labels + 1, keys, CLASSES)
+    with pytest.raises(ValueError, match="combined"):
+        merge_groups(empty_groups({"early": 2}, 2), empty_groups({"early": 3}, 2))
+
+
+# --- The random-effects model --------------------------------------------------------------------
+
+
+def simulated(
+    rng: np.random.Generator, slides: int, d: int = 4, cells: int = 40
+) -> tuple[GroupStatistics, np.ndarray, np.ndarray, np.ndarray]:
+    """Slides of the model, and the m (2, d), W and B that they were drawn from."""
+    mix_w, mix_b = rng.normal(size=(2, d, d)) / np.sqrt(d)
+    within, between = mix_w @ mix_w.T + 0.3 * np.eye(d), mix_b @ mix_b.T + 0.1 * np.eye(d)
+    means = rng.normal(size=(2, d))
+    sizes = rng.integers(2, 2 * cells, slides)
+    slide = np.repeat(np.arange(slides), sizes)
+    # Most slides are of one class, so that cells alone would mistake slides for classes.
+    labels = np.where(rng.random(len(slide)) < 0.2, 1 - slide % 2, slide % 2)
+    shifts = rng.multivariate_normal(np.zeros(d), between, slides)
+    features = means[labels] + shifts[slide]
+    features += rng.multivariate_normal(np.zeros(d), within, len(slide))
+    keys = [GroupKey("", "", f"{s:05d}") for s in slide.tolist()]
+    return group_statistics({"tap": features}, labels, keys, 2), means, within, between
+
+
+def error_of(covariance: np.ndarray, n: float) -> np.ndarray:
+    """Standard errors of a covariance of n normal rows."""
+    diagonal = np.diag(covariance)
+    return np.asarray(np.sqrt((np.outer(diagonal, diagonal) + covariance**2) / n))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_components_are_recovered_within_their_errors(seed: int) -> None:
+    slides = 400
+    statistics, means, within, between = simulated(np.random.default_rng(seed), slides)
+    raw, degrees = within_covariance(statistics, "tap")
+    assert (abs(raw - within) < 4 * error_of(within, degrees)).all()
+    found = components(statistics, "tap")
+    count, residuals = residual_means(statistics, "tap", found.means)
+    weights = count / (count + found.k)
+    unshrunk = between_covariance(count, residuals, found.within, weights)
+    spread = between + within * np.mean(1 / count)
+    for estimate in (unshrunk, found.between):
+        assert (abs(estimate - between) < 4 * error_of(spread, slides)).all()
+    assert (abs(found.means - means) < 4 * np.sqrt(np.diag(spread) / slides * 2)).all()
+    assert found.k == pytest.approx(4 / np.trace(np.linalg.solve(within, between)), rel=0.3)
+
+
+def test_the_moments_of_b_have_no_bias() -> None:
+    estimates = []
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        n = rng.integers(1, 30, 12).astype(float)
+        residuals = rng.normal(size=(12, 2)) * np.sqrt(0.5 + 3.0 / n[:, None])
+        estimates.append(between_covariance(n, residuals, 3.0 * np.eye(2), n / (n + 6)))
+    error = np.std(estimates, axis=0) / np.sqrt(len(estimates))
+    assert (abs(np.mean(estimates, axis=0) - 0.5 * np.eye(2)) < 4 * error).all()
+
+
+def test_slides_that_do_not_differ_have_little_between_them() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(2000, 5))
+    keys = [GroupKey("", "", f"{i % 20:02d}") for i in range(2000)]
+    found = components(group_statistics({"tap": features}, np.zeros(2000, int), keys, 2), "tap")
+    assert np.linalg.eigvalsh(found.between).min() > 0
+    assert np.trace(found.between) < 0.05 * np.trace(found.within)
+    assert np.isnan(found.means[1]).all()
+
+
+def test_a_feature_that_never_varies_leaves_everything_finite() -> None:
+    rng = np.random.default_rng(2)
+    features = np.column_stack([rng.normal(size=(200, 2)), np.ones(200)])
+    keys = [GroupKey("", "", f"{i % 10:02d}") for i in range(200)]
+    found = components(group_statistics({"tap": features}, np.zeros(200, int), keys, 1), "tap")
+    for matrix in (found.within, found.between):
+        assert np.linalg.eigvalsh(matrix).min() > 0
+
+
+def test_what_cannot_be_estimated_is_said() -> None:
+    key = GroupKey("", "", "a")
+    one = group_statistics({"tap": np.eye(3)}, np.zeros(3, int), [key] * 3, 1)
+    with pytest.raises(ValueError, match="one slide"):
+        components(one, "tap")
+    keys = [GroupKey("", "", name) for name in "abc"]
+    alone = group_statistics({"tap": np.eye(3)}, np.zeros(3, int), keys, 1)
+    with pytest.raises(ValueError, match="two cells"):
+        components(alone, "tap")
+    same = group_statistics({"tap": np.ones((4, 3))}, np.zeros(4, int), [key, key, *keys[1:]], 1)
+    with pytest.raises(ValueError, match="same in every cell"):
+        components(same, "tap")
+
+
+def test_class_means_tell_classes_from_patients() -> None:
+    # Two patients of one class each, far apart, and one who has both: the difference is hers.
+    n = np.asarray([[100.0, 0.0], [0.0, 100.0], [50.0, 50.0]])
+    means = np.asarray([[[0.0], [0.0]], [[0.0], [10.0]], [[4.0], [5.0]]])
+    statistics = GroupStatistics(
+        tuple(GroupKey("", "", name) for name in "abc"),
+        n,
+        {"tap": means},
+        {"tap": np.ones((2, 1, 1))},
+    )
+    near, far = (class_means(statistics, "tap", k) for k in (0.01, 1e9))
+    assert near[1, 0] - near[0, 0] == pytest.approx(1.0, abs=0.1)
+    assert far[1, 0] - far[0, 0] == pytest.approx(25 / 3 - 4 / 3, abs=0.1)
+
+
+def test_the_state_of_a_slide_is_small() -> None:
+    widths = {"blocks.2": 40, "blocks.3": 80}
+    sizes = []
+    for slides in (100, 1100):
+        keys = tuple(GroupKey("batch", "", f"slide {i}") for i in range(slides))
+        state = GroupStatistics(
+            keys,
+            np.ones((slides, 2)),
+            {tap: np.zeros((slides, 2, d)) for tap, d in widths.items()},
+            {tap: np.zeros((2, d, d)) for tap, d in widths.items()},
+        )
+        sizes.append(sum(array.nbytes for array in to_arrays(state).values()))
+    assert (sizes[1] - sizes[0]) / 1000 < 2048  # bytes a slide
