@@ -28,7 +28,7 @@ Taps = Mapping[str, NDArray[np.floating]]
 Level = Literal["slide", "site", "population"]
 
 BLOCK = 4096  # cells that are scored together, whatever parts a slide comes in
-MOST_REFERENCE = 20_000  # cells that a reference is made of, spread evenly over the slide
+MOST_REFERENCE = 5_000  # cells that a reference is made of, spread evenly over the slide
 NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
 NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
 LEAST_SCALE = 1e-6  # of log distances, where they do not vary
@@ -51,7 +51,7 @@ class Choices:
 
     v: float = 200.0
     cut: float = 2.5
-    rounds: int = 4
+    rounds: int = 2
     core: float = 0.6
     lean_location: float = 10.0
     lean_scale: float = 150.0
@@ -201,14 +201,18 @@ def _trimmed(
     return normals, kept
 
 
-def usable_rows(priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]) -> Flags:
+def usable_rows(
+    references: Mapping[str, Prior] | Mapping[str, TapNormal],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+) -> Flags:
     """Which cells (n,) can be scored: with finite features, and of a class that was fitted."""
     predicted = np.asarray(predicted)
     usable = predicted >= 0
-    for tap, prior in priors.items():
+    for tap, reference in references.items():
         usable &= np.isfinite(taps[tap]).all(axis=1)
-        usable &= ~np.isnan(prior.means[:, 0])[np.where(predicted >= 0, predicted, 0)]
-    return usable
+        usable &= ~np.isnan(reference.means[:, 0])[np.where(predicted >= 0, predicted, 0)]
+    return np.asarray(usable)
 
 
 def _start(prior: Prior, residuals: Float) -> TapNormal:
@@ -368,9 +372,7 @@ def standardised_distances(
         predicted: (n,) classes as diagnosed.
         weighs: (n,) whether each cell is part of the reference, as in its ``kept``.
     """
-    usable = np.asarray(predicted) >= 0
-    for tap in normal.taps:
-        usable &= np.isfinite(taps[tap]).all(axis=1)
+    usable = usable_rows(normal.taps, taps, predicted)
     found = np.full((len(usable), len(normal.taps)), np.nan)
     classes = np.asarray(predicted)[usable]
     for column, (tap, own) in enumerate(sorted(normal.taps.items())):

@@ -45,7 +45,6 @@ from tasks.owned.slide_normal import (
     prior_of,
     reference_rows,
     score_slide,
-    shift_distances,
     slide_normal,
     slides_spread,
     standardised_distances,
@@ -212,9 +211,12 @@ def planted(today: Today, own: Own, test: Cells, sets: dict[str, Cells]) -> None
             for number, patient in enumerate(sorted(set(test.about["patients"].tolist()))):
                 mine = test.of(patient)
                 rng = np.random.default_rng(number)
-                count = min(round(len(mine) * share / (1 - share)), len(things))
+                pool = things.of(patient) if "patients" in things.about else things
+                if not len(pool):
+                    continue
+                count = min(round(len(mine) * share / (1 - share)), len(pool))
                 mine = mine.at(rng.permutation(len(mine))[: round(count * (1 - share) / share)])
-                slide = together(mine, things.at(rng.permutation(len(things))[:count]))
+                slide = together(mine, pool.at(rng.permutation(len(pool))[:count]))
                 truth = np.arange(len(slide)) >= len(mine)
                 of_own = score(own, slide)
                 pairs = (today.p(slide), (of_own.abnormality, of_own.p_value))
@@ -277,13 +279,13 @@ def fields(today: Today, own: Own, cells: Cells) -> None:
     rng = np.random.default_rng(0)
     every = [np.flatnonzero(cells.about["fields"] == name) for name in names]
     for size in (1, 3, 10, 30):
-        sites = []
+        sites: list[SlideNormal] = []
         for number in range(len(names)):
             others = rng.permutation(np.delete(np.arange(len(names)), number))
             site = cells.at(np.concatenate([every[k] for k in others[:size]]))
             enough = replace(own.choices, least=8)
             sites.append(slide_normal(own.priors, site.taps, site.predicted, enough))
-        tell(f"1 field, on {size} others commissioned", every, lambda number: sites[number])
+        tell(f"1 field, on {size} others commissioned", every, sites.__getitem__)
 
 
 def rubbish(own: Own, sets: dict[str, Cells], test: Cells, trials: int = 20) -> None:
@@ -323,17 +325,23 @@ def shifts(own: Own, shifted: dict[str, Cells]) -> None:
 
 
 def cost(own: Own, cells: Cells) -> None:
-    head("Cost", "cells of a slide", "reference, s", "scores, s", "microseconds a cell")
+    head(
+        "Cost, processor seconds",
+        "cells of a slide",
+        "reference, s",
+        "scores, s",
+        "microseconds a cell",
+    )
     for n in (100, 2_000, 20_000, 200_000):
         rng = np.random.default_rng(0)
         slide = cells.at(rng.integers(0, len(cells), n))
         sample = slide.at(reference_rows(n))
-        begun = time.perf_counter()
+        begun = time.process_time()
         normal = slide_normal(own.priors, sample.taps, sample.predicted, own.choices)
-        made = time.perf_counter()
+        made = time.process_time()
         z = standardised_distances(normal, slide.taps, slide.predicted, np.zeros(n, bool))
         cell_scores(own.calibration, normal, z)
-        done = time.perf_counter()
+        done = time.process_time()
         row(f"{n:,}", made - begun, done - made, 1e6 * (done - begun) / n)
     head("State", "slides", "MiB")
     for slides in (1_000, 10_000, 100_000):

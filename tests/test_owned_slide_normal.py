@@ -1,0 +1,359 @@
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import chi2, kstest
+
+from tasks.owned.groups import GroupKey, components, group_statistics, retract_groups
+from tasks.owned.slide_normal import (
+    BLOCK,
+    Choices,
+    OwnCalibration,
+    Prior,
+    TapNormal,
+    _posterior,
+    cell_scores,
+    fitted_slide,
+    own_calibration,
+    prior_of,
+    reference_rows,
+    score_parts,
+    score_slide,
+    shift_distance,
+    shift_distances,
+    shortest_half,
+    site_prior,
+    slide_normal,
+    slides_spread,
+    squared_distances,
+    standardised_distances,
+    with_spread,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+WIDTHS = {"early": 5, "late": 8}
+MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
+Slide = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def slide_of(
+    rng: np.random.Generator, n: int = 100, shift: float = 1.0, scale: float = 1.0
+) -> Slide:
+    """Cells of one slide: B is shift^2 I, W is scale^2 I."""
+    classes = rng.integers(0, 2, n)
+    taps = {
+        tap: means[classes]
+        + shift * rng.normal(size=means.shape[1])
+        + scale * rng.normal(size=(n, means.shape[1]))
+        for tap, means in MEANS.items()
+    }
+    return taps, classes
+
+
+def joined(a: Slide, b: Slide) -> Slide:
+    taps = {tap: np.concatenate([a[0][tap], b[0][tap]]) for tap in a[0]}
+    return taps, np.concatenate([a[1], b[1]])
+
+
+def strangers(rng: np.random.Generator, n: int, away: float = 6.0) -> Slide:
+    """Things that are alike, all to one side of every slide."""
+    return {t: away + rng.normal(size=(n, d)) for t, d in WIDTHS.items()}, rng.integers(0, 2, n)
+
+
+@lru_cache(maxsize=1)
+def fitted() -> tuple[dict[str, Prior], OwnCalibration]:
+    """Priors and a calibration of 40 slides, each left out of its own prior."""
+    rng = np.random.default_rng(0)
+    slides = [slide_of(rng, int(rng.integers(40, 120))) for _ in range(40)]
+    keys = [GroupKey("", "", f"{i:02d}") for i in range(len(slides))]
+    parts = [
+        group_statistics(t, c, [k] * len(c), 2) for (t, c), k in zip(slides, keys, strict=True)
+    ]
+    taps = {tap: np.concatenate([s[0][tap] for s in slides]) for tap in WIDTHS}
+    labels = np.concatenate([s[1] for s in slides])
+    every = [key for key, (_, c) in zip(keys, slides, strict=True) for _ in c]
+    total = group_statistics(taps, labels, every, 2)
+
+    def priors(statistics: object) -> dict[str, Prior]:
+        return {tap: prior_of(components(statistics, tap)) for tap in WIDTHS}  # type: ignore[arg-type]
+
+    without = [priors(retract_groups(total, part)) for part in parts]
+    spread = slides_spread([fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)])
+    without = [with_spread(p, *spread) for p in without]
+    calibration = own_calibration(
+        [fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)]
+    )
+    return with_spread(priors(total), *spread), calibration
+
+
+# --- One slide -----------------------------------------------------------------------------------
+
+
+def test_a_posterior_is_the_prior_without_cells_and_the_cells_with_many() -> None:
+    rng = np.random.default_rng(0)
+    d = 3
+    prior = Prior(np.zeros((1, d)), np.eye(d), np.eye(d), 1.0)
+    spread = np.diag([1.0, 4.0, 9.0])
+    one = _posterior(prior, np.zeros((1, d)), 200.0)
+    assert_allclose(one.factor @ one.factor.T / one.nu, np.eye(d), rtol=0.01)
+    many = _posterior(prior, 0.5 + rng.normal(size=(200_000, d)) @ np.sqrt(spread), 200.0)
+    assert_allclose(many.factor @ many.factor.T / many.nu, spread, rtol=0.02, atol=0.02)
+    assert_allclose(many.means[0], 0.5, atol=0.03)
+
+
+def test_a_shift_that_was_foreseen_is_drawn_back_and_a_larger_one_is_not() -> None:
+    prior = Prior(np.zeros((1, 3)), np.eye(3), np.eye(3), 1.0)
+    near = _posterior(prior, np.ones((4, 3)), 200.0)
+    far = _posterior(prior, np.full((4, 3), 100.0), 200.0)
+    assert_allclose(near.means[0], 4 / 5)
+    assert_allclose(far.means[0], 100.0, rtol=1e-3)
+    assert np.trace(far.factor @ far.factor.T) / far.nu < 3.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, n=st.integers(2, 40))
+def test_leaving_a_cell_out_is_what_refitting_without_it_gives(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    taps, classes = slide_of(rng, n)
+    d = WIDTHS["late"]
+    # A shift that the prior foresees, so that its strength is the same with and without a cell.
+    prior = Prior(MEANS["late"], np.eye(d), 1e3 * np.eye(d), 0.7)
+    residuals = taps["late"] - MEANS["late"][classes]
+    normal = _posterior(prior, residuals, 50.0)
+    found = squared_distances(normal, taps["late"], classes, np.ones(n, bool))
+    for i in range(n):
+        rest = _posterior(prior, np.delete(residuals, i, axis=0), 50.0)
+        one = squared_distances(rest, taps["late"][[i]], classes[[i]], np.zeros(1, bool))
+        assert_allclose(found[i], one[0], rtol=1e-8)
+
+
+def test_the_shortest_half_stays_with_most_values() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(size=7000), 50 + rng.normal(size=3000)])
+    location, scale = shortest_half(values)
+    assert abs(location) < 0.2
+    assert shortest_half(rng.normal(size=10_000))[1] == pytest.approx(1, abs=0.05)
+    assert shortest_half(np.zeros(5))[1] > 0
+    assert 1.2 < scale < 2
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_a_reference_survives_contamination(share: float) -> None:
+    priors, calibration = fitted()
+    caught, alarms, beside = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        own = slide_of(rng, round(200 * (1 - share)))
+        slide = joined(own, strangers(rng, round(200 * share)))
+        normal = slide_normal(priors, *slide)
+        clean = slide_normal(priors, *own)
+        found = score_slide(priors, calibration, *slide)
+        caught.append(np.mean(found.p_value[len(own[1]) :] <= 0.05))
+        alarms.append(np.mean(found.p_value[: len(own[1])] <= 0.05))
+        beside.append(
+            max(abs(normal.taps[t].means - clean.taps[t].means).max() for t in normal.taps)
+        )
+        assert not normal.kept[len(own[1]) :].any()
+    assert np.mean(caught) > 0.99
+    assert 0.02 < np.mean(alarms) < 0.09
+    assert np.max(beside) < 0.5  # of a cell's deviation
+
+
+def test_a_slide_of_another_laboratory_is_normal_to_itself_and_flagged_once() -> None:
+    priors, calibration = fitted()
+    rng = np.random.default_rng(2)
+    slide = slide_of(rng, 2000, shift=30.0, scale=1.7)
+    found = score_slide(priors, calibration, *slide)
+    assert found.level == "slide"
+    assert 0.02 < np.mean(found.p_value <= 0.05) < 0.08
+    assert found.beyond
+    assert found.shift_p_value == pytest.approx(1 / 41)
+
+
+def test_p_values_of_simulated_slides_are_uniform() -> None:
+    priors, calibration = fitted()
+    rng = np.random.default_rng(3)
+    cells, shifts = [], []
+    for _ in range(40):
+        found = score_slide(priors, calibration, *slide_of(rng, 80))
+        cells.append(found.p_value)
+        shifts.append(found.shift_p_value)
+    assert kstest(shifts, "uniform").pvalue > 0.01
+    one_of_each = np.asarray([p[0] for p in cells])
+    assert kstest(one_of_each, "uniform").pvalue > 0.01
+    assert np.mean(np.concatenate(cells) <= 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+def test_t2_of_the_model_is_chi_squared() -> None:
+    rng = np.random.default_rng(4)
+    d, n = 6, 12
+    between, within = np.diag(np.arange(1.0, d + 1)), 3.0 * np.eye(d)
+    prior = Prior(np.zeros((1, d)), within, between, 1.0)
+    means = rng.multivariate_normal(np.zeros(d), between + within / n, 500)
+    t2 = [shift_distance(prior, n, mean) for mean in means]
+    assert kstest(t2, chi2(d).cdf).pvalue > 0.01
+
+
+def test_distances_of_slides_from_statistics_are_those_from_cells() -> None:
+    priors, _ = fitted()
+    taps, classes = slide_of(np.random.default_rng(5), 20)  # too few to be trimmed
+    normal = slide_normal(priors, taps, classes)
+    statistics = group_statistics(taps, classes, [GroupKey("", "", "")] * 20, 2)
+    assert_allclose(
+        shift_distances(priors, statistics)[0], [normal.taps[t].t2 for t in sorted(WIDTHS)]
+    )
+
+
+# --- Few cells, and none -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 29, 30])
+def test_few_cells_lean_on_the_population(n: int) -> None:
+    priors, calibration = fitted()
+    slide = slide_of(np.random.default_rng(n), n)
+    found = score_slide(priors, calibration, *slide)
+    assert found.level == ("population" if n < 30 else "slide")
+    assert np.isfinite(found.p_value).all()
+    assert 0 < found.shift_p_value <= 1
+    stranger = score_slide(
+        priors, calibration, *strangers(np.random.default_rng(n), min(n, 29), 20.0)
+    )
+    assert (stranger.p_value < 0.05).all()  # never normal to itself
+
+
+def test_few_cells_lean_on_their_site() -> None:
+    priors, calibration = fitted()
+    rng = np.random.default_rng(6)
+    taps, classes = slide_of(rng, 600, shift=20.0)
+    site = slide_normal(priors, {t: x[:500] for t, x in taps.items()}, classes[:500])
+    rest = {t: x[500:] for t, x in taps.items()}
+    alarms = []
+    for start in range(0, 100, 10):
+        few = {t: x[start : start + 10] for t, x in rest.items()}
+        found = score_slide(priors, calibration, few, classes[500 + start : 510 + start], site=site)
+        assert found.level == "site"
+        alarms.append(np.mean(found.p_value <= 0.05))
+    assert np.mean(alarms) < 0.15
+    few = {t: x[:10] for t, x in rest.items()}
+    alone = score_slide(priors, calibration, few, classes[500:510])
+    assert (alone.p_value <= 0.05).all()
+
+
+def test_no_cells_and_cells_without_features() -> None:
+    priors, calibration = fitted()
+    none = {tap: np.zeros((0, d)) for tap, d in WIDTHS.items()}
+    found = score_slide(priors, calibration, none, np.zeros(0, int))
+    assert len(found.p_value) == 0
+    assert np.isnan(found.shift_p_value)
+    taps, classes = slide_of(np.random.default_rng(7), 60)
+    before = score_slide(priors, calibration, taps, classes)
+    spoilt = {tap: np.insert(x, [0, 10], np.nan, axis=0) for tap, x in taps.items()}
+    after = score_slide(priors, calibration, spoilt, np.insert(classes, [0, 10], [1, -1]))
+    assert np.isnan(after.p_value[[0, 11]]).all()
+    assert_allclose(np.delete(after.p_value, [0, 11]), before.p_value)
+    lost = score_slide(priors, calibration, {t: x * np.nan for t, x in taps.items()}, classes)
+    assert np.isnan(lost.abnormality).all()
+
+
+def test_cells_that_are_all_the_same_and_huge_ones_have_finite_scores() -> None:
+    priors, calibration = fitted()
+    for value in (0.0, 1e12):
+        taps = {tap: np.full((50, d), value) for tap, d in WIDTHS.items()}
+        found = score_slide(priors, calibration, taps, np.zeros(50, int))
+        assert np.isfinite(found.abnormality).all()
+    assert found.beyond
+
+
+def test_a_class_that_was_never_fitted_is_not_scored() -> None:
+    priors, calibration = fitted()
+    half = {
+        t: replace(p, means=np.stack([p.means[0], p.means[1] * np.nan])) for t, p in priors.items()
+    }
+    taps, classes = slide_of(np.random.default_rng(8), 90)
+    found = score_slide(half, calibration, taps, classes)
+    assert_array_equal(np.isnan(found.p_value), classes == 1)
+
+
+# --- Large slides --------------------------------------------------------------------------------
+
+
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.lists(st.integers(0, 2 * BLOCK + 77), max_size=6))
+def test_parts_of_any_size_give_the_same_bytes(cuts: list[int]) -> None:
+    priors, _ = fitted()
+    n = 2 * BLOCK + 77
+    taps, classes = slide_of(np.random.default_rng(9), n)
+    rows = reference_rows(n, 500)
+    normal = slide_normal(priors, {t: x[rows] for t, x in taps.items()}, classes[rows])
+    weighs = np.zeros(n, bool)
+    weighs[rows[normal.kept]] = True
+    bounds = [0, *sorted(cuts), n]
+    parts = [
+        ({t: x[a:b] for t, x in taps.items()}, classes[a:b], weighs[a:b])
+        for a, b in pairwise(bounds)
+    ]
+    whole = np.concatenate(list(score_parts(normal, [(taps, classes, weighs)])))
+    found = list(score_parts(normal, parts))
+    assert np.concatenate(found).tobytes() == whole.tobytes()
+    assert max(map(len, found)) <= BLOCK
+    assert_allclose(whole, standardised_distances(normal, taps, classes, weighs), rtol=1e-9)
+
+
+def test_reference_rows_are_spread_and_few() -> None:
+    assert_array_equal(reference_rows(5), np.arange(5))
+    rows = reference_rows(1_000_003, 1000)
+    assert len(set(rows.tolist())) == 1000
+    assert rows[0] == 0
+    assert rows[-1] > 998_000
+    assert len(reference_rows(0)) == 0
+
+
+def test_the_same_slide_gives_the_same_bytes() -> None:
+    priors, calibration = fitted()
+    slide = slide_of(np.random.default_rng(10), 300)
+    first, second = (score_slide(priors, calibration, *slide) for _ in "ab")
+    assert first.p_value.tobytes() == second.p_value.tobytes()
+
+
+# --- Sites ---------------------------------------------------------------------------------------
+
+
+def test_a_sites_prior_is_where_its_slides_are() -> None:
+    priors, _ = fitted()
+    rng = np.random.default_rng(11)
+    taps, labels, keys = [], [], []
+    for number in range(40):
+        x, classes = slide_of(rng, 50, shift=0.3, scale=1.4)
+        taps.append({t: v + 10.0 for t, v in x.items()})
+        labels.append(classes)
+        keys += [GroupKey("", "", f"{number:02d}")] * 50
+    statistics = group_statistics(
+        {t: np.concatenate([x[t] for x in taps]) for t in WIDTHS}, np.concatenate(labels), keys, 2
+    )
+    site = site_prior(priors["late"], statistics, "late", Choices())
+    assert_allclose(site.means, MEANS["late"] + 10.0, atol=0.3)
+    assert np.trace(site.within) / WIDTHS["late"] == pytest.approx(1.96, rel=0.1)
+    assert np.trace(site.between) < 0.5 * np.trace(priors["late"].between)
+    one = site_prior(priors["late"], statistics, "late", replace(Choices(), v=1e12, slides=1e12))
+    assert_allclose(one.within, priors["late"].within, rtol=1e-3, atol=1e-3)
+
+
+def test_scores_say_nothing_of_nothing() -> None:
+    priors, calibration = fitted()
+    normal = slide_normal(priors, *slide_of(np.random.default_rng(12), 40))
+    scores, p = cell_scores(calibration, normal, np.full((3, 2), np.nan))
+    assert np.isnan(scores).all()
+    assert np.isnan(p).all()
+    assert isinstance(next(iter(normal.taps.values())), TapNormal)
+
+
+def test_calibration_needs_a_slide_with_enough_cells() -> None:
+    priors, _ = fitted()
+    few = fitted_slide(priors, *slide_of(np.random.default_rng(13), 5))
+    with pytest.raises(ValueError, match="enough cells"):
+        own_calibration([few])
