@@ -9,6 +9,7 @@ fields.zip with the defaults. One .npz of features is written for each set, and 
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -105,6 +106,13 @@ def features(inference: Inference, pixels: Iterable[Pixels]) -> dict[str, NDArra
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
+def with_features(
+    about: dict[str, NDArray[np.generic]], inference: Inference, pixels: Iterable[Pixels]
+) -> dict[str, NDArray[np.generic]]:
+    """What is known of images, and their features."""
+    return {**about, **features(inference, pixels)}
+
+
 def main(store: str, manifest: str, to: Path) -> None:
     """Write what is not there yet."""
     torch.set_num_threads(1)
@@ -122,7 +130,7 @@ def main(store: str, manifest: str, to: Path) -> None:
         "parts": np.asarray([parts[p] for p in patients]),
     }
     plain = (resize(decode_rgb(read_bytes(uri)), side) for uri in uris)
-    keep(to / "nih.npz", lambda: about | features(inference, plain))
+    keep(to / "nih.npz", partial(with_features, about, inference, plain))
     rng = np.random.default_rng(0)
     rows = np.concatenate(
         [
@@ -141,8 +149,8 @@ def main(store: str, manifest: str, to: Path) -> None:
                 for r in chosen
             )
             mine = some if not what else {n: v[::4] for n, v in some.items()}
-            keep(to / f"shift_{name}_{what}.npz", lambda: mine | features(inference, made))
-    keep(to / "fields.npz", lambda: of_fields(inference, manifest))
+            keep(to / f"shift_{name}_{what}.npz", partial(with_features, mine, inference, made))
+    keep(to / "fields.npz", partial(of_fields, inference, manifest))
     with zipfile.ZipFile(DATA / "ood.zip") as archive:
         names = [n for n in archive.namelist() if not n.endswith("/")]
         for folder in sorted({str(Path(n).parent) for n in names}):
@@ -152,7 +160,15 @@ def main(store: str, manifest: str, to: Path) -> None:
                 if str(Path(n).parent) == folder and n.lower().endswith((".png", ".jpg", ".jpeg"))
             )
             if folder != ".":
-                keep(to / f"ood_{Path(folder).name}.npz", lambda: features(inference, images))
+                keep(
+                    to / f"ood_{Path(folder).name}.npz",
+                    partial(with_features, {}, inference, images),
+                )
+
+
+def original(uri: str) -> Pixels:
+    """An image at its own size."""
+    return np.asarray(decode_rgb(read_bytes(uri)))
 
 
 def keep(path: Path, make: Callable[[], dict[str, NDArray[np.generic]]]) -> None:
