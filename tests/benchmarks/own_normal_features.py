@@ -19,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.models import find_card
+from flows.jobs.networks import load_inference
+from storage.models.classifiers import find_card
 from storage.store import Store
-from tasks.corruptions import corrupt
-from tasks.images import decode_rgb, resize
-from tasks.inference import Inference
-from tasks.loading import load_inference
-from tasks.pieces import find, pieces_of
-from tasks.reading import read_bytes
-from tasks.sources import list_images
-from tests.benchmarks.test_cell_finding import DATA, overlap
+from tasks.evaluation.corruptions import corrupt
+from tasks.images.decoding import decode_rgb, resize
+from tasks.images.files import read_bytes
+from tasks.images.listing import list_images
+from tasks.images.regions import find, image_refs
+from tasks.network.inference import Inference
+from tests.benchmarks.test_cell_finding import overlap
+from tests.support.paths import DATA
 
 Pixels = NDArray[np.uint8]
 CELLS_A_PATIENT = 100  # that shifts are made of
@@ -182,7 +183,7 @@ def keep(path: Path, make: Callable[[], dict[str, NDArray[np.generic]]]) -> None
 def of_fields(inference: Inference, manifest: str) -> dict[str, NDArray[np.generic]]:
     """Cells of fields, and the kind of the box each lies in: red, white, or none."""
     table = pq.read_table(manifest)
-    pixels = [find(piece).picture(inference.spec.side).pixels for piece in pieces_of(table)]
+    pixels = [find(piece).picture(inference.spec.side).pixels for piece in image_refs(table)]
     boxes = np.stack(
         [np.asarray(table[c].to_pylist(), float) for c in ("x", "y", "width", "height")], axis=1
     )

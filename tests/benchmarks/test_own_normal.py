@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.calibration import (
+from tasks.detector.calibration import (
     Calibration,
     abnormality,
     calibrate,
@@ -24,33 +24,27 @@ from tasks.calibration import (
     log_distance,
     p_values,
 )
-from tasks.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
-from tasks.metrics import auroc
-from tasks.owned.groups import (
+from tasks.detector.groups import (
     GroupKey,
     GroupStatistics,
-    components,
     group_statistics,
     retract_groups,
     to_arrays,
 )
-from tasks.owned.slide_normal import (
-    Choices,
+from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.detector.random_effects import components
+from tasks.detector.slide_calibration import (
     OwnCalibration,
-    Prior,
-    SlideNormal,
-    cell_scores,
     fitted_slide,
     own_calibration,
-    prior_of,
-    reference_rows,
-    score_slide,
-    slide_normal,
     slides_spread,
-    standardised_distances,
     with_spread,
 )
-from tasks.statistics import moments
+from tasks.detector.slide_distance import Prior, SlideNormal, standardised_distances
+from tasks.detector.slide_normal import Choices, prior_of, reference_rows, slide_normal
+from tasks.detector.slide_scores import cell_scores, score_slide
+from tasks.evaluation.metrics import auroc
 
 TAPS = ("blocks.2", "blocks.3")
 Rows = NDArray[np.intp]

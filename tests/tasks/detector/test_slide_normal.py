@@ -9,31 +9,35 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
-from tasks.owned.groups import GroupKey, components, group_statistics, retract_groups
-from tasks.owned.slide_normal import (
-    BLOCK,
-    Choices,
+from tasks.detector.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.random_effects import components
+from tasks.detector.slide_calibration import (
     OwnCalibration,
-    Prior,
-    TapNormal,
-    _posterior,
-    cell_scores,
     fitted_slide,
     own_calibration,
+    slides_spread,
+    with_spread,
+)
+from tasks.detector.slide_distance import (
+    BLOCK,
+    Prior,
+    TapNormal,
+    score_parts,
+    squared_distances,
+    standardised_distances,
+)
+from tasks.detector.slide_normal import (
+    Choices,
+    _posterior,
     prior_of,
     reference_rows,
-    score_parts,
-    score_slide,
     shift_distance,
     shift_distances,
     shortest_half,
     site_prior,
     slide_normal,
-    slides_spread,
-    squared_distances,
-    standardised_distances,
-    with_spread,
 )
+from tasks.detector.slide_scores import cell_scores, score_slide
 
 SEEDS = st.integers(0, 2**32 - 1)
 WIDTHS = {"early": 5, "late": 8}

@@ -6,23 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tasks.owned.groups import (
+from tasks.detector.groups import (
     GroupKey,
     GroupStatistics,
-    between_covariance,
     by_patient,
-    class_means,
     coarser,
-    components,
     empty_groups,
     from_arrays,
     group_statistics,
     keys_of,
     merge_all,
     merge_groups,
-    residual_means,
     retract_groups,
     to_arrays,
+)
+from tasks.detector.random_effects import (
+    between_covariance,
+    class_means,
+    components,
+    residual_means,
     within_covariance,
 )
 

@@ -1,0 +1,175 @@
+"""Measure how far cells are from the reference of their slide."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from tasks.detector.calibration import log_distance
+from tasks.types import Float
+
+Flags = NDArray[np.bool_]
+Taps = Mapping[str, NDArray[np.floating]]
+Level = Literal["slide", "site", "population"]
+
+BLOCK = 4096  # cells that are scored together, whatever parts a slide comes in
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of a slide before it is seen, at one tap: of the population, or of its site.
+
+    ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
+    ``between`` B (d, d); ``k`` cells are what the population weighs in the shift. ``location`` and
+    ``scale`` are what the log distances of a slide's own cells usually have.
+    """
+
+    means: Float
+    within: Float
+    between: Float
+    k: float
+    location: float = float("nan")
+    scale: float = float("nan")
+
+
+@dataclass(frozen=True)
+class TapNormal:
+    """A slide's reference at one tap.
+
+    ``means`` (C, d) are the classes' where the slide is; ``factor`` (d, d) is lower triangular with
+    V = L L^T and S = V / ``nu``; ``kappa`` is n + k, infinite where no cell is in the reference.
+    ``location`` and ``scale`` standardise log distances; ``t2`` is how far the slide is.
+    """
+
+    means: Float
+    factor: Float
+    nu: float
+    kappa: float
+    location: float
+    scale: float
+    t2: float
+
+
+@dataclass(frozen=True)
+class SlideNormal:
+    """A slide's reference at all taps.
+
+    ``level`` says what it is: the slide's own, that of its site, or the population's. ``kept`` (n,)
+    are the cells that the reference is made of, of those it was given.
+    """
+
+    taps: dict[str, TapNormal]
+    level: Level
+    kept: Flags
+
+
+def usable_rows(
+    references: Mapping[str, Prior] | Mapping[str, TapNormal],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+) -> Flags:
+    """Which cells (n,) can be scored: with finite features, and of a class that was fitted."""
+    predicted = np.asarray(predicted)
+    usable = predicted >= 0
+    for tap, reference in references.items():
+        usable &= np.isfinite(taps[tap]).all(axis=1)
+        usable &= ~np.isnan(reference.means[:, 0])[np.where(predicted >= 0, predicted, 0)]
+    return np.asarray(usable)
+
+
+def squared_distances(
+    normal: TapNormal,
+    features: NDArray[np.floating],
+    predicted: NDArray[np.integer],
+    weighs: Flags,
+) -> Float:
+    """Squared distances (n,) to the nearest class, of each cell by a reference without it.
+
+    Taking a cell out is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1),
+    V_-i = V - (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards).
+
+    Args:
+        normal: the reference.
+        features: (n, d).
+        predicted: (n,) the classes that the cells' residuals were taken from.
+        weighs: (n,) whether each is part of the reference.
+    """
+    centre = np.nanmean(normal.means, axis=0)
+    white = _whiten(normal.factor, np.asarray(features, np.float64) - centre)
+    targets = _whiten(normal.factor, normal.means - centre)
+    have = np.flatnonzero(~np.isnan(normal.means[:, 0]))
+    nearest = np.full(len(white), np.inf)
+    inside = np.flatnonzero(weighs)
+    share = (normal.kappa - 1) / normal.kappa if np.isfinite(normal.kappa) else 1.0
+    own = (white[inside] - targets[np.asarray(predicted)[inside]]) / share
+    squared = np.einsum("ij,ij->i", own, own)
+    room = np.maximum(1 - share * squared, np.finfo(np.float64).eps)
+    for c in have:
+        away = white - targets[c]
+        distance = normal.nu * np.einsum("ij,ij->i", away, away)
+        if len(inside):
+            left = away[inside] + own / normal.kappa
+            product = np.einsum("ij,ij->i", left, own)
+            plain = np.einsum("ij,ij->i", left, left)
+            distance[inside] = (normal.nu - 1) * (plain + share * product**2 / room)
+        nearest = np.minimum(nearest, distance)
+    return nearest
+
+
+def standardised_distances(
+    normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
+) -> Float:
+    """Standardised log distances (n, T) of a slide's cells; NaN where a cell cannot be scored.
+
+    Args:
+        normal: the slide's reference.
+        taps: features (n, d).
+        predicted: (n,) classes as diagnosed.
+        weighs: (n,) whether each cell is part of the reference, as in its ``kept``.
+    """
+    usable = usable_rows(normal.taps, taps, predicted)
+    found = np.full((len(usable), len(normal.taps)), np.nan)
+    classes = np.asarray(predicted)[usable]
+    for column, (tap, own) in enumerate(sorted(normal.taps.items())):
+        distances = squared_distances(own, taps[tap][usable], classes, weighs[usable])
+        found[usable, column] = (log_distance(distances) - own.location) / own.scale
+    return found
+
+
+Part = tuple[Taps, NDArray[np.integer], Flags]
+
+
+def score_parts(normal: SlideNormal, parts: Iterable[Part]) -> Iterator[Float]:
+    """`standardised_distances` of a slide that comes in parts, a block of `BLOCK` cells at a time.
+
+    Parts of any size are cut into the same blocks, so that no bit depends on how a slide was read,
+    and no more is held than a part and a block.
+    """
+    held: Part | None = None
+    for part in parts:
+        held = _joined(held, part)
+        while len(held[1]) >= BLOCK:
+            yield standardised_distances(normal, *_rows(held, slice(BLOCK)))
+            held = _rows(held, slice(BLOCK, None))
+    if held is not None and len(held[1]):
+        yield standardised_distances(normal, *held)
+
+
+def _rows(part: Part, rows: slice) -> Part:
+    taps, predicted, weighs = part
+    return {tap: x[rows] for tap, x in taps.items()}, predicted[rows], weighs[rows]
+
+
+def _joined(a: Part | None, b: Part) -> Part:
+    if a is None or not len(a[1]):
+        return b
+    taps = {tap: np.concatenate([a[0][tap], b[0][tap]]) for tap in b[0]}
+    return taps, np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
+
+
+def _whiten(factor: Float, rows: Float) -> Float:
+    """L^-1 applied to every row, (n, d)."""
+    return np.asarray(solve_triangular(factor, rows.T, lower=True, check_finite=False)).T

@@ -1,0 +1,265 @@
+"""A slide's own normal: what its cells are like, and how far each is from that.
+
+The distance of a cell to the population is how far its slide is from the population (stain, camera,
+light) and how far the cell is from its slide. Here the second is told alone, and the first once for
+each slide.
+
+A slide's shift d and covariance S are the posterior of a normal-inverse-Wishart prior (Murphy
+2007, section 9; Gelman et al., BDA3, section 3.6), in which the population weighs k cells in the
+shift and v in the covariance. With n cells kept, whose residuals r = f - m_c have the mean rbar and
+the scatter M, d = n rbar / (n + k), V = v W + M + k n / (n + k) rbar rbar^T and S = V / (v + n). A
+cell is left out of its own reference by the same formulas read backwards.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from tasks.detector.calibration import log_distance
+from tasks.detector.groups import GroupStatistics
+from tasks.detector.random_effects import Components, residual_means
+from tasks.detector.slide_distance import (
+    Flags,
+    Prior,
+    SlideNormal,
+    TapNormal,
+    Taps,
+    squared_distances,
+    usable_rows,
+)
+from tasks.types import Float
+
+MOST_REFERENCE = 5_000  # cells that a reference is made of, spread evenly over the slide
+NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
+NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
+LEAST_SCALE = 1e-6  # of log distances, where they do not vary
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen, by fitted patients and the same ones shifted, never by foreign images.
+
+    A smaller ``cut`` catches more where a third of a slide is alike and strange, and calls more of
+    a slide abnormal whose cells vary more than fitted ones; so does a larger ``v``. ``lean_*`` are
+    what empirical Bayes gives: the sampling variance for one cell over the variance between
+    patients. `tests/benchmarks/own_normal_trial.py` has the tables.
+
+    Attributes:
+        v: cells that the prior weighs in a slide's covariance.
+        cut: standardised log distance beyond which a cell is no part of the reference.
+        rounds: of trimming, to the core and again by the cut.
+        core: share of the cells that the first rounds keep, and the least that later ones do.
+        lean_location: cells that fitted slides weigh in the location of log distances.
+        lean_scale: the same for their scale, which differs less between slides.
+        slides: that the population weighs in how a site's slides differ.
+        least: cells below which a slide has no normal of its own.
+    """
+
+    v: float = 200.0
+    cut: float = 2.5
+    rounds: int = 2
+    core: float = 0.6
+    lean_location: float = 10.0
+    lean_scale: float = 150.0
+    slides: float = 10.0
+    least: int = 30
+
+
+def prior_of(components: Components) -> Prior:
+    """The population as a prior of its slides."""
+    return Prior(components.means, components.within, components.between, components.k)
+
+
+def shift_distance(prior: Prior, n: float, mean: Float) -> float:
+    """T^2 = rbar^T (B + W / n)^-1 rbar of a slide of n cells with the mean residual rbar (d,).
+
+    For a slide of the population it is chi-squared with d degrees of freedom (Hotelling 1931).
+    """
+    factor = cholesky(prior.between + prior.within / n, lower=True)
+    white = solve_triangular(factor, mean, lower=True)
+    return float(white @ white)
+
+
+def shift_distances(priors: Mapping[str, Prior], statistics: GroupStatistics) -> Float:
+    """T^2 (G, T) of every group, from its counts and means alone; taps in rising order."""
+    columns = []
+    for tap in statistics.taps:
+        count, residuals = residual_means(statistics, tap, priors[tap].means)
+        pairs = zip(count.tolist(), residuals, strict=True)
+        columns.append([shift_distance(priors[tap], n, mean) for n, mean in pairs])
+    return np.asarray(columns).T.reshape(len(statistics.keys), len(columns))
+
+
+def slide_normal(
+    priors: Mapping[str, Prior],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    choices: Choices | None = None,
+    site: SlideNormal | None = None,
+) -> SlideNormal:
+    """The reference of a slide's cells, without those that are not like the others.
+
+    Shift, covariance, distances, and which cells are kept, are found in turn. The first rounds keep
+    the ``core``, the later ones what is not beyond the ``cut``: of a clean slide nearly all.
+
+    Args:
+        priors: by tap.
+        taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
+        predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
+        choices: what the trimming goes by.
+        site: the reference that a slide of few cells leans on, made of its site's cells by this
+            same function; without one it leans on the prior.
+    """
+    choices = choices or Choices()
+    usable = usable_rows(priors, taps, predicted)
+    if int(usable.sum()) < choices.least:
+        return leaning(priors, taps, predicted, usable, site)
+    features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
+    normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
+    everywhere = np.zeros(len(usable), bool)
+    everywhere[usable] = kept
+    return SlideNormal(normals, "slide", everywhere)
+
+
+def _trimmed(
+    priors: Mapping[str, Prior],
+    features: Mapping[str, Float],
+    classes: NDArray[np.intp],
+    choices: Choices,
+) -> tuple[dict[str, TapNormal], Flags]:
+    """References, and which cells (n,) they are made of."""
+    residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
+    normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
+    kept = np.zeros(len(classes), bool)
+    for step in range(2 * choices.rounds + 1):
+        z = []
+        for tap, normal in normals.items():
+            logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+            if step <= choices.rounds:
+                location, scale = shortest_half(logs)
+                scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
+            else:
+                location, scale = _spread(priors[tap], logs[kept], choices)
+            z.append((logs - location) / scale)
+        fused = np.max(z, axis=0)
+        core = float(np.quantile(fused, choices.core))
+        # The core is kept whatever its distances: fewer cells would be no slide.
+        kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
+        normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
+    for tap, normal in normals.items():
+        logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+        location, scale = _spread(priors[tap], logs[kept], choices)
+        normals[tap] = replace(normal, location=location, scale=scale)
+    return normals, kept
+
+
+def _start(prior: Prior, residuals: Float) -> TapNormal:
+    """The first reference: the median residual, and the population's covariance."""
+    means = prior.means + np.median(residuals, axis=0)
+    nan = float("nan")
+    return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, nan, nan, nan)
+
+
+def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
+    """The reference that kept residuals (n, d) make.
+
+    Where a slide is farther than slides of the population are, as many times as its T^2 is more
+    than expected, the prior of its shift weighs as many times less: a shift that the prior did not
+    foresee is not drawn back to it, as under a heavy-tailed one.
+    """
+    n, d = residuals.shape
+    mean = residuals.mean(axis=0)
+    t2 = shift_distance(prior, n, mean)
+    k = prior.k / max(1.0, t2 / d)
+    centred = residuals - mean
+    scatter = v * prior.within + centred.T @ centred
+    scatter += k * n / (n + k) * np.outer(mean, mean)
+    factor = cholesky(scatter, lower=True)
+    nan = float("nan")
+    return TapNormal(prior.means + n / (n + k) * mean, factor, v + n, n + k, nan, nan, t2)
+
+
+def leaning(
+    priors: Mapping[str, Prior],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    usable: Flags,
+    site: SlideNormal | None = None,
+) -> SlideNormal:
+    """The reference of a slide of few cells: its site's, or the prior's, cells varying by W + B."""
+    normals = {}
+    for tap, prior in sorted(priors.items()):
+        t2 = float("nan")
+        if usable.any():
+            rows = np.asarray(taps[tap][usable], np.float64)
+            mean = (rows - prior.means[np.asarray(predicted)[usable]]).mean(axis=0)
+            t2 = shift_distance(prior, float(usable.sum()), mean)
+        if site is None:
+            factor = cholesky(prior.within + prior.between, lower=True)
+            normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
+        else:
+            normals[tap] = replace(site.taps[tap], t2=t2)
+    return SlideNormal(normals, "site" if site else "population", np.zeros(len(usable), bool))
+
+
+def shortest_half(values: Float) -> tuple[float, float]:
+    """Location and scale of the shortest interval that half the values (n,) are in.
+
+    It stays where most values are while fewer than half are elsewhere (Rousseeuw & Leroy 1988).
+    """
+    ordered = np.sort(values)
+    half = len(ordered) // 2 + 1
+    lengths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
+    low = int(np.argmin(lengths))
+    location = (ordered[low] + ordered[low + half - 1]) / 2
+    return float(location), max(float(lengths[low]) / (2 * NORMAL_HALF), LEAST_SCALE)
+
+
+def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
+    """The location and scale of log distances: median and 1.4826 MAD, leaning on fitted slides'."""
+    location = float(np.median(values))
+    scale = max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
+    if not np.isfinite(prior.location):
+        return location, scale
+    n = len(values)
+    by_place, by_width = n / (n + choices.lean_location), n / (n + choices.lean_scale)
+    drawn = by_width * np.log(scale) + (1 - by_width) * np.log(prior.scale)
+    return by_place * location + (1 - by_place) * prior.location, float(np.exp(drawn))
+
+
+def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
+    """The prior of a site's slides: the same posterior one level up, from statistics of the site.
+
+    The population is one slide more in where the site is, unless the site is farther than slides
+    of the population are; it is ``v`` cells in W and ``slides`` slides in B.
+
+    Args:
+        prior: the population.
+        statistics: of the cells that references of the site's slides were made of, by slide.
+        tap: which.
+        choices: what the population weighs.
+    """
+    count, residuals = residual_means(statistics, tap, prior.means)
+    weights = count / (count + prior.k)
+    total = float(weights.sum())
+    mean = weights @ residuals / total
+    factor = cholesky(prior.between, lower=True)
+    white = solve_triangular(factor, mean, lower=True)
+    far = max(1.0, total / (1 + total) * float(white @ white) / len(mean))
+    degrees = float((statistics.n - 1).clip(min=0).sum())
+    within = choices.v * prior.within + statistics.scatter[tap].sum(axis=0)
+    within /= choices.v + degrees
+    centred = residuals - mean
+    scatter = (weights[:, None] * centred).T @ centred
+    between = (choices.slides * prior.between + scatter) / (choices.slides + len(count) - 1)
+    shift = total / (total + 1 / far) * mean
+    found = Components(prior.means + shift, within, between, len(count))
+    return replace(prior_of(found), location=prior.location, scale=prior.scale)
+
+
+def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:
+    """Which of a slide's n cells its reference is made of: all, or ``most`` spread evenly."""
+    return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)
