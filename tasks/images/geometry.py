@@ -20,7 +20,7 @@ def rescaled(points: NDArray[np.floating], scale: ArrayLike) -> Float:
         points: x and y.
         scale: a number, or one for x and one for y.
     """
-    return np.asarray((points + 0.5) * scale - 0.5)
+    return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
 
 def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
