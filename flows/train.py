@@ -25,7 +25,7 @@ from storage.store import Store, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.images.files import SourceError
-from tasks.images.listing import list_images
+from tasks.images.listing import class_numbers, list_images
 from tasks.images.regions import image_refs
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
@@ -201,7 +201,7 @@ def _load(images: str, limit: int | None, side: int) -> _Data:
     by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
     return _Data(
         pixels=np.stack(pixels),
-        labels=np.asarray([CLASSES.index(label) for label in manifest["label"].to_pylist()]),
+        labels=class_numbers(manifest, CLASSES).astype(np.int64),
         keys=image_ids if by == "image" else manifest[f"{by}_id"].to_pylist(),
         by=by,
         unreadable=unreadable,

@@ -5,7 +5,7 @@ What is written is complete or absent, so a unit that was cut off is done again 
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,6 @@ from torch import Tensor
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.networks import load_classifier
 from flows.jobs.worker import settle_worker
-from storage.arrays import Arrays
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import read_table
@@ -52,21 +51,18 @@ from tasks.evaluation.baselines import (
     whole_gaussian,
 )
 from tasks.evaluation.corruptions import corrupt
-from tasks.evaluation.evidence import (
-    evidence_of_forms,
-    scored_form,
-    to_images,
-    to_numpy,
-)
+from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
-from tasks.evaluation.results import COMPUTED, FILE, NOISE, ScoredPart, Treatment
+from tasks.evaluation.parts import COMPUTED, FILE, NOISE, Norms, Part, Pictures, Transfer, Treatment
+from tasks.evaluation.scored import ScoredPart, score
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
+from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer, to_pixels, with_taps
 from tasks.network.folding import folded
-from tasks.types import below, nested
+from tasks.types import Float, below, nested
 
 BANK = 5000  # images that nearest neighbours are looked for among
 PICTURES = 2  # images of each part that are kept to be shown
@@ -127,24 +123,21 @@ def make_part(job: PartJob) -> None:
     table = table.slice(job.start, job.stop - job.start)
     rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
     table = table.take(rows - job.start)
-    classes = list(target.classifier.spec.classes)
-    arrays: Arrays = {
-        "rows": rows,
-        "image_id": image_ids,
-        "label": np.asarray(
-            [classes.index(x) if x in classes else -1 for x in table["label"].to_pylist()], np.int8
-        ),
-    }
+    part = Part(rows, image_ids, class_numbers(table, target.classifier.spec.classes))
     if len(rows):
-        device = target.classifier.mean.device
-        start = to_pixels(pixels).to(device)
+        start = to_pixels(pixels).to(target.classifier.mean.device)
         if job.treatment.kind == "attack":
-            arrays |= _attack(job, target, start, arrays["label"], table)
+            part = _attack(job, target, start, part, table)
         else:
             magnitudes = run.magnitudes if job.treatment.kind == "none" else ()
-            arrays |= evidence_of_forms({FILE: start}, target, magnitudes)
-            arrays["pictures/changed"] = pixels[:PICTURES]
-    write_arrays(run.store, arrays, *job.path)
+            evidence = gather_evidence(start, target, magnitudes)
+            part = replace(part, forms={FILE: evidence}, pictures=Pictures(pixels[:PICTURES]))
+    write_arrays(run.store, part.to_arrays(), *job.path)
+
+
+def read_part(job: PartJob) -> Part:
+    """Read what `make_part` has written."""
+    return Part.from_arrays(read_arrays(job.run.store, *job.path))
 
 
 def _load(
@@ -173,44 +166,49 @@ def _load(
     )
 
 
-def _attack(
-    job: PartJob, target: Target, pixels: Tensor, labels: NDArray[np.int8], table: pa.Table
-) -> Arrays:
-    treatment, seed = job.treatment, job.number
-    truth = torch.as_tensor(labels.astype(np.int64), device=pixels.device)
+def _attack(job: PartJob, target: Target, pixels: Tensor, part: Part, table: pa.Table) -> Part:
+    """Attack the images of a part, and keep them as files where that is asked for."""
+    run, treatment, seed = job.run, job.treatment, job.number
+    truth = torch.as_tensor(part.label.astype(np.int64), device=pixels.device)
     computed = attack(treatment.name, target, pixels, truth, treatment.strength, seed)
     file = round_to_8_bits(computed)
     noise = round_to_8_bits(matched_noise(pixels, computed, treatment.strength, seed))
-    arrays = evidence_of_forms({FILE: file, NOISE: noise}, target, job.run.magnitudes)
-    # What no file can hold is scored for the record; pre-processing it is not worth its time.
-    arrays |= evidence_of_forms({COMPUTED: computed}, target, ())
-    for form, images in ((FILE, file), (COMPUTED, computed)):
-        arrays[f"{form}/l2"] = to_numpy(l2_norm(images - pixels))
-        arrays[f"{form}/linf"] = to_numpy(linf_norm(images - pixels))
-    if job.run.other is not None:
-        other = _classifier(job.run.store, job.run.other)
+    transfer = None
+    if run.other is not None:
+        other = _classifier(run.store, run.other)
         with torch.inference_mode():
-            arrays["other/clean"] = to_numpy(other(pixels))
-            arrays["other/file"] = to_numpy(other(file))
-    as_bytes = to_images(file)
-    arrays["pictures/clean"] = to_images(pixels)[:PICTURES]
-    arrays["pictures/changed"] = as_bytes[:PICTURES]
-    if job.run.save_attacks:
-        for number, (image, row) in enumerate(
-            zip(as_bytes, table.to_pylist(), strict=True), job.start
-        ):
-            stem = row["uri"].split("::")[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "PNG")
-            path = attacked_path(
-                job.run.evaluation,
-                job.run.detector.name,
-                treatment.key,
-                row["label"],
-                f"{stem}-{number}.png",
-            )
-            job.run.store.write_bytes(buffer.getvalue(), *path)
-    return arrays
+            transfer = Transfer(to_numpy(other(pixels)), to_numpy(other(file)))
+    images = to_images(file)
+    if run.save_attacks:
+        _save_attacked(job, images, table)
+    return replace(
+        part,
+        forms={
+            FILE: gather_evidence(file, target, run.magnitudes),
+            NOISE: gather_evidence(noise, target, run.magnitudes),
+            # What no file can hold is scored for the record; pre-processing it is not worth its
+            # time.
+            COMPUTED: gather_evidence(computed, target, ()),
+        },
+        norms={FILE: _norms(file - pixels), COMPUTED: _norms(computed - pixels)},
+        transfer=transfer,
+        pictures=Pictures(images[:PICTURES], to_images(pixels)[:PICTURES]),
+    )
+
+
+def _norms(difference: Tensor) -> Norms:
+    return Norms(to_numpy(l2_norm(difference)), to_numpy(linf_norm(difference)))
+
+
+def _save_attacked(job: PartJob, images: NDArray[np.uint8], table: pa.Table) -> None:
+    """Write every attacked image (n, S, S, 3) as a PNG, in a folder named after its label."""
+    run = job.run
+    for number, (image, row) in enumerate(zip(images, table.to_pylist(), strict=True), job.start):
+        stem = row["uri"].split("::")[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        folder = (run.evaluation, run.detector.name, job.treatment.key, row["label"])
+        run.store.write_bytes(buffer.getvalue(), *attacked_path(*folder, f"{stem}-{number}.png"))
 
 
 @dataclass(frozen=True)
@@ -244,7 +242,8 @@ def fit_tap(job: FitJob) -> None:
         assert on_sphere is not None
         arrays |= nested("unit", tied_gaussian(on_sphere).to_arrays())
         arrays |= nested("whole", whole_gaussian(raw).to_arrays())
-        arrays |= _residual_arrays(job, classifier, raw)
+        residual, bank = _residual_and_bank(job, classifier, raw)
+        arrays |= nested("residual", residual.to_arrays()) | {"bank": bank}
     write_arrays(run.store, arrays, *path)
 
 
@@ -252,47 +251,29 @@ def _fitted_features(
     job: FitJob,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
     """Features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
-    for part in job.parts:
-        arrays = read_arrays(job.run.store, *part.path)
-        if len(arrays["rows"]):
-            yield arrays[f"{FILE}/tap/{job.tap}"], arrays[f"{FILE}/logits"], arrays["label"]
+    for part in map(read_part, job.parts):
+        if len(part.rows):
+            yield part.forms[FILE].taps[job.tap], part.forms[FILE].logits, part.label
 
 
-def _residual_arrays(job: FitJob, classifier: Classifier, raw: Moments) -> Arrays:
-    """ViM's residual, whose scale needs a second pass, and the bank of nearest neighbours."""
+def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tuple[Residual, Float]:
+    """Fit ViM's residual, whose scale needs a second pass; pick images as possible neighbours."""
     weight, bias = (np.asarray(to_numpy(values), np.float64) for values in last_layer(classifier))
     origin, directions = residual_directions(raw, weight, bias)
-    norms, largest, bank = 0.0, 0.0, []
+    lengths, largest, bank = 0.0, 0.0, []
     every = max(1, round(raw.n.sum() / BANK))
     for features, logits, _ in _fitted_features(job):
-        norms += float(residual_norm(Residual(origin, directions, 1.0), features).sum())
+        lengths += float(residual_norm(Residual(origin, directions, 1.0), features).sum())
         largest += float(logits.max(axis=1).sum())
         bank.append(unit(features[::every]))
-    return {
-        "residual/origin": origin,
-        "residual/directions": directions,
-        "residual/scale": np.asarray([largest / norms]),
-        "bank": np.concatenate(bank),
-    }
+    return Residual(origin, directions, largest / lengths), np.concatenate(bank)
 
 
 def score_part(job: PartJob) -> ScoredPart:
     """Score a part's images in every form that it has."""
     run = job.run
     settle_worker()
-    arrays = read_arrays(run.store, *job.path)
-    names = [form for form in (FILE, COMPUTED, NOISE) if f"{form}/logits" in arrays]
-    fitted = _fitted(run)
-    return ScoredPart(
-        {form: scored_form(arrays, form, fitted, run.model.temperature) for form in names},
-        arrays["image_id"],
-        {
-            name: values
-            for name, values in arrays.items()
-            if name.startswith("other/") or name.endswith(("/l2", "/linf"))
-        },
-        {name: values for name, values in arrays.items() if name.startswith("pictures/")},
-    )
+    return score(read_part(job), _fitted(run), run.model.temperature)
 
 
 @dataclass(frozen=True)
@@ -321,14 +302,13 @@ def _images(
     jobs: tuple[PartJob, ...], taps: list[str], wanted: NDArray[np.int64] | None = None
 ) -> Images:
     run, features, labels, rows = jobs[0].run, [], [], []
-    for part in jobs:
-        arrays = read_arrays(run.store, *part.path)
-        if not len(arrays["rows"]):
+    for part in map(read_part, jobs):
+        if not len(part.rows):
             continue
-        here = arrays["rows"]
+        here = part.rows
         chosen = np.isin(here, wanted) if wanted is not None else np.ones(len(here), bool)
-        features.append([arrays[f"{FILE}/tap/{tap}"][chosen] for tap in taps])
-        labels.append(arrays["label"][chosen])
+        features.append([part.forms[FILE].taps[tap][chosen] for tap in taps])
+        labels.append(part.label[chosen])
         rows.append(here[chosen])
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, jobs[0].images))
     keys = np.asarray(table["group"].to_pylist())[np.concatenate(rows)]
@@ -375,8 +355,6 @@ def _fitted(run: Run) -> Fitted:
         },
         unit_last=TiedGaussian.from_arrays(below("unit", last)),
         whole=TiedGaussian.from_arrays(below("whole", last)),
-        residual=Residual(
-            last["residual/origin"], last["residual/directions"], float(last["residual/scale"][0])
-        ),
+        residual=Residual.from_arrays(below("residual", last)),
         bank=last["bank"],
     )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.worker import settle_worker
@@ -44,6 +43,7 @@ from storage.store import Store
 from tasks.detector.detector import score
 from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.images.decoding import BadImageError
+from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
 from tasks.reports.images import image_rows
@@ -163,7 +163,7 @@ def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, Sha
         for name, values in features.taps.items():
             block.taps[name][row] = values[row]
         block.logits[row] = features.logits[row]
-    block.label[:] = label_codes(manifest, card.classes)
+    block.label[:] = class_numbers(manifest, card.classes)
     digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
     record = ShardRecord(
         shard=job.shard.number,
@@ -249,9 +249,3 @@ def _fit_shard(
         fitted=int(fitted.sum()),
         held_out=int((labelled & ~fitted).sum()),
     )
-
-
-def label_codes(manifest: pa.Table, classes: list[str]) -> NDArray[np.int8]:
-    """The class number of every row, -1 where the label is missing or no class of the model."""
-    codes = {name: number for number, name in enumerate(classes)}
-    return np.asarray([codes.get(label, -1) for label in manifest["label"].to_pylist()], np.int8)

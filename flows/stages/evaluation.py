@@ -24,6 +24,7 @@ from flows.jobs.evaluation import (
     load_detector,
     make_part,
     parts,
+    read_part,
     score_part,
 )
 from storage.batches.manifests import load_batch, read_manifest
@@ -35,24 +36,14 @@ from storage.parquet import read_table, write_table
 from storage.reports.evaluations import (
     Evaluation,
     images_path,
-    read_arrays,
 )
 from tasks.detector.calibration import threshold
 from tasks.evaluation.attacks import find_attack
 from tasks.evaluation.comparison import Comparison, compare
 from tasks.evaluation.corruptions import CORRUPTIONS
-from tasks.evaluation.results import (
-    ATTACKED,
-    CLEAN,
-    FILE,
-    SAMPLED,
-    TEST,
-    Example,
-    Findings,
-    ScoredPart,
-    Treatment,
-    join_parts,
-)
+from tasks.evaluation.parts import CLEAN, FILE, Treatment
+from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
+from tasks.evaluation.scored import ScoredPart, join_parts
 from tasks.images.files import SourceError
 from tasks.images.listing import list_images
 from tasks.network.backbones import every_stage
@@ -163,9 +154,7 @@ def _read_images(run: Run, images: str) -> pa.Table:
 
 def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
     """Digests of the images that the statistics, or the network, have seen."""
-    seen = {
-        row.tobytes() for job in fitted for row in read_arrays(job.run.store, *job.path)["image_id"]
-    }
+    seen = {row.tobytes() for part in map(read_part, fitted) for row in part.image_ids}
     if model.split_by == "image":
         keys = (*model.split["train"], *model.split["validation"])
         seen |= {bytes.fromhex(key) for key in keys}
@@ -220,12 +209,13 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
     table = _read_images(run, TEST)
     good: list[int] = []
     right: list[int] = []
-    for job in test:
-        arrays = read_arrays(run.store, *job.path)
-        unseen = np.asarray([row.tobytes() not in seen for row in arrays["image_id"]], bool)
-        diagnosed = arrays[f"{FILE}/logits"].argmax(axis=1)
-        good += arrays["rows"][unseen].tolist()
-        right += arrays["rows"][unseen & (diagnosed == arrays["label"])].tolist()
+    for part in map(read_part, test):
+        if not len(part.rows):
+            continue
+        unseen = np.asarray([row.tobytes() not in seen for row in part.image_ids], bool)
+        diagnosed = part.forms[FILE].logits.argmax(axis=1)
+        good += part.rows[unseen].tolist()
+        right += part.rows[unseen & (diagnosed == part.label)].tolist()
     if not right:
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     for name, among in ((SAMPLED, good), (ATTACKED, right)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 
 from tasks.detector.calibration import log_distance
@@ -18,7 +18,8 @@ from tasks.detector.detector import Detector
 from tasks.detector.detector import score as score_images
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments
-from tasks.types import Float
+from tasks.detector.probabilities import probabilities
+from tasks.types import Arrays, Float, below, nested
 
 ODIN_TEMPERATURE = 1000.0
 NEIGHBOURS = 50
@@ -40,6 +41,28 @@ class Evidence:
     odin: Mapping[float, NDArray[np.float32]]
     moved: Mapping[float, Mapping[str, NDArray[np.float32]]]
 
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        arrays = nested("tap", self.taps) | {"logits": self.logits, "border": self.border}
+        for magnitude, logits in self.odin.items():
+            arrays[f"odin/{magnitude}"] = logits
+        for magnitude, taps in self.moved.items():
+            arrays |= nested(f"moved/{magnitude}", taps)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Evidence":
+        """Read evidence back from `to_arrays`, magnitudes in rising order."""
+        odin = below("odin", arrays)
+        names = sorted(odin, key=float)
+        return cls(
+            taps=below("tap", arrays),
+            logits=arrays["logits"],
+            border=arrays["border"],
+            odin={float(name): odin[name] for name in names},
+            moved={float(name): below(f"moved/{name}", arrays) for name in names},
+        )
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -52,6 +75,15 @@ class Residual:
     origin: Float
     directions: Float
     scale: float
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        return vars(self) | {"scale": np.asarray([self.scale])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Residual":
+        """Read a residual back from `to_arrays`."""
+        return cls(arrays["origin"], arrays["directions"], float(arrays["scale"][0]))
 
 
 @dataclass(frozen=True)
@@ -153,8 +185,7 @@ SCORES: dict[str, Score] = {
 
 def odin(evidence: Evidence, magnitude: float) -> Float:
     """One minus the largest tempered probability after pre-processing (Liang et al. 2018)."""
-    tempered = np.asarray(evidence.odin[magnitude], np.float64) / ODIN_TEMPERATURE
-    return np.asarray(1.0 - softmax(tempered, axis=1).max(axis=1))
+    return np.asarray(1.0 - probabilities(evidence.odin[magnitude], ODIN_TEMPERATURE).max(axis=1))
 
 
 def preprocessed(evidence: Evidence, fitted: Fitted, magnitude: float) -> Float:

@@ -4,7 +4,7 @@ Abnormal images are told from ordinary ones of unseen patients. An attack counts
 diagnosed rightly before, its matched noise is too, and the attacked image is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,14 +166,3 @@ def _cross_fitted(
 def _regression() -> Any:
     weighted = LogisticRegression(class_weight="balanced", max_iter=1000)
     return make_pipeline(StandardScaler(), weighted)
-
-
-def join(sides: Sequence[Side]) -> Side:
-    """Several sides as one."""
-    return Side(
-        {name: np.concatenate([side.scores[name] for side in sides]) for name in sides[0].scores},
-        np.concatenate([side.layers for side in sides]),
-        np.concatenate([side.margin for side in sides]),
-        np.concatenate([side.verdict for side in sides]),
-        np.concatenate([side.clusters for side in sides]),
-    )

@@ -1,21 +1,18 @@
-"""What an evaluation has found: scored images, and the rows and examples of its report."""
+"""Turn the scored images of an evaluation into the rows and the examples of its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.evaluation.comparison import VERDICT, Comparison, Side, join
+from tasks.evaluation.comparison import VERDICT, Comparison, Side
 from tasks.evaluation.metrics import Interval, auroc, interval, resampled
-from tasks.types import Float
+from tasks.evaluation.parts import CLEAN, COMPUTED, FILE, NOISE, Treatment, join, take
+from tasks.evaluation.scored import OWN, Scored, ScoredPart
 
-FILE = "file"  # an image as a lossless file keeps it
-COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
-NOISE = "noise"  # the clean image with noise as large as the attack's change
-OWN = "slidewatch"
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
 AS_FILES, AS_COMPUTED = "as files", "as computed"
 FEWEST = 2  # successful attacks without which there is nothing to compare
@@ -32,105 +29,6 @@ class Example:
     clean: NDArray[np.uint8]
     changed: NDArray[np.uint8]
     captions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """What is done to images before they are scored; ``strength`` as the name's own unit says."""
-
-    kind: Literal["none", "corruption", "attack"] = "none"
-    name: str = "clean"
-    strength: float | None = None
-
-    @property
-    def key(self) -> str:
-        """A name for a folder."""
-        return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
-
-
-CLEAN = Treatment()
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Images in one form, by what detectors and the classifier say of them.
-
-    ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
-    distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
-    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C).
-    """
-
-    rows: NDArray[np.int64]
-    label: NDArray[np.int8]
-    scores: dict[str, Float]
-    layers: Float
-    p_value: Float
-    diagnosed: NDArray[np.int8]
-    probability: Float
-    logits: Float
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Which images are diagnosed as they are labelled."""
-        return np.asarray(self.diagnosed == self.label)
-
-    def take(self, chosen: NDArray[np.intp]) -> "Scored":
-        """Some of these images."""
-        return Scored(
-            scores={name: values[chosen] for name, values in self.scores.items()},
-            **{name: values[chosen] for name, values in vars(self).items() if name != "scores"},
-        )
-
-
-@dataclass(frozen=True)
-class ScoredPart:
-    """Images under one treatment, by their forms.
-
-    ``image_ids`` (n, 32) are digests of the files; ``changes`` (n,) or (n, C) say what an attack
-    did: norms by form, logits of another model; ``pictures`` are some images before and after.
-    """
-
-    forms: dict[str, Scored]
-    image_ids: NDArray[np.uint8]
-    changes: dict[str, NDArray[np.float32]]
-    pictures: dict[str, NDArray[np.uint8]]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def without(self, image_ids: set[bytes]) -> "ScoredPart":
-        """The images that are not among some others."""
-        chosen = np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
-        return ScoredPart(
-            {name: form.take(chosen) for name, form in self.forms.items()},
-            self.image_ids[chosen],
-            {name: values[chosen] for name, values in self.changes.items()},
-            self.pictures,
-        )
-
-
-def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
-    """The parts of a set as one; of the pictures, those of the first."""
-    parts = [part for part in parts if len(part)] or parts[:1]
-    forms = {}
-    for name in parts[0].forms:
-        pieces = [part.forms[name] for part in parts]
-        columns = {
-            field: np.concatenate([getattr(piece, field) for piece in pieces])
-            for field in vars(pieces[0])
-            if field != "scores"
-        }
-        scores = {
-            detector: np.concatenate([piece.scores[detector] for piece in pieces])
-            for detector in pieces[0].scores
-        }
-        forms[name] = Scored(scores=scores, **columns)
-    return ScoredPart(
-        forms,
-        np.concatenate([part.image_ids for part in parts]),
-        {name: np.concatenate([part.changes[name] for part in parts]) for name in parts[0].changes},
-        parts[0].pictures,
-    )
 
 
 @dataclass(frozen=True)
@@ -197,8 +95,9 @@ class Findings:
                 fooled = ~part.forms[form].right
                 own = names | {"images": words}
                 rows.append(self._rate(own, None, "success rate", fooled, clusters))
-                for norm, word in (("l2", "L2"), ("linf", "Linf")):
-                    sizes = part.changes[f"{form}/{norm}"][fooled].astype(np.float64)
+                norms = part.norms[form]
+                for sizes, word in ((norms.l2, "L2"), (norms.linf, "Linf")):
+                    sizes = sizes[fooled].astype(np.float64)
                     median = float(np.median(sizes)) if len(sizes) else float("nan")
                     rows.append(
                         _row(own, None, word, Interval(median, np.nan, np.nan), len(sizes), 0)
@@ -210,11 +109,11 @@ class Findings:
         self, part: ScoredPart, names: dict[str, Any], clusters: NDArray[np.intp]
     ) -> list[dict[str, Any]]:
         """Of the images that fool this model and that the other one knew, how many fool it too."""
-        if "other/clean" not in part.changes:
+        if part.transfer is None:
             return []
         file = part.forms[FILE]
-        knew = part.changes["other/clean"].argmax(axis=1) == file.label
-        fell = part.changes["other/file"].argmax(axis=1) != file.label
+        knew = part.transfer.clean.argmax(axis=1) == file.label
+        fell = part.transfer.file.argmax(axis=1) != file.label
         tried = ~file.right & knew
         if not tried.any():
             return []
@@ -276,22 +175,25 @@ class Findings:
             ATTACKED: self.scored[ATTACKED, CLEAN].forms[FILE],
             SAMPLED: self.scored[SAMPLED, CLEAN].forms[FILE],
         }
-        clean_pictures = self.scored[SAMPLED, CLEAN].pictures["pictures/changed"]
+        sampled = self.scored[SAMPLED, CLEAN].pictures.changed
         for (images, treatment), part in self.scored.items():
             if treatment.kind == "none":
                 continue
-            before = part.pictures.get("pictures/clean", clean_pictures)
+            after = part.pictures.changed
+            before = sampled if part.pictures.clean is None else part.pictures.clean
+            if before is None or after is None:
+                continue
             for i in range(min(EXAMPLES, len(before), len(part))):
-                clean, changed = clean_forms[images].take(np.asarray([i])), part.forms[FILE]
+                clean, changed = take(clean_forms[images], np.asarray([i])), part.forms[FILE]
                 found.append(
                     Example(
                         f"{treatment.name}"
                         + (f" {treatment.strength:.3g}" if treatment.strength else ""),
                         before[i],
-                        part.pictures["pictures/changed"][i],
+                        after[i],
                         (
                             f"before: {self._said(clean)}",
-                            f"after: {self._said(changed.take(np.asarray([i])))}",
+                            f"after: {self._said(take(changed, np.asarray([i])))}",
                         ),
                     )
                 )
@@ -331,7 +233,7 @@ class Findings:
         chosen: NDArray[np.intp] | None = None,
     ) -> Side:
         scored = self.scored[images, treatment].forms[form]
-        scored = scored if chosen is None else scored.take(chosen)
+        scored = scored if chosen is None else take(scored, chosen)
         ordered = np.sort(scored.logits, axis=1)
         return Side(
             scored.scores,

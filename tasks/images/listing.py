@@ -4,11 +4,13 @@ Whatever the source, the outcome is the same table: one row for each image, with
 any worker reads its bytes (`tasks.images.files`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tasks.images.files import ARCHIVES, SourceError, filesystem, list_members, split_link
 from tasks.images.manifest import SCHEMA, read_manifest
@@ -45,6 +47,12 @@ def list_images(
     if limit is not None and limit < table.num_rows:
         table = table.take([i * table.num_rows // limit for i in range(limit)])
     return table
+
+
+def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
+    """Number the label (n,) of every image: -1 where it is missing or none of the classes."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.asarray([numbers.get(label, -1) for label in table["label"].to_pylist()], np.int8)
 
 
 def _in_order(table: pa.Table) -> pa.Table:

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.special import softmax
 from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
+from tasks.detector.probabilities import probabilities
 from tasks.reports.columns import ACCEPT, COLOURS, RED, REVIEW
 from tasks.types import Float
 
@@ -55,7 +55,7 @@ def image_rows(
     n = manifest.num_rows
     failed = np.zeros(n, bool)
     failed[list(failures)] = True
-    chances = softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+    chances = probabilities(logits, temperature)
     # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
     unjudged = failed | _is_cut(manifest)
     abnormal = (scores.p_value <= alpha) & ~unjudged

@@ -10,7 +10,7 @@ import pytest
 
 from flows.jobs import shard as shard_module
 from flows.jobs.networks import load_classifier, load_inference
-from flows.jobs.shard import ShardJob, ShardResult, label_codes, run_shard
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.jobs.statistics import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
@@ -26,7 +26,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.detector.calibration import Calibration, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians, score
 from tasks.detector.moments import merge_statistics, statistics_of
-from tasks.images.listing import list_images
+from tasks.images.listing import class_numbers, list_images
 from tests.support.models import CLASSES, HELD_OUT, WHEN
 
 SHARD_ROWS = 10
@@ -282,7 +282,7 @@ def test_a_label_that_is_no_class_is_no_label(night: Night) -> None:
     manifest = read_manifest(night.store, night.batch).slice(0, 3)
     column = manifest.schema.get_field_index("label")
     odd = manifest.set_column(column, "label", [["Uninfected", "Leishmania", None]])
-    assert label_codes(odd, list(CLASSES)).tolist() == [1, -1, -1]
+    assert class_numbers(odd, list(CLASSES)).tolist() == [1, -1, -1]
 
 
 def test_a_model_that_was_tampered_with_scores_nothing(night: Night) -> None:

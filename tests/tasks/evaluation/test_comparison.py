@@ -19,9 +19,9 @@ from tasks.evaluation.comparison import (
     Comparison,
     Side,
     compare,
-    join,
 )
 from tasks.evaluation.metrics import DETECTION
+from tasks.evaluation.parts import join
 
 Array = NDArray[np.floating]
 PATIENTS = np.array([f"C{number}" for number in np.repeat(np.arange(12), 8)])

@@ -14,23 +14,18 @@ from storage.models.detectors import DetectorCard
 from tasks.evaluation.attacks import ATTACKS
 from tasks.evaluation.comparison import VERDICT, Comparison
 from tasks.evaluation.corruptions import CORRUPTIONS
-from tasks.evaluation.results import (
-    AS_COMPUTED,
-    AS_FILES,
-    ATTACKED,
+from tasks.evaluation.parts import (
     CLEAN,
     COMPUTED,
     FILE,
     NOISE,
-    OWN,
-    SAMPLED,
-    TEST,
-    Findings,
-    Scored,
-    ScoredPart,
+    Norms,
+    Pictures,
+    Transfer,
     Treatment,
-    join_parts,
 )
+from tasks.evaluation.results import AS_COMPUTED, AS_FILES, ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.scored import OWN, Scored, ScoredPart, join_parts
 from tasks.visualisation.robustness_page import SCORES
 from tasks.visualisation.robustness_tables import METRICS
 from tests.support.models import CLASSES
@@ -77,19 +72,14 @@ def digests(n: int, first: int = 0) -> NDArray[np.uint8]:
 
 def part(
     forms: dict[str, Scored] | Scored,
-    changes: dict[str, Any] | None = None,
+    norms: dict[str, Norms] | None = None,
     *,
-    first: int = 0,
-    pictures: dict[str, NDArray[np.uint8]] | None = None,
+    transfer: Transfer | None = None,
+    pictures: Pictures | None = None,
 ) -> ScoredPart:
     forms = {FILE: forms} if isinstance(forms, Scored) else forms
     n = len(forms[FILE].rows)
-    return ScoredPart(
-        forms,
-        digests(n, first),
-        {k: np.array(v, np.float32) for k, v in (changes or {}).items()},
-        pictures or {},
-    )
+    return ScoredPart(forms, digests(n), norms or {}, transfer, pictures or Pictures())
 
 
 def table(n: int, name: str, patients: list[str] | None = None) -> pa.Table:
@@ -110,23 +100,22 @@ FILE_RIGHT = [0, 0, 0, 1, 0, 0]  # counted: 0, 1, 5
 COMPUTED_RIGHT = [0, 0, 0, 0, 0, 1]  # counted: 0, 1, 3
 
 
-def attacked_part(**changes: Any) -> ScoredPart:
-    norms = {
-        "file/l2": [1, 2, 3, 4, 5, 60],
-        "file/linf": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
-        "computed/l2": [10, 20, 30, 40, 50, 600],
-        "computed/linf": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06],
+def norms(l2: list[float], linf: list[float]) -> Norms:
+    return Norms(np.array(l2, np.float32), np.array(linf, np.float32))
+
+
+def attacked_part(transfer: Transfer | None = None) -> ScoredPart:
+    sizes = {
+        FILE: norms([1, 2, 3, 4, 5, 60], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        COMPUTED: norms([10, 20, 30, 40, 50, 600], [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]),
     }
-    pictures = {
-        "pictures/clean": np.zeros((2, 4, 4, 3), np.uint8),
-        "pictures/changed": np.ones((2, 4, 4, 3), np.uint8),
-    }
+    pictures = Pictures(np.ones((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8))
     forms = {
         FILE: scored(FILE_RIGHT, start=100),
         COMPUTED: scored(COMPUTED_RIGHT, start=200),
         NOISE: scored(NOISE_RIGHT, start=300),
     }
-    return part(forms, norms | changes, pictures=pictures)
+    return part(forms, sizes, transfer=transfer, pictures=pictures)
 
 
 def findings(
@@ -136,7 +125,7 @@ def findings(
 ) -> Findings:
     others = others or {}
     ordinary = test or scored([1, 1, 0, 1, 1, 1, 1, 0], p_value=[0.5] * 7 + [0.01])
-    pictures = {"pictures/changed": np.zeros((2, 4, 4, 3), np.uint8)}
+    pictures = Pictures(np.zeros((2, 4, 4, 3), np.uint8))
     sets = {f"near/{name}": f"near--{name}" for name in others}
     sampled = scored([1, 1, 1, 1])
     made = {
@@ -252,15 +241,15 @@ def test_norms_of_an_attack_that_fools_nobody_are_no_numbers() -> None:
     assert np.isnan(value_of(rows, metric="L2", images=AS_FILES))
 
 
-def logits(classes: list[int]) -> list[list[float]]:
-    return [[3.0, -1.0] if c == 0 else [-1.0, 3.0] for c in classes]
+def logits(classes: list[int]) -> NDArray[np.float32]:
+    return np.array([[3.0, -1.0] if c == 0 else [-1.0, 3.0] for c in classes], np.float32)
 
 
 def test_transfer_is_of_images_that_the_other_model_knew_and_this_one_fell_for() -> None:
     label = [0, 1, 0, 1, 0, 1]
     # This model falls for all but 3; the other one never knew 1, and falls for 0, 3 and 5.
     before, after = [0, 0, 0, 1, 0, 1], [1, 0, 0, 0, 0, 0]
-    made = attacked_part(**{"other/clean": logits(before), "other/file": logits(after)})
+    made = attacked_part(Transfer(logits(before), logits(after)))
     assert made.forms[FILE].label.tolist() == label
     (row,) = rows_of(findings({FGSM: made}).attack_rows(), metric="transfer")
     assert row["positives"] == 4  # 0, 2, 4, 5
@@ -268,9 +257,7 @@ def test_transfer_is_of_images_that_the_other_model_knew_and_this_one_fell_for()
 
 
 def test_transfer_is_left_out_where_there_is_no_image_to_try() -> None:
-    unknown = attacked_part(
-        **{"other/clean": logits([1, 0, 1, 0, 1, 0]), "other/file": logits([1, 0, 1, 0, 1, 0])}
-    )
+    unknown = attacked_part(Transfer(logits([1, 0, 1, 0, 1, 0]), logits([1, 0, 1, 0, 1, 0])))
     assert not rows_of(findings({FGSM: unknown}).attack_rows(), metric="transfer")
 
 
@@ -424,7 +411,7 @@ def test_images_are_left_out_by_their_digests() -> None:
         wanted = whole.forms[form].scores["energy"][[0, 1, 3, 4]]
         assert_array_equal(left.forms[form].scores["energy"], wanted)
         assert left.forms[form].logits.shape == (4, 2)
-    assert left.changes["file/l2"].tolist() == [1, 2, 4, 5]
+    assert left.norms[FILE].l2.tolist() == [1, 2, 4, 5]
     assert len(whole.without(set())) == 6
     assert len(whole.without({row.tobytes() for row in digests(6)})) == 0
 
@@ -437,9 +424,14 @@ def cut(whole: ScoredPart, chosen: list[int]) -> ScoredPart:
 def equal(a: ScoredPart, b: ScoredPart) -> None:
     assert_array_equal(a.image_ids, b.image_ids)
     assert a.forms.keys() == b.forms.keys()
-    assert a.changes.keys() == b.changes.keys()
-    for name, values in a.changes.items():
-        assert_array_equal(values, b.changes[name])
+    assert a.norms.keys() == b.norms.keys()
+    for name, sizes in a.norms.items():
+        assert_array_equal(sizes.l2, b.norms[name].l2)
+        assert_array_equal(sizes.linf, b.norms[name].linf)
+    assert (a.transfer is None) == (b.transfer is None)
+    if a.transfer and b.transfer:
+        assert_array_equal(a.transfer.clean, b.transfer.clean)
+        assert_array_equal(a.transfer.file, b.transfer.file)
     for form in a.forms:
         one, other = a.forms[form], b.forms[form]
         assert one.scores.keys() == other.scores.keys()
@@ -457,7 +449,7 @@ def test_parts_are_joined_in_their_order() -> None:
     backwards = join_parts(pieces[::-1])
     assert backwards.forms[FILE].rows.tolist() == [3, 4, 5, 2, 0, 1]
     # Pictures are of the first part.
-    first = replace(pieces[0], pictures={"pictures/changed": np.full((1, 2, 2, 3), 7, np.uint8)})
+    first = replace(pieces[0], pictures=Pictures(np.full((1, 2, 2, 3), 7, np.uint8)))
     assert join_parts([first, *pieces[1:]]).pictures == first.pictures
 
 
@@ -466,10 +458,10 @@ def test_a_part_of_which_no_image_can_be_read_adds_nothing(place: int) -> None:
     """`flows.jobs.evaluation.score_part` knows no forms of it, for there are no features."""
     whole = attacked_part()
     pieces = [cut(whole, [0, 1, 2]), cut(whole, [3, 4, 5])]
-    pieces.insert(place, ScoredPart({}, np.empty((0, 32), np.uint8), {}, {}))
+    pieces.insert(place, ScoredPart({}, np.empty((0, 32), np.uint8)))
     joined = join_parts(pieces)
     equal(joined, whole)
-    assert joined.pictures.keys() == whole.pictures.keys()
+    assert joined.pictures == whole.pictures
 
 
 def test_every_treatment_has_a_folder_of_its_own() -> None:

@@ -1,0 +1,133 @@
+"""The images of a part of an evaluation: what is done to them, and what is known of them.
+
+`Part` is what one file keeps; its arrays have the names that `Part.to_arrays` gives them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.evaluation.baselines import Evidence
+from tasks.types import Arrays, below, nested
+
+FILE = "file"  # an image as a lossless file keeps it
+COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
+NOISE = "noise"  # the clean image with noise as large as the attack's change
+FORMS = (FILE, COMPUTED, NOISE)
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to images before they are scored; ``strength`` as the name's own unit says."""
+
+    kind: Literal["none", "corruption", "attack"] = "none"
+    name: str = "clean"
+    strength: float | None = None
+
+    @property
+    def key(self) -> str:
+        """A name for a folder."""
+        return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
+
+
+CLEAN = Treatment()
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How much an attack changed each image, (n,), of pixels in [0, 1]."""
+
+    l2: NDArray[np.float32]
+    linf: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Logits (n, C) of another model, of images before an attack and of the attacked files."""
+
+    clean: NDArray[np.float32]
+    file: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some images uint8 (k, S, S, 3) after a treatment; an attack keeps them as they were, too."""
+
+    changed: NDArray[np.uint8] | None = None
+    clean: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """n images under one treatment.
+
+    ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
+    ``label`` (n,) their classes, -1 where unknown. ``forms`` and ``norms``, of an attack, are by
+    form; a part without one good image has none.
+    """
+
+    rows: NDArray[np.int64]
+    image_ids: NDArray[np.uint8]
+    label: NDArray[np.int8]
+    forms: Mapping[str, Evidence] = field(default_factory=dict)
+    norms: Mapping[str, Norms] = field(default_factory=dict)
+    transfer: Transfer | None = None
+    pictures: Pictures = field(default_factory=Pictures)
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        arrays: Arrays = {"rows": self.rows, "image_id": self.image_ids, "label": self.label}
+        for form, evidence in self.forms.items():
+            arrays |= nested(form, evidence.to_arrays())
+        for form, norms in self.norms.items():
+            arrays |= nested(form, vars(norms))
+        if self.transfer:
+            arrays |= nested("other", vars(self.transfer))
+        kept = {name: images for name, images in vars(self.pictures).items() if images is not None}
+        return arrays | nested("pictures", kept)
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Part":
+        """Read a part back from `to_arrays`."""
+        forms = {form: below(form, arrays) for form in FORMS}
+        other = below("other", arrays)
+        return cls(
+            arrays["rows"],
+            arrays["image_id"],
+            arrays["label"],
+            {form: Evidence.from_arrays(of) for form, of in forms.items() if "logits" in of},
+            {form: Norms(of["l2"], of["linf"]) for form, of in forms.items() if "l2" in of},
+            Transfer(**other) if other else None,
+            Pictures(**below("pictures", arrays)),
+        )
+
+
+def take(record: Record, chosen: NDArray[np.intp]) -> Record:
+    """Take some rows of every array of a record, of the records in it and of its mappings."""
+    taken: Record = _row_by_row([record], lambda pieces: pieces[0][chosen])
+    return taken
+
+
+def join(records: Sequence[Record]) -> Record:
+    """Join records row by row; they have the same arrays."""
+    joined: Record = _row_by_row(records, np.concatenate)
+    return joined
+
+
+def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any]) -> Any:
+    first = records[0]
+    if first is None:
+        return None
+    if isinstance(first, np.ndarray):
+        return combine(records)
+    if isinstance(first, Mapping):
+        return {key: _row_by_row([record[key] for record in records], combine) for key in first}
+    names = [each.name for each in fields(first)]
+    return type(first)(
+        **{n: _row_by_row([getattr(record, n) for record in records], combine) for n in names}
+    )

@@ -1,0 +1,99 @@
+"""Images of an evaluation as the compared detectors and the classifier score them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import p_values
+from tasks.detector.probabilities import probabilities
+from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances
+from tasks.evaluation.parts import Norms, Part, Pictures, Transfer, join, take
+from tasks.types import Float
+
+OWN = "slidewatch"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Images in one form, by what detectors and the classifier say of them.
+
+    ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
+    distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
+    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C).
+    """
+
+    rows: NDArray[np.int64]
+    label: NDArray[np.int8]
+    scores: dict[str, Float]
+    layers: Float
+    p_value: Float
+    diagnosed: NDArray[np.int8]
+    probability: Float
+    logits: Float
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Tell which images are diagnosed as they are labelled."""
+        return np.asarray(self.diagnosed == self.label)
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """Images under one treatment, by their forms; the other fields are those of `Part`."""
+
+    forms: Mapping[str, Scored]
+    image_ids: NDArray[np.uint8]
+    norms: Mapping[str, Norms] = field(default_factory=dict)
+    transfer: Transfer | None = None
+    pictures: Pictures = field(default_factory=Pictures)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def without(self, image_ids: set[bytes]) -> "ScoredPart":
+        """Leave out the images that are among some others."""
+        chosen = np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
+        return ScoredPart(
+            take(self.forms, chosen),
+            self.image_ids[chosen],
+            take(self.norms, chosen),
+            take(self.transfer, chosen),
+            self.pictures,
+        )
+
+
+def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
+    """Join the parts of a set; of the pictures, those of the first are kept."""
+    parts = [part for part in parts if len(part)] or parts[:1]
+    return ScoredPart(
+        join([part.forms for part in parts]),
+        join([part.image_ids for part in parts]),
+        join([part.norms for part in parts]),
+        join([part.transfer for part in parts]),
+        parts[0].pictures,
+    )
+
+
+def score(part: Part, fitted: Fitted, temperature: float) -> ScoredPart:
+    """Score every form of a part's images by all scores."""
+    forms = {
+        form: _scored(part, evidence, fitted, temperature) for form, evidence in part.forms.items()
+    }
+    return ScoredPart(forms, part.image_ids, part.norms, part.transfer, part.pictures)
+
+
+def _scored(part: Part, evidence: Evidence, fitted: Fitted, temperature: float) -> Scored:
+    scores = all_scores(evidence, fitted)
+    chances = probabilities(evidence.logits, temperature)
+    return Scored(
+        rows=part.rows,
+        label=part.label,
+        scores=scores,
+        layers=layer_distances(evidence, fitted),
+        p_value=p_values(fitted.detector.calibration, scores[OWN]),
+        diagnosed=chances.argmax(axis=1).astype(np.int8),
+        probability=chances.max(axis=1),
+        logits=np.asarray(evidence.logits, np.float64),
+    )
