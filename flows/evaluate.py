@@ -188,7 +188,7 @@ def _publish(
 ) -> EvaluationOutcome:
     """Write the tables and the report."""
     folder = ("evaluations", evaluation.name)
-    metrics = _table([row for result in results for row in result.metrics])
+    metrics = _table([metric.row() for result in results for metric in result.metrics])
     scores = pa.concat_tables([table for result in results for table in result.scores])
     write_table(store, metrics, *folder, "metrics.parquet")
     write_table(store, scores, *folder, "scores.parquet")

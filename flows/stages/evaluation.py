@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,14 +40,17 @@ from tasks.detector.calibration import threshold
 from tasks.evaluation.attacks import find_attack
 from tasks.evaluation.comparison import Comparison, compare
 from tasks.evaluation.corruptions import CORRUPTIONS
+from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
-from tasks.evaluation.scored import ScoredPart, join_parts
+from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.images.files import SourceError
 from tasks.images.listing import list_images
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import NetworkSpec
 from tasks.network.split import split_by
+
+Key = tuple[str, Treatment]
 
 ROWS, ATTACKED_ROWS = 512, 64  # images a part
 CALIBRATING = (5, 10, 20, 40)  # patients
@@ -59,7 +61,7 @@ ALPHAS = (0.01, 0.05)
 class SeedResult:
     """What the evaluation of one detector came to."""
 
-    metrics: list[dict[str, Any]]
+    metrics: list[Metric]
     scores: list[pa.Table]
     examples: list[Example]
     unseen: int
@@ -71,32 +73,22 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
     others = {name: _set_name(name) for name in asked.ood}
-    clean = {name: _parts(run, name, CLEAN, ROWS) for name in ("fitted", TEST, *others.values())}
+    sets = ("fitted", TEST, *others.values())
+    clean = {name: _parts(run, name, CLEAN, ROWS) for name in sets}
     extract(client, [job for jobs in clean.values() for job in jobs], f"{card.name}: features")
     seen = _seen(clean["fitted"], model)
     choose_images(run, clean[TEST], seen, asked.attacked)
     for name in (SAMPLED, ATTACKED):
         clean[name] = _parts(run, name, CLEAN, ROWS)
-    treated = {
-        (images, treatment): _parts(run, images, treatment, size)
-        for images, size, treatments in (
-            (SAMPLED, ROWS, _corruptions()),
-            (ATTACKED, ATTACKED_ROWS, _attacks(asked.attacks)),
-        )
-        for treatment in treatments
-    }
-    wanted = {(name, CLEAN): jobs for name, jobs in clean.items() if name != "fitted"} | treated
+    wanted = {(name, CLEAN): jobs for name, jobs in clean.items() if name != "fitted"}
+    wanted |= _treated(run, asked.attacks)
     title = f"{card.name}: corruptions and attacks"
     extract(client, [job for jobs in wanted.values() for job in jobs], title)
     stages = every_stage(NetworkSpec.from_dict(model.network))
     fit_compared(client, [FitJob(run, tap, tuple(clean["fitted"])) for tap in reversed(stages)])
     scored = {key: join_parts(found) for key, found in score(client, wanted).items()}
-    left_out = 0
-    for name in (TEST, *others.values()):
-        whole = scored[name, CLEAN]
-        scored[name, CLEAN] = whole.without(seen)
-        left_out += len(whole) - len(scored[name, CLEAN])
-    unseen_rows = scored[TEST, CLEAN].forms[FILE].rows
+    before = sum(map(len, scored.values()))
+    scored |= {(name, CLEAN): scored[name, CLEAN].without(seen) for name in sets[1:]}
     findings = Findings(
         model=card.model,
         classes=model.classes,
@@ -108,20 +100,34 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
         scored=scored,
         other_sets=others,
     )
-    rows = [
-        *findings.diagnosis_rows(),
-        *false_alarm_rows(client, run, clean, unseen_rows, card.model, seed),
-        *findings.covariate_rows(),
-        *findings.attack_rows(),
-        *(row for found in compare_all(client, findings.comparisons()) for row in found),
-    ]
     return SeedResult(
-        rows,
+        _metrics(client, run, findings, clean),
         findings.score_tables(),
         findings.examples() if seed == 0 else [],
-        len(scored[TEST, CLEAN]),
-        left_out,
+        unseen=len(scored[TEST, CLEAN]),
+        left_out=before - sum(map(len, scored.values())),
     )
+
+
+def _treated(run: Run, attacks: list[str]) -> dict[Key, list[PartJob]]:
+    """The parts of the sampled images under every corruption, and of the attacked ones."""
+    corrupted = {(SAMPLED, each): _parts(run, SAMPLED, each, ROWS) for each in _corruptions()}
+    return corrupted | {
+        (ATTACKED, each): _parts(run, ATTACKED, each, ATTACKED_ROWS) for each in _attacks(attacks)
+    }
+
+
+def _metrics(
+    client: Client, run: Run, findings: Findings, clean: dict[str, list[PartJob]]
+) -> list[Metric]:
+    unseen_rows = findings.scored[TEST, CLEAN].forms[FILE].rows
+    return [
+        *findings.diagnosis_rows(),
+        *false_alarm_rows(client, run, clean, unseen_rows, findings.model, findings.seed),
+        *findings.covariate_rows(),
+        *findings.attack_rows(),
+        *(metric for found in compare_all(client, findings.comparisons()) for metric in found),
+    ]
 
 
 def _set_name(given: str) -> str:
@@ -239,9 +245,6 @@ def fit_compared(client: Client, jobs: list[FitJob]) -> None:
         pass
 
 
-Key = tuple[str, Treatment]
-
-
 @task(cache_policy=NO_CACHE)
 def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[ScoredPart]]:
     """Score every part of every set under every treatment."""
@@ -254,7 +257,7 @@ def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[Scor
 
 
 @task(cache_policy=NO_CACHE)
-def compare_all(client: Client, jobs: list[Comparison]) -> list[list[dict[str, Any]]]:
+def compare_all(client: Client, jobs: list[Comparison]) -> list[list[Metric]]:
     """Compare the detectors on every set."""
     return list(run_in_order(client, compare, jobs, title="compare"))
 
@@ -267,27 +270,20 @@ def false_alarm_rows(
     unseen_rows: NDArray[np.int64],
     model: str,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Metric]:
     """Realised false-alarm rates by the way of calibrating and the number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
     counts = [count for count in CALIBRATING if count < patients] or [patients]
     fitted, unseen = tuple(clean["fitted"]), tuple(clean[TEST])
     jobs = [FalseAlarmJob(run, n, unseen_rows, fitted, unseen, ALPHAS) for n in counts]
     return [
-        {
-            "model": model,
-            "seed": seed,
-            "group": "false alarms",
-            "set": found.method,
-            "strength": float(found.patients),
-            "against": None,
-            "images": "as files",
-            "detector": "slidewatch",
-            "metric": f"by {unit} at {found.alpha:g}",
-            **rate._asdict(),
-            "positives": 0,
-            "negatives": found.images,
-        }
+        Metric(
+            Subject(model, seed, "false alarms", found.method, float(found.patients)),
+            OWN,
+            f"by {unit} at {found.alpha:g}",
+            rate,
+            negatives=found.images,
+        )
         for results in run_in_order(client, false_alarms, jobs, title="false alarms")
         for found in results
         for unit, rate in (("patient", found.by_patient), ("image", found.by_image))

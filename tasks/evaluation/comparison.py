@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tasks.evaluation.metrics import detection, interval, resampled
+from tasks.evaluation.metrics import Metric, Subject, detection, interval, resampled
 from tasks.types import Float
 
 REPEATS = 1000
@@ -44,20 +44,20 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Abnormal images against ordinary ones, with the words that say which.
+    """Abnormal images, which are the subject, against ordinary ones.
 
-    ``names`` go into every row of metrics; ``teachers`` are ordinary and attacked images that the
+    ``teachers`` are ordinary and attacked images that the
     regression for unseen attacks learns from.
     """
 
-    names: Mapping[str, Any]
+    subject: Subject
     ordinary: Side
     abnormal: Side
     teachers: tuple[Side, Side] | None
 
 
-def compare(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every metric of every detector, a row each, with bootstrap intervals over patients.
+def compare(comparison: Comparison) -> list[Metric]:
+    """Compute every metric of every detector, with bootstrap intervals over patients.
 
     ``caught`` is the share of abnormal images that are found when as many ordinary ones are false
     alarms as the verdict (abnormal or uncertain) has.
@@ -68,22 +68,9 @@ def compare(comparison: Comparison) -> list[dict[str, Any]]:
     clusters = np.r_[ordinary.clusters, abnormal.clusters]
     weights = resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
     alarms = float(ordinary.verdict.mean())
-    rows: list[dict[str, Any]] = []
 
-    def add(detector: str, metric: str, value: float, draws: Float) -> None:
-        found = interval(value, draws)
-        rows.append(
-            {
-                **comparison.names,
-                "detector": detector,
-                "metric": metric,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "positives": m,
-                "negatives": n,
-            }
-        )
+    def metric(detector: str, name: str, value: float, draws: Float) -> Metric:
+        return Metric(comparison.subject, detector, name, interval(value, draws), m, n)
 
     scores = {
         name: np.r_[ordinary.scores[name], values]
@@ -91,14 +78,17 @@ def compare(comparison: Comparison) -> list[dict[str, Any]]:
         if name in ordinary.scores
     }
     scores |= _regressions(comparison, truth, clusters)
+    found: list[Metric] = []
     for name, values in scores.items():
         whole, draws = detection(truth, values), detection(truth, values, weights)
-        for metric, value in whole.items():
-            add(name, metric, float(value[0]), draws[metric])
-        add(name, "caught", *_caught(values[truth], values[~truth], alarms, weights[:, truth]))
-    add(VERDICT, "caught", *_share(abnormal.verdict, weights[:, truth]))
-    add(VERDICT, "false alarms", *_share(ordinary.verdict, weights[:, ~truth]))
-    return rows
+        found += [metric(name, kind, float(value[0]), draws[kind]) for kind, value in whole.items()]
+        caught = _caught(values[truth], values[~truth], alarms, weights[:, truth])
+        found.append(metric(name, "caught", *caught))
+    return [
+        *found,
+        metric(VERDICT, "caught", *_share(abnormal.verdict, weights[:, truth])),
+        metric(VERDICT, "false alarms", *_share(ordinary.verdict, weights[:, ~truth])),
+    ]
 
 
 def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:

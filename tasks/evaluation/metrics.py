@@ -6,7 +6,8 @@ patients are resampled instead.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,58 @@ from sklearn.metrics import roc_auc_score
 Float = NDArray[np.float64]
 
 
+AS_FILES, AS_COMPUTED = "as files", "as computed"  # forms of images that are measured
+
+
 class Interval(NamedTuple):
     """An estimate with the bounds of its 95% interval."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which images a metric is about, and which model and seed.
+
+    ``strength`` is as `tasks.evaluation.parts.Treatment` has it, ``against`` says which ordinary
+    images they are told from.
+    """
+
+    model: str
+    seed: int
+    group: str
+    set: str
+    strength: float | None = None
+    against: str | None = None
+    images: str = AS_FILES
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What was measured of a subject, with numbers of abnormal images and of ordinary ones.
+
+    ``detector`` is None where the classifier or an attack itself is measured.
+    """
+
+    subject: Subject
+    detector: str | None
+    metric: str
+    found: Interval
+    positives: int = 0
+    negatives: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """Make the metric a row of a table."""
+        return {
+            **asdict(self.subject),
+            "detector": self.detector,
+            "metric": self.metric,
+            **self.found._asdict(),
+            "positives": self.positives,
+            "negatives": self.negatives,
+        }
 
 
 def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:

@@ -1,7 +1,7 @@
 """Turn the scored images of an evaluation into the rows and the examples of its report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.evaluation.comparison import VERDICT, Comparison, Side
-from tasks.evaluation.metrics import Interval, auroc, interval, resampled
+from tasks.evaluation.metrics import (
+    AS_COMPUTED,
+    AS_FILES,
+    Interval,
+    Metric,
+    Subject,
+    auroc,
+    interval,
+    resampled,
+)
 from tasks.evaluation.parts import CLEAN, COMPUTED, FILE, NOISE, Treatment, join, take
 from tasks.evaluation.scored import OWN, Scored, ScoredPart
 
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
-AS_FILES, AS_COMPUTED = "as files", "as computed"
 FEWEST = 2  # successful attacks without which there is nothing to compare
 REPEATS = 1000
 TEACHER = "fgsm"  # what the regression for unseen attacks learns from
@@ -50,8 +58,8 @@ class Findings:
     scored: Mapping[tuple[str, Treatment], ScoredPart]
     other_sets: Mapping[str, str]
 
-    def diagnosis_rows(self) -> list[dict[str, Any]]:
-        """How well unseen patients' cells are diagnosed, and how often the detector alarms."""
+    def diagnosis_rows(self) -> list[Metric]:
+        """Measure the diagnosis of unseen patients' cells, and how often the detector alarms."""
         test = self.scored[TEST, CLEAN].forms[FILE]
         clusters = _numbers(self._clusters(TEST, test))
         margin = test.logits[:, 0] - test.logits[:, 1:].max(axis=1)
@@ -62,53 +70,50 @@ class Findings:
                 for times in resampled(clusters, 200).astype(int)
             ]
         )
-        names = self._names("diagnosis", TEST, None)
-        alarm = Interval(self.threshold, np.nan, np.nan)
+        subject = self._subject("diagnosis", TEST)
         return [
-            self._rate(names, None, "accuracy", test.right, clusters),
-            _row(names, None, "AUROC", interval(area, draws), len(margin), 0),
-            _row(names, OWN, "threshold", alarm, 0, 0),
-            *self._verdict_rows(names, test, clusters),
+            self._rate(subject, None, "accuracy", test.right, clusters),
+            Metric(subject, None, "AUROC", interval(area, draws), len(margin)),
+            Metric(subject, OWN, "threshold", Interval(self.threshold)),
+            *self._verdict_rows(subject, test, clusters),
         ]
 
-    def covariate_rows(self) -> list[dict[str, Any]]:
-        """What corruptions do to the diagnosis, and how often the detector alarms."""
+    def covariate_rows(self) -> list[Metric]:
+        """Measure what corruptions do to the diagnosis, and how often the detector alarms."""
         rows = []
         for treatment in self._treatments("corruption"):
             changed = self.scored[SAMPLED, treatment].forms[FILE]
             clusters = _numbers(self._clusters(SAMPLED, changed))
-            names = self._names("covariate", treatment.name, treatment.strength)
+            subject = self._subject("covariate", treatment.name, treatment.strength)
             rows += [
-                self._rate(names, None, "accuracy", changed.right, clusters),
-                *self._verdict_rows(names, changed, clusters),
+                self._rate(subject, None, "accuracy", changed.right, clusters),
+                *self._verdict_rows(subject, changed, clusters),
             ]
         return rows
 
-    def attack_rows(self) -> list[dict[str, Any]]:
-        """How often attacks succeed, how large they are, and whether other models fall for them."""
+    def attack_rows(self) -> list[Metric]:
+        """Measure how often attacks succeed, how large they are, and how often they transfer."""
         rows = []
         for treatment in self._treatments("attack"):
             part = self.scored[ATTACKED, treatment]
             clusters = _numbers(self._clusters(ATTACKED, part.forms[FILE]))
-            names = self._names("attack", treatment.name, treatment.strength)
+            subject = self._subject("attack", treatment.name, treatment.strength)
             for form, words in ((FILE, AS_FILES), (COMPUTED, AS_COMPUTED)):
                 fooled = ~part.forms[form].right
-                own = names | {"images": words}
+                own = replace(subject, images=words)
                 rows.append(self._rate(own, None, "success rate", fooled, clusters))
                 norms = part.norms[form]
                 for sizes, word in ((norms.l2, "L2"), (norms.linf, "Linf")):
                     sizes = sizes[fooled].astype(np.float64)
                     median = float(np.median(sizes)) if len(sizes) else float("nan")
-                    rows.append(
-                        _row(own, None, word, Interval(median, np.nan, np.nan), len(sizes), 0)
-                    )
-            rows += self._transfer_rows(part, names, clusters)
+                    rows.append(Metric(own, None, word, Interval(median), len(sizes)))
+            rows += self._transfer_rows(part, subject, clusters)
         return rows
 
     def _transfer_rows(
-        self, part: ScoredPart, names: dict[str, Any], clusters: NDArray[np.intp]
-    ) -> list[dict[str, Any]]:
-        """Of the images that fool this model and that the other one knew, how many fool it too."""
+        self, part: ScoredPart, subject: Subject, clusters: NDArray[np.intp]
+    ) -> list[Metric]:
+        """Measure how many images that fool this model fool the other one, which knew them, too."""
         if part.transfer is None:
             return []
         file = part.forms[FILE]
@@ -117,20 +122,21 @@ class Findings:
         tried = ~file.right & knew
         if not tried.any():
             return []
-        return [self._rate(names, None, "transfer", fell[tried], clusters[tried])]
+        return [self._rate(subject, None, "transfer", fell[tried], clusters[tried])]
 
     def comparisons(self) -> list[Comparison]:
-        """Every set of other images and every attack, against ordinary images."""
+        """Pair every set of other images and every attack with ordinary images."""
         ordinary = self._side(TEST, CLEAN, FILE)
         teachers = self._teachers()
         found = []
         for group_and_name, images in self.other_sets.items():
             group, name = group_and_name.split("/", 1)
             abnormal = self._side(images, CLEAN, FILE)
-            names = self._names(_with_mask(group, ordinary, abnormal), name, None)
-            found.append(Comparison(names | {"against": "clean"}, ordinary, abnormal, teachers))
+            subject = self._subject(_with_mask(group, ordinary, abnormal), name)
+            subject = replace(subject, against="clean")
+            found.append(Comparison(subject, ordinary, abnormal, teachers))
         for treatment in self._treatments("attack"):
-            names = self._names("attack", treatment.name, treatment.strength)
+            subject = self._subject("attack", treatment.name, treatment.strength)
             for form, words in ((FILE, AS_FILES), (COMPUTED, AS_COMPUTED)):
                 counted = self._counted(treatment, form)
                 if len(counted) < FEWEST:
@@ -142,12 +148,12 @@ class Findings:
                     ("clean", clean),
                     ("clean and noise", join([clean, noisy])),
                 ):
-                    own = names | {"images": words, "against": against}
+                    own = replace(subject, images=words, against=against)
                     found.append(Comparison(own, side, attacked, teachers))
         return found
 
     def score_tables(self) -> list[pa.Table]:
-        """A row for each image and detector, of every set and treatment."""
+        """Make a row for each image and detector, of every set and treatment."""
         tables = [self._score_table("ordinary", TEST, CLEAN, FILE, "clean", TEST)]
         for group_and_name, images in self.other_sets.items():
             group, name = group_and_name.split("/", 1)
@@ -169,7 +175,7 @@ class Findings:
         return tables
 
     def examples(self) -> list[Example]:
-        """Some images before and after each treatment, with what was said of them."""
+        """Choose some images before and after each treatment, with what was said of them."""
         found = []
         clean_forms = {
             ATTACKED: self.scored[ATTACKED, CLEAN].forms[FILE],
@@ -251,37 +257,29 @@ class Findings:
     def _clusters(self, images: str, scored: Scored) -> NDArray[np.str_]:
         return np.asarray(self.tables[images]["group"].to_pylist())[scored.rows]
 
-    def _names(self, group: str, images: str, strength: float | None) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "seed": self.seed,
-            "group": group,
-            "set": images,
-            "strength": strength,
-            "against": None,
-            "images": AS_FILES,
-        }
+    def _subject(self, group: str, images: str, strength: float | None = None) -> Subject:
+        return Subject(self.model, self.seed, group, images, strength)
 
     def _verdict_rows(
-        self, names: dict[str, Any], scored: Scored, clusters: NDArray[np.intp]
-    ) -> list[dict[str, Any]]:
+        self, subject: Subject, scored: Scored, clusters: NDArray[np.intp]
+    ) -> list[Metric]:
         abnormal = scored.p_value <= self.alpha
         return [
-            self._rate(names, OWN, "called abnormal", abnormal, clusters),
-            self._rate(names, VERDICT, "sent to review", self._review(scored), clusters),
+            self._rate(subject, OWN, "called abnormal", abnormal, clusters),
+            self._rate(subject, VERDICT, "sent to review", self._review(scored), clusters),
         ]
 
     def _rate(
         self,
-        names: dict[str, Any],
+        subject: Subject,
         detector: str | None,
         metric: str,
         hit: NDArray[np.bool_],
         clusters: NDArray[np.intp],
-    ) -> dict[str, Any]:
+    ) -> Metric:
         weights = resampled(clusters, REPEATS)
         draws = (weights @ hit) / weights.sum(axis=1)
-        return _row(names, detector, metric, interval(float(hit.mean()), draws), len(hit), 0)
+        return Metric(subject, detector, metric, interval(float(hit.mean()), draws), len(hit))
 
     def _score_table(
         self, group: str, images: str, treatment: Treatment, form: str, what: str, name: str
@@ -324,24 +322,6 @@ def _with_mask(group: str, ordinary: Side, abnormal: Side) -> str:
     """The group, with a word where images have borders as dark as ordinary cells have."""
     own, others = (side.scores["black border"] for side in (ordinary, abnormal))
     return f"{group}, masked" if np.median(others) <= np.quantile(own, 0.95) else group
-
-
-def _row(
-    names: dict[str, Any],
-    detector: str | None,
-    metric: str,
-    found: Interval,
-    positives: int,
-    negatives: int,
-) -> dict[str, Any]:
-    return {
-        **names,
-        "detector": detector,
-        "metric": metric,
-        **found._asdict(),
-        "positives": positives,
-        "negatives": negatives,
-    }
 
 
 def _numbers(keys: NDArray[np.str_]) -> NDArray[np.intp]:

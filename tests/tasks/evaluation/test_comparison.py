@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from tasks.evaluation.comparison import (
     Side,
     compare,
 )
-from tasks.evaluation.metrics import DETECTION
+from tasks.evaluation.metrics import DETECTION, Subject
 from tasks.evaluation.parts import join
 
 Array = NDArray[np.floating]
 PATIENTS = np.array([f"C{number}" for number in np.repeat(np.arange(12), 8)])
-NAMES = {"set": "malaria", "strength": None}
+SUBJECT = Subject("tiny", 0, "near", "malaria", against="clean")
 
 
 def side(
@@ -46,6 +46,10 @@ def side(
     )
 
 
+def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
+    return [metric.row() for metric in compare(comparison)]
+
+
 def values(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
     return {(row["detector"], row["metric"]): row["value"] for row in rows}
 
@@ -53,7 +57,7 @@ def values(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
 def compared(
     ordinary: Side, abnormal: Side, teachers: tuple[Side, Side] | None = None
 ) -> dict[tuple[str, str], float]:
-    return values(compare(Comparison(NAMES, ordinary, abnormal, teachers)))
+    return values(rows_of(Comparison(SUBJECT, ordinary, abnormal, teachers)))
 
 
 def noise(seed: int, width: int = 3, n: int = len(PATIENTS)) -> Array:
@@ -68,14 +72,14 @@ def test_there_is_a_row_for_every_detector_and_metric(taught: bool) -> None:
         side(noise(3)[:80], PATIENTS[:80], scores={k: v[:80] for k, v in scores[1].items()}),
     )
     teachers = (side(noise(4)), side(noise(5))) if taught else None
-    rows = compare(Comparison(NAMES, ordinary, abnormal, teachers))
+    rows = rows_of(Comparison(SUBJECT, ordinary, abnormal, teachers))
     detectors = ["a", "b", KNOWN_ATTACK, KNOWN_STACK] + [UNSEEN_ATTACK] * taught
     wanted = {(name, metric) for name in detectors for metric in (*DETECTION, "caught")}
     wanted |= {(VERDICT, "caught"), (VERDICT, "false alarms")}
     assert len(rows) == len(wanted)
     assert {(row["detector"], row["metric"]) for row in rows} == wanted
     for row in rows:
-        assert NAMES.items() <= row.items()
+        assert asdict(SUBJECT).items() <= row.items()
         assert (row["positives"], row["negatives"]) == (80, 96)
         assert row["low"] <= row["value"] <= row["high"]
 
@@ -84,7 +88,7 @@ def test_perfect_and_useless_scores() -> None:
     some = noise(0, n=96)[:, 0]
     ordinary = side(noise(1), scores={"perfect": -abs(some), "useless": some, "tied": 0 * some})
     abnormal = side(noise(1), scores={"perfect": 1 + abs(some), "useless": some, "tied": 0 * some})
-    rows = compare(Comparison(NAMES, ordinary, abnormal, None))
+    rows = rows_of(Comparison(SUBJECT, ordinary, abnormal, None))
     found = values(rows)
     assert [found["perfect", metric] for metric in (*DETECTION, "caught")] == [1.0] * 6
     lows = [row["low"] for row in rows if row["detector"] == "perfect"]
@@ -102,7 +106,7 @@ def test_an_interval_is_of_patients_that_are_drawn_on_both_sides_at_once() -> No
     level = 10.0 * np.unique(PATIENTS, return_inverse=True)[1]
     apart = np.repeat(np.arange(2), len(PATIENTS)) == 1
     both = np.r_[level, level + 1]
-    rows = compare(Comparison(NAMES, side(level[:, None]), side(level[:, None] + 1), None))
+    rows = rows_of(Comparison(SUBJECT, side(level[:, None]), side(level[:, None] + 1), None))
     (row,) = (r for r in rows if (r["detector"], r["metric"]) == ("own", "AUROC"))
     assert row["value"] == pytest.approx(roc_auc_score(apart, both))
     # A pair of one patient is right, of all others half are: 1/2 + the share of such pairs / 2.

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from storage.models.detectors import DetectorCard
 from tasks.evaluation.attacks import ATTACKS
 from tasks.evaluation.comparison import VERDICT, Comparison
 from tasks.evaluation.corruptions import CORRUPTIONS
+from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES, Metric
 from tasks.evaluation.parts import (
     CLEAN,
     COMPUTED,
@@ -24,7 +26,7 @@ from tasks.evaluation.parts import (
     Transfer,
     Treatment,
 )
-from tasks.evaluation.results import AS_COMPUTED, AS_FILES, ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import OWN, Scored, ScoredPart, join_parts
 from tasks.visualisation.robustness_page import SCORES
 from tasks.visualisation.robustness_tables import METRICS
@@ -157,11 +159,15 @@ def findings(
     )
 
 
-def rows_of(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+Rows = Sequence[Metric | dict[str, Any]]
+
+
+def rows_of(metrics: Rows, **wanted: Any) -> list[dict[str, Any]]:
+    rows = [each.row() if isinstance(each, Metric) else each for each in metrics]
     return [row for row in rows if wanted.items() <= row.items()]
 
 
-def value_of(rows: list[dict[str, Any]], **wanted: Any) -> float:
+def value_of(rows: Rows, **wanted: Any) -> float:
     (row,) = rows_of(rows, **wanted)
     return float(row["value"])
 
@@ -170,7 +176,7 @@ def value_of(rows: list[dict[str, Any]], **wanted: Any) -> float:
 
 
 def compared(found: list[Comparison], **names: Any) -> Comparison:
-    (one,) = [each for each in found if names.items() <= each.names.items()]
+    (one,) = [each for each in found if names.items() <= vars(each.subject).items()]
     return one
 
 
@@ -187,8 +193,8 @@ def test_an_attack_counts_where_clean_and_noise_are_right_and_the_attacked_is_wr
             patients = [f"C{i // 2}" for i in counted]
             assert one.abnormal.clusters.tolist() == patients
             assert one.ordinary.clusters.tolist() == patients * (1 + bool(noisy))
-            assert (one.names["set"], one.names["strength"]) == ("fgsm", 8 / 255)
-            assert one.names["group"] == "attack"
+            assert (one.subject.set, one.subject.strength) == ("fgsm", 8 / 255)
+            assert one.subject.group == "attack"
 
 
 def test_margins_are_between_the_largest_logits() -> None:
@@ -229,7 +235,7 @@ def test_success_and_norms_are_of_images_that_fool() -> None:
     assert value_of(rows, metric="Linf", images=AS_FILES) == pytest.approx(0.3)
     assert value_of(rows, metric="L2", images=AS_COMPUTED) == 30
     assert value_of(rows, metric="Linf", images=AS_COMPUTED) == pytest.approx(0.03)
-    assert {row["detector"] for row in rows} == {None}
+    assert {row["detector"] for row in rows_of(rows)} == {None}
     assert {row["positives"] for row in rows_of(rows, metric="L2")} == {5}
     assert not rows_of(rows, metric="transfer")
 
@@ -276,14 +282,14 @@ def test_a_group_is_masked_where_its_borders_are_as_dark_as_cells_have(
         test=scored([1] * 8, border=ordinary),
     ).comparisons()
     (one,) = found
-    assert (one.names["group"], one.names["set"], one.names["against"]) == (group, "white", "clean")
+    assert (one.subject.group, one.subject.set, one.subject.against) == (group, "white", "clean")
 
 
 def test_one_bright_border_among_dark_ones_does_not_decide() -> None:
     dark = scored([1] * 9)
     odd = replace(dark, scores=dark.scores | {"black border": np.r_[np.zeros(8), 1.0]})
     (one,) = findings(others={"white": part(odd)}).comparisons()
-    assert one.names["group"] == "near, masked"
+    assert one.subject.group == "near, masked"
 
 
 def test_other_images_are_compared_with_ordinary_ones_of_the_test() -> None:
@@ -321,7 +327,7 @@ def test_diagnoses_are_right_or_not_and_ranked_by_their_margin() -> None:
 
 def test_corruptions_are_false_alarms_and_lost_accuracy() -> None:
     rows = findings().covariate_rows()
-    assert {(row["group"], row["set"], row["strength"]) for row in rows} == {
+    assert {(row["group"], row["set"], row["strength"]) for row in rows_of(rows)} == {
         ("covariate", "defocus", 3.0)
     }
     assert value_of(rows, metric="accuracy") == 1 / 4
@@ -330,7 +336,8 @@ def test_corruptions_are_false_alarms_and_lost_accuracy() -> None:
 
 def test_rows_have_the_columns_of_the_report() -> None:
     found = findings({FGSM: attacked_part()})
-    for row in [*found.diagnosis_rows(), *found.covariate_rows(), *found.attack_rows()]:
+    made = [*found.diagnosis_rows(), *found.covariate_rows(), *found.attack_rows()]
+    for row in rows_of(made):
         assert set(METRICS.names) <= row.keys()
         assert (row["model"], row["seed"]) == ("tiny", 2)
 

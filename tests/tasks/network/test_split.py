@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -7,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tasks.network.split import PARTS, Split, SplitError, split, split_by
+from tests.support.paths import ROOT
 
 FRACTIONS = st.tuples(*[st.floats(0.05, 1)] * 3)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -136,3 +139,9 @@ def test_the_coarsest_unit_that_every_image_has_is_kept_whole(
     patient_ids: list[str | None], slide_ids: list[str | None], expected: str
 ) -> None:
     assert split_by(patient_ids, slide_ids) == expected
+
+
+def test_a_split_is_made_without_importing_pytorch() -> None:
+    """A coordinator splits images long before it needs a network."""
+    program = "import sys, tasks.network.split; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
