@@ -4,7 +4,7 @@ import json
 import time
 from collections import defaultdict
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +35,11 @@ from storage.records import now
 from storage.reports.evaluations import Evaluation, start_evaluation
 from storage.store import Store, StoreError
 from tasks.evaluation.attacks import ATTACKS, find_attack
+from tasks.evaluation.metrics import AS_FILES, metrics_table
+from tasks.evaluation.scored import OWN
 from tasks.images.files import SourceError
 from tasks.visualisation.robustness_page import robustness_page
-from tasks.visualisation.robustness_tables import METRICS, robustness_markdown
+from tasks.visualisation.robustness_tables import robustness_markdown
 
 
 class EvaluationOutcome(Outcome):
@@ -188,7 +190,7 @@ def _publish(
 ) -> EvaluationOutcome:
     """Write the tables and the report."""
     folder = ("evaluations", evaluation.name)
-    metrics = _table([metric.row() for result in results for metric in result.metrics])
+    metrics = metrics_table(metric for result in results for metric in result.metrics)
     scores = pa.concat_tables([table for result in results for table in result.scores])
     write_table(store, metrics, *folder, "metrics.parquet")
     write_table(store, scores, *folder, "scores.parquet")
@@ -222,22 +224,12 @@ def _publish(
     )
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Make a table of `METRICS` from rows; what is not a number is null."""
-    columns = []
-    for field in METRICS:
-        values = [row[field.name] for row in rows]
-        # Where nothing can be said, a null says so; NaN is a number to most who ask.
-        columns.append(pa.array(values, field.type, from_pandas=True))
-    return pa.Table.from_arrays(columns, schema=METRICS)
-
-
 def _mean_auroc(metrics: pa.Table) -> dict[str, float]:
     """The AUROC of slidewatch's score against clean images, by set and strength."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in metrics.to_pylist():
         wanted = (row["detector"], row["metric"], row["against"], row["images"])
-        if wanted == ("slidewatch", "AUROC", "clean", "as files"):
+        if wanted == (OWN, "AUROC", "clean", AS_FILES):
             strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
             found[f"{row['group']}: {row['set']}{strength}"].append(row["value"])
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -5,11 +5,12 @@ patients are resampled instead.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -68,6 +69,41 @@ class Metric:
             "positives": self.positives,
             "negatives": self.negatives,
         }
+
+
+# One row per seed, set, detector and metric. ``strength`` is a Linf distance on pixels in [0, 1]
+# for attacks, a level (1 to 5) for covariate shift, a number of calibrating patients for false
+# alarms; ``detector`` is null where the attack or the network itself is measured. Detectors are
+# shown in the order in which the table first names them, the product's own before all others.
+METRICS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("seed", pa.int64()),
+        ("group", pa.string()),
+        ("set", pa.string()),
+        ("strength", pa.float64()),
+        ("images", pa.string()),
+        ("against", pa.string()),
+        ("detector", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("positives", pa.int64()),
+        ("negatives", pa.int64()),
+    ]
+)
+
+
+def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
+    """Make a table of `METRICS`; what is not a number is null."""
+    rows = [metric.row() for metric in metrics]
+    # Where nothing can be said, a null says so; NaN is a number to most who ask.
+    columns = [
+        pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
+        for field in METRICS
+    ]
+    return pa.Table.from_arrays(columns, schema=METRICS)
 
 
 def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:

@@ -1,6 +1,6 @@
 """The report of an evaluation as an HTML page.
 
-``METRICS`` and ``SCORES`` are the two tables it is made from.
+It is made from two tables, ``SCORES`` and ``METRICS`` of `tasks.evaluation.metrics`.
 """
 
 import io
@@ -15,35 +15,36 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from tasks.evaluation.metrics import AS_FILES, METRICS
 from tasks.evaluation.results import Example
+from tasks.evaluation.scored import OWN
+from tasks.evaluation.seeds import (
+    ALARMS,
+    ATTACK,
+    COVARIATE,
+    ORDINARY,
+    THRESHOLD,
+    Column,
+    Compared,
+    Means,
+    means_over_seeds,
+    rank,
+)
 from tasks.visualisation import charts
 from tasks.visualisation.page import data_uri, render
 from tasks.visualisation.robustness_tables import (
     ACCURACY,
     ALARM,
-    ALARMS,
-    ATTACK,
     CHANGED,
     CLEAN,
-    COVARIATE,
-    FILES,
-    METRICS,
     NOISE,
-    ORDINARY,
-    OWN,
     SHOWN,
     SUMMARISED,
-    THRESHOLD,
-    Column,
-    Comparison,
-    Means,
     detectors_of,
     group_tables,
     groups_of,
     main_detectors,
-    means_over_seeds,
     note,
-    rank,
     set_label,
     summary_tables,
 )
@@ -120,7 +121,7 @@ def robustness_page(
 def _scores_by_detector(scores: pa.Table) -> Drawn:
     """Finite scores that count, of images as files, an array (n,) for each place, in order."""
     table = scores.select(SCORES.names).cast(SCORES)
-    usable = pc.and_(pc.equal(table["images"], FILES), pc.is_finite(table["score"]))
+    usable = pc.and_(pc.equal(table["images"], AS_FILES), pc.is_finite(table["score"]))
     table = table.filter(pc.and_(usable, table["counted"]))
     keys = ["seed", "detector", "group", "set", "strength", "treatment"]
     found = table.group_by(keys, use_threads=False).aggregate([("score", "list")])
@@ -173,7 +174,7 @@ def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
     for place in sorted(weakest.values(), key=lambda place: rank(place.group))[:MOST_CURVES]:
         curves = {detector: _mean_roc(drawn, place, detector) for detector in detectors}
         if any(len(false) for false, _ in curves.values()):
-            title = f"{place.group}: {set_label(Comparison(*place[:3], None, None))}"
+            title = f"{place.group}: {set_label(Compared(*place[:3], None, None))}"
             chart = charts.roc_curves(curves, title=f"ROC curves, {title}")
             found.append((title, Markup(chart)))
     return found
@@ -265,7 +266,7 @@ def _line(means: Means, group: str, name: str, column: Column, unit: float) -> t
         for comparison, row in means.items()
         if (comparison.group, comparison.set) == (group, name)
         and comparison.strength is not None
-        and comparison.images in (None, FILES)
+        and comparison.images in (None, AS_FILES)
         and comparison.against in (None, CLEAN)
         and column in row
     ]

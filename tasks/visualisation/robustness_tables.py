@@ -1,92 +1,41 @@
 """The tables of a robustness report: what each detector catches, over seeds.
 
-``METRICS`` is what they are made from. A figure is the mean over seeds; its spread is the smallest
-and the largest seed, or of a single seed the 95% patient-bootstrap interval.
+They are made from ``METRICS`` of `tasks.evaluation.metrics`. A figure is the mean over seeds; its
+spread is the smallest and the largest seed, or of a single seed the 95% patient-bootstrap interval.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from tasks.evaluation.comparison import VERDICT
+from tasks.evaluation.metrics import AS_FILES
+from tasks.evaluation.scored import OWN
+from tasks.evaluation.seeds import (
+    ALARMS,
+    ATTACK,
+    COVARIATE,
+    ORDINARY,
+    Column,
+    Compared,
+    Mean,
+    Means,
+    means_over_seeds,
+)
 from tasks.visualisation import charts
 from tasks.visualisation.charts import decimals
 
-# One row per seed, set, detector and metric. ``strength`` is a Linf distance on pixels in [0, 1]
-# for attacks, a level (1 to 5) for covariate shift, a number of calibrating patients for false
-# alarms; ``detector`` is null where the attack or the network itself is measured. Detectors are
-# shown in the order in which the table first names them, the product's own before all others.
-METRICS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("seed", pa.int64()),
-        ("group", pa.string()),
-        ("set", pa.string()),
-        ("strength", pa.float64()),
-        ("images", pa.string()),
-        ("against", pa.string()),
-        ("detector", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("positives", pa.int64()),
-        ("negatives", pa.int64()),
-    ]
-)
-OWN, VERDICT = "slidewatch", "slidewatch verdict"
-FILES, CLEAN, NOISE, CHANGED = "as files", "clean", "noise", "changed"
-COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "diagnosis"
-# Groups stand in this order, all others, which are of foreign images, before these.
-FIRST = ("near", "near, masked", "far")
-LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS)
-ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS)  # to call such a cell abnormal is a false alarm
+CLEAN, NOISE, CHANGED = "clean", "noise", "changed"
 SUMMARISED = ("AUROC", "caught")
 ALARM, ACCURACY = "called abnormal", "accuracy"
 # To score higher is better in these.
 RANKED = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out", "caught")
-THRESHOLD = "threshold"  # a metric that is drawn, not tabulated: the own detector's, by seed
 SHOWN = len(charts.PALETTE)  # detectors in a summary, series in a chart
 # The first detector whose name begins so goes into summaries and charts before others do.
 MAIN = (OWN, VERDICT, "maximum softmax", "energy", "ODIN", "k nearest", "mahalanobis")
 LEARNED = "known-attack"
-
-_COMPARISON = ["group", "set", "strength", "images", "against"]
-
-
-class Comparison(NamedTuple):
-    """What one row of a table is about."""
-
-    group: str
-    set: str
-    strength: float | None
-    images: str | None
-    against: str | None
-
-
-class Column(NamedTuple):
-    """What one column of a table is about; the network or the attack where there is no detector."""
-
-    detector: str | None
-    metric: str
-
-
-class Mean(NamedTuple):
-    """A figure over seeds; counts are the smallest and the largest over seeds."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    seeds: int
-    positives: tuple[int | None, int | None]
-    negatives: tuple[int | None, int | None]
-
-
-Means = dict[Comparison, dict[Column, Mean]]
 
 
 @dataclass(frozen=True)
@@ -115,36 +64,6 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def over_seeds(metrics: pa.Table) -> pa.Table:
-    """One row per comparison, detector and metric, in the order in which the table names them.
-
-    Args:
-        metrics: as ``METRICS``; other columns are ignored.
-
-    Returns:
-        The keys with ``mean``, ``min``, ``max`` of the finite values, ``low`` and ``high``, the
-        outermost bounds of the seeds' intervals, ``seeds``, how many have a value, and the
-        smallest and largest numbers of images, ``positives_min`` to ``negatives_max``.
-    """
-    table = metrics.select(METRICS.names).cast(METRICS)
-    finite = {name: pc.is_finite(table[name]) for name in ("value", "low", "high")}
-    for name, known in (finite | {"seed": finite["value"]}).items():
-        values = pc.if_else(known, table[name], pa.scalar(None, table[name].type))
-        table = table.set_column(table.schema.get_field_index(name), name, values)
-    counts = [(name, how) for name in ("positives", "negatives") for how in ("min", "max")]
-    reduced = table.group_by([*_COMPARISON, "detector", "metric"], use_threads=False).aggregate(
-        [
-            *(("value", how) for how in ("mean", "min", "max")),
-            ("low", "min"),
-            ("high", "max"),
-            ("seed", "count_distinct"),
-            *counts,
-        ]
-    )
-    names = {"value_mean": "mean", "value_min": "min", "value_max": "max", "low_min": "low"}
-    return reduced.rename_columns(names | {"high_max": "high", "seed_count_distinct": "seeds"})
-
-
 def robustness_markdown(title: str, facts: Mapping[str, str], metrics: pa.Table) -> str:
     """The facts and the tables of the page, as Markdown; arguments as of ``robustness_page``."""
     means = means_over_seeds(metrics)
@@ -157,46 +76,6 @@ def robustness_markdown(title: str, facts: Mapping[str, str], metrics: pa.Table)
         parts.append(f"## {_plain(group.capitalize())}")
         parts += [_markdown(table) for table in group_tables(means, group)]
     return "\n\n".join(parts) + "\n"
-
-
-def means_over_seeds(metrics: pa.Table) -> Means:
-    """The figures of every comparison, in the order in which reports show them."""
-    means: Means = {}
-    for row in over_seeds(metrics).to_pylist():
-        if row["metric"] == THRESHOLD:
-            continue
-        comparison = Comparison(
-            row["group"] or "", row["set"] or "", row["strength"], row["images"], row["against"]
-        )
-        one = row["seeds"] == 1
-        means.setdefault(comparison, {})[Column(row["detector"], row["metric"] or "")] = Mean(
-            row["mean"],
-            row["low" if one else "min"],
-            row["high" if one else "max"],
-            row["seeds"],
-            (row["positives_min"], row["positives_max"]),
-            (row["negatives_min"], row["negatives_max"]),
-        )
-    sets = {key: i for i, key in reversed(list(enumerate((c.group, c.set) for c in means)))}
-
-    def place(comparison: Comparison) -> tuple[Any, ...]:
-        group, name, strength, images, against = comparison
-        return (
-            rank(group),
-            sets[group, name],
-            -np.inf if strength is None else strength,
-            images != FILES,
-            images or "",
-            against or "",
-        )
-
-    return {comparison: means[comparison] for comparison in sorted(means, key=place)}
-
-
-def rank(group: str) -> tuple[int, str]:
-    """Where a group stands among others."""
-    places = {name: i for i, name in enumerate((*FIRST, None, *LAST))}
-    return places.get(group, len(FIRST)), group
 
 
 def groups_of(means: Means) -> list[str]:
@@ -247,7 +126,7 @@ def summary_tables(means: Means) -> list[Table]:
         comparison: row
         for comparison, row in means.items()
         if comparison.group not in ORDINARY
-        and comparison.images == FILES
+        and comparison.images == AS_FILES
         and comparison.against in (None, CLEAN)
     }
     return _by_detector(kept, SUMMARISED, main_detectors(detectors_of(means)), _seeds(means))
@@ -375,12 +254,12 @@ def _counts(row: Sequence[Mean | None], side: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def set_label(comparison: Comparison) -> str:
+def set_label(comparison: Compared) -> str:
     """What a set and its strength are called."""
     return ", ".join(filter(None, [comparison.set, _strength_label(comparison)]))
 
 
-def _strength_label(comparison: Comparison) -> str:
+def _strength_label(comparison: Compared) -> str:
     strength = comparison.strength
     if strength is None:
         return ""

@@ -15,7 +15,7 @@ from storage.models.detectors import DetectorCard
 from tasks.evaluation.attacks import ATTACKS
 from tasks.evaluation.comparison import VERDICT, Comparison
 from tasks.evaluation.corruptions import CORRUPTIONS
-from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES, Metric
+from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES, METRICS, Metric
 from tasks.evaluation.parts import (
     CLEAN,
     COMPUTED,
@@ -29,7 +29,6 @@ from tasks.evaluation.parts import (
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import OWN, Scored, ScoredPart, join_parts
 from tasks.visualisation.robustness_page import SCORES
-from tasks.visualisation.robustness_tables import METRICS
 from tests.support.models import CLASSES
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)

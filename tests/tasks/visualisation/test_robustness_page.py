@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.evaluation.metrics import METRICS
 from tasks.evaluation.results import Example
+from tasks.evaluation.seeds import over_seeds
 from tasks.visualisation.robustness_page import SCORES, robustness_page
-from tasks.visualisation.robustness_tables import METRICS, over_seeds, robustness_markdown
+from tasks.visualisation.robustness_tables import robustness_markdown
 from tests.support.pages import Page
 
 SCRIPT = "<script>alert(1)</script>"
