@@ -19,6 +19,7 @@ from flows.monitoring.telemetry import observed
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
+from flows.stages.training import TrainingRecipe
 from flows.train import train
 from storage.batches.manifests import load_batch
 from storage.leases import lease
@@ -33,7 +34,7 @@ from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
 from storage.reports.evaluations import Evaluation, start_evaluation
-from storage.store import Store, StoreError
+from storage.store import Store
 from tasks.evaluation.attacks import ATTACKS, find_attack
 from tasks.evaluation.metrics import AS_FILES, metrics_table
 from tasks.evaluation.scored import OWN
@@ -146,31 +147,12 @@ def _digest_name(wanted: Evaluation) -> str:
 
 def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) -> DetectorCard:
     """The detector of the same recipe with another seed, trained and fitted unless it is there."""
-    card = load_card(store, first.model)
-    recipe, network = card.training, card.network
-    if "fractions" not in recipe:
-        raise StoreError(
-            f"the card of model {first.model}, made by an older slidewatch, does not say how it "
-            "was split: train it anew to repeat it with other seeds"
-        )
-    name = f"{first.model}-seed-{recipe['seed'] + seed}"
+    recipe = TrainingRecipe.from_card(load_card(store, first.model))
+    recipe = recipe.with_seed(recipe.plan.seed + seed)
+    name = f"{first.model}-seed-{recipe.plan.seed}"
     if name not in {model.name for model in list_models(store)}:
         tell(f"training {name}")
-        train(
-            recipe["images"],
-            model=name,
-            network=network["network"],
-            weights=recipe["weights"],
-            taps=network["taps"],
-            frozen=network["frozen"],
-            side=network["side"],
-            epochs=recipe["epochs"],
-            rate=recipe["peak_rate"],
-            fractions=recipe["fractions"],
-            seed=recipe["seed"] + seed,
-            limit=recipe["limit"],
-            settings=settings,
-        )
+        train(**recipe.options(), model=name, settings=settings)
     alike = settings.model_copy(
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )
