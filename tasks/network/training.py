@@ -79,17 +79,11 @@ def train(
     Raises:
         DivergedError: a loss is not finite.
     """
-    device = classifier.mean.device
     generator = torch.Generator().manual_seed(plan.seed)
     torch.manual_seed(plan.seed)  # dropout, where a network has it, draws from the global generator
-    targets = torch.as_tensor(np.asarray(labels, np.int64))
     steps = math.ceil(len(train_rows) / plan.batch)
-    learned = [p for p in classifier.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=plan.peak_rate, weight_decay=plan.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=plan.peak_rate, total_steps=plan.epochs * steps
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    targets = torch.as_tensor(np.asarray(labels, np.int64))
+    learner = _Learner(classifier, plan, plan.epochs * steps)
     epochs: list[Epoch] = []
     best: dict[str, Tensor] = {}
     for number in range(1, plan.epochs + 1):
@@ -97,17 +91,10 @@ def train(
         classifier.train()
         order = train_rows[torch.randperm(len(train_rows), generator=generator).numpy()]
         for rows in np.array_split(order, steps):
-            batch = augment(to_pixels(pixels[rows]), generator).to(device)
-            with torch.autocast(device.type, enabled=device.type == "cuda"):
-                loss = nn.functional.cross_entropy(classifier(batch), targets[rows].to(device))
-            if not torch.isfinite(loss):
-                raise DivergedError(f"the loss of epoch {number} is {loss.item()}: lower the rate")
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            total += loss.item() * len(rows)
+            loss = learner.step(augment(to_pixels(pixels[rows]), generator), targets[rows])
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss of epoch {number} is {loss}: lower the rate")
+            total += loss * len(rows)
         logits = predict(classifier, pixels[validation_rows])
         truth = np.asarray(labels)[validation_rows]
         epoch = Epoch(
@@ -128,6 +115,35 @@ def train(
     classifier.load_state_dict(best)
     classifier.eval()
     return epochs
+
+
+class _Learner:
+    """A classifier, and what its weights are learned by."""
+
+    def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
+        self._classifier, self._device = classifier, classifier.mean.device
+        learned = [p for p in classifier.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            learned, lr=plan.peak_rate, weight_decay=plan.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, max_lr=plan.peak_rate, total_steps=steps
+        )
+        self._mixed = self._device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
+
+    def step(self, pixels: Tensor, targets: Tensor) -> float:
+        """Learn from a batch; give its mean loss, from which nothing is learned if not finite."""
+        with torch.autocast(self._device.type, enabled=self._mixed):
+            logits = self._classifier(pixels.to(self._device))
+            loss = nn.functional.cross_entropy(logits, targets.to(self._device))
+        if torch.isfinite(loss):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._schedule.step()
+        return loss.item()
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
