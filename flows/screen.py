@@ -153,9 +153,9 @@ def screen(
         diagnoses=seal.diagnoses,
         abnormal=seal.abnormal,
         review=seal.review,
-        slides_for_review=night["slides_for_review"],
-        light=night["light"],
-        reasons=night["reasons"],
+        slides_for_review=night.slides_for_review,
+        light=night.light,
+        reasons=list(night.reasons),
         seconds=time.monotonic() - started,
         repeated=repeated,
     )

@@ -1,6 +1,7 @@
-"""Name the kinds of arrays that all modules share."""
+"""Name the kinds of arrays, and the words of reports, that all modules share."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -32,3 +33,42 @@ def below(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     return {
         key.removeprefix(folder): values for key, values in arrays.items() if key.startswith(folder)
     }
+
+
+class Status(StrEnum):
+    """Tell whether an image has a diagnosis."""
+
+    SCORED = "scored"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """Tell what happens to a result: it is accepted, or a person looks at it."""
+
+    ACCEPT = "accept"
+    REVIEW = "review"
+
+
+class CellKind(StrEnum):
+    """Name what was cut out of a photograph or slide; a white cell is one by its nucleus."""
+
+    RED = "red"
+    WHITE = "white"
+    TILE = "tile"
+
+
+class FieldKind(StrEnum):
+    """Name what a place of a photograph or slide is: a field whose cells are read, or why not."""
+
+    FIELD = "field"
+    EMPTY = "empty"
+    THICK = "thick"
+    UNFOCUSED = "unfocused"
+
+
+class Light(StrEnum):
+    """Name the lights of a night, the best first."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"

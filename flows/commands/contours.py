@@ -12,9 +12,9 @@ from pydantic import Field
 
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from storage.batches.manifests import Batch, load_batch, read_manifest
+from storage.batches.manifests import Batch, read_manifest
 from storage.parquet import iterate_groups, read_table
-from storage.reports.tables import FIELDS, report_path
+from storage.reports.tables import FIELDS, published_batch, report_path
 from storage.store import Store, StoreError
 from tasks.images.files import ARCHIVES, SourceError, split_link
 from tasks.visualisation.geojson import feature_collection
@@ -49,7 +49,7 @@ def contours(
     store = Store((settings or Settings()).store)
     if "://" in to:
         raise SourceError(f"{to} is no folder of this machine: contours are opened in QuPath here")
-    frozen = load_batch(store, batch)
+    frozen = published_batch(store, batch)
     path = report_path(frozen.name, frozen.batch_date, FIELDS)
     if not store.exists(*path):
         raise StoreError(

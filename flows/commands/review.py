@@ -20,14 +20,14 @@ from flows.monitoring.console import tell
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.batch import find_refs
-from storage.batches.manifests import Batch, find_rows, load_batch
+from storage.batches.manifests import Batch, find_rows
 from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import iterate_groups
 from storage.records import now
 from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
-from storage.reports.tables import report_path
-from storage.store import Store, StoreError
+from storage.reports.tables import published_batch, report_path
+from storage.store import Store
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
 from tasks.images.regions import ImageRef, find_unchanged
@@ -45,6 +45,7 @@ from tasks.reports.reviews import (
     read_verdicts,
 )
 from tasks.reports.spreadsheet import csv_lines
+from tasks.types import Status
 
 LIMIT, PER_SLIDE = 100, 10
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
@@ -166,7 +167,7 @@ def export(
         raise SourceError(
             f"{folder / SHEET} is there already and may hold verdicts: give another --to"
         )
-    frozen = load_batch(store, batch)
+    frozen = published_batch(store, batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
         _report(store, frozen, [*FROM_REPORT, "verdict", "status"]),
@@ -233,9 +234,9 @@ def import_verdicts(
         raise VerdictError(f"{file}: {error}") from None
     # One import at a time: it looks whether a cell is a label of another batch.
     with lease(store, "reviews", wait=True, on_wait=tell):
-        frozen = load_batch(store, batch)
-        scored, card = _scored(store, frozen)
+        frozen = published_batch(store, batch)
         try:
+            scored, card = _scored(store, frozen)
             verdicts = check_verdicts(lines, batch=batch, known=scored, classes=card.classes)
         except VerdictError as error:
             raise VerdictError(f"{file}: {error}") from None
@@ -269,7 +270,7 @@ def report(
 ) -> ReviewOutcome:
     """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
     store = Store((settings or Settings()).store)
-    frozen = load_batch(store, batch)
+    frozen = published_batch(store, batch)
     return _judged(store, frozen, latest_review(store, frozen.name))
 
 
@@ -288,10 +289,7 @@ def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
 
 
 def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table]:
-    path = report_path(batch.name, batch.batch_date)
-    if not store.exists(*path):
-        raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
-    return iterate_groups(store, *path, columns=columns)
+    return iterate_groups(store, *report_path(batch.name, batch.batch_date), columns=columns)
 
 
 def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
@@ -302,9 +300,10 @@ def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], M
     for part in _report(store, batch, columns):
         for row in part.to_pylist():
             model = row["model"]
-            if row["status"] == "scored":
+            if row["status"] == Status.SCORED:
                 scored.setdefault(row["image_id"], row)
-    assert model is not None
+    if model is None:
+        raise VerdictError(f"batch {batch.name} has no images that a verdict could be on")
     return scored, load_card(store, model)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.provenance import provenance_of
 from flows.jobs.worker import settle_worker
 from storage.batches.features import (
     FAILED,
@@ -42,11 +43,12 @@ from storage.parquet import write_table
 from storage.store import Store
 from tasks.detector.detector import score
 from tasks.detector.moments import ClassStatistics, statistics_of
+from tasks.detector.verdict import VerdictRule
 from tasks.images.decoding import BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
-from tasks.reports.images import image_rows
+from tasks.reports.images import Diagnoses, ImagesRead, image_rows
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
@@ -212,27 +214,21 @@ def _failed_images(
 def _score_shard(
     job: ShardJob, card: DetectorCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
 ) -> None:
+    assert job.scored_at is not None
     detector = load_fitted_detector(job.store, card)
     rows = image_rows(
         manifest,
-        image_ids=image_ids(block),
-        sizes=block.size,
-        colours=block.colour,
-        failures={f.row: f"{f.reason}: {f.message}" for f in record.failures},
-        logits=block.logits,
-        scores=score(detector, block.taps),
-        classes=job.model.classes,
+        ImagesRead(
+            image_ids(block),
+            block.size,
+            block.colour,
+            {f.row: f"{f.reason}: {f.message}" for f in record.failures},
+        ),
+        Diagnoses(job.model.classes, block.logits, job.model.temperature),
+        score(detector, block.taps),
         taps=detector.taps,
-        temperature=job.model.temperature,
-        alpha=card.alpha,
-        uncertain_below=card.uncertain_below,
-        names={
-            "model": job.model.name,
-            "detector": card.name,
-            "batch": job.batch.name,
-            "batch_date": job.batch.batch_date.isoformat(),
-            "scored_at": job.scored_at,
-        },
+        rule=VerdictRule(card.alpha, card.uncertain_below),
+        made_by=provenance_of(job.batch, job.model.name, card.name, job.scored_at),
     )
     write_table(job.store, rows, *rows_path(job.batch, card.name, job.shard))
 

@@ -9,7 +9,7 @@ night is in the store; where Prefect cannot be reached a warning is logged and t
 import heapq
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
@@ -30,11 +30,12 @@ from storage.parquet import iterate_groups
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store, digest_of
-from tasks.reports.columns import GREEN
+from tasks.reports.batches import BatchSummary
+from tasks.types import Light
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
 MOST_ABNORMAL = 20
-SHOWN = (
+COLUMNS = (
     "uri",
     "slide_id",
     "patient_id",
@@ -71,20 +72,20 @@ def markdown_text(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
 
 
-def announce(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -> None:
+def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
     """Make the artifacts and emit the events of a night that was published just now.
 
     Args:
         store: where its reports are.
         batch: that was screened.
         seal: of its reports.
-        night: the batch's row in the history of nights.
+        night: the batch's summary.
     """
     with _or_warn("the summary"):
         create_markdown_artifact(
             _summary(store, batch, seal, night),
             key=artifact_key(batch.name),
-            description=f"Batch {batch.name}: {night['light']}",
+            description=f"Batch {batch.name}: {night.light}",
         )
     with _or_warn("the most abnormal cells"):
         create_table_artifact(
@@ -99,19 +100,19 @@ def announce(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -
             description=f"The page of batch {batch.name}",
         )
     with _or_warn("the events"):
-        for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != GREEN):
+        for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
             _emit(name, store, batch, seal, night)
 
 
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
-    """The most abnormal rows of a report, in the columns `SHOWN`; failed images are not there."""
+    """The most abnormal rows of a report, in the columns `COLUMNS`; failed images are not there."""
     best: list[tuple[float, str, dict[str, Any]]] = []
     for part in iterate_groups(
-        store, *report_path(batch.name, batch.batch_date), columns=list(SHOWN)
+        store, *report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
     ):
         scored = part.filter(part["abnormality"].is_valid())
         head = scored.sort_by([("abnormality", "descending"), ("uri", "ascending")])
-        rows = head.slice(0, MOST_ABNORMAL).select(SHOWN).to_pylist()
+        rows = head.slice(0, MOST_ABNORMAL).select(COLUMNS).to_pylist()
         keyed = [(-row["abnormality"], row["uri"], row) for row in rows]
         best = heapq.nsmallest(MOST_ABNORMAL, [*best, *keyed], key=lambda each: each[:2])
     return [row for _, _, row in best]
@@ -153,17 +154,17 @@ class NightProgress:
         self._told = time.monotonic()
 
 
-def _summary(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -> str:
+def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> str:
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
-        "light": night["light"],
-        "why": "; ".join(night["reasons"]) or "nothing is unusual",
+        "light": night.light,
+        "why": "; ".join(night.reasons) or "nothing is unusual",
         "images": f"{seal.rows:,} of {batch.images}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
-        "for review": f"{seal.review:,} images, {night['slides_for_review']:,} slides",
+        "for review": f"{seal.review:,} images, {night.slides_for_review:,} slides",
         "detector": seal.detector,
         "report": store.address(*seal.report.split("/")),
     }
@@ -171,18 +172,18 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -
     return "\n".join([*lines, *(f"| {name} | {markdown_text(rows[name])} |" for name in rows)])
 
 
-def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: Mapping[str, Any]) -> None:
+def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
     emit_event(
         name,
         resource={
             "prefect.resource.id": f"slidewatch.batch.{batch.name}",
             "prefect.resource.name": batch.name,
-            "slidewatch.light": night["light"],
+            "slidewatch.light": night.light.value,
         },
         payload={
             "batch_date": batch.batch_date.isoformat(),
-            "light": night["light"],
-            "reasons": night["reasons"],
+            "light": night.light.value,
+            "reasons": list(night.reasons),
             "images": seal.rows,
             "failed": seal.failed,
             "failures": seal.failures,

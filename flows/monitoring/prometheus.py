@@ -33,12 +33,13 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
-from tasks.reports.columns import AMBER, GREEN, RED
+from tasks.reports.batches import BatchSummary
+from tasks.types import Light, Status
 
 DELIVER_EVERY = 15.0  # seconds: about as often as Prometheus asks
 PUSH_TIMEOUT = 10.0  # seconds
 LOOK_BACK = 400  # nights among which the last good one is looked for
-LIGHTS = {GREEN: 0, AMBER: 1, RED: 2}
+LIGHTS = {light: number for number, light in enumerate(Light)}
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 
 # When each counter was made says nothing: they all begin with the run.
@@ -99,9 +100,10 @@ class NightMetrics:
         """Take over what the store knows of the series' nights, the model and the detector."""
         nights = newest_batches(store, lambda batch: series_of(batch) == self.series)
         for number, (row, published_at) in enumerate(islice(nights, LOOK_BACK)):
+            night = BatchSummary.parse(row)
             if number == 0:
-                self._show_night(row)
-            if row["scored"]:
+                self._show_night(night)
+            if night.scored:
                 self.last_success().set(published_at.timestamp())
                 break
         for gauge, cards in (
@@ -111,17 +113,17 @@ class NightMetrics:
             if cards:
                 gauge().set(cards[-1].created_at.timestamp())
 
-    def _show_night(self, row: dict[str, Any]) -> None:
-        for status in ("scored", "failed"):
-            self.night_images(status).set(row[status])
+    def _show_night(self, night: BatchSummary) -> None:
+        self.night_images(Status.SCORED).set(night.scored)
+        self.night_images(Status.FAILED).set(night.failed)
         # What the night before it had may not have happened in this one.
-        failures = dict.fromkeys(self._reasons, 0) | dict(row["failures"])
+        failures = dict.fromkeys(self._reasons, 0) | dict(night.failures)
         self._reasons |= failures.keys()
         for reason, count in failures.items():
             self.night_failures(reason).set(count)
-        self.night_abnormal().set(row["abnormal"])
-        self.night_review().set(row["review"])
-        self.night_light().set(LIGHTS[row["light"]])
+        self.night_abnormal().set(night.abnormal)
+        self.night_review().set(night.review)
+        self.night_light().set(LIGHTS[night.light])
 
     def end(self, *, succeeded: bool) -> None:
         """Say how the run ended."""

@@ -18,6 +18,7 @@ from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.monitoring.console import tell
 from flows.settings import Settings
 from flows.stages.batch import find_refs
+from flows.stages.publish import batch_report, nights_before
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.leases import lease
@@ -26,16 +27,20 @@ from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.tables import (
-    BATCHES,
     FIELDS,
     SLIDES,
-    read_batches_before,
     report_path,
 )
 from storage.store import Store, digest_of
 from tasks.detector.calibration import threshold
 from tasks.reports.fields import COLUMNS, cells_of
-from tasks.visualisation.batch_page import NIGHTS_SHOWN, Night, ShownField, ShownSlide, batch_page
+from tasks.visualisation.batch_page import (
+    NIGHTS_SHOWN,
+    BatchView,
+    ShownField,
+    ShownSlide,
+    batch_page,
+)
 from tasks.visualisation.highlights import SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import fields_to_show
@@ -71,9 +76,9 @@ def write_page(
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
-    night = Night(
-        row=read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)).to_pylist()[0],
-        earlier=read_batches_before(store, batch.batch_date, NIGHTS_SHOWN - 1).to_pylist(),
+    view = BatchView(
+        row=batch_report(store, batch),
+        earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
         highlights=highlights,
         exhibits=_exhibits(client, store, batch, card, detector, highlights),
@@ -86,7 +91,7 @@ def write_page(
         command=_command(settings, batch, detector),
         made_from=_made_from(seal),
     )
-    page = batch_page(night).encode()
+    page = batch_page(view).encode()
     # Before the page, so that where a page is there the index lists it, whenever a run was killed.
     _write_index(store, batch)
     store.write_bytes(page, *page_path(batch.name))
@@ -98,7 +103,7 @@ def _write_index(store: Store, batch: Batch) -> None:
     One run at a time does, or an older list might replace a newer one.
     """
     with lease(store, "reports", wait=True, on_wait=tell):
-        nights = read_batches_before(store, date.max, LISTED).to_pylist()
+        nights = nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         store.write_bytes(index_page(nights, pages).encode(), *index_path())
 

@@ -1,7 +1,8 @@
 """Publish a batch: join the rows of its shards into reports, and seal them."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.provenance import provenance_of
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
@@ -32,6 +34,7 @@ from storage.reports.tables import (
     FIELDS,
     IMAGES,
     SLIDES,
+    of_attempt,
     publish_report,
     read_batches_before,
     report_digest,
@@ -39,14 +42,21 @@ from storage.reports.tables import (
 )
 from storage.store import Store
 from tasks.reports.batch_counts import NightTally
-from tasks.reports.batches import batch_row
-from tasks.reports.columns import REVIEW
+from tasks.reports.batches import BatchSummary
+from tasks.reports.columns import Provenance
 from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
-from tasks.reports.light import judge
+from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
+from tasks.types import Verdict
 
-HISTORY = 60  # earlier batches that are read: twice those compared with, for some are left out
+NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
+
+SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
+    FIELDS: field_schema,
+    SLIDES: slide_schema,
+    BATCHES: batch_schema,
+}
 
 
 def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
@@ -70,11 +80,26 @@ def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
     return seal
 
 
-def batch_report(store: Store, batch: Batch) -> dict[str, Any]:
-    """The row of a batch in the history of nights."""
+def batch_report(store: Store, batch: Batch) -> BatchSummary:
+    """Read the row of a batch in the history of nights."""
     path = report_path(batch.name, batch.batch_date, BATCHES)
-    row: dict[str, Any] = read_table(store, *path).to_pylist()[0]
-    return row
+    return BatchSummary.parse(read_table(store, *path).to_pylist()[0])
+
+
+def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
+    """Read the summaries of the last batches of days before the given one, oldest first."""
+    rows = read_batches_before(store, day, limit).to_pylist()
+    return [BatchSummary.parse(row) for row in rows]
+
+
+class Tally(Protocol):
+    """Count image rows that come in parts, and make the rows of a report from the counts."""
+
+    def count(self, rows: pa.Table) -> None:
+        """Count image rows, with their ``q_value``."""
+
+    def table(self, made_by: Provenance) -> pa.Table:
+        """Make the rows of the report."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -84,92 +109,104 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
     store = Store(settings.store)
-    paths = [rows_path(batch, detector.name, shard) for shard in batch.shards()]
-    p = np.concatenate(
-        [
-            np.empty(0),  # a night may have no images
-            *(
-                read_table(store, *path, columns=["p_value"])["p_value"].to_numpy()
-                for path in paths
-            ),
-        ]
-    )
-    q = q_values(p)
-    fitted = load_fitted_detector(store, detector)
-    night = NightTally(fitted.scales)
-    slides = SlideTally()
-    segmentation = segmentation_of(store, batch.images)
-    fields = FieldTally(read_fields(store, segmentation)) if segmentation else None
-
-    def parts() -> Iterator[pa.Table]:
-        for shard, path in zip(batch.shards(), paths, strict=True):
-            rows = read_table(store, *path)
-            values = q[shard.start : shard.stop]
-            rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
-            night.count(rows)
-            slides.count(rows)
-            if fields:
-                fields.count(rows)
-            yield rows
-
-    path = report_path(batch.name, batch.batch_date)
-    digest = publish_report(store, path, image_schema(card.classes, list(detector.taps)), parts())
     scored_at = screening_start(store, batch, detector.name)
-    names = {
-        "model": card.name,
-        "detector": detector.name,
-        "batch": batch.name,
-        "batch_date": batch.batch_date.isoformat(),
-        "scored_at": scored_at,
-    }
-    fields_digest = None
-    if fields:
-        field_rows = fields.table(limits=settings.field_limits, names=names)
-        slides.count_fields(field_rows)
-        fields_digest = publish_report(
-            store, report_path(batch.name, batch.batch_date, FIELDS), field_schema(), [field_rows]
+    made_by = provenance_of(batch, card.name, detector.name, scored_at)
+    tallies = _tallies(settings, store, batch, detector)
+    digests = {
+        IMAGES: _publish(
+            store,
+            batch,
+            IMAGES,
+            image_schema(card.classes, list(detector.taps)),
+            _counted_parts(store, batch, detector.name, list(tallies.values())),
         )
-    slide_rows = slides.table(
-        alpha=detector.alpha,
-        names=names,
-        detectable=settings.detectable_percent,
-        tolerated=settings.field_limits.tolerated,
-    )
-    slides_digest = publish_report(
-        store, report_path(batch.name, batch.batch_date, SLIDES), slide_schema(), [slide_rows]
-    )
-    earlier = read_batches_before(store, batch.batch_date, HISTORY)
-    row = batch_row(
-        night,
-        judge(night, earlier, detector=detector.name, alpha=detector.alpha),
-        alpha=detector.alpha,
-        slides=slide_rows.num_rows,
-        slides_for_review=slide_rows["verdict"].to_pylist().count(REVIEW),
-        names=names,
-    )
-    batch_digest = publish_report(
-        store, report_path(batch.name, batch.batch_date, BATCHES), batch_schema(), [row]
-    )
-    seal = Seal(
-        batch=batch.name,
-        detector=detector.name,
-        model=card.name,
-        report="/".join(path),
-        report_digest=digest,
-        slides_digest=slides_digest,
-        batch_digest=batch_digest,
-        fields_digest=fields_digest,
-        rows=batch.rows,
-        scored=night.scored,
-        failed=night.images - night.scored,
-        diagnoses={name: night.diagnoses[name] for name in card.classes},
-        abnormal=night.abnormal,
-        review=night.verdicts[REVIEW],
-        failures=dict(night.failures),
-        scored_at=scored_at,
-    )
-    if night.images != batch.rows:
-        raise RuntimeError(f"{night.images} rows, but {batch.rows} images")
+    }
+    slides, night = tallies[SLIDES], tallies[BATCHES]
+    assert isinstance(slides, SlideTally)
+    assert isinstance(night, BatchTally)
+    for kind, tally in tallies.items():
+        rows = tally.table(made_by)
+        digests[kind] = _publish(store, batch, kind, SCHEMAS[kind](), [rows])
+        # Fields tell of their slide, and slides of their night.
+        if kind == FIELDS:
+            slides.count_fields(rows)
+        if kind == SLIDES:
+            night.count_slides(rows)
+    counts = night.night
+    if counts.images != batch.rows:
+        raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
+    seal = _seal(batch, card, made_by, counts, digests)
     write_seal(store, batch, seal)
     discard_rows(store, batch, detector.name)
     return seal
+
+
+def _tallies(
+    settings: Settings, store: Store, batch: Batch, detector: DetectorCard
+) -> dict[str, Tally]:
+    """What counts for each report, in the order in which they are published."""
+    fitted = load_fitted_detector(store, detector)
+    segmentation = segmentation_of(store, batch.images)
+    tallies: dict[str, Tally] = {}
+    if segmentation:
+        tallies[FIELDS] = FieldTally(read_fields(store, segmentation), settings.field_limits)
+    tallies[SLIDES] = SlideTally(
+        detector.alpha,
+        detectable=settings.detectable_percent,
+        tolerated=settings.field_limits.tolerated,
+    )
+    earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
+    tallies[BATCHES] = BatchTally(NightTally(fitted.scales), earlier, detector.alpha)
+    return tallies
+
+
+def _counted_parts(
+    store: Store, batch: Batch, detector: str, tallies: Sequence[Tally]
+) -> Iterator[pa.Table]:
+    """The rows of the batch's shards with their ``q_value``, each counted by all tallies."""
+    paths = [rows_path(batch, detector, shard) for shard in batch.shards()]
+    # A night may have no images.
+    p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
+    q = q_values(np.concatenate(p))
+    for shard, path in zip(batch.shards(), paths, strict=True):
+        values = q[shard.start : shard.stop]
+        rows = read_table(store, *path).append_column(
+            "q_value", pa.array(values, mask=np.isnan(values))
+        )
+        for tally in tallies:
+            tally.count(rows)
+        yield rows
+
+
+def _publish(
+    store: Store, batch: Batch, kind: str, schema: pa.Schema, parts: Iterable[pa.Table]
+) -> str:
+    path = report_path(batch.name, batch.batch_date, kind)
+    return publish_report(store, path, of_attempt(schema, batch.attempt), parts)
+
+
+def _seal(
+    batch: Batch,
+    card: ModelCard,
+    made_by: Provenance,
+    counts: NightTally,
+    digests: Mapping[str, str],
+) -> Seal:
+    return Seal(
+        batch=batch.name,
+        detector=made_by.detector,
+        model=card.name,
+        report="/".join(report_path(batch.name, batch.batch_date)),
+        report_digest=digests[IMAGES],
+        slides_digest=digests[SLIDES],
+        batch_digest=digests[BATCHES],
+        fields_digest=digests.get(FIELDS),
+        rows=batch.rows,
+        scored=counts.scored,
+        failed=counts.images - counts.scored,
+        diagnoses={name: counts.diagnoses[name] for name in card.classes},
+        abnormal=counts.abnormal,
+        review=counts.verdicts[Verdict.REVIEW],
+        failures=dict(counts.failures),
+        scored_at=made_by.scored_at,
+    )

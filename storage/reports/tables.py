@@ -12,20 +12,50 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.parquet import read_table, write_parts
+from storage.batches.ledger import list_seals
+from storage.batches.manifests import Batch, load_batch
+from storage.parquet import read_footer, read_table, write_parts
 from storage.reports.schemas.batches import batch_schema
-from storage.store import Store, digest_of
+from storage.store import Store, StoreError, digest_of
 
 # Large groups are quick to scan, small ones are held in memory while they are made. A filter on the
 # digest says which of them has an image.
 GROUP_ROWS = 16_384
 BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
+ATTEMPT = b"slidewatch.attempt"  # in the metadata of a report's schema
 
 
 def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
     """Where a batch's report of a kind lies, relative to the store."""
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
+
+
+def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
+    """State in the metadata of a report's schema which attempt at its batch it is of."""
+    return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})
+
+
+def published_batch(store: Store, name: str) -> Batch:
+    """Load the attempt at a batch that its report is of; a later one may be unfinished.
+
+    Raises:
+        StoreError: there is no such batch, or it has no report.
+    """
+    batch = load_batch(store, name)
+    path = report_path(batch.name, batch.batch_date)
+    if not store.exists(*path):
+        raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
+    stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
+    if stated is not None:
+        return load_batch(store, batch.name, int(stated))
+    # Reports of before 0.2.0 do not state it, but an attempt's seal does, by the report's digest.
+    digest = report_digest(store, path)
+    for attempt in range(batch.attempt, 0, -1):
+        found = load_batch(store, batch.name, attempt)
+        if any(seal.report_digest == digest for seal in list_seals(store, found)):
+            return found
+    return batch
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -57,8 +87,19 @@ def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
         if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
             names = store.names("reports", BATCHES, folder)
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
-    rows = [read_table(store, *path).cast(batch_schema()) for path in reversed(paths[:limit])]
-    return pa.concat_tables(rows) if rows else batch_schema().empty_table()
+    rows = [_as_of_now(read_table(store, *path)) for path in reversed(paths[:limit])]
+    return pa.concat_tables([batch_schema().empty_table(), *rows])
+
+
+def _as_of_now(rows: pa.Table) -> pa.Table:
+    """Rows of the report on batches with the columns of today; a report may be older than some."""
+    schema = batch_schema()
+    there = set(rows.column_names)
+    columns = [
+        rows[each.name].cast(each.type) if each.name in there else pa.nulls(len(rows), each.type)
+        for each in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def newest_batches(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.detector.verdict import VerdictRule, Verdicts
 from tasks.evaluation.comparison import VERDICT, Comparison, Side
 from tasks.evaluation.metrics import (
     AS_COMPUTED,
@@ -251,8 +252,11 @@ class Findings:
 
     def _review(self, scored: Scored) -> NDArray[np.bool_]:
         """Which images the nightly report would send to a person."""
-        uncertain = ~(scored.probability >= self.uncertain_below)
-        return np.asarray((scored.p_value <= self.alpha) | uncertain)
+        return self._verdicts(scored).review
+
+    def _verdicts(self, scored: Scored) -> Verdicts:
+        rule = VerdictRule(self.alpha, self.uncertain_below)
+        return rule.decide(scored.p_value, scored.probability)
 
     def _clusters(self, images: str, scored: Scored) -> NDArray[np.str_]:
         return np.asarray(self.tables[images]["group"].to_pylist())[scored.rows]
@@ -263,10 +267,10 @@ class Findings:
     def _verdict_rows(
         self, subject: Subject, scored: Scored, clusters: NDArray[np.intp]
     ) -> list[Metric]:
-        abnormal = scored.p_value <= self.alpha
+        verdicts = self._verdicts(scored)
         return [
-            self._rate(subject, OWN, "called abnormal", abnormal, clusters),
-            self._rate(subject, VERDICT, "sent to review", self._review(scored), clusters),
+            self._rate(subject, OWN, "called abnormal", verdicts.abnormal, clusters),
+            self._rate(subject, VERDICT, "sent to review", verdicts.review, clusters),
         ]
 
     def _rate(

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import log_distance
+from tasks.reports.batches import BINS, TAP_EDGES
 from tasks.reports.columns import (
-    REVIEW,
     coded,
     failure_reasons,
     flags,
@@ -17,11 +17,9 @@ from tasks.reports.columns import (
     is_red_cell,
     numbers_of,
 )
+from tasks.types import Verdict
 
 Counts = NDArray[np.int64]
-BINS = 20  # of p-values; the first holds those that are abnormal at the default alpha of .05
-# Of a tap's standardised log distances; the outermost bins are open.
-TAP_EDGES = np.asarray([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0])
 # Cells that stay abnormal among all of the night's: hardly any in a night without other cells.
 DISCOVERY_LEVEL = 0.1
 
@@ -93,5 +91,5 @@ class NightTally:
         of_scored = {"abnormal": self.abnormal, "parasitized": self.parasitized}
         return {
             **{name: n / self.scored for name, n in of_scored.items() if self.scored},
-            **({"review": self.verdicts[REVIEW] / self.images} if self.images else {}),
+            **({"review": self.verdicts[Verdict.REVIEW] / self.images} if self.images else {}),
         }

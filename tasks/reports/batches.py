@@ -1,68 +1,105 @@
-"""Make the one row that a batch has in the history of nights."""
+"""Keep what a batch comes to as one row in the history of nights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from tasks.reports.batch_counts import NightTally
-from tasks.reports.columns import REVIEW, as_map
-from tasks.reports.light import Drift
-from tasks.reports.parasitaemia import parasitaemia
+from tasks.types import Light
+
+BINS = 20  # of p-values; the first holds those that are abnormal at the default alpha of .05
+P_VALUE_EDGES = tuple(place / BINS for place in range(BINS + 1))
+# Of a tap's standardised log distances; the outermost bins are open.
+TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+# Reports of before 0.2.0 do not state the edges of their bins, which were these.
+FIRST_P_VALUE_EDGES = tuple(place / 20 for place in range(21))
+FIRST_TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+_COUNTS, _EDGES = pa.list_(pa.int64()), pa.list_(pa.float64())
+_KINDS = {
+    "failures": pa.map_(pa.string(), pa.int64()),
+    "p_values": _COUNTS,
+    "p_value_edges": _EDGES,
+    "tap_scores": pa.map_(pa.string(), _COUNTS),
+    "tap_edges": _EDGES,
+    "psi_taps": pa.map_(pa.string(), pa.float64()),
+    "light": pa.string(),
+    "reasons": pa.list_(pa.string()),
+    "scored_at": pa.timestamp("us", "UTC"),
+    **dict.fromkeys(("ks_distance", "ks_p_value", "psi", "psi_earlier"), pa.float64()),
+    **{f"parasitaemia_{name}": pa.float64() for name in ("percent", "low", "high")},
+}
 
 
-def batch_row(
-    night: NightTally,
-    drift: Drift,
-    *,
-    alpha: float,
-    slides: int,
-    slides_for_review: int,
-    names: Mapping[str, Any],
-) -> pa.Table:
-    """The one row that a batch has in the history of nights.
+@dataclass(frozen=True)
+class BatchSummary:
+    """The row of a batch in the report on batches; its columns say what each field means.
 
-    Args:
-        night: its counts.
-        drift: what `judge` made of them.
-        alpha: the detector's level.
-        slides: how many there are.
-        slides_for_review: how many of them need a person.
-        names: what is the same in all reports: model, detector, batch, batch_date, scored_at.
+    ``p_values`` count in bins between ``p_value_edges``, ``tap_scores`` by tap in bins between
+    ``tap_edges``, of which the outermost are open.
     """
-    one = {
-        "alpha": alpha,
-        "images": night.images,
-        "scored": night.scored,
-        "failed": night.images - night.scored,
-        "parasitized": night.parasitized,
-        "abnormal": night.abnormal,
-        "discoveries": night.discoveries,
-        "uncertain": night.uncertain,
-        "review": night.verdicts[REVIEW],
-        "slides": slides,
-        "slides_for_review": slides_for_review,
-        "clusters": len(night.clusters),
-        "nights": drift.nights,
-        "light": drift.light,
-        **names,
-    }
-    floats = {
-        name: getattr(drift, name) for name in ("ks_distance", "ks_p_value", "psi", "psi_earlier")
-    }
-    counts = pa.list_(pa.int64())
-    columns = {
-        **{name: pa.array([value]) for name, value in one.items()},
-        **parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), ""),
-        **{name: pa.array([value], pa.float64()) for name, value in floats.items()},
-        "failures": as_map([night.failures]),
-        "p_values": pa.array([night.p_values.tolist()], counts),
-        "tap_scores": pa.array(
-            [sorted((tap, values.tolist()) for tap, values in night.tap_scores.items())],
-            pa.map_(pa.string(), counts),
-        ),
-        "psi_taps": pa.array([sorted(drift.psi_taps.items())], pa.map_(pa.string(), pa.float64())),
-        "reasons": pa.array([list(drift.reasons)], pa.list_(pa.string())),
-    }
-    return pa.table(columns)
+
+    images: int
+    scored: int
+    failed: int
+    failures: Mapping[str, int]
+    parasitized: int
+    parasitaemia_percent: float | None
+    parasitaemia_low: float | None
+    parasitaemia_high: float | None
+    alpha: float
+    abnormal: int
+    discoveries: int
+    uncertain: int
+    review: int
+    slides: int
+    slides_for_review: int
+    clusters: int
+    p_values: tuple[int, ...]
+    tap_scores: Mapping[str, tuple[int, ...]]
+    ks_distance: float | None
+    ks_p_value: float | None
+    psi: float | None
+    psi_earlier: float | None
+    psi_taps: Mapping[str, float]
+    nights: int
+    light: Light
+    reasons: tuple[str, ...]
+    model: str
+    detector: str
+    batch: str
+    batch_date: str
+    scored_at: datetime
+    p_value_edges: tuple[float, ...] = FIRST_P_VALUE_EDGES
+    tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
+
+    @property
+    def bins(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The edges of its histograms; nights of others cannot be compared by them."""
+        return self.p_value_edges, self.tap_edges
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> "BatchSummary":
+        """Read it from a row of the report on batches, however old that is."""
+        values = {each.name: row[each.name] for each in fields(cls) if each.name in row}
+        for name in ("p_value_edges", "tap_edges"):
+            if values.get(name, ()) is None:
+                del values[name]
+        for name in ("failures", "tap_scores", "psi_taps"):
+            values[name] = dict(values[name] or ())
+        for name in ("p_values", "p_value_edges", "tap_edges", "reasons"):
+            if name in values:
+                values[name] = tuple(values[name] or ())
+        values["tap_scores"] = {tap: tuple(n) for tap, n in values["tap_scores"].items()}
+        return cls(**values | {"light": Light(row["light"])})
+
+    def to_table(self) -> pa.Table:
+        """Make the row of the report; maps are sorted, so that equal ones are equal bytes."""
+        columns = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            value = sorted(value.items()) if isinstance(value, Mapping) else value
+            columns[each.name] = pa.array([value], _KINDS.get(each.name))
+        return pa.table(columns)

@@ -1,22 +1,42 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.types import Float
+from tasks.detector.verdict import Reason, parse_reasons
+from tasks.types import CellKind, Float, Status, Verdict
 
-GREEN, AMBER, RED = "green", "amber", "red"
-FAILED = "failed"
-FIELD, EMPTY = "field", "empty"  # kinds of places: their cells are read; there is no stain
-ACCEPT, REVIEW = "accept", "review"
 COLOURS = ("red", "green", "blue")
-RED, WHITE = "red", "white"  # kinds of cells that were found in a field
 PARASITIZED = "Parasitized"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is the same in all rows of a batch's reports; ``scored_at`` is in UTC."""
+
+    model: str
+    detector: str
+    batch: str
+    batch_date: date
+    scored_at: datetime
+
+    def to_columns(self, n: int) -> dict[str, pa.Array]:
+        """Repeat it in n rows, by column."""
+        scalars = {
+            "model": pa.scalar(self.model),
+            "detector": pa.scalar(self.detector),
+            "batch": pa.scalar(self.batch),
+            "batch_date": pa.scalar(self.batch_date.isoformat()),
+            "scored_at": pa.scalar(self.scored_at, pa.timestamp("us", "UTC")),
+        }
+        return {name: pa.repeat(scalar, n) for name, scalar in scalars.items()}
 
 
 def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
@@ -41,41 +61,62 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]
 
 def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Which image rows (n,) are scored, abnormal, and uncertain."""
-    return (
-        _is(pc.equal(rows["status"].cast(pa.string()), "scored")),
-        _is(rows["abnormal"]),
-        _is(pc.match_substring(rows["review_reason"].cast(pa.string()), "uncertain")),
-    )
+    codes, reasons = coded(rows["review_reason"])
+    uncertain = np.asarray([Reason.UNCERTAIN in parse_reasons(each) for each in reasons], bool)
+    return _is_value(rows["status"], Status.SCORED), _is(rows["abnormal"]), uncertain[codes]
 
 
 def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
     """Which image rows (n,) are of red cells: those of kind red, and whole files, of no kind."""
     if "kind" not in rows.column_names:
         return np.ones(rows.num_rows, bool)
-    return _is(pc.equal(pc.fill_null(rows["kind"].cast(pa.string()), RED), RED))
+    return _is_value(rows["kind"], CellKind.RED) | ~_is(rows["kind"].is_valid())
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
     """Which image rows (n,) are of white cells, as far as their nucleus tells."""
     if "kind" not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
-    return _is(pc.equal(rows["kind"].cast(pa.string()), WHITE))
+    return _is_value(rows["kind"], CellKind.WHITE)
 
 
 def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
     """Which image rows (n,) are red cells that are diagnosed as parasitized."""
-    return is_red_cell(rows) & _is(pc.equal(rows["diagnosis"].cast(pa.string()), PARASITIZED))
+    return is_red_cell(rows) & _is_value(rows["diagnosis"], PARASITIZED)
+
+
+def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which image rows (n,) a person should look at."""
+    return _is_value(rows["verdict"], Verdict.REVIEW)
 
 
 def failure_reasons(rows: pa.Table) -> list[str | None]:
     """Why each of n image rows failed, without the details; None where it did not."""
-    texts = rows["failure"].to_pylist()
-    return [None if text is None else text.partition(":")[0] for text in texts]
+    return [failure_reason(text) for text in rows["failure"].to_pylist()]
+
+
+def failure_reason(text: str | None) -> str | None:
+    """Take the reason from ``reason: details``.
+
+    >>> failure_reason("damaged: it ends too soon"), failure_reason(None)
+    ('damaged', None)
+    """
+    return None if text is None else text.partition(":")[0]
+
+
+def verdicts(reasons: Sequence[object]) -> pa.Array:
+    """Verdicts on n fields or slides: for review where there is a reason."""
+    found = [Verdict.REVIEW if each else Verdict.ACCEPT for each in reasons]
+    return pa.array(found, pa.string())
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:
     """A column of numbers (n,), NaN where there is none."""
     return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)
+
+
+def _is_value(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
+    return _is(pc.equal(column.cast(pa.string()), value))
 
 
 def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Whether a night is like those before: p-values against uniform, populations, shares; a light.
+"""Measure how unlike a night is to those before: p-values against uniform, and populations.
 
 With 200,000 cells every deviation is significant, and cells of one patient depend on each other.
 So a deviation counts when it is large (an effect size has a limit) and when the patients agree on
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.reports.batch_counts import BINS
+from tasks.reports.batches import BINS
 from tasks.types import Float
 
 UNIFORM = np.full(BINS, 1.0 / BINS)

@@ -5,11 +5,25 @@ reason; of a slide with hundreds of fields a few may be so.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.reports.columns import FAILED, FIELD
+from tasks.detector.verdict import format_reasons
+from tasks.types import FieldKind
+
+
+class FieldReason(StrEnum):
+    """Name why a person looks at a field of view."""
+
+    OUT_OF_FOCUS = "out of focus"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    CROWDED = "crowded"
+    FEW_CELLS = "few cells"
+    FAILED = "failed"
+
 
 TOLERATED = 0.02  # see `FieldLimits`
 
@@ -63,19 +77,19 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
         limits: what a field must keep.
     """
     if row["failure"] is not None:
-        return FAILED
-    if row["kind"] != FIELD:
+        return FieldReason.FAILED
+    if row["kind"] != FieldKind.FIELD:
         return None
     found = {
-        "out of focus": _below(row["sharpness"], limits.least_sharpness),
-        "dark": _below(row["brightness"], limits.least_brightness)
+        FieldReason.OUT_OF_FOCUS: _below(row["sharpness"], limits.least_sharpness),
+        FieldReason.DARK: _below(row["brightness"], limits.least_brightness)
         or _below(limits.most_dark, row["too_dark"]),
-        "overexposed": _below(limits.most_bright, row["too_bright"]),
-        "crowded": _below(limits.most_overlap, row["overlap"])
+        FieldReason.OVEREXPOSED: _below(limits.most_bright, row["too_bright"]),
+        FieldReason.CROWDED: _below(limits.most_overlap, row["overlap"])
         or _below(limits.most_packed, row["packed"]),
-        "few cells": _below(row["cells"], limits.least_cells),
+        FieldReason.FEW_CELLS: _below(row["cells"], limits.least_cells),
     }
-    return ", ".join(reason for reason, is_so in found.items() if is_so) or None
+    return format_reasons([reason for reason, is_so in found.items() if is_so])
 
 
 def _below(value: float | None, limit: float | None) -> bool:

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.reports.columns import (
-    ACCEPT,
-    REVIEW,
+    Provenance,
     coded,
     flags,
+    is_for_review,
     is_parasitized,
     is_red_cell,
     numbers_of,
+    verdicts,
 )
 from tasks.reports.field_limits import FieldLimits, field_reason
 from tasks.types import Float
@@ -33,10 +34,11 @@ class FieldTally:
     Args:
         fields: a row for each field: ``source_uri``, its box ``x``, ``y``, ``width``, ``height`` in
             pixels at full resolution (null where the source failed), and what else is known of it.
+        limits: what a field must keep, or it is for review.
     """
 
-    def __init__(self, fields: pa.Table) -> None:
-        self._fields = fields
+    def __init__(self, fields: pa.Table, limits: FieldLimits) -> None:
+        self._fields, self._limits = fields, limits
         self._counts = np.zeros((fields.num_rows, len(COUNTED)), np.int64)
         # Left, upper, right and lower edges, (fields, 4).
         x, y, width, height = (numbers_of(fields, name) for name in ("x", "y", "width", "height"))
@@ -62,7 +64,7 @@ class FieldTally:
             "red_cells": scored & is_red_cell(rows),
             "parasitized": is_parasitized(rows),
             "abnormal": abnormal,
-            "review": np.asarray(pc.equal(rows["verdict"].cast(pa.string()), REVIEW)),
+            "review": is_for_review(rows),
         }
         places = self._places(rows)
         inside = places >= 0
@@ -70,22 +72,17 @@ class FieldTally:
             which = places[inside & counted[name]]
             self._counts[:, column] += np.bincount(which, minlength=len(self._counts))
 
-    def table(self, *, limits: FieldLimits, names: Mapping[str, Any]) -> pa.Table:
-        """The rows of the report on fields, in the order of the fields.
-
-        Args:
-            limits: what a field must keep, or it is for review.
-            names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
-        """
+    def table(self, made_by: Provenance) -> pa.Table:
+        """Make the rows of the report on fields, in the order of the fields."""
         counts = dict(zip(COUNTED, self._counts.T, strict=True))
-        reasons = [field_reason(row, limits) for row in self._fields.to_pylist()]
+        reasons = [field_reason(row, self._limits) for row in self._fields.to_pylist()]
         columns = {
             **dict(zip(self._fields.column_names, self._fields.columns, strict=True)),
             **counts,
             "failed": counts["images"] - counts["scored"],
-            "verdict": pa.array([REVIEW if each else ACCEPT for each in reasons], pa.string()),
+            "verdict": verdicts(reasons),
             "review_reason": pa.array(reasons, pa.string()),
-            **{name: pa.repeat(pa.scalar(value), len(reasons)) for name, value in names.items()},
+            **made_by.to_columns(len(reasons)),
         }
         return pa.table(columns)
 

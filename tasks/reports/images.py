@@ -1,7 +1,8 @@
-"""The rows of an image report, as a table of columns."""
+"""Make the rows of an image report, as a table of columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -11,105 +12,154 @@ from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
-from tasks.reports.columns import ACCEPT, COLOURS, RED, REVIEW
-from tasks.types import Float
+from tasks.detector.verdict import VerdictRule, Verdicts
+from tasks.reports.columns import COLOURS, Provenance
+from tasks.types import CellKind, Float, Status, Verdict
 
+SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
 PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
+
+
+@dataclass(frozen=True)
+class ImagesRead:
+    """What was read of n images.
+
+    ``image_ids`` are their digests, None where a file could not be read; ``sizes`` (n, 2) width and
+    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None where all
+    are. ``failures`` says by row number why a row failed; all other rows are scored.
+    """
+
+    image_ids: Sequence[str | None]
+    sizes: NDArray[np.int32]
+    colours: NDArray[np.float32] | None
+    failures: Mapping[int, str]
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Which images (n,) failed."""
+        failed = np.zeros(len(self.image_ids), bool)
+        failed[list(self.failures)] = True
+        return failed
+
+
+@dataclass(frozen=True)
+class Diagnoses:
+    """What a network says of n images: logits (n, C) of C classes, to be divided by temperature."""
+
+    classes: Sequence[str]
+    logits: NDArray[np.float32]
+    temperature: float
+
+    @cached_property
+    def probabilities(self) -> Float:
+        """The calibrated probability (n, C) of every class."""
+        return probabilities(self.logits, self.temperature)
+
+    def names(self) -> list[str]:
+        """The most probable class of each of n images."""
+        chances = np.where(np.isnan(self.probabilities), -np.inf, self.probabilities)
+        names: list[str] = np.asarray(self.classes, object)[chances.argmax(axis=1)].tolist()
+        return names
 
 
 def image_rows(
     manifest: pa.Table,
-    *,
-    image_ids: Sequence[str | None],
-    sizes: NDArray[np.int32],
-    colours: NDArray[np.float32] | None,
-    failures: Mapping[int, str],
-    logits: NDArray[np.float32],
+    read: ImagesRead,
+    diagnoses: Diagnoses,
     scores: Scores,
-    classes: Sequence[str],
+    *,
     taps: Sequence[str],
-    temperature: float,
-    alpha: float,
-    uncertain_below: float,
-    names: Mapping[str, Any],
+    rule: VerdictRule,
+    made_by: Provenance,
 ) -> pa.Table:
-    """The report's rows of one shard, all but ``q_value``, which needs the whole batch.
+    """Make the report's rows of one shard, all but ``q_value``, which needs the whole batch.
 
     A red cell that the border of its field cuts is diagnosed, but has no abnormality.
 
     Args:
         manifest: n rows of the manifest.
-        image_ids: n digests, None where a file could not be read.
-        sizes: (n, 2), width and height in pixels.
-        colours: (n, 3), mean red, green and blue, NaN where unknown; None where all are.
-        failures: why a row failed, by row number; all other rows are scored.
-        logits: (n, C).
-        scores: of the n rows; what stands in rows that failed is ignored.
-        classes: the C class names.
+        read: of the n images.
+        diagnoses: of the n images; those that failed have none, whatever stands there.
+        scores: of the n images; likewise.
         taps: the names of the scores' T taps.
-        temperature: that divides the logits.
-        alpha: an image is abnormal when its p-value is at most this.
-        uncertain_below: an image is uncertain when its diagnosis is less probable than this.
-        names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
+        rule: that decides which images a person looks at.
+        made_by: the same in all rows.
     """
-    n = manifest.num_rows
-    failed = np.zeros(n, bool)
-    failed[list(failures)] = True
-    chances = probabilities(logits, temperature)
+    failed = read.failed
     # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
     unjudged = failed | _is_cut(manifest)
-    abnormal = (scores.p_value <= alpha) & ~unjudged
-    # Not "<", which is false of NaN: a diagnosis without a probability must not be accepted.
-    uncertain = ~(chances.max(axis=1) >= uncertain_below)
+    p_value = np.where(unjudged, np.nan, scores.p_value)
+    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed)
+    return pa.table(
+        {
+            "image_id": pa.array(read.image_ids, pa.string()),
+            **_of_manifest(manifest),
+            **_of_files(read, failed),
+            **_of_network(diagnoses, failed),
+            **_of_detector(scores, taps, verdicts, unjudged),
+            **made_by.to_columns(manifest.num_rows),
+        }
+    )
 
-    def where_scored(values: Any, kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind, mask=failed)
 
-    def where_judged(values: Any, kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind, mask=unjudged)
-
-    columns = {
-        "image_id": pa.array(image_ids, pa.string()),
-        **{
-            name: manifest[name].combine_chunks()
-            for name in ("uri", "label", "slide_id", "patient_id", "acquired_at")
-        },
-        **{
-            name: manifest[name].combine_chunks()
-            if name
-            in manifest.column_names  # a night may have been frozen before there were regions
-            else pa.nulls(n)
-            for name in PIECE
-        },
-        "width": where_scored(sizes[:, 0], pa.int32()),
-        "height": where_scored(sizes[:, 1], pa.int32()),
-        **{
-            name: pa.nulls(n, pa.float32())
-            if colours is None
-            else pa.array(colours[:, k], pa.float32(), mask=failed | np.isnan(colours[:, k]))
-            for k, name in enumerate(COLOURS)
-        },
-        "status": pa.array(np.where(failed, "failed", "scored")),
-        "failure": pa.array([failures.get(row) for row in range(n)], pa.string()),
-        "diagnosis": where_scored(
-            np.asarray(classes, object)[_argmax(chances)].tolist(), pa.string()
-        ),
-        **{
-            f"probability_{name}": where_scored(chances[:, c], pa.float32())
-            for c, name in enumerate(classes)
-        },
-        **{
-            f"distance_{name}": where_judged(scores.distances[:, t], pa.float64())
-            for t, name in enumerate(taps)
-        },
-        "abnormality": where_judged(scores.abnormality, pa.float64()),
-        "p_value": where_judged(scores.p_value, pa.float64()),
-        "abnormal": where_judged(abnormal, pa.bool_()),
-        "verdict": pa.array(np.where(failed | abnormal | uncertain, REVIEW, ACCEPT)),
-        "review_reason": pa.array(_reasons(failed, abnormal, uncertain), pa.string()),
-        **{name: pa.repeat(pa.scalar(value), n) for name, value in names.items()},
+def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
+    """Columns that are those of the manifest; it may have been frozen before there were regions."""
+    there = set(manifest.column_names)
+    absent = {name: pa.nulls(manifest.num_rows) for name in PIECE if name not in there}
+    return {
+        name: absent[name] if name in absent else manifest[name].combine_chunks()
+        for name in (*SAID, *PIECE)
     }
-    return pa.table(columns)
+
+
+def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    """Columns on the files and their pixels, and why they failed."""
+    n = len(failed)
+    if read.colours is None:
+        colours = {name: pa.nulls(n, pa.float32()) for name in COLOURS}
+    else:
+        unknown = failed[:, np.newaxis] | np.isnan(read.colours)
+        colours = {
+            name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
+            for k, name in enumerate(COLOURS)
+        }
+    return {
+        "width": pa.array(read.sizes[:, 0], pa.int32(), mask=failed),
+        "height": pa.array(read.sizes[:, 1], pa.int32(), mask=failed),
+        **colours,
+        "status": pa.array(np.where(failed, Status.FAILED, Status.SCORED)),
+        "failure": pa.array([read.failures.get(row) for row in range(n)], pa.string()),
+    }
+
+
+def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    """Columns on the diagnosis."""
+    return {
+        "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
+        **{
+            f"probability_{name}": pa.array(
+                diagnoses.probabilities[:, c], pa.float32(), mask=failed
+            )
+            for c, name in enumerate(diagnoses.classes)
+        },
+    }
+
+
+def _of_detector(
+    scores: Scores, taps: Sequence[str], verdicts: Verdicts, unjudged: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Columns on the abnormality, and the verdict."""
+    measured = {
+        **{f"distance_{name}": scores.distances[:, t] for t, name in enumerate(taps)},
+        "abnormality": scores.abnormality,
+        "p_value": scores.p_value,
+    }
+    return {
+        **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
+        "abnormal": pa.array(verdicts.abnormal, pa.bool_(), mask=unjudged),
+        "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
+        "review_reason": pa.array(verdicts.reasons(), pa.string()),
+    }
 
 
 def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
@@ -117,7 +167,7 @@ def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
     if "touches_border" not in manifest.column_names:
         return np.zeros(manifest.num_rows, bool)
     # A white cell is abnormal, whole or not.
-    cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], RED))
+    cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))
     return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)
 
 
@@ -133,18 +183,3 @@ def q_values(p_values: Float) -> Float:
     if scored.any():
         found[scored] = false_discovery_control(p_values[scored], method="bh")
     return found
-
-
-def _argmax(chances: Float) -> NDArray[np.intp]:
-    return np.asarray(np.where(np.isnan(chances), -np.inf, chances).argmax(axis=1))
-
-
-def _reasons(
-    failed: NDArray[np.bool_], abnormal: NDArray[np.bool_], uncertain: NDArray[np.bool_]
-) -> list[str | None]:
-    reasons = np.full(len(failed), None, object)
-    reasons[uncertain] = "uncertain"
-    reasons[abnormal] = "abnormal"
-    reasons[abnormal & uncertain] = "abnormal, uncertain"
-    reasons[failed] = "failed"
-    return list(reasons)

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.reports.batch_counts import BINS, DISCOVERY_LEVEL, Counts, NightTally
-from tasks.reports.columns import AMBER, GREEN, RED
+from tasks.reports.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
+from tasks.reports.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
+from tasks.reports.columns import Provenance, is_for_review
 from tasks.reports.drift import (
     UNIFORM,
     clustered_p_value,
@@ -17,8 +18,9 @@ from tasks.reports.drift import (
     population_stability,
     signed_distance,
 )
-from tasks.reports.parasitaemia import binomial_p_value
+from tasks.reports.parasitaemia import binomial_p_value, parasitaemia
 from tasks.reports.slides import ABNORMAL_P_VALUE
+from tasks.types import Light, Verdict
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients moves by half of that.
 KS_AMBER = 0.15
@@ -49,6 +51,9 @@ UNUSUAL = 4.0
 NEGLIGIBLE = {"abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01}
 
 
+Finding = tuple[Light, str]
+
+
 @dataclass(frozen=True)
 class Drift:
     """How far a night is from the calibration and from ``nights`` earlier ones; None: not known.
@@ -62,55 +67,69 @@ class Drift:
     psi_earlier: float | None
     psi_taps: dict[str, float]
     nights: int
-    light: str
+    light: Light
     reasons: tuple[str, ...]
 
 
-def judge(night: NightTally, earlier: pa.Table, *, detector: str, alpha: float) -> Drift:
+def judge(
+    night: NightTally, earlier: Sequence[BatchSummary], *, detector: str, alpha: float
+) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
     Args:
         night: its counts.
-        earlier: rows of `batch_row` of earlier nights, oldest first. Only nights of the same
-            detector are compared with, for another one's scores mean something else, and no red
-            ones, so that a bad night does not become what is usual.
+        earlier: summaries of earlier nights, oldest first. Only nights of the same detector are
+            compared with, for another one's scores mean something else, and no red ones, so that a
+            bad night does not become what is usual. Nights whose histograms have other bins are
+            compared by their shares alone.
         detector: the night's.
         alpha: its level.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
         reason = "no image could be scored" if night.images else "there are no images"
-        found = [(RED, reason), *_failures(night, usual)]
+        found = [(Light.RED, reason), *_failures(night, usual)]
         return Drift(None, None, None, None, {}, len(usual), *_light(found))
-    p, clusters = night.p_values, night.clusters
-    ks, ks_p = signed_distance(p), clustered_p_value(clusters)
-    psi = population_stability(_deciles(p), _deciles(UNIFORM))
-    before = sum((np.asarray(row["p_values"], np.int64) for row in usual), np.zeros(BINS, np.int64))
-    known = len(usual) >= LEAST_NIGHTS and before.sum() >= LEAST_SCORED
-    psi_earlier = population_stability(_deciles(p), _deciles(before)) if known else None
-    psi_taps = (
-        {
-            tap: population_stability(counts, _tap_scores(usual, tap))
-            for tap, counts in sorted(night.tap_scores.items())
-        }
-        if known
-        else {}
-    )
+    alike = [each for each in usual if each.bins == (P_VALUE_EDGES, TAP_EDGES)]
+    ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
+    psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
+    psi_earlier, psi_taps = _against_earlier(night, alike)
     found = [*_abnormal(night, alpha), *_failures(night, usual), *_unlike(night.shares(), usual)]
-    effective = effective_clusters(clusters)
-    if night.scored < LEAST_SCORED or effective < LEAST_CLUSTERS:
-        found.append(
-            (
-                GREEN,
-                f"drift is judged by gross deviations only: {night.scored} scored images of "
-                f"{len(clusters)} patients or slides are too few for more",
-            )
+    if len(alike) < len(usual):
+        others = len(usual) - len(alike)
+        told = f"{others} earlier nights have histograms of other bins: only shares are compared"
+        found.append((Light.GREEN, told))
+    few = night.scored < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
+    if few:
+        told = (
+            f"drift is judged by gross deviations only: {night.scored} scored images of "
+            f"{len(night.clusters)} patients or slides are too few for more"
         )
-        limit_p, limit_psi = 0.0, np.inf
-    else:
-        limit_p, limit_psi = CLUSTERED_P_VALUE, PSI_AMBER
+        found.append((Light.GREEN, told))
     if night.scored >= LEAST_SCORED:
-        found += _shifted(ks, ks_p <= limit_p)
+        found += _shifted(ks, not few and ks_p <= CLUSTERED_P_VALUE)
+    if not few:
+        found += _moved(psi, psi_earlier, psi_taps)
+    return Drift(abs(ks), ks_p, psi, psi_earlier, psi_taps, len(usual), *_light(found))
+
+
+def _against_earlier(
+    night: NightTally, earlier: Sequence[BatchSummary]
+) -> tuple[float | None, dict[str, float]]:
+    """The stability of scores, and of distances by tap; None and nothing where nights are few."""
+    counts = [np.asarray(each.p_values, np.int64) for each in earlier]
+    before = sum(counts, np.zeros(BINS, np.int64))
+    if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
+        return None, {}
+    taps = {
+        tap: population_stability(scores, _tap_scores(earlier, tap))
+        for tap, scores in sorted(night.tap_scores.items())
+    }
+    return population_stability(_deciles(night.p_values), _deciles(before)), taps
+
+
+def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
+    """What the stability of populations says."""
     measured = {
         "scores, against the calibration": psi,
         "scores, against earlier nights": psi_earlier,
@@ -118,34 +137,86 @@ def judge(night: NightTally, earlier: pa.Table, *, detector: str, alpha: float) 
     measured |= {
         f"distances at tap {tap}, against earlier nights": v for tap, v in psi_taps.items()
     }
-    found += [
-        (AMBER, f"{what}: population stability index {value:.2f} (limit {PSI_AMBER})")
+    return [
+        (Light.AMBER, f"{what}: population stability index {value:.2f} (limit {PSI_AMBER})")
         for what, value in measured.items()
-        if value is not None and value >= limit_psi
+        if value is not None and value >= PSI_AMBER
     ]
-    return Drift(abs(ks), ks_p, psi, psi_earlier, psi_taps, len(usual), *_light(found))
 
 
-Finding = tuple[str, str]
+class BatchTally:
+    """Count and judge a batch, and make its row in the history of nights.
+
+    Args:
+        night: what its image rows are counted with.
+        earlier: summaries of earlier nights, oldest first.
+        alpha: the detector's level.
+    """
+
+    def __init__(self, night: NightTally, earlier: Sequence[BatchSummary], alpha: float) -> None:
+        self.night, self._earlier, self._alpha = night, earlier, alpha
+        self._slides = self._slides_for_review = 0
+
+    def count(self, rows: pa.Table) -> None:
+        """Count image rows, with their ``q_value``."""
+        self.night.count(rows)
+
+    def count_slides(self, rows: pa.Table) -> None:
+        """Count rows of the report on slides."""
+        self._slides += rows.num_rows
+        self._slides_for_review += int(is_for_review(rows).sum())
+
+    def table(self, made_by: Provenance) -> pa.Table:
+        """Make the one row of the report on batches."""
+        return self.summary(made_by).to_table()
+
+    def summary(self, made_by: Provenance) -> BatchSummary:
+        """Judge the batch by all that was counted."""
+        night = self.night
+        drift = judge(night, self._earlier, detector=made_by.detector, alpha=self._alpha)
+        share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
+        return BatchSummary(
+            images=night.images,
+            scored=night.scored,
+            failed=night.images - night.scored,
+            failures=dict(night.failures),
+            parasitized=night.parasitized,
+            **{name: column[0].as_py() for name, column in share.items()},
+            alpha=self._alpha,
+            abnormal=night.abnormal,
+            discoveries=night.discoveries,
+            uncertain=night.uncertain,
+            review=night.verdicts[Verdict.REVIEW],
+            slides=self._slides,
+            slides_for_review=self._slides_for_review,
+            clusters=len(night.clusters),
+            p_values=tuple(night.p_values.tolist()),
+            p_value_edges=P_VALUE_EDGES,
+            tap_scores={tap: tuple(n.tolist()) for tap, n in night.tap_scores.items()},
+            tap_edges=TAP_EDGES,
+            **vars(drift),
+            **vars(made_by) | {"batch_date": made_by.batch_date.isoformat()},
+        )
 
 
-def _light(found: Sequence[Finding]) -> tuple[str, tuple[str, ...]]:
-    order = (RED, AMBER, GREEN)
-    worst = min((order.index(light) for light, _ in found), default=2)
-    return order[worst], tuple(text for light in order for each, text in found if each == light)
+def _light(found: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
+    worst_first = list(Light)[::-1]
+    worst = min((worst_first.index(light) for light, _ in found), default=-1)
+    texts = tuple(text for light in worst_first for each, text in found if each == light)
+    return worst_first[worst], texts
 
 
-def _usual(earlier: pa.Table, detector: str) -> list[dict[str, Any]]:
-    rows = [
-        row
-        for row in earlier.to_pylist()
-        if row["detector"] == detector and row["light"] != RED and row["scored"]
+def _usual(earlier: Sequence[BatchSummary], detector: str) -> list[BatchSummary]:
+    found = [
+        each
+        for each in earlier
+        if each.detector == detector and each.light != Light.RED and each.scored
     ]
-    return rows[-MOST_NIGHTS:]
+    return found[-MOST_NIGHTS:]
 
 
-def _tap_scores(rows: Sequence[Mapping[str, Any]], tap: str) -> Counts:
-    nights = [dict(row["tap_scores"])[tap] for row in rows]
+def _tap_scores(earlier: Sequence[BatchSummary], tap: str) -> Counts:
+    nights = [each.tap_scores[tap] for each in earlier]
     return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
 
 
@@ -159,7 +230,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
     # Images that are too ordinary are odd, but none of them was called ordinary wrongly.
-    light = RED if gross and ks > 0 else AMBER
+    light = Light.RED if gross and ks > 0 else Light.AMBER
     how = "more" if ks > 0 else "less"
     return [
         (
@@ -175,12 +246,12 @@ def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
     found, rate = [], night.abnormal / night.scored
     counts = np.asarray([night.abnormal]), np.asarray([night.scored])
     if binomial_p_value(*counts, alpha)[0] <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
-        light = RED if rate >= ABNORMAL_RED else AMBER
+        light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
         found.append((light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}"))
     if night.discoveries >= DISCOVERIES_AMBER * night.scored and night.discoveries > 1:
         found.append(
             (
-                AMBER,
+                Light.AMBER,
                 f"{night.discoveries / night.scored:.1%} of the scored images are abnormal at a "
                 f"false-discovery rate of {DISCOVERY_LEVEL:.0%}",
             )
@@ -188,29 +259,29 @@ def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
     return found
 
 
-def _failures(night: NightTally, usual: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]:
     """What the shares of images that failed say, together and by reason."""
     if not night.images:
         return []
     found, rate = [], 1 - night.scored / night.images
     if rate >= FAILED_AMBER:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
-        light = RED if rate >= FAILED_RED else AMBER
+        light = Light.RED if rate >= FAILED_RED else Light.AMBER
         found.append((light, f"{rate:.1%} of the images failed: {reasons}"))
         return found
     for reason, n in sorted(night.failures.items()):
-        before = [dict(row["failures"]).get(reason, 0) / row["images"] for row in usual]
+        before = [each.failures.get(reason, 0) / each.images for each in usual]
         found += _unusual(f"failed as {reason}", n / night.images, before, NEGLIGIBLE["failed"])
     return found
 
 
-def _unlike(shares: Mapping[str, float], usual: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[Finding]:
     """Which shares are unlike those of earlier nights."""
     words = {"abnormal": "abnormal", "review": "for review", "parasitized": "diagnosed parasitized"}
     found: list[Finding] = []
     for name, value in shares.items():
         total = "images" if name == "review" else "scored"
-        before = [row[name] / row[total] for row in usual]
+        before = [getattr(each, name) / getattr(each, total) for each in usual]
         found += _unusual(words[name], value, before, NEGLIGIBLE[name])
     return found
 
@@ -223,5 +294,8 @@ def _unusual(what: str, value: float, before: Sequence[float], negligible: float
     if abs(value - middle) <= max(UNUSUAL * spread, negligible):
         return []
     return [
-        (AMBER, f"{what}: {value:.1%} of the images, {middle:.1%} on {len(before)} earlier nights")
+        (
+            Light.AMBER,
+            f"{what}: {value:.1%} of the images, {middle:.1%} on {len(before)} earlier nights",
+        )
     ]

@@ -1,6 +1,7 @@
 """How dense parasites are among red cells, and how dense they could be unseen."""
 
 import math
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -13,31 +14,64 @@ SURE = 0.95  # the probability with which a parasite would have been seen
 # About 5,000 cells, a hundred fields of some fifty, are enough for it.
 DETECTABLE_PERCENT = 0.06
 
-# Upper bounds in percent, and what lies below. See `density_class`.
-CLASSES = (
-    (2.0, "below 2%"),
-    (5.0, "2% to 5%: high for who is not immune"),
-    (10.0, "5% to 10%: hyperparasitaemia where transmission is low"),
-    (math.inf, "10% or more: hyperparasitaemia"),
-)
+
+class DensityClass(StrEnum):
+    """Name the ranges of a parasitaemia."""
+
+    NONE_SEEN = "none seen"
+    BELOW_2 = "below 2%"
+    FROM_2 = "2% to 5%"
+    FROM_5 = "5% to 10%"
+    FROM_10 = "10% or more"
 
 
-def density_class(parasitized: int, cells: int) -> str | None:
-    """What a parasitaemia means, in words; None without cells.
+class NegativeCall(StrEnum):
+    """Say whether a slide without parasites had red cells enough to call it negative."""
+
+    ENOUGH = "enough cells"
+    TOO_FEW = "too few cells"
+
+
+BOUNDS = (
+    (2.0, DensityClass.BELOW_2),
+    (5.0, DensityClass.FROM_2),
+    (10.0, DensityClass.FROM_5),
+    (math.inf, DensityClass.FROM_10),
+)  # upper ones, in percent
+MEANINGS: dict[str, str] = {
+    DensityClass.FROM_2: "high for a patient who is not immune",
+    DensityClass.FROM_5: "hyperparasitaemia where transmission is low",
+    DensityClass.FROM_10: "hyperparasitaemia",
+}
+
+
+def density_class(parasitized: int, cells: int) -> DensityClass | None:
+    """Classify a parasitaemia; None without cells.
 
     The bounds of 5% and 10% are those of hyperparasitaemia that the World Health Organization
     calls commonly used, where transmission is low and where it is higher (Guidelines for the
     treatment of malaria, 2006, 8.13); its criteria of severe malaria have had 2% for those who are
     not immune. All are of Plasmodium falciparum.
 
-    >>> density_class(0, 100), density_class(3, 100)
-    ('none seen', '2% to 5%: high for who is not immune')
+    >>> str(density_class(0, 100)), str(density_class(3, 100))
+    ('none seen', '2% to 5%')
     """
     if not cells:
         return None
     if not parasitized:
-        return "none seen"
-    return next(words for bound, words in CLASSES if 100 * parasitized < bound * cells)
+        return DensityClass.NONE_SEEN
+    return next(found for bound, found in BOUNDS if 100 * parasitized < bound * cells)
+
+
+def density_text(density: str) -> str:
+    """Say in words what a class of density means.
+
+    Reports of before 0.2.0 hold such a text themselves; it is kept as it is.
+
+    >>> density_text("2% to 5%"), density_text("none seen")
+    ('2% to 5%: high for a patient who is not immune', 'none seen')
+    """
+    return f"{density}: {MEANINGS[density]}" if density in MEANINGS else density
 
 
 def probability_seen(cells: int, percent: float) -> float:
@@ -69,19 +103,23 @@ def cells_needed(percent: float) -> int:
     return math.ceil(math.log1p(-SURE) / math.log1p(-percent / 100))
 
 
-def negative_call(cells: int, percent: float) -> str:
-    """What it says that none of so many red cells is parasitized, and whether that is enough.
+def negative_call(cells: int, percent: float) -> NegativeCall:
+    """Decide whether so many red cells, none of them parasitized, are enough for a negative call.
 
     Args:
-        cells: red cells of a slide, none of them parasitized.
+        cells: red cells of a slide.
         percent: the parasitaemia that they must be enough to show.
     """
-    needed = cells_needed(percent)
+    return NegativeCall.ENOUGH if cells >= cells_needed(percent) else NegativeCall.TOO_FEW
+
+
+def negative_call_text(cells: int, percent: float) -> str:
+    """Say in words what `negative_call` decides, and why."""
     seen = f"no parasite among {cells:,} red cells: with a parasitaemia of {percent:.2g}% there "
     seen += f"would have been one with a probability of {probability_seen(cells, percent):.1%}; "
-    if cells >= needed:
+    if negative_call(cells, percent) == NegativeCall.ENOUGH:
         return seen + "enough for a negative call"
-    return seen + f"too few for a negative call, which needs {needed:,}"
+    return seen + f"too few for a negative call, which needs {cells_needed(percent):,}"
 
 
 def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:

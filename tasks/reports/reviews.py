@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.images.listing import EXTENSIONS
-from tasks.reports.columns import REVIEW
+from tasks.reports.columns import is_for_review
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.reports.spreadsheet import SpreadsheetError, read_csv
+from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
 FROM_REPORT = (
@@ -91,9 +92,9 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
         done: digests of images on which there is a verdict already.
         per_slide: how many cells a slide may send.
     """
-    chosen = []
-    for part in parts:
-        chosen.append(part.filter(pc.equal(part["verdict"].cast(pa.string()), REVIEW)))
+    # A night without images has no parts.
+    chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
+    chosen = [part.filter(pa.array(is_for_review(part))) for part in parts] or chosen
     rows = pa.concat_tables(chosen).unify_dictionaries()
     rows = rows.sort_by([("abnormality", "descending"), ("uri", "ascending")])
     left_out: Counter[str] = Counter()
@@ -102,7 +103,7 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
     slides: Counter[str | None] = Counter()
     columns = (rows[name].to_pylist() for name in ("image_id", "slide_id", "status"))
     for row, (image_id, slide, status) in enumerate(zip(*columns, strict=True)):
-        if status != "scored":
+        if status != Status.SCORED:
             left_out["failed"] += 1
         elif image_id in taken:
             left_out["the same image again"] += 1

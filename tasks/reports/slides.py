@@ -5,23 +5,20 @@ red cells count for parasitaemia; where cells were cut out of fields of view, th
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.detector.verdict import parse_reasons
 from tasks.reports.columns import (
-    ACCEPT,
     COLOURS,
-    FAILED,
-    FIELD,
-    REVIEW,
+    Provenance,
     as_map,
     coded,
+    failure_reason,
     failure_reasons,
     flags,
     is_parasitized,
@@ -29,8 +26,9 @@ from tasks.reports.columns import (
     is_white_cell,
     numbers_of,
     share,
+    verdicts,
 )
-from tasks.reports.field_limits import TOLERATED
+from tasks.reports.field_limits import TOLERATED, FieldReason
 from tasks.reports.parasitaemia import (
     DETECTABLE_PERCENT,
     binomial_p_value,
@@ -41,10 +39,19 @@ from tasks.reports.parasitaemia import (
     parasitaemia,
     per_1000,
 )
-from tasks.types import Float
+from tasks.types import FieldKind, Float
 
-TOGETHER = "abnormal together"  # the reason of a slide whose cells are
-TOO_FEW = "too few cells for a negative call"
+
+class SlideReason(StrEnum):
+    """Name why a person looks at a slide as a whole; ``fields ...`` stand beside them."""
+
+    TOGETHER = "abnormal together"
+    MANY_FAILED = "many failed"
+    FEW_CELLS = "few cells"
+    MANY_UNCERTAIN = "many uncertain"
+    SEVERAL_PATIENTS = "several patients"
+    TOO_FEW = "too few cells for a negative call"
+
 
 # A slide whose patient is like those that calibrated gets there about once in a thousand: the
 # rate of abnormal cells varies from patient to patient by about the rate itself (README).
@@ -65,239 +72,272 @@ ABNORMALITY_BIN = 0.05
 P_VALUE_BINS_A_DECADE = 20
 
 
-_OF_FIELDS = (
-    "fields",
-    "fields_read",
-    "fields_excluded",
-    "fields_for_review",
-    "cells_at_border",
+# What is counted of a slide: a column each in the array of `SlideTally`.
+OF_CELLS = (
+    *("cells", "scored", "red_cells", "ordinary", "white_cells"),
+    *("parasitized", "parasitized_ordinary", "abnormal", "uncertain", "coloured"),
 )
+OF_FIELDS = ("fields", "fields_read", "fields_excluded", "fields_for_review", "cells_at_border")
+COUNTED = (*OF_CELLS, *OF_FIELDS)
 
 
 @dataclass
 class _Slide:
-    """What is counted of a slide."""
+    """What is known of a slide beside its numbers."""
 
-    cells: int = 0
-    scored: int = 0
-    red_cells: int = 0
-    ordinary: int = 0
-    white_cells: int = 0
-    parasitized: int = 0
-    parasitized_ordinary: int = 0
-    abnormal: int = 0
-    uncertain: int = 0
     patients: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
     abnormality: Counter[int] = field(default_factory=Counter)
     p_value: Counter[int] = field(default_factory=Counter)
-    coloured: int = 0
-    colour: Float = field(default_factory=lambda: np.zeros(3))
-    fields: int = 0
-    fields_read: int = 0
-    fields_excluded: int = 0
-    fields_for_review: int = 0
-    cells_at_border: int = 0
     exclusions: Counter[str] = field(default_factory=Counter)
     beyond: Counter[str] = field(default_factory=Counter)
+
+    def name_patient(self, patient: str | None) -> None:
+        # Two are enough to know that there are several.
+        if patient is not None and len(self.patients) < 2:
+            self.patients.add(patient)
+
+    @property
+    def patient(self) -> str | None:
+        """The one patient of the slide, if there is just one."""
+        return next(iter(self.patients)) if len(self.patients) == 1 else None
 
 
 class SlideTally:
     """Counts by slide over image rows that come in parts, in whatever order and parts.
 
     Memory grows with the number of slides, not with that of images.
+
+    Args:
+        alpha: the detector's level.
+        detectable: parasitaemia in percent that the red cells of a slide without parasites must
+            have been enough to show.
+        tolerated: share of a slide's fields that may be beyond a limit, or have failed, before the
+            slide is for review. Those that are empty or thick are none of them.
     """
 
-    def __init__(self) -> None:
-        self._slides: dict[str | None, _Slide] = {}
+    def __init__(
+        self,
+        alpha: float,
+        *,
+        detectable: float = DETECTABLE_PERCENT,
+        tolerated: float = TOLERATED,
+    ) -> None:
+        self._alpha, self._detectable, self._tolerated = alpha, detectable, tolerated
+        self._numbers: dict[str | None, int] = {}
+        self._slides: list[_Slide] = []
+        self._counts = np.zeros((0, len(COUNTED)), np.int64)
+        self._colours = np.zeros((0, len(COLOURS)))  # sums over cells
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows; rows without a slide count as one slide."""
         codes, names = coded(rows["slide_id"])
-        scored, abnormal, uncertain = flags(rows)
-        red, parasitized = scored & is_red_cell(rows), is_parasitized(rows)
-        numbers = {
-            "cells": np.ones(len(codes), bool),
-            "scored": scored,
-            "red_cells": red,
-            "ordinary": red & ~abnormal,
-            "white_cells": is_white_cell(rows),
-            "parasitized": parasitized,
-            "parasitized_ordinary": parasitized & ~abnormal,
-            "abnormal": abnormal,
-            "uncertain": uncertain,
-        }
-        slides = [self._slides.setdefault(name, _Slide()) for name in names]
-        for name, which in numbers.items():
-            totals = np.bincount(codes[which], minlength=len(slides))
-            for slide, total in zip(slides, totals.tolist(), strict=True):
-                setattr(slide, name, getattr(slide, name) + total)
-        for code, patient in zip(codes, rows["patient_id"].to_pylist(), strict=True):
-            # Two are enough to know that there are several.
-            if patient is not None and len(slides[code].patients) < 2:
-                slides[code].patients.add(patient)
-        for code, reason in zip(codes, failure_reasons(rows), strict=True):
+        numbers = self._numbers_of(names)
+        slides = [self._slides[number] for number in numbers]
+        colours = np.stack([numbers_of(rows, name) for name in COLOURS], axis=1)
+        coloured = np.asarray(~np.isnan(colours).any(axis=1))
+        for column, which in enumerate(_counted(rows, coloured)):
+            self._counts[numbers, column] += np.bincount(codes[which], minlength=len(names))
+        for column, each in enumerate(colours[coloured].T):
+            self._colours[numbers, column] += np.bincount(codes[coloured], each, len(names))
+        patients, known = coded(rows["patient_id"])
+        for pair in np.unique(codes * len(known) + patients).tolist():
+            slides[pair // len(known)].name_patient(known[pair % len(known)])
+        for code, reason in zip(codes.tolist(), failure_reasons(rows), strict=True):
             if reason is not None:
                 slides[code].failures[reason] += 1
-        colours = np.stack([numbers_of(rows, name) for name in COLOURS], axis=1)
-        coloured = ~np.isnan(colours).any(axis=1)
-        known = np.bincount(codes[coloured], minlength=len(slides)).tolist()
-        sums = [np.bincount(codes[coloured], each, len(slides)) for each in colours[coloured].T]
-        for slide, n, colour in zip(slides, known, np.stack(sums, axis=1), strict=True):
-            slide.coloured += n
-            slide.colour += colour
         p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
         with np.errstate(divide="ignore", invalid="ignore"):
-            bins = {
-                "p_value": np.floor(np.log10(p) * P_VALUE_BINS_A_DECADE),
-                "abnormality": np.floor(score / ABNORMALITY_BIN),
-            }
-        for name, places in bins.items():
-            known = np.isfinite(places)
-            pairs = np.stack([codes[known], places[known].astype(np.int64)])
-            found, times = np.unique(pairs, axis=1, return_counts=True)
-            for code, place, n in zip(*found.tolist(), times.tolist(), strict=True):
-                getattr(slides[code], name)[place] += n
+            decades = np.floor(np.log10(p) * P_VALUE_BINS_A_DECADE)
+        for code, place, n in _binned(codes, decades):
+            slides[code].p_value[place] += n
+        for code, place, n in _binned(codes, np.floor(score / ABNORMALITY_BIN)):
+            slides[code].abnormality[place] += n
 
     def count_fields(self, rows: pa.Table) -> None:
-        """Count field rows; a slide may have fields and no cells."""
+        """Count rows of the report on fields; a slide may have fields and no cells."""
         columns = ("slide_id", "patient_id", "kind", "failure", "review_reason", "cells_at_border")
-        values = (rows[name].to_pylist() for name in columns)
-        for name, patient, kind, failure, reason, cut in zip(*values, strict=True):
-            slide = self._slides.setdefault(name, _Slide())
-            if patient is not None and len(slide.patients) < 2:
-                slide.patients.add(patient)
-            slide.fields += 1
-            slide.fields_excluded += kind != FIELD
-            slide.cells_at_border += cut or 0
-            slide.fields_for_review += reason is not None
-            slide.beyond.update(reason.split(", ") if reason else [])
-            slide.fields_read += kind == FIELD
-            if kind != FIELD:
-                slide.exclusions[kind or (failure or FAILED).partition(":")[0]] += 1
+        names, patients, kinds, failures, reasons, cut = (rows[n].to_pylist() for n in columns)
+        read = np.asarray([kind == FieldKind.FIELD for kind in kinds], bool)
+        at_border = np.asarray([n or 0 for n in cut], np.int64)
+        review = np.asarray([reason is not None for reason in reasons], bool)
+        counted = (np.ones(len(names), bool), read, ~read, review, at_border)
+        numbers = np.asarray(self._numbers_of(names), np.int64)
+        added = np.stack([np.asarray(each, np.int64) for each in counted], axis=1)
+        np.add.at(self._counts[:, -len(OF_FIELDS) :], numbers, added)
+        told = zip(numbers.tolist(), patients, kinds, failures, reasons, strict=True)
+        for number, patient, kind, failure, reason in told:
+            slide = self._slides[number]
+            slide.name_patient(patient)
+            slide.beyond.update(parse_reasons(reason))
+            if kind != FieldKind.FIELD:
+                slide.exclusions[kind or failure_reason(failure) or FieldReason.FAILED] += 1
 
-    def table(
-        self,
-        *,
-        alpha: float,
-        names: Mapping[str, Any],
-        detectable: float = DETECTABLE_PERCENT,
-        tolerated: float = TOLERATED,
-    ) -> pa.Table:
-        """One row a slide, by name; images without a slide are the last row.
+    def table(self, made_by: Provenance) -> pa.Table:
+        """Make one row a slide, by name; images without a slide are the last row.
 
         ``abnormal_p_value`` is that of a one-sided exact binomial test of the abnormal cells
         against ``alpha``. It takes cells for independent of each other, which those of one slide
         are not, so it is too small: it can point to a slide, never to a cell, and only a strict
         level together with a gross excess makes a slide ``abnormal together``.
-
-        Args:
-            alpha: the detector's level.
-            names: what is the same in all rows: model, detector, batch, batch_date, scored_at.
-            detectable: parasitaemia in percent that the fields of a slide without parasites must
-                have had enough red cells to show.
-            tolerated: share of a slide's fields that may be beyond a limit, or have failed, before
-                the slide is for review. Those that are empty or thick are none of them.
         """
-        order = sorted(self._slides, key=lambda name: (name is None, name or ""))
-        slides = [self._slides[name] for name in order]
+        names = sorted(self._numbers, key=lambda name: (name is None, name or ""))
+        order = [self._numbers[name] for name in names]
+        slides = [self._slides[number] for number in order]
+        counts = dict(zip(COUNTED, self._counts[order].T, strict=True))
+        surprise = binomial_p_value(counts["abnormal"], counts["scored"], self._alpha)
+        reasons = self._reasons(names, slides, counts, surprise)
+        return pa.table(
+            {
+                "slide_id": pa.array(names, pa.string()),
+                "patient_id": pa.array([slide.patient for slide in slides], pa.string()),
+                "failures": as_map(slide.failures for slide in slides),
+                **_of_cells(counts, surprise),
+                **_of_fields(slides, counts),
+                **self._of_density(counts),
+                **_of_scores(slides),
+                **_of_colours(self._colours[order], counts["coloured"]),
+                "verdict": verdicts(reasons),
+                "review_reasons": pa.array(reasons, pa.list_(pa.string())),
+                **made_by.to_columns(len(slides)),
+            }
+        )
 
-        def counts(name: str) -> NDArray[np.int64]:
-            return np.asarray([getattr(slide, name) for slide in slides], np.int64)
+    def _numbers_of(self, names: list[str | None]) -> list[int]:
+        """The rows of slides in the arrays, which grow with them."""
+        numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
+        new = len(self._numbers) - len(self._slides)
+        self._slides += [_Slide() for _ in range(new)]
+        # As much again and a little, so that growing does not cost the square of the slides.
+        if len(self._counts) < len(self._slides):
+            more = ((0, new + len(self._slides)), (0, 0))
+            self._counts, self._colours = np.pad(self._counts, more), np.pad(self._colours, more)
+        return numbers
 
-        scored, abnormal = counts("scored"), counts("abnormal")
-        red, parasitized = counts("red_cells"), counts("parasitized")
-        of_fields = pa.array([slide.fields > 0 for slide in slides], pa.bool_())
-        surprise = binomial_p_value(abnormal, scored, alpha)
-        reasons = [
-            _reasons(slide, name, p, alpha, detectable, tolerated)
-            for slide, name, p in zip(slides, order, surprise, strict=True)
-        ]
-        columns = {
-            "slide_id": pa.array(order, pa.string()),
-            "patient_id": pa.array(
-                [
-                    next(iter(slide.patients)) if len(slide.patients) == 1 else None
-                    for slide in slides
-                ],
-                pa.string(),
-            ),
-            "cells": counts("cells"),
-            "scored": scored,
-            "failed": counts("cells") - scored,
-            "failures": as_map(slide.failures for slide in slides),
-            **{name: pc.if_else(of_fields, counts(name), None) for name in _OF_FIELDS},
-            "exclusions": as_map(slide.exclusions if slide.fields else None for slide in slides),
-            "red_cells": red,
-            "white_cells": counts("white_cells"),
-            "parasitized": parasitized,
-            **parasitaemia(parasitized, red, ""),
-            **per_1000(parasitized, red),
-            **parasitaemia(counts("parasitized_ordinary"), counts("ordinary"), "_ordinary"),
-            "density_class": pa.array(
-                [density_class(slide.parasitized, slide.red_cells) for slide in slides],
-                pa.string(),
-            ),
+    def _of_density(self, counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
+        """Columns that say what the parasitaemia means, and what none seen does."""
+        pairs = list(zip(counts["parasitized"].tolist(), counts["red_cells"].tolist(), strict=True))
+        called = [None if found else negative_call(n, self._detectable) for found, n in pairs]
+        return {
+            "density_class": pa.array([density_class(*pair) for pair in pairs], pa.string()),
             "detectable_percent": pa.array(
-                [detectable_percent(slide.red_cells) for slide in slides], pa.float64()
+                [detectable_percent(cells) for _, cells in pairs], pa.float64()
             ),
-            "negative_call": pa.array(
-                [
-                    None if slide.parasitized else negative_call(slide.red_cells, detectable)
-                    for slide in slides
-                ],
-                pa.string(),
-            ),
-            "abnormal": abnormal,
-            "abnormal_fraction": share(abnormal, scored),
-            "abnormal_p_value": pa.array(surprise, from_pandas=True),
-            "uncertain": counts("uncertain"),
-            "abnormality_median": pa.array(
-                [_median(slide.abnormality, ABNORMALITY_BIN) for slide in slides], pa.float64()
-            ),
-            "p_value_median": pa.array(
-                [_median_p_value(slide.p_value) for slide in slides], pa.float64()
-            ),
-            **{
-                name: pa.array(
-                    [
-                        slide.colour[k] / slide.coloured if slide.coloured else None
-                        for slide in slides
-                    ],
-                    pa.float32(),
-                )
-                for k, name in enumerate(COLOURS)
-            },
-            "verdict": pa.array([REVIEW if each else ACCEPT for each in reasons], pa.string()),
-            "review_reasons": pa.array(reasons, pa.list_(pa.string())),
-            **{name: pa.repeat(pa.scalar(value), len(slides)) for name, value in names.items()},
+            "negative_call": pa.array(called, pa.string()),
+            "negative_call_percent": pa.array(np.full(len(pairs), self._detectable), pa.float64()),
         }
-        return pa.table(columns)
+
+    def _reasons(
+        self,
+        names: list[str | None],
+        slides: list[_Slide],
+        counts: dict[str, NDArray[np.int64]],
+        surprise: Float,
+    ) -> list[list[str]]:
+        """Why a person looks at each slide."""
+        cells, scored, abnormal = (counts[name] for name in ("cells", "scored", "abnormal"))
+        limit = max(ABNORMAL_TOGETHER, self._alpha)
+        several = [
+            name is not None and len(slide.patients) > 1
+            for name, slide in zip(names, slides, strict=True)
+        ]
+        found = {
+            SlideReason.TOGETHER: (surprise <= ABNORMAL_P_VALUE) & (abnormal >= limit * scored),
+            SlideReason.MANY_FAILED: (cells > 0) & (cells - scored >= MANY_FAILED * cells),
+            SlideReason.FEW_CELLS: scored < FEW_CELLS,
+            SlideReason.MANY_UNCERTAIN: (counts["uncertain"] > 0)
+            & (counts["uncertain"] >= MANY_UNCERTAIN * scored),
+            SlideReason.SEVERAL_PATIENTS: np.asarray(several, bool),
+            # Of cells that were cut out elsewhere nobody knows how many were left out.
+            SlideReason.TOO_FEW: (counts["fields"] > 0)
+            & (counts["parasitized"] == 0)
+            & (counts["red_cells"] < cells_needed(self._detectable)),
+        }
+        reasons: list[list[str]] = [[] for _ in slides]
+        for reason, which in found.items():
+            for number in np.flatnonzero(which).tolist():
+                reasons[number].append(reason)
+        for slide, read, told in zip(slides, counts["fields_read"].tolist(), reasons, strict=True):
+            few = self._tolerated * (read + slide.beyond[FieldReason.FAILED])
+            told += [f"fields {each}" for each, n in sorted(slide.beyond.items()) if n > few]
+        return reasons
 
 
-def _reasons(
-    slide: _Slide,
-    name: str | None,
-    surprise: float,
-    alpha: float,
-    detectable: float,
-    tolerated: float,
-) -> list[str]:
-    few = tolerated * (slide.fields_read + slide.beyond[FAILED])
-    limit = max(ABNORMAL_TOGETHER, alpha)
-    found = {
-        TOGETHER: surprise <= ABNORMAL_P_VALUE and slide.abnormal >= limit * slide.scored,
-        "many failed": slide.cells - slide.scored >= MANY_FAILED * slide.cells > 0,
-        "few cells": slide.scored < FEW_CELLS,
-        "many uncertain": slide.uncertain >= MANY_UNCERTAIN * slide.scored and slide.uncertain > 0,
-        "several patients": name is not None and len(slide.patients) > 1,
-        # Of cells that were cut out elsewhere nobody knows how many were left out.
-        TOO_FEW: slide.fields > 0
-        and not slide.parasitized
-        and slide.red_cells < cells_needed(detectable),
-        **{f"fields {reason}": n > few for reason, n in sorted(slide.beyond.items())},
+def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Which image rows (n,) count for each of `OF_CELLS`."""
+    scored, abnormal, uncertain = flags(rows)
+    red, parasitized = scored & is_red_cell(rows), is_parasitized(rows)
+    counted = {
+        "cells": np.ones(rows.num_rows, bool),
+        "scored": scored,
+        "red_cells": red,
+        "ordinary": red & ~abnormal,
+        "white_cells": is_white_cell(rows),
+        "parasitized": parasitized,
+        "parasitized_ordinary": parasitized & ~abnormal,
+        "abnormal": abnormal,
+        "uncertain": uncertain,
+        "coloured": coloured,
     }
-    return [reason for reason, is_so in found.items() if is_so]
+    return [counted[name] for name in OF_CELLS]
+
+
+def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int]]:
+    """The slide, the bin and the number of cells, for each bin of each slide that has some."""
+    known = np.isfinite(places)
+    pairs = np.stack([codes[known], places[known].astype(np.int64)])
+    found, times = np.unique(pairs, axis=1, return_counts=True)
+    return list(zip(*found.tolist(), times.tolist(), strict=True))
+
+
+def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str, pa.Array]:
+    """Columns of counts of cells, and of shares of them."""
+    same = ("cells", "scored", "red_cells", "white_cells", "parasitized", "abnormal", "uncertain")
+    parasitized, red = counts["parasitized"], counts["red_cells"]
+    ordinary = counts["parasitized_ordinary"], counts["ordinary"]
+    return {
+        **{name: counts[name] for name in same},
+        "failed": counts["cells"] - counts["scored"],
+        **parasitaemia(parasitized, red, ""),
+        **per_1000(parasitized, red),
+        **parasitaemia(*ordinary, "_ordinary"),
+        "abnormal_fraction": share(counts["abnormal"], counts["scored"]),
+        "abnormal_p_value": pa.array(surprise, from_pandas=True),
+    }
+
+
+def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
+    """Columns on fields of view, null for slides that have none."""
+    there = counts["fields"] > 0
+    exclusions = [
+        slide.exclusions if has else None for slide, has in zip(slides, there, strict=True)
+    ]
+    return {
+        **{name: pa.array(counts[name], mask=~there) for name in OF_FIELDS},
+        "exclusions": as_map(exclusions),
+    }
+
+
+def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
+    """Columns of medians."""
+    return {
+        "abnormality_median": pa.array(
+            [_median(slide.abnormality, ABNORMALITY_BIN) for slide in slides], pa.float64()
+        ),
+        "p_value_median": pa.array(
+            [_median_p_value(slide.p_value) for slide in slides], pa.float64()
+        ),
+    }
+
+
+def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Columns of mean colours, from their sums (slides, 3) over so many cells each."""
+    with np.errstate(invalid="ignore"):
+        means = sums / cells[:, np.newaxis]
+    return {
+        name: pa.array(means[:, k].astype(np.float32), mask=cells == 0)
+        for k, name in enumerate(COLOURS)
+    }
 
 
 def _median(bins: Counter[int], width: float) -> float | None:

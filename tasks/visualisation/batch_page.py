@@ -13,8 +13,11 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.reports.columns import AMBER, COLOURS, FIELD, GREEN, RED, REVIEW
-from tasks.reports.slides import TOGETHER
+from tasks.reports.batches import BatchSummary
+from tasks.reports.columns import COLOURS
+from tasks.reports.parasitaemia import density_text, negative_call_text
+from tasks.reports.slides import SlideReason
+from tasks.types import FieldKind, Light, Verdict
 from tasks.visualisation import charts
 from tasks.visualisation.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
 from tasks.visualisation.overlay import COLOURS as CONTOURS
@@ -28,9 +31,9 @@ LONGEST = 160  # characters of a name or message; the report has them all
 WIDEST = 30.0  # deviations at which a bar is as long as it gets; bars grow as asinh
 
 LIGHTS = {
-    GREEN: "Green: nothing is out of line",
-    AMBER: "Amber: something needs a look",
-    RED: "Red: look before using any result",
+    Light.GREEN: "Green: nothing is out of line",
+    Light.AMBER: "Amber: something needs a look",
+    Light.RED: "Red: look before using any result",
 }
 SHEETS = {
     ABNORMAL: (
@@ -77,17 +80,17 @@ class ShownSlide:
 
 
 @dataclass(frozen=True)
-class Night:
+class BatchView:
     """All that a batch's page is made from.
 
-    ``row`` is that of the report on batches, ``earlier`` those of nights before, oldest first;
+    ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them.
     """
 
-    row: Mapping[str, Any]
-    earlier: Sequence[Mapping[str, Any]]
+    row: BatchSummary
+    earlier: Sequence[BatchSummary]
     slides: pa.Table
     highlights: Highlights
     exhibits: Mapping[str, Exhibit]
@@ -101,82 +104,82 @@ class Night:
     whole_slides: Sequence[ShownSlide] = ()
 
 
-def batch_page(night: Night) -> str:
+def batch_page(view: BatchView) -> str:
     """The page, HTML; the same night gives the same text."""
-    row, script = night.row, (TEMPLATES / "batch.js").read_text()
-    slides = _slide_rows(night.slides)
-    together = [each for each in slides if TOGETHER in each["reasons"]]
+    row, script = view.row, (TEMPLATES / "batch.js").read_text()
+    slides = _slide_rows(view.slides)
+    together = [each for each in slides if SlideReason.TOGETHER in each["reasons"]]
     return render(
         "batch.html",
-        title=f"{row['batch']}: {row['light']}",
+        title=f"{row.batch}: {row.light}",
         row=row,
-        made_from=night.made_from,
-        day=_day(row["batch_date"]),
-        light=LIGHTS[row["light"]],
+        made_from=view.made_from,
+        day=_day(row.batch_date),
+        light=LIGHTS[row.light],
         facts=_facts(row),
         together=together[:TOGETHER_SHOWN],
         more_together=max(0, len(together) - TOGETHER_SHOWN),
         sheets=[
-            (name, heading, words, _cells(night, name)) for name, (heading, words) in SHEETS.items()
+            (name, heading, words, _cells(view, name)) for name, (heading, words) in SHEETS.items()
         ],
-        fields=[_field(each) for each in night.fields],
-        whole_slides=[_whole_slide(each) for each in night.whole_slides],
-        counted_fields=_counted_fields(night.slides),
+        fields=[_field(each) for each in view.fields],
+        whole_slides=[_whole_slide(each) for each in view.whole_slides],
+        counted_fields=_counted_fields(view.slides),
         contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
         gradient=_gradient(),
-        threshold=_number(night.threshold),
+        threshold=_number(view.threshold),
         slides=slides[:SLIDES_SHOWN],
         all_slides=len(slides),
-        charts=_charts(night),
-        leading=_leading(night),
-        nights=_nights(night),
-        failures=_failures(night),
-        made_by=night.made_by,
-        command=night.command,
+        charts=_charts(view),
+        leading=_leading(view),
+        nights=_nights(view),
+        failures=_failures(view),
+        made_by=view.made_by,
+        command=view.command,
         script=Markup(script),
         script_hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
     )
 
 
-def _facts(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
     """Name, figure and what stands under it."""
     scored, low, high = (
-        row["scored"],
-        row["parasitaemia_low"],
-        row["parasitaemia_high"],
+        row.scored,
+        row.parasitaemia_low,
+        row.parasitaemia_high,
     )
     # Of red cells, which are not all that were scored.
-    parasitized = "–" if low is None else f"{row['parasitaemia_percent']:.1f}%"
+    parasitized = "–" if low is None else f"{row.parasitaemia_percent:.1f}%"
     interval = "" if low is None else f"95% interval {low:.1f} to {high:.1f}%"
     return [
-        ("Images", f"{row['images']:,}", f"{scored:,} scored"),
+        ("Images", f"{row.images:,}", f"{scored:,} scored"),
         ("Parasitized", parasitized, interval),
         (
             "Abnormal",
-            percent(row["abnormal"], scored),
-            f"{row['abnormal']:,} cells; {row['alpha']:.0%} expected",
+            percent(row.abnormal, scored),
+            f"{row.abnormal:,} cells; {row.alpha:.0%} expected",
         ),
-        ("Uncertain", percent(row["uncertain"], scored), f"{row['uncertain']:,} cells"),
-        ("Failed", f"{row['failed']:,}", percent(row["failed"], row["images"]) + " of the images"),
+        ("Uncertain", percent(row.uncertain, scored), f"{row.uncertain:,} cells"),
+        ("Failed", f"{row.failed:,}", percent(row.failed, row.images) + " of the images"),
         (
             "For review",
-            f"{row['review']:,}",
-            f"cells, and {row['slides_for_review']:,} of {row['slides']:,} slides",
+            f"{row.review:,}",
+            f"cells, and {row.slides_for_review:,} of {row.slides:,} slides",
         ),
     ]
 
 
-def _cells(night: Night, sheet: str) -> list[dict[str, Any]]:
+def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
     """What a contact sheet shows of its cells."""
-    rows = night.highlights.sheet(sheet)
+    rows = view.highlights.sheet(sheet)
     if not rows.num_rows:
         return []
-    deviations = night.highlights.deviations(rows).tolist()
-    return [_cell(night, *each) for each in zip(rows.to_pylist(), deviations, strict=True)]
+    deviations = view.highlights.deviations(rows).tolist()
+    return [_cell(view, *each) for each in zip(rows.to_pylist(), deviations, strict=True)]
 
 
-def _cell(night: Night, row: Mapping[str, Any], deviations: Sequence[float]) -> dict[str, Any]:
-    exhibit = night.exhibits.get(row["uri"], Exhibit("the image was not looked at again"))
+def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) -> dict[str, Any]:
+    exhibit = view.exhibits.get(row["uri"], Exhibit("the image was not looked at again"))
     why, name = exhibit.explanation, file_name(row["uri"])
     probability = row[f"probability_{row['diagnosis']}"]
     return {
@@ -192,12 +195,12 @@ def _cell(night: Night, row: Mapping[str, Any], deviations: Sequence[float]) -> 
         "thumbnail": exhibit.thumbnail and data_uri(exhibit.thumbnail, "webp"),
         "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
         "tap": why and why.tap,
-        "nearest": why and shortened(night.classes[why.nearest]),
-        "bars": _bars(night, deviations),
+        "nearest": why and shortened(view.classes[why.nearest]),
+        "bars": _bars(view, deviations),
     }
 
 
-def _bars(night: Night, deviations: Iterable[float]) -> list[dict[str, Any]]:
+def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
     """How long the bar of each tap is, and where on it the threshold lies, in percent."""
 
     def place(value: float) -> str:
@@ -208,10 +211,10 @@ def _bars(night: Night, deviations: Iterable[float]) -> list[dict[str, Any]]:
             "tap": tap,
             "text": _number(value),
             "width": place(value),
-            "limit": place(night.threshold) if np.isfinite(night.threshold) else None,
-            "over": value >= night.threshold,
+            "limit": place(view.threshold) if np.isfinite(view.threshold) else None,
+            "over": value >= view.threshold,
         }
-        for tap, value in zip(night.taps, deviations, strict=True)
+        for tap, value in zip(view.taps, deviations, strict=True)
     ]
 
 
@@ -242,7 +245,7 @@ def _field(field: ShownField) -> dict[str, Any]:
 
 def _whole_slide(slide: ShownSlide) -> dict[str, Any]:
     """What the page says of a slide seen from afar."""
-    read = [row for row in slide.fields if row["kind"] == FIELD]
+    read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
     parasitized = sum(row["parasitized"] > 0 for row in read)
     reviewed = sum(row["review_reason"] is not None for row in slide.fields)
     return {
@@ -263,8 +266,11 @@ def _counted_fields(slides: pa.Table) -> list[str]:
     left_out = Counter[str]()
     for row in rows:
         left_out.update(dict(row["exclusions"]))
-    counts = {FIELD: sum(row["fields_read"] for row in rows), **dict(sorted(left_out.items()))}
-    words = {FIELD: "read"}
+    counts = {
+        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
+        **dict(sorted(left_out.items())),
+    }
+    words: dict[str, str] = {FieldKind.FIELD: "read"}
     return (
         [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
         if rows
@@ -277,8 +283,8 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
     rows = slides.to_pylist()
     rows.sort(
         key=lambda row: (
-            row["verdict"] != REVIEW,
-            TOGETHER not in row["review_reasons"],
+            row["verdict"] != Verdict.REVIEW,
+            SlideReason.TOGETHER not in row["review_reasons"],
             1.0 if row["abnormal_p_value"] is None else row["abnormal_p_value"],
             row["slide_id"] or "",
         )
@@ -300,7 +306,7 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
             "abnormality": _number(row["abnormality_median"]),
             "p_value": row["p_value_median"],
             "p_text": p_text(row["p_value_median"]),
-            "review": row["verdict"] == REVIEW,
+            "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }
         for row in rows
@@ -311,13 +317,17 @@ def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a slide's row says of its fields of view, all None where it has none."""
     # Reports of before there were any have no such columns.
     if not row.get("fields"):
-        return {"fields": None, "density": None}
-    density = row["density_class"]
+        return {"fields": None, "density": None, "negative": None}
+    density, negative = row["density_class"] and density_text(row["density_class"]), None
     if row["parasitized"] == 0 and row["detectable_percent"] is not None:
         density += f"; {row['detectable_percent']:.2g}% would show"
+        # Reports of before 0.2.0 do not say what a negative call needs.
+        if row.get("negative_call_percent") is not None:
+            negative = negative_call_text(row["red_cells"], row["negative_call_percent"])
     return {
         "fields": f"{row['fields_read']:,} of {row['fields']:,} fields read",
         "density": density,
+        "negative": negative,
     }
 
 
@@ -327,24 +337,24 @@ def _colour(values: Sequence[float | None]) -> str | None:
     return f"rgb({', '.join(map(str, known))})" if len(known) == len(values) else None
 
 
-def _charts(night: Night) -> list[tuple[str, Markup]]:
-    highlights = night.highlights
+def _charts(view: BatchView) -> list[tuple[str, Markup]]:
+    highlights = view.highlights
     found = [
         (
             "Abnormality of all scored images",
             charts.binned(
                 highlights.edges,
                 highlights.scores,
-                night.threshold,
+                view.threshold,
                 title="Abnormality of all scored images",
             ),
         )
     ]
-    nights = [row for row in [*night.earlier, night.row][-NIGHTS_SHOWN:] if row["images"]]
+    nights = [row for row in [*view.earlier, view.row][-NIGHTS_SHOWN:] if row.images]
     if len(nights) > 1:
         x = np.arange(1 - len(nights), 1, dtype=np.float64)
         shares = {
-            name: (x, np.asarray([row[name] / (row[total] or 1) for row in nights]))
+            name: (x, np.asarray([_share(row, name, total) for row in nights]))
             for name, total in (
                 ("parasitized", "scored"),
                 ("abnormal", "scored"),
@@ -358,54 +368,58 @@ def _charts(night: Night) -> list[tuple[str, Markup]]:
     return [(caption, Markup(chart)) for caption, chart in found]
 
 
-def _leading(night: Night) -> list[tuple[str, str, str]]:
+def _share(row: BatchSummary, name: str, total: str) -> float:
+    return float(getattr(row, name) / (getattr(row, total) or 1))
+
+
+def _leading(view: BatchView) -> list[tuple[str, str, str]]:
     """Of each tap, of how many abnormal cells it is the one that deviates most."""
-    counts = night.highlights.leading
+    counts = view.highlights.leading
     total = sum(counts.values())
-    return [(tap, f"{counts[tap]:,}", percent(counts[tap], total)) for tap in night.taps]
+    return [(tap, f"{counts[tap]:,}", percent(counts[tap], total)) for tap in view.taps]
 
 
-def _nights(night: Night) -> list[dict[str, Any]]:
+def _nights(view: BatchView) -> list[dict[str, Any]]:
     """The nights up to this one, newest first.
 
     None leads to its page: which pages there are may change, and the same night must give the
     same text.
     """
     return [
-        night_row(row, {}, str(night.row["detector"]))
-        for row in [*night.earlier, night.row][-NIGHTS_SHOWN:][::-1]
+        night_row(row, {}, view.row.detector)
+        for row in [*view.earlier, view.row][-NIGHTS_SHOWN:][::-1]
     ]
 
 
-def night_row(row: Mapping[str, Any], pages: Mapping[str, str], detector: str) -> dict[str, Any]:
+def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
     """A night as a line of a table; ``other`` says that another detector scored it."""
-    scored = row["scored"]
+    scored = row.scored
     return {
-        "date": row["batch_date"],
-        "batch": row["batch"],
-        "page": pages.get(row["batch"]),
-        "light": row["light"],
-        "reasons": row["reasons"],
-        "images": f"{row['images']:,}",
-        "parasitized": percent(row["parasitized"], scored),
-        "abnormal": percent(row["abnormal"], scored),
-        "uncertain": percent(row["uncertain"], scored),
-        "failed": percent(row["failed"], row["images"]),
-        "review": f"{row['review']:,}",
-        "slides": f"{row['slides_for_review']:,} of {row['slides']:,}",
-        "other": row["detector"] != detector,
+        "date": row.batch_date,
+        "batch": row.batch,
+        "page": pages.get(row.batch),
+        "light": row.light,
+        "reasons": row.reasons,
+        "images": f"{row.images:,}",
+        "parasitized": percent(row.parasitized, scored),
+        "abnormal": percent(row.abnormal, scored),
+        "uncertain": percent(row.uncertain, scored),
+        "failed": percent(row.failed, row.images),
+        "review": f"{row.review:,}",
+        "slides": f"{row.slides_for_review:,} of {row.slides:,}",
+        "other": row.detector != detector,
     }
 
 
-def _failures(night: Night) -> list[dict[str, Any]]:
-    counts = sorted(dict(night.row["failures"]).items(), key=lambda pair: (-pair[1], pair[0]))
+def _failures(view: BatchView) -> list[dict[str, Any]]:
+    counts = sorted(view.row.failures.items(), key=lambda pair: (-pair[1], pair[0]))
     return [
         {
             "reason": reason.replace("_", " "),
             "count": f"{count:,}",
             "examples": [
                 (file_name(uri), shortened(message))
-                for uri, message in night.highlights.failures.get(reason, [])
+                for uri, message in view.highlights.failures.get(reason, [])
             ],
         }
         for reason, count in counts
@@ -421,7 +435,7 @@ def _gradient() -> str:
 def file_name(uri: str) -> str:
     """The name of an image's file, in an archive or not.
 
-    >>> file_name("zip://cells/C1_cell_2.png::/data/night.zip"), file_name("/photos/a.png")
+    >>> file_name("zip://cells/C1_cell_2.png::/data/view.zip"), file_name("/photos/a.png")
     ('C1_cell_2.png', 'a.png')
     """
     return shortened(uri.partition("::")[0].rstrip("/").rpartition("/")[2] or uri)

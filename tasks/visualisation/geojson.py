@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from tasks.reports.columns import FIELD
+from tasks.types import FieldKind
 from tasks.visualisation.overlay import Colour, Outline, Pen, outline_of, pen_of
 
 # By pen. QuPath draws no dashes, so what is abnormal has a lighter colour (Okabe & Ito 2008).
@@ -93,7 +93,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """A field as a locked annotation with its quality and counts; None where its source failed."""
     if row["x"] is None:
         return None
-    kind = row["kind"] if row["kind"] != FIELD else row["review_reason"]
+    kind = row["kind"] if row["kind"] != FieldKind.FIELD else row["review_reason"]
     name = "Field" if kind is None else f"Field: {kind}"
     return _feature(
         f"{row['source_uri']}#{row['x']},{row['y']}",

@@ -1,20 +1,20 @@
 """The page that lists all nights and leads to the page of each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from tasks.reports.batches import BatchSummary
 from tasks.visualisation.batch_page import night_row
 from tasks.visualisation.page import render
 
 
-def index_page(nights: Sequence[Mapping[str, Any]], pages: Mapping[str, str]) -> str:
+def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
     """The page, HTML.
 
     Args:
-        nights: rows of the report on batches, oldest first.
+        nights: summaries of batches, oldest first.
         pages: file names of the batches' pages, by batch.
     """
-    detector = str(nights[-1]["detector"]) if nights else ""
+    detector = nights[-1].detector if nights else ""
     return render(
         "index.html",
         title="Nights",

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from tasks.images.geometry import rescaled
-from tasks.reports.columns import EMPTY, FIELD, PARASITIZED, WHITE
+from tasks.reports.columns import PARASITIZED
+from tasks.types import CellKind, FieldKind, Status
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -54,10 +55,10 @@ class Pen:
 
 def pen_of(row: Mapping[str, Any]) -> Pen:
     """The pen of a cell, given its row of the image report."""
-    if row["status"] != "scored":
+    if row["status"] != Status.SCORED:
         return Pen("failed")
     abnormal = bool(row["abnormal"])
-    if row.get("kind") == WHITE:
+    if row.get("kind") == CellKind.WHITE:
         return Pen("white cell", abnormal)
     parasitized = row["diagnosis"] == PARASITIZED
     return Pen("parasitized" if parasitized else "not parasitized", abnormal)
@@ -124,7 +125,7 @@ def slide_picture(
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     scale = np.array(picture.size) / size
-    drawn = [row for row in fields if row["x"] is not None and row["kind"] != EMPTY]
+    drawn = [row for row in fields if row["x"] is not None and row["kind"] != FieldKind.EMPTY]
     inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
     boxes = []
     for row in drawn:
@@ -201,13 +202,13 @@ def fields_to_show(fields: pa.Table, most: int = SHOWN) -> pa.Table:
             ).to_pylist()
         )
         # Of tiles nobody knows where cells are.
-        if row["kind"] == FIELD and row["cells"] is not None
+        if row["kind"] == FieldKind.FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
 
 
 def _pen_of_field(row: Mapping[str, Any]) -> Pen:
-    if row["kind"] != FIELD:
+    if row["kind"] != FieldKind.FIELD:
         return Pen("failed")
     name = "parasitized" if row["parasitized"] else "not parasitized"
     return Pen(name, row["review_reason"] is not None)

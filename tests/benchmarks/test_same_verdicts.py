@@ -1,6 +1,7 @@
 """What is fast says the same: scores and verdicts of real cells beside those of plain PyTorch."""
 
 from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.detector.detector import score
+from tasks.detector.verdict import VerdictRule
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
 from tasks.network.features import extract
-from tasks.reports.images import image_rows
+from tasks.reports.columns import Provenance
+from tasks.reports.images import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record
 
 IMAGES = 256 if QUICK else 5000
@@ -46,18 +49,17 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
         rows.append(
             image_rows(
                 manifest,
-                image_ids=[image.image_id.hex() for image in features.images if image.image_id],
-                sizes=np.asarray([image.size for image in features.images]),
-                colours=None,
-                failures={},
-                logits=features.logits,
-                scores=score(detector, features.taps),
-                classes=card.classes,
+                ImagesRead(
+                    [image.image_id.hex() for image in features.images if image.image_id],
+                    np.asarray([image.size for image in features.images]),
+                    None,
+                    {},
+                ),
+                Diagnoses(card.classes, features.logits, card.temperature),
+                score(detector, features.taps),
                 taps=detector.taps,
-                temperature=card.temperature,
-                alpha=detector_card.alpha,
-                uncertain_below=detector_card.uncertain_below,
-                names={},
+                rule=VerdictRule(detector_card.alpha, detector_card.uncertain_below),
+                made_by=Provenance("m", "d", "b", date(2026, 1, 31), datetime.now(UTC)),
             )
         )
     ours, wanted = rows

@@ -1,9 +1,13 @@
 """Rows of the report on images, with the columns that tallies count."""
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from tasks.reports.columns import Provenance
+
+MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
 NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31"}
 KINDS = {
     "slide_id": pa.string(),

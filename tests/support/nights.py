@@ -2,7 +2,8 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
 
@@ -10,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.slides import slide_schema
 from tasks.detector.explanation import Explanation
 from tasks.reports.batch_counts import NightTally
-from tasks.reports.batches import batch_row
-from tasks.reports.columns import REVIEW
-from tasks.reports.light import judge
+from tasks.reports.batches import BatchSummary
+from tasks.reports.columns import Provenance
+from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
-from tasks.visualisation.batch_page import Night, ShownField
+from tasks.types import Light
+from tasks.visualisation.batch_page import BatchView, ShownField
 from tasks.visualisation.highlights import SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
 from tasks.visualisation.thumbnails import Exhibit
@@ -142,6 +143,14 @@ def shown_field(number: int, slide: str | None = None, **other: Any) -> ShownFie
     return ShownField(field_row(number, slide, **other), field_picture())
 
 
+def summary_of(**values: Any) -> BatchSummary:
+    """The summary of a batch without images, but for the values given."""
+    made_by = Provenance(
+        "m", "m-v0001", "night", date(2026, 3, 7), datetime(2026, 3, 7, tzinfo=UTC)
+    )
+    return replace(BatchTally(NightTally({}), [], ALPHA).summary(made_by), **values)
+
+
 def night_of(
     rows: pa.Table,
     *,
@@ -150,35 +159,26 @@ def night_of(
     see: Callable[[int], Exhibit] = exhibit,
     fields: Sequence[dict[str, Any]] = (),
     shown: Sequence[ShownField] = (),
-) -> Night:
+) -> BatchView:
     """All that the page of these rows is made from; the batch is called night."""
-    names = {
-        "model": "m",
-        "detector": "m-v0001",
-        "batch": "night",
-        "batch_date": "2026-03-07",
-        "scored_at": datetime(2026, 3, 7, 6, tzinfo=UTC),
-    }
-    tally, slides = NightTally(CALIBRATION), SlideTally()
+    scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
+    made_by = Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
+    tally, slides = BatchTally(NightTally(CALIBRATION), [], ALPHA), SlideTally(ALPHA)
     for part in parts(rows):
         tally.count(part)
         slides.count(part)
     if fields:
         slides.count_fields(pa.Table.from_pylist(list(fields)))
-    slide_rows = slides.table(alpha=ALPHA, names=names).select(slide_schema().names)
-    drift = judge(tally, batch_schema().empty_table(), detector="m-v0001", alpha=ALPHA)
-    counts = {
-        "slides": slide_rows.num_rows,
-        "slides_for_review": slide_rows["verdict"].to_pylist().count(REVIEW),
-    }
-    (row,) = batch_row(tally, drift, alpha=ALPHA, names=names, **counts).to_pylist()
+    slide_rows = slides.table(made_by).select(slide_schema().names)
+    tally.count_slides(slide_rows)
+    row = tally.summary(made_by)
     highlights = highlights_of(rows, classes=classes)
     uris = dict.fromkeys(uri for name in SHOWN for uri in highlights.sheet(name)["uri"].to_pylist())
-    return Night(
+    return BatchView(
         row=row,
         earlier=[
-            row | {"batch": f"before-{i}", "light": light, "batch_date": f"2026-03-0{i + 1}"}
-            for i, light in enumerate(["green", "amber", "red", "green"][:nights])
+            replace(row, batch=f"before-{i}", light=light, batch_date=f"2026-03-0{i + 1}")
+            for i, light in enumerate([*Light, Light.GREEN][:nights])
         ],
         slides=slide_rows.cast(slide_schema()),
         highlights=highlights,

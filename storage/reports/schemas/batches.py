@@ -24,11 +24,17 @@ def batch_schema() -> pa.Schema:
             column("slides_for_review", COUNT, "slides for review by a person", "slides"),
             column("clusters", COUNT, "patients with scored images, or slides where none is named"),
             column("p_values", pa.list_(COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
+            column("p_value_edges", pa.list_(pa.float64()), "edges of the bins of p_values"),
             column(
                 "tap_scores",
                 pa.map_(pa.string(), pa.list_(COUNT)),
                 "by tap, standardised log distances in bins",
                 "images",
+            ),
+            column(
+                "tap_edges",
+                pa.list_(pa.float64()),
+                "edges of the bins of tap_scores; the outermost bins are open",
             ),
             column(
                 "ks_distance", pa.float64(), "Kolmogorov-Smirnov distance of p_values from uniform"

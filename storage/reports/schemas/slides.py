@@ -62,7 +62,7 @@ def slide_schema() -> pa.Schema:
             column(
                 "density_class",
                 TEXT,
-                "what the parasitaemia means, at bounds of 2, 5 and 10%; none seen",
+                "none seen, below 2%, 2% to 5%, 5% to 10%, or 10% or more",
             ),
             column(
                 "detectable_percent",
@@ -73,7 +73,13 @@ def slide_schema() -> pa.Schema:
             column(
                 "negative_call",
                 pa.string(),
-                "where no parasite was seen: whether there were cells enough to say so",
+                "where no parasite was seen: enough cells for a negative call, or too few cells",
+            ),
+            column(
+                "negative_call_percent",
+                pa.float64(),
+                "the parasitaemia that so many red cells must show for a negative call",
+                "%",
             ),
             column("abnormal", COUNT, "scored images that are abnormal", "images"),
             column("abnormal_fraction", pa.float64(), "abnormal over scored"),

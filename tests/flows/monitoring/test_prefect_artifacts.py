@@ -38,6 +38,8 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.tables import publish_report, report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_night
+from tasks.types import Light
+from tests.support.nights import summary_of
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
@@ -225,7 +227,7 @@ def seal(failed: int) -> Seal:
 def test_an_event_is_emitted_where_somebody_has_to_act(
     store: Store, told: Told, failed: int, light: str, events: list[str]
 ) -> None:
-    announce(store, batch(), seal(failed), {"light": light, "reasons": [], "slides_for_review": 0})
+    announce(store, batch(), seal(failed), summary_of(light=Light(light)))
     assert told.events == events
 
 

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage.batches.ledger import Seal, write_seal
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.parquet import iterate_groups, read_table, write_table
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
@@ -18,11 +20,13 @@ from storage.reports.tables import (
     BATCHES,
     FIELDS,
     SLIDES,
+    of_attempt,
     publish_report,
+    published_batch,
     read_batches_before,
     report_path,
 )
-from storage.store import Store, digest_of
+from storage.store import Store, StoreError, digest_of
 from tests.support.reports import SCHEMA, SCHEMAS
 
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
@@ -232,3 +236,67 @@ def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
     groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
     assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
     assert groups[0].column_names == ["uri", "diagnosis"]
+
+
+# --- attempts
+
+
+def attempt_at(store: Store, number: int) -> Batch:
+    manifest = pa.table({"uri": pa.array([f"{number}.png"], pa.string())})
+    plan = BatchPlan(
+        name="night",
+        attempt=number,
+        images="night/",
+        limit=None,
+        shard_rows=8,
+        batch_date=DAYS[0],
+        started_at=datetime(2026, 1, 3, tzinfo=UTC),
+    )
+    return freeze_batch(store, plan, manifest)
+
+
+def test_a_report_says_which_attempt_it_is_of(any_store: Store) -> None:
+    first = attempt_at(any_store, 1)
+    with pytest.raises(StoreError, match="batch night has no report yet"):
+        published_batch(any_store, "night")
+    path = report_path("night", DAYS[0])
+    publish_report(any_store, path, of_attempt(SCHEMA, 1), [])  # a night without images
+    assert published_batch(any_store, "night") == first
+    second = attempt_at(any_store, 2)
+    assert published_batch(any_store, "night") == first
+    publish_report(any_store, path, of_attempt(SCHEMA, 2), [rows(DAYS[0])])
+    assert published_batch(any_store, "night") == second
+
+
+def test_an_old_report_is_of_the_attempt_whose_seal_names_it(any_store: Store) -> None:
+    first = attempt_at(any_store, 1)
+    seal = Seal(
+        batch="night",
+        detector="d",
+        model="m",
+        report="r",
+        report_digest=publish(any_store, DAYS[0]),
+        rows=1,
+        scored=1,
+        failed=0,
+        diagnoses={},
+        abnormal=0,
+        review=0,
+        failures={},
+        scored_at=datetime(2026, 1, 3, tzinfo=UTC),
+    )
+    write_seal(any_store, first, seal)
+    second = attempt_at(any_store, 2)
+    assert published_batch(any_store, "night") == first
+    publish(any_store, DAYS[0], parts=3)  # of the second attempt, and not yet sealed
+    assert published_batch(any_store, "night") == second
+
+
+def test_a_report_on_a_batch_may_lack_columns_of_today(any_store: Store) -> None:
+    names = [name for name in batch_schema().names if not name.endswith("_edges")]
+    old = batch_row("night", DAYS[0]).select(names)
+    publish_report(any_store, report_path("night", DAYS[0], BATCHES), old.schema, [old])
+    found = read_batches_before(any_store, DAYS[1], 9)
+    assert found.schema == batch_schema()
+    assert found["tap_edges"].to_pylist() == [None]
+    assert found["light"].to_pylist() == ["green"]

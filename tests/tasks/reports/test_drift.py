@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -7,8 +10,9 @@ from numpy.testing import assert_allclose
 from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.schemas.batches import batch_schema
-from tasks.reports.batch_counts import BINS, NightTally
-from tasks.reports.batches import batch_row
+from tasks.reports.batch_counts import NightTally
+from tasks.reports.batches import BINS, BatchSummary
+from tasks.reports.columns import Provenance
 from tasks.reports.drift import (
     UNIFORM,
     clustered_p_value,
@@ -17,11 +21,11 @@ from tasks.reports.drift import (
     signed_distance,
 )
 from tasks.reports.images import q_values
-from tasks.reports.light import Drift, judge
+from tasks.reports.light import BatchTally, Drift, judge
 
 ALPHA, CALIBRATED = 0.05, 6000
-NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31", "scored_at": None}
-NO_NIGHTS = batch_schema().empty_table()
+MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
+NO_NIGHTS: list[BatchSummary] = []
 
 
 def cells(
@@ -76,21 +80,20 @@ def tally(*parts: pa.Table) -> NightTally:
     return night
 
 
-def row(night: NightTally, drift: Drift, **names: str) -> pa.Table:
-    made = batch_row(night, drift, alpha=ALPHA, slides=1, slides_for_review=0, names=NAMES | names)
-    return made.select(batch_schema().names).cast(batch_schema())
+def row(night: NightTally, earlier: Sequence[BatchSummary] = NO_NIGHTS) -> dict[str, Any]:
+    """The published row of a night."""
+    made = BatchTally(night, earlier, ALPHA).table(MADE_BY)
+    (found,) = made.select(batch_schema().names).cast(batch_schema()).to_pylist()
+    return dict(found)
 
 
-def history(nights: int, **options: Any) -> pa.Table:
-    """Rows of quiet nights, or of what ``options`` make of them."""
-    rng, rows = np.random.default_rng(100), [NO_NIGHTS]
-    for _ in range(nights):
-        night = tally(cells(rng, **options))
-        rows.append(row(night, judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)))
-    return pa.concat_tables(rows)
+def history(nights: int, **options: Any) -> list[BatchSummary]:
+    """Quiet nights, or what ``options`` make of them."""
+    rng = np.random.default_rng(100)
+    return [BatchSummary.parse(row(tally(cells(rng, **options)))) for _ in range(nights)]
 
 
-def judged(earlier: pa.Table = NO_NIGHTS, seed: int = 0, **options: Any) -> Drift:
+def judged(earlier: Sequence[BatchSummary] = NO_NIGHTS, seed: int = 0, **options: Any) -> Drift:
     night = tally(cells(np.random.default_rng(seed), **options))
     return judge(night, earlier, detector="d", alpha=ALPHA)
 
@@ -151,7 +154,8 @@ def test_a_night_is_counted_in_parts() -> None:
     table = cells(np.random.default_rng(0), failed=0.1, other=0.02)
     whole, parts = tally(table), tally(table.slice(0, 333), table.slice(333, 0), table.slice(333))
     drifts = [judge(night, NO_NIGHTS, detector="d", alpha=ALPHA) for night in (whole, parts)]
-    assert row(whole, drifts[0]).equals(row(parts, drifts[1]))
+    assert drifts[0] == drifts[1]
+    assert row(whole) == row(parts)
     values = table.to_pydict()
     assert whole.images == table.num_rows
     assert whole.scored == values["status"].count("scored") == whole.p_values.sum()
@@ -238,7 +242,7 @@ def test_a_night_of_no_images_and_one_with_none_scored_are_red(earlier: int) -> 
         for night in (tally(table), tally(table, table)):
             found = judge(night, past, detector="d", alpha=ALPHA)
             assert (found.light, found.reasons[0]) == ("red", reason)
-            written = row(night, found).to_pylist()[0]
+            written = row(night, past)
             assert written["ks_distance"] is written["psi"] is written["parasitaemia_low"] is None
             assert written["p_values"] == [0] * BINS
     assert judge(tally(), past, detector="d", alpha=ALPHA).light == "red"
@@ -246,9 +250,9 @@ def test_a_night_of_no_images_and_one_with_none_scored_are_red(earlier: int) -> 
 
 def test_red_nights_and_those_of_another_detector_are_not_what_is_usual() -> None:
     quiet, bad = history(6), history(6, shift=2.0)
-    assert set(bad["light"].to_pylist()) == {"red"}
+    assert {each.light for each in bad} == {"red"}
     night = tally(cells(np.random.default_rng(0)))
-    found = judge(night, pa.concat_tables([quiet, bad]), detector="d", alpha=ALPHA)
+    found = judge(night, [*quiet, *bad], detector="d", alpha=ALPHA)
     assert found == judge(night, quiet, detector="d", alpha=ALPHA)
     assert found.nights == 6
     other = judge(night, quiet, detector="other", alpha=ALPHA)
@@ -257,8 +261,8 @@ def test_red_nights_and_those_of_another_detector_are_not_what_is_usual() -> Non
 
 def test_only_the_last_thirty_nights_are_compared_with() -> None:
     old, new = history(1, parasitized=0.9), history(1)
-    nights = pa.concat_tables([old] * 40 + [new] * 30)
-    assert judged(nights) == judged(pa.concat_tables([new] * 30))
+    nights = old * 40 + new * 30
+    assert judged(nights) == judged(new * 30)
 
 
 def test_a_night_that_was_always_so_is_usual_to_the_history() -> None:
@@ -269,10 +273,30 @@ def test_a_night_that_was_always_so_is_usual_to_the_history() -> None:
     assert found.light == "amber"  # but it is still not what calibrated
 
 
+def test_nights_whose_bins_have_other_edges_are_compared_by_their_shares_alone() -> None:
+    past = history(8)
+    same = judged(past)
+    assert same.psi_earlier is not None
+    others = [replace(each, tap_edges=each.tap_edges[:-1]) for each in past]
+    found = judged(others)
+    assert (found.nights, found.psi_earlier, found.psi_taps) == (8, None, {})
+    assert any("8 earlier nights have histograms of other bins" in each for each in found.reasons)
+    assert judged([*others, *past]).psi_earlier == same.psi_earlier
+
+
+def test_a_night_of_before_edges_were_kept_has_those_of_its_time() -> None:
+    (now,) = history(1)
+    old = row(tally(cells(np.random.default_rng(100))))
+    assert BatchSummary.parse(old | {"p_value_edges": None, "tap_edges": None}) == now
+    del old["p_value_edges"], old["tap_edges"]
+    assert BatchSummary.parse(old) == now
+
+
 def test_the_row_tells_what_was_measured() -> None:
     night = tally(cells(np.random.default_rng(0), shift=2.0))
-    found = judge(night, history(8), detector="d", alpha=ALPHA)
-    (written,) = row(night, found).to_pylist()
+    past = history(8)
+    found = judge(night, past, detector="d", alpha=ALPHA)
+    written = row(night, past)
     assert (written["light"], written["reasons"]) == ("red", list(found.reasons))
     assert written["p_values"] == night.p_values.tolist()
     assert written["ks_distance"] == found.ks_distance
@@ -286,12 +310,10 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
     rows = cells(np.random.default_rng(0), failed=0.1, parasitized=0.3)
     kinds = pa.array(["red" if i % 4 else "white" for i in range(rows.num_rows)])
     rows = rows.append_column("kind", kinds)
-    tally = NightTally({})
-    tally.count(rows)
+    night = NightTally({})
+    night.count(rows)
     red = rows.filter(pa.array([kind == "red" for kind in kinds.to_pylist()]))
     scored = red["status"].to_pylist().count("scored")
     parasitized = red["diagnosis"].to_pylist().count("Parasitized")
-    assert (tally.red_cells, tally.parasitized) == (scored, parasitized)
-    drift = judge(tally, NO_NIGHTS, detector="d", alpha=ALPHA)
-    row = batch_row(tally, drift, alpha=ALPHA, slides=1, slides_for_review=0, names=NAMES)
-    assert row["parasitaemia_percent"].to_pylist() == [pytest.approx(100 * parasitized / scored)]
+    assert (night.red_cells, night.parasitized) == (scored, parasitized)
+    assert row(night)["parasitaemia_percent"] == pytest.approx(100 * parasitized / scored)

@@ -16,7 +16,7 @@ from storage.store import Store
 from tasks.reports import fields as module
 from tasks.reports.field_limits import FieldLimits
 from tasks.reports.fields import FieldTally
-from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, NAMES, PARASITIZED, cell
+from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, NAMES, PARASITIZED, cell
 
 PHOTO, SLIDE, BAD = "/photos/a.jpg", "/slides/b.svs", "/photos/bad.jpg"
 CELL_KINDS = KINDS | {
@@ -73,10 +73,10 @@ def fields_of(rows: list[dict[str, Any]]) -> pa.Table:
 def summary(
     *parts: list[dict[str, Any]], fields: list[dict[str, Any]] = FIELDS
 ) -> list[dict[str, Any]]:
-    tally = FieldTally(fields_of(fields))
+    tally = FieldTally(fields_of(fields), FieldLimits())
     for part in parts:
         tally.count(pa.Table.from_pylist(part, schema=pa.schema(list(CELL_KINDS.items()))))
-    rows: list[dict[str, Any]] = tally.table(limits=FieldLimits(), names=NAMES).to_pylist()
+    rows: list[dict[str, Any]] = tally.table(MADE_BY).to_pylist()
     return rows
 
 
@@ -173,17 +173,17 @@ def test_many_cells_are_compared_a_few_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("fields", [[], FIELDS])
 def test_the_table_has_the_columns_of_the_report(fields: list[dict[str, Any]]) -> None:
-    tally = FieldTally(fields_of(fields))
-    table = tally.table(limits=FieldLimits(), names=NAMES | {"scored_at": None})
+    tally = FieldTally(fields_of(fields), FieldLimits())
+    table = tally.table(MADE_BY)
     assert table.select(field_schema().names).cast(field_schema()).num_rows == len(fields)
 
 
 def test_the_fields_of_all_nights_can_be_asked_for(store: Store) -> None:
     rows = [field(sharpness=0.001), field(SLIDE), UNREADABLE]
-    tally = FieldTally(fields_of(rows))
+    tally = FieldTally(fields_of(rows), FieldLimits())
     tally.count(pa.Table.from_pylist([found(1, 1)], schema=pa.schema(list(CELL_KINDS.items()))))
     for day in (date(2026, 1, 3), date(2026, 1, 4)):
-        table = tally.table(limits=FieldLimits(), names=NAMES | {"scored_at": None})
+        table = tally.table(MADE_BY)
         publish_report(store, report_path("b", day, REPORT), field_schema(), [table])
     sql = "SELECT review_reason, sum(images), count(*) FROM fields GROUP BY 1 ORDER BY 1 NULLS LAST"
     with answer(store, sql) as reader:

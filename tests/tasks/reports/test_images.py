@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from tasks.detector.detector import Scores
-from tasks.reports.images import PIECE, image_rows, q_values
+from tasks.detector.verdict import VerdictRule
+from tasks.reports.columns import Provenance
+from tasks.reports.images import PIECE, Diagnoses, ImagesRead, image_rows, q_values
 
 CLASSES, TAPS = ["Parasitized", "Uninfected"], ["blocks.2", "blocks.3"]
 ALPHA, UNCERTAIN_BELOW = 0.05, 0.8
-NAMES = {
+NAMES: dict[str, Any] = {
     "model": "m",
     "detector": "d",
     "batch": "b",
@@ -54,18 +56,17 @@ def rows(
         told = told.append_column("kind", pa.array([kind] * n))
     return image_rows(
         told,
-        image_ids=[f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
-        sizes=np.arange(2 * n, dtype=np.int32).reshape(n, 2),
-        colours=np.arange(3 * n, dtype=np.float32).reshape(n, 3),
-        failures=failures or {},
-        logits=np.array(logits, np.float32).reshape(n, 2),
-        scores=Scores(np.arange(2.0 * n).reshape(n, 2), np.arange(float(n)), np.array(p)),
-        classes=CLASSES,
+        ImagesRead(
+            [f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
+            np.arange(2 * n, dtype=np.int32).reshape(n, 2),
+            np.arange(3 * n, dtype=np.float32).reshape(n, 3),
+            failures or {},
+        ),
+        Diagnoses(CLASSES, np.array(logits, np.float32).reshape(n, 2), temperature),
+        Scores(np.arange(2.0 * n).reshape(n, 2), np.arange(float(n)), np.array(p)),
         taps=TAPS,
-        temperature=temperature,
-        alpha=ALPHA,
-        uncertain_below=UNCERTAIN_BELOW,
-        names=NAMES,
+        rule=VerdictRule(ALPHA, UNCERTAIN_BELOW),
+        made_by=Provenance("m", "d", "b", date(2026, 1, 31), NAMES["scored_at"]),
     )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.detector.explanation import Explanation
+from tasks.types import Light
 from tasks.visualisation.batch_page import (
     NIGHTS_SHOWN,
     SLIDES_SHOWN,
@@ -51,9 +52,9 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
     said = words(page)
     assert "Batch night" in said
     assert "Night of 7 March 2026" in said
-    assert f"{night.row['images']:,}" in said
-    assert f"{night.row['abnormal']:,} cells; 5% expected" in said
-    for reason in night.row["reasons"]:
+    assert f"{night.row.images:,}" in said
+    assert f"{night.row.abnormal:,} cells; 5% expected" in said
+    for reason in night.row.reasons:
         assert reason in said
     assert "damaged" in said
     assert "slidewatch screen --batch night" in said
@@ -64,7 +65,7 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
 def test_the_light_is_said_in_words_and_by_a_shape(light: str) -> None:
     night = night_of(image_rows(300))
     page = batch_page(
-        replace(night, row=dict(night.row) | {"light": light, "reasons": ["because"]})
+        replace(night, row=replace(night.row, light=Light(light), reasons=("because",)))
     )
     assert f"{light.capitalize()}: " in words(page)
     assert f'class="sign {light}"' in page
@@ -119,7 +120,7 @@ def test_names_from_outside_stay_text() -> None:
         failure=[f"{EVIL}: {EVIL}"] * 60,
     )
     night = night_of(rows, classes=(EVIL, "Uninfected"))
-    row = dict(night.row) | {"reasons": [EVIL], "failures": [(EVIL, 1)]}
+    row = replace(night.row, reasons=(EVIL,), failures={EVIL: 1})
     page = batch_page(replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL))
     found = Page(page)
     assert [tag for tag, _ in found.elements].count("script") == 1
@@ -184,8 +185,7 @@ def test_many_slides_are_cut_and_the_page_says_how_many_are_left_out() -> None:
 
 def test_earlier_nights_are_listed_newest_first() -> None:
     night = night_of(image_rows(400), nights=4)
-    row = dict(night.row)
-    earlier = [row | {"batch": f"n{i}", "detector": "other"} for i in range(3 * NIGHTS_SHOWN)]
+    earlier = [replace(night.row, batch=f"n{i}", detector="other") for i in range(3 * NIGHTS_SHOWN)]
     page = batch_page(replace(night, earlier=[*earlier, *night.earlier]))
     (table,) = re.findall(r"<caption><span>This night and those.*?</table>", page, re.DOTALL)
     names = re.findall(r'row" class="name">(?:<strong>)?([^<]*)', table)
@@ -211,7 +211,7 @@ def test_a_first_night_and_one_without_scores_have_pages() -> None:
 
 def test_a_night_of_200_000_images_and_thousands_of_slides_stays_small() -> None:
     night = night_of(image_rows(200_000))
-    assert night.row["images"] == 200_000
+    assert night.row.images == 200_000
     assert night.slides.num_rows == 4000
     assert 100_000 < len(batch_page(night).encode()) < 10 * MB
 
@@ -291,6 +291,23 @@ def test_slides_with_fields_say_how_many_were_read_and_what_could_be_unseen() ->
     assert '>50<small class="note narrow">1 of 2 fields read</small>' in slide
     assert re.search(r"none seen; [\d.]+% would show", slide)
     assert "too few cells for a negative call" in slide
+    assert re.search(r'title="no parasite among \d+ red cells: with a', slide)
+
+
+@pytest.mark.parametrize(
+    ("density", "says"),
+    [
+        ("5% to 10%", "5% to 10%: hyperparasitaemia where transmission is low"),
+        # As reports of before 0.2.0 have it.
+        ("2% to 5%: high for who is not immune", "2% to 5%: high for who is not immune"),
+    ],
+)
+def test_the_page_says_what_a_class_of_density_means(density: str, says: str) -> None:
+    night = night_of(image_rows(50), fields=[field_row(0, "C0P1_IMG_0")])
+    place = night.slides.column_names.index("density_class")
+    classes = pa.array([density] * night.slides.num_rows)
+    slides = night.slides.set_column(place, "density_class", classes)
+    assert f'<small class="note">{says}</small>' in batch_page(replace(night, slides=slides))
 
 
 def test_slides_are_shown_from_afar() -> None:

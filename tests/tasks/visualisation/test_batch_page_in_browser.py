@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks.types import Light
 from tasks.visualisation.batch_page import ShownField, ShownSlide, batch_page
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.thumbnails import Exhibit
@@ -80,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     afar = ShownSlide("/slides/a.svs", fields, field_picture())
     night = replace(night, whole_slides=[afar])
-    row = dict(night.row) | {"light": "amber", "reasons": ["a reason", "another " * 20]}
+    row = replace(night.row, light=Light.AMBER, reasons=("a reason", "another " * 20))
     (made / "night.html").write_text(batch_page(replace(night, row=row)))
     hostile = night_of(
         image_rows(
@@ -93,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         classes=(EVIL, "Uninfected"),
     )
-    row = dict(hostile.row) | {"reasons": [EVIL], "batch": EVIL, "failures": [(EVIL, 1)]}
+    row = replace(hostile.row, reasons=(EVIL,), batch=EVIL, failures={EVIL: 1})
     facts = replace(hostile, row=row, made_by={EVIL: EVIL}, command=EVIL)
     (made / "hostile.html").write_text(batch_page(facts))
     nights = [*night.earlier, night.row]

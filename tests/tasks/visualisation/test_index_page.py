@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from tasks.visualisation.index_page import index_page
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import Page
@@ -23,7 +25,7 @@ def test_every_night_is_listed_newest_first_and_leads_to_its_page() -> None:
 
 def test_nights_of_another_detector_are_marked() -> None:
     night = night_of(image_rows(200))
-    other = dict(night.row) | {"batch": "old", "detector": "m-v0000"}
+    other = replace(night.row, batch="old", detector="m-v0000")
     assert "old †" in index_page([other, night.row], {})
     assert "†" not in index_page([night.row], {})
 
@@ -34,6 +36,6 @@ def test_a_store_without_nights_has_an_index() -> None:
 
 def test_names_stay_text() -> None:
     night = night_of(image_rows(200))
-    page = index_page([dict(night.row) | {"batch": EVIL, "reasons": [EVIL]}], {EVIL: EVIL})
+    page = index_page([replace(night.row, batch=EVIL, reasons=(EVIL,))], {EVIL: EVIL})
     assert EVIL not in page
     assert not Page(page).of("script")

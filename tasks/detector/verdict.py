@@ -1,0 +1,95 @@
+"""Decide which images a person looks at: those that failed, are abnormal or are uncertain."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.types import Float
+
+SEPARATOR = ", "  # between reasons where a column holds several
+
+
+class Reason(StrEnum):
+    """Name why a person looks at an image."""
+
+    ABNORMAL = "abnormal"
+    UNCERTAIN = "uncertain"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Which of n images failed, are abnormal and are uncertain, (n,) each."""
+
+    failed: NDArray[np.bool_]
+    abnormal: NDArray[np.bool_]
+    uncertain: NDArray[np.bool_]
+
+    @property
+    def review(self) -> NDArray[np.bool_]:
+        """Which images (n,) a person looks at."""
+        return np.asarray(self.failed | self.abnormal | self.uncertain)
+
+    def reasons(self) -> list[str | None]:
+        """Why a person looks at each of n images, as a column holds it; None where nobody does."""
+        # An image that failed has no other reason: nothing else is known of it.
+        codes = np.where(self.failed, 4, self.abnormal + 2 * self.uncertain)
+        sets = [
+            (),
+            (Reason.ABNORMAL,),
+            (Reason.UNCERTAIN,),
+            (Reason.ABNORMAL, Reason.UNCERTAIN),
+            (Reason.FAILED,),
+        ]
+        texts = [format_reasons(reasons) for reasons in sets]
+        return [texts[code] for code in codes.tolist()]
+
+
+@dataclass(frozen=True)
+class VerdictRule:
+    """Decide by the levels of a detector.
+
+    An image is abnormal where its p-value is at most ``alpha``, and uncertain where its diagnosis
+    is less probable than ``uncertain_below``.
+    """
+
+    alpha: float
+    uncertain_below: float
+
+    def decide(
+        self, p_value: Float, probability: Float, failed: NDArray[np.bool_] | None = None
+    ) -> Verdicts:
+        """Decide on n images.
+
+        Args:
+            p_value: (n,); NaN where an image has none, which makes it not abnormal.
+            probability: (n,), that of the diagnosis; NaN is uncertain, for a diagnosis without a
+                probability must not be accepted.
+            failed: (n,), which could not be scored; by default none.
+        """
+        failed = np.zeros(len(p_value), bool) if failed is None else failed
+        abnormal = (p_value <= self.alpha) & ~failed
+        # Not "<", which is false of NaN.
+        uncertain = ~(probability >= self.uncertain_below)
+        return Verdicts(failed, np.asarray(abnormal), np.asarray(uncertain))
+
+
+def format_reasons(reasons: Collection[str]) -> str | None:
+    """Join reasons as a column holds them; None where there are none.
+
+    >>> format_reasons([Reason.ABNORMAL, Reason.UNCERTAIN])
+    'abnormal, uncertain'
+    """
+    return SEPARATOR.join(reasons) or None
+
+
+def parse_reasons(text: str | None) -> tuple[str, ...]:
+    """Split what `format_reasons` joined.
+
+    >>> parse_reasons("abnormal, uncertain"), parse_reasons(None)
+    (('abnormal', 'uncertain'), ())
+    """
+    return tuple(text.split(SEPARATOR)) if text else ()
