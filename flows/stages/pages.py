@@ -41,7 +41,7 @@ from tasks.visualisation.batch_page import (
     ShownSlide,
     batch_page,
 )
-from tasks.visualisation.highlights import SHOWN, Highlights, columns
+from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import fields_to_show
 from tasks.visualisation.thumbnails import Exhibit
@@ -117,7 +117,7 @@ def _exhibits(
     highlights: Highlights,
 ) -> dict[str, Exhibit]:
     """The cells of all sheets, looked at again by the workers, by address."""
-    sheets = [highlights.sheet(name) for name in SHOWN]
+    sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
     image_ids = {
         uri: image_id
         for rows in sheets

@@ -16,7 +16,7 @@ from tasks.reports.columns import coded, failure_reasons, flags, numbers_of
 from tasks.types import Float
 
 ABNORMAL, UNCERTAIN, SAMPLE = "abnormal", "uncertain", "sample"
-SHOWN = {ABNORMAL: 24, UNCERTAIN: 12, SAMPLE: 12}
+CELLS_SHOWN = {ABNORMAL: 24, UNCERTAIN: 12, SAMPLE: 12}
 # More cells of one slide say no more than the slide's own row does.
 MOST_OF_A_SLIDE = 3
 EXAMPLES = 3  # of each reason to fail
@@ -91,7 +91,7 @@ class Highlights:
             return beyond
         shown = set(_names(within))
         others = [i for i, each in enumerate(_names(beyond)) if each not in shown]
-        missing = pa.array(others[: SHOWN[name] - within.num_rows], pa.int64())
+        missing = pa.array(others[: CELLS_SHOWN[name] - within.num_rows], pa.int64())
         filled = pa.concat_tables([within, beyond.take(missing)])
         return _ordered(filled)
 
@@ -133,12 +133,12 @@ def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | No
     """
     if a_slide is None:
         # Sorting all text of a part to keep a dozen rows would take most of the time.
-        rows = rows.take(pc.select_k_unstable(rows, SHOWN[sheet], _ORDER))
+        rows = rows.take(pc.select_k_unstable(rows, CELLS_SHOWN[sheet], _ORDER))
     rows = _ordered(rows if known is None else pa.concat_tables([known, rows]))
     if a_slide is not None:
         codes, _ = coded(rows["slide_id"])
         rows = rows.filter(pa.array(_rank_within(codes) < a_slide))
-    return rows.slice(0, SHOWN[sheet]).combine_chunks()
+    return rows.slice(0, CELLS_SHOWN[sheet]).combine_chunks()
 
 
 _ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]

@@ -37,7 +37,7 @@ DASH = 4.0  # of a line's width, and as long a gap
 LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
 SHRINK = 0.85  # of its sides, until a picture is small enough
 PALETTE = 240  # colours of a picture beside those of its contours: a stained field has few hues
-SHOWN = 8
+FIELDS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
         )
 
 
-def fields_to_show(fields: pa.Table, most: int = SHOWN) -> pa.Table:
+def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
     """The rows of the few fields that a page shows.
 
     Those with the most parasitized cells come first, then those with the most abnormal ones, those

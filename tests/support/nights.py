@@ -20,7 +20,7 @@ from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView, ShownField
-from tasks.visualisation.highlights import SHOWN, Highlights
+from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
 from tasks.visualisation.thumbnails import Exhibit
 
@@ -173,7 +173,9 @@ def night_of(
     tally.count_slides(slide_rows)
     row = tally.summary(made_by)
     highlights = highlights_of(rows, classes=classes)
-    uris = dict.fromkeys(uri for name in SHOWN for uri in highlights.sheet(name)["uri"].to_pylist())
+    uris = dict.fromkeys(
+        uri for name in CELLS_SHOWN for uri in highlights.sheet(name)["uri"].to_pylist()
+    )
     return BatchView(
         row=row,
         earlier=[

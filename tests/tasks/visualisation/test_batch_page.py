@@ -20,7 +20,7 @@ from tasks.visualisation.batch_page import (
     p_text,
     shortened,
 )
-from tasks.visualisation.highlights import SHOWN
+from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.thumbnails import Exhibit
 from tests.support.nights import (
@@ -75,7 +75,7 @@ def test_the_light_is_said_in_words_and_by_a_shape(light: str) -> None:
 def test_every_image_has_words_and_every_table_a_caption(page: str) -> None:
     found = Page(page)
     images = found.of("img")
-    assert len(images) == 2 * sum(SHOWN.values())
+    assert len(images) == 2 * sum(CELLS_SHOWN.values())
     for image in images:
         assert image["alt"]
         assert str(image["src"]).startswith("data:image/webp;base64,")
@@ -138,7 +138,7 @@ def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
     found = Page(batch_page(night))
     assert not found.of("img")
     labels = [str(each.get("aria-label")) for each in found.of("div") if each.get("role") == "img"]
-    assert len(labels) == sum(SHOWN.values())
+    assert len(labels) == sum(CELLS_SHOWN.values())
     assert all("the image cannot be read" in label for label in labels)
     assert len([each for each in found.of("div") if each.get("class") == "bars"]) == len(labels)
     assert "not looked at again" in batch_page(replace(night, exhibits={}))
@@ -148,7 +148,7 @@ def test_a_tap_without_locations_has_no_heat_map() -> None:
     why = Explanation(np.asarray([2.0, 5.0]), TAPS[1], 0, None)
     night = night_of(image_rows(400), see=lambda i: Exhibit(None, picture(i), None, why))
     page = batch_page(night)
-    assert len(Page(page).of("img")) == sum(SHOWN.values())
+    assert len(Page(page).of("img")) == sum(CELLS_SHOWN.values())
     assert "no places to map" in page
 
 

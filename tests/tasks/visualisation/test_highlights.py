@@ -4,10 +4,10 @@ import pytest
 
 from tasks.visualisation.highlights import (
     ABNORMAL,
+    CELLS_SHOWN,
     EXAMPLES,
     MOST_OF_A_SLIDE,
     SAMPLE,
-    SHOWN,
     UNCERTAIN,
     Highlights,
     columns,
@@ -20,7 +20,7 @@ def scored(rows: pa.Table) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("length", [1, 7, 250, 5000])
-@pytest.mark.parametrize("name", list(SHOWN))
+@pytest.mark.parametrize("name", list(CELLS_SHOWN))
 def test_parts_make_no_difference(name: str, length: int) -> None:
     rows = image_rows(700)
     whole, pieces = highlights_of(rows, 5000), highlights_of(rows, length)
@@ -37,7 +37,7 @@ def test_the_most_abnormal_are_shown_first_and_few_of_a_slide() -> None:
         if of_slide[row["slide_id"]] <= MOST_OF_A_SLIDE:
             expected.append(row["uri"])
     shown = highlights_of(rows, 300).sheet(ABNORMAL)
-    assert shown["uri"].to_pylist() == expected[: SHOWN[ABNORMAL]]
+    assert shown["uri"].to_pylist() == expected[: CELLS_SHOWN[ABNORMAL]]
 
 
 def test_one_slide_does_not_swamp_the_sheet() -> None:
@@ -47,7 +47,7 @@ def test_one_slide_does_not_swamp_the_sheet() -> None:
     place = rows.column_names.index("abnormality")
     rows = rows.set_column(place, "abnormality", pa.array(score, from_pandas=True))
     slides = highlights_of(rows).sheet(ABNORMAL)["slide_id"].to_pylist()
-    assert len(slides) == SHOWN[ABNORMAL]
+    assert len(slides) == CELLS_SHOWN[ABNORMAL]
     assert slides.count("C0P1_IMG_0") == MOST_OF_A_SLIDE
 
 
@@ -56,7 +56,7 @@ def test_a_night_of_one_slide_still_fills_the_sheet(slide: str | None) -> None:
     rows = image_rows(300, slide_id=pa.array([slide] * 300, pa.string()))
     sheet = highlights_of(rows, 40).sheet(ABNORMAL)
     scores = sorted((row["abnormality"] for row in scored(rows)), reverse=True)  # type: ignore[type-var]
-    assert sheet["abnormality"].to_pylist() == scores[: SHOWN[ABNORMAL]]
+    assert sheet["abnormality"].to_pylist() == scores[: CELLS_SHOWN[ABNORMAL]]
 
 
 def test_the_least_certain_have_the_lowest_highest_probability() -> None:
@@ -69,7 +69,10 @@ def test_the_least_certain_have_the_lowest_highest_probability() -> None:
 def test_the_sample_is_drawn_by_digest_from_all_scored_images() -> None:
     rows = image_rows(1000)
     digests = sorted(row["image_id"] for row in scored(rows))  # type: ignore[type-var]
-    assert highlights_of(rows, 77).sheet(SAMPLE)["image_id"].to_pylist() == digests[: SHOWN[SAMPLE]]
+    assert (
+        highlights_of(rows, 77).sheet(SAMPLE)["image_id"].to_pylist()
+        == digests[: CELLS_SHOWN[SAMPLE]]
+    )
 
 
 def test_scores_are_counted_on_both_sides_of_the_threshold() -> None:
@@ -114,7 +117,7 @@ def test_a_night_without_scored_images_has_empty_sheets(n: int) -> None:
     table |= {"status": ["failed"] * n, "failure": ["empty: no bytes"] * n}
     highlights = Highlights(CLASSES, CALIBRATION, float("inf"))
     highlights.count(pa.table(table))
-    assert all(highlights.sheet(name).num_rows == 0 for name in SHOWN)
+    assert all(highlights.sheet(name).num_rows == 0 for name in CELLS_SHOWN)
     assert highlights.scores.sum() == sum(highlights.leading.values()) == 0
 
 
@@ -122,7 +125,7 @@ def test_what_is_kept_does_not_grow_with_the_images() -> None:
     small, large = highlights_of(image_rows(2000), 500), highlights_of(image_rows(20_000), 500)
     for kept in ("_within", "_beyond"):
         for name, table in getattr(large, kept).items():
-            assert table.num_rows == getattr(small, kept)[name].num_rows == SHOWN[name]
+            assert table.num_rows == getattr(small, kept)[name].num_rows == CELLS_SHOWN[name]
 
 
 def test_only_the_named_columns_are_read() -> None:
