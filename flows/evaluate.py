@@ -4,18 +4,18 @@ import json
 import time
 from collections import defaultdict
 from hashlib import sha256
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from prefect import flow
-from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation import Run
 from flows.monitoring.console import tell
 from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import ATTACKS, MAGNITUDES, NO_SETS, Attack, Evaluate, named_set
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
@@ -35,10 +35,9 @@ from storage.parquet import write_table
 from storage.records import now
 from storage.reports.evaluations import Evaluation, start_evaluation
 from storage.store import Store
-from tasks.evaluation.attacks import ATTACKS, find_attack
 from tasks.evaluation.metrics import AS_FILES, metrics_table
 from tasks.evaluation.scored import OWN
-from tasks.images.files import SourceError
+from tasks.images.listing import as_given, named
 from tasks.visualisation.robustness_page import robustness_page
 from tasks.visualisation.robustness_tables import robustness_markdown
 
@@ -71,48 +70,35 @@ class EvaluationOutcome(Outcome):
 
 @flow
 @observed()
+@described(Evaluate)
 def evaluate(
-    images: Annotated[
-        str, Field(description="labelled images, of which those of unseen patients are taken")
-    ],
-    detector: Annotated[
-        str | None, Field(description="the detector; by default the newest")
-    ] = None,
-    ood: Annotated[
-        list[str], Field(description="other images, GROUP/NAME=URL (groups: near, far); repeat it")
-    ] = [],  # noqa: B006  (never changed)
-    attacks: Annotated[
-        list[str], Field(description=f"attacks, by default all: {', '.join(ATTACKS)}")
-    ] = list(ATTACKS),  # noqa: B006
-    seeds: Annotated[
-        int, Field(ge=1, description="repeat with so many models, trained with other seeds")
-    ] = 1,
-    attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500,
-    magnitudes: Annotated[
-        list[float], Field(description="of input pre-processing, in pixel units")
-    ] = [0.0014],  # noqa: B006
-    limit: Annotated[int | None, Field(ge=1, description="take only so many of --images")] = None,
-    save_attacks: Annotated[bool, Field(description="keep every attacked image as a PNG")] = False,
-    name: Annotated[str | None, Field(description="name of the evaluation")] = None,
+    images: str | list[str],
+    detector: str | None = None,
+    ood: list[str] = NO_SETS,
+    attacks: list[Attack] = ATTACKS,
+    seeds: int = 1,
+    attacked: int = 500,
+    magnitudes: list[float] = MAGNITUDES,
+    limit: int | None = None,
+    save_attacks: bool = False,
+    name: str | None = None,
     settings: Settings | None = None,
 ) -> EvaluationOutcome:
     """Try a detector on other images, corruptions and attacks, beside other detectors."""
     settings = settings or Settings()
     store = Store(settings.store)
     started = time.monotonic()
-    for attack in attacks:
-        find_attack(attack)
     first = load_detector_card(store, detector)
-    sets = dict(_named(given) for given in ood)
+    sets = dict(named_set(given) for given in ood)
     cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, seeds))]
     asked = Evaluation(
         name=name or "-",
         started_at=now(),
         detectors=[card.name for card in cards],
-        images=images,
+        images=as_given(images),
         limit=limit,
         ood=sets,
-        attacks=attacks,
+        attacks=list(attacks),
         attacked=attacked,
         magnitudes=magnitudes,
         save_attacks=save_attacks,
@@ -129,13 +115,6 @@ def evaluate(
                 run = Run(store, asked.name, card, model, pixels, other, save_attacks)
                 results.append(evaluate_seed(client, run, asked, seed))
         return _publish(store, asked, cards, results, time.monotonic() - started)
-
-
-def _named(given: str) -> tuple[str, str]:
-    name, found, url = given.partition("=")
-    if not found or not name or not url:
-        raise SourceError(f"--ood {given} is not of the form GROUP/NAME=URL")
-    return (name if "/" in name else f"other/{name}"), url
 
 
 def _digest_name(wanted: Evaluation) -> str:
@@ -159,7 +138,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     lineage = load_statistics(store, first.model, first.statistics_version)
     for contribution in lineage.contributions:
         batch = load_batch(store, contribution.batch, contribution.attempt)
-        fit(batch.images, batch=batch.name, model=name, limit=batch.limit, settings=alike)
+        fit(as_given(batch.images), batch=batch.name, model=name, limit=batch.limit, settings=alike)
     return [made for made in list_detectors(store) if made.model == name][-1]
 
 
@@ -181,7 +160,7 @@ def _publish(
         "Evaluation": evaluation.name,
         "Detectors": ", ".join(card.name for card in cards),
         "Images of unseen patients": f"{sum(result.unseen for result in results):,}",
-        "From": evaluation.images,
+        "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images a seed",
         "Left out, for they were fitted on": f"{left_out:,}",

@@ -1,17 +1,17 @@
 """The flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
 
 from collections.abc import Iterator
-from typing import Annotated
 
 from distributed import Client
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.jobs.statistics import Rows
 from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
@@ -83,12 +83,13 @@ class FitOutcome(Outcome):
 
 @flow
 @observed()
+@described(Fit)
 def fit(
-    images: Annotated[str, Field(description="labelled images: folder, glob, archive, manifest")],
-    batch: Annotated[str, Field(description="name of this batch")],
-    model: Annotated[str | None, Field(description="the model; by default the newest")] = None,
-    limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
-    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False,
+    images: str | list[str],
+    batch: str,
+    model: str | None = None,
+    limit: int | None = None,
+    wait: bool = False,
     settings: Settings | None = None,
 ) -> FitOutcome:
     """Add a labelled batch to a model's class statistics, and calibrate a new detector.
@@ -136,11 +137,12 @@ def fit(
 
 @flow
 @observed()
+@described(Retract)
 def retract(
-    batch: Annotated[str | None, Field(description="take out this batch")] = None,
-    slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None,
-    patient: Annotated[str | None, Field(description="take out this patient")] = None,
-    model: Annotated[str | None, Field(description="the model; by default the newest")] = None,
+    batch: str | None = None,
+    slide: str | None = None,
+    patient: str | None = None,
+    model: str | None = None,
     settings: Settings | None = None,
 ) -> FitOutcome:
     """Take a batch, a slide or a patient out of the statistics, and calibrate anew."""

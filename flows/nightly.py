@@ -7,16 +7,16 @@ made up for one by one: the next night takes everything new.
 """
 
 from datetime import date, datetime, timedelta
-from typing import Annotated
 from zoneinfo import ZoneInfo
 
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from pydantic import AfterValidator, Field
 
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed, stage
+from flows.options.described import described
+from flows.options.flows import Nightly, SlideIs
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages.inbox import arrivals
@@ -30,7 +30,6 @@ from storage.batches.nights import (
     manifest_address,
     series_lease,
 )
-from storage.batches.segmentations import SlideIs
 from storage.batches.segmentations import manifest_address as segmentation_address
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -46,15 +45,6 @@ class MissedNightError(Exception):
     """A night that never began cannot begin now: its images belong to the next one."""
 
 
-def known_zone(name: str) -> str:
-    """Return the name of a time zone if there is one of that name."""
-    try:
-        ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # not known, a folder, no name
-        raise ValueError(f"no time zone {name!r}; they are called like Africa/Kampala") from None
-    return name
-
-
 def night_of(moment: datetime, timezone: str) -> date:
     """The date of a moment in a time zone.
 
@@ -66,34 +56,18 @@ def night_of(moment: datetime, timezone: str) -> date:
 
 @flow
 @observed(night=True)
+@described(Nightly)
 def nightly(
-    inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")],
-    series: Annotated[
-        str, Field(description="name of these nights; a batch is called <series>-<date>")
-    ] = "night",
-    timezone: Annotated[
-        str, AfterValidator(known_zone), Field(description="whose date a night has")
-    ] = "UTC",
-    date: Annotated[
-        date | None,
-        Field(description="a night that began before; by default that of the scheduled start"),
-    ] = None,
-    settle: Annotated[
-        float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
-    ] = 60.0,
-    fields: Annotated[
-        bool, Field(description="they are fields of view and slides: cut the cells out of them")
-    ] = False,
-    microns_per_pixel: Annotated[
-        float | None, Field(gt=0, description="of slides whose file does not say")
-    ] = None,
-    slide_is: Annotated[
-        SlideIs, Field(description="what one slide is: a file, or the folder of its photographs")
-    ] = "file",
-    detector: Annotated[
-        str | None, Field(description="the detector; by default the newest")
-    ] = None,
-    wait: Annotated[bool, Field(description="wait while another run works on the night")] = False,
+    inbox: str,
+    series: str = "night",
+    timezone: str = "UTC",
+    date: date | None = None,
+    settle: float = 60.0,
+    fields: bool = False,
+    microns_per_pixel: float | None = None,
+    slide_is: SlideIs = "file",
+    detector: str | None = None,
+    wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
     """Screen what is new in an inbox, and publish the night's report.

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import Prune
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
@@ -46,15 +46,11 @@ class PruneOutcome(Outcome):
 
 @flow
 @observed()
+@described(Prune)
 def prune(
-    features: Annotated[
-        int, Field(ge=1, description="days after its report for which a batch's features are kept")
-    ] = 30,
-    reports: Annotated[
-        int | None,
-        Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
-    ] = None,
-    apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False,
+    features: int = 30,
+    reports: int | None = None,
+    apply: bool = False,
     settings: Settings | None = None,
 ) -> PruneOutcome:
     """List what is old and may go, and with --apply remove it.

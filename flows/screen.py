@@ -2,17 +2,17 @@
 
 import time
 from datetime import date
-from typing import Annotated
 
 from distributed import Client
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.telemetry import observed, stage
+from flows.options.described import described
+from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
@@ -95,20 +95,15 @@ class ImagesFailedError(Exception):
 
 @flow
 @observed(night=True)
+@described(Screen)
 def screen(
-    images: Annotated[
-        str, Field(description="the night's images: folder, glob, archive, manifest")
-    ],
-    batch: Annotated[str, Field(description="name of this batch")],
-    detector: Annotated[
-        str | None, Field(description="the detector; by default the newest")
-    ] = None,
-    date: Annotated[date | None, Field(description="the batch's day; by default today")] = None,
-    limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
-    force: Annotated[
-        bool, Field(description="start the batch anew; its report stays until replaced")
-    ] = False,
-    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False,
+    images: str | list[str],
+    batch: str,
+    detector: str | None = None,
+    date: date | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
     """Diagnose and score a night's images, and publish the report.

@@ -1,16 +1,16 @@
 """The flow `segment`: photographs and slides -> a manifest of cells or tiles, to be screened."""
 
 import time
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import Into, Segment, SlideIs
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
-from storage.batches.segmentations import Cutting, Into, SlideIs, manifest_address, read_segmented
+from storage.batches.segmentations import Cutting, manifest_address, read_segmented
 from storage.store import Store
 from tasks.segmentation.fields import OUTLINES
 
@@ -66,29 +66,18 @@ class SourcesFailedError(Exception):
 
 @flow
 @observed()
+@described(Segment)
 def segment(
-    images: Annotated[
-        str, Field(description="photographs and slides: folder, glob, archive, manifest")
-    ],
-    name: Annotated[str, Field(description="name of this segmentation")],
-    into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
-        "cells"
-    ),
-    microns_per_pixel: Annotated[
-        float | None, Field(gt=0, description="of slides whose file does not say")
-    ] = None,
-    tile: Annotated[int, Field(ge=16, le=8192, description="side of a tile in pixels")] = 256,
-    overlap: Annotated[int, Field(ge=0, description="of neighbouring tiles in pixels")] = 0,
-    slide_is: Annotated[
-        SlideIs, Field(description="what one slide is: a file, or the folder of its photographs")
-    ] = "file",
-    finder: Annotated[
-        str, Field(description="what finds cells: outlines, or module:function of your own")
-    ] = OUTLINES,
-    limit: Annotated[int | None, Field(ge=1, description="take only so many sources")] = None,
-    wait: Annotated[
-        bool, Field(description="wait while another run works on the segmentation")
-    ] = False,
+    images: str | list[str],
+    name: str,
+    into: Into = "cells",
+    microns_per_pixel: float | None = None,
+    tile: int = 256,
+    overlap: int = 0,
+    slide_is: SlideIs = "file",
+    finder: str = OUTLINES,
+    limit: int | None = None,
+    wait: bool = False,
     settings: Settings | None = None,
 ) -> SegmentOutcome:
     """Cut photographs and slides up into cells or tiles, and list these in a manifest.

@@ -7,26 +7,52 @@ defaults below.
 
 import os
 import re
-from typing import Literal
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Any, Literal
 
-from dask.system import CPU_COUNT
 from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from tasks.reports.field_limits import FieldLimits
-from tasks.reports.parasitaemia import DETECTABLE_PERCENT
+from flows.options.described import UsageError
+from tasks.limits import DETECTABLE_PERCENT, FieldLimits
+
+PREFIX = "SLIDEWATCH_"
+
+
+def _processors() -> int:
+    # Dask knows what a container or a batch system leaves of them, and takes long to import.
+    from dask.system import CPU_COUNT
+
+    return int(CPU_COUNT)
+
+
+def settings_file() -> Path | None:
+    """Find the TOML file of settings that is read here, or None where there is none.
+
+    Raises:
+        UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist.
+    """
+    named = os.environ.get("SLIDEWATCH_CONFIG")
+    file = Path(named or "slidewatch.toml")
+    if file.is_file():
+        return file.absolute()
+    if named:
+        raise UsageError(f"SLIDEWATCH_CONFIG names {named}, which is not a file")
+    return None
 
 
 class Settings(BaseSettings):
     """Where the store is, which machines work, and at which level an image is abnormal."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SLIDEWATCH_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
@@ -48,7 +74,10 @@ class Settings(BaseSettings):
         False, description="allow a Dask scheduler without TLS beyond this machine"
     )
     workers: int = Field(
-        CPU_COUNT, ge=1, description="worker processes to start (cuda: one for each GPU)"
+        default_factory=_processors,
+        ge=1,
+        description="worker processes to start; by default one for each processor "
+        "(cuda: one for each GPU)",
     )
     first_worker: float = Field(
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
@@ -100,5 +129,35 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the TOML file behind the environment."""
-        file = os.environ.get("SLIDEWATCH_CONFIG", "slidewatch.toml")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        return init_settings, env_settings, _file_source(settings_cls)
+
+
+def _file_source(settings: type[BaseSettings]) -> TomlConfigSettingsSource:
+    file = settings_file()
+    try:
+        return TomlConfigSettingsSource(settings, file or Path(os.devnull))
+    except TOMLDecodeError as error:
+        raise UsageError(f"{file} is not TOML: {error}") from None
+
+
+def origin(name: str) -> str:
+    """Say where a setting comes from that is not on the command line, by its name in `leaves`."""
+    if name in leaves(EnvSettingsSource(Settings)()):
+        return f"environment, {PREFIX}{name.replace('.', '__').upper()}"
+    if name in leaves(_file_source(Settings)()):
+        return str(settings_file())
+    return "default"
+
+
+def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return values by name; what lies in another value has the name of that before its own.
+
+    >>> leaves({"store": "s", "field_limits": {"least_cells": 3}})
+    {'store': 's', 'field_limits.least_cells': 3}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= (
+            leaves(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+        )
+    return found

@@ -1,19 +1,21 @@
 """The flow `train`: labelled images -> a model."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import Field
 
 from flows.jobs.worker import keep_freed_memory
 from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training import CLASSES, TrainingRecipe, load_labelled_images, train_model
 from storage.models.classifiers import refuse_existing, save_model
 from storage.store import Store
+from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
 from tasks.network.training import TrainingPlan
@@ -47,30 +49,20 @@ class TrainOutcome(Outcome):
 
 @flow
 @observed()
+@described(Train)
 def train(
-    images: Annotated[str, Field(description="labelled images: folder, glob, archive, manifest")],
-    model: Annotated[str | None, Field(description="name of the new model")] = None,
-    network: Annotated[
-        str, Field(description="efficientnet_lite0, timm:<name> or torchvision:<name>")
-    ] = DEFAULT_NETWORK,
-    weights: Annotated[
-        str, Field(description="where training starts: imagenet, scratch, or a weights file")
-    ] = "imagenet",
-    taps: Annotated[
-        list[str] | None, Field(description="modules to tap, if not the network's usual ones")
-    ] = None,
-    frozen: Annotated[
-        list[str] | None, Field(description="modules to freeze, if not the usual ones")
-    ] = None,
-    side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96,
-    epochs: Annotated[int, Field(ge=1)] = TrainingPlan.epochs,
-    rate: Annotated[float, Field(gt=0, description="peak learning rate")] = TrainingPlan.peak_rate,
-    fractions: Annotated[
-        tuple[float, float, float],
-        Field(description="shares of patients for training, validation and test"),
-    ] = (0.75, 0.10, 0.15),
-    seed: Annotated[int, Field(ge=0)] = 0,
-    limit: Annotated[int | None, Field(ge=1, description="take only so many images")] = None,
+    images: str | list[str],
+    model: str | None = None,
+    network: str = DEFAULT_NETWORK,
+    weights: str = "imagenet",
+    taps: list[str] | None = None,
+    frozen: list[str] | None = None,
+    side: int = 96,
+    epochs: int = TrainingPlan.epochs,
+    rate: float = TrainingPlan.peak_rate,
+    fractions: tuple[float, float, float] = (0.75, 0.10, 0.15),
+    seed: int = 0,
+    limit: int | None = None,
     settings: Settings | None = None,
 ) -> TrainOutcome:
     """Train a classifier on labelled images, splitting them by patient."""
@@ -88,7 +80,7 @@ def train(
         frozen=tuple(frozen) if frozen is not None else (() if weights == "scratch" else None),
     )
     recipe = TrainingRecipe(
-        images=images,
+        images=as_given(images),
         limit=limit,
         network=spec,
         weights=weights,

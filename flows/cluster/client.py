@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -25,7 +24,8 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.errors import ClusterError
 from flows.cluster.preload import import_for_workers
-from flows.cluster.tls import ANY_CODE, CERTIFICATES, refuse_unencrypted, security
+from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
+from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.settings import Settings
 
@@ -110,10 +110,7 @@ def _cuda(_: Settings) -> Iterator[Client]:
 
 @contextmanager
 def _scheduler(settings: Settings) -> Iterator[Client]:
-    address = settings.scheduler
-    if address is None:
-        raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
-    refuse_unencrypted(settings, address)
+    address = scheduler_address(settings)
     tls = security(settings) or Security()  # or what Dask's own configuration says
     encrypted = urlsplit(address).scheme == "tls"
     if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
@@ -139,18 +136,7 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
 
 @contextmanager
 def _kubernetes(settings: Settings) -> Iterator[Client]:
-    spec = settings.cluster_spec
-    if spec is None or not Path(spec).is_file():
-        raise ClusterError(
-            "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
-            + ("" if spec is None else f", for {spec} is not there")
-        )
-    if not settings.unencrypted:
-        raise ClusterError(
-            "Dask's Kubernetes operator knows no TLS, and " + ANY_CODE + ": keep others away from "
-            "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
-            "use cluster = scheduler"
-        )
+    spec = cluster_spec(settings)
     operator = _import("dask_kubernetes.operator", extra="kubernetes")
     try:
         cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)

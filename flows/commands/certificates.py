@@ -10,16 +10,15 @@ import tempfile
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from flows.cluster.tls import CertificateError, expiry, read_certificate
+from flows.options.described import described
+from flows.options.tools import Certificates
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from storage.records import now
@@ -54,16 +53,12 @@ class CertificatesOutcome(Outcome):
         )
 
 
+@described(Certificates)
 def certificates(
-    folder: Annotated[CliPositionalArg[str], Field(description="where they are kept")],
-    names: Annotated[
-        list[str],
-        Field(min_length=1, description="host names and addresses of the scheduler and workers"),
-    ],
-    days: Annotated[int, Field(ge=1, le=3650, description="how long certificates hold")] = 90,
-    authority_days: Annotated[
-        int, Field(ge=1, le=36500, description="how long a new authority holds")
-    ] = 3650,
+    folder: str,
+    names: list[str],
+    days: int = 90,
+    authority_days: int = 3650,
     settings: Settings | None = None,
 ) -> CertificatesOutcome:
     """Make a certificate authority and TLS certificates for Dask, or renew these with it.

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
+from flows.options.described import described
+from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from storage.batches.manifests import Batch, read_manifest
@@ -40,9 +41,10 @@ class ContoursOutcome(Outcome):
         return f"batch {self.batch}: {self.cells:,} cells in {self.files:,} files\n{table(rows)}"
 
 
+@described(Contours)
 def contours(
-    batch: Annotated[str, Field(description="the screened batch")],
-    to: Annotated[str, Field(description="folder for the files")],
+    batch: str,
+    to: str,
     settings: Settings | None = None,
 ) -> ContoursOutcome:
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""

@@ -4,16 +4,16 @@ import io
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from pydantic import Field
 
 from flows.fit import fit
 from flows.monitoring.console import tell
+from flows.options.described import described
+from flows.options.tools import Demo
 from flows.outcome import Outcome, table
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
@@ -66,9 +66,10 @@ class DemoOutcome(Outcome):
         )
 
 
+@described(Demo)
 def demo(
-    folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo",
-    seed: Annotated[int, Field(ge=0, description="of the rendered images")] = 0,
+    folder: str = "demo",
+    seed: int = 0,
     settings: Settings | None = None,
 ) -> DemoOutcome:
     """Render cells, train, fit in two increments, screen a night with planted images, query."""

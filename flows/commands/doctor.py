@@ -13,6 +13,8 @@ import torch
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
+from flows.options.described import described
+from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from storage.records import now
@@ -50,7 +52,10 @@ class DoctorOutcome(Outcome):
         return table([(check.name, check.text()) for check in self.checks])
 
 
-def doctor(settings: Settings | None = None) -> DoctorOutcome:
+@described(Doctor)
+def doctor(
+    settings: Settings | None = None,
+) -> DoctorOutcome:
     """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
     settings = settings or Settings()
     looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {

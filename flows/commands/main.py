@@ -1,4 +1,4 @@
-"""The command ``slidewatch``: every flow and tool by name, its options read off its signature.
+"""The command ``slidewatch``: every flow and tool by name, with the options of `flows.options`.
 
 Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the command was misspelt;
 3 the work is done and kept, but something in it needs a person (images failed, no detector);
@@ -6,75 +6,51 @@ Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the comm
 """
 
 import importlib
-import inspect
 import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NoReturn
 
-from pydantic import ValidationError, create_model
-from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
-from flows.monitoring.console import be_quiet, complain
-from flows.monitoring.logs import use_logs
-from flows.monitoring.prefect_server import start_server
+from flows.commands.parser import Given, option_name, read
+from flows.monitoring.prefect_server import TemporaryServer, start_server
+from flows.options.commands import COMMANDS, Command
+from flows.options.described import UsageError
 from flows.outcome import Outcome
-from flows.settings import Settings
+from flows.settings import Settings, leaves, origin, settings_file
 
-COMMANDS = {
-    "train": "flows.train:train",
-    "fit": "flows.fit:fit",
-    "retract": "flows.fit:retract",
-    "segment": "flows.segment:segment",
-    "screen": "flows.screen:screen",
-    "nightly": "flows.nightly:nightly",
-    "evaluate": "flows.evaluate:evaluate",
-    "prune": "flows.prune:prune",
-    "status": "flows.commands.status:status",
-    "query": "flows.commands.query:query",
-    "schema": "flows.commands.query:schema",
-    "contours": "flows.commands.contours:contours",
-    "review export": "flows.commands.review:export",
-    "review import": "flows.commands.review:import_verdicts",
-    "review report": "flows.commands.review:report",
-    "doctor": "flows.commands.doctor:doctor",
-    "certificates": "flows.commands.certificates:certificates",
-    "demo": "flows.commands.demo:demo",
-    "data malaria": "flows.commands.malaria_data:malaria",
-}
-FLOWS = {"train", "fit", "retract", "segment", "screen", "nightly", "evaluate", "prune", "demo"}
-ON_WORKERS = {"fit", "segment", "screen", "nightly", "evaluate"}
+MISSPELT = 2
 NEEDS_A_PERSON = 3
 STOPPED = 130
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
-    name, rest = _command(arguments)
+    name, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     debug = "--debug" in rest or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        code = _run(name, rest, as_json)
+        code = _run(name, rest)
     except BrokenPipeError:  # whoever reads the answer, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
         if debug:
             traceback.print_exc()
-        complain(f"slidewatch {name}: {_one_line(error)}")
-        code = 2 if isinstance(error, ValidationError | SettingsError) else 1
+        _complain(f"slidewatch {name}: {_one_line(error)}")
+        code = MISSPELT if isinstance(error, ValidationError | UsageError) else 1
     except SystemExit:
         raise
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
-        complain("slidewatch: stopped; run the same command again to go on")
+        _complain("slidewatch: stopped; run the same command again to go on")
         code = STOPPED
     sys.exit(code)
 
@@ -84,44 +60,62 @@ def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _complain(text: str) -> None:
+    from flows.monitoring.console import complain  # help and versions do without it
+
+    complain(text)
+
+
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command's name and the arguments behind it; help or a complaint ends the program."""
+    """The command's name and its arguments; help, the version or a complaint ends the program."""
+    start = next((i for i, word in enumerate(arguments) if not word.startswith("-")), None)
+    first = arguments[:start]
+    if "--version" in first:
+        print(f"slidewatch {version('slidewatch')}")
+        sys.exit(0)
+    if start is None or {"-h", "--help"} & set(first) or arguments[start] == "help":
+        print(_overview())
+        sys.exit(0 if arguments else MISSPELT)
     for words in (2, 1):
-        name = " ".join(arguments[:words])
+        name = " ".join(arguments[start : start + words])
         if name in COMMANDS:
-            return name, arguments[words:]
-    if arguments and arguments[0] not in {"-h", "--help", "help"}:
-        print(
-            f"slidewatch: no command {arguments[0]!r}; there are: {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    print("usage: slidewatch COMMAND [options]      (slidewatch COMMAND --help lists them)\n")
-    for name, place in COMMANDS.items():
-        print(f"  {name:<13} {_summary(_load(place))}")
-    print("\n--json with any command prints its outcome for machines, --quiet nothing beside it;")
-    print("--debug shows tracebacks.")
-    print("Any option can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml.")
-    sys.exit(0 if arguments else 2)
+            return name, [*first, *arguments[start + words :]]
+    wrong = arguments[start]
+    parts = [name for name in COMMANDS if name.split()[0] == wrong] or COMMANDS
+    print(f"slidewatch: no command {wrong!r}; there are: {', '.join(parts)}", file=sys.stderr)
+    sys.exit(MISSPELT)
 
 
-def _run(name: str, arguments: list[str], as_json: bool) -> int:
-    # Both get ready while the flow is imported; who asks for help needs neither.
-    asks_for_help = bool({"-h", "--help"} & set(arguments))
-    if name in ON_WORKERS and not asks_for_help:
-        import_for_workers()
-    server = start_server() if name in FLOWS and not asks_for_help else None
-    function = _load(COMMANDS[name])
-    options = CliApp.run(_options(name, function), cli_args=arguments)
-    given = {field: getattr(options, field) for field in _parameters(function)}
-    settings = Settings(**{field: getattr(options, field) for field in Settings.model_fields})
-    be_quiet(settings.quiet)
-    use_logs(settings.logs)
+def _overview() -> str:
+    lines = ["usage: slidewatch COMMAND [options]      (slidewatch COMMAND --help lists them)", ""]
+    lines += [f"  {name:<13}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "--json with any command prints its outcome for machines, --quiet nothing beside it;",
+            "--debug shows tracebacks; --version says which slidewatch this is.",
+            "Settings can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml;",
+            "slidewatch config prints them, and where each of them comes from.",
+        ]
+    )
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    own, given, as_json = read(name, arguments)
+    command = COMMANDS[name]
+    options = command.options.model_validate(own)
+    settings = _settings(given)
+    values = {field: getattr(options, field) for field in command.options.model_fields}
+    # What can be seen at once is said before anything is started.
+    _prepare(command, values, settings)
+    server = _start(command)
+    function = _load(command.function)
     if server:
         server.wait()
     failure: Exception | None = None
     try:
-        outcome: Outcome = function(**given, settings=settings)
+        outcome: Outcome = function(**values, settings=settings)
     except Exception as error:
         # Work that is kept although it failed in part carries its outcome along.
         if not isinstance(getattr(error, "outcome", None), Outcome):
@@ -131,7 +125,7 @@ def _run(name: str, arguments: list[str], as_json: bool) -> int:
         sys.stdout.write(piece)
     sys.stdout.flush()
     if failure:
-        complain(f"slidewatch {name}: {_one_line(failure)}")
+        _complain(f"slidewatch {name}: {_one_line(failure)}")
     return NEEDS_A_PERSON if outcome.failed else 0
 
 
@@ -141,48 +135,56 @@ def _load(place: str) -> Callable[..., Any]:
     return found
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """What the command itself takes, as fields of a pydantic model."""
-    signature = inspect.signature(getattr(function, "fn", function))
-    return {
-        name: (
-            parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for name, parameter in signature.parameters.items()
-        if name != "settings"
-    }
+def _settings(given: Given) -> Settings:
+    """The settings in force; a wrong one says where it stands."""
+    try:
+        return Settings(**given)
+    except SettingsError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        where = option_name(name) if name in leaves(given) else f"{name} ({origin(name)})"
+        raise UsageError(f"{where}: {_message(first['msg'])}") from error
 
 
-def _options(name: str, function: Callable[..., Any]) -> type[Settings]:
-    """A settings class with the command's own parameters in front."""
-    own = create_model("Own", **_parameters(function))
+def _prepare(command: Command, values: Given, settings: Settings) -> None:
+    """Say what is said, and refuse what is seen to be wrong, before anything is started."""
+    from flows.monitoring.console import be_quiet, tell
+    from flows.monitoring.logs import use_logs
 
-    class Options(Settings, own):
-        model_config = SettingsConfigDict(
-            cli_prog_name=f"slidewatch {name}",
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-        )
+    be_quiet(settings.quiet)
+    use_logs(settings.logs)
+    file = settings_file()
+    if file:
+        tell(f"settings: {file}")
+    if command.flow:
+        from flows.commands.mistakes import refuse_mistakes
 
-    Options.__doc__ = _summary(function)
-    return Options
+        refuse_mistakes(command, values, settings)
 
 
-def _summary(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(getattr(function, "fn", function)) or "").split("\n\n")[0]
+def _start(command: Command) -> TemporaryServer | None:
+    """Begin to start what takes long, so that it gets ready while the flow is imported."""
+    if command.workers:
+        import_for_workers()
+    return start_server() if command.flow else None
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        option = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
-        return f"{option}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        option = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
+        return f"{option}{_message(first['msg'])}"
     text = " ".join(str(error).split())
     known = type(error).__module__.split(".")[0] in {"flows", "tasks", "storage"}
     return text if known and text else f"{type(error).__name__}: {text}"
+
+
+def _message(text: str) -> str:
+    """What pydantic says of a value, as the rest of a sentence."""
+    text = text.removeprefix("Value error, ")
+    return f"{text[:1].lower()}{text[1:]}"
 
 
 def _quiet_prefect(debug: bool) -> None:

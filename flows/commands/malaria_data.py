@@ -3,12 +3,12 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import pooch
-from pydantic import Field
 
 from flows.monitoring.console import CONSOLE
+from flows.options.described import described
+from flows.options.tools import Malaria
 from flows.outcome import Outcome
 from flows.settings import Settings
 from tasks.images.files import SourceError
@@ -33,12 +33,10 @@ class DataOutcome(Outcome):
         )
 
 
+@described(Malaria)
 def malaria(
-    to: Annotated[str, Field(description="folder to keep the archive in")],
-    from_file: Annotated[
-        str | None,
-        Field(validation_alias="from", description="take the archive from this file instead"),
-    ] = None,
+    to: str,
+    from_file: str | None = None,
     settings: Settings | None = None,
 ) -> DataOutcome:
     """Fetch the National Library of Medicine's malaria cell images, or verify them.

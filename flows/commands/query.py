@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from decimal import Decimal
 from io import StringIO
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from pydantic_core import to_json
-from pydantic_settings import CliPositionalArg
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.options.described import described
+from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.reports.sql import answer, column_types, table_schemas
@@ -26,8 +26,6 @@ SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all 
 ACROSS = 5  # rows side by side, where there are too many columns for that
 NARROWEST = 8  # characters a column
 WIDTH = 200  # where no terminal says how wide it is
-
-Format = Literal["table", "csv"]
 
 
 class QueryOutcome(Outcome):
@@ -73,15 +71,10 @@ class SchemaOutcome(Outcome):
         return "\n\n".join(blocks)
 
 
+@described(Query)
 def query(
-    sql: Annotated[
-        CliPositionalArg[str],
-        Field(description="a query over the tables images, fields, slides and batches"),
-    ],
-    format: Annotated[
-        Format,
-        Field(description="a table to read, or CSV in which no text is a formula"),
-    ] = "table",
+    sql: str,
+    format: Format = "table",
     settings: Settings | None = None,
 ) -> QueryOutcome:
     """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
@@ -89,7 +82,10 @@ def query(
     return QueryOutcome(store=settings.store, sql=sql, format=format)
 
 
-def schema(settings: Settings | None = None) -> SchemaOutcome:
+@described(Schema)
+def schema(
+    settings: Settings | None = None,
+) -> SchemaOutcome:
     """Say what the columns of the tables are, as the reports' own metadata has it."""
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
 
 import pyarrow as pa
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from flows.monitoring.console import tell
+from flows.options.described import described
+from flows.options.tools import LIMIT, PER_SLIDE, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.batch import find_refs
@@ -47,7 +46,6 @@ from tasks.reports.reviews import (
 from tasks.reports.spreadsheet import csv_lines
 from tasks.types import Status
 
-LIMIT, PER_SLIDE = 100, 10
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 SHEET, PICTURES = "review.csv", "images"
 
@@ -145,13 +143,12 @@ class ImportOutcome(ReviewOutcome):
         )
 
 
+@described(ReviewExport)
 def export(
-    batch: Annotated[str, Field(description="the screened batch")],
-    to: Annotated[str, Field(description="folder for the sheet and the images")],
-    limit: Annotated[int, Field(ge=1, description="export at most so many cells")] = LIMIT,
-    per_slide: Annotated[
-        int, Field(ge=1, description="and of one slide at most so many")
-    ] = PER_SLIDE,
+    batch: str,
+    to: str,
+    limit: int = LIMIT,
+    per_slide: int = PER_SLIDE,
     settings: Settings | None = None,
 ) -> ExportOutcome:
     """Write a batch's cells for review, most abnormal first, as a sheet and image files.
@@ -215,8 +212,9 @@ def _write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
     return name
 
 
+@described(ReviewImport)
 def import_verdicts(
-    file: Annotated[CliPositionalArg[str], Field(description="the sheet with its verdicts")],
+    file: str,
     settings: Settings | None = None,
 ) -> ImportOutcome:
     """Keep a person's verdicts in the store, all or none, and say how to fit them.
@@ -264,8 +262,9 @@ def import_verdicts(
     )
 
 
+@described(ReviewReport)
 def report(
-    batch: Annotated[str, Field(description="the reviewed batch")],
+    batch: str,
     settings: Settings | None = None,
 ) -> ReviewOutcome:
     """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""

@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.options.described import described
+from flows.options.tools import Status
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.batches.ledger import complete_shards, list_seals
@@ -46,7 +48,10 @@ class StatusOutcome(Outcome):
         return f"store {self.store}\n{out.getvalue().rstrip()}"
 
 
-def status(settings: Settings | None = None) -> StatusOutcome:
+@described(Status)
+def status(
+    settings: Settings | None = None,
+) -> StatusOutcome:
     """Show what is in a store: models, statistics, detectors and batches."""
     settings = settings or Settings()
     store = Store(settings.store)

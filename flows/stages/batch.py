@@ -24,11 +24,13 @@ from storage.batches.manifests import (
     list_batches,
     verify_manifest,
 )
+from storage.batches.segmentations import segmentation_of
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.records import now
+from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError, check_name
-from tasks.images.listing import list_images
+from tasks.images.listing import as_given, list_images, named
 from tasks.images.regions import ImageRef, image_refs
 
 EARLIER = 8  # batches among which images are looked for that were seen before
@@ -43,7 +45,7 @@ def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManag
 def start_or_resume(
     settings: Settings,
     name: str,
-    images: str,
+    images: str | list[str],
     classes: list[str],
     *,
     limit: int | None,
@@ -59,7 +61,8 @@ def start_or_resume(
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
-    store = Store(settings.store)
+    store, images = Store(settings.store), as_given(images)
+    _refuse_among_others(store, images)
     batch, started_at = find_batch(store, name), now()
     if batch and batch_date not in (None, batch.batch_date):
         raise StoreError(
@@ -69,7 +72,7 @@ def start_or_resume(
     if batch is None or force or not batch.rows:
         plan = BatchPlan(
             name=name,
-            images=images,
+            images=images if isinstance(images, str) else tuple(images),
             limit=limit,
             shard_rows=settings.shard_rows,
             batch_date=batch_date or (batch.batch_date if batch else started_at.date()),
@@ -79,15 +82,25 @@ def start_or_resume(
             earlier=() if force else tuple(b.key for b in list_batches(store)[-EARLIER:]),
         )
         return freeze_batch(store, plan, list_images(images, classes=classes, limit=limit))
-    if (batch.images, batch.limit) != (images, limit):
+    if (as_given(batch.images), batch.limit) != (images, limit):
         raise StoreError(
-            f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from {batch.images} "
-            f"(limit {batch.limit}): give the same --images and --limit to go on with it, or "
-            "another --batch"
+            f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
+            f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
+            "go on with it, or another --batch"
         )
     verify_manifest(store, batch)
     get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
     return batch
+
+
+def _refuse_among_others(store: Store, images: str | list[str]) -> None:
+    """Raise StoreError where one of several sources is a manifest that reports refer back to."""
+    for source in images if isinstance(images, list) else []:
+        if segmentation_of(store, source) or reviewed_batch(store, source):
+            raise StoreError(
+                f"{source} is a manifest that slidewatch made, and its report names it: give it as "
+                "the only --images of a batch"
+            )
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:

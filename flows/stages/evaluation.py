@@ -45,7 +45,7 @@ from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.images.files import SourceError
-from tasks.images.listing import list_images
+from tasks.images.listing import list_images, named
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import NetworkSpec
 from tasks.network.split import split_by
@@ -195,7 +195,7 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
     test = test.filter(unseen)
     if not test.num_rows:
         raise SourceError(
-            f"{evaluation.images} has no labelled image of a {model.split_by} that model "
+            f"{named(evaluation.images)} has no labelled image of a {model.split_by} that model "
             f"{model.name} has not seen: give images of others"
         )
     freeze("test", test, _by(test))

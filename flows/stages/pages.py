@@ -33,6 +33,7 @@ from storage.reports.tables import (
 )
 from storage.store import Store, digest_of
 from tasks.detector.calibration import threshold
+from tasks.images.listing import named
 from tasks.reports.fields import COLUMNS, cells_of
 from tasks.visualisation.batch_page import (
     NIGHTS_SHOWN,
@@ -183,7 +184,7 @@ def _made_from(seal: Seal) -> str:
 
 def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) -> dict[str, str]:
     return {
-        "images": batch.images,
+        "images": named(batch.images),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name}, sha256 {card.digest}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
@@ -197,7 +198,10 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
 
 
 def _command(settings: Settings, batch: Batch, detector: DetectorCard) -> str:
-    words = ["slidewatch", "screen", "--images", batch.images, "--store", settings.store]
+    words = ["slidewatch", "screen"]
+    for source in batch.sources:
+        words += ["--images", source]
+    words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
     words += ["--detector", detector.name]
     words += ["--limit", str(batch.limit)] if batch.limit else []

@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from pathlib import PurePosixPath
+from posixpath import commonpath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,8 +50,8 @@ from storage.batches.segmentations import (
 )
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.files import ARCHIVES, filesystem
-from tasks.images.listing import EXTENSIONS, list_images
+from tasks.images.files import ARCHIVES, filesystem, split_link
+from tasks.images.listing import EXTENSIONS, as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.images.slides import SLIDE_EXTENSIONS
@@ -76,10 +78,10 @@ def cells_of_fields(
 def cut_up(
     settings: Settings,
     name: str,
-    images: str,
+    images: str | list[str],
     cutting: Cutting,
     *,
-    root: str,
+    root: str | list[str],
     slide_is: SlideIs,
     limit: int | None = None,
     wait: bool = False,
@@ -116,13 +118,13 @@ def cut_up(
 def _start_or_resume(
     store: Store,
     name: str,
-    images: str,
+    images: str | list[str],
     cutting: Cutting,
-    root: str,
+    root: str | list[str],
     slide_is: SlideIs,
     limit: int | None,
 ) -> Segmentation:
-    frozen = find_segmentation(store, name)
+    frozen, images = find_segmentation(store, name), as_given(images)
     if frozen is None:
         sources = list_images(images, limit=limit, extensions=EXTENSIONS | SLIDE_EXTENSIONS)
         _refuse_regions(sources, images)
@@ -136,32 +138,51 @@ def _start_or_resume(
             cutting=cutting,
             started_at=now(),
         )
-    before = (frozen.images, frozen.limit, frozen.slide_is, frozen.cutting)
+    before = (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting)
     if before != (images, limit, slide_is, cutting):
         raise StoreError(
             f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
-            f"{frozen.images} with other options ({frozen.cutting.model_dump_json()}, slide is "
-            f"{frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or choose "
-            "another name, of a night another --series"
+            f"{named(frozen.images)} with other options ({frozen.cutting.model_dump_json()}, slide "
+            f"is {frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or "
+            "choose another name, of a night another --series"
         )
     get_run_logger().info("segmentation %s goes on with %d sources", name, frozen.sources)
     return frozen
 
 
-def _refuse_regions(sources: pa.Table, images: str) -> None:
+def _refuse_regions(sources: pa.Table, images: str | list[str]) -> None:
     if sources["x"].null_count < sources.num_rows:
-        raise StoreError(f"{images} lists regions already: screen them as they are")
+        raise StoreError(f"{named(images)} lists regions already: screen them as they are")
 
 
-def _with_slides(sources: pa.Table, root: str, slide_is: SlideIs) -> pa.Table:
+def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
     """Name the slide of each source whose name or manifest does not."""
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
-    names = names_of_slides(uris, _folder_of(root), slide_is)
-    named = [
+    names = names_of_slides(uris, _folder_of_all(root), slide_is)
+    if len(each_source(root)) > 1:
+        names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=True)]
+    slides = [
         slide or name for slide, name in zip(sources["slide_id"].to_pylist(), names, strict=True)
     ]
     place = SCHEMA.get_field_index("slide_id")
-    return sources.set_column(place, SCHEMA.field(place), pa.array(named, pa.string()))
+    return sources.set_column(place, SCHEMA.field(place), pa.array(slides, pa.string()))
+
+
+def _folder_of_all(images: str | list[str]) -> str:
+    """The path of the folder below which the files of all sources lie."""
+    folders = [_folder_of(source) for source in each_source(images)]
+    # An archive has a folder of its own, and what is in it is named by that.
+    plain = [folder for folder in folders if "://" not in folder]
+    try:
+        return commonpath(plain) if len(plain) > 1 else (plain or folders)[0]
+    except ValueError:  # a folder here and one in an object store have nothing in common
+        return ""
+
+
+def _of_archive(uri: str) -> str:
+    """The name of the archive that an image lies in, as a folder; nothing for a plain file."""
+    kind, _, rest = uri.partition("://")
+    return f"{PurePosixPath(split_link(rest)[1]).name}/" if kind in ARCHIVES.values() else ""
 
 
 def _folder_of(images: str) -> str:

@@ -11,7 +11,7 @@ from flows.jobs.statistics import Rows, RowsJob, rows_statistics
 from flows.monitoring.console import tell
 from flows.outcome import shell_command
 from storage.arrays import arrays_to_bytes
-from storage.batches.manifests import Batch, read_manifest
+from storage.batches.manifests import Batch, Sources, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
@@ -21,6 +21,7 @@ from storage.reports.reviews import fitted_from, reviewed_batch
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.images.files import SourceError
+from tasks.images.listing import named
 
 ROWS_A_JOB = 4096
 
@@ -48,12 +49,12 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
     known = {row["values"] for row in labels if row["values"] is not None}
     if not known:
         raise SourceError(
-            f"no image of {batch.images} has a label: put them in folders named "
+            f"no image of {named(batch.images)} has a label: put them in folders named "
             f"{' and '.join(card.classes)}, or give a manifest with a column 'label'"
         )
     if unknown := known - set(card.classes):
         raise SourceError(
-            f"{batch.images} has labels that model {card.name} does not know: "
+            f"{named(batch.images)} has labels that model {card.name} does not know: "
             f"{', '.join(sorted(unknown))}; its classes are {', '.join(card.classes)}"
         )
 
@@ -105,7 +106,7 @@ def save_version(
     return lineage
 
 
-def refuse_second_review(store: Store, model: str, batch: str, images: str) -> None:
+def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
     """Raise StoreError where another import of the same verdicts is in the statistics."""
     night = reviewed_batch(store, images)
     for name in fitted_from(store, model, night) if night else []:

@@ -19,7 +19,7 @@ from storage.store import StoreError, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.images.files import SourceError
-from tasks.images.listing import class_numbers, list_images
+from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
 from tasks.network.features import load_images
@@ -38,7 +38,7 @@ class TrainingRecipe:
     patients for training, validation and test.
     """
 
-    images: str
+    images: str | list[str]
     limit: int | None
     network: NetworkSpec
     weights: str
@@ -126,8 +126,8 @@ def load_labelled_images(recipe: TrainingRecipe) -> LabelledImages:
     found = set(manifest["label"].drop_null().to_pylist())
     if found != set(CLASSES):
         raise SourceError(
-            f"{images} has the labels {', '.join(sorted(found)) or '(none)'} but training needs "
-            f"{' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
+            f"{named(images)} has the labels {', '.join(sorted(found)) or '(none)'} but training "
+            f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
@@ -141,7 +141,7 @@ def load_labelled_images(recipe: TrainingRecipe) -> LabelledImages:
         pixels.append(image.pixels)
         image_ids.append(image.image_id.hex())
     if not good:
-        raise SourceError(f"none of the {len(uris)} images of {images} can be read")
+        raise SourceError(f"none of the {len(uris)} images of {named(images)} can be read")
     manifest = manifest.take(good)
     by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
     return LabelledImages(

@@ -16,6 +16,8 @@ from storage.parquet import open_table, read_footer, table_to_bytes
 from storage.records import Part, Record, freeze
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError, check_name, digest_of
 
+Sources = str | tuple[str, ...]  # where images came from: one source, or several
+
 
 class BatchPlan(Part):
     """What is asked of a batch. ``images`` says where its manifest comes from.
@@ -26,12 +28,17 @@ class BatchPlan(Part):
 
     name: str
     attempt: int = 1
-    images: str
+    images: Sources
     limit: int | None
     shard_rows: int
     batch_date: date
     started_at: datetime
     earlier: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where its manifest came from, each source by itself."""
+        return (self.images,) if isinstance(self.images, str) else self.images
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segme
 that they are complete.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from storage.batches.ledger import Quarantine
+from storage.batches.manifests import Sources
 from storage.leases import Lease, lease
 from storage.parquet import (
     read_footer,
@@ -57,7 +58,7 @@ class Segmentation(Record):
     """What was frozen when a segmentation started. ``images`` says where its sources came from."""
 
     name: str
-    images: str
+    images: Sources
     limit: int | None
     slide_is: SlideIs = "file"
     sources: int
@@ -95,7 +96,7 @@ def freeze_segmentation(
     name: str,
     sources: pa.Table,
     *,
-    images: str,
+    images: str | Sequence[str],
     limit: int | None,
     slide_is: SlideIs,
     cutting: Cutting,
@@ -105,7 +106,7 @@ def freeze_segmentation(
     content = table_to_bytes(sources)
     made = Segmentation(
         name=check_name("segmentation", name),
-        images=images,
+        images=images if isinstance(images, str) else tuple(images),
         limit=limit,
         slide_is=slide_is,
         sources=sources.num_rows,
@@ -128,9 +129,9 @@ def find_segmentation(store: Store, name: str) -> Segmentation | None:
     return Segmentation.read(store, *parts) if store.exists(*parts) else None
 
 
-def segmentation_of(store: Store, images: str) -> str | None:
+def segmentation_of(store: Store, images: Sources) -> str | None:
     """The name of the segmentation whose manifest a source of images is, or None."""
-    if not images.endswith(f"/{MANIFEST}"):
+    if not isinstance(images, str) or not images.endswith(f"/{MANIFEST}"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
     name = root.removeprefix(folder).removesuffix(f"/{MANIFEST}")

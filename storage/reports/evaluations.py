@@ -9,6 +9,7 @@ has the features of some of them, complete or absent, so that a run goes on wher
 from datetime import datetime
 
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
+from storage.batches.manifests import Sources
 from storage.records import Record
 from storage.store import Store, StoreError, check_name
 
@@ -23,7 +24,7 @@ class Evaluation(Record):
     name: str
     started_at: datetime
     detectors: list[str]
-    images: str
+    images: Sources
     limit: int | None
     ood: dict[str, str]
     attacks: list[str]

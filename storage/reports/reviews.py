@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from storage.batches.manifests import load_batch
+from storage.batches.manifests import Sources, load_batch
 from storage.models.statistics import latest_statistics
 from storage.parquet import read_table, write_table
 from storage.store import AlreadyExistsError, Store, StoreError
@@ -88,9 +88,9 @@ def save_review(store: Store, review: Review) -> None:
         ) from None
 
 
-def reviewed_batch(store: Store, images: str) -> str | None:
+def reviewed_batch(store: Store, images: Sources) -> str | None:
     """The batch whose verdicts a source of images is, or None where it is something else."""
-    if not images.endswith(".parquet"):
+    if not isinstance(images, str) or not images.endswith(".parquet"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
     batch, _, name = root.removeprefix(folder).partition("/")

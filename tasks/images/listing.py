@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a glob, an archive or a manifest, on any fsspec filesystem.
+"""Where images come from: folders, files, globs, archives, manifests, on any fsspec filesystem.
 
 Whatever the source, the outcome is the same table: one row for each image, with a URL under which
 any worker reads its bytes (`tasks.images.files`).
@@ -17,10 +17,53 @@ from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+GLOB = "*?["  # letters of a pattern
+
+
+Sources = str | Sequence[str]  # one source or several
+
+
+def as_given(sources: Sources) -> str | list[str]:
+    """Return sources in the one form that is kept and compared: a text where there is one.
+
+    Raises:
+        SourceError: there are none.
+
+    >>> as_given(["cells"]), as_given(["monday", "tuesday"])
+    ('cells', ['monday', 'tuesday'])
+    """
+    several = [sources] if isinstance(sources, str) else list(sources)
+    if not several:
+        raise SourceError("no images are named: give at least one source")
+    return several[0] if len(several) == 1 else several
+
+
+def each_source(sources: Sources) -> list[str]:
+    """Return every source by itself."""
+    given = as_given(sources)
+    return [given] if isinstance(given, str) else given
+
+
+def named(sources: Sources) -> str:
+    """Name sources in a sentence."""
+    return ", ".join(each_source(sources))
+
+
+def refuse_missing(sources: Sources) -> None:
+    """Raise SourceError where a source on this machine does not exist; others are not asked."""
+    for source in each_source(sources):
+        kind, found, inside = source.partition("://")
+        linked = found and kind in ARCHIVES.values()
+        address = split_link(inside)[1] if linked else source
+        if "://" in address and not address.startswith("file://"):
+            continue
+        fs, root = filesystem(address)
+        if not fs.exists(root) and not any(letter in root for letter in GLOB):
+            raise SourceError(f"{source} does not exist")
 
 
 def list_images(
-    source: str,
+    source: Sources,
     *,
     classes: Iterable[str] = (),
     limit: int | None = None,
@@ -29,8 +72,8 @@ def list_images(
     """The images of a source, in an order that depends on nothing but their names.
 
     Args:
-        source: a folder, a glob, a zip or tar archive, a folder in one
-            (``zip://folder::archive.zip``), or a .parquet or .csv manifest.
+        source: a folder, one image, a glob, a zip or tar archive, a folder in one
+            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of these.
         classes: folder names that are labels; a file directly in such a folder has that label.
         limit: take this many images, spread evenly over the source.
         extensions: of files that are images.
@@ -41,9 +84,10 @@ def list_images(
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
-    table = _manifest_or_files(source, frozenset(classes), extensions)
-    table = _in_order(table)
-    _refuse_repeats(table, source)
+    labels = frozenset(classes)
+    each = [_manifest_or_files(one, labels, extensions) for one in each_source(source)]
+    table = _in_order(pa.concat_tables(each))
+    _refuse_repeats(table, named(source))
     if limit is not None and limit < table.num_rows:
         table = table.take([i * table.num_rows // limit for i in range(limit)])
     return table
@@ -97,16 +141,18 @@ def _manifest_or_files(
 
 
 def _list_files(source: str, extensions: frozenset[str]) -> Iterable[tuple[str, str, int | None]]:
-    """(URL, path that names it, size) of every image below a folder or matching a glob."""
+    """(URL, path that names it, size) of an image, or of all in a folder or matching a glob."""
     fs, root = filesystem(source)
     if fs.isfile(root):
-        raise SourceError(
-            f"{source} is one file: give a folder, a glob, an archive "
-            f"({', '.join(ARCHIVES)}) or a manifest (.parquet, .csv)"
-        )
-    if fs.exists(root):
+        if not _is_image(PurePosixPath(root).name, extensions):
+            raise SourceError(
+                f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
+                f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
+            )
+        found, above = {root: fs.info(root)}, ""
+    elif fs.exists(root):
         found, above = fs.find(root, detail=True), root
-    elif any(letter in root for letter in "*?["):
+    elif any(letter in root for letter in GLOB):
         found, above = fs.glob(root, detail=True), ""
     else:
         raise FileNotFoundError(root)

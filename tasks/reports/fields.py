@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.limits import FieldLimits
 from tasks.reports.columns import (
     Provenance,
     coded,
@@ -19,7 +20,7 @@ from tasks.reports.columns import (
     numbers_of,
     verdicts,
 )
-from tasks.reports.field_limits import FieldLimits, field_reason
+from tasks.reports.field_limits import field_reason
 from tasks.types import Float
 
 AT_ONCE = 4096  # cells that are compared with all fields of their slide together

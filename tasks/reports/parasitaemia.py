@@ -11,8 +11,6 @@ from scipy.stats import binom, norm
 from tasks.types import Float
 
 SURE = 0.95  # the probability with which a parasite would have been seen
-# About 5,000 cells, a hundred fields of some fifty, are enough for it.
-DETECTABLE_PERCENT = 0.06
 
 
 class DensityClass(StrEnum):

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import parse_reasons
+from tasks.limits import DETECTABLE_PERCENT, TOLERATED
 from tasks.reports.columns import (
     COLOURS,
     Provenance,
@@ -28,9 +29,8 @@ from tasks.reports.columns import (
     share,
     verdicts,
 )
-from tasks.reports.field_limits import TOLERATED, FieldReason
+from tasks.reports.field_limits import FieldReason
 from tasks.reports.parasitaemia import (
-    DETECTABLE_PERCENT,
     binomial_p_value,
     cells_needed,
     density_class,

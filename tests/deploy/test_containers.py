@@ -1,6 +1,5 @@
 """deploy/Dockerfile and deploy/compose.yaml, as far as they can be read without containers."""
 
-import importlib
 import os
 import re
 import shlex
@@ -24,7 +23,8 @@ from packaging.utils import canonicalize_name
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.commands.main import COMMANDS, _options, _parameters
+from flows.commands.parser import read
+from flows.options.tools import Certificates
 from flows.settings import Settings
 from tests.support.paths import ROOT
 
@@ -322,10 +322,8 @@ def test_dask_takes_its_commands_and_has_tls(name: str, tmp_path: Path) -> None:
 def test_the_command_for_certificates_is_understood_and_names_the_scheduler() -> None:
     words = shlex.split(SERVICES["certificates"]["command"])
     assert words[:2] == ["slidewatch", "certificates"]
-    module, _, function = COMMANDS["certificates"].partition(":")
-    command = getattr(importlib.import_module(module), function)
-    options = _options("certificates", command)(_cli_parse_args=words[2:])
-    assert {name: getattr(options, name) for name in _parameters(command)} == {
+    options = Certificates.model_validate(read("certificates", words[2:])[0])
+    assert options.model_dump() == {
         "folder": "/tls",
         "names": ["dask-scheduler"],
         "days": 90,

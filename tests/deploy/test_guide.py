@@ -1,7 +1,6 @@
 """deploy/README.md, and the services and the environment that an operator copies."""
 
 import configparser
-import importlib
 import re
 import shlex
 from urllib.parse import urlsplit
@@ -10,7 +9,8 @@ import pytest
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.commands.main import COMMANDS, _options
+from flows.commands.parser import command_parser
+from flows.options.commands import COMMANDS
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -53,9 +53,7 @@ def test_a_slidewatch_command_is_understood(line: str) -> None:
     words = shlex.split(re.sub(r" \.\.\.| <[^>]+>", "", line))[1:]
     name = next(n for k in (2, 1) if (n := " ".join(words[:k])) in COMMANDS)
     given = words[len(name.split()) :]
-    module, _, function = COMMANDS[name].partition(":")
-    options = _options(name, getattr(importlib.import_module(module), function))
-    known = {"--" + field.replace("_", "-") for field in options.model_fields}
+    known = {each for action in command_parser(name)._actions for each in action.option_strings}
     assert {word for word in given if word.startswith("--")} <= known
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from prefect.exceptions import ParameterTypeError
 
 from flows.cluster.client import open_client
 from flows.evaluate import EvaluationOutcome, evaluate
@@ -22,7 +23,6 @@ from storage.parquet import read_table
 from storage.reports.evaluations import part_path, read_arrays
 from storage.reports.tables import report_path
 from storage.store import Store, StoreError
-from tasks.evaluation.attacks import AttackError
 from tasks.evaluation.baselines import SCORES
 from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
 from tasks.images.files import SourceError
@@ -212,9 +212,9 @@ def test_another_question_needs_another_name(
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"ood": ["nonsense"]}, SourceError, "GROUP/NAME=URL"),
+        ({"ood": ["nonsense"]}, ParameterTypeError, "GROUP/NAME=URL"),
         ({"ood": ["far/none=/nowhere/at/all"]}, SourceError, "does not exist"),
-        ({"attacks": ["magic"]}, AttackError, "there are: fgsm"),
+        ({"attacks": ["magic"]}, ParameterTypeError, "Input should be 'fgsm'"),
         ({"detector": "none"}, StoreError, "there are: m-v0001"),
     ],
 )

@@ -539,6 +539,34 @@ def test_a_batch_name_belongs_to_its_images_and_its_day(images: Path, ready: Set
         screen(str(images / "night"), batch="night", date=date(2026, 3, 2), settings=ready)
 
 
+def test_several_sources_are_one_batch_which_resumes_with_the_same(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    sources = []
+    for patient in ("C1P101", "C1P102"):
+        folder = tmp_path / patient
+        folder.mkdir()
+        for number, file in enumerate(sorted((images / "smears").glob("*/*.png"))[:3]):
+            shutil.copy(file, folder / f"{patient}thinF_IMG_20260101_000000_cell_{number}.png")
+        sources.append(str(folder))
+    once = screen(sources, batch="two", settings=ready)
+    assert once.images == 6
+    assert load_batch(Store(ready.store), "two").sources == tuple(sources)
+    assert screen(sources, batch="two", settings=ready).repeated
+    assert f"--images {sources[0]} --images {sources[1]}" in Path(once.page).read_text()
+    with pytest.raises(StoreError, match=f"from {sources[0]}, {sources[1]} "):
+        screen(sources[0], batch="two", settings=ready)
+    alone = screen(sources[:1], batch="one", settings=ready)
+    assert load_batch(Store(ready.store), "one").images == sources[0]
+    assert screen(sources[0], batch="one", settings=ready).report == alone.report
+
+
+def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: Settings) -> None:
+    review = f"{ready.store}/reviews/night/0001.parquet"
+    with pytest.raises(StoreError, match="as the only --images"):
+        screen([review, str(images / "night")], batch="mixed", settings=ready)
+
+
 def test_another_detector_scores_the_same_features_again_without_the_images(
     images: Path, ready: Settings, tmp_path: Path
 ) -> None:

@@ -227,6 +227,18 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
         assert max(find(ref).image().size) == pytest.approx(130, rel=0.5)
 
 
+def test_one_photograph_and_several_folders_are_sources(fields: Path, settings: Settings) -> None:
+    one = segment(str(fields / "s1" / "0.png"), "one", settings=settings)
+    assert (one.sources, one.fields) == (1, {"field": 1})
+    folders = [str(fields / "s1"), str(fields / "s2")]
+    both = segment(folders, "both", settings=settings)
+    whole = segment(str(fields), "whole", settings=settings)
+    assert manifest_of(both).equals(manifest_of(whole))  # slides are named below both
+    assert segment(folders, "both", settings=settings).repeated
+    with pytest.raises(StoreError, match="was started on"):
+        segment(folders[::-1], "both", settings=settings)
+
+
 def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
     outcome = segment(
         str(fields / "s1"), "tiles", into="tiles", tile=256, overlap=56, settings=settings

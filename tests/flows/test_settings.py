@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.settings import Settings
-from tasks.reports.field_limits import FieldLimits
+from tasks.limits import FieldLimits
 from tests.support.paths import ROOT
 
 EXAMPLE = ROOT / "deploy" / "slidewatch.toml"

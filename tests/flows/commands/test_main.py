@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from flows.commands import main as command_line
-from flows.commands.main import COMMANDS, main
+from flows.commands.main import main
 from flows.commands.status import StatusOutcome, status
 from flows.monitoring.console import tell
+from flows.options.commands import COMMANDS
 from flows.settings import Settings
 
 
@@ -40,7 +42,38 @@ def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFix
     code, out, _ = run(*name.split(), "--help", capsys=capsys)
     assert code == 0
     assert f"slidewatch {name}" in out
-    assert "--store" in out
+    assert ("--store" in out) == ("store" in COMMANDS[name].settings)
+    assert "--json" in out
+
+
+def test_help_and_the_version_import_nothing_that_takes_long() -> None:
+    """In a process of its own: this one has imported it all."""
+    asked = [["--help"], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)]
+    heavy = ("torch", "prefect", "dask", "distributed", "pyarrow", "numpy", "zarr", "scipy", "PIL")
+    code = f"""
+import sys
+from flows.commands.main import main
+for words in {asked}:
+    try:
+        main(words)
+    except SystemExit as end:
+        assert end.code == 0, words
+print("imported:", sorted({set(heavy)} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version", capsys=capsys)[:2] == (0, f"slidewatch {version('slidewatch')}\n")
+
+
+def test_a_command_of_two_words_names_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run("review", capsys=capsys)
+    assert code == 2
+    assert err == "slidewatch: no command 'review'; there are: review export, review import, " + (
+        "review report\n"
+    )
 
 
 def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +86,8 @@ def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[s
     ("arguments", "says"),
     [
         (["screen", "--batch", "b"], "--images: field required"),
-        (["doctor", "--alpha", "7"], "--alpha: input should be less than 1"),
+        (["fit", "--images", "i", "--batch", "b", "--alpha", "7"], "--alpha: input should be less"),
+        (["doctor", "--alpha", "7"], "unknown option --alpha; see slidewatch doctor --help"),
         (["doctor", "--workers", "none"], "--workers: input should be a valid integer"),
     ],
 )
@@ -124,7 +158,42 @@ def test_a_setting_that_is_none_is_refused(
     (tmp_path / "slidewatch.toml").write_text('stroe = "typo"\n')
     code, _, err = run("status", capsys=capsys)
     assert code == 2
-    assert "stroe" in err
+    file = tmp_path / "slidewatch.toml"
+    assert err == f"slidewatch status: stroe ({file}): extra inputs are not permitted\n"
+
+
+def test_a_wrong_setting_says_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLIDEWATCH_ALPHA", "7")
+    code, _, err = run("status", capsys=capsys)
+    assert code == 2
+    assert err.startswith("slidewatch status: alpha (environment, SLIDEWATCH_ALPHA): input should")
+    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS", "{")
+    code, _, err = run("status", capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "field_limits" in err
+    (tmp_path / "slidewatch.toml").write_text("store =")
+    code, _, err = run("status", capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
+    monkeypatch.setenv("SLIDEWATCH_CONFIG", "none.toml")
+    code, _, err = run("status", capsys=capsys)
+    assert (code, err) == (
+        2,
+        "slidewatch status: SLIDEWATCH_CONFIG names none.toml, which is not a file\n",
+    )
+
+
+def test_a_file_of_settings_that_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("status", capsys=capsys)[2] == ""
+    (tmp_path / "slidewatch.toml").write_text('store = "elsewhere"\n')
+    assert run("status", capsys=capsys)[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"
+    assert run("--quiet", "status", capsys=capsys)[2] == ""
 
 
 def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,14 @@ def test_a_frozen_batch_comes_back(any_store: Store) -> None:
     assert read_manifest(any_store, batch).equals(manifest(10))
 
 
+def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(any_store: Store) -> None:
+    for name, images in (("one", "cells"), ("two", ["cells", "more"])):
+        freeze(any_store, manifest(3), name, images=images)
+        assert any_store.read_json("batches", name, "batch.json")["images"] == images
+    assert load_batch(any_store, "one").sources == ("cells",)
+    assert load_batch(any_store, "two").sources == ("cells", "more")
+
+
 def test_freezing_twice_is_refused_and_changes_no_manifest(any_store: Store) -> None:
     batch = freeze(any_store, manifest(10))
     with pytest.raises(StoreError, match="batch night exists already"):

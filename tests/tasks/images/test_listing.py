@@ -18,7 +18,7 @@ import pytest
 import s3fs
 
 from tasks.images.files import SourceError, read_bytes
-from tasks.images.listing import list_images
+from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import parse_name
 
@@ -345,11 +345,58 @@ def test_a_source_that_does_not_exist_is_named(tmp_path: Path, source: str) -> N
         list_images(str(tmp_path / source))
 
 
-@pytest.mark.parametrize("name", ["1.png", "notes.txt"])
-def test_one_file_is_answered_with_what_a_source_is(tmp_path: Path, name: str) -> None:
-    write_folder(tmp_path, {name: b""})
-    with pytest.raises(SourceError, match="is one file: give a folder, a glob, an archive"):
-        list_images(str(tmp_path / name))
+def test_one_image_is_a_source(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"Parasitized/1.png": b"1", "Parasitized/2.png": b"2"})
+    for source in (tmp_path / "Parasitized" / "1.png", f"file://{tmp_path}/Parasitized/1.png"):
+        (row,) = list_images(str(source), classes=["Parasitized"]).to_pylist()
+        assert row["uri"] == f"file://{tmp_path}/Parasitized/1.png"
+        assert (row["label"], row["size"]) == ("Parasitized", 1)
+
+
+def test_one_slide_is_a_source_where_slides_are_wanted(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"1.svs": b"1"})
+    found = list_images(str(tmp_path / "1.svs"), extensions=frozenset({".svs"}))
+    assert found["uri"].to_pylist() == [f"file://{tmp_path}/1.svs"]
+    with pytest.raises(SourceError, match=r"1\.svs is no image"):
+        list_images(str(tmp_path / "1.svs"))
+
+
+def test_a_file_that_is_no_image_is_answered_with_what_a_source_is(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"notes.txt": b""})
+    with pytest.raises(SourceError, match=r"notes\.txt is no image .*no archive .*no manifest"):
+        list_images(str(tmp_path / "notes.txt"))
+
+
+def test_several_sources_are_one_list_in_the_order_of_one(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"b/1.png": b"1", "a/2.png": b"2", "a/3.png": b"3"})
+    write_zip(tmp_path / "c.zip", {"4.png": b"4"})
+    b, a, archive = (str(tmp_path / name) for name in ("b", "a", "c.zip"))
+    found = list_images([b, f"{a}/3.png", archive])
+    assert found.equals(list_images([archive, b, f"{a}/3.png"]))
+    assert found["uri"].to_pylist() == sorted(
+        [f"file://{b}/1.png", f"file://{a}/3.png", f"zip://4.png::file://{archive}"]
+    )
+    assert list_images([a]).equals(list_images(a))
+    assert list_images([a, b], limit=2).num_rows == 2
+
+
+def test_an_image_that_two_sources_have_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a/1.png": b"1"})
+    with pytest.raises(SourceError, match=r"1\.png 2 times"):
+        list_images([str(tmp_path), str(tmp_path / "a")])
+    with pytest.raises(SourceError, match="no images are named"):
+        list_images([])
+
+
+def test_a_source_here_that_is_missing_is_seen_without_listing(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a/1.png": b"1"})
+    write_zip(tmp_path / "c.zip", {"4.png": b"4"})
+    archive = tmp_path / "c.zip"
+    refuse_missing([str(tmp_path / "a"), str(archive), f"zip://4::{archive}", "s3://bucket/none"])
+    refuse_missing(f"{tmp_path}/*.png")
+    for none in (f"{tmp_path}/b", f"zip://4::{tmp_path}/none.zip", f"file://{tmp_path}/none.csv"):
+        with pytest.raises(SourceError, match="does not exist"):
+            refuse_missing([str(tmp_path), none])
 
 
 @pytest.mark.parametrize("name", ["night.csv", "night.parquet", "night.zip"])

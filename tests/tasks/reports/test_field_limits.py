@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from tasks.reports.field_limits import FieldLimits, field_reason
+from tasks.limits import FieldLimits
+from tasks.reports.field_limits import field_reason
 from tasks.segmentation.cells import find_cells
 from tasks.segmentation.quality import field_quality
 from tests.support.paths import DATA

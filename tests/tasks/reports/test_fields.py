@@ -13,8 +13,8 @@ from storage.reports.sql import answer
 from storage.reports.tables import FIELDS as REPORT
 from storage.reports.tables import publish_report, report_path
 from storage.store import Store
+from tasks.limits import FieldLimits
 from tasks.reports import fields as module
-from tasks.reports.field_limits import FieldLimits
 from tasks.reports.fields import FieldTally
 from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, NAMES, PARASITIZED, cell
 

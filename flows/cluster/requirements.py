@@ -1,0 +1,89 @@
+"""What the settings must say for a kind of cluster, seen without starting or importing anything."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flows.cluster.errors import ClusterError
+from flows.settings import Settings
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
+CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
+
+
+def refuse_incomplete(settings: Settings) -> None:
+    """Raise ClusterError where something that the kind of cluster needs is not said."""
+    if settings.cluster == "scheduler":
+        scheduler_address(settings)
+    if settings.cluster == "kubernetes":
+        cluster_spec(settings)
+    if settings.cluster in {"scheduler", "slurm"}:
+        tls_files(settings)
+
+
+def scheduler_address(settings: Settings) -> str:
+    """Return the address of the scheduler; ClusterError where it is beyond this machine in clear.
+
+    Raises:
+        ClusterError: there is none, or what is said to it could be overheard.
+    """
+    address = settings.scheduler
+    if address is None:
+        raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
+    refuse_unencrypted(settings, address)
+    return address
+
+
+def refuse_unencrypted(settings: Settings, scheduler: str) -> None:
+    """Raise ClusterError where a scheduler beyond this machine is reached without TLS."""
+    address = urlsplit(scheduler)
+    if address.scheme != "tls" and address.hostname not in LOOPBACK and not settings.unencrypted:
+        raise ClusterError(
+            f"{scheduler} is not encrypted, and {ANY_CODE}: use a tls:// address, or give "
+            "--unencrypted if that network is yours alone"
+        )
+
+
+def cluster_spec(settings: Settings) -> str:
+    """Return the file that describes the cluster to start on Kubernetes.
+
+    Raises:
+        ClusterError: it is not there, or nobody has allowed a scheduler without TLS.
+    """
+    spec = settings.cluster_spec
+    if spec is None or not Path(spec).is_file():
+        raise ClusterError(
+            "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
+            + ("" if spec is None else f", for {spec} is not there")
+        )
+    if not settings.unencrypted:
+        raise ClusterError(
+            "Dask's Kubernetes operator knows no TLS, and " + ANY_CODE + ": keep others away from "
+            "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
+            "use cluster = scheduler"
+        )
+    return spec
+
+
+def tls_files(settings: Settings) -> tuple[str, str, str] | None:
+    """Return the files of the authority, the certificate and its key, or None without any.
+
+    Raises:
+        ClusterError: a file is not named, or cannot be read.
+    """
+    named = {
+        "--tls-ca": settings.tls_ca,
+        "--tls-certificate": settings.tls_certificate,
+        "--tls-key": settings.tls_key,
+    }
+    paths = [path for path in named.values() if path is not None]
+    if not paths:
+        return None
+    if len(paths) < len(named):
+        raise ClusterError(f"TLS needs all of {', '.join(named)}; {CERTIFICATES}")
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise ClusterError(f"{path} cannot be read; {CERTIFICATES}")
+    ca, certificate, key = paths
+    return ca, certificate, key

@@ -1,0 +1,91 @@
+"""The commands `config` and `completion`: settings in force, and what a shell completes."""
+
+import argparse
+from typing import Any
+
+import shtab
+
+from flows.commands.parser import command_parser
+from flows.monitoring.logs import redact
+from flows.options.commands import COMMANDS
+from flows.options.described import described
+from flows.options.tools import Completion, Config, Shell
+from flows.outcome import Outcome
+from flows.settings import Settings, leaves, origin
+
+
+class Setting(Outcome):
+    """One setting, its value and where that comes from."""
+
+    name: str
+    value: str | int | float | bool | None
+    origin: str
+
+    def text(self) -> str:
+        """The setting as a line of a TOML file, if it were one."""
+        return f"{self.name} = {self.value}"
+
+
+class ConfigOutcome(Outcome):
+    """All settings in force."""
+
+    settings: list[Setting]
+
+    def text(self) -> str:
+        """The outcome as a person reads it in a terminal."""
+        wide = max(len(each.text()) for each in self.settings)
+        return "\n".join(f"{each.text():<{wide}}  ({each.origin})" for each in self.settings)
+
+
+class CompletionOutcome(Outcome):
+    """A script that a shell reads."""
+
+    shell: Shell
+    script: str
+
+    def text(self) -> str:
+        """The script itself."""
+        return self.script
+
+
+@described(Config)
+def config(settings: Settings | None = None) -> ConfigOutcome:
+    """Print the settings in force, and where each of them comes from.
+
+    Passwords and tokens in addresses are left out.
+    """
+    settings = settings or Settings()
+    values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
+    return ConfigOutcome(
+        settings=[
+            Setting(
+                name=name,
+                value=redact(value) if isinstance(value, str) else value,
+                origin=origin(name) if value == others[name] else "command line",
+            )
+            for name, value in values.items()
+        ]
+    )
+
+
+@described(Completion)
+def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutcome:
+    """Print what makes a shell complete slidewatch's commands and options with Tab.
+
+    Bash: ``eval "$(slidewatch completion bash)"``; zsh: write it to a file ``_slidewatch`` of a
+    folder in ``fpath``; fish: ``slidewatch completion fish | source``.
+    """
+    root = argparse.ArgumentParser(prog="slidewatch")
+    root.add_argument("--version", action="store_true", help="say which slidewatch this is")
+    tops = root.add_subparsers()
+    inner: dict[str, Any] = {"": tops}
+    for name, command in COMMANDS.items():
+        first, _, second = name.rpartition(" ")
+        if first not in inner:
+            inner[first] = tops.add_parser(first, help=f"{first} ...").add_subparsers()
+        parser = command_parser(name)
+        inner[first].add_parser(second, parents=[parser], help=command.summary, add_help=False)
+        for action in parser._actions:
+            if action.nargs is None and not action.choices:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return CompletionOutcome(shell=shell, script=shtab.complete(root, shell))

@@ -1,0 +1,95 @@
+"""Mistakes that a flow would find, found before a server or a worker is started for it."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from flows.cluster.requirements import refuse_incomplete
+from flows.options import flows
+from flows.options.commands import Command
+from flows.options.described import Options
+from flows.options.flows import named_set
+from flows.settings import Settings
+from storage.batches.manifests import find_batch
+from storage.batches.nights import find_night
+from storage.batches.segmentations import find_segmentation
+from storage.models.classifiers import find_card, refuse_existing
+from storage.models.detectors import load_detector_card
+from storage.store import Store, StoreError
+from tasks.images.listing import refuse_missing
+
+Values = dict[str, Any]
+
+
+def refuse_mistakes(command: Command, values: Values, settings: Settings) -> None:
+    """Raise what a flow would raise of its options sooner or later.
+
+    What goes on is left alone: its images are frozen, and may be gone by now.
+
+    Raises:
+        SourceError: images do not exist.
+        StoreError: a model, detector or batch does not exist, or a name is taken.
+        ClusterError: the settings do not say how the cluster is reached.
+    """
+    if "cluster" in command.settings:
+        refuse_incomplete(settings)
+    look = LOOKS.get(command.options)
+    if look:
+        look(Store(settings.store), values)
+
+
+def _train(store: Store, values: Values) -> None:
+    if values["model"] is not None:
+        refuse_existing(store, values["model"])
+    refuse_missing(values["images"])
+    weights = values["weights"]
+    if weights not in {"imagenet", "scratch"} and not Path(weights).is_file():
+        raise StoreError(f"--weights {weights} is no file, and neither imagenet nor scratch")
+
+
+def _fit(store: Store, values: Values) -> None:
+    find_card(store, values["model"])
+    if find_batch(store, values["batch"]) is None:
+        refuse_missing(values["images"])
+
+
+def _retract(store: Store, values: Values) -> None:
+    find_card(store, values["model"])
+
+
+def _segment(store: Store, values: Values) -> None:
+    if find_segmentation(store, values["name"]) is None:
+        refuse_missing(values["images"])
+
+
+def _screen(store: Store, values: Values) -> None:
+    load_detector_card(store, values["detector"])
+    if values["force"] or find_batch(store, values["batch"]) is None:
+        refuse_missing(values["images"])
+
+
+def _nightly(store: Store, values: Values) -> None:
+    load_detector_card(store, values["detector"])
+    day = values["date"] or datetime.now(ZoneInfo(values["timezone"])).date()
+    if find_night(store, values["series"], day) is None:
+        refuse_missing(values["inbox"])
+
+
+def _evaluate(store: Store, values: Values) -> None:
+    load_detector_card(store, values["detector"])
+    if values["name"] is None or not store.exists("evaluations", values["name"], "card.json"):
+        refuse_missing(values["images"])
+        refuse_missing([named_set(each)[1] for each in values["ood"]])
+
+
+LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {
+    flows.Train: _train,
+    flows.Fit: _fit,
+    flows.Retract: _retract,
+    flows.Segment: _segment,
+    flows.Screen: _screen,
+    flows.Nightly: _nightly,
+    flows.Evaluate: _evaluate,
+}

@@ -1,0 +1,204 @@
+"""What is typed behind ``slidewatch``, read by the definitions in `flows.options`.
+
+argparse takes the words apart and pydantic says what is wrong with a value, as it does for the
+environment, for slidewatch.toml and for Prefect.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import date
+from difflib import get_close_matches
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
+from flows.options.described import POSITIONAL, UsageError
+from flows.settings import Settings
+
+Given = dict[str, Any]  # what was given, by name; what has parts as a mapping of these
+SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
+AS_JSON = "json"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+def read(name: str, arguments: Sequence[str]) -> tuple[Given, Given, bool]:
+    """Take a command's arguments apart; ``--help`` prints help and ends the program.
+
+    Returns:
+        The command's own options, its settings, and whether ``--json`` was given.
+
+    Raises:
+        UsageError: an option is unknown, or has no value.
+    """
+    parser = command_parser(name)
+    found, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UsageError(_unknown(unknown[0], parser))
+    own: Given = {}
+    settings: Given = {}
+    for key, value in vars(found).items():
+        kind, _, path = key.partition(":")
+        into = own if kind == "own" else settings
+        *parents, last = path.split(".")
+        for parent in parents:
+            into = into.setdefault(parent, {})
+        into[last] = value
+    return own, settings, bool(settings.pop(AS_JSON, False))
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Make the parser of one command."""
+    command = COMMANDS[name]
+    needed: list[str] = []
+    for option, field in command.options.model_fields.items():
+        if POSITIONAL in field.metadata:
+            needed.insert(0, option.upper())
+        elif field.is_required():
+            needed.append(f"{option_name(option)} {_metavar(option, field)}")
+    parser = _Parser(
+        prog=f"slidewatch {name}",
+        usage=" ".join([f"slidewatch {name}", *needed, "[options]"]),
+        description=command.summary,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    add_options(parser, command)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Give a parser the options of a command, in groups: its own first, what is said last."""
+    own = parser.add_argument_group("options of this command")
+    for option, field in command.options.model_fields.items():
+        _add(own, f"own:{field.validation_alias or option}", option, field)
+    for title, names in GROUPS.items():
+        shown = [name for name in command.settings if name.partition(".")[0] in names]
+        if shown:
+            group = parser.add_argument_group(title)
+            for name in shown:
+                _add_setting(group, name)
+    told = parser.add_argument_group("what is said")
+    for name in TOLD:
+        _add_setting(told, name)
+    told.add_argument(
+        "--json",
+        action="store_true",
+        dest=f"settings:{AS_JSON}",
+        default=argparse.SUPPRESS,
+        help="print the outcome for machines",
+    )
+    told.add_argument("-h", "--help", action="help", help="print this")
+
+
+def _add_setting(group: Any, name: str) -> None:
+    """Add a setting; one that has parts is an option for each of them."""
+    model: type[BaseModel] = Settings
+    *parents, last = name.split(".")
+    for parent in parents:
+        model = _model(model.model_fields[parent])  # type: ignore[assignment]
+    field = model.model_fields[last]
+    parts = _model(field)
+    if parts is None:
+        _add(group, f"settings:{name}", name, field)
+        return
+    for part in parts.model_fields:
+        _add_setting(group, f"{name}.{part}")
+
+
+def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
+    """Add one option to a group of a parser."""
+    kinds, choices = _kinds(field.annotation)
+    more: dict[str, Any] = {"help": _help(field)}
+    if POSITIONAL in field.metadata:
+        group.add_argument(destination, metavar=name.upper(), choices=choices or None, **more)
+        return
+    if bool in kinds:
+        more["action"] = argparse.BooleanOptionalAction
+    else:
+        more["metavar"] = _metavar(name, field)
+    if {list, tuple} & kinds:
+        more["action"] = "append" if str | list[str] == field.annotation else _Split
+    elif choices:
+        more["choices"] = choices
+    group.add_argument(
+        option_name(str(field.validation_alias or name)),
+        dest=destination,
+        default=argparse.SUPPRESS,
+        **more,
+    )
+
+
+class _Split(argparse.Action):
+    """Several values: the option is repeated, or they stand behind it with commas between."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        found = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*found, *values.split(",")])
+
+
+def _kinds(annotation: Any) -> tuple[set[Any], list[str]]:
+    """The plain types that an annotation is made of, and the words that it has to choose from."""
+    if get_origin(annotation) is Literal:
+        return {str}, list(get_args(annotation))
+    if get_origin(annotation) is None:
+        return {annotation}, []
+    kinds: set[Any] = {get_origin(annotation)}
+    choices: list[str] = []
+    for part in get_args(annotation):
+        more, words = _kinds(part)
+        kinds |= more
+        choices += words
+    return kinds, choices
+
+
+def _model(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a setting that has parts, or None."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    """What stands in help for a value: its form, or the words to choose from."""
+    kinds, choices = _kinds(field.annotation)
+    if choices:
+        return f"{{{','.join(choices)}}}"
+    form = next((form for kind, form in SHOWN.items() if kind in kinds), None)
+    return form or name.rpartition(".")[2].upper()
+
+
+def _help(field: FieldInfo) -> str:
+    """What an option means, and what it is where nobody gives it."""
+    text = field.description or ""
+    default = field.get_default()
+    if field.is_required() or default in (None, False, []) or default is PydanticUndefined:
+        return text.replace("%", "%%")
+    shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else default
+    return f"{text} (default: {shown})".replace("%", "%%")
+
+
+def option_name(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    """Say that a word is no option, and which one it may be meant for."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    if not word.startswith("-"):
+        return f"unexpected {word!r}; see {parser.prog} --help"
+    close = get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
+    meant = f"did you mean {close[0]}?" if close else f"see {parser.prog} --help"
+    return f"unknown option {word.partition('=')[0]}; {meant}"

@@ -1,0 +1,1 @@
+"""The options of every command, known without importing what the command does."""

@@ -1,0 +1,86 @@
+"""Every command by name: its options, the settings that it uses, and the function that it calls."""
+
+from dataclasses import dataclass
+
+from flows.options import flows, tools
+from flows.options.described import Options
+
+# Settings by what they are about, in the order in which help shows them.
+STORE = ("store",)
+BATCH = ("shard_rows",)
+DETECTOR = ("alpha", "uncertain_below")
+REPORT = ("field_limits", "detectable_percent", "metrics")
+FIELDS = ("field_limits.least_sharpness", "field_limits.most_packed")
+CLUSTER = (
+    "cluster", "workers", "scheduler", "tls_ca", "tls_certificate", "tls_key", "unencrypted",
+    "cluster_spec", "first_worker",
+)  # fmt: skip
+TOLD = ("quiet", "debug", "logs")  # every command has these
+GROUPS = {
+    "store": STORE,
+    "cluster": CLUSTER,
+    "batch": BATCH,
+    "detector": DETECTOR,
+    "report": REPORT,
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, where its function is, and the settings that this uses.
+
+    ``flow`` tells a flow of Prefect, ``workers`` what starts processes on this machine for Dask.
+    """
+
+    options: type[Options]
+    function: str
+    settings: tuple[str, ...] = ()
+    flow: bool = False
+    workers: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The sentence that help has of it."""
+        return (self.options.__doc__ or "").strip()
+
+
+COMMANDS = {
+    "train": Command(flows.Train, "flows.train:train", STORE, flow=True),
+    "fit": Command(
+        flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
+    ),
+    "retract": Command(
+        flows.Retract, "flows.fit:retract", STORE + DETECTOR + CLUSTER, flow=True
+    ),
+    "segment": Command(
+        flows.Segment, "flows.segment:segment", STORE + FIELDS + CLUSTER, flow=True, workers=True
+    ),
+    "screen": Command(
+        flows.Screen, "flows.screen:screen", STORE + BATCH + REPORT + CLUSTER,
+        flow=True, workers=True,
+    ),
+    "nightly": Command(
+        flows.Nightly, "flows.nightly:nightly", STORE + BATCH + REPORT + CLUSTER,
+        flow=True, workers=True,
+    ),
+    "evaluate": Command(
+        flows.Evaluate, "flows.evaluate:evaluate", STORE + BATCH + CLUSTER,
+        flow=True, workers=True,
+    ),
+    "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
+    "status": Command(tools.Status, "flows.commands.status:status", STORE),
+    "query": Command(tools.Query, "flows.commands.query:query", STORE),
+    "schema": Command(tools.Schema, "flows.commands.query:schema"),
+    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE),
+    "review export": Command(tools.ReviewExport, "flows.commands.review:export", STORE),
+    "review import": Command(tools.ReviewImport, "flows.commands.review:import_verdicts", STORE),
+    "review report": Command(tools.ReviewReport, "flows.commands.review:report", STORE),
+    "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
+    "config": Command(
+        tools.Config, "flows.commands.config:config", STORE + BATCH + DETECTOR + REPORT + CLUSTER
+    ),
+    "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
+    "completion": Command(tools.Completion, "flows.commands.config:completion"),
+    "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER, flow=True),
+    "data malaria": Command(tools.Malaria, "flows.commands.malaria_data:malaria"),
+}  # fmt: skip

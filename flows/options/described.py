@@ -1,0 +1,62 @@
+"""One definition of a command's options, which its function must have as its parameters.
+
+The command line reads the definitions without importing a flow, for that takes seconds; Prefect
+reads the flow's signature, which `described` gives the same descriptions and limits.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticUndefined
+
+SETTINGS = "settings"  # the parameter of every command that is no option of its own
+POSITIONAL = "positional"  # marks an option that is given without its name
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class UsageError(Exception):
+    """A command, or a setting, that cannot be understood as it is given."""
+
+
+class Options(BaseModel):
+    """The options of a command; the docstring says what the command does, in one sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def described(options: type[Options]) -> Callable[[Function], Function]:
+    """Decorate a command's function: its parameters are these options, as they are described.
+
+    Raises:
+        TypeError: a parameter has another name, type or default than the option.
+    """
+
+    def decorate(function: Function) -> Function:
+        wanted = {name: field.annotation for name, field in options.model_fields.items()}
+        hints = get_type_hints(function)
+        parameters = inspect.signature(function).parameters
+        found = {name: hints[name] for name in parameters if name != SETTINGS}
+        differing = [
+            name
+            for name in {**wanted, **found}
+            if wanted.get(name) != found.get(name)
+            or options.model_fields[name].get_default() != _default(parameters[name])
+        ]
+        if differing:
+            raise TypeError(
+                f"{function.__module__}.{function.__name__} and {options.__name__} differ in "
+                f"{', '.join(differing)}: give both the same names, types and defaults"
+            )
+        full = get_type_hints(options, include_extras=True)
+        function.__annotations__.update({name: full[name] for name in found})
+        return function
+
+    return decorate
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    empty = parameter.default is inspect.Parameter.empty
+    return PydanticUndefined if empty else parameter.default

@@ -1,0 +1,213 @@
+"""The options of the flows: what a person types, and the parameters of a Prefect deployment."""
+
+import datetime
+from typing import Annotated, Literal, get_args
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, model_validator
+
+from flows.options.described import Options
+
+Images = str | list[str]  # one source or several
+Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
+ATTACKS: list[Attack] = list(get_args(Attack))
+NO_SETS: list[str] = []
+MAGNITUDES = [0.0014]
+Into = Literal["cells", "tiles"]
+SlideIs = Literal["file", "folder"]
+
+SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
+DETECTOR = "the detector; by default the newest"
+ONLY_SO_MANY = "take only so many images"
+MICRONS = "of slides whose file does not say"
+ONE_SLIDE = "what one slide is: a file, or the folder of its photographs"
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone if there is one of that name."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # not known, a folder, no name
+        raise ValueError(f"no time zone {name!r}; they are called like Africa/Kampala") from None
+    return name
+
+
+def named_set(given: str) -> tuple[str, str]:
+    """Split GROUP/NAME=URL into the name of a set of images and where it is.
+
+    >>> named_set("near/other-stain=/cells"), named_set("cats=/cats")
+    (('near/other-stain', '/cells'), ('other/cats', '/cats'))
+    """
+    name, found, url = given.partition("=")
+    if not found or not name or not url:
+        raise ValueError(f"{given} is not of the form GROUP/NAME=URL")
+    return (name if "/" in name else f"other/{name}"), url
+
+
+def _known_form(given: list[str]) -> list[str]:
+    for each in given:
+        named_set(each)
+    return given
+
+
+class Train(Options):
+    """Train a classifier on labelled images, splitting them by patient."""
+
+    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    model: Annotated[str | None, Field(description="name of the new model")] = None
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 4
+    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
+    seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
+    network: Annotated[
+        str, Field(description="efficientnet_lite0, timm:<name> or torchvision:<name>")
+    ] = "efficientnet_lite0"
+    weights: Annotated[
+        str, Field(description="where training starts: imagenet, scratch, or a weights file")
+    ] = "imagenet"
+    side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96
+    rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
+    fractions: Annotated[
+        tuple[float, float, float],
+        Field(description="shares of patients for training, validation and test"),
+    ] = (0.75, 0.10, 0.15)
+    taps: Annotated[
+        list[str] | None, Field(description="modules to tap, if not the network's usual ones")
+    ] = None
+    frozen: Annotated[
+        list[str] | None, Field(description="modules to freeze, if not the usual ones")
+    ] = None
+
+
+class Fit(Options):
+    """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
+
+    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    batch: Annotated[str, Field(description="name of this batch")]
+    model: Annotated[str | None, Field(description="the model; by default the newest")] = None
+    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
+    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+
+
+class Retract(Options):
+    """Take a batch, a slide or a patient out of the statistics, and calibrate anew."""
+
+    batch: Annotated[str | None, Field(description="take out this batch")] = None
+    slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
+    patient: Annotated[str | None, Field(description="take out this patient")] = None
+    model: Annotated[str | None, Field(description="the model; by default the newest")] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Retract":
+        if (self.batch, self.slide, self.patient).count(None) != 2:
+            raise ValueError("say what to take out: one of --batch, --slide and --patient")
+        return self
+
+
+class Segment(Options):
+    """Cut photographs and slides up into cells or tiles, and list these in a manifest."""
+
+    images: Annotated[Images, Field(description=f"photographs and slides: {SOURCES}")]
+    name: Annotated[str, Field(description="name of this segmentation")]
+    into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
+        "cells"
+    )
+    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
+    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
+    limit: Annotated[int | None, Field(ge=1, description="take only so many sources")] = None
+    wait: Annotated[bool, Field(description="wait while another run works on the segmentation")] = (
+        False
+    )
+    tile: Annotated[int, Field(ge=16, le=8192, description="side of a tile in pixels")] = 256
+    overlap: Annotated[int, Field(ge=0, description="of neighbouring tiles in pixels")] = 0
+    finder: Annotated[
+        str, Field(description="what finds cells: outlines, or module:function of your own")
+    ] = "outlines"
+
+    @model_validator(mode="after")
+    def _less(self) -> "Segment":
+        if self.overlap >= self.tile:
+            raise ValueError(f"--overlap {self.overlap} must be less than --tile {self.tile}")
+        return self
+
+
+class Screen(Options):
+    """Diagnose and score a night's images, and publish the report."""
+
+    images: Annotated[Images, Field(description=f"the night's images: {SOURCES}")]
+    batch: Annotated[str, Field(description="name of this batch")]
+    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    date: Annotated[
+        datetime.date | None, Field(description="the batch's day; by default today")
+    ] = None
+    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
+    force: Annotated[
+        bool, Field(description="start the batch anew; its report stays until replaced")
+    ] = False
+    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+
+
+class Nightly(Options):
+    """Screen what is new in an inbox, and publish the night's report."""
+
+    inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")]
+    series: Annotated[
+        str, Field(description="name of these nights; a batch is called <series>-<date>")
+    ] = "night"
+    timezone: Annotated[
+        str, AfterValidator(known_zone), Field(description="whose date a night has")
+    ] = "UTC"
+    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    date: Annotated[
+        datetime.date | None,
+        Field(description="a night that began before; by default that of the scheduled start"),
+    ] = None
+    settle: Annotated[
+        float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
+    ] = 60.0
+    wait: Annotated[bool, Field(description="wait while another run works on the night")] = False
+    fields: Annotated[
+        bool, Field(description="they are fields of view and slides: cut the cells out of them")
+    ] = False
+    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
+    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
+
+
+class Evaluate(Options):
+    """Try a detector on other images, corruptions and attacks, beside other detectors."""
+
+    images: Annotated[
+        Images,
+        Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
+    ]
+    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    ood: Annotated[
+        list[str],
+        AfterValidator(_known_form),
+        Field(description="other images, GROUP/NAME=URL (groups: near, far); repeat it"),
+    ] = NO_SETS
+    attacks: Annotated[
+        list[Attack], Field(description="attacks, by default all; repeat it or use commas")
+    ] = ATTACKS
+    attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500
+    limit: Annotated[int | None, Field(ge=1, description="take only so many of --images")] = None
+    name: Annotated[str | None, Field(description="name of the evaluation")] = None
+    seeds: Annotated[
+        int, Field(ge=1, description="repeat with so many models, trained with other seeds")
+    ] = 1
+    magnitudes: Annotated[
+        list[float], Field(description="of input pre-processing, in pixel units")
+    ] = MAGNITUDES
+    save_attacks: Annotated[bool, Field(description="keep every attacked image as a PNG")] = False
+
+
+class Prune(Options):
+    """List what is old and may go, and with --apply remove it."""
+
+    features: Annotated[
+        int, Field(ge=1, description="days after its report for which a batch's features are kept")
+    ] = 30
+    reports: Annotated[
+        int | None,
+        Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
+    ] = None
+    apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False

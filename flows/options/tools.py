@@ -1,0 +1,108 @@
+"""The options of the commands that run no flow."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flows.options.described import POSITIONAL, Options
+
+Format = Literal["table", "csv"]
+Shell = Literal["bash", "zsh", "fish"]
+
+LIMIT, PER_SLIDE = 100, 10
+
+
+class Status(Options):
+    """Show what is in a store: models, statistics, detectors and batches."""
+
+
+class Query(Options):
+    """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
+
+    sql: Annotated[
+        str,
+        POSITIONAL,
+        Field(description="a query over the tables images, fields, slides and batches"),
+    ]
+    format: Annotated[
+        Format, Field(description="a table to read, or CSV in which no text is a formula")
+    ] = "table"
+
+
+class Schema(Options):
+    """Say what the columns of the tables are, as the reports' own metadata has it."""
+
+
+class Contours(Options):
+    """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
+
+    batch: Annotated[str, Field(description="the screened batch")]
+    to: Annotated[str, Field(description="folder for the files")]
+
+
+class ReviewExport(Options):
+    """Write a batch's cells for review, most abnormal first, as a sheet and image files."""
+
+    batch: Annotated[str, Field(description="the screened batch")]
+    to: Annotated[str, Field(description="folder for the sheet and the images")]
+    limit: Annotated[int, Field(ge=1, description="export at most so many cells")] = LIMIT
+    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
+        PER_SLIDE
+    )
+
+
+class ReviewImport(Options):
+    """Keep a person's verdicts in the store, all or none, and say how to fit them."""
+
+    file: Annotated[str, POSITIONAL, Field(description="the sheet with its verdicts")]
+
+
+class ReviewReport(Options):
+    """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
+
+    batch: Annotated[str, Field(description="the reviewed batch")]
+
+
+class Doctor(Options):
+    """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
+
+
+class Certificates(Options):
+    """Make a certificate authority and TLS certificates for Dask, or renew these with it."""
+
+    folder: Annotated[str, POSITIONAL, Field(description="where they are kept")]
+    names: Annotated[
+        list[str],
+        Field(min_length=1, description="host names and addresses of the scheduler and workers"),
+    ]
+    days: Annotated[int, Field(ge=1, le=3650, description="how long certificates hold")] = 90
+    authority_days: Annotated[
+        int, Field(ge=1, le=36500, description="how long a new authority holds")
+    ] = 3650
+
+
+class Demo(Options):
+    """Render cells, train, fit in two increments, screen a night with planted images, query."""
+
+    folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo"
+    seed: Annotated[int, Field(ge=0, description="of the rendered images")] = 0
+
+
+class Malaria(Options):
+    """Fetch the National Library of Medicine's malaria cell images, or verify them."""
+
+    to: Annotated[str, Field(description="folder to keep the archive in")]
+    from_file: Annotated[
+        str | None,
+        Field(validation_alias="from", description="take the archive from this file instead"),
+    ] = None
+
+
+class Config(Options):
+    """Print the settings in force, and where each of them comes from."""
+
+
+class Completion(Options):
+    """Print what makes a shell complete slidewatch's commands and options with Tab."""
+
+    shell: Annotated[Shell, POSITIONAL, Field(description="the shell")]
