@@ -16,7 +16,7 @@ from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
-from flows.stages.pages import has_page, write_page
+from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from storage.batches.ledger import screening_start
 from storage.batches.manifests import Batch
@@ -46,11 +46,12 @@ class ScreenOutcome(Outcome):
     reasons: list[str]
     seconds: float
     repeated: bool
+    page_failure: str | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether some images could not be scored, or there were none."""
-        return self.scored < self.images or not self.images
+        """Whether some images could not be scored, there were none, or there is no page."""
+        return self.scored < self.images or not self.images or self.page_failure is not None
 
     def text(self) -> str:
         """The outcome as a person reads it in a terminal."""
@@ -68,7 +69,7 @@ class ScreenOutcome(Outcome):
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
             ("detector", self.detector),
             ("report", self.report),
-            ("page", self.page),
+            ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
         if failures:
             rows.insert(1, ("failed", failures))
@@ -93,6 +94,17 @@ class ImagesFailedError(Exception):
         self.outcome = outcome
 
 
+class PageFailedError(Exception):
+    """The report is published and announced, but its page could not be made."""
+
+    def __init__(self, outcome: ScreenOutcome) -> None:
+        super().__init__(
+            f"the report of batch {outcome.batch} is published, but its page could not be made "
+            f"({outcome.page_failure}): run the same command again, and only the page is made"
+        )
+        self.outcome = outcome
+
+
 @flow
 @observed(night=True)
 @described(Screen)
@@ -110,6 +122,7 @@ def screen(
 
     Raises:
         ImagesFailedError: the report is published, but not every image could be scored.
+        PageFailedError: the report is published, but its page could not be made.
     """
     settings = settings or Settings()
     store = Store(settings.store)
@@ -123,6 +136,7 @@ def screen(
             )
         seal = valid_seal(store, frozen, detector_card.name)
         repeated = seal is not None
+        page_failure = None
         if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:
                 if seal is None:
@@ -131,8 +145,7 @@ def screen(
                     held.check()
                     with stage("publish"):
                         seal = publish(settings, frozen, card, detector_card)
-                with stage("page"):
-                    write_page(client, settings, frozen, seal, card, detector_card)
+                page_failure = try_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
     if not repeated:
         announce(store, frozen, seal, night)
@@ -153,9 +166,12 @@ def screen(
         reasons=list(night.reasons),
         seconds=time.monotonic() - started,
         repeated=repeated,
+        page_failure=page_failure,
     )
-    if outcome.failed:
+    if outcome.scored < outcome.images or not outcome.images:
         raise ImagesFailedError(outcome)
+    if outcome.page_failure:
+        raise PageFailedError(outcome)
     return outcome
 
 

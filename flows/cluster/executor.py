@@ -1,144 +1,142 @@
-"""Running jobs on a cluster, in order, whatever happens to the workers.
+"""Run jobs on a cluster, in order, whatever happens to the workers.
 
 Shards are Dask futures on a client that the flow owns. A bounded number is in flight, so that
 neither the scheduler nor the coordinator grows with the number of images.
 """
 
-import errno
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from dask.utils import funcname
 from distributed import Client, Future, KilledWorker
-from distributed.comm.core import CommClosedError
 
-from flows.cluster.client import SAME_VERSIONS
 from flows.cluster.errors import ClusterError
-from flows.jobs.versions import VersionsDifferError, installed, run_if_same
-from flows.monitoring.console import progress_bar
-from flows.monitoring.telemetry import queue_is
+from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
+from flows.jobs.quarantine import Job, probe, quarantine
+from flows.jobs.versions import installed, run_if_same
+from flows.monitoring.events import Event, Kind, Listener
 
-Job = TypeVar("Job")
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-DEATHS_ALONE = 3  # the third run of a job whose workers die has the cluster to itself
-BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-LOST = (CancelledError, CommClosedError)
 PATIENCE = 30.0  # seconds between looks at whether any worker is left
 GO_ON = "What is complete is kept: run the same command again to go on"
 LOOK = 5.0  # seconds between looks at how many workers there are by now
 
 
+@dataclass
+class _Flight(Generic[Work]):
+    """A job that the workers have."""
+
+    job: Work
+    future: Future[Any]
+    trials: Trials = field(default_factory=Trials)
+
+
 def run_in_order(
     client: Client,
-    work: Callable[[Job], Result],
-    jobs: Iterable[Job],
+    work: Callable[[Work], Result],
+    jobs: Iterable[Work],
     *,
     title: str,
-    again: Callable[[Job], Job] = lambda job: job,
-    isolate: Callable[[Client, Job], None] | None = None,
+    again: Callable[[Work], Work] = lambda job: job,
+    listeners: Sequence[Listener] = (),
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
     Four jobs a worker thread are in flight at most; a result is released as soon as it is taken.
     A job whose worker dies is run elsewhere, and if that one dies too, once more with nothing
-    beside it, so that it neither takes others along nor is blamed for them. If it dies alone,
-    ``isolate`` may take the cause out of it before a last run. Passing storage errors are retried.
-    No job is done where versions differ from those here, whenever the worker has joined.
+    beside it, so that it neither takes others along nor is blamed for them. If it dies alone, the
+    rows of a `Job` are probed, and those that kill are in quarantine in a last run. Passing storage
+    errors are retried. No job is done where versions differ from those here, whenever the worker
+    has joined.
 
     Args:
         client: of the cluster.
         work: what to do with a job.
         jobs: in order.
-        title: of the progress bar and of errors.
+        title: of the events and of errors.
         again: makes the job that is run next after one that did not end well.
-        isolate: finds what in a job kills workers, and sees to it that the next run leaves it out.
+        listeners: hear how far the jobs are.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
     """
     waiting = iter(jobs)
-    left = len(jobs) if isinstance(jobs, Sized) else None
-    window, looked = _window(client), time.monotonic()
-    in_flight = deque((job, _submit(client, work, job)) for job in islice(waiting, window))
+    total = len(jobs) if isinstance(jobs, Sized) else None
+    window = _Window(client)
+    in_flight: deque[_Flight[Work]] = deque()
+    finished = 0
+
+    def tell(kind: Kind) -> None:
+        event = Event(kind, title, total, in_flight=len(in_flight), finished=finished)
+        for listener in listeners:
+            listener(event)
+
+    def start() -> None:
+        for job in islice(waiting, max(0, window.size() - len(in_flight))):
+            in_flight.append(_Flight(job, _submit(client, work, job)))
+            tell(Kind.STARTED)
+
+    tell(Kind.QUEUED)
     try:
-        with progress_bar() as progress:
-            bar = progress.add_task(title, total=left)
-            while in_flight:
-                if left is not None:
-                    queue_is(in_flight=len(in_flight), waiting=left - len(in_flight))
-                job, future = in_flight.popleft()
-                try:
-                    result = _settle(client, work, job, future, in_flight, again, isolate)
-                except ClusterError as error:
-                    raise ClusterError(f"{title}, {_describe(job)}: {error}. {GO_ON}") from error
-                if time.monotonic() - looked > LOOK:  # workers come and go
-                    window, looked = _window(client), time.monotonic()
-                room = max(0, window - len(in_flight))
-                in_flight.extend((job, _submit(client, work, job)) for job in islice(waiting, room))
-                progress.advance(bar)
-                left = left - 1 if left is not None else None
-                yield result
+        start()
+        while in_flight:
+            flight = in_flight.popleft()
+            try:
+                result = _settle(client, work, flight, in_flight, again)
+                start()
+            except ClusterError as error:
+                what = _describe(flight.job)
+                raise ClusterError(f"{title}, {what}: {error}. {GO_ON}") from error
+            finished += 1
+            tell(Kind.FINISHED)
+            yield result
     finally:
-        queue_is(in_flight=0, waiting=0)
         with suppress(*LOST):
-            client.cancel([future for _, future in in_flight], force=True)
+            client.cancel([flight.future for flight in in_flight], force=True)
+        in_flight.clear()
+        tell(Kind.ENDED)
 
 
 def _settle(
     client: Client,
-    work: Callable[[Job], Result],
-    job: Job,
-    future: Future[Any],
-    in_flight: Iterable[tuple[Job, Future[Any]]],
-    again: Callable[[Job], Job],
-    isolate: Callable[[Client, Job], None] | None,
+    work: Callable[[Work], Result],
+    flight: _Flight[Work],
+    beside: Iterable[_Flight[Work]],
+    again: Callable[[Work], Work],
 ) -> Result:
     """The result of a job, however often it takes."""
-    deaths = errors = 0
+    trials = flight.trials
     while True:
         try:
-            result: Result = _result(client, future)
-        except KilledWorker as error:
-            deaths += 1
-            if deaths == DEATHS_ALONE:
-                if isolate is None:
-                    raise ClusterError("it kills every worker that takes it") from error
-                isolate(client, job)
-            elif deaths > DEATHS_ALONE:
-                raise ClusterError(
-                    "it kills every worker that takes it, though none of its images does so alone: "
-                    "memory? Give workers more of it, or --shard-rows fewer images"
-                ) from error
-        except LOST as error:
-            raise ClusterError("the connection to the Dask scheduler is lost") from error
-        except OSError as error:
-            errors += 1
-            if errors > len(BACKOFF) or error.errno in LASTING:
-                raise ClusterError(f"{type(error).__name__}: {error}") from error
-            time.sleep(BACKOFF[errors - 1])
-        except VersionsDifferError as error:
-            raise ClusterError(f"{error}: {SAME_VERSIONS}") from error
-        except ClusterError:
-            raise
+            result: Result = _result(client, flight.future)
         except Exception as error:
-            raise ClusterError(f"{type(error).__name__}: {error}") from error
+            time.sleep(trials.pause_after(error))
+            if trials.suspected and isinstance(error, KilledWorker):
+                flight.job = _without_killers(client, flight.job)
         else:
-            future.release()
+            flight.future.release()
             return result
-        if deaths >= DEATHS_ALONE - 1:
+        if trials.alone:
             with suppress(*LOST):
-                for _, other in in_flight:
-                    other.exception()  # waits until it is done, and takes nothing from it
-        job = again(job)
-        future = _submit(client, work, job)
+                for other in beside:
+                    other.future.exception()  # waits until it is done, and takes nothing from it
+        flight.job = again(flight.job)
+        flight.future = _submit(client, work, flight.job)
+
+
+def _without_killers(client: Client, job: Work) -> Work:
+    if not isinstance(job, Job):
+        raise ClusterError("it kills every worker that takes it")
+    return quarantine(job, lambda job, row: kills_workers(client, probe, job, row))
 
 
 def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:
@@ -150,27 +148,37 @@ def kills_workers(client: Client, work: Callable[..., None], *arguments: object)
         except KilledWorker:
             continue
         except LOST as error:
-            raise ClusterError("the connection to the Dask scheduler is lost") from error
+            raise ClusterError(NO_SCHEDULER) from error
         except Exception:  # it may fail as it likes, as long as its worker lives
             return False
         return False
     return True
 
 
-def _window(client: Client) -> int:
-    try:
-        threads: dict[str, int] = client.nthreads()
-    except LOST as error:
-        raise ClusterError("the connection to the Dask scheduler is lost") from error
-    return 4 * max(1, sum(threads.values()))
+class _Window:
+    """How many jobs may be in flight: four a worker thread, and workers come and go."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._looked, self._size = client, -math.inf, 0
+
+    def size(self) -> int:
+        """The number of jobs, looked up again now and then."""
+        if time.monotonic() - self._looked > LOOK:
+            try:
+                threads: dict[str, int] = self._client.nthreads()
+            except LOST as error:
+                raise ClusterError(NO_SCHEDULER) from error
+            self._size = 4 * max(1, sum(threads.values()))
+            self._looked = time.monotonic()
+        return self._size
 
 
-def _submit(client: Client, work: Callable[[Job], Result], job: Job) -> Future[Any]:
+def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> Future[Any]:
     key = f"{funcname(work)}-{uuid4().hex}"  # what Dask's dashboard calls the job
     try:
         return client.submit(run_if_same, installed(), work, job, key=key)
     except LOST as error:
-        raise ClusterError("the connection to the Dask scheduler is lost") from error
+        raise ClusterError(NO_SCHEDULER) from error
 
 
 def _result(client: Client, future: Future[Any]) -> Any:

@@ -1,8 +1,8 @@
 """The units of work that draw fields of view with their cells, and slides with their fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from tasks.images.decoding import BadImageError
 from tasks.images.files import ChangedError
@@ -18,6 +18,19 @@ class SlidePictureJob:
 
     source_uri: str
     fields: tuple[Mapping[str, Any], ...]
+    kills: bool = False
+
+    def rows(self) -> int:
+        """Count the slide itself."""
+        return 1
+
+    def probe(self, row: int) -> None:
+        """Draw the slide, and keep nothing."""
+        draw_slide(self)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Leave the slide undrawn if it kills workers."""
+        return replace(self, kills=bool(rows))
 
 
 @dataclass(frozen=True)
@@ -30,10 +43,25 @@ class FieldPictureJob:
     field: Mapping[str, Any]
     cells: tuple[Mapping[str, Any], ...]
     refs: Mapping[str, ImageRef]
+    kills: bool = False
+
+    def rows(self) -> int:
+        """Count the field itself."""
+        return 1
+
+    def probe(self, row: int) -> None:
+        """Draw the field, and keep nothing."""
+        draw_field(self)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Leave the field undrawn if it kills workers."""
+        return replace(self, kills=bool(rows))
 
 
 def draw_field(job: FieldPictureJob) -> bytes | str:
-    """A field's picture as a PNG file, or why there is none; never an error."""
+    """Draw a field as a PNG file, or say why there is none; never an error."""
+    if job.kills:
+        return "this field alone kills the worker that draws it"
     field = job.field
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
     known = [(cell, job.refs[cell["uri"]]) for cell in job.cells if cell["image_id"]]
@@ -57,7 +85,9 @@ def draw_field(job: FieldPictureJob) -> bytes | str:
 
 
 def draw_slide(job: SlidePictureJob) -> bytes | str:
-    """A slide's picture as a PNG file, or why there is none; never an error."""
+    """Draw a slide as a PNG file, or say why there is none; never an error."""
+    if job.kills:
+        return "this slide alone kills the worker that draws it"
     try:
         slide = open_slide(job.source_uri)
         picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)

@@ -7,6 +7,7 @@ searched. What cannot be read becomes a row that says why.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Self
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from storage.batches.segmentations import (
     read_quarantine,
     read_sources,
     write_part,
+    write_quarantine,
 )
 from storage.store import Store
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of
@@ -44,6 +46,21 @@ class SurveyJob:
     stop: int
     cutting: Cutting
 
+    def rows(self) -> int:
+        """Count the sources."""
+        return self.stop - self.start
+
+    def probe(self, row: int) -> None:
+        """Survey one source as many are, and keep nothing."""
+        at = self.start + row
+        (source,) = read_sources(self.store, self.name, at, at + 1).to_pylist()
+        list(_survey_source(source, self.cutting))
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Keep sources that kill workers from being read again."""
+        write_quarantine(self.store, self.name, "surveys", self.number, rows)
+        return self
+
 
 @dataclass(frozen=True)
 class SearchJob:
@@ -53,6 +70,20 @@ class SearchJob:
     name: str
     number: int
     cutting: Cutting
+
+    def rows(self) -> int:
+        """Count the places."""
+        return int(read_places(self.store, self.name, self.number).num_rows)
+
+    def probe(self, row: int) -> None:
+        """Search one place as many are, and keep nothing."""
+        place = read_places(self.store, self.name, self.number).to_pylist()[row]
+        _search_place(place, self.cutting, load_finder(self.cutting.finder))
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Keep places that kill workers from being searched again."""
+        write_quarantine(self.store, self.name, "fields", self.number, rows)
+        return self
 
 
 def survey_sources(job: SurveyJob) -> int:
@@ -68,12 +99,6 @@ def survey_sources(job: SurveyJob) -> int:
         job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
     )
     return len(places)
-
-
-def probe_source(job: SurveyJob, row: int) -> None:
-    """Survey one source as a job does, and keep nothing: does it kill this worker?"""
-    source = read_sources(job.store, job.name, job.start + row, job.start + row + 1).to_pylist()[0]
-    list(_survey_source(source, job.cutting))
 
 
 def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Iterator[Row]:
@@ -125,12 +150,6 @@ def search_places(job: SearchJob) -> int:
     for kind, rows, schema in (("cells", images, SCHEMA), ("fields", fields, FIELD_SCHEMA)):
         write_part(job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema))
     return len(images)
-
-
-def probe_place(job: SearchJob, row: int) -> None:
-    """Search one field as a job does, and keep nothing: does it kill this worker?"""
-    place = read_places(job.store, job.name, job.number).to_pylist()[row]
-    _search_place(place, job.cutting, load_finder(job.cutting.finder))
 
 
 def _search_place(

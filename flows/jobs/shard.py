@@ -9,9 +9,9 @@ import os
 import socket
 import time
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from storage.batches.ledger import (
     ShardRecord,
     read_quarantine,
     rows_path,
+    write_quarantine,
     write_shard_record,
 )
 from storage.batches.manifests import Batch, Shard, read_manifest
@@ -70,6 +71,20 @@ class ShardJob:
     detector: DetectorCard | None = None
     scored_at: datetime | None = None
     tries: int = 1
+
+    def rows(self) -> int:
+        """Count the shard's images."""
+        return self.shard.stop - self.shard.start
+
+    def probe(self, row: int) -> None:
+        """Extract one image as a shard's many are, and keep nothing."""
+        manifest = read_manifest(self.store, self.batch, self.shard).slice(row, 1)
+        extract(_network(self), image_refs(manifest), tap_widths=self.model.tap_widths)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Keep images that kill workers from being decoded in this batch again."""
+        write_quarantine(self.store, self.batch, self.model.name, self.shard, rows)
+        return self
 
 
 @dataclass(frozen=True)
@@ -112,26 +127,18 @@ def run_shard(job: ShardJob) -> ShardResult:
     block, record = kept or _extract_shard(job, manifest)
     if job.detector is not None:
         _score_shard(job, job.detector, manifest, block, record)
-    result = ShardResult(
+    statistics, fitted, held_out = _fit_shard(job, manifest, block) if job.fit else (None, 0, 0)
+    return ShardResult(
         job.shard,
         _failed_images(manifest, block, record),
         reused=kept is not None,
         tries=job.tries,
-        seconds=0.0,
+        seconds=time.monotonic() - begun,
         worker=f"{socket.gethostname()}:{os.getpid()}",
+        statistics=statistics,
+        fitted=fitted,
+        held_out=held_out,
     )
-    if job.fit:
-        result = _fit_shard(result, job.model, manifest, block)
-    return replace(result, seconds=time.monotonic() - begun)
-
-
-def probe_image(job: ShardJob, row: int) -> None:
-    """Do with one image all that a shard does with many, and keep nothing.
-
-    An image that kills this worker is the one to put into quarantine.
-    """
-    manifest = read_manifest(job.store, job.batch, job.shard).slice(row, 1)
-    extract(_network(job), image_refs(manifest), tap_widths=job.model.tap_widths)
 
 
 def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, ShardRecord]:
@@ -234,14 +241,11 @@ def _score_shard(
 
 
 def _fit_shard(
-    result: ShardResult, card: ModelCard, manifest: pa.Table, block: FeatureBlock
-) -> ShardResult:
+    job: ShardJob, manifest: pa.Table, block: FeatureBlock
+) -> tuple[ClassStatistics, int, int]:
+    """The statistics of labelled images, how many these are, and how many are held out."""
     labelled = is_labelled(block)
-    fitted = labelled & ~is_held_out(card, manifest, block)
+    fitted = labelled & ~is_held_out(job.model, manifest, block)
     labels = np.where(fitted, block.label, np.int8(-1))
-    return replace(
-        result,
-        statistics=statistics_of(block.taps, labels, len(card.classes)),
-        fitted=int(fitted.sum()),
-        held_out=int((labelled & ~fitted).sum()),
-    )
+    statistics = statistics_of(block.taps, labels, len(job.model.classes))
+    return statistics, int(fitted.sum()), int((labelled & ~fitted).sum())

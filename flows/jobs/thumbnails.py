@@ -1,9 +1,11 @@
 """The unit of work that looks at a few cells again: a thumbnail of each, and why it is abnormal."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
@@ -15,19 +17,43 @@ from tasks.detector.explanation import Explanation, explain
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import ChangedError
 from tasks.images.regions import ImageRef, find_unchanged
-from tasks.visualisation.thumbnails import Exhibit, make_exhibit
+from tasks.visualisation.thumbnails import Exhibit, make_exhibit, thumbnail
 
 AT_ONCE = 16  # images whose maps are in memory together
 
 
 @dataclass(frozen=True)
 class ExhibitJob:
-    """Cells to look at again: where each lies, and the digest that it had."""
+    """Cells to look at again: where each lies, and the digest that it had.
+
+    ``killers`` are rows of ``cells`` that kill workers.
+    """
 
     store: Store
     model: ModelCard
     detector: DetectorCard
     cells: tuple[tuple[ImageRef, str], ...]
+    killers: frozenset[int] = frozenset()
+
+    def rows(self) -> int:
+        """Count the cells."""
+        return len(self.cells)
+
+    def probe(self, row: int) -> None:
+        """Look at one cell as at many, and keep nothing."""
+        make_exhibits(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Leave cells that kill workers unseen."""
+        return replace(self, killers=frozenset(rows))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A cell as the network takes it, (side, side, 3), and as a page shows it."""
+
+    pixels: NDArray[np.uint8]
+    small: Image.Image
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
@@ -41,25 +67,29 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     detector = load_fitted_detector(job.store, job.detector)
     exhibits: list[Exhibit] = []
     for start in range(0, len(job.cells), AT_ONCE):
-        found = [_see(ref, image_id) for ref, image_id in job.cells[start : start + AT_ONCE]]
-        images = [image for image in found if isinstance(image, Image.Image)]
+        rows = range(start, min(start + AT_ONCE, len(job.cells)))
+        found = [_see(job, row, classifier.spec.side) for row in rows]
+        pixels = [seen.pixels for seen in found if isinstance(seen, _Seen)]
         explanations: Iterator[Explanation] = iter(())
-        if images:
-            pixels = np.stack([resize(image, classifier.spec.side) for image in images])
-            explanations = iter(explain(detector, *taps_and_maps(classifier, pixels)))
+        if pixels:
+            explanations = iter(explain(detector, *taps_and_maps(classifier, np.stack(pixels))))
         exhibits += [
-            Exhibit(missing=image)
-            if isinstance(image, str)
-            else make_exhibit(image, next(explanations))
-            for image in found
+            Exhibit(missing=seen)
+            if isinstance(seen, str)
+            else make_exhibit(seen.small, next(explanations))
+            for seen in found
         ]
     return exhibits
 
 
-def _see(ref: ImageRef, image_id: str) -> Image.Image | str:
-    """The image at an address, or why it cannot be seen again."""
+def _see(job: ExhibitJob, row: int, side: int) -> _Seen | str:
+    """A cell of a job, or why it cannot be seen again; of a large image only what is shown."""
+    if row in job.killers:
+        return "this image alone kills the worker that decodes it"
+    ref, image_id = job.cells[row]
     try:
-        return find_unchanged(ref, image_id).image()
+        image = find_unchanged(ref, image_id).image()
+        return _Seen(resize(image, side), thumbnail(image))
     except ChangedError:
         return "the file has changed since it was screened"
     except BadImageError as error:

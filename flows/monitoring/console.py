@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import is_json, log, redact
 
 # All that is said on standard error beside errors; `be_quiet` silences it for this process.
@@ -61,6 +62,23 @@ def complain(text: str) -> None:
         log(logging.ERROR, text)
     else:
         sys.stderr.write(f"{redact(text)}\n")
+
+
+class ProgressBar:
+    """Shows a person at a terminal how many jobs are finished, as it hears of them."""
+
+    def __init__(self) -> None:
+        self._progress = progress_bar()
+
+    def __call__(self, event: Event) -> None:
+        """Begin with the first event, move on with each job, and vanish with the last event."""
+        if event.kind is Kind.QUEUED:
+            self._progress.add_task(event.title, total=event.total)
+            self._progress.start()
+        elif event.kind is Kind.FINISHED:
+            self._progress.advance(self._progress.task_ids[0])
+        elif event.kind is Kind.ENDED:
+            self._progress.stop()
 
 
 def progress_bar() -> Progress:

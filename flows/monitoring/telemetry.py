@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.monitoring.console import warn
+from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.outcome import Outcome
@@ -160,10 +161,12 @@ def shard_done(result: ShardResult) -> None:
         metrics.shard_seconds().observe(result.seconds)
 
 
-def queue_is(*, in_flight: int, waiting: int) -> None:
-    """Tell how much of the current stage's work the workers have, and how much they have not."""
-    if metrics := _METRICS.get():
-        metrics.in_flight(_STAGE.get()).set(in_flight)
+def measure_queue(event: Event) -> None:
+    """Measure how many of the current stage's jobs the workers have, and how many they have not."""
+    ended = event.kind is Kind.ENDED
+    waiting = 0 if ended else event.waiting
+    if waiting is not None and (metrics := _METRICS.get()):
+        metrics.in_flight(_STAGE.get()).set(event.in_flight)
         metrics.waiting(_STAGE.get()).set(waiting)
 
 

@@ -8,13 +8,12 @@ from datetime import date
 from distributed import Client
 from prefect.logging import get_run_logger
 
-from flows.cluster.executor import kills_workers, run_in_order
-from flows.jobs.shard import ShardJob, ShardResult, probe_image, run_shard
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring.console import tell
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
+from flows.stages.jobs import run_jobs
 from storage.batches.features import create_features
-from storage.batches.ledger import write_quarantine
 from storage.batches.manifests import (
     Batch,
     BatchPlan,
@@ -122,21 +121,13 @@ def run_shards(
         classes=len(card.classes),
         digests={"manifest": batch.manifest_digest, "model": card.digest},
     )
-    results = run_in_order(
+    results = run_jobs(
         client,
         run_shard,
         jobs,
         title=title,
         again=lambda job: replace(job, tries=job.tries + 1),
-        isolate=_quarantine,
     )
     for result in results:
         shard_done(result)
         yield result
-
-
-def _quarantine(client: Client, job: ShardJob) -> None:
-    """Try the shard's images one by one, and keep those that kill a worker from coming back."""
-    rows = range(job.shard.stop - job.shard.start)
-    culprits = [row for row in rows if kills_workers(client, probe_image, job, row)]
-    write_quarantine(job.store, job.batch, job.model.name, job.shard, culprits)

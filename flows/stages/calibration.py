@@ -6,9 +6,9 @@ from collections.abc import Hashable
 import numpy as np
 from distributed import Client
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, Rows, group_log_distances
 from flows.settings import Settings
+from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Contributed, contributed
@@ -57,7 +57,7 @@ def calibrate_detector(
     if len(groups) < 2:
         raise CalibrationError("one image is not enough: leaving it out leaves nothing")
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
-    distances = list(run_in_order(client, group_log_distances, jobs, title="calibrate"))
+    distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     detector = Detector(gaussians, calibrate(np.concatenate(distances), number))
     content = arrays_to_bytes(detector.to_arrays())

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.evaluation import (
     FalseAlarmJob,
     FitJob,
@@ -26,6 +25,7 @@ from flows.jobs.evaluation import (
     read_part,
     score_part,
 )
+from flows.stages.jobs import run_jobs
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
@@ -234,14 +234,14 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
 @task(cache_policy=NO_CACHE)
 def extract(client: Client, jobs: list[PartJob], title: str) -> None:
     """Make the features of parts that are not there yet."""
-    for _ in run_in_order(client, make_part, jobs, title=title):
+    for _ in run_jobs(client, make_part, jobs, title=title):
         pass
 
 
 @task(cache_policy=NO_CACHE)
 def fit_compared(client: Client, jobs: list[FitJob]) -> None:
     """Fit the detectors that slidewatch is compared with."""
-    for _ in run_in_order(client, fit_tap, jobs, title="fit the compared detectors"):
+    for _ in run_jobs(client, fit_tap, jobs, title="fit the compared detectors"):
         pass
 
 
@@ -250,7 +250,7 @@ def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[Scor
     """Score every part of every set under every treatment."""
     flat = [(key, job) for key, parts_of in jobs.items() for job in parts_of]
     found: dict[Key, list[ScoredPart]] = defaultdict(list)
-    results = run_in_order(client, score_part, [job for _, job in flat], title="score")
+    results = run_jobs(client, score_part, [job for _, job in flat], title="score")
     for (key, _), part in zip(flat, results, strict=True):
         found[key].append(part)
     return dict(found)
@@ -259,7 +259,7 @@ def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[Scor
 @task(cache_policy=NO_CACHE)
 def compare_all(client: Client, jobs: list[Comparison]) -> list[list[Metric]]:
     """Compare the detectors on every set."""
-    return list(run_in_order(client, compare, jobs, title="compare"))
+    return list(run_jobs(client, compare, jobs, title="compare"))
 
 
 @task(cache_policy=NO_CACHE)
@@ -284,7 +284,7 @@ def false_alarm_rows(
             rate,
             negatives=found.images,
         )
-        for results in run_in_order(client, false_alarms, jobs, title="false alarms")
+        for results in run_jobs(client, false_alarms, jobs, title="false alarms")
         for found in results
         for unit, rate in (("patient", found.by_patient), ("image", found.by_image))
     ]

@@ -11,13 +11,14 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.monitoring.console import tell
+from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import find_refs
+from flows.stages.jobs import run_jobs
 from flows.stages.publish import batch_report, nights_before
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
@@ -98,6 +99,23 @@ def write_page(
     store.write_bytes(page, *page_path(batch.name))
 
 
+def try_page(
+    client: Client,
+    settings: Settings,
+    batch: Batch,
+    seal: Seal,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> str | None:
+    """Make the page, or say why that failed: by then the report is published, and good without."""
+    try:
+        with stage("page"):
+            write_page(client, settings, batch, seal, card, detector)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _write_index(store: Store, batch: Batch) -> None:
     """Make the page that lists the batches, this one with a page whether or not it is there yet.
 
@@ -130,7 +148,7 @@ def _exhibits(
         ExhibitJob(store, card, detector, tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    found = run_in_order(client, make_exhibits, jobs, title=f"page {batch.name}")
+    found = run_jobs(client, make_exhibits, jobs, title=f"page {batch.name}")
     exhibits = (exhibit for some in found for exhibit in some)
     return dict(zip(image_ids, exhibits, strict=True))
 
@@ -147,7 +165,7 @@ def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> lis
     for field, found in zip(fields, cells, strict=True):
         refs = find_refs(store, batch, [cell["uri"] for cell in found])
         jobs.append(FieldPictureJob(field, tuple(found), refs))
-    drawn = run_in_order(client, draw_field, jobs, title=f"fields {batch.name}")
+    drawn = run_jobs(client, draw_field, jobs, title=f"fields {batch.name}")
     return [
         ShownField(field, missing=picture)
         if isinstance(picture, str)
@@ -166,7 +184,7 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
     parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
     jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
-    drawn = run_in_order(client, draw_slide, jobs, title=f"slides {batch.name}")
+    drawn = run_jobs(client, draw_slide, jobs, title=f"slides {batch.name}")
     return [
         ShownSlide(uri, by_source[uri], missing=picture)
         if isinstance(picture, str)

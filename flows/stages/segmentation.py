@@ -13,18 +13,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
-from flows.cluster.executor import kills_workers, run_in_order
-from flows.jobs.segmentation import (
-    SearchJob,
-    SurveyJob,
-    probe_place,
-    probe_source,
-    search_places,
-    survey_sources,
-)
+from flows.jobs.segmentation import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
+from flows.stages.jobs import run_jobs
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     FIELDS,
@@ -41,12 +34,10 @@ from storage.batches.segmentations import (
     publish,
     read_fields,
     read_parts,
-    read_places,
     read_segmented,
     seal_segmentation,
     segmentation_lease,
     write_places,
-    write_quarantine,
 )
 from storage.records import now
 from storage.store import Store, StoreError
@@ -215,7 +206,7 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
         if number not in done
     ]
     title = f"survey {frozen.name}"
-    for _ in run_in_order(client, survey_sources, jobs, title=title, isolate=_quarantine_sources):
+    for _ in run_jobs(client, survey_sources, jobs, title=title):
         pass
     parts = list(read_parts(store, frozen.name, "surveys", len(starts)))
     write_places(store, frozen.name, parts or [PLACE_SCHEMA.empty_table()], FIELDS_A_JOB)
@@ -231,22 +222,8 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
         if number not in done
     ]
     title = f"segment {frozen.name}"
-    for _ in run_in_order(client, search_places, jobs, title=title, isolate=_quarantine_places):
+    for _ in run_jobs(client, search_places, jobs, title=title):
         pass
-
-
-def _quarantine_sources(client: Client, job: SurveyJob) -> None:
-    """Try sources one by one, and keep those that kill a worker from coming back."""
-    rows = range(job.stop - job.start)
-    culprits = [row for row in rows if kills_workers(client, probe_source, job, row)]
-    write_quarantine(job.store, job.name, "surveys", job.number, culprits)
-
-
-def _quarantine_places(client: Client, job: SearchJob) -> None:
-    """The same with fields."""
-    rows = range(read_places(job.store, job.name, job.number).num_rows)
-    culprits = [row for row in rows if kills_workers(client, probe_place, job, row)]
-    write_quarantine(job.store, job.name, "fields", job.number, culprits)
 
 
 @task(cache_policy=NO_CACHE)

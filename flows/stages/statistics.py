@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.compute as pc
 from distributed import Client
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.statistics import Rows, RowsJob, rows_statistics
 from flows.monitoring.console import tell
 from flows.outcome import shell_command
+from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, read_manifest
 from storage.leases import Lease, lease
@@ -40,7 +40,7 @@ def statistics_of_rows(
         for rows in taken
         for start in range(0, len(rows.rows), ROWS_A_JOB)
     ]
-    return merge_tree(run_in_order(client, rows_statistics, jobs, title=title))
+    return merge_tree(run_jobs(client, rows_statistics, jobs, title=title))
 
 
 def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:

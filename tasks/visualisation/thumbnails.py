@@ -33,11 +33,17 @@ class Exhibit:
 
 def make_exhibit(image: Image.Image, explanation: Explanation) -> Exhibit:
     """Draw a cell, and its heat map where it has one."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small = thumbnail(image)
     shares = explanation.shares
     heat = None if shares is None else _webp(heat_picture(small, shares))
     return Exhibit(thumbnail=_webp(small), heat=heat, explanation=explanation)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """Make an image as small as a page shows it; a small one stays as it is."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return small
 
 
 def heat_picture(image: Image.Image, shares: Float) -> Image.Image:

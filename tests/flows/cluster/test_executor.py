@@ -11,9 +11,11 @@ import pytest
 from distributed import Client, LocalCluster
 
 from flows.cluster import executor as module
+from flows.cluster import trials
 from flows.cluster.client import open_client
 from flows.cluster.errors import ClusterError
 from flows.cluster.executor import kills_workers, run_in_order
+from flows.monitoring.events import Event, Kind
 from flows.settings import Settings
 
 KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"
@@ -28,6 +30,25 @@ class Job:
     script: tuple[str, ...] = ()
     poisonous: bool = False
     tries: int = 1
+
+
+@dataclass(frozen=True)
+class Rows(Job):
+    """A job of some rows, of which the guilty kill the worker unless they are in quarantine."""
+
+    guilty: tuple[int, ...] = ()
+
+    def rows(self) -> int:
+        return 3
+
+    def probe(self, row: int) -> None:
+        (Path(self.log) / f"probed-{self.number}-{row}").touch()
+        if row in self.guilty:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def quarantine(self, rows: list[int]) -> "Rows":
+        left = tuple(row for row in self.guilty if row not in rows)
+        return replace(self, guilty=left, poisonous=bool(left) or not rows)
 
 
 def work(job: Job) -> int:
@@ -82,33 +103,35 @@ def test_a_job_survives_the_death_of_its_workers(
 def test_what_kills_its_worker_always_is_isolated_and_nobody_else_is_blamed(
     client: Client, tmp_path: Path
 ) -> None:
-    jobs = [Job(i, str(tmp_path), poisonous=i == 5) for i in range(12)]
-    blamed: list[int] = []
-
-    def isolate(_: Client, job: Job) -> None:
-        blamed.append(job.number)
+    jobs: list[Job] = [Job(i, str(tmp_path)) for i in range(12)]
+    jobs[5] = Rows(5, str(tmp_path), poisonous=True, guilty=(1,))
+    tried: list[int] = []
 
     def again(job: Job) -> Job:
-        return replace(job, tries=job.tries + 1, poisonous=job.poisonous and not blamed)
+        tried.append(job.number)
+        return replace(job, tries=job.tries + 1)
 
-    results = run_in_order(client, work, jobs, title="test", again=again, isolate=isolate)
+    results = run_in_order(client, work, jobs, title="test", again=again)
     assert list(results) == [i * i for i in range(12)]
-    assert blamed == [5]
+    assert tried.count(5) == 3
+    assert runs_of(tmp_path, 5) == 4
+    probed = sorted(path.name for path in tmp_path.glob("probed-*"))
+    assert probed == ["probed-5-0", "probed-5-1", "probed-5-2"]
 
 
 def test_what_cannot_be_isolated_is_named(client: Client, tmp_path: Path) -> None:
     jobs = [Job(i, str(tmp_path), poisonous=i == 1) for i in range(3)]
     with pytest.raises(ClusterError, match="kills every worker"):
         list(run_in_order(client, work, jobs, title="test"))
-    jobs = [Job(7, str(tmp_path), poisonous=True)]
+    jobs = [Rows(7, str(tmp_path), poisonous=True)]
     with pytest.raises(ClusterError, match="memory"):
-        list(run_in_order(client, work, jobs, title="test", isolate=lambda client, job: None))
+        list(run_in_order(client, work, jobs, title="test"))
 
 
 def test_passing_storage_errors_are_tried_again(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(trials, "BACKOFF", (0.01, 0.01, 0.01))
     assert run(client, tmp_path, {2: (BUSY, BUSY, BUSY)}) == [i * i for i in range(12)]
     assert runs_of(tmp_path, 2) == 4
     with pytest.raises(ClusterError, match="ConnectionResetError"):
@@ -137,6 +160,36 @@ def test_a_bounded_number_of_jobs_is_in_flight(client: Client, tmp_path: Path) -
     assert next(results) == 0
     assert len(taken) <= 4 * 2 + 2
     assert list(results) == [i * i for i in range(1, 60)]
+
+
+def test_listeners_hear_of_every_job_and_of_the_end(client: Client, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    jobs = [Job(i, str(tmp_path), (KILL,) if i == 3 else ()) for i in range(12)]
+    list(run_in_order(client, work, jobs, title="night", listeners=[heard.append]))
+    assert heard[0] == Event(Kind.QUEUED, "night", 12, in_flight=0, finished=0)
+    assert heard[-1] == Event(Kind.ENDED, "night", 12, in_flight=0, finished=12)
+    kinds = [event.kind for event in heard[1:-1]]
+    assert kinds.count(Kind.STARTED) == kinds.count(Kind.FINISHED) == 12
+    assert kinds[0] is Kind.STARTED
+    for event in heard:
+        assert event.waiting == 12 - event.in_flight - event.finished
+        assert 0 <= event.in_flight <= 8
+    assert [e.finished for e in heard if e.kind is Kind.FINISHED] == list(range(1, 13))
+
+
+def test_listeners_hear_of_the_end_of_what_fails_or_is_given_up(
+    client: Client, tmp_path: Path
+) -> None:
+    heard: list[Event] = []
+    jobs = [Job(i, str(tmp_path), (WRONG,) if i == 2 else ()) for i in range(12)]
+    with pytest.raises(ClusterError):
+        list(run_in_order(client, work, jobs, title="night", listeners=[heard.append]))
+    assert heard[-1] == Event(Kind.ENDED, "night", 12, in_flight=0, finished=2)
+    results = run_in_order(client, work, iter(jobs[:2]), title="night", listeners=[heard.append])
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert heard[-1] == Event(Kind.ENDED, "night", None, in_flight=0, finished=1)
+    assert heard[-1].waiting is None
 
 
 def test_more_jobs_are_in_flight_when_more_workers_have_come(

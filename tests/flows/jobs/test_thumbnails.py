@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,7 @@ from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import class_distances, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.images.regions import whole_file
+from tasks.images.regions import Found, ImageRef, whole_file
 from tasks.network.features import extract
 from tasks.visualisation.thumbnails import THUMBNAIL, Exhibit
 
@@ -95,3 +96,41 @@ def test_the_same_cells_give_the_same_bytes_in_whatever_company(job: ExhibitJob)
 
 def test_no_cells_give_no_exhibits(job: ExhibitJob) -> None:
     assert make_exhibits(ExhibitJob(job.store, job.model, job.detector, ())) == []
+
+
+def test_a_cell_that_kills_workers_is_missing_and_the_others_are_as_they_were(
+    job: ExhibitJob,
+) -> None:
+    whole, rest = make_exhibits(job), make_exhibits(job.quarantine([1]))
+    assert rest[1] == Exhibit(missing="this image alone kills the worker that decodes it")
+    assert rest[0].thumbnail == whole[0].thumbnail
+    assert rest[2].thumbnail == whole[2].thumbnail
+    assert [exhibit.missing for exhibit in rest[2:]] == [exhibit.missing for exhibit in whole[2:]]
+
+
+def test_a_probe_looks_at_one_cell(job: ExhibitJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    honest = exhibits.find_unchanged
+
+    def find_unchanged(ref: ImageRef, image_id: str) -> Found:
+        seen.append(image_id)
+        return honest(ref, image_id)
+
+    monkeypatch.setattr(exhibits, "find_unchanged", find_unchanged)
+    assert job.rows() == 7
+    job.quarantine([2]).probe(2)
+    assert seen == [job.cells[2][1]]
+
+
+def test_of_a_large_image_no_more_is_kept_than_a_page_shows(
+    job: ExhibitJob, tmp_path: Path
+) -> None:
+    """A job of twelve images at the limit of pixels must not need the memory of twelve."""
+    Image.new("RGB", (3000, 2000), (200, 150, 160)).save(tmp_path / "large.png")
+    large = (whole_file(str(tmp_path / "large.png")), digest(tmp_path / "large.png"))
+    seen = exhibits._see(replace(job, cells=(large,)), 0, 32)
+    assert isinstance(seen, exhibits._Seen)
+    assert seen.pixels.shape == (32, 32, 3)
+    assert max(seen.small.size) == THUMBNAIL
+    (shown,) = make_exhibits(replace(job, cells=(large,)))
+    assert shown.thumbnail is not None

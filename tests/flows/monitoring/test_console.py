@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from flows.monitoring import console as progress
-from flows.monitoring.console import CONSOLE, be_quiet, progress_bar, tell
+from flows.monitoring.console import CONSOLE, ProgressBar, be_quiet, progress_bar, tell
+from flows.monitoring.events import Event, Kind
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,16 @@ def test_quiet_says_nothing(
     tell("waiting")
     assert capsys.readouterr() == ("", "")
     assert bar_on_a_terminal(monkeypatch, 0.0) == ""
+
+
+def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120))
+    bar = ProgressBar()
+    bar(Event(Kind.QUEUED, "screen night", 3, in_flight=0, finished=0))
+    bar(Event(Kind.STARTED, "screen night", 3, in_flight=1, finished=0))
+    bar(Event(Kind.FINISHED, "screen night", 3, in_flight=0, finished=1))
+    bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=1))
+    assert "screen night" in screen.getvalue()
+    assert "1/3" in screen.getvalue()

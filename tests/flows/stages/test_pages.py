@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import screen as screen_module
 from flows.fit import fit
-from flows.screen import ScreenOutcome, screen
+from flows.screen import PageFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import pages
 from storage.batches.ledger import read_seal
@@ -82,19 +83,33 @@ def test_a_missing_page_is_made_again_with_the_same_bytes(photos: Path, settings
 def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
     photos: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report is published by then, and stays as it is."""
+    """The report is published by then, stays as it is, and the night is announced all the same."""
+    announced: list[str] = []
+    monkeypatch.setattr(
+        screen_module, "announce", lambda _, batch, *__: announced.append(batch.name)
+    )
 
     def fails(*_: object) -> str:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(pages, "index_page", fails)
-        with pytest.raises(OSError, match="disk is full"):
+        with pytest.raises(PageFailedError, match=r"disk is full\): run the same") as failed:
             screened(photos, settings)
+    assert announced == ["night"]
+    kept = failed.value.outcome
+    assert (kept.failed, kept.scored, kept.page_failure) == (
+        True,
+        kept.images,
+        "OSError: the disk is full",
+    )
+    assert "missing: OSError: the disk is full" in kept.text()
+    assert Path(kept.report).exists()
     assert not list((Path(settings.store) / "reports").rglob("*.html"))
     outcome = screened(photos, settings)
     assert outcome.repeated
     assert Path(outcome.page).exists()
+    assert announced == ["night"]
 
 
 def test_an_index_that_is_gone_is_made_again(photos: Path, settings: Settings) -> None:

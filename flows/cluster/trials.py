@@ -1,0 +1,81 @@
+"""Decide whether a job that ended badly is run again, and when.
+
+| what ended the job    | how often | before it is run again                        |
+|-----------------------|-----------|-----------------------------------------------|
+| its worker died       | once      | nothing                                       |
+|                       | twice     | nothing may run beside it                     |
+|                       | 3 times   | that, and what kills workers is taken out     |
+| a passing OSError     | 1 to 3    | a pause, of 1, 4 and 16 seconds               |
+
+Whatever else happens, or happens more often, ends the work.
+"""
+
+import errno
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+
+from distributed import KilledWorker
+from distributed.comm.core import CommClosedError
+
+from flows.cluster.client import SAME_VERSIONS
+from flows.cluster.errors import ClusterError
+from flows.jobs.versions import VersionsDifferError
+
+ALONE, SUSPECTED = 2, 3  # deaths of workers
+BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+LOST = (CancelledError, CommClosedError)
+NO_SCHEDULER = "the connection to the Dask scheduler is lost"
+
+
+@dataclass
+class Trials:
+    """How often a job has killed its worker, and met a storage error, so far."""
+
+    deaths: int = 0
+    errors: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing may run beside the job, so that neither takes the other along."""
+        return self.deaths >= ALONE
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the job has just killed a worker that it had to itself."""
+        return self.deaths == SUSPECTED
+
+    def pause_after(self, error: Exception) -> float:
+        """Count an error, and return the seconds to wait before the job is run again.
+
+        Raises:
+            ClusterError: to run it again would be in vain.
+        """
+        if isinstance(error, KilledWorker) and self.deaths < SUSPECTED:
+            self.deaths += 1
+            return 0.0
+        if _is_passing(error) and self.errors < len(BACKOFF):
+            self.errors += 1
+            return BACKOFF[self.errors - 1]
+        raise ClusterError(_why_in_vain(error)) from error
+
+
+def _is_passing(error: Exception) -> bool:
+    # That the scheduler is lost is an OSError, too.
+    is_storage = isinstance(error, OSError) and not isinstance(error, LOST)
+    return is_storage and getattr(error, "errno", None) not in LASTING
+
+
+def _why_in_vain(error: Exception) -> str:
+    if isinstance(error, KilledWorker):
+        return (
+            "it kills every worker that takes it, though none of its images does so alone: "
+            "memory? Give workers more of it, or --shard-rows fewer images"
+        )
+    if isinstance(error, LOST):
+        return NO_SCHEDULER
+    if isinstance(error, VersionsDifferError):
+        return f"{error}: {SAME_VERSIONS}"
+    if isinstance(error, ClusterError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,31 @@
+"""Find out which rows of a job kill the worker that takes it, and go on without them."""
+
+from collections.abc import Callable
+from typing import Protocol, Self, TypeVar, runtime_checkable
+
+
+@runtime_checkable
+class Job(Protocol):
+    """A unit of work on rows, counted from 0, of which some may kill their worker."""
+
+    def rows(self) -> int:
+        """Count the rows that can be probed."""
+
+    def probe(self, row: int) -> None:
+        """Do with one row all that the job does with many, and keep nothing."""
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Return the job to run next, which leaves these rows alone and says why."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+def quarantine(job: AnyJob, kills: Callable[[AnyJob, int], bool]) -> AnyJob:
+    """Probe the rows of a job one by one, and put those that kill into quarantine."""
+    return job.quarantine([row for row in range(job.rows()) if kills(job, row)])
+
+
+def probe(job: Job, row: int) -> None:
+    """Probe one row of a job, on a worker."""
+    job.probe(row)

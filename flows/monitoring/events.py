@@ -1,0 +1,51 @@
+"""Tell whoever listens how far the jobs of a stage are.
+
+Who runs jobs raises events, and knows neither who listens nor what for.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Kind(StrEnum):
+    """What has happened. Between ``QUEUED`` and ``ENDED`` each job is started and finished once."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something has happened to the jobs of a stage, and this is how far they are by now."""
+
+    kind: Kind
+    """Jobs are queued at once; one is started when workers get it, and finished when its result is
+    taken, in the jobs' order. They have ended when no more is to come, whether or not all went
+    well."""
+
+    title: str
+    """The work that the jobs do together, such as ``screen night-2026-03-01``."""
+
+    total: int | None
+    """The number of jobs; None where they are made one by one."""
+
+    in_flight: int
+    """The number of jobs that are started and not finished."""
+
+    finished: int
+    """The number of jobs that are finished."""
+
+    @property
+    def waiting(self) -> int | None:
+        """The number of jobs that no worker has got yet, where the total is known."""
+        return None if self.total is None else self.total - self.finished - self.in_flight
+
+
+class Listener(Protocol):
+    """Hears every event of some jobs, in order, where the jobs are handed out."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Hear of an event; what is raised here ends the work."""
