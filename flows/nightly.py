@@ -35,8 +35,7 @@ from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.listing import EXTENSIONS
-from tasks.images.slides import SLIDE_EXTENSIONS
+from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 
@@ -132,7 +131,13 @@ def _take_what_is_new(
         frozen_at = now()
         earlier = list_nights(store, series)
         found = arrivals(
-            store, earlier, inbox, classes=card.classes, settle=settle, extensions=extensions
+            store,
+            earlier,
+            inbox,
+            classes=card.classes,
+            settle=settle,
+            extensions=extensions,
+            on_skip=warn,
         )
         held.check()
         night = freeze_night(store, series, day, found.images, inbox=inbox, frozen_at=frozen_at)

@@ -65,6 +65,10 @@ class Store:
         path = self.path(*parts)
         return path if self.is_local else str(self.fs.unstrip_protocol(path))
 
+    def holds(self, url: str) -> bool:
+        """Whether an address is that of something in this store."""
+        return Store(url).root.startswith(f"{self.root}/")
+
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
         self.fs.invalidate_cache()

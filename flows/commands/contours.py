@@ -17,7 +17,8 @@ from storage.batches.manifests import Batch, read_manifest
 from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import FIELDS, published_batch, report_path
 from storage.store import Store, StoreError
-from tasks.images.files import ARCHIVES, SourceError, split_link
+from tasks.images.addresses import path_of
+from tasks.images.files import SourceError
 from tasks.visualisation.geojson import feature_collection
 
 Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines
@@ -107,8 +108,7 @@ def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Ta
 
 def _new_name(source: str, names: set[str]) -> str:
     """A file's name for a source, unlike those that were given before."""
-    kind, _, rest = source.partition("://")
-    path = split_link(rest)[0] if kind in ARCHIVES.values() else rest
+    path = path_of(source)
     # Cut where no filesystem would take it with what is added.
     name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
     found, number = f"{name}.geojson", 1

@@ -105,6 +105,9 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
+    if source["failure"] is not None:
+        yield about | {"failure": source["failure"]}
+        return
     try:
         if kills:
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")

@@ -9,7 +9,7 @@ from distributed import Client
 from prefect.logging import get_run_logger
 
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -80,7 +80,10 @@ def start_or_resume(
             # Who starts a batch anew wants it computed anew.
             earlier=() if force else tuple(b.key for b in list_batches(store)[-EARLIER:]),
         )
-        return freeze_batch(store, plan, list_images(images, classes=classes, limit=limit))
+        listed = list_images(
+            images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
+        )
+        return freeze_batch(store, plan, listed)
     if (as_given(batch.images), batch.limit) != (images, limit):
         raise StoreError(
             f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "

@@ -1,7 +1,7 @@
 """What lies in an inbox where images arrive all the time, and which of it may be taken now."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from storage.batches.nights import Night, read_taken
 from storage.store import Store
-from tasks.images.files import ARCHIVES, SourceError, filesystem
-from tasks.images.listing import EXTENSIONS, list_images
+from tasks.images.addresses import EXTENSIONS, as_text, in_archive
+from tasks.images.files import SourceError, list_files
+from tasks.images.listing import list_images
 
 # What filesystems call the time of the last change: local and SFTP, S3, Azure, Google.
 TOLD_AS = ("mtime", "LastModified", "last_modified", "updated")
@@ -45,26 +46,21 @@ def look(inbox: str) -> dict[str, Seen]:
     Raises:
         SourceError: the inbox does not exist, or is one file.
     """
-    in_archive = inbox.partition("://")[0] in ARCHIVES.values()
-    fs, root = filesystem("" if in_archive else inbox)
-    if in_archive or fs.isfile(root):
+    try:
+        listed = None if in_archive(inbox) else list_files(inbox)
+    except FileNotFoundError:
+        raise SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
+    except PermissionError:
+        raise SourceError(f"inbox {inbox} may not be read: permission denied") from None
+    if listed is None or listed.is_file:
         raise SourceError(
             f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
             "such as /inbox/*/*.png"
         )
-    try:
-        if fs.exists(root):
-            found = fs.find(root, detail=True)
-        elif any(letter in root for letter in "*?["):
-            found = fs.glob(root, detail=True)
-        else:
-            raise SourceError(f"inbox {inbox} does not exist: is the folder mounted?")
-    except PermissionError:
-        raise SourceError(f"inbox {inbox} may not be read: permission denied") from None
     now = datetime.now(UTC)
     return {
-        str(fs.unstrip_protocol(path)): Seen(info.get("size"), _modified(info, now))
-        for path, info in found.items()
+        as_text(str(listed.fs.unstrip_protocol(path))): Seen(info.get("size"), _modified(info, now))
+        for path, info in listed.files.items()
     }
 
 
@@ -76,18 +72,20 @@ def arrivals(
     classes: Iterable[str],
     settle: float,
     extensions: frozenset[str] = EXTENSIONS,
+    on_skip: Callable[[str], None] = lambda message: None,
 ) -> Arrivals:
     """The images of an inbox that no earlier night took and that nobody is writing any more.
 
     An image is left alone if it was modified in the last ``settle`` seconds, or if its size differs
     between two looks. Where the filesystem tells no times, the looks are ``settle`` seconds apart.
-    An image whose size is not the one that was taken is another image.
+    An image whose size is not the one that was taken is another image. Folders that are not looked
+    into are told to ``on_skip``.
     """
     before = datetime.now(UTC) - timedelta(seconds=settle)
     first = look(inbox)
     if any(seen.modified is None for seen in first.values()):
         time.sleep(settle)
-    listed = list_images(inbox, classes=classes, extensions=extensions)
+    listed = list_images(inbox, classes=classes, extensions=extensions, on_skip=on_skip)
     listed, rewritten = without_taken(store, earlier, listed, first)
     settled = [
         (seen := first.get(uri)) is not None

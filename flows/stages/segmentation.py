@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.jobs.segmentation import SearchJob, SurveyJob, search_places, survey_sources
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -41,11 +41,11 @@ from storage.batches.segmentations import (
 )
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.files import ARCHIVES, filesystem, split_link
-from tasks.images.listing import EXTENSIONS, as_given, each_source, list_images, named
+from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
+from tasks.images.files import filesystem
+from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
-from tasks.images.slides import SLIDE_EXTENSIONS
 from tasks.reports.columns import failure_reasons
 from tasks.segmentation.fields import OUTLINES, load_finder
 
@@ -117,7 +117,13 @@ def _start_or_resume(
 ) -> Segmentation:
     frozen, images = find_segmentation(store, name), as_given(images)
     if frozen is None:
-        sources = list_images(images, limit=limit, extensions=EXTENSIONS | SLIDE_EXTENSIONS)
+        sources = list_images(
+            images,
+            limit=limit,
+            extensions=EXTENSIONS | SLIDE_EXTENSIONS,
+            trusted=store.holds,
+            on_skip=warn,
+        )
         _refuse_regions(sources, images)
         return freeze_segmentation(
             store,
@@ -172,13 +178,14 @@ def _folder_of_all(images: str | list[str]) -> str:
 
 def _of_archive(uri: str) -> str:
     """The name of the archive that an image lies in, as a folder; nothing for a plain file."""
-    kind, _, rest = uri.partition("://")
-    return f"{PurePosixPath(split_link(rest)[1]).name}/" if kind in ARCHIVES.values() else ""
+    if not in_archive(uri):
+        return ""
+    return f"{PurePosixPath(split_link(uri.partition('://')[2])[1]).name}/"
 
 
 def _folder_of(images: str) -> str:
     """The path of the folder below which the files of a folder, glob or manifest lie."""
-    if images.partition("://")[0] in ARCHIVES.values():
+    if in_archive(images):
         return images
     fs, path = filesystem(images)
     if fs.isfile(path):

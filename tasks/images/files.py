@@ -4,7 +4,7 @@ A member of an archive is read in place, as ``zip://member::file:///archive.zip`
 extracted to disk.
 """
 
-import re
+import os
 import stat
 import tarfile
 import threading
@@ -12,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,19 +20,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-ARCHIVES = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
-}
+from tasks.images.addresses import GLOB, as_text, in_archive, split_link
 
-# Names may hold "::"; the one that divides two URLs has a URL after it.
 BLOCK = 2**22  # bytes that are in memory at once
-
-_LINK = re.compile(r"::(?=\w+://)")
 
 
 class SourceError(Exception):
@@ -45,10 +35,10 @@ class ChangedError(SourceError):
 
 def filesystem(url: str) -> tuple[Any, str]:
     """The filesystem and path of a URL, whatever signs (``::``, ``%``) the name of a file has."""
-    protocol, found, rest = url.partition("://")
+    protocol, found, _ = url.partition("://")
     if not found or protocol == "file":
         return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
-    if "::" in protocol or _LINK.search(rest):
+    if "::" in protocol:
         fs, path = fsspec.core.url_to_fs(url)
     else:
         kind = fsspec.get_filesystem_class(protocol)
@@ -58,11 +48,69 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The files of a source by path, with what is known of each.
+
+    ``above`` is the path of the folder that was asked for, empty for a pattern; ``linked`` are
+    folders behind links, which are not looked into. ``is_file`` where it is one file itself.
+    """
+
+    fs: Any
+    above: str
+    files: dict[str, dict[str, Any]]
+    linked: tuple[str, ...] = ()
+    is_file: bool = False
+
+
+def list_files(source: str) -> Listed:
+    """List every file below a folder or matching a pattern, or one file.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        SourceError: part of it cannot be listed.
+    """
+    fs, root = filesystem(source)
+    if fs.isfile(root):
+        return Listed(fs, "", {root: fs.info(root)}, is_file=True)
+    if isinstance(fs, LocalFileSystem):
+        # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
+        fs = LocalFileSystem(skip_instance_cache=True)
+        fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
+    if fs.exists(root):
+        found, above = fs.find(root, detail=True), root
+    elif any(letter in root for letter in GLOB):
+        found, above = fs.glob(root, detail=True), ""
+    else:
+        raise FileNotFoundError(root)
+    files, linked = {}, []
+    for path, info in found.items():
+        # A link to a file is neither "file" nor "directory" to fsspec.
+        if info.get("islink") and fs.isdir(path):
+            linked.append(as_text(path))
+        elif info.get("type") == "file" or info.get("islink", False):
+            files[path] = info
+    return Listed(fs, above, files, tuple(linked))
+
+
+def _refuse_unlisted(error: Exception) -> None:
+    """Raise where fsspec would leave out a folder that it cannot list, without a word."""
+    if isinstance(error, FileNotFoundError):  # of a folder that was removed meanwhile
+        return
+    folder = as_text(str(getattr(error, "filename", None) or error))
+    raise SourceError(
+        f"{folder} cannot be listed ({getattr(error, 'strerror', None) or error}), and its images "
+        "would be missing without a word: let it be read, or leave it out of the source"
+    ) from None
+
+
 def read_bytes(uri: str) -> bytes:
     """The bytes of an image; an archive is opened once a process and read in place."""
     kind, _, rest = uri.partition("://")
-    if kind not in {"zip", "tar"}:
+    if not in_archive(uri):
         fs, path = filesystem(uri)
+        if isinstance(fs, LocalFileSystem):
+            return _read_local(path)
         return bytes(fs.cat_file(path))
     name, address = split_link(rest)
     return _archive(kind, address, stamp(address)).read(name)
@@ -74,37 +122,43 @@ def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
         yield name, _size(member)
 
 
-def split_link(rest: str) -> tuple[str, str]:
-    """What is in an archive, and where the archive is, of ``inside::archive``."""
-    if _LINK.search(rest):
-        inside, address = _LINK.split(rest, maxsplit=1)
-    else:
-        inside, _, address = rest.rpartition("::")
-    return inside, address
-
-
 def stamp(uri: str) -> str:
     """What changes when a file, or the archive that it lies in, is replaced."""
-    kind, _, rest = uri.partition("://")
-    if kind in ARCHIVES.values():
-        return stamp(split_link(rest)[1])
+    if in_archive(uri):
+        return stamp(split_link(uri.partition("://")[2])[1])
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         return str(fs.ukey(path))
     status = Path(path).stat()
+    _refuse_devices(path, status)
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
 def digest_of_file(uri: str) -> bytes:
     """The sha256 of a file, however large it is."""
-    if uri.partition("://")[0] in ARCHIVES.values():
+    if in_archive(uri):
         return sha256(read_bytes(uri)).digest()
     fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        _refuse_devices(path, Path(path).stat())
     digest = sha256()
     with fs.open(path, "rb") as file:
         while piece := file.read(BLOCK):
             digest.update(piece)
     return digest.digest()
+
+
+def _read_local(path: str) -> bytes:
+    """The bytes of a file on this machine; a pipe that nobody writes to would hang for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        _refuse_devices(path, os.fstat(descriptor))
+        return file.read()
+
+
+def _refuse_devices(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"refused: {path} is a folder, a pipe or a device, and not a file")
 
 
 Member = zipfile.ZipInfo | tarfile.TarInfo

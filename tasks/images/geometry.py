@@ -1,7 +1,7 @@
 """Points and boxes in pictures of several sizes: the middle of the first pixel is at 0 in each."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.decoding import RESIZE
@@ -10,7 +10,7 @@ from tasks.types import Field, Float
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
 
 
-def rescaled(points: NDArray[np.floating], scale: ArrayLike) -> Float:
+def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) -> Float:
     """Points (n, 2) of a picture in the pixels of one that is ``scale`` times as large.
 
     >>> rescaled(np.array([[0.0, 1.0]]), 2)

@@ -4,7 +4,7 @@ Whatever the source, the outcome is the same table: one row for each image, with
 any worker reads its bytes (`tasks.images.files`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,14 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.images.files import ARCHIVES, SourceError, filesystem, list_members, split_link
+from tasks.images.addresses import (
+    ARCHIVES,
+    EXTENSIONS,
+    GLOB,
+    archive_kind,
+    as_text,
+    holds_link,
+    in_archive,
+    split_link,
+)
+from tasks.images.files import SourceError, filesystem, list_files, list_members
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-GLOB = "*?["  # letters of a pattern
-
-
+NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 Sources = str | Sequence[str]  # one source or several
 
 
@@ -52,9 +59,8 @@ def named(sources: Sources) -> str:
 def refuse_missing(sources: Sources) -> None:
     """Raise SourceError where a source on this machine does not exist; others are not asked."""
     for source in each_source(sources):
-        kind, found, inside = source.partition("://")
-        linked = found and kind in ARCHIVES.values()
-        address = split_link(inside)[1] if linked else source
+        inside = source.partition("://")[2]
+        address = split_link(inside)[1] if in_archive(source) else source
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
@@ -68,6 +74,8 @@ def list_images(
     classes: Iterable[str] = (),
     limit: int | None = None,
     extensions: frozenset[str] = EXTENSIONS,
+    trusted: Callable[[str], bool] = lambda source: False,
+    on_skip: Callable[[str], None] = lambda message: None,
 ) -> pa.Table:
     """The images of a source, in an order that depends on nothing but their names.
 
@@ -77,6 +85,8 @@ def list_images(
         classes: folder names that are labels; a file directly in such a folder has that label.
         limit: take this many images, spread evenly over the source.
         extensions: of files that are images.
+        trusted: whether the rows of a manifest may name any filesystem, for it is our own.
+        on_skip: is told of each folder behind a link, which is not looked into.
 
     Returns:
         A table of `SCHEMA`, sorted by patient, slide and URL.
@@ -85,7 +95,7 @@ def list_images(
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
     labels = frozenset(classes)
-    each = [_manifest_or_files(one, labels, extensions) for one in each_source(source)]
+    each = [_read(one, labels, extensions, trusted, on_skip) for one in each_source(source)]
     table = _in_order(pa.concat_tables(each))
     _refuse_repeats(table, named(source))
     if limit is not None and limit < table.num_rows:
@@ -115,54 +125,56 @@ def _in_order(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
 
 
-def _manifest_or_files(
-    source: str, classes: frozenset[str], extensions: frozenset[str]
+def _read(
+    source: str,
+    classes: frozenset[str],
+    extensions: frozenset[str],
+    trusted: Callable[[str], bool],
+    on_skip: Callable[[str], None],
 ) -> pa.Table:
-    lower = source.lower()
     try:
-        if lower.endswith((".parquet", ".csv")):
-            return read_manifest(source)
-        archive = next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
-        kind, _, inside = source.partition("://")
-        if kind in ARCHIVES.values() and "::" in inside:
-            folder, address = split_link(inside)
-            return _table(_list_archive(address, kind, extensions, folder.strip("/")), classes)
-        if archive:
-            return _table(_list_archive(source, archive, extensions), classes)
-        return _table(_list_files(source, extensions), classes)
+        if source.lower().endswith((".parquet", ".csv")):
+            return read_manifest(source, trusted=trusted(source))
+        return _files(source, classes, extensions, on_skip)
     except FileNotFoundError:
         raise SourceError(f"{source} does not exist") from None
     except PermissionError:
         raise SourceError(f"{source} may not be read: permission denied") from None
-    except UnicodeEncodeError as error:
-        raise SourceError(
-            f"{source} has a file name that is not UTF-8, {error.object!r}: rename the file"
-        ) from None
 
 
-def _list_files(source: str, extensions: frozenset[str]) -> Iterable[tuple[str, str, int | None]]:
+def _files(
+    source: str,
+    classes: frozenset[str],
+    extensions: frozenset[str],
+    on_skip: Callable[[str], None],
+) -> pa.Table:
+    archive = archive_kind(source)
+    kind, _, inside = source.partition("://")
+    if in_archive(source) and "::" in inside:
+        folder, address = split_link(inside)
+        return _table(_list_archive(address, kind, extensions, folder.strip("/")), classes)
+    if archive:
+        return _table(_list_archive(source, archive, extensions), classes)
+    return _table(_list_files(source, extensions, on_skip), classes)
+
+
+def _list_files(
+    source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
+) -> Iterable[tuple[str, str, int | None]]:
     """(URL, path that names it, size) of an image, or of all in a folder or matching a glob."""
-    fs, root = filesystem(source)
-    if fs.isfile(root):
-        if not _is_image(PurePosixPath(root).name, extensions):
-            raise SourceError(
-                f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
-                f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
-            )
-        found, above = {root: fs.info(root)}, ""
-    elif fs.exists(root):
-        found, above = fs.find(root, detail=True), root
-    elif any(letter in root for letter in GLOB):
-        found, above = fs.glob(root, detail=True), ""
-    else:
-        raise FileNotFoundError(root)
-    for path, info in found.items():
-        # A link to a file is neither "file" nor "directory" to fsspec.
-        is_file = info["type"] == "file" or info.get("islink", False)
+    listed = list_files(source)
+    if listed.is_file and not _is_image(PurePosixPath(*listed.files).name, extensions):
+        raise SourceError(
+            f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
+            f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
+        )
+    for linked in listed.linked:
+        on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
+    for path, info in listed.files.items():
         # What a pattern names is wanted, and so is a root in a hidden folder.
-        below = path.removeprefix(above) if above else PurePosixPath(path).name
-        if is_file and _is_image(below, extensions):
-            yield str(fs.unstrip_protocol(path)), path, info.get("size")
+        below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
+        if _is_image(below, extensions):
+            yield str(listed.fs.unstrip_protocol(path)), path, info.get("size")
 
 
 def _list_archive(
@@ -170,6 +182,8 @@ def _list_archive(
 ) -> Iterable[tuple[str, str, int | None]]:
     fs, path = filesystem(source)
     address = str(fs.unstrip_protocol(path))
+    if holds_link(address):
+        raise SourceError(f"{source} has '::' and a URL in its name: rename the archive")
     for name, size in list_members(kind, address):
         inside = not folder or PurePosixPath(name).is_relative_to(folder)
         if _is_image(name, extensions) and inside:
@@ -188,11 +202,12 @@ def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]
     rows = []
     for uri, path, size in files:
         parts = PurePosixPath(path)
-        name = parse_name(parts.name)
+        name = parse_name(as_text(parts.name))
         label = parts.parent.name if parts.parent.name in classes else None
         rows.append(
             {
-                "uri": uri,
+                "uri": as_text(uri),
+                "failure": None if as_text(uri) == uri else NOT_UTF_8,
                 "size": size,
                 "label": label,
                 "slide_id": name.slide_id,

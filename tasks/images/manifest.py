@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from tasks.images.addresses import SCHEMES, foreign_scheme
 from tasks.images.files import SourceError, filesystem
 from tasks.images.regions import Region, address_of
 
@@ -36,8 +37,12 @@ TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "ki
 BOX = ("x", "y", "width", "height")
 
 
-def read_manifest(source: str) -> pa.Table:
-    """Read a manifest as a table of `SCHEMA`."""
+def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
+    """Read a manifest as a table of `SCHEMA`.
+
+    A row that names a filesystem which no manifest may name is one that failed, unless the manifest
+    is ``trusted``.
+    """
     fs, path = filesystem(source)
     if fs.isdir(path):
         raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
@@ -78,7 +83,21 @@ def read_manifest(source: str) -> pa.Table:
     for name in ("uri", "source_uri"):
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)
+    if not trusted:
+        made = _refuse_foreign(made, source)
     return _with_names_of_regions(made, source)
+
+
+def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
+    """Let rows fail that send their reader to hosts or filesystems where no images are kept."""
+    allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
+    failures = []
+    rows = zip(*(table[name].to_pylist() for name in ("uri", "source_uri", "failure")), strict=True)
+    for uri, source_uri, failure in rows:
+        foreign = foreign_scheme(source_uri or uri or "", allowed)
+        refused = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
+        failures.append(failure if foreign is None else refused)
+    return _with(table, "failure", failures)
 
 
 def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:

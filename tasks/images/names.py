@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from tasks.images.files import ARCHIVES, split_link
+from tasks.images.addresses import in_archive, path_of
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:
@@ -43,9 +43,9 @@ def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
 
 def _path_below(uri: str, root: str) -> PurePosixPath:
     """The path of a file below the folder of all of them, or within its archive."""
-    kind, _, rest = uri.partition("://")
-    archived = kind in ARCHIVES.values()
-    path = split_link(rest)[0] if archived else rest.removeprefix(root.rstrip("/"))
+    path = path_of(uri)
+    if not in_archive(uri):
+        path = path.removeprefix(root.rstrip("/"))
     return PurePosixPath(path.lstrip("/"))
 
 

@@ -37,6 +37,7 @@ COLUMNS = [
     "source_id",
     "source_stamp",
     "failure",
+    "size",
 ]
 LOOK = 10.0  # seconds for which a process takes a source for what it was
 MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
@@ -60,7 +61,8 @@ class ImageRef:
     ``uri`` names it; ``source`` is the file. Without a ``region`` it is the whole file. ``outline``
     (n, 2) is x and y from the region's corner, in pixels of the source, and ``scale`` how much
     larger the image is than its region. ``source_id`` is the sha256 that the source had, and
-    ``source_stamp`` its size and time then. ``failure`` is known where it is no image.
+    ``source_stamp`` its size and time then. ``failure`` is known where it is no image. ``size`` is
+    that of a whole file in bytes when it was listed.
     """
 
     uri: str
@@ -71,6 +73,7 @@ class ImageRef:
     source_id: bytes | None = None
     source_stamp: str | None = None
     failure: BadImageError | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,15 @@ def image_refs(table: pa.Table) -> list[ImageRef]:
 
 
 def _image_ref(row: dict[str, Any]) -> ImageRef:
+    try:
+        return _parsed(row)
+    # One row must never stop its batch, which is frozen.
+    except (TypeError, ValueError) as error:
+        failure = BadImageError("damaged", f"its row of the manifest cannot be used: {error}")
+        return ImageRef(row["uri"], row["source_uri"] or row["uri"], failure=failure)
+
+
+def _parsed(row: dict[str, Any]) -> ImageRef:
     box = tuple(row[name] for name in ("x", "y", "width", "height"))
     outline = row["outline"]
     return ImageRef(
@@ -128,6 +140,7 @@ def _image_ref(row: dict[str, Any]) -> ImageRef:
         bytes.fromhex(row["source_id"]) if row["source_id"] else None,
         row["source_stamp"],
         known_failure(row["failure"]) if row["failure"] else None,
+        row["size"],
     )
 
 
@@ -156,6 +169,11 @@ def find(ref: ImageRef) -> Found:
         raise ref.failure
     if ref.region is None:
         content = read_bytes(ref.source)
+        if ref.size not in (None, len(content)):
+            raise ChangedError(
+                f"the file was changed since it was frozen: it had {ref.size:,} bytes and has "
+                f"{len(content):,}; give what is there now another name"
+            )
         return Found(sha256(content).digest(), ref, content)
     source = _digest_of_source(ref)
     # What lies in the same place of another picture is no cell.

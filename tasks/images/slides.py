@@ -8,16 +8,11 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
+from tasks.images.addresses import LOCAL, TIFF, VENDORS, extension_of, in_archive
 from tasks.images.decoding import BadImageError
 from tasks.images.files import filesystem, stamp
 from tasks.images.openslide_slide import is_of_a_scanner, open_vendor
 from tasks.images.tiff_slide import is_tiled_or_large, open_tiff
-
-# Formats of scanners that say by their name what they are.
-LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
-VENDORS = LOCAL | {".bif", ".scn", ".svs"}
-TIFF = frozenset({".tif", ".tiff"})
-SLIDE_EXTENSIONS = VENDORS | TIFF
 
 
 class Slide(Protocol):
@@ -64,10 +59,10 @@ def is_slide(uri: str) -> bool:
     A TIFF is a slide where it lies in tiles, holds further levels in its first directory, or has
     more pixels than a photograph may have. One that cannot be read is none.
     """
-    extension = _extension(uri)
+    extension = extension_of(uri)
     if extension in VENDORS:
         return True
-    if extension not in TIFF or _in_archive(uri):
+    if extension not in TIFF or in_archive(uri):
         return False
     return is_tiled_or_large(*filesystem(uri))
 
@@ -80,7 +75,7 @@ def open_slide(uri: str) -> Slide:
     Raises:
         BadImageError: says why it cannot be read.
     """
-    if _in_archive(uri):
+    if in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
@@ -98,18 +93,8 @@ def _open(uri: str, stamp: str) -> Slide:
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)
-    if _extension(uri) in LOCAL:
+    if extension_of(uri) in LOCAL:
         raise BadImageError(
-            "unreadable", f"{_extension(uri)} is read from a local disk only: copy it to one"
+            "unreadable", f"{extension_of(uri)} is read from a local disk only: copy it to one"
         )
     return open_tiff(fs, path)
-
-
-def _extension(uri: str) -> str:
-    """The extension of the file that a URL names, in small letters."""
-    _, dot, extension = uri.partition("::")[0].rpartition("/")[2].rpartition(".")
-    return (dot + extension).lower()
-
-
-def _in_archive(uri: str) -> bool:
-    return uri.startswith(("zip://", "tar://"))

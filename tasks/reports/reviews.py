@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.images.listing import EXTENSIONS
+from tasks.images.addresses import EXTENSIONS, extension_of
 from tasks.reports.columns import is_for_review
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.reports.spreadsheet import SpreadsheetError, read_csv
@@ -124,7 +123,7 @@ def image_name(image_id: str, uri: str) -> str:
     >>> image_name("0a1b", "file:///night/con: |a?.PNG")
     '0a1b.png'
     """
-    ending = PurePosixPath(uri.partition("::")[0]).suffix.lower()
+    ending = extension_of(uri)
     return f"{image_id}{ending if ending in EXTENSIONS else ''}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
+from tasks.images.addresses import path_of
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
 from tasks.reports.parasitaemia import density_text, negative_call_text
@@ -438,7 +439,7 @@ def file_name(uri: str) -> str:
     >>> file_name("zip://cells/C1_cell_2.png::/data/view.zip"), file_name("/photos/a.png")
     ('C1_cell_2.png', 'a.png')
     """
-    return shortened(uri.partition("::")[0].rstrip("/").rpartition("/")[2] or uri)
+    return shortened(path_of(uri).rstrip("/").rpartition("/")[2] or uri)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -14,7 +14,7 @@ def test_rescaling_there_and_back_moves_no_point(scale: float, x: float) -> None
 
 def test_the_corners_of_a_picture_stay_its_corners() -> None:
     corners = np.array([[-0.5, -0.5], [9.5, 4.5]])
-    assert rescaled(corners, [2, 4]).tolist() == [[-0.5, -0.5], [19.5, 19.5]]
+    assert rescaled(corners, np.array([2.0, 4.0])).tolist() == [[-0.5, -0.5], [19.5, 19.5]]
 
 
 def test_a_box_lies_within_its_picture() -> None:
