@@ -1,1 +1,1 @@
-"""What runs: the Prefect flows, their settings, the compute cluster and the command line."""
+"""Run slidewatch: Prefect flows, their settings, the compute cluster and the command line."""

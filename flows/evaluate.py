@@ -1,4 +1,4 @@
-"""The flow `evaluate`: a detector against other images and attacks -> a robustness report."""
+"""Run the flow `evaluate`: test a detector on other images and attacks, and report it."""
 
 import json
 import time
@@ -43,7 +43,7 @@ from tasks.visualisation.robustness_tables import robustness_markdown
 
 
 class EvaluationOutcome(Outcome):
-    """A robustness report, in figures."""
+    """The figures and addresses of a robustness report."""
 
     evaluation: str
     detectors: list[str]
@@ -56,7 +56,7 @@ class EvaluationOutcome(Outcome):
     seconds: float
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         width = max((len(name) for name in self.auroc), default=0)
         lines = [f"  {name:<{width}}  {value:.4f}" for name, value in self.auroc.items()]
         head = (
@@ -118,14 +118,14 @@ def evaluate(
 
 
 def _digest_name(wanted: Evaluation) -> str:
-    """A name that is the same for the same question, so that the same command goes on."""
+    """Name an evaluation by a digest of what it asks, so that the same command goes on with it."""
     asked = wanted.model_dump(mode="json", exclude={"started_at", "name"})
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return f"{wanted.detectors[0]}-{digest[:8]}"
 
 
 def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) -> DetectorCard:
-    """The detector of the same recipe with another seed, trained and fitted unless it is there."""
+    """Train and fit a detector by the same recipe with another seed, unless it is there already."""
     recipe = TrainingRecipe.from_card(load_card(store, first.model))
     recipe = recipe.with_seed(recipe.plan.seed + seed)
     name = f"{first.model}-seed-{recipe.plan.seed}"
@@ -149,7 +149,7 @@ def _publish(
     results: list[SeedResult],
     seconds: float,
 ) -> EvaluationOutcome:
-    """Write the tables and the report."""
+    """Write the tables of metrics and scores, and the report as HTML and Markdown."""
     folder = ("evaluations", evaluation.name)
     metrics = metrics_table(metric for result in results for metric in result.metrics)
     scores = pa.concat_tables([table for result in results for table in result.scores])
@@ -186,7 +186,7 @@ def _publish(
 
 
 def _mean_auroc(metrics: pa.Table) -> dict[str, float]:
-    """The AUROC of slidewatch's score against clean images, by set and strength."""
+    """Average the AUROC of slidewatch's score against clean images, by set and strength."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in metrics.to_pylist():
         wanted = (row["detector"], row["metric"], row["against"], row["images"])

@@ -1,4 +1,4 @@
-"""The flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
+"""Run the flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ from tasks.images.files import SourceError
 
 
 class FitOutcome(Outcome):
-    """A version of the statistics, and the detector made from it, if one could be."""
+    """A version of the statistics, and the detector made from it where one could be calibrated."""
 
     changed: str
     model: str
@@ -60,11 +60,11 @@ class FitOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether no detector came of it."""
+        """Tell whether no detector could be calibrated."""
         return self.detector is None
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         counts = ", ".join(f"{n:,} {name}" for name, n in self.images.items())
         rows: list[tuple[str, object]] = [
             ("statistics", f"{self.statistics} of {self.model}: {counts}")
@@ -180,7 +180,7 @@ def retract(
 def _extract_batch(
     client: Client, store: Store, batch: Batch, card: ModelCard
 ) -> tuple[ClassStatistics, Contribution, int]:
-    """The statistics of a batch, what it contributes, and how many images are unreadable."""
+    """Extract a batch; return its statistics, its contribution and how many images failed."""
     counts = {"fitted": 0, "held_out": 0, "failures": 0}
 
     def counted(results: Iterator[ShardResult]) -> Iterator[ClassStatistics]:
@@ -219,7 +219,7 @@ def _finish(
     changed: str,
     unreadable: int = 0,
 ) -> FitOutcome:
-    """Calibrate a detector on the statistics; where that is impossible, say so."""
+    """Calibrate a detector on the statistics, or warn why none is possible."""
     log = get_run_logger()
     detector: DetectorCard | None = None
     try:

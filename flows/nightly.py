@@ -1,4 +1,4 @@
-"""The flow `nightly`: what is new in an inbox -> the night's report.
+"""Run the flow `nightly`: new images of an inbox -> the night's report.
 
 A night is a date, that of the run's scheduled start in the laboratory's time zone. Its images are
 frozen once; from then on it is a batch like any other, which the flow `screen` works on. A run of
@@ -41,11 +41,11 @@ TOO_LATE = timedelta(hours=24)  # by then the next night is due
 
 
 class MissedNightError(Exception):
-    """A night that never began cannot begin now: its images belong to the next one."""
+    """A night was missed and cannot begin now: the next night takes its images."""
 
 
 def night_of(moment: datetime, timezone: str) -> date:
-    """The date of a moment in a time zone.
+    """Find the date of a moment in a time zone.
 
     >>> night_of(datetime.fromisoformat("2026-03-01T22:30:00+00:00"), "Africa/Kampala")
     datetime.date(2026, 3, 2)
@@ -69,7 +69,7 @@ def nightly(
     wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
-    """Screen what is new in an inbox, and publish the night's report.
+    """Screen the new images of an inbox, and publish the night's report.
 
     Raises:
         ImagesFailedError: the report is published, but not every image could be scored, or there
@@ -122,7 +122,7 @@ def _take_what_is_new(
     detector: str | None,
     extensions: frozenset[str],
 ) -> Night:
-    """Freeze the images of a night, unless another run has done so a moment ago."""
+    """Freeze the new images of an inbox as a night's, unless another run has just done so."""
     card = load_card(store, load_detector_card(store, detector).model)
     with series_lease(store, series, on_wait=tell) as held:
         night = find_night(store, series, day)

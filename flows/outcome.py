@@ -1,4 +1,4 @@
-"""What a command came to: data for machines, and a few lines for people."""
+"""Describe the outcome of a command, as data for machines and in a few lines for people."""
 
 import shlex
 from abc import abstractmethod
@@ -12,20 +12,20 @@ class Outcome(BaseModel):
 
     @property
     def failed(self) -> bool:
-        """Whether the command's exit code must not be 0."""
+        """Tell whether something needs a person, so that the command's exit code must not be 0."""
         return False
 
     @abstractmethod
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
 
     def pieces(self, as_json: bool) -> Iterator[str]:
-        """What standard output gets, bit by bit, so that a long answer is never held whole."""
+        """Yield the outcome's text in pieces, so that a long answer is never held whole."""
         yield (self.model_dump_json(indent=2) if as_json else self.text()) + "\n"
 
 
 def table(rows: list[tuple[str, object]]) -> str:
-    """Two columns, aligned."""
+    """Align names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

@@ -1,4 +1,4 @@
-"""The flow `prune`: what is old and may go, removed by age."""
+"""Run the flow `prune`: remove features and reports by their age."""
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -20,11 +20,11 @@ Find = Callable[[str | None], Iterable[Removable]]  # what has expired, of all b
 
 
 class PolicyError(Exception):
-    """A policy under which reports would go before the features they were made of."""
+    """A policy would remove reports before the features that they were made of."""
 
 
 class PruneOutcome(Outcome):
-    """What was removed, or would be: batches by what goes, and bytes."""
+    """The batches whose features or reports were removed, or would be, and their bytes."""
 
     applied: bool
     removed: dict[str, list[str]]
@@ -32,7 +32,7 @@ class PruneOutcome(Outcome):
     busy: list[str]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         done = "removed" if self.applied else "would remove"
         rows: list[tuple[str, object]] = [
             (what, f"{len(batches):,} batches: {', '.join(batches)}")
@@ -53,7 +53,7 @@ def prune(
     apply: bool = False,
     settings: Settings | None = None,
 ) -> PruneOutcome:
-    """List what is old and may go, and with --apply remove it.
+    """List features and reports that are old enough to go, and with --apply remove them.
 
     Raises:
         PolicyError: reports are to go before features.
@@ -84,7 +84,7 @@ def prune(
 
 
 def _remove(store: Store, found: Removable, find: Find) -> bool:
-    """Remove something unless a run works on its batch, or has just found use for it."""
+    """Remove something unless a run works on its batch or needs it by now; return if it is gone."""
     try:
         with lease_batch(store, found.batch.name, wait=False) as held:
             if found not in find(found.batch.name):

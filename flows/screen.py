@@ -1,4 +1,4 @@
-"""The flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
+"""Run the flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
 
 import time
 from datetime import date
@@ -28,7 +28,7 @@ from storage.store import Store
 
 
 class ScreenOutcome(Outcome):
-    """A published report, in figures."""
+    """The figures and addresses of a published report."""
 
     batch: str
     report: str
@@ -50,11 +50,11 @@ class ScreenOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether some images could not be scored, there were none, or there is no page."""
+        """Tell whether images could not be scored, there are none, or there is no page."""
         return self.scored < self.images or not self.images or self.page_failure is not None
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
         failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
@@ -80,7 +80,7 @@ class ScreenOutcome(Outcome):
 
 
 class ImagesFailedError(Exception):
-    """The report is published, but has failed images, or none at all: the batch is not green."""
+    """The report is published, but some of its images failed, or it has none."""
 
     def __init__(self, outcome: ScreenOutcome) -> None:
         failed = outcome.images - outcome.scored
@@ -179,7 +179,7 @@ def screen(
 def extract_and_score(
     client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
 ) -> None:
-    """Run the batch's shards."""
+    """Extract and score the batch's shards on the cluster, and show the progress in Prefect."""
     scored_at = screening_start(store, batch, detector.name)
     jobs = [
         ShardJob(store, batch, shard, card, detector=detector, scored_at=scored_at)

@@ -1,4 +1,4 @@
-"""The flow `segment`: photographs and slides -> a manifest of cells or tiles, to be screened."""
+"""Run the flow `segment`: photographs and slides -> a manifest of cells or tiles to screen."""
 
 import time
 
@@ -16,7 +16,7 @@ from tasks.segmentation.fields import OUTLINES
 
 
 class SegmentOutcome(Outcome):
-    """A manifest of images that were cut out of larger ones, in figures."""
+    """The figures and the address of a manifest of images that were cut out of larger ones."""
 
     name: str
     manifest: str
@@ -29,11 +29,11 @@ class SegmentOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether a source or a field could not be read, or there were none."""
+        """Tell whether a source or a field could not be read, or there are no sources."""
         return bool(self.failures) or not self.sources
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         fields = ", ".join(f"{n:,} {kind}" for kind, n in self.fields.items())
         rows: list[tuple[str, object]] = [
             ("sources", f"{self.sources:,}"),
@@ -51,7 +51,7 @@ class SegmentOutcome(Outcome):
 
 
 class SourcesFailedError(Exception):
-    """The manifest is made, but some sources or fields could not be read, or there were none."""
+    """The manifest is made, but some sources or fields could not be read, or there are none."""
 
     def __init__(self, outcome: SegmentOutcome) -> None:
         failures = ", ".join(f"{n} {reason}" for reason, n in outcome.failures.items())
@@ -80,7 +80,7 @@ def segment(
     wait: bool = False,
     settings: Settings | None = None,
 ) -> SegmentOutcome:
-    """Cut photographs and slides up into cells or tiles, and list these in a manifest.
+    """Cut photographs and slides into cells or tiles, and list these in a manifest.
 
     Raises:
         SourcesFailedError: the manifest is made, but not everything could be read.

@@ -1,4 +1,4 @@
-"""How slidewatch runs: one settings object for flows, deployments and the command line.
+"""Read the settings of slidewatch, one object for flows, deployments and the command line.
 
 A value comes from the command line, else from the environment (``SLIDEWATCH_STORE``), else from a
 TOML file (``slidewatch.toml`` here, or the file that ``SLIDEWATCH_CONFIG`` names), else from the
@@ -49,7 +49,7 @@ def settings_file() -> Path | None:
 
 
 class Settings(BaseSettings):
-    """Where the store is, which machines work, and at which level an image is abnormal."""
+    """The settings of a run: its store, its cluster, its levels, its logs and its metrics."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True

@@ -1,4 +1,4 @@
-"""The flow `train`: labelled images -> a model."""
+"""Run the flow `train`: labelled images -> a model."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from tasks.network.training import TrainingPlan
 
 
 class TrainOutcome(Outcome):
-    """A trained model and how well it does on patients it has never seen."""
+    """A trained model, and its metrics on patients that it has never seen."""
 
     model: str
     images: dict[str, int]
@@ -33,7 +33,7 @@ class TrainOutcome(Outcome):
     groups: dict[str, int]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
             (part, f"{self.images[part]:,} images of {self.groups[part]} {self.split_by}s")
             for part in self.images

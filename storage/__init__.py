@@ -1,1 +1,1 @@
-"""What is kept: every path and file format of a slidewatch store is known here and only here."""
+"""Keep what slidewatch stores: only this package knows the paths and file formats of a store."""

@@ -1,4 +1,4 @@
-"""Named arrays as one safetensors file: no code in data, and the same bytes for the same values."""
+"""Write named arrays as one safetensors file: no code in data, equal bytes for equal values."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def arrays_to_bytes(arrays: Arrays) -> bytes:
-    """Serialise named arrays."""
+    """Serialise named arrays as the bytes of a safetensors file."""
     return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def arrays_from_bytes(content: bytes) -> Arrays:
-    """Named arrays back from their bytes."""
+    """Read named arrays from their bytes; StoreError where these are damaged."""
     try:
         arrays: Arrays = load(content)
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""One writer at a time: ``<what>/lease/<number>.json``, of which the highest number counts.
+"""Let one run write at a time: in ``<what>/lease/<number>.json`` the highest number counts.
 
 Whoever creates the next number holds the lease, and a store lets only one create it. The holder
 renews its record while it works and releases it at the end. The next number may be created once
@@ -34,11 +34,11 @@ BEAT = 10.0
 
 
 class HeldByOtherError(StoreError):
-    """Somebody else is the writer at present."""
+    """Another run holds the lease."""
 
 
 class LeaseLostError(StoreError):
-    """A run is the writer no more: what it publishes now could spoil another's work."""
+    """A run has lost its lease: what it publishes now could spoil another run's work."""
 
 
 class Holder(Part):
@@ -58,7 +58,7 @@ class Holder(Part):
 
 
 class LeaseRecord(Record):
-    """Who holds the lease, and until when if it is not renewed."""
+    """The record of a lease: its holder, and when it runs out unless it is renewed."""
 
     holder: Holder
     taken_at: AwareDatetime
@@ -67,7 +67,7 @@ class LeaseRecord(Record):
 
 
 class Lease:
-    """The right to be the one writer; ask `check` right before anything is published.
+    """The right of one run to write; call `check` right before anything is published.
 
     ``number`` rises with every holder.
     """
@@ -82,7 +82,7 @@ class Lease:
         self._lock = Lock()
 
     def check(self) -> None:
-        """Return only if this run is the writer still.
+        """Check that this run still holds the lease.
 
         Raises:
             LeaseLostError: it ran out, was released or removed, or another run took it over.
@@ -92,7 +92,7 @@ class Lease:
             self._check()
 
     def renew(self, lifetime: float = LIFETIME) -> None:
-        """Put the expiry off; LeaseLostError where there is nothing left to renew."""
+        """Renew the lease; LeaseLostError where this run holds it no more."""
         with self._lock:
             self._check()
             renewed = _extended(self._record, lifetime)
@@ -102,7 +102,7 @@ class Lease:
                 self._record = renewed
 
     def release(self) -> None:
-        """Let the next one in; nothing happens where the lease is another's already."""
+        """Release the lease; nothing happens where another run holds it already."""
         with self._lock:
             self._record = self._record.model_copy(update={"released": True})
             _, current = _current(self._store, self._folder)
@@ -141,7 +141,7 @@ def lease(
     beat: float = BEAT,
     poll: float = 1.0,
 ) -> Iterator[Lease]:
-    """Be the one writer of ``what``, such as ``"batches", "night-1"``, for the block's duration.
+    """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
 
     With ``wait`` it waits, looking every ``poll`` seconds, and tells each holder that it waits
     for to ``on_wait``. It does not know its own thread again: taken twice, it waits for itself.
@@ -203,7 +203,7 @@ def _take(
 def _try_to_create(
     store: Store, folder: tuple[str, ...], number: int, holder: Holder, lifetime: float
 ) -> None:
-    """Create a record; whose is the highest number afterwards says who has won.
+    """Try to create a lease's record; the holder of the highest number afterwards has won.
 
     Success proves nothing: of one who was slow, the number may have been taken, given back and
     removed meanwhile. Nor does failure: the store may have lost its answer to a first attempt.
@@ -230,7 +230,7 @@ def _keep_alive(held: Lease, stop: Event, beat: float, lifetime: float) -> None:
 
 
 def _current(store: Store, folder: tuple[str, ...]) -> tuple[int, LeaseRecord | None]:
-    """The highest number and its record; 0 and None where nobody ever held the lease."""
+    """Read the highest number and its record; 0 and None where nobody ever held the lease."""
     while number := _highest(store, folder):
         try:
             return number, LeaseRecord.read(store, *folder, _file(number))
@@ -272,7 +272,7 @@ def _is_free(record: LeaseRecord, at: datetime) -> bool:
 
 
 def _is_dead(holder: Holder) -> bool:
-    """Whether the holder has ended for certain; False where that cannot be seen from here."""
+    """Tell whether the holder has surely ended; False where that cannot be seen from here."""
     if (holder.host, holder.processes) != (socket.gethostname(), _processes()):
         return False
     try:
@@ -305,7 +305,7 @@ def _this_process() -> Holder:
 
 
 def _processes() -> str:
-    """What pids are counted in: a boot and, as containers may share a host's name, a namespace."""
+    """Name the space that pids are unique in: a boot and, for containers, a pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -314,12 +314,12 @@ def _processes() -> str:
 
 
 def _started(process: psutil.Process) -> float:
-    """Seconds after the boot: unlike the time of day, they stay when the clock is set."""
+    """Compute a process's start in seconds after the boot, which setting the clock leaves alone."""
     return process.create_time() - psutil.boot_time()
 
 
 def _command(arguments: list[str]) -> str:
-    """The program and its command, without options: these may hold passwords and signed URLs."""
+    """Name the program and its command without options, for these may hold passwords."""
     return " ".join([Path(arguments[0]).name or "python", *takewhile(str.isalpha, arguments[1:3])])
 
 

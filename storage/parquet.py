@@ -1,4 +1,4 @@
-"""Tables as Parquet files: the one place that writes them to a store and reads them back.
+"""Write tables to a store as Parquet files, and read them back, in this one place.
 
 Every page of a file carries its checksum, which is compared when the page is read: a damaged file
 is refused, and never gives other values. Files that were written before have none, and are read.
@@ -48,7 +48,7 @@ def write_parts(
     *path: str,
     bloom: dict[str, Any] | None = None,
 ) -> str:
-    """Write a table part by part, a row group each, and let it appear at once; return its sha256.
+    """Write a table part by part, a row group each, complete or not at all; return its sha256.
 
     Args:
         store: where to.
@@ -122,20 +122,20 @@ def open_table(
 
 
 def read_footer(store: Store, *path: str) -> pq.FileMetaData:
-    """Read what a file says of its row groups and columns; StoreError where it is damaged."""
+    """Read a file's footer on its row groups and columns; StoreError where it is damaged."""
     with naming_damage(store, *path), store.open(*path) as opened:
         return pq.read_metadata(opened)
 
 
 def checked_format() -> ds.ParquetFileFormat:
-    """Make the format of a data set of several files whose checksums are compared too."""
+    """Make the format of a data set of several files that compares their checksums."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
 
 @contextmanager
 def naming_damage(store: Store, *path: str) -> Iterator[None]:
-    """Say which file it is that cannot be read, and what to do, in a StoreError."""
+    """Raise StoreError for a damaged file in the block, naming the file and what to do."""
     try:
         yield
     except FileNotFoundError:

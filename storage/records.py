@@ -1,4 +1,4 @@
-"""JSON records: typed, strict, readable by a person, and able to describe the file beside them."""
+"""Keep JSON records: typed, strict, readable by a person, describing the file beside them."""
 
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -62,7 +62,7 @@ class Card(Record):
 def save_described(
     store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str
 ) -> None:
-    """Write a file and, last, its card: what has no card does not exist.
+    """Write a file and, last, its card; a file without a card does not count.
 
     Raises:
         AlreadyExistsError: there is a card already; it and its file are left as they are.
@@ -116,5 +116,5 @@ def load_described(store: Store, card: Card, *parts: str) -> bytes:
 
 
 def now() -> datetime:
-    """The current time in UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

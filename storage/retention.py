@@ -1,4 +1,4 @@
-"""What of a store may be removed in time, and its removal.
+"""Find what may be removed from a store after a time, and remove it.
 
 Models, statistics, detectors, manifests, seals, reviews, what nights took and the row of each batch
 in ``reports/batches`` are never removed: they are small, and what is kept names them. Features can
@@ -20,7 +20,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Removable:
-    """Something of a batch that may go: ``what`` it is for a person, and its paths."""
+    """Files of a batch that may be removed: ``what`` they are for a person, and their paths."""
 
     batch: Batch
     what: str
@@ -30,7 +30,7 @@ class Removable:
 def expired_features(
     store: Store, before: datetime, only: str | None = None
 ) -> Iterator[Removable]:
-    """Features of batches whose report was published before a time, and that are in no statistics.
+    """Find features of batches published before a time, but for those in the newest statistics.
 
     Features in the statistics are read again by every later fit and by retract. Features of a
     batch without a report are those of a night that is not finished. ``only`` names one batch.
@@ -50,7 +50,7 @@ def expired_features(
 
 
 def expired_reports(store: Store, before: date, only: str | None = None) -> Iterator[Removable]:
-    """Reports on images, fields and slides, and pages, of batches whose day is before a date."""
+    """Find reports on images, fields and slides, and pages, of batches of days before a date."""
     for batch in list_batches(store):
         if only not in (None, batch.name) or batch.batch_date >= before:
             continue
@@ -68,11 +68,11 @@ def expired_reports(store: Store, before: date, only: str | None = None) -> Iter
 
 
 def size_of(store: Store, removable: Removable) -> int:
-    """How many bytes it takes."""
+    """Measure how many bytes the files take."""
     return sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
 
 
 def remove(store: Store, removable: Removable) -> None:
-    """Remove it; who does so holds the lease of its batch."""
+    """Remove the files; the caller holds the lease of their batch."""
     for path in removable.paths:
         store.remove(*path)

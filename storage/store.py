@@ -1,4 +1,4 @@
-"""The root of a store: one URL on any fsspec filesystem, and the only way to write into it."""
+"""Read and write a store: one root URL on any fsspec filesystem, and the only way to write."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class AlreadyExistsError(StoreError):
 
 @dataclass(frozen=True)
 class Store:
-    """A root URL such as ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
+    """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
     Paths are given relative to the root, in parts. A write is complete or absent: nobody sees
     half a file. A store is small and picklable, so it travels to workers as it is.
@@ -53,15 +53,15 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the store lies on this machine's filesystem."""
+        """Tell whether the store lies on this machine's filesystem."""
         return isinstance(self.fs, LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """The full path of something in the store, without the protocol."""
+        """Join the full path of something in the store, without the protocol."""
         return "/".join((self.root, *parts))
 
     def address(self, *parts: str) -> str:
-        """The full URL of something in the store, as a person would paste it."""
+        """Join the full URL of something in the store, as a person would paste it."""
         path = self.path(*parts)
         return path if self.is_local else str(self.fs.unstrip_protocol(path))
 
@@ -70,18 +70,18 @@ class Store:
         return Store(url).root.startswith(f"{self.root}/")
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file or folder is there."""
+        """Tell whether a file or folder is there."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(*parts)))
 
     def modified(self, *parts: str) -> datetime:
-        """When a file was last written; FileNotFoundError where there is none."""
+        """Look up when a file was last written; FileNotFoundError where there is none."""
         self.fs.invalidate_cache()
         moment: datetime = self.fs.modified(self.path(*parts))
         return moment
 
     def names(self, *parts: str) -> list[str]:
-        """Sorted names in a folder; empty where the folder is absent. Hidden names are left out."""
+        """List the sorted names in a folder, without hidden ones; none where it is absent."""
         self.fs.invalidate_cache()
         folder = self.path(*parts)
         try:
@@ -93,11 +93,11 @@ class Store:
         return [name for name in names if not name.startswith((".", "_"))]
 
     def folders(self, *parts: str, having: str) -> list[str]:
-        """Sorted names of the folders in a folder that have a file of the given name."""
+        """List the sorted names of a folder's folders that have a file of the given name."""
         return [name for name in self.names(*parts) if self.exists(*parts, name, having)]
 
     def read_bytes(self, *parts: str) -> bytes:
-        """The whole content of a file; MissingError where there is none."""
+        """Read the whole content of a file; MissingError where there is none."""
         try:
             content: bytes = self.fs.cat_file(self.path(*parts))
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class Store:
         return self.fs.open(self.path(*parts), "rb", **exact)
 
     def read_json(self, *parts: str) -> Any:
-        """A JSON file as plain data."""
+        """Read a JSON file as plain data."""
         content = self.read_bytes(*parts)
         try:
             return json.loads(content)
@@ -132,7 +132,7 @@ class Store:
 
     @contextmanager
     def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
-        """A local path to write to; when the block ends well it appears in the store at once.
+        """Yield a local path to write to; its file appears in the store when the block ends well.
 
         Locally the file is staged in ``.staged`` at the root and renamed: beside its target it
         would break Polars, which reads every file of a folder. On an object store it is staged in
@@ -187,12 +187,12 @@ def _publish_local(stage: Path, target: Path, once: bool) -> None:
 
 
 def digest_of(content: bytes) -> str:
-    """The sha256 of some bytes, in hexadecimal."""
+    """Compute the sha256 of some bytes, in hexadecimal."""
     return sha256(content).hexdigest()
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return the name of a batch, model or detector if it is safe as one path component."""
+    """Return a name of a ``kind`` of thing; StoreError where it is not safe as a path component."""
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
     if not name or len(name) > 120 or name[0] in "._" or not set(name) <= allowed:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""The compute cluster behind one small interface: a Dask client, whoever the workers are.
+"""Open the compute cluster behind one small interface: a Dask client, whoever the workers are.
 
 Each kind of cluster reads what its own ecosystem configures; slidewatch adds how many workers, TLS,
 and that everybody has the same versions. What runs on the client is the same on all of them.
@@ -37,7 +37,7 @@ SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and
 
 @contextmanager
 def open_client(settings: Settings) -> Iterator[Client]:
-    """A client of the cluster that the settings name; what was started for it ends with the block.
+    """Open a client of the cluster in the settings; what was started for it ends with the block.
 
     Raises:
         ClusterError: the cluster cannot be started or reached, or has other versions of what
@@ -183,7 +183,7 @@ KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
 
 
 def _refuse_invalid(script: str) -> None:
-    """Ask SLURM whether it would take a job, for of one that it refuses Dask says nothing."""
+    """Raise ClusterError where SLURM would refuse a job, for Dask says nothing of a refused one."""
     if shutil.which("sbatch") is None:
         raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
     done = subprocess.run(

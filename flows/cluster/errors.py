@@ -1,4 +1,4 @@
-"""The error that a cluster raises."""
+"""Define the error that a cluster raises."""
 
 
 class ClusterError(Exception):

@@ -113,7 +113,7 @@ def _settle(
     beside: Iterable[_Flight[Work]],
     again: Callable[[Work], Work],
 ) -> Result:
-    """The result of a job, however often it takes."""
+    """Wait for a job's result, and run the job again where that may help."""
     trials = flight.trials
     while True:
         try:
@@ -140,7 +140,7 @@ def _without_killers(client: Client, job: Work) -> Work:
 
 
 def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:
-    """Whether a piece of work kills two workers in a row, with nothing beside it."""
+    """Test whether a piece of work kills two workers in a row, with nothing beside it."""
     for _ in range(2):
         future = client.submit(work, *arguments, pure=False)
         try:
@@ -156,13 +156,13 @@ def kills_workers(client: Client, work: Callable[..., None], *arguments: object)
 
 
 class _Window:
-    """How many jobs may be in flight: four a worker thread, and workers come and go."""
+    """The limit of jobs in flight: four a worker thread, and workers come and go."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._looked, self._size = client, -math.inf, 0
 
     def size(self) -> int:
-        """The number of jobs, looked up again now and then."""
+        """Return the limit, looked up again after `LOOK` seconds."""
         if time.monotonic() - self._looked > LOOK:
             try:
                 threads: dict[str, int] = self._client.nthreads()
@@ -182,7 +182,7 @@ def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> Future
 
 
 def _result(client: Client, future: Future[Any]) -> Any:
-    """A future's result; ClusterError when there has been no worker to run it for a while."""
+    """Wait for a future's result; ClusterError where no worker has been there for a while."""
     without_workers = 0
     while True:
         try:

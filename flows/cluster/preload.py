@@ -1,4 +1,4 @@
-"""Where the workers of this machine come from: a process that has imported what they need.
+"""Start this machine's workers from a process that has imported what they need.
 
 Imports take seconds, more than all else that a worker does before its first shard. They happen once
 for all workers, as soon as a command begins, and a worker that was killed is back at once.
@@ -23,7 +23,7 @@ NEEDED = (
 
 
 def import_for_workers() -> None:
-    """Begin to import what workers need, unless that was begun before, and do not wait for it."""
+    """Begin to import what workers need, once and without waiting for it."""
     # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
     with _environment(OMP_NUM_THREADS="1"):
         multiprocessing.set_forkserver_preload(list(NEEDED))

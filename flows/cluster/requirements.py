@@ -1,4 +1,4 @@
-"""What the settings must say for a kind of cluster, seen without starting or importing anything."""
+"""Check the settings of a kind of cluster, without starting or importing anything."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
 
 
 def refuse_incomplete(settings: Settings) -> None:
-    """Raise ClusterError where something that the kind of cluster needs is not said."""
+    """Raise ClusterError where a setting that the kind of cluster needs is missing or wrong."""
     if settings.cluster == "scheduler":
         scheduler_address(settings)
     if settings.cluster == "kubernetes":
@@ -23,7 +23,7 @@ def refuse_incomplete(settings: Settings) -> None:
 
 
 def scheduler_address(settings: Settings) -> str:
-    """Return the address of the scheduler; ClusterError where it is beyond this machine in clear.
+    """Return the address of the scheduler.
 
     Raises:
         ClusterError: there is none, or what is said to it could be overheard.

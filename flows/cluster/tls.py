@@ -1,4 +1,4 @@
-"""TLS between the parts of a cluster: which certificates it uses, and how long they hold."""
+"""Set up TLS between the parts of a cluster, and read how long certificates hold."""
 
 import ssl
 from datetime import datetime
@@ -17,7 +17,7 @@ class CertificateError(Exception):
 
 
 def expiry(path: Path) -> datetime:
-    """When a certificate ends.
+    """Read the time at which a certificate ends.
 
     Raises:
         CertificateError: the file cannot be read, or holds no certificate.
@@ -26,7 +26,7 @@ def expiry(path: Path) -> datetime:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """Read a PEM certificate."""
+    """Read a PEM certificate; CertificateError where the file cannot be read or holds none."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -34,7 +34,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def security(settings: Settings) -> Security | None:
-    """TLS as the settings have it, with one certificate for whatever runs here, or None.
+    """Make Dask's TLS options from the settings, one certificate for all roles; None without TLS.
 
     Raises:
         ClusterError: a file is not named, cannot be read, or does not fit the others.

@@ -30,19 +30,19 @@ NO_SCHEDULER = "the connection to the Dask scheduler is lost"
 
 @dataclass
 class Trials:
-    """How often a job has killed its worker, and met a storage error, so far."""
+    """The counts of a job's killed workers and storage errors so far."""
 
     deaths: int = 0
     errors: int = 0
 
     @property
     def alone(self) -> bool:
-        """Whether nothing may run beside the job, so that neither takes the other along."""
+        """Tell whether the job must run alone, so that it and other jobs cannot kill each other."""
         return self.deaths >= ALONE
 
     @property
     def suspected(self) -> bool:
-        """Whether the job has just killed a worker that it had to itself."""
+        """Tell whether the job has just killed a worker while it ran alone."""
         return self.deaths == SUSPECTED
 
     def pause_after(self, error: Exception) -> float:

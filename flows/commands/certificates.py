@@ -1,4 +1,4 @@
-"""The command `certificates`: an authority of one's own, and TLS certificates for Dask.
+"""Run the command `certificates`: make an authority of one's own and certificates for Dask.
 
 Dask asks of both ends of a connection for a certificate of the authority that it was given, and
 compares no names. So the authority must be for one cluster alone, and who holds a certificate of it
@@ -41,7 +41,7 @@ class CertificatesOutcome(Outcome):
     ends: dict[str, datetime]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         did = "made an authority and certificates" if self.made_authority else "renewed"
         rows: list[tuple[str, object]] = [
             (name, f"ends on {end:%Y-%m-%d}, in {(end - now()).days} days")
@@ -91,7 +91,7 @@ def certificates(
 
 
 def _make_authority(to: Path, moment: datetime, until: datetime) -> None:
-    """Make a key and a certificate that it signs itself; neither replaces a file."""
+    """Make the authority's key and self-signed certificate; neither replaces a file."""
     key = ec.generate_private_key(CURVE)
     name = _name(f"slidewatch's authority of {moment:%Y-%m-%d}")
     usage = dict.fromkeys(
@@ -205,7 +205,7 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
 
 
 def _write(path: Path, content: bytes, *, mode: int, replace: bool = True) -> None:
-    """Let a file appear at once, at no moment readable by more people than it should be."""
+    """Write a file, complete or not at all, never readable by more people than ``mode`` says."""
     descriptor, stage = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # its mode is 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""The commands `config` and `completion`: settings in force, and what a shell completes."""
+"""Run the commands `config` and `completion`: print settings, and a script for a shell."""
 
 import argparse
 from typing import Any
@@ -22,7 +22,7 @@ class Setting(Outcome):
     origin: str
 
     def text(self) -> str:
-        """The setting as a line of a TOML file, if it were one."""
+        """Write the setting as a line such as a TOML file has."""
         return f"{self.name} = {self.value}"
 
 
@@ -32,7 +32,7 @@ class ConfigOutcome(Outcome):
     settings: list[Setting]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         wide = max(len(each.text()) for each in self.settings)
         return "\n".join(f"{each.text():<{wide}}  ({each.origin})" for each in self.settings)
 
@@ -44,7 +44,7 @@ class CompletionOutcome(Outcome):
     script: str
 
     def text(self) -> str:
-        """The script itself."""
+        """Return the script."""
         return self.script
 
 
@@ -70,7 +70,7 @@ def config(settings: Settings | None = None) -> ConfigOutcome:
 
 @described(Completion)
 def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutcome:
-    """Print what makes a shell complete slidewatch's commands and options with Tab.
+    """Print a script by which a shell completes slidewatch's commands and options with Tab.
 
     Bash: ``eval "$(slidewatch completion bash)"``; zsh: write it to a file ``_slidewatch`` of a
     folder in ``fpath``; fish: ``slidewatch completion fish | source``.

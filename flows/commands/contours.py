@@ -1,4 +1,4 @@
-"""The command `contours`: a batch's cells and fields, to be seen over their slide in QuPath."""
+"""Run the command `contours`: write a batch's cells and fields to show in QuPath."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -26,7 +26,7 @@ LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
 
 
 class ContoursOutcome(Outcome):
-    """What was written."""
+    """The folder, files and cells that `contours` wrote."""
 
     batch: str
     folder: str
@@ -34,7 +34,7 @@ class ContoursOutcome(Outcome):
     cells: int
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
             ("folder", self.folder),
             ("next", "drag a file onto its photograph or slide in QuPath"),
@@ -78,7 +78,7 @@ def contours(
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[Part]:
-    """The rows of a batch's report by source, in order, with what its manifest says of them."""
+    """Yield the rows of a batch's report by source, in order, with their outlines."""
     report = iterate_groups(store, *report_path(batch.name, batch.batch_date))
     waiting = next(report, None)
     for shard in batch.shards():
@@ -107,7 +107,7 @@ def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Ta
 
 
 def _new_name(source: str, names: set[str]) -> str:
-    """A file's name for a source, unlike those that were given before."""
+    """Choose a file name for a source that differs from all ``names``, and add it to them."""
     path = path_of(source)
     # Cut where no filesystem would take it with what is added.
     name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")

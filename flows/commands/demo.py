@@ -1,4 +1,4 @@
-"""The command `demo`: the main job on images that slidewatch renders itself."""
+"""Run the command `demo`: train, fit and screen on images that slidewatch renders itself."""
 
 import io
 import shutil
@@ -38,7 +38,7 @@ ORDINARY = "ordinary cell"
 
 
 class DemoOutcome(Outcome):
-    """What was planted in the night, and what of it was found."""
+    """The images that were planted in the night by kind, and those of them that were found."""
 
     seconds: float
     planted: dict[str, int]
@@ -49,11 +49,11 @@ class DemoOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether a kind of planted image was missed altogether."""
+        """Tell whether every image of a planted kind was missed."""
         return any(not self.caught[kind] for kind in self.planted if kind != ORDINARY)
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
             (kind, f"{self.caught[kind]:>4} of {number:>4} called abnormal, or failed")
             for kind, number in self.planted.items()
@@ -147,7 +147,7 @@ def _thumbnail(uri: str, diagnosis: str, abnormality: float, p_value: float) -> 
 
 
 def _clean(root: Path) -> Path:
-    """An empty folder for the demo; only what an earlier demo wrote is ever removed."""
+    """Empty the demo's folder, or make it; only what an earlier demo wrote is ever removed."""
     mark = root / MARK
     if root.exists() and any(root.iterdir()) and not mark.exists():
         raise SourceError(f"{root} is there and holds no earlier demo: give another --folder")

@@ -1,4 +1,4 @@
-"""The command `doctor`: whether this machine can do the work."""
+"""Run the command `doctor`: check that this machine can do the work."""
 
 import platform
 import shutil
@@ -26,29 +26,29 @@ LEAST_DAYS = 14  # that certificates must hold yet
 
 
 class Check(Outcome):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     well: bool
     found: str
 
     def text(self) -> str:
-        """The check as one word and what was found."""
+        """Write ok or BAD, and what was found."""
         return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
 class DoctorOutcome(Outcome):
-    """Everything that was looked at."""
+    """The results of all checks."""
 
     checks: list[Check]
 
     @property
     def failed(self) -> bool:
-        """Whether something would stop a run."""
+        """Tell whether something would stop a run."""
         return not all(check.well for check in self.checks)
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         return table([(check.name, check.text()) for check in self.checks])
 
 

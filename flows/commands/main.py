@@ -1,4 +1,4 @@
-"""The command ``slidewatch``: every flow and tool by name, with the options of `flows.options`.
+"""Run the command ``slidewatch``: a flow or tool by name, with the options of `flows.options`.
 
 Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the command was misspelt;
 3 the work is done and kept, but something in it needs a person (images failed, no detector);
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _stop(*_: object) -> NoReturn:
-    """End on SIGTERM as on Ctrl-C: release what is held, and leave nothing running."""
+    """End on SIGTERM as on Ctrl-C: release leases, and leave nothing running."""
     raise KeyboardInterrupt
 
 
@@ -67,7 +67,7 @@ def _complain(text: str) -> None:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command's name and its arguments; help, the version or a complaint ends the program."""
+    """Split a command's name from its arguments; help, the version or an error ends the program."""
     start = next((i for i, word in enumerate(arguments) if not word.startswith("-")), None)
     first = arguments[:start]
     if "--version" in first:
@@ -136,7 +136,7 @@ def _load(place: str) -> Callable[..., Any]:
 
 
 def _settings(given: Given) -> Settings:
-    """The settings in force; a wrong one says where it stands."""
+    """Read the settings in force; UsageError says where a wrong one stands."""
     try:
         return Settings(**given)
     except SettingsError as error:
@@ -149,7 +149,7 @@ def _settings(given: Given) -> Settings:
 
 
 def _prepare(command: Command, values: Given, settings: Settings) -> None:
-    """Say what is said, and refuse what is seen to be wrong, before anything is started."""
+    """Set up messages and the log, and refuse mistakes, before anything is started."""
     from flows.monitoring.console import be_quiet, tell
     from flows.monitoring.logs import use_logs
 
@@ -165,7 +165,7 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
 
 
 def _start(command: Command) -> TemporaryServer | None:
-    """Begin to start what takes long, so that it gets ready while the flow is imported."""
+    """Begin to start workers and a server, which get ready while the flow is imported."""
     if command.workers:
         import_for_workers()
     return start_server() if command.flow else None
@@ -182,13 +182,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _message(text: str) -> str:
-    """What pydantic says of a value, as the rest of a sentence."""
+    """Turn pydantic's message on a value into the rest of a sentence."""
     text = text.removeprefix("Value error, ")
     return f"{text[:1].lower()}{text[1:]}"
 
 
 def _quiet_prefect(debug: bool) -> None:
-    """A person at a terminal reads the outcome; the flows' log is there with --debug."""
+    """Silence Prefect's log unless with --debug: a person at a terminal reads the outcome."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")

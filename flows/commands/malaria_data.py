@@ -1,4 +1,4 @@
-"""The command `data malaria`: fetch the public malaria cell images."""
+"""Run the command `data malaria`: fetch the public malaria cell images."""
 
 import shutil
 import sys
@@ -19,14 +19,14 @@ NAME = "cell_images.zip"
 
 
 class DataOutcome(Outcome):
-    """An archive of images that is whole."""
+    """A verified archive of images."""
 
     archive: str
     sha256: str
     images: int
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         return (
             f"{self.archive}: {self.images:,} images, sha256 {self.sha256}\n"
             f"next: slidewatch train --images {self.archive}"
@@ -65,7 +65,7 @@ def malaria(
 
 
 def _fetch(archive: Path, from_file: str | None) -> None:
-    """Let the archive appear at once, from a file or from the network."""
+    """Fetch the archive from a file or the network, complete or not at all."""
     stage = archive.with_name(f".part-{NAME}")
     try:
         if from_file is not None:

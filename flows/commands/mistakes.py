@@ -1,4 +1,4 @@
-"""Mistakes that a flow would find, found before a server or a worker is started for it."""
+"""Find mistakes in a flow's options before a server or a worker is started for it."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -24,7 +24,7 @@ Values = dict[str, Any]
 
 
 def refuse_mistakes(command: Command, values: Values, settings: Settings) -> None:
-    """Raise what a flow would raise of its options sooner or later.
+    """Raise the errors that a flow would raise later of its options.
 
     What goes on is left alone: its images are frozen, and may be gone by now.
 

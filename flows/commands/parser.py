@@ -1,4 +1,4 @@
-"""What is typed behind ``slidewatch``, read by the definitions in `flows.options`.
+"""Read the arguments of ``slidewatch`` by the definitions in `flows.options`.
 
 argparse takes the words apart and pydantic says what is wrong with a value, as it does for the
 environment, for slidewatch.toml and for Prefect.
@@ -74,7 +74,7 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
-    """Give a parser the options of a command, in groups: its own first, what is said last."""
+    """Add the options of a command to a parser, in groups: its own first, messages last."""
     own = parser.add_argument_group("options of this command")
     for option, field in command.options.model_fields.items():
         _add(own, f"own:{field.validation_alias or option}", option, field)
@@ -136,7 +136,7 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
 
 
 class _Split(argparse.Action):
-    """Several values: the option is repeated, or they stand behind it with commas between."""
+    """An option of several values, which is repeated or has commas between its values."""
 
     def __call__(
         self,
@@ -150,7 +150,7 @@ class _Split(argparse.Action):
 
 
 def _kinds(annotation: Any) -> tuple[set[Any], list[str]]:
-    """The plain types that an annotation is made of, and the words that it has to choose from."""
+    """Find the plain types in an annotation, and the words that it gives to choose from."""
     if get_origin(annotation) is Literal:
         return {str}, list(get_args(annotation))
     if get_origin(annotation) is None:
@@ -165,13 +165,13 @@ def _kinds(annotation: Any) -> tuple[set[Any], list[str]]:
 
 
 def _model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a setting that has parts, or None."""
+    """Find the model of a setting that has parts, or None."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
-    """What stands in help for a value: its form, or the words to choose from."""
+    """Write what help shows for a value: its form, or the words to choose from."""
     kinds, choices = _kinds(field.annotation)
     if choices:
         return f"{{{','.join(choices)}}}"
@@ -180,7 +180,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 
 def _help(field: FieldInfo) -> str:
-    """What an option means, and what it is where nobody gives it."""
+    """Write the help of an option: its meaning, and its default if it has one."""
     text = field.description or ""
     default = field.get_default()
     if field.is_required() or default in (None, False, []) or default is PydanticUndefined:
@@ -190,7 +190,7 @@ def _help(field: FieldInfo) -> str:
 
 
 def option_name(name: str) -> str:
-    """An option as it is typed."""
+    """Write an option's name as a person types it."""
     return "--" + name.replace("_", "-")
 
 

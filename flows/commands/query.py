@@ -1,4 +1,4 @@
-"""The commands `query` and `schema`: SQL over the reports, and what their columns are."""
+"""Run the commands `query` and `schema`: ask the reports in SQL, and list their columns."""
 
 import shutil
 import sys
@@ -29,18 +29,18 @@ WIDTH = 200  # where no terminal says how wide it is
 
 
 class QueryOutcome(Outcome):
-    """The answer to a query. It is computed while it is written, and never held whole."""
+    """The answer to a query, which is computed while it is written and never held whole."""
 
     store: str
     sql: str
     format: Format
 
     def text(self) -> str:
-        """The answer as a person reads it, or as CSV."""
+        """Write the answer as a table, or as CSV."""
         return "".join(self.pieces(as_json=False))
 
     def pieces(self, as_json: bool) -> Iterator[str]:
-        """The answer, bit by bit."""
+        """Yield the answer piece by piece."""
         with answer(Store(self.store), self.sql) as reader:
             names = reader.schema.names
             rows = (row for batch in reader for row in zip(*map(_values, batch), strict=True))
@@ -58,7 +58,7 @@ class SchemaOutcome(Outcome):
     tables: dict[str, list[dict[str, str | None]]]
 
     def text(self) -> str:
-        """The columns as tables of Markdown."""
+        """Write the columns as Markdown tables."""
         blocks = []
         for name, columns in self.tables.items():
             lines = [f"### {name}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
@@ -86,7 +86,7 @@ def query(
 def schema(
     settings: Settings | None = None,
 ) -> SchemaOutcome:
-    """Say what the columns of the tables are, as the reports' own metadata has it."""
+    """List the columns of the tables, with their types, units and meanings."""
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
         types = column_types(name, fields)
@@ -111,7 +111,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _json(names: list[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    """A JSON object with the columns' names and the rows as objects, one a line."""
+    """Yield a JSON object with the columns' names and the rows as objects, one a line."""
     yield f'{{"columns": {_json_text(names)}, "rows": ['
     mark = "\n"
     for row in rows:
@@ -126,7 +126,7 @@ def _json_text(value: Any) -> str:
 
 
 def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
-    """A row a line, or where there are many columns, a column a line."""
+    """Draw the rows as a table, one a line, or one a column where there are many columns."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
     found = list(islice(rows, SHOWN + 1))
     shown = found[:SHOWN]
@@ -153,7 +153,7 @@ def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
 
 
 def _cell(value: Any) -> Text:
-    """A value for a terminal, which nothing in it may steer."""
+    """Write a value as text without control characters, so that it cannot steer a terminal."""
     if value is None:
         return Text("")
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The commands `review`: cells go out to a person, verdicts come back and become labels.
+"""Run the commands `review`: give a person cells to look at, and make verdicts labels.
 
 A cell counts once, however often verdicts on it are imported. Every import holds all that is known
 of its batch, so the newest replaces the one before: what was fitted from that is retracted first,
@@ -51,7 +51,7 @@ SHEET, PICTURES = "review.csv", "images"
 
 
 class ExportOutcome(Outcome):
-    """What a person has to look at, and what was left out."""
+    """The sheet of cells for a person to look at, and the cells that were left out."""
 
     batch: str
     sheet: str
@@ -61,11 +61,11 @@ class ExportOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Whether the image of a cell could not be had."""
+        """Tell whether the image of a cell could not be read."""
         return bool(self.unreadable)
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),
@@ -80,7 +80,7 @@ class ExportOutcome(Outcome):
 
 
 class ReviewOutcome(Outcome):
-    """What persons said of a batch, and how good its abnormal list is by that."""
+    """Persons' verdicts on a batch, and the precision of its abnormal list by them."""
 
     batch: str
     verdicts: dict[str, int]
@@ -92,11 +92,11 @@ class ReviewOutcome(Outcome):
     precision_high: float | None
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         return f"batch {self.batch}: {sum(self.verdicts.values()):,} verdicts\n{table(self.rows())}"
 
     def rows(self) -> list[tuple[str, object]]:
-        """What is said of the batch, line by line."""
+        """List the verdicts and the precision as names and texts."""
         verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
         worth = self.abnormal_other + self.abnormal_wrong
         abnormal = "nobody has looked at an abnormal cell yet"
@@ -110,7 +110,7 @@ class ReviewOutcome(Outcome):
 
 
 class ImportOutcome(ReviewOutcome):
-    """What an import of verdicts changed, and how to fit them."""
+    """The changes that an import of verdicts made, and the commands that fit them."""
 
     file: str
     new: int
@@ -122,7 +122,7 @@ class ImportOutcome(ReviewOutcome):
     commands: list[str]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         rows = self.rows()
         if self.elsewhere:
             rows.append(("counted", f"{self.elsewhere:,} of them as a label of another batch"))
@@ -201,7 +201,7 @@ def export(
 
 
 def _write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
-    """Write what a person is to look at, and return the name of its file."""
+    """Write the image of a cell into a folder, and return its file name."""
     found = find_unchanged(ref, image_id)
     if found.content is None:
         name = f"{image_id}.png"
@@ -274,7 +274,7 @@ def report(
 
 
 def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
-    """What to run so that the newest verdicts count, and no earlier ones beside them."""
+    """List the commands that fit the newest verdicts, after taking earlier ones out."""
     # The number first, so that it is not what is cut off a long name.
     batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
     end = ("--model", card.name, "--store", store.url)
@@ -292,7 +292,7 @@ def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table
 
 
 def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
-    """What a report says of its scored images, by digest, and the model that made it."""
+    """Read a report's scored images by digest, and the card of the model that diagnosed them."""
     columns = [*FROM_SCORED, "status", "model"]
     scored: dict[str, dict[str, object]] = {}
     model = None
@@ -314,7 +314,7 @@ def _next_review(
     places: dict[str, dict[str, object]],
     card: ModelCard,
 ) -> tuple[Review, int, int, int]:
-    """The next state of a batch's verdicts; how many are new, changed, and labels elsewhere."""
+    """Merge new verdicts into a batch's; count the new, the changed, and labels elsewhere."""
     # A batch that was forced since may have lost images; verdicts on these stay in its history.
     known: dict[str, dict[str, object]] = {
         row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored

@@ -1,4 +1,4 @@
-"""The command `status`: what is in a store."""
+"""Run the command `status`: show what is in a store."""
 
 from io import StringIO
 from typing import Any
@@ -31,7 +31,7 @@ class StatusOutcome(Outcome):
     batches: list[Row]
 
     def text(self) -> str:
-        """The outcome as a person reads it in a terminal."""
+        """Write the outcome for a person at a terminal."""
         out = StringIO()
         console = Console(file=out, width=160)
         for title in ("models", "statistics", "detectors", "batches"):

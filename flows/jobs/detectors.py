@@ -1,4 +1,4 @@
-"""Detectors, read from the store and verified once a process."""
+"""Read detectors from the store, and verify them, once a process."""
 
 from functools import lru_cache
 

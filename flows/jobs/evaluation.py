@@ -1,4 +1,4 @@
-"""Units of work of an evaluation: features of images under a treatment, fits, scores.
+"""Do an evaluation's units of work: features of images under a treatment, fits, scores.
 
 What is written is complete or absent, so a unit that was cut off is done again by anybody.
 """
@@ -70,7 +70,7 @@ PICTURES = 2  # images of each part that are kept to be shown
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation of one detector; all that its units of work have in common.
+    """An evaluation of one detector, with all that its units of work share.
 
     ``model`` is the detector's, and ``other`` a model that the attacks' transfer is tried on.
     """
@@ -97,7 +97,7 @@ class PartJob:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where its features lie."""
+        """Locate the part's features, relative to the store."""
         run = self.run
         return part_path(
             run.evaluation, run.detector.name, self.images, self.treatment.key, self.number
@@ -105,7 +105,7 @@ class PartJob:
 
 
 def parts(run: Run, images: str, treatment: Treatment, rows: int, size: int) -> list[PartJob]:
-    """The jobs of a set of images, ``size`` rows each."""
+    """Split a set of images into jobs of ``size`` rows each."""
     return [
         PartJob(run, images, treatment, number, start, min(start + size, rows))
         for number, start in enumerate(range(0, rows, size))
@@ -136,14 +136,14 @@ def make_part(job: PartJob) -> None:
 
 
 def read_part(job: PartJob) -> Part:
-    """Read what `make_part` has written."""
+    """Read a part that `make_part` has written."""
     return Part.from_arrays(read_arrays(job.run.store, *job.path))
 
 
 def _load(
     table: pa.Table, treatment: Treatment, side: int, start: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
+    """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
     rows, image_ids, pixels = [], [], []
     for row, ref in enumerate(image_refs(table), start):
         try:
@@ -221,7 +221,7 @@ class FitJob:
 
 
 def fit_tap(job: FitJob) -> None:
-    """Write what is fitted at a tap, unless it is there: at the last one all that scores need."""
+    """Write what is fitted at a tap, unless it is there; at the last one, all that scores need."""
     run = job.run
     path = fitted_path(run.evaluation, run.detector.name, job.tap)
     if run.store.exists(*path):
@@ -250,7 +250,7 @@ def fit_tap(job: FitJob) -> None:
 def _fitted_features(
     job: FitJob,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
-    """Features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
+    """Yield features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
     for part in map(read_part, job.parts):
         if len(part.rows):
             yield part.forms[FILE].taps[job.tap], part.forms[FILE].logits, part.label
@@ -292,7 +292,7 @@ class FalseAlarmJob:
 
 
 def false_alarms(job: FalseAlarmJob) -> list[Realised]:
-    """The realised false-alarm rates of both ways of calibrating."""
+    """Compute the realised false-alarm rates of both ways of calibrating."""
     taps = load_detector(job.run).taps
     unseen = _images(job.unseen, taps, job.rows)
     return realised(_images(job.fitted, taps), unseen, job.patients, job.alphas)
@@ -320,7 +320,7 @@ def _images(
 
 
 def load_detector(run: Run) -> Detector:
-    """The detector of a run."""
+    """Load the detector of a run."""
     return load_fitted_detector(run.store, run.detector)
 
 

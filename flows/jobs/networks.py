@@ -1,4 +1,4 @@
-"""Networks, read from the store and verified once a process."""
+"""Read networks from the store, and verify them, once a process."""
 
 from functools import lru_cache
 
@@ -23,5 +23,5 @@ def load_classifier(store: Store, card: ModelCard) -> Classifier:
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Load the classifier of a model, made ready to run."""
+    """Load the classifier of a model, and prepare it for inference."""
     return inference(load_classifier(store, card))

@@ -1,4 +1,4 @@
-"""The units of work that draw fields of view with their cells, and slides with their fields."""
+"""Draw fields of view with their cells, and slides with their fields, as units of work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class SlidePictureJob:
 
 @dataclass(frozen=True)
 class FieldPictureJob:
-    """A field to draw: its row of the report on fields, and those of its cells in that on images.
+    """A field to draw: its row of the report on fields, and its cells' rows of that on images.
 
     ``refs`` are where the cells lie, by address.
     """
@@ -59,7 +59,7 @@ class FieldPictureJob:
 
 
 def draw_field(job: FieldPictureJob) -> bytes | str:
-    """Draw a field as a PNG file, or say why there is none; never an error."""
+    """Draw a field as a PNG file, or return why it cannot be drawn; never raise."""
     if job.kills:
         return "this field alone kills the worker that draws it"
     field = job.field
@@ -85,7 +85,7 @@ def draw_field(job: FieldPictureJob) -> bytes | str:
 
 
 def draw_slide(job: SlidePictureJob) -> bytes | str:
-    """Draw a slide as a PNG file, or say why there is none; never an error."""
+    """Draw a slide as a PNG file, or return why it cannot be drawn; never raise."""
     if job.kills:
         return "this slide alone kills the worker that draws it"
     try:

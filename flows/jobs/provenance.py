@@ -1,4 +1,4 @@
-"""Say of a batch's rows who makes them."""
+"""Make the provenance of a batch's rows: model, detector, batch and time."""
 
 from datetime import datetime
 
@@ -7,5 +7,5 @@ from tasks.reports.columns import Provenance
 
 
 def provenance_of(batch: Batch, model: str, detector: str, scored_at: datetime) -> Provenance:
-    """Say who makes the rows of a batch's reports, and when their scoring began."""
+    """Make the provenance of a batch's rows: model, detector, batch, day and start of scoring."""
     return Provenance(model, detector, batch.name, batch.batch_date, scored_at)

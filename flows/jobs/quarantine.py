@@ -12,7 +12,7 @@ class Job(Protocol):
         """Count the rows that can be probed."""
 
     def probe(self, row: int) -> None:
-        """Do with one row all that the job does with many, and keep nothing."""
+        """Process one row as the job does, and keep nothing."""
 
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job to run next, which leaves these rows alone and says why."""

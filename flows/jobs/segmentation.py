@@ -1,4 +1,4 @@
-"""The units of work that turn photographs and slides into images: cells or tiles.
+"""Turn photographs and slides into images, cells or tiles, as units of work.
 
 First every source is surveyed: what it is, and where its fields of view lie. Then every field is
 searched. What cannot be read becomes a row that says why.
@@ -37,7 +37,7 @@ TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be k
 
 @dataclass(frozen=True)
 class SurveyJob:
-    """Sources ``start`` to ``stop`` of a segmentation, whose survey is its n-th."""
+    """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number."""
 
     store: Store
     name: str
@@ -87,7 +87,7 @@ class SearchJob:
 
 
 def survey_sources(job: SurveyJob) -> int:
-    """Find out where the fields of some sources lie; returns how many there are."""
+    """Find the fields of view of some sources, write them, and return how many there are."""
     sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
     killers = read_quarantine(job.store, job.name, "surveys", job.number)
     places = [
@@ -139,7 +139,7 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
 
 
 def search_places(job: SearchJob) -> int:
-    """Cut up the fields of one part; returns how many images there are in them."""
+    """Cut up the fields of one part, write the images, and return how many there are."""
     keep_freed_memory()
     finder = load_finder(job.cutting.finder)
     images: list[Row] = []
@@ -158,7 +158,7 @@ def search_places(job: SearchJob) -> int:
 def _search_place(
     place: Row, cutting: Cutting, finder: Finder, *, kills: bool = False
 ) -> tuple[Row, list[Row]]:
-    """What is known of a field, and the images in it."""
+    """Search a field; return its row of the fields and the rows of its images."""
     field = {name: place.get(name) for name in FIELD_SCHEMA.names}
     if cutting.into == "cells":
         field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}

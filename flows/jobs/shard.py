@@ -1,4 +1,4 @@
-"""The unit of work that is shipped to a Dask worker: one shard of a batch.
+"""Run one shard of a batch, the unit of work that a Dask worker takes.
 
 This is the one task that touches the store. It writes whole zarr chunks, then its ledger record,
 then its report rows; each step is idempotent and atomic, so a shard may die anywhere and be run
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to extract, and what is wanted of it beside its features.
+    """A shard to extract, and to fit or score if asked.
 
     ``fit`` asks for the statistics of its labelled images; ``detector`` for scored rows, stamped
     with ``scored_at``. ``tries`` counts how often the shard was begun, this time included.
@@ -100,7 +100,7 @@ class FailedImage:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard; small enough to travel.
+    """The outcome of a shard, small enough to send to the coordinator.
 
     ``seconds`` is how long the worker, a host and process, took for the last of its ``tries``.
     ``fitted`` and ``held_out`` count the labelled images that went into the statistics and those
@@ -243,7 +243,7 @@ def _score_shard(
 def _fit_shard(
     job: ShardJob, manifest: pa.Table, block: FeatureBlock
 ) -> tuple[ClassStatistics, int, int]:
-    """The statistics of labelled images, how many these are, and how many are held out."""
+    """Compute the statistics of labelled images; count those fitted and those held out."""
     labelled = is_labelled(block)
     fitted = labelled & ~is_held_out(job.model, manifest, block)
     labels = np.where(fitted, block.label, np.int8(-1))

@@ -1,4 +1,4 @@
-"""Units of work on what batches have contributed to the statistics, from features in the store.
+"""Compute statistics and distances of fitted rows from their features in the store.
 
 The state is not kept by patient: a patient's cells are usually fewer than the features they have,
 so their features in zarr, which calibration has to read anyway, are the smaller form of the same
@@ -32,7 +32,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowsJob:
-    """Rows whose statistics are wanted."""
+    """Rows of a batch to compute the statistics of."""
 
     store: Store
     model: ModelCard

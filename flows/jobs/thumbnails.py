@@ -1,4 +1,4 @@
-"""The unit of work that looks at a few cells again: a thumbnail of each, and why it is abnormal."""
+"""Read a few cells again, to show a thumbnail of each and why it is abnormal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ AT_ONCE = 16  # images whose maps are in memory together
 
 @dataclass(frozen=True)
 class ExhibitJob:
-    """Cells to look at again: where each lies, and the digest that it had.
+    """Cells to read again: where each lies, and its digest when it was screened.
 
     ``killers`` are rows of ``cells`` that kill workers.
     """
@@ -40,11 +40,11 @@ class ExhibitJob:
         return len(self.cells)
 
     def probe(self, row: int) -> None:
-        """Look at one cell as at many, and keep nothing."""
+        """Make an exhibit of one cell, and keep nothing."""
         make_exhibits(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Leave cells that kill workers unseen."""
+        """Return the job that leaves out these cells."""
         return replace(self, killers=frozenset(rows))
 
 
@@ -57,7 +57,7 @@ class _Seen:
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
-    """Look at cells again, in order; what cannot be seen is missing, and never an error."""
+    """Make an exhibit of each cell, in order; one that cannot be read says why and never raises."""
     # The coordinator has this module too, and need not wait for what only workers run.
     from flows.jobs.networks import load_classifier
     from tasks.network.inference import taps_and_maps
@@ -83,7 +83,7 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
 
 
 def _see(job: ExhibitJob, row: int, side: int) -> _Seen | str:
-    """A cell of a job, or why it cannot be seen again; of a large image only what is shown."""
+    """Read a cell of a job, or return why it cannot be read; keep a large image only as shown."""
     if row in job.killers:
         return "this image alone kills the worker that decodes it"
     ref, image_id = job.cells[row]

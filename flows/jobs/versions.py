@@ -1,4 +1,4 @@
-"""Versions of what changes results: two processes with the same ones compute the same.
+"""Compare the versions that change results: processes with the same ones compute the same.
 
 How an image is decoded, resized and run through the network is part of a model, and so are the
 libraries that do it. A job says what its coordinator has, and is refused where that differs.
@@ -28,7 +28,7 @@ class VersionsDifferError(Exception):
 
 @cache
 def installed() -> dict[str, str]:
-    """The version of Python and of each of `PACKAGES` in this process."""
+    """Look up the version of Python and of each of `PACKAGES` in this process."""
     found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info))}
     for name in PACKAGES:
         try:
@@ -39,7 +39,7 @@ def installed() -> dict[str, str]:
 
 
 def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
-    """What of versions must be the same: of Python major and minor, of others all but the build.
+    """Cut versions to what must be equal: Python's major and minor, others without the build.
 
     >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
     {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}
@@ -49,7 +49,7 @@ def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def differences(here: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Name each version that is not the one here, and who has it; what is not here is not compared.
+    """List versions that differ from those here, and who has them; compare only what both have.
 
     >>> differences({"timm": "1.0.19"}, {"a": {"timm": "1.0.15"}, "b": {"timm": "1.0.19"}})
     ['timm is 1.0.19 here but 1.0.15 on a']
@@ -73,7 +73,7 @@ def _some(who: list[str]) -> str:
 
 
 def run_if_same(expected: Mapping[str, str], work: Callable[[Job], Result], job: Job) -> Result:
-    """Do a job if this process has the versions that are `installed` where the job comes from.
+    """Do a job if this process has the versions of the coordinator that sent it.
 
     Raises:
         VersionsDifferError: it has others.

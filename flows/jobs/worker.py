@@ -1,4 +1,4 @@
-"""How a process that computes is set up."""
+"""Set up a process that computes."""
 
 import ctypes
 from functools import cache
@@ -22,7 +22,7 @@ def settle_worker() -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let a process keep the memory that it frees, for it will want as much again in a moment.
+    """Keep the memory that this process frees, for it needs as much again in a moment.
 
     The output of every layer is megabytes. glibc gives such a block back to the kernel and asks for
     it again, zeroed, at the next image: more work than the layer itself, the more so as Dask tells

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while work goes on; standard output stays for the outcome."""
+"""Write progress and messages to standard error; standard output stays for the outcome."""
 
 import logging
 import sys
@@ -26,10 +26,10 @@ RATE_OVER = 600.0
 
 
 class RateColumn(ProgressColumn):
-    """How many steps are done a second, or a minute where they are slow."""
+    """A column of a progress bar: steps a second, or a minute where they are slow."""
 
     def render(self, task: Task) -> Text:
-        """The rate, or nothing before there is one."""
+        """Write the rate, or nothing as long as it is not known."""
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
@@ -37,12 +37,12 @@ class RateColumn(ProgressColumn):
 
 
 def be_quiet(quiet: bool) -> None:
-    """Say nothing but errors and the outcome from now on, or speak again."""
+    """Silence all but errors and the outcome for this process, or end that silence."""
     CONSOLE.quiet = quiet
 
 
 def tell(text: str) -> None:
-    """Say something on standard error."""
+    """Write a message to standard error."""
     if is_json():
         log(logging.INFO, text)
     else:
@@ -50,14 +50,14 @@ def tell(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Say something to whoever looks: at a terminal, or at Prefect's log of the run."""
+    """Log a warning for the run, and write it to standard error."""
     log(logging.WARNING, text)
     if not is_json():
         CONSOLE.out(redact(text), highlight=False)
 
 
 def complain(text: str) -> None:
-    """Say on standard error why a command has not ended well, however quiet it is."""
+    """Write to standard error why a command failed, even where all else is silenced."""
     if is_json():
         log(logging.ERROR, text)
     else:
@@ -82,7 +82,7 @@ class ProgressBar:
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error where a person is looking, and nothing elsewhere."""
+    """Make a progress bar on standard error that shows only at a terminal."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

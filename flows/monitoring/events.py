@@ -1,4 +1,4 @@
-"""Tell whoever listens how far the jobs of a stage are.
+"""Tell listeners how far the jobs of a stage are.
 
 Who runs jobs raises events, and knows neither who listens nor what for.
 """
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Kind(StrEnum):
-    """What has happened. Between ``QUEUED`` and ``ENDED`` each job is started and finished once."""
+    """The kind of an event; from ``QUEUED`` to ``ENDED`` each job starts and finishes once."""
 
     QUEUED = "queued"
     STARTED = "started"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something has happened to the jobs of a stage, and this is how far they are by now."""
+    """An event among the jobs of a stage, and how far they are by now."""
 
     kind: Kind
     """Jobs are queued at once; one is started when workers get it, and finished when its result is
@@ -40,12 +40,12 @@ class Event:
 
     @property
     def waiting(self) -> int | None:
-        """The number of jobs that no worker has got yet, where the total is known."""
+        """Count the jobs that no worker has got yet; None where the total is not known."""
         return None if self.total is None else self.total - self.finished - self.in_flight
 
 
 class Listener(Protocol):
-    """Hears every event of some jobs, in order, where the jobs are handed out."""
+    """A function that hears every event of some jobs, in order, where the jobs are handed out."""
 
     def __call__(self, event: Event, /) -> None:
-        """Hear of an event; what is raised here ends the work."""
+        """Take note of an event; an error that is raised here ends the work."""

@@ -1,4 +1,4 @@
-"""The log of a run: text for people, or one JSON object a line for machines, on standard error.
+"""Log a run to standard error, as text for people or one JSON object a line for machines.
 
 Flows speak through Prefect's run logger, which is the standard library's: what they say reaches
 Prefect's log and standard error alike, whoever started the run. No secret that stands in a URL gets
@@ -37,7 +37,7 @@ _IDS: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyT
 
 
 def redact(text: str) -> str:
-    """A text without the passwords and tokens of the URLs in it.
+    """Replace the passwords and tokens of URLs in a text by ``***``.
 
     >>> redact("no answer from https://me:pass@host/cells?id=7&token=abc")
     'no answer from https://***@host/cells?id=7&token=***'
@@ -51,7 +51,7 @@ def _without_user(match: re.Match[str]) -> str:
 
 @contextmanager
 def bind(**ids: object) -> Iterator[None]:
-    """What is logged in the block names these, such as ``batch``; None names nothing."""
+    """Add fields such as ``batch`` to all that is logged in the block; leave out those of None."""
     named = {name: value for name, value in ids.items() if value is not None}
     token = _IDS.set({**_IDS.get(), **named})
     try:
@@ -61,7 +61,7 @@ def bind(**ids: object) -> Iterator[None]:
 
 
 def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> None:
-    """Log for the run, or outside of one for the program.
+    """Log a message to the run's logger, or outside of a run to the program's.
 
     Args:
         level: of `logging`.
@@ -87,7 +87,7 @@ def _logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
 
 
 def use_logs(form: LogFormat) -> None:
-    """Log in this form from now on, until the process ends."""
+    """Set the form of the log until the process ends, and keep secrets out of it."""
     for name in OURS:
         logging.getLogger(name).addFilter(_REDACT)
     if form == "text" or is_json():
@@ -107,7 +107,7 @@ def use_logs(form: LogFormat) -> None:
 
 
 def _writes_text(handler: logging.Handler) -> bool:
-    """Whether a handler writes to the terminal, rather than into a file or memory."""
+    """Tell whether a handler writes to the terminal, rather than into a file or memory."""
     return (
         isinstance(handler, logging.StreamHandler)
         and not isinstance(handler, logging.FileHandler)
@@ -116,12 +116,12 @@ def _writes_text(handler: logging.Handler) -> bool:
 
 
 def is_json() -> bool:
-    """Whether standard error has JSON lines and nothing else."""
+    """Tell whether standard error has JSON lines and nothing else."""
     return any(isinstance(handler, JsonHandler) for handler in logging.root.handlers)
 
 
 class JsonHandler(logging.Handler):
-    """Writes to standard error what runs say, and of what libraries say only warnings."""
+    """A handler that writes records of runs, and only warnings of libraries, to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, in one piece, so that no two lines run into each other."""
@@ -131,16 +131,16 @@ class JsonHandler(logging.Handler):
             self.handleError(record)  # as every handler of the standard library does
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written: Dask for one says at length how it starts and stops."""
+        """Let records of runs pass, and of libraries, which say much, only warnings and errors."""
         ours = record.name.startswith(("prefect.", PROGRAM))
         return (ours or record.levelno >= logging.WARNING) and bool(super().filter(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """One record as one line of JSON."""
+    """A formatter that writes a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line: when, how grave, who, what, in which run, and the fields."""
+        """Write the line: time, level, logger, message, run and fields, without secrets."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -168,7 +168,7 @@ def _redact_all(value: Any) -> Any:
 
 
 class _Redact(logging.Filter):
-    """Takes secrets out of a record before any handler has it, and lets it pass."""
+    """A filter that takes secrets out of a record before any handler has it, and lets it pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), ()

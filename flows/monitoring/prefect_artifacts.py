@@ -1,4 +1,4 @@
-"""What Prefect shows of a night, and the events that its automations can act on.
+"""Show a night in Prefect, and emit the events that Prefect's automations can act on.
 
 Artifacts: a summary, the most abnormal cells, where the page is, and how far the night is while it
 runs. Events: ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the
@@ -49,7 +49,7 @@ UPDATE_EVERY = 15.0  # seconds: a server is asked rarely, however short shards a
 
 
 def artifact_key(batch: str, what: str = "night") -> str:
-    """A key as Prefect wants them, small letters, digits and dashes, for any batch name.
+    """Make an artifact's key of small letters, digits and dashes from any batch name.
 
     >>> artifact_key("2026-03-01")
     'night-2026-03-01'
@@ -62,7 +62,7 @@ def artifact_key(batch: str, what: str = "night") -> str:
 
 
 def markdown_text(value: object) -> str:
-    r"""A value as text of a Markdown table, which nothing in it can break or turn into markup.
+    r"""Escape a value for a Markdown table, so that it cannot break the table or be markup.
 
     >>> markdown_text("a|b\n<img src=x> [l](javascript:x) _c_")
     'a\\|b &lt;img src=x&gt; \\[l\\]\\(javascript:x\\) \\_c\\_'
@@ -73,7 +73,7 @@ def markdown_text(value: object) -> str:
 
 
 def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
-    """Make the artifacts and emit the events of a night that was published just now.
+    """Make the artifacts, and emit the events, of a night that has just been published.
 
     Args:
         store: where its reports are.
@@ -105,7 +105,7 @@ def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> Non
 
 
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
-    """The most abnormal rows of a report, in the columns `COLUMNS`; failed images are not there."""
+    """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
     best: list[tuple[float, str, dict[str, Any]]] = []
     for part in iterate_groups(
         store, *report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
@@ -120,14 +120,14 @@ def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
 
 @contextmanager
 def progress_artifact(batch: str, total: int) -> Iterator["NightProgress"]:
-    """An artifact that says how far a night is; it is 100% when the block ends well."""
+    """Show a night's progress in Prefect during the block, and 100% when it ends well."""
     progress = NightProgress(batch, total)
     yield progress
     progress.update(total, last=True)
 
 
 class NightProgress:
-    """How far a night is, told to Prefect now and then, and no more after it has failed once."""
+    """The progress of a night, sent to Prefect at intervals, and no more once that has failed."""
 
     def __init__(self, batch: str, total: int) -> None:
         self._total, self._told = total, time.monotonic()
@@ -142,7 +142,7 @@ class NightProgress:
             self._artifact = cast(UUID, made)
 
     def update(self, done: int, *, last: bool = False) -> None:
-        """Say that so many shards are done, unless that was said a moment ago."""
+        """Tell Prefect how many shards are done, unless it was told a moment ago."""
         if self._artifact is None or not (last or time.monotonic() - self._told > UPDATE_EVERY):
             return
         artifact, self._artifact = self._artifact, None

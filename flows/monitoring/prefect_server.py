@@ -1,4 +1,4 @@
-"""A Prefect server for one command, where the operator has none.
+"""Start a Prefect server for one command, where the operator has none.
 
 Prefect would start one itself when the flow begins. Started before the flow's imports it is up when
 they are done; and as it watches whoever started it, it does not stay behind if that is killed.
@@ -43,7 +43,7 @@ class TemporaryServer:
         atexit.register(self._process.terminate)
 
     def wait(self) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
         Raises:
             ServerError: it does not, and the last that it said.

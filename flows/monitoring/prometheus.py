@@ -1,4 +1,4 @@
-"""What Prometheus can know of the nights of a series, and how it gets there.
+"""Measure the nights of a series for Prometheus, and deliver the metrics.
 
 A run tells how far it is. What the last night came to, and when the last good one was, is read from
 the store, so that a run that fails tells it too.
@@ -47,7 +47,7 @@ disable_created_metrics()
 
 
 class NightMetrics:
-    """The metrics of a run for a series; every one of them is labelled with the series.
+    """The metrics of a run, each labelled with the run's series of nights.
 
     No label is ever an image, a batch or a run, so their number does not grow with the nights.
     """
@@ -90,14 +90,14 @@ class NightMetrics:
     def _make(
         self, kind: type[MetricWrapperBase], name: str, meaning: str, *labels: str, **more: Any
     ) -> Callable[..., Any]:
-        """A metric of the series: called with the values of its other labels it can be set."""
+        """Make a metric of the series; call it with the values of its other labels to set it."""
         metric = kind(
             f"slidewatch_{name}", meaning, ["series", *labels], registry=self.registry, **more
         )
         return partial(metric.labels, self.series)
 
     def read(self, store: Store) -> None:
-        """Take over what the store knows of the series' nights, the model and the detector."""
+        """Set the metrics of the series' nights, the model and the detector from the store."""
         nights = newest_batches(store, lambda batch: series_of(batch) == self.series)
         for number, (row, published_at) in enumerate(islice(nights, LOOK_BACK)):
             night = BatchSummary.parse(row)
@@ -126,13 +126,13 @@ class NightMetrics:
         self.night_light().set(LIGHTS[night.light])
 
     def end(self, *, succeeded: bool) -> None:
-        """Say how the run ended."""
+        """Set the metrics that say how the run ended."""
         self.running().set(0)
         self.succeeded().set(int(succeeded))
 
 
 def series_of(batch: str) -> str:
-    """The series of nights that a batch belongs to: its name without the date at the end.
+    """Find the series of nights that a batch belongs to: its name without the date at the end.
 
     Batches that are not called like nights are one series without a name, however many there are.
 
@@ -146,7 +146,7 @@ def series_of(batch: str) -> str:
 
 @contextmanager
 def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
-    """Deliver metrics while the block runs: to a ``.prom`` file, a push gateway, or to who asks.
+    """Deliver metrics during the block: to a ``.prom`` file, to a push gateway, or at a port.
 
     A file or gateway gets them at the beginning, now and then, and at the end, whatever happens.
     Where they cannot be delivered the work goes on with a warning.
@@ -176,7 +176,7 @@ def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
 
 
 class _Postman:
-    """Delivers to a file or a gateway, and warns the first time that it cannot."""
+    """A carrier of metrics to a file or a gateway, which warns the first time that it fails."""
 
     def __init__(self, metrics: NightMetrics, where: str) -> None:
         self._metrics, self._where, self._warned = metrics, where, False
@@ -195,7 +195,7 @@ class _Postman:
 
 
 def _push(metrics: NightMetrics, url: str) -> None:
-    """Replace what the gateway knows of the series; a user and password may stand in the URL."""
+    """Replace the gateway's metrics of the series; the URL may hold a user and password."""
     parts = urlsplit(url)
     handler = partial(
         basic_auth_handler,
@@ -214,7 +214,7 @@ def _push(metrics: NightMetrics, url: str) -> None:
 
 @contextmanager
 def _served(metrics: NightMetrics, address: str, port: int) -> Iterator[None]:
-    """Answer Prometheus at a port as long as the block runs."""
+    """Serve the metrics to Prometheus at a port during the block."""
     try:
         server, thread = start_http_server(port, address.strip("[]") or "0.0.0.0", metrics.registry)
     except OSError as error:

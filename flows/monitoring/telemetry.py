@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: what it logs of its stages and shards, and its metrics.
+"""Log a run's stages and shards while it goes on, and keep its metrics.
 
 Nothing is logged of an image that is good, and nothing is kept of any.
 """
@@ -35,7 +35,7 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 def observed(
     *, night: bool = False
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a flow's function: its log is as the settings say, and has its outcome.
+    """Decorate a flow's function, so that it logs as the settings say and logs its outcome.
 
     Args:
         night: the flow screens a night, of which there are metrics, too.
@@ -66,7 +66,7 @@ def observed(
 
 
 def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
-    """Call a flow's function, and tell what came of it, though it may be an error, too."""
+    """Call a flow's function, and log its outcome, also that of an error."""
     outcome: Outcome | None = None
     try:
         outcome = result = call()
@@ -85,7 +85,7 @@ def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
 
 @contextmanager
 def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | None]:
-    """The metrics of a night of this series, delivered; None where none are wanted."""
+    """Make and deliver the metrics of a night during the block; None where none are wanted."""
     if series is None or settings.metrics is None:
         yield None
         return
@@ -110,7 +110,7 @@ def _read(metrics: NightMetrics, settings: Settings) -> None:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Log when a stage begins and ends, and measure its time."""
+    """Log when a stage begins and ends, and measure how long it takes."""
     begun, event = time.monotonic(), "end"
     log(logging.INFO, f"{name}: begin", stage=name, event="begin")
     try:
@@ -128,7 +128,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def shard_done(result: ShardResult) -> None:
-    """Tell of a shard that is complete, and of each of its images that failed."""
+    """Log and count a complete shard, and each of its images that failed."""
     shard, failed = result.shard, len(result.failures)
     images = shard.stop - shard.start
     for number, failure in enumerate(result.failures):
@@ -162,7 +162,7 @@ def shard_done(result: ShardResult) -> None:
 
 
 def measure_queue(event: Event) -> None:
-    """Measure how many of the current stage's jobs the workers have, and how many they have not."""
+    """Measure how many of the current stage's jobs the workers have, and how many still wait."""
     ended = event.kind is Kind.ENDED
     waiting = 0 if ended else event.waiting
     if waiting is not None and (metrics := _METRICS.get()):

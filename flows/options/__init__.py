@@ -1,1 +1,1 @@
-"""The options of every command, known without importing what the command does."""
+"""Define the options of every command, without importing what the command does."""

@@ -1,4 +1,4 @@
-"""Every command by name: its options, the settings that it uses, and the function that it calls."""
+"""List every command by name: its options, the settings that it uses, and its function."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, where its function is, and the settings that this uses.
+    """A command: its options, the place of its function, and the settings that this uses.
 
     ``flow`` tells a flow of Prefect, ``workers`` what starts processes on this machine for Dask.
     """
@@ -40,7 +40,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The sentence that help has of it."""
+        """Return the one sentence that help shows."""
         return (self.options.__doc__ or "").strip()
 
 

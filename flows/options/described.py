@@ -1,4 +1,4 @@
-"""One definition of a command's options, which its function must have as its parameters.
+"""Define a command's options once, and check that its function has them as parameters.
 
 The command line reads the definitions without importing a flow, for that takes seconds; Prefect
 reads the flow's signature, which `described` gives the same descriptions and limits.
@@ -28,7 +28,7 @@ class Options(BaseModel):
 
 
 def described(options: type[Options]) -> Callable[[Function], Function]:
-    """Decorate a command's function: its parameters are these options, as they are described.
+    """Decorate a command's function, whose parameters get the options' descriptions and limits.
 
     Raises:
         TypeError: a parameter has another name, type or default than the option.

@@ -1,4 +1,4 @@
-"""The options of the flows: what a person types, and the parameters of a Prefect deployment."""
+"""Define the options of the flows, which are the parameters of Prefect deployments too."""
 
 import datetime
 from typing import Annotated, Literal, get_args
@@ -24,7 +24,7 @@ ONE_SLIDE = "what one slide is: a file, or the folder of its photographs"
 
 
 def known_zone(name: str) -> str:
-    """Return the name of a time zone if there is one of that name."""
+    """Return the name of a time zone; ValueError where no time zone has that name."""
     try:
         ZoneInfo(name)
     except (KeyError, OSError, ValueError):  # not known, a folder, no name
@@ -104,7 +104,7 @@ class Retract(Options):
 
 
 class Segment(Options):
-    """Cut photographs and slides up into cells or tiles, and list these in a manifest."""
+    """Cut photographs and slides into cells or tiles, and list these in a manifest."""
 
     images: Annotated[Images, Field(description=f"photographs and slides: {SOURCES}")]
     name: Annotated[str, Field(description="name of this segmentation")]
@@ -147,7 +147,7 @@ class Screen(Options):
 
 
 class Nightly(Options):
-    """Screen what is new in an inbox, and publish the night's report."""
+    """Screen the new images of an inbox, and publish the night's report."""
 
     inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")]
     series: Annotated[
@@ -201,7 +201,7 @@ class Evaluate(Options):
 
 
 class Prune(Options):
-    """List what is old and may go, and with --apply remove it."""
+    """List features and reports that are old enough to go, and with --apply remove them."""
 
     features: Annotated[
         int, Field(ge=1, description="days after its report for which a batch's features are kept")

@@ -1,4 +1,4 @@
-"""The options of the commands that run no flow."""
+"""Define the options of the commands that run no flow."""
 
 from typing import Annotated, Literal
 
@@ -30,7 +30,7 @@ class Query(Options):
 
 
 class Schema(Options):
-    """Say what the columns of the tables are, as the reports' own metadata has it."""
+    """List the columns of the tables, with their types, units and meanings."""
 
 
 class Contours(Options):
@@ -103,6 +103,6 @@ class Config(Options):
 
 
 class Completion(Options):
-    """Print what makes a shell complete slidewatch's commands and options with Tab."""
+    """Print a script by which a shell completes slidewatch's commands and options with Tab."""
 
     shell: Annotated[Shell, POSITIONAL, Field(description="the shell")]

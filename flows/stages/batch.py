@@ -1,4 +1,4 @@
-"""What `fit` and `screen` have in common: freezing a batch and extracting its shards."""
+"""Freeze a batch and extract its shards, for `fit` and `screen`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -36,7 +36,7 @@ EARLIER = 8  # batches among which images are looked for that were seen before
 
 
 def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
-    """Be the one run that works on a batch, or wait to be, or say who is."""
+    """Take the lease of a batch, or wait for it; HeldByOtherError names who holds it."""
     check_name("batch", batch)
     return lease(store, "batches", batch, wait=wait, on_wait=tell)
 
@@ -51,7 +51,7 @@ def start_or_resume(
     batch_date: date | None = None,
     force: bool = False,
 ) -> Batch:
-    """Freeze the manifest of a new batch, or go on with the one that was frozen before.
+    """Freeze the manifest of a new batch, or resume the batch that was frozen before.
 
     With ``force`` a batch that is there starts anew; what it made before stays until replaced. So
     does one that had no images, for by now there may be some.
@@ -106,7 +106,7 @@ def _refuse_among_others(store: Store, images: str | list[str]) -> None:
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
-    """Where images of a batch lie, by the address that its report gives them."""
+    """Find where images of a batch lie, by the address that its report gives them."""
     return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
 
 

@@ -1,4 +1,4 @@
-"""Calibrating a detector: every fitted patient is taken out once and scored by the others."""
+"""Calibrate a detector: leave out each fitted patient once, and score it by the others."""
 
 import math
 from collections.abc import Hashable
@@ -26,7 +26,7 @@ ENOUGH_GROUPS = 20
 
 
 class CalibrationError(Exception):
-    """The statistics do not allow a detector."""
+    """A detector cannot be calibrated on the statistics."""
 
 
 def calibrate_detector(
@@ -91,7 +91,7 @@ def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Line
 
 
 def _groups(parts: list[Contributed]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
-    """The rows of every group to leave out: patients, else slides, else runs of images."""
+    """Group the rows to leave out together: by patient, else by slide, else by runs of images."""
     by = split_by(
         [patient for part in parts for patient in part.patients],
         [slide for part in parts for slide in part.slides],
@@ -140,7 +140,7 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
 
 
 def _free_name(store: Store, wanted: str) -> str:
-    """The wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
+    """Choose the wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
     taken = {card.name for card in list_detectors(store)}
     names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -1,4 +1,4 @@
-"""Steps of an evaluation: choose and freeze images, extract, fit what is compared, score."""
+"""Evaluate a detector in steps: freeze and choose images, extract, fit, score, compare."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ ALPHAS = (0.01, 0.05)
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What the evaluation of one detector came to."""
+    """The metrics, scores and examples of the evaluation of one detector."""
 
     metrics: list[Metric]
     scores: list[pa.Table]
@@ -69,7 +69,7 @@ class SeedResult:
 
 
 def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> SeedResult:
-    """Evaluate one seed: its images, evidence, scores and findings."""
+    """Evaluate the detector of one seed: freeze images, extract, fit, score and compare."""
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
     others = {name: _set_name(name) for name in asked.ood}
@@ -110,7 +110,7 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
 
 
 def _treated(run: Run, attacks: list[str]) -> dict[Key, list[PartJob]]:
-    """The parts of the sampled images under every corruption, and of the attacked ones."""
+    """List the parts of sampled images under every corruption, and of attacked ones by attack."""
     corrupted = {(SAMPLED, each): _parts(run, SAMPLED, each, ROWS) for each in _corruptions()}
     return corrupted | {
         (ATTACKED, each): _parts(run, ATTACKED, each, ATTACKED_ROWS) for each in _attacks(attacks)
@@ -159,7 +159,7 @@ def _read_images(run: Run, images: str) -> pa.Table:
 
 
 def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
-    """Digests of the images that the statistics, or the network, have seen."""
+    """Collect the digests of the images that the statistics or the network have seen."""
     seen = {row.tobytes() for part in map(read_part, fitted) for row in part.image_ids}
     if model.split_by == "image":
         keys = (*model.split["train"], *model.split["validation"])
@@ -169,7 +169,7 @@ def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
 
 @task(cache_policy=NO_CACHE)
 def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: ModelCard) -> None:
-    """Write once which images were fitted on, which are of unseen patients, and the other sets."""
+    """Write once the lists of fitted images, of images of unseen patients, and of other sets."""
 
     def freeze(name: str, table: pa.Table, by: str = "image") -> None:
         path = images_path(run.evaluation, run.detector.name, name)
@@ -211,7 +211,7 @@ def _by(table: pa.Table) -> str:
 
 
 def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: int) -> None:
-    """Write once which unseen images are corrupted, and which, rightly diagnosed, are attacked."""
+    """Write once the lists of unseen images to corrupt, and of rightly diagnosed ones to attack."""
     table = _read_images(run, TEST)
     good: list[int] = []
     right: list[int] = []
@@ -233,7 +233,7 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
 
 @task(cache_policy=NO_CACHE)
 def extract(client: Client, jobs: list[PartJob], title: str) -> None:
-    """Make the features of parts that are not there yet."""
+    """Compute the features of the parts that are not there yet."""
     for _ in run_jobs(client, make_part, jobs, title=title):
         pass
 
@@ -271,7 +271,7 @@ def false_alarm_rows(
     model: str,
     seed: int,
 ) -> list[Metric]:
-    """Realised false-alarm rates by the way of calibrating and the number of patients."""
+    """Measure realised false-alarm rates by the way of calibrating and the number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
     counts = [count for count in CALIBRATING if count < patients] or [patients]
     fitted, unseen = tuple(clean["fitted"]), tuple(clean[TEST])

@@ -1,4 +1,4 @@
-"""What lies in an inbox where images arrive all the time, and which of it may be taken now."""
+"""List an inbox where images arrive all the time, and find which a night may take now."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ TOLD_AS = ("mtime", "LastModified", "last_modified", "updated")
 
 @dataclass(frozen=True)
 class Seen:
-    """A file at one look; ``modified`` is None where the filesystem does not say."""
+    """A file as listed once; ``modified`` is None where the filesystem does not say."""
 
     size: int | None
     modified: datetime | None
@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What may be taken from an inbox, as rows of a manifest, and what was left.
+    """The images that a night may take from an inbox, as rows of a manifest, and counts of others.
 
     ``unsettled`` images were still being written. ``rewritten`` ones were changed since the last
     night but have the size with which a night took them, so nothing but their time tells.
@@ -41,7 +41,7 @@ class Arrivals:
 
 
 def look(inbox: str) -> dict[str, Seen]:
-    """Every file below a folder or matching a pattern, by URL, with its size and time.
+    """List every file below a folder or matching a pattern, by URL, with its size and time.
 
     Raises:
         SourceError: the inbox does not exist, or is one file.
@@ -74,7 +74,7 @@ def arrivals(
     extensions: frozenset[str] = EXTENSIONS,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> Arrivals:
-    """The images of an inbox that no earlier night took and that nobody is writing any more.
+    """Find the images of an inbox that no earlier night took and that are completely written.
 
     An image is left alone if it was modified in the last ``settle`` seconds, or if its size differs
     between two looks. Where the filesystem tells no times, the looks are ``settle`` seconds apart.
@@ -100,7 +100,7 @@ def arrivals(
 def without_taken(
     store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, Seen]
 ) -> tuple[pa.Table, int]:
-    """Leave out what earlier nights took, and count what was changed since the last of them.
+    """Leave out images that earlier nights took, and count those changed since the last night.
 
     One night's list is in memory at a time, however many there have been.
     """
@@ -117,7 +117,7 @@ def without_taken(
 
 
 def _keys(images: pa.Table) -> pa.Array:
-    """One text for each image: its URL and size."""
+    """Join each image's URL and size to one text."""
     text = pa.large_string()  # all URLs of a night together may be longer than 2 GB
     sizes = pc.fill_null(images["size"].cast(text), pa.scalar("unknown", text))
     keys = pc.binary_join_element_wise(images["uri"].cast(text), sizes, pa.scalar("\n", text))
@@ -125,7 +125,7 @@ def _keys(images: pa.Table) -> pa.Array:
 
 
 def _modified(info: dict[str, Any], now: datetime) -> datetime | None:
-    """When a file was last changed; a time in the future, of a wrong clock, tells nothing."""
+    """Read when a file was last changed; None where that is unknown or lies in the future."""
     told = next((info[name] for name in TOLD_AS if info.get(name) is not None), None)
     if isinstance(told, int | float):
         told = datetime.fromtimestamp(told, UTC)

@@ -1,4 +1,4 @@
-"""Writing the page of a batch from its published reports, and the index that lists it."""
+"""Write the page of a batch from its published reports, and the index that lists it."""
 
 import shlex
 from datetime import date
@@ -54,7 +54,7 @@ WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
 
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Whether the page of a published batch is there, is that of these very reports, and listed."""
+    """Tell whether a published batch has a page made of these very reports, and an index."""
     return store.exists(*index_path()) and page_is_of(store, batch.name, _made_from(seal))
 
 
@@ -67,7 +67,7 @@ def write_page(
     card: ModelCard,
     detector: DetectorCard,
 ) -> None:
-    """Make the page of a published batch and list it; the same batch makes the same page."""
+    """Write the page of a published batch and list it; the same batch makes the same page."""
     store = Store(settings.store)
     fitted = load_fitted_detector(store, detector)
     limit = threshold(fitted.calibration, detector.alpha)
@@ -117,7 +117,7 @@ def try_page(
 
 
 def _write_index(store: Store, batch: Batch) -> None:
-    """Make the page that lists the batches, this one with a page whether or not it is there yet.
+    """Write the page that lists the batches; link this one's page, which is written after it.
 
     One run at a time does, or an older list might replace a newer one.
     """
@@ -135,7 +135,7 @@ def _exhibits(
     detector: DetectorCard,
     highlights: Highlights,
 ) -> dict[str, Exhibit]:
-    """The cells of all sheets, looked at again by the workers, by address."""
+    """Make the exhibits of the cells on all sheets, on the workers, by address."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
     image_ids = {
         uri: image_id
@@ -154,7 +154,7 @@ def _exhibits(
 
 
 def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> list[ShownField]:
-    """The fields of view that the page shows, drawn by the workers."""
+    """Draw the fields of view that the page shows, on the workers."""
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
@@ -175,7 +175,7 @@ def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> lis
 
 
 def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
-    """The slides that the page shows, those with the most parasitized cells first."""
+    """Draw the slides that the page shows, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
     by_source: dict[str, list[dict[str, Any]]] = {}
@@ -194,7 +194,7 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
 
 
 def _made_from(seal: Seal) -> str:
-    """What identifies the reports of a batch together."""
+    """Compute the digest that identifies the reports of a batch together."""
     digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
     digests += [seal.fields_digest] if seal.fields_digest else []
     return digest_of(" ".join(str(digest) for digest in digests).encode())

@@ -60,7 +60,7 @@ SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
 
 
 def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
-    """The seal of a batch's reports, if those very reports are still there."""
+    """Read the seal of a batch's reports; None where those very reports are not all there."""
     seal = read_seal(store, batch, detector)
     if seal is None:
         return None
@@ -93,7 +93,7 @@ def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
 
 
 class Tally(Protocol):
-    """Count image rows that come in parts, and make the rows of a report from the counts."""
+    """A count of image rows that come in parts, and of which the rows of a report are made."""
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their ``q_value``."""
@@ -104,7 +104,7 @@ class Tally(Protocol):
 
 @task(cache_policy=NO_CACHE)
 def publish(settings: Settings, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
-    """Join the shards' rows into the report, let it appear at once with its summaries, and seal it.
+    """Join the shards' rows into the report, publish it with its summaries, and seal them.
 
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
@@ -144,7 +144,7 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
 def _tallies(
     settings: Settings, store: Store, batch: Batch, detector: DetectorCard
 ) -> dict[str, Tally]:
-    """What counts for each report, in the order in which they are published."""
+    """Make a tally for each report but that on images, in the order of their publication."""
     fitted = load_fitted_detector(store, detector)
     segmentation = segmentation_of(store, batch.images)
     tallies: dict[str, Tally] = {}
@@ -163,7 +163,7 @@ def _tallies(
 def _counted_parts(
     store: Store, batch: Batch, detector: str, tallies: Sequence[Tally]
 ) -> Iterator[pa.Table]:
-    """The rows of the batch's shards with their ``q_value``, each counted by all tallies."""
+    """Yield the rows of the batch's shards with their ``q_value``, after all tallies count them."""
     paths = [rows_path(batch, detector, shard) for shard in batch.shards()]
     # A night may have no images.
     p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]

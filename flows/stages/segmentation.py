@@ -1,4 +1,4 @@
-"""Steps of a segmentation: freeze the sources, survey them, search their fields, publish."""
+"""Segment in steps: freeze the sources, survey them, search their fields, publish."""
 
 import re
 from collections import Counter
@@ -56,7 +56,7 @@ FIELDS_A_JOB = 8
 def cells_of_fields(
     settings: Settings, microns_per_pixel: float | None, finder: str = OUTLINES
 ) -> Cutting:
-    """How cells are cut out of fields."""
+    """Describe how cells are cut out of fields, by the settings' limits of quality."""
     return Cutting(
         into="cells",
         microns_per_pixel=microns_per_pixel,
@@ -77,7 +77,7 @@ def cut_up(
     limit: int | None = None,
     wait: bool = False,
 ) -> Segmented:
-    """Begin a segmentation, or go on with it, and return what came of it.
+    """Segment photographs and slides, or resume where an earlier run stopped.
 
     Args:
         settings: of the store and the cluster.
@@ -153,7 +153,7 @@ def _refuse_regions(sources: pa.Table, images: str | list[str]) -> None:
 
 
 def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
-    """Name the slide of each source whose name or manifest does not."""
+    """Name the slide of each source that its manifest gives no slide."""
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     names = names_of_slides(uris, _folder_of_all(root), slide_is)
     if len(each_source(root)) > 1:
@@ -166,7 +166,7 @@ def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) ->
 
 
 def _folder_of_all(images: str | list[str]) -> str:
-    """The path of the folder below which the files of all sources lie."""
+    """Find the folder below which the files of all sources lie; empty where there is none."""
     folders = [_folder_of(source) for source in each_source(images)]
     # An archive has a folder of its own, and what is in it is named by that.
     plain = [folder for folder in folders if "://" not in folder]
@@ -177,14 +177,14 @@ def _folder_of_all(images: str | list[str]) -> str:
 
 
 def _of_archive(uri: str) -> str:
-    """The name of the archive that an image lies in, as a folder; nothing for a plain file."""
+    """Name the archive that an image lies in, as a folder; empty for a plain file."""
     if not in_archive(uri):
         return ""
     return f"{PurePosixPath(split_link(uri.partition('://')[2])[1]).name}/"
 
 
 def _folder_of(images: str) -> str:
-    """The path of the folder below which the files of a folder, glob or manifest lie."""
+    """Find the folder below which the files of a folder, glob or manifest lie."""
     if in_archive(images):
         return images
     fs, path = filesystem(images)
@@ -195,7 +195,7 @@ def _folder_of(images: str) -> str:
 
 @task(cache_policy=NO_CACHE)
 def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
-    """Find out where the fields of all sources lie."""
+    """Find the fields of view of all sources."""
     if count_places(store, frozen.name) is not None:
         return
     done = complete_parts(store, frozen.name, "surveys")
@@ -221,7 +221,7 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
 
 @task(cache_policy=NO_CACHE)
 def _search(client: Client, store: Store, frozen: Segmentation) -> None:
-    """Search all fields for what is to be cut out."""
+    """Search all fields for the cells or tiles to cut out."""
     done = complete_parts(store, frozen.name, "fields")
     jobs = [
         SearchJob(store, frozen.name, number, frozen.cutting)

@@ -1,4 +1,4 @@
-"""Steps that change class statistics: check labels, compute, take out, save a version."""
+"""Change class statistics in steps: check labels, compute, take out, save a version."""
 
 from contextlib import AbstractContextManager
 
@@ -27,7 +27,7 @@ ROWS_A_JOB = 4096
 
 
 def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
-    """Be the one run that changes a model's statistics; others take their turn."""
+    """Take the lease of a model's statistics, after waiting for the run that holds it."""
     return lease(store, "statistics", card.name, wait=True, on_wait=tell)
 
 
@@ -62,7 +62,7 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
 def take_out(
     store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
 ) -> tuple[Rows, Contribution | None]:
-    """The rows that go, and what is left of the contribution, if anything."""
+    """Find the rows to take out, and the contribution that is left, or None if nothing is."""
     given = contributed(store, card, contribution)
     if kind == "batch":
         goes = np.full(len(given.rows), contribution.batch == name)
@@ -90,7 +90,7 @@ def save_version(
     operation: str,
     contributions: list[Contribution],
 ) -> Lineage:
-    """Write the statistics as the next version of a model's."""
+    """Write statistics as the next version of a model's statistics."""
     content = arrays_to_bytes(statistics.to_arrays())
     lineage = Lineage(
         model=card.name,
@@ -107,7 +107,7 @@ def save_version(
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
-    """Raise StoreError where another import of the same verdicts is in the statistics."""
+    """Raise StoreError where the statistics hold another import of the same verdicts."""
     night = reviewed_batch(store, images)
     for name in fitted_from(store, model, night) if night else []:
         if name != batch:

@@ -1,4 +1,4 @@
-"""Steps of training: the recipe of a model, its labelled images, and the fitted model's card."""
+"""Train in steps: read a recipe, load its labelled images, train, and write the model's card."""
 
 import platform
 from collections.abc import Callable
@@ -32,7 +32,7 @@ PACKAGES = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """All that a model is made from: the same recipe makes the same model.
+    """The recipe of a model: the same recipe makes the same model.
 
     ``weights`` is where training starts: imagenet, scratch, or a file; ``fractions`` are shares of
     patients for training, validation and test.
@@ -46,7 +46,7 @@ class TrainingRecipe:
     plan: TrainingPlan
 
     def as_dict(self) -> dict[str, Any]:
-        """Make plain data, for a model's card, which describes the network elsewhere."""
+        """Write the recipe as plain data for a model's card, which has the network elsewhere."""
         return self.plan.as_dict() | {
             "images": self.images,
             "limit": self.limit,
@@ -75,11 +75,11 @@ class TrainingRecipe:
         )
 
     def with_seed(self, seed: int) -> "TrainingRecipe":
-        """Change the seed alone."""
+        """Copy the recipe with another seed."""
         return replace(self, plan=replace(self.plan, seed=seed))
 
     def options(self) -> dict[str, Any]:
-        """Name the options of the flow `train` that follow the recipe, ``images`` among them."""
+        """List the options of the flow `train` that follow the recipe, ``images`` among them."""
         return {
             "images": self.images,
             "limit": self.limit,
@@ -156,7 +156,7 @@ def load_labelled_images(recipe: TrainingRecipe) -> LabelledImages:
 def train_model(
     classifier: Classifier, recipe: TrainingRecipe, data: LabelledImages, name: str | None
 ) -> tuple[ModelCard, bytes]:
-    """Train a classifier in place; give its card, named after its digest by default, and weights.
+    """Train a classifier in place; return its card, by default named after its digest, and weights.
 
     Raises:
         DivergedError: a loss is not finite.

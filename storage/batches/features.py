@@ -1,4 +1,4 @@
-"""Features of a batch under a model: ``features/<model>/<batch>.zarr``, rows in manifest order.
+"""Keep features of a batch under a model: ``features/<model>/<batch>.zarr``, in manifest order.
 
 A shard of the batch owns whole chunks, so that two writers never share one. The arrays say what
 was seen; whether a shard is complete stands in ``storage.batches.ledger``, because a zarr chunk
@@ -45,7 +45,7 @@ class FeatureBlock:
         return len(self.status)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array under its path in the zarr group, in a fixed order."""
+        """Map paths in the zarr group to the arrays, in a fixed order."""
         return {
             **{f"tap/{name}": values for name, values in sorted(self.taps.items())},
             "logits": self.logits,
@@ -57,7 +57,7 @@ class FeatureBlock:
         }
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
-        """The block of some of these rows."""
+        """Take some of the rows as another block."""
         return FeatureBlock(
             taps={name: values[rows] for name, values in self.taps.items()},
             logits=self.logits[rows],
@@ -69,7 +69,7 @@ class FeatureBlock:
         )
 
     def digest(self) -> str:
-        """The sha256 over names, shapes and values, the same wherever it is computed."""
+        """Compute the sha256 over names, shapes and values, the same on every machine."""
         total = sha256()
         for name, values in self.arrays().items():
             total.update(f"{name}{values.dtype.str}{values.shape}".encode())
@@ -78,7 +78,7 @@ class FeatureBlock:
 
 
 def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
-    """A block of pending rows, to be filled in."""
+    """Make a block of pending rows, to be filled in."""
     return FeatureBlock(
         taps={t: np.full((rows, d), np.nan, np.float32) for t, d in tap_widths.items()},
         logits=np.full((rows, classes), np.nan, np.float32),
@@ -135,7 +135,7 @@ def create_features(
 def _whole_attributes(
     store: Store, model: str, batch: str, arrays: list[str]
 ) -> dict[str, Any] | None:
-    """A group's attributes, or None where its metadata or those of an array cannot be read."""
+    """Read a group's attributes; None where its metadata or those of an array are damaged."""
     try:
         _arrays.cache_clear()
         found, attributes = _open(store, model, batch, "r")
@@ -187,7 +187,7 @@ def read_block(
 def _open(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of a group by path, and its attributes."""
+    """Open the arrays of a group by path, and read its attributes."""
     address = store.address("features", model, f"{batch}.zarr")
     try:
         metadata = store.read_bytes("features", model, f"{batch}.zarr", "zarr.json")
@@ -209,7 +209,7 @@ def _open(
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:
-    """The arrays of a group, opened once a process for every shard: theirs never change.
+    """Open the arrays of a group, once a process for all its shards, as the arrays never change.
 
     A group that was made anew from another manifest or model has other metadata.
     """
@@ -235,5 +235,5 @@ def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStor
 
 
 def image_ids(block: FeatureBlock) -> list[str | None]:
-    """The digests of a block's images in hexadecimal, None where a file could not be read."""
+    """List the digests of a block's images in hexadecimal, None where a file could not be read."""
     return [row.tobytes().hex() if row.any() else None for row in block.image_id]

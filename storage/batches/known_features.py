@@ -1,4 +1,4 @@
-"""Features that are in the store already: found by an image's digest, and not computed again."""
+"""Find features that the store has already, by an image's digest, to save computing them."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from storage.store import Store, StoreError
 
 @dataclass(frozen=True)
 class Seen:
-    """Where images of some batches lie: ``heads`` (n,) sorted, ``image_ids`` (n, 32) and places.
+    """The places of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
 
     ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) counts in
     ``batches``, and ``row`` (n,) in the batch.
@@ -29,7 +29,7 @@ class Seen:
     row: NDArray[np.int64]
 
     def find(self, image_id: bytes) -> int | None:
-        """The place of an image, or None."""
+        """Find the place of an image, or None."""
         head = np.frombuffer(image_id[:8], np.uint64)[0]
         at = int(np.searchsorted(self.heads, head))
         while at < len(self.heads) and self.heads[at] == head:
@@ -44,7 +44,7 @@ class Seen:
 
 @lru_cache(maxsize=2)
 def seen_before(store: Store, model: str, keys: tuple[str, ...]) -> Seen:
-    """The images whose features under a model are in batches of these keys."""
+    """Index the images whose features under a model are in batches of these keys."""
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
@@ -108,7 +108,7 @@ def copy_features(
 def verified_block(
     store: Store, model: str, batch: Batch, shard: Shard
 ) -> tuple[FeatureBlock, ShardRecord] | None:
-    """A shard's features and their record, or None where they are not what the ledger says."""
+    """Read a shard's features and their record; None where they are not those of the ledger."""
     record = read_shard_record(store, batch, model, shard)
     if record is None:
         return None

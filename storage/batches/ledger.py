@@ -1,4 +1,4 @@
-"""The ledger of a batch: what has been done with it, and what has been published.
+"""Keep the ledger of a batch: which shards are complete, and which reports are published.
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
 ``rows/<detector>/<shard>.parquet`` holds a shard's scored rows until the report is published;
@@ -14,7 +14,7 @@ from storage.store import AlreadyExistsError, Store
 
 
 class Failure(Part):
-    """Why an image could not be scored: its row, a reason from a fixed list, and the details."""
+    """The failure of an image: its row, a reason from a fixed list, and the details."""
 
     row: int
     reason: str
@@ -22,7 +22,7 @@ class Failure(Part):
 
 
 class ShardRecord(Record):
-    """The features of a shard are complete; ``digest`` is that of its FeatureBlock."""
+    """The record of a shard whose features are complete; ``digest`` is that of its FeatureBlock."""
 
     shard: int
     start: int
@@ -34,7 +34,7 @@ class ShardRecord(Record):
 
 
 class Seal(Record):
-    """The reports of a batch are published: what is in that on images, and who made it when.
+    """The record of a batch's published reports: their digests, counts, makers and time.
 
     Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
     on fields, which only batches of a segmentation have.
@@ -60,12 +60,12 @@ class Seal(Record):
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
-    """Enter a shard into the ledger; its features must have been written before."""
+    """Write a shard's record into the ledger, after its features have been written."""
     record.write(store, "batches", batch.key, "ledger", model, f"{record.shard:06d}.json")
 
 
 def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
-    """The ledger's entry for a shard, or None where its features are not complete."""
+    """Read the ledger's record of a shard; None where its features are not complete."""
     parts = ("batches", batch.key, "ledger", model, f"{shard.number:06d}.json")
     return ShardRecord.read(store, *parts) if store.exists(*parts) else None
 
@@ -77,25 +77,25 @@ class Quarantine(Record):
 
 
 def write_quarantine(store: Store, batch: Batch, model: str, shard: Shard, rows: list[int]) -> None:
-    """Keep rows of a shard, counted from its start, from being worked on again."""
+    """Quarantine rows of a shard, counted from its start, so that no run works on them again."""
     parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
     Quarantine(rows=rows).write(store, *parts)
 
 
 def read_quarantine(store: Store, batch: Batch, model: str, shard: Shard) -> list[int]:
-    """Rows of a shard, counted from its start, that must not be worked on."""
+    """Read the quarantined rows of a shard, counted from its start."""
     parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
     return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
 
 
 def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
-    """The numbers of the shards whose features are complete under a model."""
+    """List the numbers of the shards whose features are complete under a model."""
     names = store.names("batches", batch.key, "ledger", model)
     return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
 
 def rows_path(batch: Batch, detector: str, shard: Shard) -> tuple[str, ...]:
-    """Where a shard's scored rows wait for publication, relative to the store."""
+    """Locate a shard's scored rows, which wait for publication, relative to the store."""
     return ("batches", batch.key, "rows", detector, f"{shard.number:06d}.parquet")
 
 
@@ -105,13 +105,13 @@ def discard_rows(store: Store, batch: Batch, detector: str) -> None:
 
 
 class Screening(Record):
-    """When a batch was first scored by a detector, so that a resumed run says the same."""
+    """The time at which a detector first scored a batch, so that a resumed run states the same."""
 
     scored_at: datetime
 
 
 def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
-    """When the scoring of a batch by a detector began: now, if this is the first call."""
+    """Look up when a detector began to score a batch; write now where this is the first call."""
     parts = ("batches", batch.key, "screenings", f"{detector}.json")
     if not store.exists(*parts):
         with suppress(AlreadyExistsError):
@@ -120,18 +120,18 @@ def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
 
 
 def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
-    """Declare a report published."""
+    """Write the seal that declares a batch's reports published."""
     seal.write(store, "batches", batch.key, "sealed", f"{seal.detector}.json")
 
 
 def read_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
-    """The seal of a batch's report under a detector, or None where it is not published."""
+    """Read the seal of a batch's reports under a detector; None where none are published."""
     parts = ("batches", batch.key, "sealed", f"{detector}.json")
     return Seal.read(store, *parts) if store.exists(*parts) else None
 
 
 def list_seals(store: Store, batch: Batch) -> list[Seal]:
-    """Every publication of an attempt at a batch, oldest first."""
+    """List the seals of an attempt at a batch, one a detector, oldest first."""
     names = store.names("batches", batch.key, "sealed")
     seals = (read_seal(store, batch, name.removesuffix(".json")) for name in names)
     return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)

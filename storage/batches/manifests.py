@@ -1,4 +1,4 @@
-"""A batch and its frozen manifest: ``batches/<batch>/{batch.json, manifest.parquet}``.
+"""Keep a batch and its frozen manifest: ``batches/<batch>/{batch.json, manifest.parquet}``.
 
 Both are written once, when the batch starts. ``storage.batches.ledger`` keeps what is done after.
 """
@@ -20,7 +20,7 @@ Sources = str | tuple[str, ...]  # where images came from: one source, or severa
 
 
 class BatchPlan(Part):
-    """What is asked of a batch. ``images`` says where its manifest comes from.
+    """The plan of a batch; ``images`` says where its manifest comes from.
 
     A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
     ``earlier`` are keys of batches whose features may be used again.
@@ -37,23 +37,23 @@ class BatchPlan(Part):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where its manifest came from, each source by itself."""
+        """List the sources that the manifest came from, also where there is only one."""
         return (self.images,) if isinstance(self.images, str) else self.images
 
     @property
     def key(self) -> str:
-        """What this attempt's folders are called; no batch can have such a name itself."""
+        """Name this attempt's folders; a later attempt's key is no name that a batch can have."""
         return self.name if self.attempt == 1 else f"{self.name}~{self.attempt}"
 
 
 class Batch(BatchPlan, Record):
-    """What was frozen when a batch started."""
+    """A batch as it was frozen when it started."""
 
     rows: int
     manifest_digest: str
 
     def shards(self) -> Iterator["Shard"]:
-        """The batch's shards in order; each owns whole zarr chunks."""
+        """Yield the batch's shards in order; each owns whole zarr chunks."""
         for number, start in enumerate(range(0, self.rows, self.shard_rows)):
             yield Shard(number, start, min(start + self.shard_rows, self.rows))
 
@@ -89,7 +89,7 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
 
 
 def find_batch(store: Store, name: str) -> Batch | None:
-    """The latest attempt at the batch of that name, or None where it has not been started."""
+    """Find the latest attempt at the batch of that name; None where it has not been started."""
     check_name("batch", name)
     found, key = None, name
     while store.exists("batches", key, "batch.json"):
@@ -99,7 +99,7 @@ def find_batch(store: Store, name: str) -> Batch | None:
 
 
 def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
-    """The batch of that name, at its latest attempt or a given one; StoreError lists all."""
+    """Load a batch by name, at its latest attempt or a given one; StoreError lists the batches."""
     if attempt is not None and attempt > 1:
         return load_batch_of_key(store, f"{name}~{attempt}")
     batch = find_batch(store, name)
@@ -110,12 +110,12 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
 
 
 def load_batch_of_key(store: Store, key: str) -> Batch:
-    """The attempt at a batch whose folders are called so."""
+    """Load the attempt at a batch whose folders have this key."""
     return Batch.read(store, "batches", key, "batch.json")
 
 
 def list_batches(store: Store) -> list[Batch]:
-    """The latest attempt at every batch that was started, oldest first."""
+    """List the latest attempt at every batch that was started, oldest first."""
     latest: dict[str, Batch] = {}
     for key in store.folders("batches", having="batch.json"):
         batch = Batch.read(store, "batches", key, "batch.json")
@@ -137,7 +137,7 @@ def verify_manifest(store: Store, batch: Batch) -> None:
 def read_manifest(
     store: Store, batch: Batch, shard: Shard | None = None, columns: list[str] | None = None
 ) -> pa.Table:
-    """The manifest's rows, all of them or those of one shard."""
+    """Read the manifest's rows, all of them or those of one shard."""
     parts = ("batches", batch.key, "manifest.parquet")
     try:
         footer = _manifest_footer(store, batch.key, batch.manifest_digest)
@@ -151,7 +151,7 @@ def read_manifest(
 
 
 def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
-    """The manifest's rows of images at some addresses, in the manifest's order."""
+    """Find the manifest's rows of images at some addresses, in the manifest's order."""
     wanted = pa.array(sorted(set(uris)), pa.string())
     found = []
     for shard in batch.shards() if len(wanted) else ():
@@ -163,7 +163,7 @@ def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
 
 @lru_cache(maxsize=4)
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
-    """The footer of the manifest with this digest, kept by every process that reads it.
+    """Read the footer of the manifest with this digest, once a process.
 
     It tells of every row group, one a shard: read anew for each shard it would cost the square of
     their number.

@@ -1,4 +1,4 @@
-"""Nights of an inbox: which of its images each one took, frozen before anything is computed.
+"""Keep the nights of an inbox: the images that each took, frozen before any computation.
 
 ``nights/<series>/<date>/manifest.parquet`` lists the images, and ``night.json``, written last, says
 that the list is complete. All nights of a series together are its watermark: what stands in one of
@@ -20,7 +20,7 @@ MANIFEST, NIGHT = "manifest.parquet", "night.json"
 
 
 class Night(Record):
-    """What a night took out of its inbox."""
+    """A night, and the list of images that it took."""
 
     series: str
     day: date
@@ -31,12 +31,12 @@ class Night(Record):
 
     @property
     def batch(self) -> str:
-        """What the batch of the night is called."""
+        """Name the batch of the night."""
         return batch_of(self.series, self.day)
 
 
 def batch_of(series: str, day: date) -> str:
-    """What the batch of a night is called.
+    """Name the batch of a night.
 
     >>> batch_of("night", date(2026, 3, 1))
     'night-2026-03-01'
@@ -47,7 +47,7 @@ def batch_of(series: str, day: date) -> str:
 def series_lease(
     store: Store, series: str, on_wait: Callable[[str], None]
 ) -> AbstractContextManager[Lease]:
-    """Be the one run that takes images for a series, so that no two nights take the same ones."""
+    """Take the lease of a series of nights, so that no two nights take the same images."""
     return lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
 
 
@@ -60,7 +60,7 @@ def freeze_night(
     inbox: str,
     frozen_at: datetime,
 ) -> Night:
-    """Write which images a night takes, as rows of a manifest; the lease is held."""
+    """Write the images that a night takes, as rows of a manifest; the caller holds the lease."""
     found = find_night(store, series, day)
     if found and found.images:
         raise StoreError(f"night {found.batch} has its images already, and they are frozen")
@@ -82,19 +82,19 @@ def freeze_night(
 
 
 def find_night(store: Store, series: str, day: date) -> Night | None:
-    """The night of a series on a day, or None where it has not been frozen."""
+    """Find the night of a series on a day; None where it has not been frozen."""
     parts = (*_folder(series, day), NIGHT)
     return Night.read(store, *parts) if store.exists(*parts) else None
 
 
 def list_nights(store: Store, series: str) -> list[Night]:
-    """All nights of a series, oldest first."""
+    """List all nights of a series, oldest first."""
     days = store.folders("nights", check_name("series", series), having=NIGHT)
     return [Night.read(store, "nights", series, day, NIGHT) for day in days]
 
 
 def manifest_address(store: Store, night: Night) -> str:
-    """Where the list of a night's images is, as a source of images; it is the one frozen.
+    """Locate the verified list of a night's images, as a source of images.
 
     Raises:
         StoreError: it is damaged or lost.
@@ -104,7 +104,7 @@ def manifest_address(store: Store, night: Night) -> str:
 
 
 def read_taken(store: Store, night: Night) -> pa.Table:
-    """The images that a night took: ``uri`` and ``size``."""
+    """Read the ``uri`` and ``size`` of the images that a night took."""
     return table_from_bytes(_read_verified(store, night), ["uri", "size"])
 
 

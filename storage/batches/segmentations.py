@@ -1,4 +1,4 @@
-"""A segmentation: what photographs and slides were cut up into, as the manifest of a batch.
+"""Keep segmentations: the images cut out of photographs and slides, as a batch's manifest.
 
 ``segmentations/<name>/segmentation.json`` and ``sources.parquet`` are written once, when it starts;
 ``surveys/<n>.parquet`` says where the fields of some sources lie, and ``places.parquet`` of all;
@@ -38,7 +38,7 @@ SlideIs = Literal["file", "folder"]
 
 
 class Cutting(Part):
-    """How sources are cut up. Lengths are pixels of a source's full size.
+    """The way in which sources are cut up; lengths are pixels of a source's full size.
 
     ``microns_per_pixel`` is that of slides whose file does not say. ``tile`` and ``overlap`` are
     for tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of a slide's field
@@ -55,7 +55,7 @@ class Cutting(Part):
 
 
 class Segmentation(Record):
-    """What was frozen when a segmentation started. ``images`` says where its sources came from."""
+    """A segmentation as frozen when it started; ``images`` says where its sources came from."""
 
     name: str
     images: Sources
@@ -68,12 +68,12 @@ class Segmentation(Record):
 
     @property
     def digest(self) -> str:
-        """What the sources and the way they are cut up come to."""
+        """Compute the digest of the sources and of the way in which they are cut up."""
         return digest_of(f"{self.sources_digest} {self.cutting.model_dump_json()}".encode())
 
 
 class Segmented(Record):
-    """A segmentation is complete; ``fields`` counts the fields of each kind, failed ones too."""
+    """The record of a complete segmentation; it counts fields by kind and failures by reason."""
 
     digest: str
     sources: int
@@ -87,7 +87,7 @@ class Segmented(Record):
 def segmentation_lease(
     store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
 ) -> AbstractContextManager[Lease]:
-    """Be the one run that works on a segmentation, or wait to be, or say who is."""
+    """Take the lease of a segmentation, or wait for it; HeldByOtherError names who holds it."""
     return lease(store, FOLDER, check_name("segmentation", name), wait=wait, on_wait=on_wait)
 
 
@@ -124,13 +124,13 @@ def freeze_segmentation(
 
 
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
-    """The segmentation of that name, or None where it has not been started."""
+    """Find the segmentation of that name; None where it has not been started."""
     parts = (FOLDER, check_name("segmentation", name), STARTED)
     return Segmentation.read(store, *parts) if store.exists(*parts) else None
 
 
 def segmentation_of(store: Store, images: Sources) -> str | None:
-    """The name of the segmentation whose manifest a source of images is, or None."""
+    """Find the name of the segmentation whose manifest a source of images is, or None."""
     if not isinstance(images, str) or not images.endswith(f"/{MANIFEST}"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
@@ -140,17 +140,17 @@ def segmentation_of(store: Store, images: Sources) -> str | None:
 
 
 def manifest_address(store: Store, name: str) -> str:
-    """Where the manifest of a segmentation lies, for `tasks.images.listing.list_images`."""
+    """Locate the manifest of a segmentation, for `tasks.images.listing.list_images`."""
     return store.address(FOLDER, name, MANIFEST)
 
 
 def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list[int]) -> None:
-    """Keep rows of the n-th part of ``surveys`` or ``fields`` from being worked on again."""
+    """Quarantine rows of the n-th part of ``surveys`` or ``fields``, so that no run reads them."""
     Quarantine(rows=rows).write(store, FOLDER, name, "quarantine", kind, f"{number:06d}.json")
 
 
 def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int]:
-    """Rows of a part that must not be worked on."""
+    """Read the quarantined rows of a part."""
     parts = (FOLDER, name, "quarantine", kind, f"{number:06d}.json")
     return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
 
@@ -161,12 +161,12 @@ def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) 
 
 
 def complete_parts(store: Store, name: str, kind: str) -> set[int]:
-    """The numbers of the parts that are there."""
+    """List the numbers of the parts that are there."""
     return {int(part.removesuffix(".parquet")) for part in store.names(FOLDER, name, kind)}
 
 
 def read_parts(store: Store, name: str, kind: str, count: int) -> Iterator[pa.Table]:
-    """The parts in order, one at a time."""
+    """Read the parts in order, one at a time."""
     for number in range(count):
         yield read_table(store, *_part(name, kind, number))
 
@@ -176,12 +176,12 @@ def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
 
 
 def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
-    """Some of a segmentation's sources."""
+    """Read the sources ``start`` to ``stop`` of a segmentation."""
     return read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
 
 
 def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int) -> int:
-    """Join what the surveys found, ``group`` rows for each part to come; returns their number."""
+    """Join the places that surveys found into parts of ``group`` rows; return how many parts."""
     places = pa.concat_tables(parts)
     write_table(store, places, FOLDER, name, PLACES, group_rows=group)
     count: int = places.num_rows
@@ -189,7 +189,7 @@ def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int)
 
 
 def count_places(store: Store, name: str) -> int | None:
-    """How many parts the places make, or None where not all sources have been surveyed."""
+    """Count the parts of the places; None where not all sources have been surveyed."""
     if not store.exists(FOLDER, name, PLACES):
         return None
     count: int = read_footer(store, FOLDER, name, PLACES).num_row_groups
@@ -197,32 +197,32 @@ def count_places(store: Store, name: str) -> int | None:
 
 
 def read_places(store: Store, name: str, number: int) -> pa.Table:
-    """The places of the n-th part."""
+    """Read the places of the n-th part."""
     return read_group(store, number, FOLDER, name, PLACES)
 
 
 def publish(
     store: Store, name: str, file: str, schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
-    """Join parts into the manifest or the table of fields; returns its sha256."""
+    """Join parts into the manifest or the table of fields; return its sha256."""
     return write_parts(store, schema, (part.cast(schema) for part in parts), FOLDER, name, file)
 
 
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
-    """Declare a segmentation complete, and remove the parts it was joined from."""
+    """Declare a segmentation complete, and remove the parts that it was joined from."""
     done.write(store, FOLDER, name, DONE)
     for kind in ("surveys", "cells", "fields", "quarantine"):
         store.remove(FOLDER, name, kind)
 
 
 def read_segmented(store: Store, name: str) -> Segmented | None:
-    """What came of a segmentation, or None where it is not complete."""
+    """Read the record of a complete segmentation; None where it is not complete."""
     parts = (FOLDER, name, DONE)
     return Segmented.read(store, *parts) if store.exists(*parts) else None
 
 
 def read_fields(store: Store, name: str) -> pa.Table:
-    """The fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
+    """Read the fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
     return read_table(store, FOLDER, name, FIELDS)
 
 

@@ -1,4 +1,4 @@
-"""Trained classifiers: ``models/<model>/{model.safetensors, card.json}``, never overwritten."""
+"""Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from storage.store import Store, StoreError, check_name
 
 
 class ModelCard(Card):
-    """What a model is, what it was trained on and how well it does.
+    """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
     of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file.
@@ -27,17 +27,17 @@ class ModelCard(Card):
 
     @property
     def classes(self) -> list[str]:
-        """The class names in the order of the logits."""
+        """List the class names in order of the logits."""
         return list(self.network["classes"])
 
     @property
     def held_out(self) -> frozenset[str]:
-        """Keys that no statistics may be fitted on."""
+        """Collect the keys of validation and test, which no statistics may be fitted on."""
         return frozenset(self.split["validation"]) | frozenset(self.split["test"])
 
 
 def refuse_existing(store: Store, name: str) -> None:
-    """Raise StoreError where a model of this name exists, or could not: better early than late."""
+    """Raise StoreError where a model of this name exists already, or the name is not allowed."""
     check_name("model", name)
     if store.exists("models", name, "card.json"):
         raise StoreError(
@@ -46,7 +46,7 @@ def refuse_existing(store: Store, name: str) -> None:
 
 
 def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
-    """Write a model; models are never overwritten."""
+    """Write a model's weights and card; StoreError where a model of its name exists."""
     refuse_existing(store, card.name)
     save_described(
         store, weights, card, "models", card.name, file="model.safetensors", card_file="card.json"
@@ -54,13 +54,13 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 
 
 def list_models(store: Store) -> list[ModelCard]:
-    """The cards of all models, oldest first."""
+    """List the cards of all models, oldest first."""
     names = store.folders("models", having="card.json")
     return sorted((load_card(store, name) for name in names), key=lambda card: card.created_at)
 
 
 def load_card(store: Store, name: str) -> ModelCard:
-    """The card of one model; StoreError lists the models that there are."""
+    """Load the card of one model; StoreError lists the models that there are."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
         have = store.folders("models", having="card.json")
@@ -72,7 +72,7 @@ def load_card(store: Store, name: str) -> ModelCard:
 
 
 def find_card(store: Store, name: str | None) -> ModelCard:
-    """The card of the model of that name, or of the newest where no name is given."""
+    """Load the card of the model of that name, or of the newest where no name is given."""
     if name is not None:
         return load_card(store, name)
     cards = list_models(store)
@@ -82,5 +82,5 @@ def find_card(store: Store, name: str | None) -> ModelCard:
 
 
 def load_weights(store: Store, card: ModelCard) -> Arrays:
-    """The weights of a model, after their digest has been verified."""
+    """Load the weights of a model, and verify their digest."""
     return arrays_from_bytes(load_described(store, card, "models", card.name, "model.safetensors"))

@@ -1,4 +1,4 @@
-"""What a batch contributes to the class statistics: labelled rows that are not held out."""
+"""Find the rows of a batch in the class statistics: labelled and not held out."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Contributed:
-    """What a batch contributes, by its key: ``rows`` (n,), their patients and slides, if known."""
+    """A batch's ``rows`` (n,) in the statistics, by its key, with patients and slides, if known."""
 
     batch: str
     rows: NDArray[np.intp]
@@ -24,7 +24,7 @@ class Contributed:
 
 
 def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Contributed:
-    """The rows of a batch that are in the statistics now."""
+    """Find the rows of a batch that are in the statistics now."""
     batch = load_batch(store, contribution.batch, contribution.attempt)
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
@@ -39,12 +39,12 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Co
 
 
 def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:
-    """Which rows have features and a label."""
+    """Mark the rows (n,) that have features and a label."""
     return np.asarray((block.label >= 0) & (block.status == SCORED))
 
 
 def is_held_out(card: ModelCard, manifest: pa.Table, block: FeatureBlock) -> NDArray[np.bool_]:
-    """Which rows are of the model's validation or test part."""
+    """Mark the rows (n,) that belong to the model's validation or test part."""
     if card.split_by == "image":
         keys: list[str | None] = image_ids(block)
     else:

@@ -1,4 +1,4 @@
-"""Detectors: ``detectors/<detector>/{detector.safetensors, card.json}``, never overwritten.
+"""Keep detectors: ``detectors/<detector>/{detector.safetensors, card.json}``, written once.
 
 A detector is what screening needs beside the model: class means and Cholesky factors by tap,
 the calibration scores, and the level at which an image is called abnormal.
@@ -11,7 +11,7 @@ from storage.store import AlreadyExistsError, Store, StoreError, check_name
 
 
 class TapCard(Part):
-    """How well one tap's covariance is known.
+    """The figures that tell how well one tap's covariance is known.
 
     ``condition_number`` is that of the shrunk covariance; ``dead_units`` never varied.
     """
@@ -23,7 +23,7 @@ class TapCard(Part):
 
 
 class DetectorCard(Card):
-    """What a detector was made from and at which level it speaks."""
+    """The card of a detector: what it was made from, its calibration and its levels."""
 
     name: str
     model: str
@@ -40,7 +40,7 @@ class DetectorCard(Card):
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
-    """Write a detector; detectors are never overwritten."""
+    """Write a detector's arrays and card; StoreError where a detector of its name exists."""
     check_name("detector", card.name)
     try:
         save_described(
@@ -59,14 +59,14 @@ def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
 
 
 def list_detectors(store: Store) -> list[DetectorCard]:
-    """The cards of all detectors, oldest first."""
+    """List the cards of all detectors, oldest first."""
     names = store.folders("detectors", having="card.json")
     cards = (DetectorCard.read(store, "detectors", name, "card.json") for name in names)
     return sorted(cards, key=lambda card: (card.created_at, card.name))
 
 
 def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
-    """The card of a detector, by default the newest; StoreError lists those that there are."""
+    """Load the card of a detector, by default the newest; StoreError lists those that there are."""
     if name is not None:
         check_name("detector", name)
         if store.exists("detectors", name, "card.json"):
@@ -81,7 +81,7 @@ def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
 
 
 def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
-    """The card of the model that a detector was made from.
+    """Load the card of the model that a detector was made from.
 
     Raises:
         StoreError: it is missing, or another model has its name by now.
@@ -96,7 +96,7 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
 
 
 def load_detector(store: Store, card: DetectorCard) -> Arrays:
-    """The arrays of a detector, after their digest has been verified."""
+    """Load the arrays of a detector, and verify their digest."""
     return arrays_from_bytes(
         load_described(store, card, "detectors", card.name, "detector.safetensors")
     )

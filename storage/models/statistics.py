@@ -1,4 +1,4 @@
-"""Class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``.
+"""Keep class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``.
 
 A version is written once and says which contributions it holds, so that what was merged can be
 recognised (and merged once only) and taken out again.
@@ -10,7 +10,7 @@ from storage.store import AlreadyExistsError, Store, StoreError
 
 
 class Contribution(Part):
-    """What one batch gave to the statistics, and what was taken out of it since."""
+    """The contribution of one batch to the statistics, and what was taken out of it since."""
 
     batch: str
     attempt: int
@@ -22,7 +22,7 @@ class Contribution(Part):
 
 
 class Lineage(Card):
-    """Where a version of the statistics comes from. ``images`` counts by class."""
+    """The origin of a version of the statistics; ``images`` counts by class."""
 
     model: str
     version: int
@@ -32,17 +32,17 @@ class Lineage(Card):
     images: dict[str, int]
 
     def contribution(self, batch: str) -> Contribution | None:
-        """The batch's contribution to this version, or None."""
+        """Find the batch's contribution to this version, or None."""
         return next((each for each in self.contributions if each.batch == batch), None)
 
 
 def version_name(version: int) -> str:
-    """The folder of a version, e.g. ``v0003``."""
+    """Name the folder of a version, e.g. ``v0003``."""
     return f"v{version:04d}"
 
 
 def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
-    """Write a version; StoreError where somebody else has written it meanwhile."""
+    """Write a version; StoreError where another run has written it meanwhile."""
     version = version_name(lineage.version)
     try:
         save_described(
@@ -63,24 +63,24 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
 
 
 def list_statistics(store: Store, model: str) -> list[Lineage]:
-    """All versions for a model, oldest first."""
+    """List all versions for a model, oldest first."""
     folders = store.folders("statistics", model, having="lineage.json")
     found = (Lineage.read(store, "statistics", model, name, "lineage.json") for name in folders)
     return sorted(found, key=lambda lineage: lineage.version)
 
 
 def latest_statistics(store: Store, model: str) -> Lineage | None:
-    """The newest version for a model, or None before the first fit."""
+    """Load the lineage of the newest version for a model; None before the first fit."""
     versions = list_statistics(store, model)
     return versions[-1] if versions else None
 
 
 def load_statistics(store: Store, model: str, version: int) -> Lineage:
-    """The lineage of one version."""
+    """Load the lineage of one version."""
     return Lineage.read(store, "statistics", model, version_name(version), "lineage.json")
 
 
 def load_moments(store: Store, lineage: Lineage) -> Arrays:
-    """The moments of a version, after their digest has been verified."""
+    """Load the moments of a version, and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
     return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))

@@ -1,4 +1,4 @@
-"""Evaluations: ``evaluations/<evaluation>/``, what was asked, what was computed, what came out.
+"""Keep evaluations: ``evaluations/<evaluation>/`` has the questions, features and outcome.
 
 ``card.json`` is written once, when an evaluation starts. Under a folder for each detector,
 ``images/<set>.parquet`` lists a set of images and ``parts/<set>/<treatment>/<part>.safetensors``
@@ -15,7 +15,7 @@ from storage.store import Store, StoreError, check_name
 
 
 class Evaluation(Record):
-    """What was asked of an evaluation.
+    """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
     ``attacked`` is how many images are attacked, ``magnitudes`` those of input pre-processing.
@@ -61,7 +61,7 @@ def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
 
 
 def read_arrays(store: Store, *parts: str) -> Arrays:
-    """Read arrays written by `write_arrays`."""
+    """Read arrays that `write_arrays` has written; StoreError where they are damaged."""
     try:
         return arrays_from_bytes(store.read_bytes(*parts))
     except StoreError as error:
@@ -69,25 +69,25 @@ def read_arrays(store: Store, *parts: str) -> Arrays:
 
 
 def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:
-    """Where the list of a set of images lies, relative to the store."""
+    """Locate the list of a set of images, relative to the store."""
     return ("evaluations", evaluation, detector, "images", f"{images}.parquet")
 
 
 def part_path(
     evaluation: str, detector: str, images: str, treatment: str, number: int
 ) -> tuple[str, ...]:
-    """Where the features of a part of a set under a treatment lie."""
+    """Locate the features of a part of a set under a treatment, relative to the store."""
     folder = ("evaluations", evaluation, detector, "parts", images, treatment)
     return (*folder, f"{number:05d}.safetensors")
 
 
 def fitted_path(evaluation: str, detector: str, tap: str) -> tuple[str, ...]:
-    """Where what the compared detectors fitted at a tap lies."""
+    """Locate what the compared detectors fitted at a tap, relative to the store."""
     return ("evaluations", evaluation, detector, "fitted", f"{tap}.safetensors")
 
 
 def attacked_path(
     evaluation: str, detector: str, attack: str, label: str, name: str
 ) -> tuple[str, ...]:
-    """Where an attacked image lies; the folder's name is its label, as in any source of images."""
+    """Locate an attacked image; its folder is named after its label, as in any source of images."""
     return ("evaluations", evaluation, detector, "attacked", attack, label, name)

@@ -1,4 +1,4 @@
-"""Pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights."""
+"""Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights."""
 
 from storage.store import Store
 
@@ -7,18 +7,18 @@ HEAD = 4096  # bytes of a page that say from which reports it was made
 
 
 def page_path(batch: str) -> tuple[str, ...]:
-    """Where the page of a batch lies, relative to the store."""
+    """Locate the page of a batch, relative to the store."""
     # A batch may be called index; none can have "~" in its name.
     return ("reports", HTML, "index~.html" if batch == "index" else f"{batch}.html")
 
 
 def index_path() -> tuple[str, ...]:
-    """Where the page on all nights lies, relative to the store."""
+    """Locate the page on all nights, relative to the store."""
     return ("reports", HTML, "index.html")
 
 
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:
-    """Whether a batch has a page that names ``made_from``, the digest of its reports, in its head.
+    """Tell whether the head of a batch's page names ``made_from``, the digest of its reports.
 
     A page may be older than the reports: a run can end between publishing these and writing it.
     """
@@ -30,7 +30,7 @@ def page_is_of(store: Store, batch: str, made_from: str) -> bool:
 
 
 def page_names(store: Store) -> dict[str, str]:
-    """The file names of the batches' pages, by batch."""
+    """Map batches to the file names of their pages."""
     index = index_path()[-1]
     names = [name for name in store.names("reports", HTML) if name != index]
     return {name.removesuffix(".html").removesuffix("~"): name for name in names}

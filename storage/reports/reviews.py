@@ -1,4 +1,4 @@
-"""Reviews: ``reviews/<batch>/<n>.parquet``, what persons said of the images of a screened batch.
+"""Keep reviews: ``reviews/<batch>/<n>.parquet``, persons' verdicts on a screened batch's images.
 
 Every import of verdicts is a file of its own, written once. It holds all verdicts on the batch up
 to then, one row an image: the new ones, and the earlier ones that these do not supersede. So the
@@ -55,12 +55,12 @@ class Review:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where it lies, relative to the store."""
+        """Locate the review, relative to the store."""
         return (FOLDER, self.batch, f"{self.number:04d}.parquet")
 
 
 def latest_review(store: Store, batch: str) -> Review:
-    """What is known of a batch; number 0, without rows, before the first import."""
+    """Load the newest review of a batch; number 0, without rows, before the first import."""
     names = [name for name in store.names(FOLDER, batch) if name.endswith(".parquet")]
     if not names:
         return Review(batch, 0, SCHEMA.empty_table())
@@ -71,14 +71,14 @@ def latest_review(store: Store, batch: str) -> Review:
 
 
 def other_reviews(store: Store, batch: str) -> Iterator[Review]:
-    """What is known of every other batch."""
+    """Load the newest review of every other batch."""
     for name in store.names(FOLDER):
         if name != batch:
             yield latest_review(store, name)
 
 
 def save_review(store: Store, review: Review) -> None:
-    """Write a review; StoreError where somebody else has imported verdicts meanwhile."""
+    """Write a review; StoreError where another run has imported verdicts meanwhile."""
     try:
         write_table(store, review.rows.cast(SCHEMA), *review.path, once=True)
     except AlreadyExistsError:
@@ -89,7 +89,7 @@ def save_review(store: Store, review: Review) -> None:
 
 
 def reviewed_batch(store: Store, images: Sources) -> str | None:
-    """The batch whose verdicts a source of images is, or None where it is something else."""
+    """Find the batch whose verdicts a source of images is; None where it is another source."""
     if not isinstance(images, str) or not images.endswith(".parquet"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
@@ -98,7 +98,7 @@ def reviewed_batch(store: Store, images: Sources) -> str | None:
 
 
 def fitted_from(store: Store, model: str, night: str) -> list[str]:
-    """The fitted batches that come from verdicts on a night."""
+    """List the fitted batches that come from verdicts on a night."""
     latest = latest_statistics(store, model)
     return [
         each.batch

@@ -1,4 +1,4 @@
-"""The reports as tables that SQL can be asked about: one for images, fields, slides and batches.
+"""Answer SQL over the reports: a table each of images, fields, slides and batches.
 
 DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
@@ -29,12 +29,12 @@ BATCH_ROWS = 8192
 
 
 class QueryError(Exception):
-    """SQL that cannot be answered, in one line."""
+    """A query cannot be answered; one line says why."""
 
 
 @contextmanager
 def answer(store: Store, sql: str) -> Iterator[pa.RecordBatchReader]:
-    """The answer to one SQL query over the tables of a store, as a stream of record batches.
+    """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have (of another model's classes and taps) are null elsewhere.
     ``batch_date`` is text, as the reports have it, so that it compares with '2026-03-01'.
@@ -62,20 +62,20 @@ def answer(store: Store, sql: str) -> Iterator[pa.RecordBatchReader]:
 
 
 def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
-    """The SQL type of every column that a table of this schema has."""
+    """Look up the SQL type of every column of a table of this schema."""
     with duckdb.connect() as database:
         database.register(name, schema.empty_table())
         return {column: kind for column, kind, *_ in database.sql(f"DESCRIBE {name}").fetchall()}
 
 
 def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
-    """The columns of every table for a model of these classes and taps."""
+    """Map the tables to their columns, for a model of these classes and taps."""
     schemas = (image_schema(classes, taps), field_schema(), slide_schema(), batch_schema())
     return dict(zip(TABLES, schemas, strict=True))
 
 
 def _table(store: Store, name: str) -> Any:
-    """All reports of a kind as one data set, empty where there is none."""
+    """Open all reports of a kind as one data set, empty where there is none."""
     reports = [
         ("reports", name, folder, file)
         for folder in store.names("reports", name)
@@ -107,7 +107,7 @@ def _schema(store: Store, report: tuple[str, ...]) -> pa.Schema:
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]
-    """A filesystem of which only the pieces that a Parquet reader asks for are fetched."""
+    """A filesystem that fetches only the pieces that a Parquet reader asks for."""
 
     def open_input_file(self, path: str) -> Any:
         # Object stores read megabytes ahead; see `Store.open`.
@@ -127,7 +127,7 @@ def _refuse_writing(statements: list[Any]) -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Errors of DuckDB and of the data sets it reads, without the picture of where they are."""
+    """Turn errors of DuckDB and its data sets into a QueryError of one line."""
     try:
         yield
     except duckdb.PermissionException:

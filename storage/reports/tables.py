@@ -1,4 +1,4 @@
-"""Reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
+"""Keep reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
 Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
 and where cells are cut out here, of ``fields`` one for each field of view.
@@ -27,17 +27,17 @@ ATTEMPT = b"slidewatch.attempt"  # in the metadata of a report's schema
 
 
 def report_path(batch: str, batch_date: date, kind: str = IMAGES) -> tuple[str, ...]:
-    """Where a batch's report of a kind lies, relative to the store."""
+    """Locate a batch's report of a kind, relative to the store."""
     return ("reports", kind, f"batch_date={batch_date.isoformat()}", f"{batch}.parquet")
 
 
 def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
-    """State in the metadata of a report's schema which attempt at its batch it is of."""
+    """Add the number of the report's attempt at its batch to the metadata of its schema."""
     return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})
 
 
 def published_batch(store: Store, name: str) -> Batch:
-    """Load the attempt at a batch that its report is of; a later one may be unfinished.
+    """Load the attempt at a batch that made its report; a later one may be unfinished.
 
     Raises:
         StoreError: there is no such batch, or it has no report.
@@ -59,7 +59,7 @@ def published_batch(store: Store, name: str) -> Batch:
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Parts joined to at least `GROUP_ROWS` rows, but for what is left at the end."""
+    """Join parts to at least `GROUP_ROWS` rows each, but for the last."""
     waiting: list[pa.Table] = []
     for part in parts:
         waiting.append(part)
@@ -74,14 +74,14 @@ def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def publish_report(
     store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
-    """Write a report part by part and let it appear at once; returns its sha256."""
+    """Write a report part by part, complete or not at all; return its sha256."""
     groups = _row_groups(part.select(schema.names).cast(schema) for part in parts)
     bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
     return write_parts(store, schema, groups, *path, bloom=bloom)
 
 
 def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
-    """Rows of the last batches of days before the given one, oldest first."""
+    """Read the rows of the last batches of days before the given one, oldest first."""
     paths: list[tuple[str, ...]] = []
     for folder in reversed(store.names("reports", BATCHES)):
         if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
@@ -92,7 +92,7 @@ def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
 
 
 def _as_of_now(rows: pa.Table) -> pa.Table:
-    """Rows of the report on batches with the columns of today; a report may be older than some."""
+    """Give rows of an older report on batches the columns of today, null where it lacks them."""
     schema = batch_schema()
     there = set(rows.column_names)
     columns = [
@@ -105,7 +105,7 @@ def _as_of_now(rows: pa.Table) -> pa.Table:
 def newest_batches(
     store: Store, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
-    """The row of every batch whose name is wanted, and when it was published; the newest first."""
+    """Read the row of every wanted batch, and when it was published, the newest first."""
     for folder in reversed(store.names("reports", BATCHES)):
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
@@ -114,5 +114,5 @@ def newest_batches(
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
-    """The sha256 of a report, or None where there is none."""
+    """Compute the sha256 of a report; None where there is none."""
     return digest_of(store.read_bytes(*path)) if store.exists(*path) else None

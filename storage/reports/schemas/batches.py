@@ -1,4 +1,4 @@
-"""Columns of the report on batches."""
+"""Define the columns of the report on batches."""
 
 import pyarrow as pa
 
@@ -6,7 +6,7 @@ from storage.reports.schemas.columns import COUNT, COUNTS, TEXT, column, made_by
 
 
 def batch_schema() -> pa.Schema:
-    """The columns of a batch's one row, with their meaning in the field metadata."""
+    """Define the columns of a batch's one row, with meaning and unit in field metadata."""
     return pa.schema(
         [
             column("images", COUNT, "images of the batch", "images"),

@@ -1,4 +1,4 @@
-"""Columns and groups of columns that several reports share."""
+"""Define columns and groups of columns that several reports share."""
 
 import pyarrow as pa
 
@@ -43,7 +43,7 @@ def colour(meaning: str) -> list[pa.Field]:
 
 
 def made_by() -> list[pa.Field]:
-    """Define what says who made a row, and when."""
+    """Define the columns that say which model, detector and batch made a row, and when."""
     return [
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),

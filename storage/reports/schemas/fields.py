@@ -1,4 +1,4 @@
-"""Columns of the report on fields of view."""
+"""Define the columns of the report on fields of view."""
 
 import pyarrow as pa
 
@@ -8,7 +8,7 @@ NO_FIELDS = "null: cells cut out before"
 
 
 def field_schema() -> pa.Schema:
-    """The columns of a report on fields of view, with their meaning in the field metadata."""
+    """Define the columns of a report on fields of view, with meaning and unit in field metadata."""
     box = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
     full = "pixels at full resolution"
     return pa.schema(

@@ -1,4 +1,4 @@
-"""Columns of the report on images."""
+"""Define the columns of the report on images."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from storage.reports.schemas.columns import COUNT, TEXT, colour, column, made_by
 
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
-    """The columns of an image report, with their meaning in the field metadata."""
+    """Define the columns of an image report, with meaning and unit in field metadata."""
     return pa.schema(
         [
             column(

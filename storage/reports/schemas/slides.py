@@ -1,4 +1,4 @@
-"""Columns of the report on slides."""
+"""Define the columns of the report on slides."""
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from storage.reports.schemas.fields import NO_FIELDS
 
 
 def slide_schema() -> pa.Schema:
-    """The columns of a slide report, with their meaning in the field metadata."""
+    """Define the columns of a slide report, with meaning and unit in field metadata."""
     return pa.schema(
         [
             column("slide_id", TEXT, "the slide or field of view; null: images that name none"),
