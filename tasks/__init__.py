@@ -1,1 +1,1 @@
-"""What is computed: pure functions on arrays and tables, a module a subject."""
+"""Compute everything by pure functions on arrays and tables, one module for each subject."""

@@ -1,4 +1,4 @@
-"""Limits that a laboratory may set: they stand in slidewatch.toml, and need no arrays."""
+"""Keep the limits that a laboratory may set: they stand in slidewatch.toml, and need no arrays."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,7 +8,7 @@ DETECTABLE_PERCENT = 0.06
 
 
 class FieldLimits(BaseModel):
-    """Limits of a field's quality; the defaults were set on the BCCD fields (see each)."""
+    """Hold the limits of a field's quality; the defaults were set on the BCCD fields (see each)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,7 +21,7 @@ class FieldLimits(BaseModel):
     least_brightness: float = Field(
         0.25, ge=0, le=1, description="mean of all channels, 0 to 1, below which a field is dark"
     )
-    # For the same reason.
+    # It is high because of the black round an eyepiece's view.
     most_dark: float = Field(
         0.5, ge=0, le=1, description="share of a field's pixels where a channel is black"
     )

@@ -1,7 +1,7 @@
-"""From distances at several taps to one abnormality score and a conformal p-value.
+"""Turn distances at several taps into one abnormality score and a conformal p-value.
 
 Every tap's log distance is standardised by its mean and deviation over calibration images, and an
-image is as abnormal as its most deviating tap says. Calibration images are scored by statistics
+image has the score of its most deviating tap. Calibration images are scored by statistics
 from which their own patient was taken out, and every patient weighs the same (hierarchical
 conformal prediction: Dunn, Wasserman & Ramdas 2018; Lee, Barber & Willett 2023).
 """
@@ -21,7 +21,7 @@ LEAST_DEVIATION = 1e-9
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns log distances into scores and p-values.
+    """Hold what turns log distances into scores and p-values.
 
     ``mean`` and ``deviation`` are (T,), one for each tap; ``scores`` (n,) are the calibration
     images' fused scores in rising order and ``weights`` (n,) theirs, summing to 1.
@@ -34,7 +34,7 @@ class Calibration:
 
 
 def log_distance(distances: Float) -> Float:
-    """The logarithm of squared distances, finite also where a distance is 0 or infinite."""
+    """Compute the logarithm of squared distances, finite also where they are 0 or infinite."""
     limits = np.finfo(np.float64)
     return np.log(np.clip(distances, limits.tiny, limits.max))
 
@@ -64,7 +64,7 @@ def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
     weights = group_weights(groups)
     mean = weights @ log_distances
     deviation = np.sqrt(weights @ (log_distances - mean) ** 2)
-    # A tap that never varies says nothing; dividing by 1 leaves it silent instead of infinite.
+    # A tap that never varies says nothing; dividing by 1 makes its deviations 0 and not infinite.
     deviation = np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
     scores = fuse((log_distances - mean) / deviation)
     order = np.argsort(scores, kind="stable")
@@ -72,28 +72,28 @@ def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
 
 
 def group_weights(groups: NDArray[np.integer]) -> Float:
-    """Weights (n,) that sum to 1 and give every group the same total."""
+    """Compute weights (n,) that sum to 1 and give every group the same total."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (len(counts) * counts[index]))
 
 
 def fuse(deviations: Float) -> Float:
-    """One score (n,) from the taps' standardised log distances (n, T): the largest."""
+    """Fuse the taps' standardised log distances (n, T) into one score (n,): the largest."""
     return np.asarray(deviations.max(axis=1))
 
 
 def standardised(calibration: Calibration, log_distances: Float) -> Float:
-    """By how many deviations log distances (n, T) exceed those of calibration images."""
+    """Compute by how many deviations log distances (n, T) exceed those of calibration images."""
     return np.asarray((log_distances - calibration.mean) / calibration.deviation)
 
 
 def abnormality(calibration: Calibration, log_distances: Float) -> Float:
-    """The fused score (n,) of log distances (n, T): higher is more abnormal."""
+    """Compute the fused score (n,) of log distances (n, T): higher is more abnormal."""
     return fuse(standardised(calibration, log_distances))
 
 
 def p_values(calibration: Calibration, scores: Float) -> Float:
-    """Conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
+    """Compute conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
 
     With n images of K patients the level is approximate in K: on average over patients it is at
     most alpha + (1 - alpha) / (K + 1). Counting patients in place of images would make it exact,
@@ -107,7 +107,7 @@ def p_values(calibration: Calibration, scores: Float) -> Float:
 
 
 def threshold(calibration: Calibration, alpha: float) -> float:
-    """The least abnormality at which an image is abnormal: where its p-value is at most alpha.
+    """Compute the least abnormality at which an image is abnormal: its p-value is at most alpha.
 
     It lies just above a calibration score; infinite where no p-value is so low.
     """

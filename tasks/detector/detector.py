@@ -14,7 +14,7 @@ from tasks.types import Arrays, Float, below, nested
 
 @dataclass(frozen=True)
 class Detector:
-    """Gaussians by tap, and the calibration of their distances in the order of the taps."""
+    """Hold Gaussians by tap, and the calibration of their distances in the order of the taps."""
 
     gaussians: dict[str, TiedGaussian]
     calibration: Calibration
@@ -49,7 +49,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Scores:
-    """``distances`` (n, T), squared; ``abnormality`` (n,) and ``p_value`` (n,)."""
+    """Hold ``distances`` (n, T), squared, ``abnormality`` (n,) and ``p_value`` (n,) of images."""
 
     distances: Float
     abnormality: Float

@@ -1,4 +1,4 @@
-"""Why an image is abnormal: which tap deviates most, and which places in the image make it so.
+"""Explain why an image is abnormal: which tap deviates most, and which places make it so.
 
 A tap's feature f is the mean of its map F over locations, and the squared Mahalanobis distance to a
 class is linear in each of its two factors, so it splits over locations without a remainder:
@@ -25,12 +25,12 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one image has its score.
+    """Explain why one image has its score.
 
     ``deviations`` (T,) are the taps' standardised log distances, ``tap`` the name of the one that
     deviates most, ``nearest`` the number of the class that is nearest there, and ``shares`` (h, w)
-    what each location adds to its squared distance; their mean is that distance. None where the
-    tap has no locations.
+    what each location adds to its squared distance; their mean is that distance. ``shares`` is None
+    where the tap has no locations.
     """
 
     deviations: Float
@@ -71,7 +71,7 @@ def explain(
 def location_shares(
     gaussian: TiedGaussian, features: NDArray[np.floating[Any]], nearest: int
 ) -> Float:
-    """What each location adds to the squared distance to a class, (h, w); the mean is the distance.
+    """Split the squared distance to a class over locations, (h, w); their mean is the distance.
 
     Args:
         gaussian: of the tap.

@@ -1,4 +1,4 @@
-"""Statistics by slide: counts and means by slide and class, and one scatter within them.
+"""Keep statistics by slide: counts and means by slide and class, and one scatter within them.
 
 They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The random-effects model of
 ``tasks.detector.random_effects`` is estimated from them.
@@ -18,7 +18,7 @@ LAYOUT = 1  # of `to_arrays`
 
 
 class GroupKey(NamedTuple):
-    """What a group is: the cells of one slide, of one patient, in one batch."""
+    """Name a group: the cells of one slide, of one patient, in one batch."""
 
     batch: str
     patient: str
@@ -27,7 +27,7 @@ class GroupKey(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """Counts and means by group and class, and the scatter within groups and classes.
+    """Hold counts and means by group and class, and the scatter within groups and classes.
 
     ``keys`` are G in rising order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 where there
     are no cells, and ``scatter`` is (C, d, d), the sum over groups of sum (f - fbar)(f - fbar)^T.
@@ -40,17 +40,17 @@ class GroupStatistics:
 
     @property
     def taps(self) -> list[str]:
-        """The taps' names in rising order."""
+        """Return the taps' names in rising order."""
         return sorted(self.means)
 
     @property
     def classes(self) -> int:
-        """The number of classes C."""
+        """Return the number of classes C."""
         return int(self.n.shape[1])
 
 
 def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics:
-    """The statistics of nothing, the neutral element of `merge_groups`."""
+    """Make the statistics of nothing, the neutral element of `merge_groups`."""
     return GroupStatistics(
         (),
         np.zeros((0, classes)),
@@ -65,7 +65,7 @@ def group_statistics(
     keys: Sequence[GroupKey],
     classes: int,
 ) -> GroupStatistics:
-    """The statistics of some cells, in two passes over float64.
+    """Compute the statistics of some cells, in two passes over float64.
 
     Args:
         taps: features (n, d) of every tap; finite where a cell has a label.
@@ -98,7 +98,7 @@ def group_statistics(
 
 
 def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tuple[Float, Float]:
-    """Means (G, C, d) and scatter (C, d, d) of rows in the order of their cells of the table."""
+    """Compute means (G, C, d) and scatter (C, d, d) of rows in the order of the table's cells."""
     if not np.isfinite(rows).all():
         raise ValueError("features of labelled cells must be finite")
     d = rows.shape[1]
@@ -124,7 +124,7 @@ def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tup
 
 
 def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
-    """The statistics of both samples together; a group that is in both is one."""
+    """Merge the statistics of two samples; a group that is in both is one."""
     _check_same_shape(a, b)
     keys = tuple(sorted({*a.keys, *b.keys}))
     (at, bt), n = _places(keys, a, b), np.zeros((len(keys), a.classes))
@@ -146,11 +146,11 @@ def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
 
 
 def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatistics:
-    """What is left when ``part``, which was merged into ``total``, is taken out.
+    """Take ``part``, which was merged into ``total``, out of it again.
 
-    A group that nothing is left of is gone, and groups that are not in ``part`` keep their counts
-    and means to the last bit. ``part`` is made anew from the cells that go: those of a slide, a
-    patient or a batch (`keys_of`).
+    A group of which no cells are left is removed, and groups that are not in ``part`` keep their
+    counts and means to the last bit. ``part`` is computed anew from the cells to be taken out:
+    those of a slide, a patient or a batch (`keys_of`).
 
     Raises:
         ValueError: a group has fewer cells in ``total`` than in ``part``, or is not there.
@@ -209,7 +209,7 @@ def merge_all(parts: Iterable[GroupStatistics]) -> GroupStatistics:
 
 
 def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) -> GroupStatistics:
-    """The same cells in larger groups, exactly: ``key`` gives the group that a group is part of."""
+    """Merge groups into larger ones, exactly: ``key`` gives the group that a group is part of."""
     wanted = [key(each) for each in statistics.keys]
     order = sorted(range(len(wanted)), key=lambda place: wanted[place])
     total = empty_groups(
@@ -235,22 +235,22 @@ def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) ->
 
 
 def by_patient(key: GroupKey) -> GroupKey:
-    """The group of a patient, in whatever batches; a slide without a patient is its own."""
+    """Name the group of a patient, in whatever batches; a slide without a patient is its own."""
     return GroupKey("", key.patient, "") if key.patient else GroupKey("", "", key.slide)
 
 
 def by_slide(key: GroupKey) -> GroupKey:
-    """The group of a slide, in whatever batches."""
+    """Name the group of a slide, in whatever batches."""
     return GroupKey("", key.patient, key.slide)
 
 
 def keys_of(statistics: GroupStatistics, kind: str, name: str) -> list[GroupKey]:
-    """The groups of one ``batch``, ``patient`` or ``slide``."""
+    """List the groups of one ``batch``, ``patient`` or ``slide``."""
     return [key for key in statistics.keys if getattr(key, kind) == name]
 
 
 def to_arrays(statistics: GroupStatistics) -> dict[str, NDArray[Any]]:
-    """Group statistics as named arrays, for keeping; the keys are JSON in UTF-8."""
+    """Write group statistics as named arrays, for keeping; the keys are JSON in UTF-8."""
     keys = json.dumps([list(key) for key in statistics.keys], ensure_ascii=False).encode()
     arrays: dict[str, NDArray[Any]] = {
         "layout": np.asarray([LAYOUT]),
@@ -264,7 +264,7 @@ def to_arrays(statistics: GroupStatistics) -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> GroupStatistics:
-    """Group statistics back from `to_arrays`.
+    """Read group statistics back from `to_arrays`.
 
     Raises:
         ValueError: they are of another layout.
@@ -281,13 +281,13 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> GroupStatistics:
 
 
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:
-    """Where the groups of each part are among the keys."""
+    """Find where the groups of each part are among the keys."""
     number = {key: place for place, key in enumerate(keys)}
     return (np.asarray([number[key] for key in part.keys], np.intp) for part in parts)
 
 
 def _outer(delta: Float, weight: Float) -> Float:
-    """The weighted sum (C, d, d) of the squares of differences (G, C, d); weights are (G, C)."""
+    """Sum the weighted squares (C, d, d) of differences (G, C, d); weights are (G, C)."""
     return np.stack(
         [(delta[:, c] * weight[:, c, None]).T @ delta[:, c] for c in range(delta.shape[1])]
     )

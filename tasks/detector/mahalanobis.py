@@ -1,4 +1,4 @@
-"""The Mahalanobis distance to the nearest class (Lee, Lee, Lee & Shin 2018).
+"""Compute the Mahalanobis distance to the nearest class (Lee, Lee, Lee & Shin 2018).
 
 Classes have a mean each and share one covariance S = sum_c M_c / sum_c n_c, which is shrunk
 towards a multiple of the identity, S_a = (1 - a) S + a tr(S)/d I, by the oracle-approximating
@@ -21,7 +21,7 @@ LEAST_SHRINKAGE = 1e-6
 
 @dataclass(frozen=True)
 class TiedGaussian:
-    """Class means and the Cholesky factor of the covariance that the classes share.
+    """Hold class means and the Cholesky factor of the covariance that the classes share.
 
     ``means`` is (C, d), NaN for a class without images; ``factor`` is lower triangular (d, d)
     with S_a = L L^T; ``shrinkage`` is a.

@@ -1,4 +1,4 @@
-"""Class statistics that can be added to and taken from, exactly, without the data.
+"""Keep class statistics that can be added to and taken from, exactly, without the data.
 
 The state of one tap is, for every class, the count n, the mean m and the scatter
 M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub & LeVeque (1979);
@@ -14,14 +14,14 @@ from scipy.linalg.blas import dger
 
 from tasks.types import Arrays, Float
 
-# Under this name a tap's moments are kept. Up to 0.1 those of normalised features lay beside them,
-# under "unit", and nothing ever read them.
+# A tap's moments are kept under this name. Up to 0.1 those of normalised features were kept beside
+# them, under "unit", and nothing ever read them.
 _AS_THEY_ARE = "raw"
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
+    """Hold count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
 
     n: Float
     mean: Float
@@ -34,18 +34,18 @@ class Moments:
 
     @property
     def classes(self) -> int:
-        """The number of classes C."""
+        """Return the number of classes C."""
         return int(self.mean.shape[0])
 
     @property
     def width(self) -> int:
-        """The number of features d."""
+        """Return the number of features d."""
         return int(self.mean.shape[1])
 
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """The moments of every tap of a network, by the tap's name."""
+    """Hold the moments of every tap of a network, by the tap's name."""
 
     taps: Mapping[str, Moments]
 
@@ -56,7 +56,7 @@ class ClassStatistics:
 
     @property
     def n(self) -> Float:
-        """The number of images of every class, (C,)."""
+        """Return the number of images of every class, (C,)."""
         return next(iter(self.taps.values())).n
 
     def to_arrays(self) -> Arrays:
@@ -171,12 +171,12 @@ def statistics_of(
 
 
 def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
-    """`merge` every tap; KeyError where the taps differ."""
+    """Merge every tap with `merge`; KeyError where the taps differ."""
     return _tap_by_tap(merge, a, b)
 
 
 def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
-    """`retract` every tap; KeyError where the taps differ."""
+    """Take every tap out with `retract`; KeyError where the taps differ."""
     return _tap_by_tap(retract, total, part)
 
 

@@ -1,4 +1,4 @@
-"""Class probabilities of logits, made honest by a temperature (Guo et al. 2017)."""
+"""Compute class probabilities of logits, calibrated by a temperature (Guo et al. 2017)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""The random-effects model of slides: f = m_c + b + e with b ~ N(0, B) by slide and e ~ N(0, W).
+"""Estimate the random-effects model of slides, f = m_c + b + e: b ~ N(0, B) by slide, e ~ N(0, W).
 
 This is the two-covariance model, which is PLDA with full-rank factors (Brummer & de Villiers 2010).
 Its components follow from statistics by slide alone.
@@ -19,7 +19,7 @@ LEAST_BETWEEN = 1e-3  # of W that B is taken for where slides seem not to differ
 
 @dataclass(frozen=True)
 class Components:
-    """What the random-effects model is estimated to be at one tap.
+    """Hold the estimate of the random-effects model at one tap.
 
     ``means`` (C, d), NaN for a class without cells; ``within`` W and ``between`` B (d, d), both
     shrunk and positive definite; ``groups`` is how many groups they are estimated from.
@@ -32,12 +32,12 @@ class Components:
 
     @property
     def k(self) -> float:
-        """How many cells the population weighs in a slide's shift: d / tr(W^-1 B)."""
+        """Compute how many cells the population weighs in a slide's shift: d / tr(W^-1 B)."""
         return len(self.within) / max(float(np.trace(_whitened(self.within, self.between))), 1e-300)
 
 
 def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
-    """W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
+    """Estimate W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
 
     Raises:
         ValueError: no group has two cells of a class, or every feature is the same in all of them.
@@ -52,7 +52,7 @@ def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, flo
 
 
 def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
-    """The class means (C, d) of Henderson's mixed-model equations (1975) with W = k B.
+    """Solve Henderson's mixed-model equations (1975) for the class means (C, d), with W = k B.
 
     Means of cells would take what differs between the patients of two classes for a difference of
     the classes; with a small k it is that within patients who have both. NaN for an absent class.
@@ -69,7 +69,7 @@ def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
 
 
 def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple[Float, Float]:
-    """Counts (G,) of groups and the mean (G, d) of what their cells have beyond class means."""
+    """Compute counts (G,) of groups and mean residuals (G, d) of their cells from class means."""
     n = statistics.n
     beyond = n[:, :, None] * (statistics.means[tap] - np.nan_to_num(means))
     count = n.sum(axis=1)
@@ -77,7 +77,7 @@ def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple
 
 
 def between_covariance(count: Float, residuals: Float, within: Float, weights: Float) -> Float:
-    """B (d, d) by the method of moments, not shrunk; it may have negative eigenvalues.
+    """Estimate B (d, d) by moments, not shrunk; it may have negative eigenvalues.
 
     With weights w and their sum s, E sum w (r - rbar)(r - rbar)^T is
     B (s - sum w^2 / s) + W sum w (1 - w / s) / n, whatever the weights (DerSimonian & Laird 1986).
@@ -118,7 +118,7 @@ def components(statistics: GroupStatistics, tap: str) -> Components:
 
 
 def shrunk_within(covariance: Float, degrees: float) -> Float:
-    """W drawn towards a multiple of the identity (Chen et al. 2010), as `tied_gaussian` does."""
+    """Shrink W towards a multiple of the identity (Chen et al. 2010), as in `tied_gaussian`."""
     d = len(covariance)
     shrinkage = max(oas_shrinkage(covariance, degrees), LEAST_SHRINKAGE)
     return np.asarray(
@@ -127,7 +127,7 @@ def shrunk_within(covariance: Float, degrees: float) -> Float:
 
 
 def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
-    """B drawn towards a multiple of W, which it has directions without groups from.
+    """Shrink B towards a multiple of W, which gives the directions in which groups tell nothing.
 
     Where W is the identity, negative eigenvalues are cut off and the rest are drawn towards their
     mean by the coefficient of Chen et al. (2010) for so many groups.
@@ -145,7 +145,7 @@ def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
 
 
 def _whitened(within: Float, matrix: Float) -> Float:
-    """L^-1 M L^-T with W = L L^T: a covariance (d, d) where W is the identity."""
+    """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d) where W is the identity."""
     factor = cholesky(within, lower=True)
     half = solve_triangular(factor, matrix, lower=True)
     full = solve_triangular(factor, half.T, lower=True)

@@ -14,7 +14,7 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class FittedSlide:
-    """What a fitted slide (or patient) tells of slides that are scored, by a prior without it.
+    """Hold what a fitted slide (or patient) tells of scored slides, by a prior without it.
 
     ``deviations`` (n, T) are its cells' log distances, standardised by its own ``location`` and
     ``scale`` (T,), NaN where it has too few cells; ``kept`` counts those in its reference;
@@ -31,7 +31,7 @@ class FittedSlide:
 
 @dataclass(frozen=True)
 class OwnCalibration:
-    """What p-values are read from: of cells by their slide, of cells by the prior, and of slides.
+    """Hold the calibrations of cells by their slide, of cells by the prior, and of slides.
 
     ``location`` and ``scale`` (T,) are those of fitted slides, for `Prior`.
     """
@@ -82,7 +82,7 @@ def fitted_slide(
 
 
 def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
-    """The usual location and scale (T,) of log distances, each slide weighing the same.
+    """Average the location and scale (T,) of log distances, each slide weighing the same.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
@@ -115,7 +115,7 @@ def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
 
 
 def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
-    """Priors that know what location and scale (T,) fitted slides have."""
+    """Add to priors the location and scale (T,) that fitted slides have."""
     spread = zip(location.tolist(), scale.tolist(), strict=True)
     return {
         tap: replace(prior, location=place, scale=width)

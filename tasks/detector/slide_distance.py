@@ -20,7 +20,7 @@ BLOCK = 4096  # cells that are scored together, whatever parts a slide comes in
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known of a slide before it is seen, at one tap: of the population, or of its site.
+    """Hold what is known of a slide before it is seen, at one tap: of the population or its site.
 
     ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
     ``between`` B (d, d); ``k`` cells are what the population weighs in the shift. ``location`` and
@@ -37,7 +37,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class TapNormal:
-    """A slide's reference at one tap.
+    """Hold a slide's reference at one tap.
 
     ``means`` (C, d) are the classes' where the slide is; ``factor`` (d, d) is lower triangular with
     V = L L^T and S = V / ``nu``; ``kappa`` is n + k, infinite where no cell is in the reference.
@@ -55,7 +55,7 @@ class TapNormal:
 
 @dataclass(frozen=True)
 class SlideNormal:
-    """A slide's reference at all taps.
+    """Hold a slide's reference at all taps.
 
     ``level`` says what it is: the slide's own, that of its site, or the population's. ``kept`` (n,)
     are the cells that the reference is made of, of those it was given.
@@ -71,7 +71,7 @@ def usable_rows(
     taps: Taps,
     predicted: NDArray[np.integer],
 ) -> Flags:
-    """Which cells (n,) can be scored: with finite features, and of a class that was fitted."""
+    """Mark the cells (n,) to score: with finite features, and of a class that was fitted."""
     predicted = np.asarray(predicted)
     usable = predicted >= 0
     for tap, reference in references.items():
@@ -86,7 +86,7 @@ def squared_distances(
     predicted: NDArray[np.integer],
     weighs: Flags,
 ) -> Float:
-    """Squared distances (n,) to the nearest class, of each cell by a reference without it.
+    """Compute squared distances (n,) to the nearest class, each by a reference without the cell.
 
     Taking a cell out is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1),
     V_-i = V - (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards).
@@ -122,7 +122,7 @@ def squared_distances(
 def standardised_distances(
     normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
 ) -> Float:
-    """Standardised log distances (n, T) of a slide's cells; NaN where a cell cannot be scored.
+    """Standardise the log distances (n, T) of a slide's cells; NaN if not scored.
 
     Args:
         normal: the slide's reference.
@@ -143,7 +143,7 @@ Part = tuple[Taps, NDArray[np.integer], Flags]
 
 
 def score_parts(normal: SlideNormal, parts: Iterable[Part]) -> Iterator[Float]:
-    """`standardised_distances` of a slide that comes in parts, a block of `BLOCK` cells at a time.
+    """Compute `standardised_distances` of a slide that comes in parts, `BLOCK` cells at a time.
 
     Parts of any size are cut into the same blocks, so that no bit depends on how a slide was read,
     and no more is held than a part and a block.
@@ -171,5 +171,5 @@ def _joined(a: Part | None, b: Part) -> Part:
 
 
 def _whiten(factor: Float, rows: Float) -> Float:
-    """L^-1 applied to every row, (n, d)."""
+    """Apply L^-1 to every row, (n, d)."""
     return np.asarray(solve_triangular(factor, rows.T, lower=True, check_finite=False)).T

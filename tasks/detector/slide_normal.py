@@ -1,4 +1,4 @@
-"""A slide's own normal: what its cells are like, and how far each is from that.
+"""Estimate a slide's own normal: what its cells are like, and how far each is from that.
 
 The distance of a cell to the population is how far its slide is from the population (stain, camera,
 light) and how far the cell is from its slide. Here the second is told alone, and the first once for
@@ -40,7 +40,7 @@ LEAST_SCALE = 1e-6  # of log distances, where they do not vary
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen, by fitted patients and the same ones shifted, never by foreign images.
+    """Hold the choices made on fitted patients and the same ones shifted, never on foreign images.
 
     A smaller ``cut`` catches more where a third of a slide is alike and strange, and calls more of
     a slide abnormal whose cells vary more than fitted ones; so does a larger ``v``. ``lean_*`` are
@@ -69,14 +69,15 @@ class Choices:
 
 
 def prior_of(components: Components) -> Prior:
-    """The population as a prior of its slides."""
+    """Take the population as a prior of its slides."""
     return Prior(components.means, components.within, components.between, components.k)
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
-    """T^2 = rbar^T (B + W / n)^-1 rbar of a slide of n cells with the mean residual rbar (d,).
+    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with the mean residual rbar (d,).
 
-    For a slide of the population it is chi-squared with d degrees of freedom (Hotelling 1931).
+    For a slide of n cells of the population it is chi-squared with d degrees of freedom (Hotelling
+    1931).
     """
     factor = cholesky(prior.between + prior.within / n, lower=True)
     white = solve_triangular(factor, mean, lower=True)
@@ -84,7 +85,7 @@ def shift_distance(prior: Prior, n: float, mean: Float) -> float:
 
 
 def shift_distances(priors: Mapping[str, Prior], statistics: GroupStatistics) -> Float:
-    """T^2 (G, T) of every group, from its counts and means alone; taps in rising order."""
+    """Compute T^2 (G, T) of every group, by its counts and means alone; taps in rising order."""
     columns = []
     for tap in statistics.taps:
         count, residuals = residual_means(statistics, tap, priors[tap].means)
@@ -100,7 +101,7 @@ def slide_normal(
     choices: Choices | None = None,
     site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """The reference of a slide's cells, without those that are not like the others.
+    """Fit the reference of a slide's cells, without those that are not like the others.
 
     Shift, covariance, distances, and which cells are kept, are found in turn. The first rounds keep
     the ``core``, the later ones what is not beyond the ``cut``: of a clean slide nearly all.
@@ -109,7 +110,7 @@ def slide_normal(
         priors: by tap.
         taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
-        choices: what the trimming goes by.
+        choices: of the trimming.
         site: the reference that a slide of few cells leans on, made of its site's cells by this
             same function; without one it leans on the prior.
     """
@@ -130,7 +131,7 @@ def _trimmed(
     classes: NDArray[np.intp],
     choices: Choices,
 ) -> tuple[dict[str, TapNormal], Flags]:
-    """References, and which cells (n,) they are made of."""
+    """Fit references by tap, and mark the cells (n,) that they are made of."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
     normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
     kept = np.zeros(len(classes), bool)
@@ -157,14 +158,14 @@ def _trimmed(
 
 
 def _start(prior: Prior, residuals: Float) -> TapNormal:
-    """The first reference: the median residual, and the population's covariance."""
+    """Make the first reference: the median residual, and the population's covariance."""
     means = prior.means + np.median(residuals, axis=0)
     nan = float("nan")
     return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, nan, nan, nan)
 
 
 def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
-    """The reference that kept residuals (n, d) make.
+    """Compute the reference that kept residuals (n, d) make.
 
     Where a slide is farther than slides of the population are, as many times as its T^2 is more
     than expected, the prior of its shift weighs as many times less: a shift that the prior did not
@@ -189,7 +190,7 @@ def leaning(
     usable: Flags,
     site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """The reference of a slide of few cells: its site's, or the prior's, cells varying by W + B."""
+    """Make the reference of a slide of few cells: its site's, or the prior's with W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")
@@ -206,7 +207,7 @@ def leaning(
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
-    """Location and scale of the shortest interval that half the values (n,) are in.
+    """Find location and scale of the shortest interval that half the values (n,) are in.
 
     It stays where most values are while fewer than half are elsewhere (Rousseeuw & Leroy 1988).
     """
@@ -219,7 +220,7 @@ def shortest_half(values: Float) -> tuple[float, float]:
 
 
 def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
-    """The location and scale of log distances: median and 1.4826 MAD, leaning on fitted slides'."""
+    """Estimate location and scale of log distances: median and 1.4826 MAD, leaning on a prior."""
     location = float(np.median(values))
     scale = max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
     if not np.isfinite(prior.location):
@@ -231,10 +232,10 @@ def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float
 
 
 def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
-    """The prior of a site's slides: the same posterior one level up, from statistics of the site.
+    """Compute the prior of a site's slides: the posterior one level up, from the site's statistics.
 
-    The population is one slide more in where the site is, unless the site is farther than slides
-    of the population are; it is ``v`` cells in W and ``slides`` slides in B.
+    The population counts as one slide more in the site's shift, unless the site is farther than
+    slides of the population are; it counts as ``v`` cells in W and as ``slides`` slides in B.
 
     Args:
         prior: the population.
@@ -261,5 +262,5 @@ def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Cho
 
 
 def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:
-    """Which of a slide's n cells its reference is made of: all, or ``most`` spread evenly."""
+    """Choose which of a slide's n cells make its reference: all, or ``most`` spread evenly."""
     return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)

@@ -15,7 +15,7 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class SlideScores:
-    """A slide's cells given the slide, and the slide given the prior.
+    """Hold the scores of a slide's cells given the slide, and of the slide given the prior.
 
     ``abnormality`` and ``p_value`` are (n,), NaN for cells that cannot be scored; ``shift`` is the
     fused score of the slide, ``shift_p_value`` its p-value, and ``beyond`` says that it is farther
@@ -33,7 +33,7 @@ class SlideScores:
 def cell_scores(
     calibration: OwnCalibration, normal: SlideNormal, deviations: Float
 ) -> tuple[Float, Float]:
-    """Abnormality and p-value (n,) of standardised log distances (n, T)."""
+    """Compute abnormality and p-value (n,) of standardised log distances (n, T)."""
     level = calibration.population if normal.level == "population" else calibration.cells
     scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
     known = ~np.isnan(deviations).any(axis=1)
@@ -43,7 +43,7 @@ def cell_scores(
 
 
 def shift_scores(calibration: OwnCalibration, normal: SlideNormal) -> tuple[float, float, bool]:
-    """A slide's shift, its p-value, and whether it is beyond every fitted slide's.
+    """Compute a slide's shift, its p-value, and whether it is beyond every fitted slide's.
 
     With K fitted slides no p-value is below 1 / (K + 1). NaN where a slide has no usable cell.
     """

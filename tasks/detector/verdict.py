@@ -22,7 +22,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Which of n images failed, are abnormal and are uncertain, (n,) each."""
+    """Mark which of n images failed, are abnormal and are uncertain, (n,) each."""
 
     failed: NDArray[np.bool_]
     abnormal: NDArray[np.bool_]
@@ -30,11 +30,11 @@ class Verdicts:
 
     @property
     def review(self) -> NDArray[np.bool_]:
-        """Which images (n,) a person looks at."""
+        """Mark the images (n,) that a person looks at."""
         return np.asarray(self.failed | self.abnormal | self.uncertain)
 
     def reasons(self) -> list[str | None]:
-        """Why a person looks at each of n images, as a column holds it; None where nobody does."""
+        """Join the reasons to look at each of n images, as a column holds them; None without."""
         # An image that failed has no other reason: nothing else is known of it.
         codes = np.where(self.failed, 4, self.abnormal + 2 * self.uncertain)
         sets = [

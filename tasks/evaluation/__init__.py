@@ -1,1 +1,1 @@
-"""Try a detector on attacks, corruptions and other images, beside other scores."""
+"""Measure a detector on attacks, corruptions and foreign images, beside other detectors."""

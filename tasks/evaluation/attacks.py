@@ -1,4 +1,4 @@
-"""Adversarial images: what a detector of abnormal images has to stand up to.
+"""Make adversarial images, which a detector of abnormal images has to find.
 
 Known attacks are foolbox's (Rauber et al. 2020); the adaptive one is ours and knows the detector.
 Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
@@ -23,12 +23,12 @@ ADAPTIVE_WEIGHTS = (0.1, 1.0)
 
 
 class AttackError(Exception):
-    """An attack that does not exist, or a library that is not installed."""
+    """Say that an attack does not exist, or that a library is not installed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked: a classifier in evaluation mode, its detector, and the alarm's threshold.
+    """Describe what is attacked: a classifier in evaluation mode, its detector, and a threshold.
 
     ``threshold`` is the abnormality from which on an image is called abnormal.
     """
@@ -43,7 +43,7 @@ Perturb = Callable[[Target, Tensor, Tensor, float | None], Tensor]
 
 @dataclass(frozen=True)
 class Attack:
-    """How to perturb pixels (B, 3, S, S) with labels (B,), and the strengths that are tried.
+    """Describe how to perturb pixels (B, 3, S, S) with labels (B,), and the strengths to try.
 
     An attack without strengths looks for the smallest perturbation, in L2, that is enough.
     """
@@ -55,7 +55,7 @@ class Attack:
 def attack(
     name: str, target: Target, pixels: Tensor, labels: Tensor, strength: float | None, seed: int
 ) -> Tensor:
-    """Adversarial versions (B, 3, S, S) of images in [0, 1], not rounded to 8 bits.
+    """Make adversarial versions (B, 3, S, S) of images in [0, 1], not rounded to 8 bits.
 
     An image that cannot be made to fool the classifier comes back as far as the attack got.
 
@@ -68,14 +68,14 @@ def attack(
 
 
 def find_attack(name: str) -> Attack:
-    """The attack of that name; AttackError lists those that there are."""
+    """Return the attack of that name; AttackError lists those that there are."""
     if name not in ATTACKS:
         raise AttackError(f"no attack {name!r}; there are: {', '.join(ATTACKS)}")
     return ATTACKS[name]
 
 
 def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed: int) -> Tensor:
-    """Random noise (B, 3, S, S) as large as an attack: what it changes, without its aim.
+    """Add random noise as large as an attack to pixels, (B, 3, S, S): its size without its aim.
 
     Signs times the strength match an attack with an L-infinity bound; Gaussian noise of the same
     L2 norm, image by image, matches one without.
@@ -95,18 +95,18 @@ def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed
 
 
 def round_to_8_bits(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] as a lossless image file keeps them."""
+    """Round pixels in [0, 1] as a lossless image file keeps them."""
     return (pixels * 255).round() / 255
 
 
 def l2_norm(difference: Tensor) -> Tensor:
-    """L2 norms (B,) over all pixels and colours."""
+    """Compute L2 norms (B,) over all pixels and colours."""
     norms: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
     return norms
 
 
 def linf_norm(difference: Tensor) -> Tensor:
-    """L-infinity norms (B,)."""
+    """Compute L-infinity norms (B,)."""
     return difference.flatten(1).abs().amax(dim=1)
 
 
@@ -130,7 +130,7 @@ def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -
 
 
 def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
-    """A step of ``magnitude`` that makes images look less abnormal, x - e sign(grad abnormality).
+    """Make images less abnormal by a step of ``magnitude`` e, x - e sign(grad abnormality).
 
     Abnormal images answer to it less than others do (Liang et al. 2018; Lee et al. 2018).
     ``abnormality`` (B,) must have been computed from ``pixels``.
@@ -152,7 +152,7 @@ def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | 
     for weight in ADAPTIVE_WEIGHTS:
         moved = pixels + strength * (2 * torch.rand_like(pixels) - 1)
         for step in range(ADAPTIVE_STEPS + 1):
-            # What counts is what a file holds.
+            # The attack is judged by the pixels that a file holds.
             moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
             taps, logits = target.classifier.features(moved)
             abnormality = differentiable_abnormality(target.detector, taps)
@@ -175,7 +175,7 @@ def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | 
 
 
 def _from_foolbox(make: Callable[[Any], Any]) -> Perturb:
-    """An attack of foolbox; the import waits, for most installations attack nobody."""
+    """Wrap an attack of foolbox; it is imported late, for most installations make no attacks."""
 
     def perturb(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
         try:

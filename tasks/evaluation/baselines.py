@@ -1,4 +1,4 @@
-"""Scores by which detectors of abnormal images are compared: higher is more abnormal.
+"""Compute the scores by which detectors of abnormal images are compared: higher is more abnormal.
 
 Each is a short function of what is known of some images (`Evidence`) and of what was fitted on
 others (`Fitted`). A new one is a function and a line in `SCORES`.
@@ -27,7 +27,7 @@ NEIGHBOURS = 50
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of n images.
+    """Hold what is known of n images.
 
     ``taps`` are pooled features (n, d) of the network's stages, `PENULTIMATE` among them;
     ``logits`` (n, C); ``border`` (n,) the mean brightness in [0, 1] of the outermost pixels;
@@ -66,7 +66,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Residual:
-    """The directions that fitted features leave out (Wang et al. 2022).
+    """Describe the directions that fitted features leave out (Wang et al. 2022).
 
     ``origin`` (d,) is where the logits are zero, ``directions`` (d, k) span the complement of the
     principal subspace, ``scale`` makes residuals as large as logits.
@@ -88,7 +88,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the compared detectors know of the fitted images.
+    """Hold what the compared detectors know of the fitted images.
 
     ``layers`` has a Gaussian for each stage; ``unit_last`` one of the last features on the unit
     sphere; ``whole`` one around a single mean; ``bank`` (m, d) are some last features on the unit
@@ -108,12 +108,12 @@ Score = Callable[[Evidence, Fitted], Float]
 
 
 def slidewatch(evidence: Evidence, fitted: Fitted) -> Float:
-    """The detector's own fused score."""
+    """Compute the detector's own fused score."""
     return score_images(fitted.detector, evidence.taps).abnormality
 
 
 def maximum_softmax(evidence: Evidence, fitted: Fitted) -> Float:
-    """One minus the probability of the likeliest class (Hendrycks & Gimpel 2017).
+    """Score by one minus the probability of the likeliest class (Hendrycks & Gimpel 2017).
 
     Its logarithm is returned, which ranks alike and does not round to zero.
     """
@@ -122,49 +122,49 @@ def maximum_softmax(evidence: Evidence, fitted: Fitted) -> Float:
 
 
 def energy(evidence: Evidence, fitted: Fitted) -> Float:
-    """The free energy of the logits at temperature 1 (Liu et al. 2020)."""
+    """Compute the free energy of the logits at temperature 1 (Liu et al. 2020)."""
     return -np.asarray(logsumexp(np.asarray(evidence.logits, np.float64), axis=1))
 
 
 def k_nearest_neighbours(evidence: Evidence, fitted: Fitted) -> Float:
-    """The distance to the k-th nearest fitted image on the unit sphere (Sun et al. 2022)."""
+    """Measure the distance to the k-th nearest fitted image on a unit sphere (Sun et al. 2022)."""
     neighbours = min(NEIGHBOURS, len(fitted.bank))
     index = NearestNeighbors(n_neighbors=neighbours).fit(fitted.bank)
     return np.asarray(index.kneighbors(unit(evidence.taps[fitted.last]))[0][:, -1], np.float64)
 
 
 def mahalanobis_last(evidence: Evidence, fitted: Fitted) -> Float:
-    """Mahalanobis distance at the last features alone (Lee et al. 2018)."""
+    """Compute the Mahalanobis distance at the last features alone (Lee et al. 2018)."""
     return nearest_class_distance(fitted.layers[fitted.last], evidence.taps[fitted.last])
 
 
 def mahalanobis_plus_plus(evidence: Evidence, fitted: Fitted) -> Float:
-    """The same with features on the unit sphere (Mueller & Hein 2025)."""
+    """Compute `mahalanobis_last` on the unit sphere (Mueller & Hein 2025)."""
     return nearest_class_distance(fitted.unit_last, unit(evidence.taps[fitted.last]))
 
 
 def marginal_mahalanobis(evidence: Evidence, fitted: Fitted) -> Float:
-    """The distance under one Gaussian for all classes (Kamoi & Kobayashi 2020)."""
+    """Compute the distance under one Gaussian for all classes (Kamoi & Kobayashi 2020)."""
     return nearest_class_distance(fitted.whole, evidence.taps[fitted.last])
 
 
 def relative_mahalanobis(evidence: Evidence, fitted: Fitted) -> Float:
-    """The distance to the nearest class minus that under one Gaussian (Ren et al. 2021)."""
+    """Subtract the distance under one Gaussian from that to the nearest class (Ren et al. 2021)."""
     return mahalanobis_last(evidence, fitted) - marginal_mahalanobis(evidence, fitted)
 
 
 def residual(evidence: Evidence, fitted: Fitted) -> Float:
-    """The length of what the principal subspace leaves out (Wang et al. 2022)."""
+    """Compute the length of what the principal subspace leaves out (Wang et al. 2022)."""
     return residual_norm(fitted.residual, evidence.taps[fitted.last])
 
 
 def vim(evidence: Evidence, fitted: Fitted) -> Float:
-    """The residual, as a virtual logit, against the energy of the others (Wang et al. 2022)."""
+    """Weigh the residual, as a virtual logit, against the others' energy (Wang et al. 2022)."""
     return fitted.residual.scale * residual(evidence, fitted) + energy(evidence, fitted)
 
 
 def black_border(evidence: Evidence, fitted: Fitted) -> Float:
-    """How bright the border is: cells are masked to black, and this sees nothing else."""
+    """Score by the brightness of the border alone: the border of a masked cell is black."""
     return np.asarray(evidence.border, np.float64)
 
 
@@ -184,17 +184,17 @@ SCORES: dict[str, Score] = {
 
 
 def odin(evidence: Evidence, magnitude: float) -> Float:
-    """One minus the largest tempered probability after pre-processing (Liang et al. 2018)."""
+    """Score by 1 - the largest tempered probability after pre-processing (Liang et al. 2018)."""
     return np.asarray(1.0 - probabilities(evidence.odin[magnitude], ODIN_TEMPERATURE).max(axis=1))
 
 
 def preprocessed(evidence: Evidence, fitted: Fitted, magnitude: float) -> Float:
-    """The detector's own score after pre-processing (Lee et al. 2018)."""
+    """Compute the detector's own score after pre-processing (Lee et al. 2018)."""
     return score_images(fitted.detector, evidence.moved[magnitude]).abnormality
 
 
 def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
-    """Every score (n,) by its detector's name; pre-processing where the evidence has it."""
+    """Compute every score (n,) by its detector's name; pre-processing where the evidence has it."""
     scores = {name: function(evidence, fitted) for name, function in SCORES.items()}
     for magnitude in evidence.odin:
         scores[f"ODIN {magnitude:g}"] = odin(evidence, magnitude)
@@ -205,7 +205,7 @@ def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
 
 
 def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
-    """Log distances (n, L) at every stage: what the paper's logistic regression weighs."""
+    """Compute log distances (n, L) at every stage, which the paper's logistic regression weighs."""
     return log_distance(
         np.stack(
             [nearest_class_distance(g, evidence.taps[tap]) for tap, g in fitted.layers.items()],
@@ -222,7 +222,7 @@ def unit(features: NDArray[np.floating]) -> Float:
 
 
 def one_class(moments: Moments) -> Moments:
-    """Statistics of all classes as one: the scatter within the classes and that between them."""
+    """Merge the statistics of all classes: the scatter within the classes and between them."""
     total = moments.n.sum()
     mean = moments.n @ moments.mean / total
     offset = np.where(moments.n[:, None] > 0, moments.mean - mean, 0.0)
@@ -231,12 +231,12 @@ def one_class(moments: Moments) -> Moments:
 
 
 def whole_gaussian(moments: Moments) -> TiedGaussian:
-    """One Gaussian around the mean of all classes."""
+    """Fit one Gaussian around the mean of all classes."""
     return tied_gaussian(one_class(moments))
 
 
 def residual_directions(moments: Moments, weight: Float, bias: Float) -> tuple[Float, Float]:
-    """The origin (d,) and the directions (d, k) of `Residual`, from statistics alone.
+    """Compute the origin (d,) and the directions (d, k) of `Residual`, from statistics alone.
 
     The origin is -W^+ b; the principal subspace keeps 1,000, 512 or half of the directions, for
     more than 2,000 features, from 768 on, and below (Wang et al. 2022).
@@ -258,6 +258,6 @@ def residual_directions(moments: Moments, weight: Float, bias: Float) -> tuple[F
 
 
 def residual_norm(fitted: Residual, features: NDArray[np.floating]) -> Float:
-    """The length (n,) of features (n, d) outside the principal subspace."""
+    """Compute the length (n,) of features (n, d) outside the principal subspace."""
     offsets = np.asarray(features, np.float64) - fitted.origin
     return np.asarray(np.linalg.norm(offsets @ fitted.directions, axis=1))

@@ -1,7 +1,7 @@
-"""Detectors side by side: metrics of every set of images, attack and corruption.
+"""Compare detectors side by side: metrics of every set of images, attack and corruption.
 
-Abnormal images are told from ordinary ones of unseen patients. An attack counts where the image was
-diagnosed rightly before, its matched noise is too, and the attacked image is not.
+Abnormal images are told from ordinary ones of unseen patients. An attack counts where the clean
+image and the image with matched noise are diagnosed rightly, and the attacked image is not.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ KNOWN_STACK = "layers and margin (known-attack)"
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: n images.
+    """Hold one side of a comparison: n images.
 
     ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
     largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
@@ -44,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Abnormal images, which are the subject, against ordinary ones.
+    """Pair abnormal images, which are the subject, with ordinary ones.
 
     ``teachers`` are ordinary and attacked images that the
     regression for unseen attacks learns from.
@@ -92,7 +92,7 @@ def compare(comparison: Comparison) -> list[Metric]:
 
 
 def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:
-    """The share of abnormal scores above all but a share of the ordinary ones."""
+    """Compute the share of abnormal scores above all but a share of the ordinary ones."""
     allowed = round(alarms * len(ordinary))
     limit = np.append(np.sort(ordinary)[::-1], -np.inf)[allowed]
     return _share(abnormal > limit, weights)
@@ -106,10 +106,10 @@ def _share(hit: NDArray[np.bool_], weights: Float) -> tuple[float, Float]:
 def _regressions(
     comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
 ) -> dict[str, Float]:
-    """Logistic regressions over stages, as in Lee et al. (2018).
+    """Score by logistic regressions over stages, as in Lee et al. (2018).
 
     ``known-attack`` learns from the very kind of images it is tried on, ``unseen-attack`` from FGSM
-    alone; neither learns from a patient whom it scores.
+    alone; neither learns from images of a patient whose images it scores.
     """
     ordinary, abnormal = comparison.ordinary, comparison.abnormal
     layers = np.concatenate([ordinary.layers, abnormal.layers])
@@ -139,15 +139,15 @@ def _cross_fitted(
     taught: NDArray[np.bool_],
     teaching_clusters: NDArray[np.str_],
 ) -> Float:
-    """Scores (n,) of x (n, L) by regressions on teachers of other clusters."""
+    """Compute scores (n,) of x (n, L) by regressions on teachers of other clusters."""
     scores = np.zeros(len(x))
     if len(np.unique(clusters)) < 2:
-        return scores  # all are of one patient, and nobody else is there to learn from
+        return scores  # all are of one patient, and there is no other patient to learn from
     folds = GroupKFold(min(FOLDS, len(np.unique(clusters))), shuffle=True, random_state=0)
     for _, test in folds.split(x, groups=clusters):
         learn = ~np.isin(teaching_clusters, clusters[test])
         if len(np.unique(taught[learn])) < 2:
-            continue  # nobody is left to learn from: it cannot tell
+            continue  # no images of both kinds are left to learn from
         model = _regression().fit(teachers[learn], taught[learn])
         scores[test] = model.decision_function(x[test])
     return scores

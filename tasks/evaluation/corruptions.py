@@ -1,4 +1,4 @@
-"""Covariate shifts: the same cell through a worse microscope, another stain or another camera.
+"""Make covariate shifts: the same cell through a worse microscope, stain or camera.
 
 Each kind has five strengths, from barely visible to gross, as Hendrycks & Dietterich (2019,
 arXiv 1903.12261) have them. They are made at the image's own size, where optics and cameras act.
@@ -25,7 +25,7 @@ STRENGTHS = 5
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind of shift: its strengths, what they measure, and what it does.
+    """Describe one kind of shift: its strengths, what they measure, and its function.
 
     ``function`` takes pixels (3, H, W) in [0, 1], a strength in ``unit`` and a generator.
     """
@@ -36,7 +36,7 @@ class Corruption:
 
 
 def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A shifted copy of an image.
+    """Make a shifted copy of an image.
 
     What is random (grain, direction, place) depends on the seed and the image but not on the
     level: a higher level is more of the same.
@@ -63,7 +63,7 @@ def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> N
 
 
 def _inside(pixels: Tensor) -> Tensor:
-    """1 where the image is not black, 0 where segmentation blackened it; (1, H, W)."""
+    """Mark where segmentation has not blackened the image: 1 there, 0 where it has; (1, H, W)."""
     return (pixels.amax(dim=0, keepdim=True) > 0).float()
 
 
@@ -74,7 +74,7 @@ def _smooth(pixels: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _convolve(pixels: Tensor, kernel: Tensor) -> Tensor:
-    """The same kernel, of odd sides, over every channel; outside the image all is 0."""
+    """Convolve every channel with one kernel of odd sides; outside the image all is 0."""
     padding = [side // 2 for side in kernel.shape]
     return torch.conv2d(pixels[:, None], kernel[None, None], padding=padding)[:, 0]
 
@@ -87,7 +87,7 @@ def _defocus(pixels: Tensor, sigma: float, rng: Generator) -> Tensor:
 
 
 def _motion(pixels: Tensor, length: float, rng: Generator) -> Tensor:
-    """Every pixel becomes the mean along a line of one direction."""
+    """Average every pixel along a line of one direction."""
     way = np.exp(1j * rng.uniform(0, math.pi)) * np.linspace(-length / 2, length / 2, 101)
     reach = math.ceil(length / 2)
     line = torch.zeros(2 * reach + 1, 2 * reach + 1)
@@ -146,7 +146,7 @@ def _hue(pixels: Tensor, degrees: float, rng: Generator) -> Tensor:
 
 
 def _debris(pixels: Tensor, share: float, rng: Generator) -> Tensor:
-    """A dark disc whose radius is a share of the shorter side, near the middle of the image."""
+    """Draw a dark disc near the middle whose radius is a share of the image's shorter side."""
     height, width = pixels.shape[-2:]
     y, x = (n * rng.uniform(0.3, 0.7) for n in (height, width))
     away = np.hypot(np.arange(height)[:, None] - y, np.arange(width) - x)

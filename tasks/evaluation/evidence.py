@@ -1,4 +1,4 @@
-"""Gather what the scores need to know of images: taps, logits, and both after pre-processing."""
+"""Gather the evidence that the scores need of images: taps, logits, and both pre-processed."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""How often ordinary images of unseen patients are called abnormal, by the way of calibrating.
+"""Measure how often ordinary images of unseen patients are called abnormal, by calibration.
 
 Either each of some fitted patients is left out in turn and scored by the others, or these patients
 are held out of the statistics for good and calibrate by themselves.
@@ -31,7 +31,7 @@ REPEATS = 1000
 
 @dataclass(frozen=True)
 class Images:
-    """Images by tap, (n, d) each, with their labels (n,) and patients (n,)."""
+    """Hold images by tap, (n, d) each, with their labels (n,) and patients (n,)."""
 
     taps: list[NDArray[np.float32]]
     labels: NDArray[np.int8]
@@ -40,7 +40,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Realised:
-    """The rate of false alarms at a nominal level, by patient and by image.
+    """Hold the rate of false alarms at a nominal level, by patient and by image.
 
     ``patients`` calibrated; the rates are means over random choices of them, of ``images`` tried.
     """
@@ -56,7 +56,7 @@ class Realised:
 def realised(
     fitted: Images, unseen: Images, patients: int, alphas: Sequence[float]
 ) -> list[Realised]:
-    """Realised false-alarm rates when some of the fitted patients calibrate.
+    """Measure realised false-alarm rates when some of the fitted patients calibrate.
 
     Args:
         fitted: images that the statistics may be fitted on.
@@ -85,7 +85,7 @@ def realised(
 def _p_values(
     fitted: Images, unseen: Images, calibrating: NDArray[np.bool_], *, left_out: bool
 ) -> Float:
-    """p-values (n,) of unseen images."""
+    """Compute p-values (n,) of unseen images."""
     own, others = [], []
     _, groups = np.unique(fitted.patients[calibrating], return_inverse=True)
     classes = int(fitted.labels.max()) + 1

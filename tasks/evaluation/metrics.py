@@ -1,4 +1,4 @@
-"""How well a classifier or a detector does, with intervals that respect patients.
+"""Measure how well a classifier or a detector does, with intervals that respect patients.
 
 Cells of one patient resemble each other, so an interval from resampling cells is too narrow:
 patients are resampled instead.
@@ -21,7 +21,7 @@ AS_FILES, AS_COMPUTED = "as files", "as computed"  # forms of images that are me
 
 
 class Interval(NamedTuple):
-    """An estimate with the bounds of its 95% interval."""
+    """Hold an estimate with the bounds of its 95% interval."""
 
     value: float
     low: float = math.nan
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """Which images a metric is about, and which model and seed.
+    """Tell which images a metric is about, and which model and seed.
 
     ``strength`` is as `tasks.evaluation.parts.Treatment` has it, ``against`` says which ordinary
     images they are told from.
@@ -47,7 +47,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Metric:
-    """What was measured of a subject, with numbers of abnormal images and of ordinary ones.
+    """Hold what was measured of a subject, with numbers of abnormal images and of ordinary ones.
 
     ``detector`` is None where the classifier or an attack itself is measured.
     """
@@ -98,7 +98,7 @@ METRICS = pa.schema(
 def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
     """Make a table of `METRICS`; what is not a number is null."""
     rows = [metric.row() for metric in metrics]
-    # Where nothing can be said, a null says so; NaN is a number to most who ask.
+    # A null stands where there is no value, for most readers take NaN for a number.
     columns = [
         pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
         for field in METRICS
@@ -107,22 +107,22 @@ def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
 
 
 def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """The share of images whose diagnosis is right."""
+    """Compute the share of images whose diagnosis is right."""
     return float(np.mean(truth == predicted))
 
 
 def sensitivity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """The share of positive images that are found; NaN where there are none."""
+    """Compute the share of positive images that are found; NaN where there are none."""
     return float(np.mean(predicted[truth])) if truth.any() else float("nan")
 
 
 def specificity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """The share of negative images that are left alone; NaN where there are none."""
+    """Compute the share of negative images that are not called positive; NaN without any."""
     return sensitivity(~truth, ~predicted)
 
 
 def auroc(positive: NDArray[np.bool_], scores: Float) -> float:
-    """Area under the ROC curve, ties counted half; NaN where one side is empty."""
+    """Compute the area under the ROC curve, ties counted half; NaN where one side is empty."""
     if positive.all() or not positive.any():
         return float("nan")
     return float(roc_auc_score(positive, scores))
@@ -136,11 +136,11 @@ SAMPLES_AT_ONCE = 25
 def detection(
     abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
 ) -> dict[str, Float]:
-    """How well scores tell abnormal images from ordinary ones: `DETECTION` by name, (R,) each.
+    """Measure how well scores tell abnormal images from ordinary ones: `DETECTION`, (R,) each.
 
-    They equal scikit-learn's, ties included. ``TNR at 95% TPR`` is the share of abnormal images
-    refused at the least threshold that accepts at least 95% of the ordinary ones; ``detection
-    accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions.
+    They come by name and equal scikit-learn's, ties included. ``TNR at 95% TPR`` is the share of
+    abnormal images refused at the least threshold that accepts at least 95% of the ordinary ones;
+    ``detection accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions.
 
     Args:
         abnormal: (n,), which images are.
@@ -163,7 +163,7 @@ def detection(
 
 
 def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.intp]) -> Float:
-    """`DETECTION`, (5, R), of images in the order of their scores; ``ends`` are ends of ties."""
+    """Compute `DETECTION`, (5, R), of images in the order of scores; ``ends`` are ends of ties."""
     sides = []
     for side in (~abnormal, abnormal):
         counts = np.cumsum(weights * side, axis=1)[:, ends]
@@ -181,7 +181,7 @@ def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.int
             np.trapezoid(tpr, fpr, axis=1),
             1.0 - fpr[np.arange(len(fpr)), first],
             0.5 * (1.0 + (tpr - fpr).max(axis=1)),
-            # Where nothing is left the precision is 0 / 0, and no image stands for it.
+            # Where no image is left the precision is 0 / 0, and its weight is 0.
             np.nansum(precision_in * np.diff(tpr, axis=1), axis=1),
             np.nansum(precision_out * np.diff(fpr, axis=1), axis=1),
         ]
@@ -191,7 +191,7 @@ def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.int
 
 
 def resampled(clusters: NDArray[np.integer], repeats: int, seed: int = 0) -> Float:
-    """How often each of n rows counts in bootstrap samples of whole clusters, (repeats, n)."""
+    """Count each of n rows in bootstrap samples of whole clusters, (repeats, n)."""
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1
     draws = np.random.default_rng(seed).integers(0, count, (repeats, count))
@@ -200,7 +200,7 @@ def resampled(clusters: NDArray[np.integer], repeats: int, seed: int = 0) -> Flo
 
 
 def interval(value: float, draws: Float) -> Interval:
-    """A value with the 95% percentile interval of its bootstrap draws; NaN draws are left out."""
+    """Give a value the 95% percentile interval of its bootstrap draws, NaN draws left out."""
     finite = draws[np.isfinite(draws)]
     low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))
@@ -213,7 +213,7 @@ def patient_bootstrap(
     repeats: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """A percentile interval from resampling patients with all their images.
+    """Compute a percentile interval from resampling patients with all their images.
 
     Args:
         statistic: maps row numbers (with repetition) to a number; NaN draws are left out.
@@ -236,7 +236,7 @@ POSITIVE = 0
 def diagnosis_metrics(
     logits: NDArray[np.floating], labels: NDArray[np.integer], keys: list[str]
 ) -> dict[str, dict[str, float | None]]:
-    """Accuracy, AUROC, sensitivity and specificity with patient-bootstrap 95% intervals."""
+    """Measure accuracy, AUROC, sensitivity, specificity, with 95% patient-bootstrap intervals."""
     truth = labels == POSITIVE
     margin = np.asarray(logits[:, POSITIVE] - logits[:, 1 - POSITIVE], np.float64)
     _, patients = np.unique(keys, return_inverse=True)

@@ -1,6 +1,6 @@
-"""The images of a part of an evaluation: what is done to them, and what is known of them.
+"""Keep the images of a part of an evaluation: their treatment, and what is known of them.
 
-`Part` is what one file keeps; its arrays have the names that `Part.to_arrays` gives them.
+One file keeps a `Part`; its arrays have the names that `Part.to_arrays` gives them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to images before they are scored; ``strength`` as the name's own unit says."""
+    """Describe a treatment of images before they are scored; ``strength`` in the name's unit."""
 
     kind: Literal["none", "corruption", "attack"] = "none"
     name: str = "clean"
@@ -31,7 +31,7 @@ class Treatment:
 
     @property
     def key(self) -> str:
-        """A name for a folder."""
+        """Make a name for a folder."""
         return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
 
 
@@ -40,7 +40,7 @@ CLEAN = Treatment()
 
 @dataclass(frozen=True)
 class Norms:
-    """How much an attack changed each image, (n,), of pixels in [0, 1]."""
+    """Hold how much an attack changed each image, (n,), of pixels in [0, 1]."""
 
     l2: NDArray[np.float32]
     linf: NDArray[np.float32]
@@ -48,7 +48,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Logits (n, C) of another model, of images before an attack and of the attacked files."""
+    """Hold logits (n, C) of another model, of images before an attack and of the attacked files."""
 
     clean: NDArray[np.float32]
     file: NDArray[np.float32]
@@ -56,7 +56,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some images uint8 (k, S, S, 3) after a treatment; an attack keeps them as they were, too."""
+    """Hold some images uint8 (k, S, S, 3) after a treatment; of an attack, also the clean ones."""
 
     changed: NDArray[np.uint8] | None = None
     clean: NDArray[np.uint8] | None = None
@@ -64,7 +64,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Part:
-    """n images under one treatment.
+    """Hold n images under one treatment.
 
     ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
     ``label`` (n,) their classes, -1 where unknown. ``forms`` and ``norms``, of an attack, are by

@@ -32,7 +32,7 @@ EXAMPLES = 2  # of each treatment
 
 @dataclass(frozen=True)
 class Example:
-    """A cell before and after an attack or a corruption, two uint8 (S, S, 3), and what to say."""
+    """Show a cell before and after an attack or corruption, two uint8 (S, S, 3), with captions."""
 
     heading: str
     clean: NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Findings:
-    """All scored sets of one detector, and how its verdict is made.
+    """Hold all scored sets of one detector, and the levels of its verdict.
 
     ``threshold`` is the abnormality from which on an image is abnormal at level ``alpha``.
     ``tables`` list the images of each set, with the ``group`` (patient, slide or image) that each
@@ -216,13 +216,13 @@ class Findings:
         return [treatment for _, treatment in self.scored if treatment.kind == kind]
 
     def _counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
-        """Images that were right, are right under noise as large, and are wrong when attacked."""
+        """Select images that are right, also under noise as large, and wrong when attacked."""
         clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         part = self.scored[ATTACKED, treatment]
         return np.flatnonzero(clean.right & part.forms[NOISE].right & ~part.forms[form].right)
 
     def _teachers(self) -> tuple[Side, Side] | None:
-        """Ordinary and attacked images that the regression for unseen attacks learns from."""
+        """Join ordinary and attacked images for the regression for unseen attacks to learn from."""
         ordinary, attacked = [], []
         for treatment in self._treatments("attack"):
             counted = self._counted(treatment, FILE)
@@ -251,7 +251,7 @@ class Findings:
         )
 
     def _review(self, scored: Scored) -> NDArray[np.bool_]:
-        """Which images the nightly report would send to a person."""
+        """Mark the images that the nightly report would send to a person."""
         return self._verdicts(scored).review
 
     def _verdicts(self, scored: Scored) -> Verdicts:
@@ -323,7 +323,7 @@ class Findings:
 
 
 def _with_mask(group: str, ordinary: Side, abnormal: Side) -> str:
-    """The group, with a word where images have borders as dark as ordinary cells have."""
+    """Name the group, with a word where images have borders as dark as ordinary cells have."""
     own, others = (side.scores["black border"] for side in (ordinary, abnormal))
     return f"{group}, masked" if np.median(others) <= np.quantile(own, 0.95) else group
 

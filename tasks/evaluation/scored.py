@@ -1,4 +1,4 @@
-"""Images of an evaluation as the compared detectors and the classifier score them."""
+"""Score the images of an evaluation by the compared detectors and the classifier."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ OWN = "slidewatch"
 
 @dataclass(frozen=True)
 class Scored:
-    """Images in one form, by what detectors and the classifier say of them.
+    """Hold what detectors and the classifier say of images in one form.
 
     ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
     distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
@@ -35,13 +35,13 @@ class Scored:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Tell which images are diagnosed as they are labelled."""
+        """Mark the images that are diagnosed as they are labelled."""
         return np.asarray(self.diagnosed == self.label)
 
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Images under one treatment, by their forms; the other fields are those of `Part`."""
+    """Hold images under one treatment, by their forms; the other fields are those of `Part`."""
 
     forms: Mapping[str, Scored]
     image_ids: NDArray[np.uint8]

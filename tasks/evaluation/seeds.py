@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tasks.evaluation.metrics import AS_FILES, METRICS
 
 COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "diagnosis"
-# Groups stand in this order, all others, which are of foreign images, before these.
+# Groups stand in this order; all others, which are of foreign images, stand between the two.
 FIRST = ("near", "near, masked", "far")
 LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS)
 ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS)  # to call such a cell abnormal is a false alarm
@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A figure over seeds; counts are the smallest and the largest over seeds."""
+    """Hold a figure over seeds; counts are the smallest and the largest over seeds."""
 
     value: float | None
     low: float | None

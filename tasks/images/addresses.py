@@ -1,8 +1,8 @@
-"""Addresses of images: what lies in an archive, what a name's extension says, what may be read.
+"""Read the addresses of images: archive and member, extension, and whether they may be read.
 
-A file has a URL. A member of an archive has ``zip://member::URL of the archive``. The names of
-members are those that a stranger gave: whatever stands in one, the archive is what follows the
-last ``::`` with a URL behind it, so a name is only ever a name.
+A file has a URL. A member of an archive has ``zip://member::URL of the archive``. Names of members
+are given by strangers: whatever a name holds, the address of the archive follows the last ``::``
+that has a URL behind it, so that no name is taken for an address.
 """
 
 import re
@@ -18,25 +18,25 @@ ARCHIVES = {
 }
 GLOB = "*?["  # letters of a pattern
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-# Formats of scanners that say by their name what they are.
+# Formats of scanners that are known by their extension.
 LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
 VENDORS = LOCAL | {".bif", ".scn", ".svs"}
 TIFF = frozenset({".tif", ".tiff"})
 SLIDE_EXTENSIONS = VENDORS | TIFF
-# Where a manifest may send whoever reads it, beside the filesystem that it lies on itself. A
-# scheme that asks any host, or chains others behind it, is none of them.
+# A manifest may name addresses of these schemes, and those on the filesystem that it lies on
+# itself. A scheme that asks any host, or chains others behind it, is left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 _LINK = re.compile(r"::(?=\w+://)")
 
 
 def archive_kind(source: str) -> str | None:
-    """The kind of archive that a file's name says it is, or None."""
+    """Tell the kind of an archive by the extension of its name; None if it is no archive."""
     return next((kind for end, kind in ARCHIVES.items() if source.lower().endswith(end)), None)
 
 
 def in_archive(uri: str) -> bool:
-    """Whether an address is that of a member of an archive."""
+    """Tell whether an address is that of a member of an archive."""
     return uri.partition("://")[0] in ARCHIVES.values()
 
 
@@ -52,18 +52,18 @@ def split_link(rest: str) -> tuple[str, str]:
 
 
 def holds_link(address: str) -> bool:
-    """Whether an archive's own address would be taken for another's behind a member's name."""
+    """Tell whether an archive's own address holds a link, which would hide it behind a member."""
     return _LINK.search(address) is not None
 
 
 def path_of(uri: str) -> str:
-    """The path of a file without its protocol, or of a member within its archive."""
+    """Return the path of a file without its protocol, or of a member within its archive."""
     rest = uri.partition("://")[2] if "://" in uri else uri
     return split_link(rest)[0] if in_archive(uri) else rest
 
 
 def extension_of(uri: str) -> str:
-    """The extension of the file that an address names, in small letters.
+    """Return the extension of the file that an address names, in small letters.
 
     >>> extension_of("zip://a/cell.PNG::file:///night.zip")
     '.png'
@@ -72,7 +72,7 @@ def extension_of(uri: str) -> str:
 
 
 def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
-    """The scheme for which an address of a manifest must not be read, or None where it may be."""
+    """Return the scheme for which a manifest's address must not be read, or None if it may be."""
     if in_archive(uri):
         uri = split_link(uri.partition("://")[2])[1]
     scheme, found, _ = uri.partition("://")
@@ -80,7 +80,7 @@ def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
 
 
 def as_text(name: str) -> str:
-    r"""A name as text that any file can hold, whatever bytes it is made of.
+    r"""Convert a name to text that any file can hold, whatever bytes it is made of.
 
     >>> as_text("caf\udce9.png")
     'caf\\udce9.png'

@@ -1,4 +1,4 @@
-"""A cell cut out of its field as the training cells were: black surroundings, and their size."""
+"""Cut cells out of a field as the training cells were: black surroundings, and their size."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ Points = NDArray[np.float32]
 
 
 def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
-    """A region at the training cells' size, (h, w, 3); or what an outline encloses, black outside.
+    """Cut out a region at the training cells' size, (h, w, 3), black outside an outline if given.
 
-    What decodes it resizes it to a square, as it does with those: a large cell and a small one then
-    fill it alike, but the grain of a scaled field no longer gives away its magnification.
+    Decoding resizes it to a square, as it does with the training cells: a large cell and a small
+    one then fill it alike, but the grain of a scaled field no longer gives away its magnification.
 
     Args:
         pixels: of the region, RGB uint8 (h, w, 3).
@@ -42,6 +42,6 @@ def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
 
 
 def coarsen(mask: Mask) -> Mask:
-    """The same mask (h, w) in square blocks, as segmentation at a low resolution leaves it."""
+    """Coarsen a mask (h, w) to square blocks, as segmentation at a low resolution leaves it."""
     y, x = (np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1) for n in mask.shape)
     return np.asarray(mask[np.ix_(y, x)])

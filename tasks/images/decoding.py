@@ -1,4 +1,4 @@
-"""From a file's bytes to pixels of the size that the network takes."""
+"""Decode the bytes of a file to pixels of the size that the network takes."""
 
 import io
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class BadImageError(Exception):
-    """An image that cannot be scored, with a reason from a fixed list."""
+    """Say that an image cannot be scored, with a reason from a fixed list."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class BadImageError(Exception):
 
 
 def failure_of(error: Exception) -> BadImageError:
-    """Why an image cannot be scored, whatever was raised where it was read."""
+    """Say why an image cannot be scored, whatever was raised where it was read."""
     if isinstance(error, BadImageError):
         return error
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")
@@ -47,7 +47,7 @@ def failure_of(error: Exception) -> BadImageError:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
+    """Hold a decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -93,14 +93,14 @@ def decode_rgb(content: bytes) -> Image.Image:
 
 
 def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """An RGB image as a square of pixels (side, side, 3)."""
+    """Resize an RGB image to a square of pixels (side, side, 3)."""
     return np.asarray(image.resize((side, side), RESIZE), np.uint8)
 
 
 def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """Mean red, green and blue of the pixels (h, w, 3) that are not black; NaN where all are.
+    """Average red, green and blue of the pixels (h, w, 3) that are not black; NaN if all are.
 
-    The surroundings of a cell that was cut out are black. Every second row and column tells.
+    The surroundings of a cell that was cut out are black. Every second row and column is enough.
     """
     planes = np.ascontiguousarray(pixels[::2, ::2].reshape(-1, 3).T)
     lit = np.count_nonzero(planes.max(axis=0) > BLACK)
@@ -109,7 +109,7 @@ def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits of red, green and blue; 16-bit grey is scaled, transparency lies on black."""
+    """Convert to eight bits of red, green and blue; scale 16-bit grey, lay alpha on black."""
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

@@ -1,4 +1,4 @@
-"""The bytes of an image wherever it lies: on any fsspec filesystem, or in an archive on one.
+"""Read the bytes of an image wherever it lies: on any fsspec filesystem, or in an archive on one.
 
 A member of an archive is read in place, as ``zip://member::file:///archive.zip``, and never
 extracted to disk.
@@ -26,15 +26,15 @@ BLOCK = 2**22  # bytes that are in memory at once
 
 
 class SourceError(Exception):
-    """A source of images that cannot be read as one, with what to do about it."""
+    """Say that a source of images cannot be read as one, and what to do about it."""
 
 
 class ChangedError(SourceError):
-    """An image is not the one that was screened."""
+    """Say that an image is not the one that was screened."""
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The filesystem and path of a URL, whatever signs (``::``, ``%``) the name of a file has."""
+    """Find the filesystem and path of a URL, whatever signs (``::``, ``%``) the file's name has."""
     protocol, found, _ = url.partition("://")
     if not found or protocol == "file":
         return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
@@ -50,7 +50,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @dataclass(frozen=True)
 class Listed:
-    """The files of a source by path, with what is known of each.
+    """Hold the files of a source by path, with what is known of each.
 
     ``above`` is the path of the folder that was asked for, empty for a pattern; ``linked`` are
     folders behind links, which are not looked into. ``is_file`` where it is one file itself.
@@ -105,7 +105,7 @@ def _refuse_unlisted(error: Exception) -> None:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The bytes of an image; an archive is opened once a process and read in place."""
+    """Read the bytes of an image; an archive is opened once a process and read in place."""
     kind, _, rest = uri.partition("://")
     if not in_archive(uri):
         fs, path = filesystem(uri)
@@ -117,13 +117,13 @@ def read_bytes(uri: str) -> bytes:
 
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
-    """Names and sizes in bytes of the files in an archive, in the archive's order."""
+    """List names and sizes in bytes of the files in an archive, in the archive's order."""
     for name, member in _archive(kind, address, stamp(address)).members.items():
         yield name, _size(member)
 
 
 def stamp(uri: str) -> str:
-    """What changes when a file, or the archive that it lies in, is replaced."""
+    """Return a text that changes when a file, or the archive that it lies in, is replaced."""
     if in_archive(uri):
         return stamp(split_link(uri.partition("://")[2])[1])
     fs, path = filesystem(uri)
@@ -135,7 +135,7 @@ def stamp(uri: str) -> str:
 
 
 def digest_of_file(uri: str) -> bytes:
-    """The sha256 of a file, however large it is."""
+    """Compute the sha256 of a file, however large it is."""
     if in_archive(uri):
         return sha256(read_bytes(uri)).digest()
     fs, path = filesystem(uri)
@@ -149,7 +149,7 @@ def digest_of_file(uri: str) -> bytes:
 
 
 def _read_local(path: str) -> bytes:
-    """The bytes of a file on this machine; a pipe that nobody writes to would hang for ever."""
+    """Read a file on this machine without waiting: a pipe without a writer would hang for ever."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         _refuse_devices(path, os.fstat(descriptor))
@@ -166,14 +166,14 @@ Member = zipfile.ZipInfo | tarfile.TarInfo
 
 @dataclass(frozen=True)
 class _Archive:
-    """An opened archive, its members by name, and the lock of its one file position."""
+    """Hold an opened archive, its members by name, and the lock of its one file position."""
 
     file: zipfile.ZipFile | tarfile.TarFile
     members: dict[str, Member]
     lock: threading.Lock
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member that is a plain file inside the archive."""
+        """Read the bytes of a member that is a plain file inside the archive."""
         member = self.members.get(name)
         if member is None:
             raise FileNotFoundError(f"the archive has no member {name!r}")
@@ -195,7 +195,7 @@ def _size(member: Member) -> int:
 
 
 def _refusal(member: Member) -> str | None:
-    """Why a member must not be read, or None: nothing it says may point out of the archive."""
+    """Say why a member must not be read, or None: its name must not lead out of the archive."""
     path = PurePosixPath(_name(member))
     if path.is_absolute() or ".." in path.parts:
         return f"the name {_name(member)!r} leads out of the archive"

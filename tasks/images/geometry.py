@@ -1,4 +1,4 @@
-"""Points and boxes in pictures of several sizes: the middle of the first pixel is at 0 in each."""
+"""Scale points and boxes of pictures; the middle of a picture's first pixel is at 0."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ Box = tuple[int, int, int, int]  # x, y, width and height in pixels
 
 
 def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) -> Float:
-    """Points (n, 2) of a picture in the pixels of one that is ``scale`` times as large.
+    """Convert points (n, 2) of a picture to the pixels of one that is ``scale`` times as large.
 
     >>> rescaled(np.array([[0.0, 1.0]]), 2)
     array([[0.5, 2.5]])
@@ -24,7 +24,7 @@ def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) 
 
 
 def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
-    """The box of an outline (n, 2), x and y, as far as it lies in a picture of width and height.
+    """Find the box of an outline (n, 2), x and y, within a picture of ``size`` width and height.
 
     >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
     (0, 1, 6, 2)
@@ -36,11 +36,11 @@ def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
 
 
 def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """Width and height of an array (h, w, ...) at another scale, a pixel at least."""
+    """Compute width and height of an array (h, w, ...) at another scale, a pixel at least."""
     height, width = shape[:2]
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def scaled(field: Field, scale: float) -> Field:
-    """A picture (h, w, 3) at another size."""
+    """Resize a picture (h, w, 3) by a scale."""
     return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))

@@ -1,4 +1,4 @@
-"""Where images come from: folders, files, globs, archives, manifests, on any fsspec filesystem.
+"""List the images of folders, files, globs, archives and manifests on any fsspec filesystem.
 
 Whatever the source, the outcome is the same table: one row for each image, with a URL under which
 any worker reads its bytes (`tasks.images.files`).
@@ -77,7 +77,7 @@ def list_images(
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> pa.Table:
-    """The images of a source, in an order that depends on nothing but their names.
+    """List the images of a source, in an order that depends on nothing but their names.
 
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
@@ -161,7 +161,7 @@ def _files(
 def _list_files(
     source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
 ) -> Iterable[tuple[str, str, int | None]]:
-    """(URL, path that names it, size) of an image, or of all in a folder or matching a glob."""
+    """List (URL, path that names it, size) of an image, or of those in a folder or of a glob."""
     listed = list_files(source)
     if listed.is_file and not _is_image(PurePosixPath(*listed.files).name, extensions):
         raise SourceError(
@@ -171,7 +171,7 @@ def _list_files(
     for linked in listed.linked:
         on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
     for path, info in listed.files.items():
-        # What a pattern names is wanted, and so is a root in a hidden folder.
+        # A hidden file that a pattern names is wanted, and so is a root in a hidden folder.
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, info.get("size")
@@ -191,7 +191,7 @@ def _list_archive(
 
 
 def _is_image(path: str, extensions: frozenset[str]) -> bool:
-    """Whether a path below a source is an image's; hidden files and folders are nobody's."""
+    """Tell whether a path below a source is an image's; hidden files and folders are left out."""
     parts = PurePosixPath(path)
     # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
     hidden = any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in parts.parts)

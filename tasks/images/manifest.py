@@ -16,7 +16,7 @@ SCHEMA = pa.schema(
         ("slide_id", pa.string()),
         ("patient_id", pa.string()),
         ("acquired_at", pa.timestamp("us")),
-        # What follows is null in a row that is a whole file. Pixels are those of its full size.
+        # These columns are null in a row that is a whole file. Pixels are those of its full size.
         ("source_uri", pa.string()),
         ("source_id", pa.string()),
         ("source_stamp", pa.string()),
@@ -89,7 +89,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
 
 
 def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
-    """Let rows fail that send their reader to hosts or filesystems where no images are kept."""
+    """Mark rows as failed whose address leads to hosts or filesystems where no images are kept."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
     failures = []
     rows = zip(*(table[name].to_pylist() for name in ("uri", "source_uri", "failure")), strict=True)
@@ -132,7 +132,7 @@ def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
 
 
 def _resolve(uri: str, folder: str) -> str:
-    """A manifest's relative paths are relative to the manifest's folder."""
+    """Resolve a path that is relative to the folder of its manifest."""
     if "://" in uri:
         return uri
     return f"file://{uri}" if uri.startswith("/") else f"{folder}/{uri}"

@@ -11,7 +11,7 @@ from tasks.images.addresses import in_archive, path_of
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:
-    """What a photograph's or slide's slide is called: by its own file, or by its folder.
+    """Name the slide of a photograph or slide by its own file, or by its folder.
 
     >>> name_of_slide("file:///night/s1/3.jpg", "/night", "file")
     's1/3'
@@ -28,7 +28,7 @@ def name_of_slide(uri: str, root: str, by: str) -> str:
 
 
 def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
-    """`name_of_slide` of several files; two that differ in their extension alone keep it.
+    """Name the slides of several files; two that differ in their extension alone keep it.
 
     >>> names_of_slides(["file:///night/1.jpg", "file:///night/1.svs"], "/night", "file")
     ['1.jpg', '1.svs']
@@ -42,7 +42,7 @@ def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
 
 
 def _path_below(uri: str, root: str) -> PurePosixPath:
-    """The path of a file below the folder of all of them, or within its archive."""
+    """Find the path of a file below the folder of all of them, or within its archive."""
     path = path_of(uri)
     if not in_archive(uri):
         path = path.removeprefix(root.rstrip("/"))
@@ -57,7 +57,7 @@ _NIH = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """What a file's name tells; None where it tells nothing."""
+    """Hold what a file's name tells; None where it tells nothing."""
 
     patient_id: str | None = None
     slide_id: str | None = None

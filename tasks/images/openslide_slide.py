@@ -1,4 +1,4 @@
-"""Whole slides in the formats of scanners, read by OpenSlide from a local disk."""
+"""Read whole slides in the formats of scanners with OpenSlide, from a local disk."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class VendorSlide:
-    """A slide that OpenSlide has open; see `tasks.images.slides.Slide`."""
+    """Hold a slide that OpenSlide has open; see `tasks.images.slides.Slide`."""
 
     path: Path
     width: int
@@ -26,7 +26,7 @@ class VendorSlide:
     _handle: OpenSlide = field(repr=False)
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """The pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
+        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
         downsample = self.downsamples[level]
         size = round(width / downsample), round(height / downsample)
         try:
@@ -43,7 +43,7 @@ class VendorSlide:
 
 
 def is_of_a_scanner(path: Path) -> bool:
-    """Whether OpenSlide knows whose format a file has; a plain TIFF has nobody's."""
+    """Tell whether OpenSlide knows the scanner's format of a file; a plain TIFF has none."""
     return OpenSlide.detect_format(path) not in {None, "generic-tiff"}
 
 
@@ -77,7 +77,7 @@ def _check_tiles(handle: OpenSlide) -> None:
 
 
 def _microns_per_pixel(handle: OpenSlide) -> float | None:
-    """The mean of both directions, where both are known."""
+    """Average both directions, where both are known."""
     try:
         both = [
             float(handle.properties[name]) for name in (PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y)

@@ -1,4 +1,4 @@
-"""An image wherever it lies: a whole file, or a region of a photograph or a slide.
+"""Read an image wherever it lies: a whole file, or a region of a photograph or a slide.
 
 A region is read where it lies, and is the same image as long as its source is the same file: its
 digest is made from that of the source and from what is cut out.
@@ -23,7 +23,7 @@ from tasks.images.files import ChangedError, digest_of_file, read_bytes, stamp
 from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
 
-# Of a manifest: what says where an image lies.
+# These columns of a manifest say where an image lies.
 COLUMNS = [
     "uri",
     "source_uri",
@@ -45,7 +45,7 @@ PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
 
 
 class Region(NamedTuple):
-    """A box in pixels of the source's full size, read from a level of its pyramid."""
+    """Describe a box in pixels of the source's full size, read from a level of its pyramid."""
 
     x: int
     y: int
@@ -56,7 +56,7 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where an image lies, as a row of a manifest says.
+    """Tell where an image lies, as a row of a manifest says.
 
     ``uri`` names it; ``source`` is the file. Without a ``region`` it is the whole file. ``outline``
     (n, 2) is x and y from the region's corner, in pixels of the source, and ``scale`` how much
@@ -78,18 +78,18 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Found:
-    """An image that was found, by its digest; it is decoded when somebody wants to see it."""
+    """Hold an image that was found, by its digest; it is decoded when it is asked for."""
 
     image_id: bytes
     ref: ImageRef
     content: bytes | None = None
 
     def image(self) -> Image.Image:
-        """The image at its own size; BadImageError says why there is none."""
+        """Decode the image at its own size; BadImageError says why there is none."""
         return cut_from_source(self.ref) if self.content is None else decode_rgb(self.content)
 
     def picture(self, side: int) -> Picture:
-        """The image as a square; its size is the one that it has in its source."""
+        """Decode the image as a square; its size is the one that it has in its source."""
         if self.content is not None:
             return decode(self.content, side)
         assert self.ref.region is not None
@@ -98,7 +98,7 @@ class Found:
 
 
 def address_of(source: str, region: Region) -> str:
-    """What a region of a file is called.
+    """Name a region of a file.
 
     >>> address_of("file:///night/1.jpg", Region(10, 20, 64, 60))
     'file:///night/1.jpg#xywh=10,20,64,60'
@@ -108,12 +108,12 @@ def address_of(source: str, region: Region) -> str:
 
 
 def whole_file(uri: str) -> ImageRef:
-    """An image that is a file of its own."""
+    """Refer to an image that is a file of its own."""
     return ImageRef(uri, uri)
 
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
-    """The images of a manifest's rows; one older than regions has whole files."""
+    """Refer to the images of a manifest's rows; one older than regions has whole files."""
     if "source_uri" not in table.column_names:
         return [whole_file(uri) for uri in table["uri"].to_pylist()]
     return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()]
@@ -145,7 +145,7 @@ def _parsed(row: dict[str, Any]) -> ImageRef:
 
 
 def known_failure(text: str) -> BadImageError:
-    """What a reason, a colon and the details say; an unknown reason is damage.
+    """Read a failure from a reason, a colon and the details; an unknown reason is damage.
 
     >>> known_failure("empty: the file has no bytes").reason
     'empty'
@@ -158,7 +158,7 @@ def known_failure(text: str) -> BadImageError:
 
 
 def find(ref: ImageRef) -> Found:
-    """Read a file, or see whether a region's source is what it was.
+    """Read a file, or check that a region's source is unchanged.
 
     Raises:
         BadImageError: the manifest knows that it is no image.
@@ -176,7 +176,7 @@ def find(ref: ImageRef) -> Found:
             )
         return Found(sha256(content).digest(), ref, content)
     source = _digest_of_source(ref)
-    # What lies in the same place of another picture is no cell.
+    # In another picture the same place holds no cell.
     if ref.source_id not in (None, source):
         raise ChangedError("the file was changed since it was cut up: segment it by another name")
     digest = sha256(source)
@@ -237,12 +237,12 @@ def _stamp_at(source: str, _moment: int) -> str:
 
 @lru_cache(maxsize=64)
 def digest_at(source: str, _stamp: str) -> bytes:
-    """The sha256 of a file, read once a process for each stamp that it has."""
+    """Compute the sha256 of a file, read once a process for each stamp that it has."""
     return digest_of_file(source)
 
 
 def read_region(source: str, region: Region) -> NDArray[np.uint8]:
-    """The pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be had."""
+    """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be had."""
     x, y, width, height, level = region
     current = _stamp_at(source, int(time.monotonic() / LOOK))
     if _is_slide(source, current):

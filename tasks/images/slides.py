@@ -1,4 +1,4 @@
-"""Whole slides, read by region from where they lie; a process keeps the last few open."""
+"""Open whole slides where they lie, to be read by region; a process keeps the last few open."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,26 +16,26 @@ from tasks.images.tiff_slide import is_tiled_or_large, open_tiff
 
 
 class Slide(Protocol):
-    """An open slide: a picture too large to be decoded at once, at one or more resolutions."""
+    """Describe an open slide: a picture too large to decode at once, at one or more resolutions."""
 
     @property
     def width(self) -> int:
-        """In pixels of level 0."""
+        """Return the width in pixels of level 0."""
 
     @property
     def height(self) -> int:
-        """In pixels of level 0."""
+        """Return the height in pixels of level 0."""
 
     @property
     def downsamples(self) -> tuple[float, ...]:
-        """How many pixels of level 0 are one of each level, along a side; 1.0 first."""
+        """Return how many pixels of level 0 are one of each level, along a side; 1.0 first."""
 
     @property
     def microns_per_pixel(self) -> float | None:
-        """Of level 0; None where the file does not say, or says what no microscope can have."""
+        """Return those of level 0; None where the file states none, or an impossible number."""
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """The pixels of a box at the resolution of a level, RGB.
+        """Read the pixels of a box at the resolution of a level, RGB.
 
         Args:
             x: left side of the box, in pixels of level 0, as the other three; may be negative.
@@ -54,10 +54,10 @@ class Slide(Protocol):
 
 
 def is_slide(uri: str) -> bool:
-    """Whether a file is a whole slide, and not a photograph, by its name or, for TIFF, its header.
+    """Tell whether a file is a whole slide, not a photograph, by its name or, for TIFF, its header.
 
     A TIFF is a slide where it lies in tiles, holds further levels in its first directory, or has
-    more pixels than a photograph may have. One that cannot be read is none.
+    more pixels than a photograph may have. A TIFF that cannot be read is no slide.
     """
     extension = extension_of(uri)
     if extension in VENDORS:

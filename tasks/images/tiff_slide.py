@@ -1,8 +1,8 @@
-"""Whole slides as TIFF, tiled or in strips, with or without a pyramid, on any fsspec filesystem.
+"""Read whole slides as TIFF, tiled or in strips, with or without a pyramid, on any filesystem.
 
 Only the directories of the file are kept; the tiles under a region are read when it is asked for.
-Nothing that a file claims decides how much memory is taken: a claim is checked against the length
-of the file and the limits below first.
+Before memory is taken for anything that a file claims, the claim is checked against the length of
+the file and the limits below.
 """
 
 import io
@@ -46,7 +46,7 @@ REWRITE = "write it as an 8-bit RGB TIFF of JPEG tiles, as `vips tiffsave --tile
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide: its size and that of its tiles in pixels, and where they lie.
+    """Describe a resolution of a slide: its size and its tiles' in pixels, and where they lie.
 
     ``offsets`` and ``sizes`` (tiles) are in bytes; a size of 0 is a tile that was never scanned.
     A strip is a tile as wide as the level. ``planes`` of tiles follow one another, one a channel.
@@ -66,23 +66,23 @@ class Level:
 
     @property
     def columns(self) -> int:
-        """How many tiles lie beside one another."""
+        """Count the tiles that lie beside one another."""
         return ceil(self.width / self.tile_width)
 
     @property
     def rows(self) -> int:
-        """How many tiles lie below one another."""
+        """Count the tiles that lie below one another."""
         return ceil(self.height / self.tile_height)
 
     def tiles(self, row: int, column: int) -> list[int]:
-        """Which tiles lie at a row and column, one for each plane."""
+        """List the tiles that lie at a row and column, one for each plane."""
         first, area = row * self.columns + column, self.rows * self.columns
         return [first + plane * area for plane in range(self.planes)]
 
 
 @dataclass(frozen=True)
 class TiffSlide:
-    """A slide in a TIFF file; see `tasks.images.slides.Slide`."""
+    """Hold a slide in a TIFF file; see `tasks.images.slides.Slide`."""
 
     fs: Any
     path: str
@@ -91,21 +91,21 @@ class TiffSlide:
 
     @property
     def width(self) -> int:
-        """In pixels of level 0."""
+        """Return the width in pixels of level 0."""
         return self.levels[0].width
 
     @property
     def height(self) -> int:
-        """In pixels of level 0."""
+        """Return the height in pixels of level 0."""
         return self.levels[0].height
 
     @property
     def downsamples(self) -> tuple[float, ...]:
-        """Of each level, 1.0 first."""
+        """Return the downsample of each level, 1.0 first."""
         return tuple(self.width / level.width for level in self.levels)
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
-        """The pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
+        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
         here, scale = self.levels[level], self.downsamples[level]
         left, top = round(x / scale), round(y / scale)
         right, bottom = left + round(width / scale), top + round(height / scale)
@@ -127,7 +127,7 @@ class TiffSlide:
     def _read_tiles(
         self, level: Level, places: Iterable[tuple[int, int]]
     ) -> Iterator[tuple[int, int, Pixels]]:
-        """The tiles at rows and columns as RGB; those that were never scanned are left out."""
+        """Read the tiles at rows and columns as RGB, without those that were never scanned."""
         scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
         for group in _groups(level, scanned):
             wanted = [i for place in group for i in level.tiles(*place)]
@@ -180,16 +180,16 @@ def open_tiff(fs: Any, path: str) -> TiffSlide:
 
 
 def is_tiled_or_large(fs: Any, path: str) -> bool:
-    """Whether a TIFF is too large for one picture, or made to be read by region.
+    """Tell whether a TIFF is too large for one picture, or made to be read by region.
 
-    One that cannot be read is neither.
+    A TIFF that cannot be read is neither.
     """
     try:
         with _open(fs, path) as file, TiffFile(file, name=path) as tiff:
             page = tiff.pages.first
             large = page.imagewidth * page.imagelength > MOST_PIXELS
             return large or page.is_tiled or bool(page.subifds)
-    # Whoever reads it as a photograph then says what is wrong with it.
+    # Decoding it as a photograph then says what is wrong with it.
     except Exception:
         return False
 
@@ -205,21 +205,21 @@ def check_tile(width: int, height: int) -> None:
 
 
 def credible(microns_per_pixel: float | None) -> float | None:
-    """A number of microns per pixel, or None where no microscope can have it."""
+    """Return a number of microns per pixel, or None where no microscope can have it."""
     low, high = CREDIBLE
     known = microns_per_pixel is not None and low <= microns_per_pixel <= high
     return microns_per_pixel if known else None
 
 
 def _open(fs: Any, path: str) -> Any:
-    """The file, read in blocks where it is far away."""
+    """Open the file, to be read in blocks where it is far away."""
     if isinstance(fs, LocalFileSystem):
         return fs.open(path, "rb")
     return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
 
 
 def _check_magic(magic: bytes) -> None:
-    """Refuse by its first bytes what is no TIFF."""
+    """Refuse a file that is no TIFF by its first bytes."""
     if not magic:
         raise BadImageError("empty", "the file has no bytes")
     if magic[:2] not in {b"II", b"MM"}:
@@ -236,7 +236,7 @@ def _read_directories(fs: Any, path: str, tiff: TiffFile) -> TiffSlide:
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
-    """All directories, and those that they hold."""
+    """List all directories, and those that they hold."""
     top: Iterable[Any] = tiff.pages
     for page in top:
         yield page
@@ -245,7 +245,7 @@ def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
 
 
 def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
-    """The largest image and those that show the same at fewer pixels, largest first.
+    """Select the largest image and those that show the same at fewer pixels, largest first.
 
     Labels and photographs of the whole glass have other proportions, or lie in strips.
     """
@@ -259,7 +259,7 @@ def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
 
 
 def _level(page: TiffPage, end: int) -> Level:
-    """Where the tiles of a directory lie, in a file of ``end`` bytes."""
+    """Describe the tiles of a directory, in a file of ``end`` bytes."""
     _check_kind(page)
     if page.is_tiled:
         tile_width, tile_height = page.tilewidth, page.tilelength
@@ -307,7 +307,7 @@ def _level(page: TiffPage, end: int) -> Level:
 
 
 def _check_kind(page: TiffPage) -> None:
-    """Refuse what is no picture of 8 or 16 bits, grey or in colours."""
+    """Refuse a picture that is not of 8 or 16 bits, grey or in colours."""
     kind = f"{page.bitspersample}-bit samples, {page.samplesperpixel} a pixel"
     right = page.dtype in DEPTHS and page.bitspersample in (8, 16)
     if not right or page.samplesperpixel > 4 or page.imagedepth != 1:
@@ -330,7 +330,7 @@ def _check_claim(level: Level, content: bytes) -> None:
 
 
 def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Places of tiles to be fetched together: few enough for memory."""
+    """Group places of tiles to be fetched together, few enough for memory."""
     group: list[tuple[int, int]] = []
     size = 0
     for place in places:
@@ -345,12 +345,12 @@ def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tu
 
 
 def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
-    """Which of a number of tiles lie between two pixels."""
+    """List which of a number of tiles lie between two pixels."""
     return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
 
 
 def _as_rgb(tile: NDArray[Any]) -> Pixels:
-    """Eight bits of red, green and blue; 16 bits are scaled, transparency lies on white."""
+    """Convert to eight bits of red, green and blue; scale 16 bits, lay transparency on white."""
     pixels = np.asarray(tile if tile.dtype == np.uint8 else tile // 257, np.uint8)
     colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)
     if colours < pixels.shape[2]:
@@ -360,7 +360,7 @@ def _as_rgb(tile: NDArray[Any]) -> Pixels:
 
 
 def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
-    """What OME's or Aperio's description says, else the resolution tags."""
+    """Read microns per pixel from OME's or Aperio's description, else the resolution tags."""
     for say in (_from_ome(tiff.ome_metadata), _from_aperio(page), _from_resolution(page)):
         if credible(say) is not None:
             return say
@@ -388,7 +388,7 @@ def _from_aperio(page: TiffPage) -> float | None:
 
 
 def _from_resolution(page: TiffPage) -> float | None:
-    """The mean of both directions; None where they differ, or no unit is given."""
+    """Average both directions; None where they differ, or no unit is given."""
     if page.resolutionunit not in (RESUNIT.INCH, RESUNIT.CENTIMETER) or 282 not in page.tags:
         return None
     both = page.get_resolution(RESUNIT.MICROMETER)

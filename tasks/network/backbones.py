@@ -23,7 +23,7 @@ DEFAULT_NETWORK = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Where a family of networks is tapped, which first stages stay frozen, and what it ends in."""
+    """Tell where a family of networks is tapped, which first stages stay frozen, and its stages."""
 
     taps: tuple[str, ...]
     frozen: tuple[str, ...]
@@ -54,7 +54,7 @@ def network_spec(
     taps: tuple[str, ...] | None = None,
     frozen: tuple[str, ...] | None = None,
 ) -> NetworkSpec:
-    """The spec of a network by name, with the taps and frozen stages usual for it.
+    """Make the spec of a network by name, with the taps and frozen stages usual for it.
 
     Raises:
         NetworkError: the network is unknown, or has no usual taps and none are given.
@@ -82,7 +82,7 @@ def network_spec(
 
 
 def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
-    """All stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
+    """List all stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
     recipe = _recipe(spec.network)
     stages = recipe.stages if recipe else spec.taps
     named = dict.fromkeys((*(tap for tap in spec.taps if tap not in stages), *stages))
@@ -96,7 +96,7 @@ def _recipe(network: str) -> _Recipe | None:
 
 
 def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
-    """A classifier with fresh weights, or with those that training starts from.
+    """Build a classifier with fresh weights, or with those that training starts from.
 
     Args:
         spec: what to build.
@@ -150,7 +150,7 @@ def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
 
 
 def _efficientnet_lite0_weights() -> dict[str, Tensor]:
-    """ImageNet weights under timm's names.
+    """Read the ImageNet weights under timm's names.
 
     The published file lists the same tensors in the same order as timm's network does; only their
     names differ. `tests/tasks/network/test_classifier.py` compares outputs with those of the
@@ -199,6 +199,6 @@ def _stage_names(network: str) -> list[str]:
 
 
 def _stages(backbone: nn.Module) -> list[str]:
-    """Modules a person would tap: the first two levels, without the last linear layer."""
+    """List modules a person would tap: the first two levels, without the last linear layer."""
     names = [name for name, _ in backbone.named_modules() if name and name.count(".") <= 1]
     return [name for name in names if not isinstance(backbone.get_submodule(name), nn.Linear)]

@@ -1,4 +1,4 @@
-"""The classifier: a network with its normalisation inside, and pooled taps after chosen stages."""
+"""Wrap a network as a classifier: normalisation inside, and pooled taps after chosen stages."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,20 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-_TAPPING = Lock()  # what listens at a tap is told of every pass, whichever thread's it is
-PENULTIMATE = "penultimate"  # the tap that every network has: what its last layer is given
+_TAPPING = Lock()  # a hook at a tap is called for every pass, whichever thread makes it
+PENULTIMATE = "penultimate"  # the tap that every network has: the input of its last layer
 
 
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
 
 
 class NetworkError(Exception):
-    """A network, tap or weights that cannot be had, with the valid choices."""
+    """Say that a network, tap or weights cannot be had, with the valid choices."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """All that rebuilds a network, its weights apart.
+    """Describe all that rebuilds a network, its weights apart.
 
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
     names of modules whose output maps are averaged over height and width, or `PENULTIMATE`; modules
@@ -41,12 +41,12 @@ class NetworkSpec:
     std: tuple[float, float, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a model's card."""
+        """Convert to plain data, for a model's card."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
-        """The inverse of `as_dict`."""
+        """Read a spec back from `as_dict`."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
@@ -54,7 +54,7 @@ class NetworkSpec:
 
 
 class Classifier(nn.Module):
-    """A network that takes pixels in [0, 1] and gives logits, and its taps beside them."""
+    """Give logits of pixels in [0, 1], and the taps beside them."""
 
     mean: Tensor
     std: Tensor
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""
+        """Compute logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""
         logits: Tensor = self.backbone((pixels - self.mean) / self.std)
         return logits
 
@@ -83,11 +83,11 @@ class Classifier(nn.Module):
         return self
 
     def features(self, pixels: Tensor) -> Outputs:
-        """Taps, each (B, d), and logits (B, C), in one pass."""
+        """Compute taps, each (B, d), and logits (B, C), in one pass."""
         return self._tapped(pixels, pooled)
 
     def maps(self, pixels: Tensor) -> Outputs:
-        """The same before taps are pooled: (B, d, h, w) of a tap that has locations."""
+        """Compute `features` before taps are pooled: (B, d, h, w) of a tap with locations."""
         return self._tapped(pixels, lambda output: output)
 
     def _tapped(self, pixels: Tensor, keep: Callable[[Tensor], Tensor]) -> Outputs:
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
 
     @contextmanager
     def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Collect what is to be kept of every tap's output; the output itself is let go."""
+        """Collect of every tap's output what ``keep`` keeps; the output itself is released."""
         kept: dict[str, Tensor] = {}
 
         def keep_as(name: str) -> Any:
@@ -123,24 +123,24 @@ class Classifier(nn.Module):
 
 
 def pooled(output: Tensor) -> Tensor:
-    """A tap's features (B, d): the mean of its map over locations, or its vector as it is."""
+    """Average a tap's map over locations to features (B, d), or return its vector as it is."""
     return output.mean(dim=(2, 3)) if output.ndim == 4 else output
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
-    """The same network, its weights shared, tapped elsewhere."""
+    """Tap the same network elsewhere; its weights are shared."""
     made = Classifier(replace(classifier.spec, taps=taps), classifier.backbone)
     return made.to(classifier.mean.device).eval()
 
 
 def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """Weight (C, d) and bias (C,) of the layer that gives the logits."""
+    """Return weight (C, d) and bias (C,) of the layer that gives the logits."""
     _, last = last_linear(classifier.backbone)
     return last.weight.detach(), last.bias.detach()
 
 
 def tap_widths(classifier: Classifier) -> dict[str, int]:
-    """The number of features of every tap, from one pass over a black image."""
+    """Count the features of every tap, in one pass over a black image."""
     was_training = classifier.training
     device = classifier.mean.device
     side = classifier.spec.side
@@ -157,7 +157,7 @@ def tap_widths(classifier: Classifier) -> dict[str, int]:
 
 
 def last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
-    """The layer that gives the logits, and its name."""
+    """Find the layer that gives the logits, and its name."""
     linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise NetworkError(f"{type(backbone).__name__} does not end in a linear layer: use another")
@@ -169,5 +169,5 @@ def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:
-    """Images (B, side, side, 3) as a channels-last tensor (B, 3, side, side) in [0, 1]."""
+    """Convert images (B, side, side, 3) to a channels-last tensor (B, 3, side, side) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255.0)

@@ -1,4 +1,4 @@
-"""Extracting features: files are read and decoded in threads while the network works."""
+"""Extract features: files are read and decoded in threads while the network works."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One image: its pixels or what is wrong with it.
+    """Hold one image: its pixels or what is wrong with it.
 
     ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
     in pixels where it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8
@@ -34,7 +34,7 @@ class Loaded:
 
 
 def load_image(ref: ImageRef, side: int, known: Container[bytes] = ()) -> Loaded:
-    """Read an image and decode it unless it is known; what is wrong with it is its failure."""
+    """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
     try:
         found = find(ref)
@@ -55,7 +55,7 @@ def load_images(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
 ) -> Iterator[Loaded]:
-    """Read and decode images in threads, ahead of whoever takes them, in order.
+    """Read and decode images in threads, ahead of their use, in order.
 
     Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
     ``known`` are read and not decoded.
@@ -71,9 +71,9 @@ def load_images(
 
 @dataclass(frozen=True)
 class Features:
-    """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
+    """Hold taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
-    What an image that failed or was known would have is NaN.
+    The values of an image that failed or was known are NaN.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -89,7 +89,7 @@ def extract(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
 ) -> Features:
-    """The features of images, in one pass over files and network.
+    """Compute the features of images, in one pass over files and network.
 
     Batches are filled with good images in order, so the same files always share a batch, and the
     same features come out to the last bit.
@@ -122,7 +122,7 @@ def extract(
         forward()
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    # Only now, for to look at what a GPU computes is to wait for it.
+    # Only now, because reading what a GPU computes waits for it.
     for rows, (pooled, scores) in passed:
         logits[rows] = scores.cpu().numpy()
         for name, values in pooled.items():

@@ -11,12 +11,12 @@ from tasks.network.classifier import Classifier, Outputs
 
 
 def folded(classifier: Classifier) -> Classifier:
-    """The same function with every batch-norm folded into the convolution before it.
+    """Fold every batch-norm into the convolution before it; the classifier's function is the same.
 
-    In evaluation mode a batch-norm is a scale and a shift, and a pass over the image less is a
-    third of the time. Outputs agree to rounding; a network whose outputs would not, for something
-    beside the batch-norm takes a convolution's output, is returned as it is, and so is a
-    convolution that is tapped.
+    In evaluation mode a batch-norm is a scale and a shift, and one pass over the image less saves a
+    third of the time. Outputs agree to rounding. A network whose outputs would not agree, because
+    something beside the batch-norm takes a convolution's output, is returned as it is. A
+    convolution that is tapped is not folded.
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier)
@@ -37,14 +37,14 @@ def folded(classifier: Classifier) -> Classifier:
 
 
 def agree(a: Outputs, b: Outputs) -> bool:
-    """Whether taps and logits are the same to rounding."""
+    """Tell whether taps and logits are the same to rounding."""
     (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
     return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max())) for x, y in pairs)
 
 
 def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:
-    """Names of convolutions whose output a batch-norm alone takes, and of the batch-norms."""
+    """Name the convolutions whose output a batch-norm alone takes, and the batch-norms."""
     made: dict[int, tuple[str, Tensor]] = {}  # by the tensor's id; it is held, so ids stay apart
     takers: dict[str, list[str]] = {}
     hooks = []

@@ -1,4 +1,4 @@
-"""The forward pass that is repeated for every image: pixels as decoded -> taps and logits.
+"""Run the forward pass that is repeated for every image: pixels as decoded -> taps and logits.
 
 On a processor OpenVINO runs the network: maps stay in the layout that the next convolution wants,
 and activations are applied while they are made. On a GPU PyTorch runs it, in float32 as on the
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inference:
-    """A network that is ready for many passes.
+    """Hold a network that is ready for many passes.
 
     ``run`` takes pixels, uint8 (B, side, side, 3), and gives taps, each (B, d), and logits (B, C),
-    float32. On a GPU they may still be in the making, and lie there. ``batch`` images are a good
-    pass, and ``threads`` that read and decode keep it busy.
+    float32. On a GPU they may still be being computed, and lie there. ``batch`` images make a good
+    pass, and ``threads`` that read and decode keep the network busy.
     """
 
     spec: NetworkSpec
@@ -50,7 +50,7 @@ class Inference:
 
 
 def inference(classifier: Classifier) -> Inference:
-    """The fastest way known to run a classifier where it lies.
+    """Prepare the fastest way known to run a classifier where it lies.
 
     A network that OpenVINO does not take, or computes otherwise, is run by PyTorch.
     """
@@ -73,7 +73,7 @@ def inference(classifier: Classifier) -> Inference:
 
 
 class _FromPixels(nn.Module):
-    """A classifier that takes pixels as they are decoded, and gives a flat tuple."""
+    """Wrap a classifier so that it takes pixels as they are decoded, and gives a flat tuple."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
     side = network.classifier.spec.side
     with torch.inference_mode():
         example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        # Not `openvino.convert_model`, which tells its makers of its use.
+        # Not `openvino.convert_model`, which reports its use to its makers.
         traced = TorchScriptPythonDecoder(
             network, example_input=example, trace_kwargs={"check_trace": False}
         )
@@ -138,7 +138,7 @@ def _on_gpu(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Outputs]:
 def taps_and_maps(
     classifier: Classifier, pixels: NDArray[np.uint8]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Pooled taps (n, d) of images (n, side, side, 3), and their maps (n, d, h, w) in one pass.
+    """Compute pooled taps (n, d) of images (n, side, side, 3), and maps (n, d, h, w), in one pass.
 
     A tap that gives one vector an image has no map.
     """

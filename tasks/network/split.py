@@ -1,4 +1,4 @@
-"""Splitting images into training, validation and test parts without splitting a patient."""
+"""Split images into training, validation and test parts without splitting a patient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ SplitBy = Literal["patient", "slide", "image"]
 
 
 class SplitError(Exception):
-    """The images cannot be split as asked for."""
+    """Say that the images cannot be split as asked for."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which keys are in which part, and what the keys are."""
+    """Tell which keys are in which part, and what the keys are."""
 
     by: SplitBy
     keys: dict[str, list[str]]
 
     def rows(self, part: str, keys: Sequence[str]) -> NDArray[np.intp]:
-        """The row numbers of a part, given the key of each row."""
+        """Find the row numbers of a part, given the key of each row."""
         wanted = set(self.keys[part])
         return np.flatnonzero([key in wanted for key in keys])
 
 
 def split_by(patients: Sequence[str | None], slides: Sequence[str | None]) -> SplitBy:
-    """The coarsest unit that every image has: patient, else slide, else the image itself."""
+    """Choose the coarsest unit that every image has: patient, else slide, else the image itself."""
     if all(patients):
         return "patient"
     return "slide" if all(slides) else "image"

@@ -1,4 +1,4 @@
-"""Training a classifier on decoded images, and the temperature that makes it speak honestly."""
+"""Train a classifier on decoded images, and fit the temperature that calibrates it."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from tasks.network.classifier import Classifier, to_pixels
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train: one-cycle AdamW, whose rate rises to ``peak_rate`` and falls to nothing."""
+    """Describe how to train: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0."""
 
     epochs: int = 4
     batch: int = 128
@@ -28,13 +28,13 @@ class TrainingPlan:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a model's card."""
+        """Convert to plain data, for a model's card."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: mean losses in nats, and how long it took."""
+    """Hold the result of one epoch: mean losses in nats, and how long it took."""
 
     number: int
     train_loss: float
@@ -50,7 +50,7 @@ class Epoch:
 
 
 class DivergedError(Exception):
-    """Training has come to a loss that is not a number."""
+    """Say that training has come to a loss that is not a number."""
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
         labels: (n,) classes.
         train_rows: rows to learn from.
         validation_rows: rows to choose the epoch by.
-        plan: how to train.
+        plan: the recipe of the training.
         on_epoch: called after every epoch.
 
     Raises:
@@ -118,7 +118,7 @@ def train(
 
 
 class _Learner:
-    """A classifier, and what its weights are learned by."""
+    """Train a classifier's weights by its optimiser, schedule and loss scaler."""
 
     def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
         self._classifier, self._device = classifier, classifier.mean.device
@@ -170,7 +170,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def predict(classifier: Classifier, images: NDArray[np.uint8], batch: int = 256) -> NDArray[Any]:
-    """Logits float32 (n, C) of images (n, side, side, 3)."""
+    """Compute logits float32 (n, C) of images (n, side, side, 3)."""
     device = classifier.mean.device
     classifier.eval()
     with torch.inference_mode():
@@ -184,13 +184,13 @@ def predict(classifier: Classifier, images: NDArray[np.uint8], batch: int = 256)
 def negative_log_likelihood(
     logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float = 1.0
 ) -> float:
-    """The mean negative log-likelihood in nats of logits (n, C) divided by a temperature."""
+    """Average the negative log-likelihood in nats of logits (n, C) divided by a temperature."""
     chances = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
     return float(-np.mean(chances[np.arange(len(truth)), truth]))
 
 
 def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
-    """The temperature in [1/20, 20] of least negative log-likelihood (Guo et al. 2017)."""
+    """Fit the temperature in [1/20, 20] of least negative log-likelihood (Guo et al. 2017)."""
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits, truth, math.exp(log_t)),
         bounds=(-math.log(20.0), math.log(20.0)),

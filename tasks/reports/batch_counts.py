@@ -25,7 +25,7 @@ DISCOVERY_LEVEL = 0.1
 
 
 class NightTally:
-    """Counts over image rows that come in parts: what `judge` needs to know of a night.
+    """Count image rows that come in parts, as `judge` needs them to judge a night.
 
     Memory grows with the number of patients (slides where there are none), not of images.
 
@@ -77,17 +77,17 @@ class NightTally:
 
     @property
     def clusters(self) -> Counts:
-        """How many p-values of each patient (slide) fall into each bin, (K, BINS), by name."""
+        """Count the p-values of each patient (slide) in each bin, (K, BINS), by name."""
         rows = [self._clusters[key] for key in sorted(self._clusters)]
         return np.stack(rows) if rows else np.zeros((0, BINS), np.int64)
 
     @property
     def p_values(self) -> Counts:
-        """How many p-values fall into each bin, (BINS,)."""
+        """Count the p-values in each bin, (BINS,)."""
         return np.asarray(self.clusters.sum(axis=0))
 
     def shares(self) -> dict[str, float]:
-        """The shares that are compared with those of earlier nights."""
+        """Compute the shares that are compared with those of earlier nights."""
         of_scored = {"abnormal": self.abnormal, "parasitized": self.parasitized}
         return {
             **{name: n / self.scored for name, n in of_scored.items() if self.scored},

@@ -1,4 +1,4 @@
-"""Keep what a batch comes to as one row in the history of nights."""
+"""Keep the summary of a batch as one row in the history of nights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -35,7 +35,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """The row of a batch in the report on batches; its columns say what each field means.
+    """Hold the row of a batch in the report on batches; its columns say what each field means.
 
     ``p_values`` count in bins between ``p_value_edges``, ``tap_scores`` by tap in bins between
     ``tap_edges``, of which the outermost are open.
@@ -77,7 +77,7 @@ class BatchSummary:
 
     @property
     def bins(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The edges of its histograms; nights of others cannot be compared by them."""
+        """Return the edges of its histograms; nights with other edges are not compared by them."""
         return self.p_value_edges, self.tap_edges
 
     @classmethod

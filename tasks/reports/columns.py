@@ -19,7 +19,7 @@ PARASITIZED = "Parasitized"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is the same in all rows of a batch's reports; ``scored_at`` is in UTC."""
+    """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC."""
 
     model: str
     detector: str
@@ -40,58 +40,58 @@ class Provenance:
 
 
 def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
-    """The share count / total, null where the total is 0."""
+    """Compute the share count / total, null where the total is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return pa.array(count / total, pa.float64(), from_pandas=True)
 
 
 def as_map(counters: Iterable[Counter[str] | None]) -> pa.Array:
-    """Counters as maps from reason to count, sorted: the same counts are the same bytes."""
+    """Make maps from reason to count, sorted, so that the same counts are the same bytes."""
     kind = pa.map_(pa.string(), pa.int64())
     found = [None if counter is None else sorted(counter.items()) for counter in counters]
     return pa.array(found, kind)
 
 
 def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
-    """Text as numbers (n,) and what they stand for; null is a value like any other."""
+    """Encode text as numbers (n,) and list what they stand for; null is a value like any other."""
     text = column.cast(pa.string()).combine_chunks()
     encoded = text.dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which image rows (n,) are scored, abnormal, and uncertain."""
+    """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
     codes, reasons = coded(rows["review_reason"])
     uncertain = np.asarray([Reason.UNCERTAIN in parse_reasons(each) for each in reasons], bool)
     return _is_value(rows["status"], Status.SCORED), _is(rows["abnormal"]), uncertain[codes]
 
 
 def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) are of red cells: those of kind red, and whole files, of no kind."""
+    """Mark the image rows (n,) of red cells: those of kind red, and whole files, of no kind."""
     if "kind" not in rows.column_names:
         return np.ones(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.RED) | ~_is(rows["kind"].is_valid())
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) are of white cells, as far as their nucleus tells."""
+    """Mark the image rows (n,) of white cells, as far as their nucleus tells."""
     if "kind" not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.WHITE)
 
 
 def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) are red cells that are diagnosed as parasitized."""
+    """Mark the image rows (n,) of red cells that are diagnosed as parasitized."""
     return is_red_cell(rows) & _is_value(rows["diagnosis"], PARASITIZED)
 
 
 def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which image rows (n,) a person should look at."""
+    """Mark the image rows (n,) that a person should look at."""
     return _is_value(rows["verdict"], Verdict.REVIEW)
 
 
 def failure_reasons(rows: pa.Table) -> list[str | None]:
-    """Why each of n image rows failed, without the details; None where it did not."""
+    """Name why each of n image rows failed, without the details; None where it did not."""
     return [failure_reason(text) for text in rows["failure"].to_pylist()]
 
 
@@ -105,13 +105,13 @@ def failure_reason(text: str | None) -> str | None:
 
 
 def verdicts(reasons: Sequence[object]) -> pa.Array:
-    """Verdicts on n fields or slides: for review where there is a reason."""
+    """Make verdicts on n fields or slides: for review where there is a reason."""
     found = [Verdict.REVIEW if each else Verdict.ACCEPT for each in reasons]
     return pa.array(found, pa.string())
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:
-    """A column of numbers (n,), NaN where there is none."""
+    """Read a column of numbers (n,), NaN where there is none."""
     return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)
 
 

@@ -23,7 +23,7 @@ DRAWS_AT_ONCE = 100
 
 
 def signed_distance(counts: NDArray[np.integer], reference: Float = UNIFORM) -> float:
-    """The Kolmogorov-Smirnov distance of binned values (B,) from shares (B,), with its sign.
+    """Compute the signed Kolmogorov-Smirnov distance of binned values (B,) from shares (B,).
 
     Positive where the low bins hold more than they should: with p-values, where images are more
     abnormal than they should be.
@@ -33,7 +33,7 @@ def signed_distance(counts: NDArray[np.integer], reference: Float = UNIFORM) -> 
 
 
 def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM) -> float:
-    """How probable so large a Kolmogorov-Smirnov distance is if only clusters vary.
+    """Compute how probable so large a Kolmogorov-Smirnov distance is if only clusters vary.
 
     Every cluster's deviation from the reference is as likely to point the other way: signs are
     drawn at random for whole clusters (wild bootstrap; Liu 1988, Cameron, Gelbach & Miller 2008),
@@ -56,16 +56,16 @@ def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM)
 
 
 def effective_clusters(clusters: NDArray[np.integer]) -> float:
-    """How many clusters of equal size say as much as these (Kish 1965)."""
+    """Compute how many clusters of equal size say as much as these (Kish 1965)."""
     sizes = clusters.sum(axis=1).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
 
 
 def population_stability(counts: NDArray[np.integer], reference: NDArray[Any]) -> float:
-    """The population stability index of binned values (B,) against other counts or shares (B,).
+    """Compute the population stability index of binned values (B,) against counts or shares (B,).
 
-    sum (a - b) ln(a / b), Jeffreys' divergence. Counts have half an image added in every bin, so
-    that an empty one does not make the index infinite.
+    It is sum (a - b) ln(a / b), Jeffreys' divergence. Counts have half an image added in every bin,
+    so that an empty one does not make the index infinite.
     """
 
     def shares(values: NDArray[Any]) -> Float:

@@ -1,4 +1,4 @@
-"""Which fields of view are fit to be read, by limits on what `tasks.segmentation.quality` measures.
+"""Decide which fields are fit to be read, by limits on what `tasks.segmentation.quality` measures.
 
 Cells of a field beyond a limit are read all the same, and its slide goes to a person, with the
 reason; of a slide with hundreds of fields a few may be so.
@@ -25,9 +25,9 @@ class FieldReason(StrEnum):
 
 
 def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
-    """Why a person should look at a field, such as ``out of focus, dark``; None: no need to.
+    """Give the reason to look at a field, such as ``out of focus, dark``; None if there is none.
 
-    Places of a slide that are empty or too thick to be read need nobody. What could not be
+    Places of a slide that are empty or too thick to be read need no person. What could not be
     measured (focus and overlap, where there are no cells) is not beyond a limit.
 
     Args:

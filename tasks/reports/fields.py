@@ -1,4 +1,4 @@
-"""From the fields of view of a batch and the rows of their cells to one row a field."""
+"""Turn the fields of view of a batch and the rows of their cells into one row a field."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -28,7 +28,7 @@ COUNTED = ("images", "scored", "red_cells", "parasitized", "abnormal", "review")
 
 
 class FieldTally:
-    """Counts by field of view over image rows that come in parts, in whatever order and parts.
+    """Count image rows by field of view; the rows may come in any order and in any parts.
 
     A cell is in the field of its source in whose box the middle of its own box lies.
 
@@ -88,7 +88,7 @@ class FieldTally:
         return pa.table(columns)
 
     def _places(self, rows: pa.Table) -> NDArray[np.intp]:
-        """The number of each row's field, (n,), -1 where it names no source."""
+        """Find the number of each row's field, (n,), -1 where it names no source."""
         codes, sources = coded(rows["source_uri"])
         middles = _middles(rows)
         places = np.full(rows.num_rows, -1, np.intp)
@@ -111,28 +111,28 @@ class FieldTally:
 
 
 def lies_in(rows: pa.Table, boxes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.bool_]:
-    """Which cells (n,) of a source lie in which of m boxes: x, y, width, height; (n, m)."""
+    """Mark which cells (n,) of a source lie in which of m boxes: x, y, width, height; (n, m)."""
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return _lie_in(_middles(rows), corners)
 
 
 def _middles(rows: pa.Table) -> Float:
-    """The middles x, y of the boxes of image rows, (n, 2)."""
+    """Compute the middles x, y of the boxes of image rows, (n, 2)."""
     x, y, width, height = (numbers_of(rows, name) for name in ("x", "y", "width", "height"))
     # Cells that failed have no size; a corner of their box is in the field too.
     return np.stack([x + np.nan_to_num(width) / 2, y + np.nan_to_num(height) / 2], axis=1)
 
 
 def _lie_in(points: Float, boxes: Float) -> NDArray[np.bool_]:
-    """Which of n points (n, 2) lie in which of m boxes (m, 4); (n, m)."""
+    """Mark which of n points (n, 2) lie in which of m boxes (m, 4); (n, m)."""
     # Without edges, as those of a source that failed, there is nothing but one place.
     low = ~(points[:, np.newaxis] < boxes[:, :2])
     high = ~(points[:, np.newaxis] >= boxes[:, 2:])
     return np.asarray((low & high).all(axis=2))
 
 
-# Of the image report: what is needed of each cell.
+# These columns of the image report are needed of each cell.
 COLUMNS = [
     *("image_id", "uri", "source_uri", "x", "y", "width", "height"),
     *("kind", "status", "diagnosis", "abnormal"),
@@ -140,7 +140,7 @@ COLUMNS = [
 
 
 def cells_of(rows: pa.Table, field: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cells of a field among rows of the image report."""
+    """Select the cells of a field among rows of the image report."""
     there = rows.filter(pc.equal(rows["source_uri"].cast(pa.string()), field["source_uri"]))
     if not there.num_rows:
         return []

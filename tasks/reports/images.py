@@ -22,7 +22,7 @@ PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 @dataclass(frozen=True)
 class ImagesRead:
-    """What was read of n images.
+    """Hold what was read of n images.
 
     ``image_ids`` are their digests, None where a file could not be read; ``sizes`` (n, 2) width and
     height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None where all
@@ -36,7 +36,7 @@ class ImagesRead:
 
     @property
     def failed(self) -> NDArray[np.bool_]:
-        """Which images (n,) failed."""
+        """Mark the images (n,) that failed."""
         failed = np.zeros(len(self.image_ids), bool)
         failed[list(self.failures)] = True
         return failed
@@ -44,7 +44,7 @@ class ImagesRead:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """What a network says of n images: logits (n, C) of C classes, to be divided by temperature."""
+    """Hold a network's outputs for n images: logits (n, C), to be divided by temperature."""
 
     classes: Sequence[str]
     logits: NDArray[np.float32]
@@ -52,11 +52,11 @@ class Diagnoses:
 
     @cached_property
     def probabilities(self) -> Float:
-        """The calibrated probability (n, C) of every class."""
+        """Compute the calibrated probability (n, C) of every class."""
         return probabilities(self.logits, self.temperature)
 
     def names(self) -> list[str]:
-        """The most probable class of each of n images."""
+        """Name the most probable class of each of n images."""
         chances = np.where(np.isnan(self.probabilities), -np.inf, self.probabilities)
         names: list[str] = np.asarray(self.classes, object)[chances.argmax(axis=1)].tolist()
         return names
@@ -103,7 +103,7 @@ def image_rows(
 
 
 def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
-    """Columns that are those of the manifest; it may have been frozen before there were regions."""
+    """Take columns of the manifest; null where it was frozen before there were regions."""
     there = set(manifest.column_names)
     absent = {name: pa.nulls(manifest.num_rows) for name in PIECE if name not in there}
     return {
@@ -113,7 +113,7 @@ def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
 
 
 def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
-    """Columns on the files and their pixels, and why they failed."""
+    """Make columns on the files and their pixels, and why they failed."""
     n = len(failed)
     if read.colours is None:
         colours = {name: pa.nulls(n, pa.float32()) for name in COLOURS}
@@ -133,7 +133,7 @@ def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array
 
 
 def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
-    """Columns on the diagnosis."""
+    """Make columns on the diagnosis."""
     return {
         "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
         **{
@@ -148,7 +148,7 @@ def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa
 def _of_detector(
     scores: Scores, taps: Sequence[str], verdicts: Verdicts, unjudged: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
-    """Columns on the abnormality, and the verdict."""
+    """Make columns on the abnormality, and the verdict."""
     measured = {
         **{f"distance_{name}": scores.distances[:, t] for t, name in enumerate(taps)},
         "abnormality": scores.abnormality,
@@ -163,7 +163,7 @@ def _of_detector(
 
 
 def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
-    """Which rows (n,) are red cells that the border of their field cuts."""
+    """Mark the rows (n,) of red cells that the border of their field cuts."""
     if "touches_border" not in manifest.column_names:
         return np.zeros(manifest.num_rows, bool)
     # A white cell is abnormal, whole or not.
@@ -172,7 +172,7 @@ def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
 
 
 def q_values(p_values: Float) -> Float:
-    """Benjamini-Hochberg q-values (n,) of p-values (n,); NaN, for failed images, stays NaN.
+    """Compute Benjamini-Hochberg q-values (n,) of p-values (n,); NaN (failed images) stays NaN.
 
     Among images whose q-value is at most q, the expected share of false alarms is at most q where
     p-values depend on each other positively or not at all (Benjamini & Yekutieli 2001); cells of

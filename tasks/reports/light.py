@@ -28,13 +28,13 @@ KS_AMBER = 0.15
 KS_RED = 0.4
 # Six patients that all deviate to one side; see `clustered_p_value`.
 CLUSTERED_P_VALUE = 0.05
-# What credit scoring, where the index is from, calls a major shift; here half a deviation.
+# Credit scoring, where the index is from, calls this a major shift; here it is half a deviation.
 PSI_AMBER = 0.25
 # Below that, chance alone moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
 LEAST_SCORED = 200
 # Fewer patients than that cannot agree by more than chance.
 LEAST_CLUSTERS = 6
-# Three times the alarms that calibration promised: single patients reach that, nights do not.
+# Three times the alarms that calibration promises: single patients reach that, nights do not.
 ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
@@ -47,7 +47,7 @@ LEAST_NIGHTS = 5
 MOST_NIGHTS = 30
 # Robust deviations from the median of earlier nights: by chance once in thousands of nights.
 UNUSUAL = 4.0
-# Differences from earlier nights that matter to nobody, however quiet those were.
+# Differences from earlier nights that do not matter, however little those nights vary.
 NEGLIGIBLE = {"abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01}
 
 
@@ -56,9 +56,10 @@ Finding = tuple[Light, str]
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a night is from the calibration and from ``nights`` earlier ones; None: not known.
+    """Hold how far a night is from the calibration and from earlier ones; None: not known.
 
-    ``reasons`` say why the light is not green, and what could not be judged.
+    ``nights`` is the number of earlier nights. ``reasons`` say why the light is not green, and what
+    could not be judged.
     """
 
     ks_distance: float | None
@@ -116,7 +117,7 @@ def judge(
 def _against_earlier(
     night: NightTally, earlier: Sequence[BatchSummary]
 ) -> tuple[float | None, dict[str, float]]:
-    """The stability of scores, and of distances by tap; None and nothing where nights are few."""
+    """Compute the stability of scores, and of distances by tap; None and {} with few nights."""
     counts = [np.asarray(each.p_values, np.int64) for each in earlier]
     before = sum(counts, np.zeros(BINS, np.int64))
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
@@ -129,7 +130,7 @@ def _against_earlier(
 
 
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
-    """What the stability of populations says."""
+    """List the findings on the stability of populations."""
     measured = {
         "scores, against the calibration": psi,
         "scores, against earlier nights": psi_earlier,
@@ -225,7 +226,7 @@ def _deciles(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
-    """What the distance of p-values from uniform says."""
+    """Judge the distance of p-values from uniform."""
     gross = abs(ks) >= KS_RED
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
@@ -242,7 +243,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 
 
 def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
-    """What the share of abnormal images says, one by one and among all of the night's."""
+    """Judge the share of abnormal images, one by one and among all of the night's."""
     found, rate = [], night.abnormal / night.scored
     counts = np.asarray([night.abnormal]), np.asarray([night.scored])
     if binomial_p_value(*counts, alpha)[0] <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
@@ -260,7 +261,7 @@ def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
 
 
 def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]:
-    """What the shares of images that failed say, together and by reason."""
+    """Judge the shares of images that failed, together and by reason."""
     if not night.images:
         return []
     found, rate = [], 1 - night.scored / night.images
@@ -276,7 +277,7 @@ def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]
 
 
 def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[Finding]:
-    """Which shares are unlike those of earlier nights."""
+    """List the shares that are unlike those of earlier nights."""
     words = {"abnormal": "abnormal", "review": "for review", "parasitized": "diagnosed parasitized"}
     found: list[Finding] = []
     for name, value in shares.items():

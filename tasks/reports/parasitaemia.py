@@ -1,4 +1,4 @@
-"""How dense parasites are among red cells, and how dense they could be unseen."""
+"""Compute how dense parasites are among red cells, and how dense they could be unseen."""
 
 import math
 from enum import StrEnum
@@ -73,7 +73,7 @@ def density_text(density: str) -> str:
 
 
 def probability_seen(cells: int, percent: float) -> float:
-    """How probable it is that one cell or more of so many is parasitized: ``1 - (1 - p)^n``.
+    """Compute the probability that one cell or more of so many is parasitized, ``1 - (1 - p)^n``.
 
     Cells are taken for independent, and the network for one that misses no parasite.
     """
@@ -81,7 +81,7 @@ def probability_seen(cells: int, percent: float) -> float:
 
 
 def detectable_percent(cells: int) -> float | None:
-    """The least parasitaemia, in percent, that so many cells show with 95% probability.
+    """Compute the least parasitaemia, in percent, that so many cells show with 95% probability.
 
     None without cells. For many cells it is the "rule of three", 300% / n (Hanley & Lippman-Hand
     1983).
@@ -93,7 +93,7 @@ def detectable_percent(cells: int) -> float | None:
 
 
 def cells_needed(percent: float) -> int:
-    """How many cells show a parasitaemia with 95% probability.
+    """Compute how many cells show a parasitaemia with 95% probability.
 
     >>> cells_needed(0.06)
     4992
@@ -121,7 +121,7 @@ def negative_call_text(cells: int, percent: float) -> str:
 
 
 def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
-    """The 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
+    """Compute the 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
     z = float(norm.ppf(0.975))
     with np.errstate(divide="ignore", invalid="ignore"):
         p, n = count / total, total.astype(np.float64)
@@ -136,14 +136,14 @@ def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple
 
 
 def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
-    """How probable so high a count is at a level (exact, one-sided); NaN where the total is 0."""
+    """Compute how probable so high a count is at a level (exact, one-sided); NaN for a total 0."""
     return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
 
 
 def parasitaemia(
     parasitized: NDArray[np.int64], cells: NDArray[np.int64], suffix: str
 ) -> dict[str, pa.Array]:
-    """Columns ``parasitaemia_percent``, ``_low`` and ``_high``; null where there are no cells."""
+    """Make columns ``parasitaemia_percent``, ``_low`` and ``_high``; null without cells."""
     low, high = wilson_interval(parasitized, cells)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = {"percent": parasitized / cells, "low": low, "high": high}
@@ -154,7 +154,7 @@ def parasitaemia(
 
 
 def per_1000(parasitized: NDArray[np.int64], cells: NDArray[np.int64]) -> dict[str, pa.Array]:
-    """Columns ``parasitized_per_1000``, ``_low`` and ``_high``; null where there are no cells."""
+    """Make columns ``parasitized_per_1000``, ``_low`` and ``_high``; null without cells."""
     low, high = wilson_interval(parasitized, cells)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = {"": parasitized / cells, "_low": low, "_high": high}

@@ -1,4 +1,4 @@
-"""Cells for a person to look at, the person's verdicts, and what these say of the abnormal list."""
+"""Choose cells for a person to look at, read the person's verdicts, and measure the precision."""
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ PROBLEMS_SHOWN = 5
 
 
 class VerdictError(Exception):
-    """Verdicts that cannot be imported, and on which lines."""
+    """Report verdicts that cannot be imported, and on which lines."""
 
 
 @dataclass
 class Candidates:
-    """Cells for review, most abnormal first, and how many were left out for which reason."""
+    """Hold the cells for review, most abnormal first, and count those left out by reason."""
 
     rows: pa.Table
     left_out: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a person said of an image: a class, or `OTHER`."""
+    """Hold the verdict of a person on an image: a class, or `OTHER`."""
 
     image_id: str
     verdict: str
@@ -54,9 +54,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Precision:
-    """Of abnormal images that a person looked at, how many were worth the look.
+    """Count the abnormal images that a person looked at, and those that were worth the look.
 
-    One is where the person called it no such cell (``other``), or its diagnosis was wrong.
+    An image was worth the look where the person's verdict is ``other``, or its diagnosis was wrong.
     """
 
     looked_at: int
@@ -65,12 +65,12 @@ class Precision:
 
     @property
     def share(self) -> float | None:
-        """The share that was worth the look; None where nobody looked."""
+        """Compute the share that was worth the look; None where no image was looked at."""
         return (self.other + self.wrong) / self.looked_at if self.looked_at else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its 95% interval (Wilson), which takes the images for independent of each other."""
+        """Compute its 95% interval (Wilson), which takes the images for independent."""
         if not self.looked_at:
             return None
         low, high = wilson_interval(
@@ -80,7 +80,7 @@ class Precision:
 
 
 def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:
-    """Cells of a report that a person should look at, the most abnormal first.
+    """Choose the cells of a report that a person should look at, the most abnormal first.
 
     An image that is in the batch under two names is one cell. Of each slide come the most abnormal
     cells only, for a slide that is out of focus would otherwise fill the list; images that name no
@@ -118,7 +118,7 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
 
 
 def image_name(image_id: str, uri: str) -> str:
-    """A file name that every filesystem takes, whatever the image was called.
+    """Make a file name that every filesystem takes, whatever the image was called.
 
     >>> image_name("0a1b", "file:///night/con: |a?.PNG")
     '0a1b.png'
@@ -129,7 +129,7 @@ def image_name(image_id: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a file of verdicts, as it stands there."""
+    """Hold a row of a file of verdicts, as it stands there."""
 
     number: int
     image_id: str
@@ -140,10 +140,10 @@ class Line:
 
 
 def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
-    """The batch that a file of verdicts is of, and its rows that have a verdict.
+    """Read the batch that a file of verdicts is of, and its rows that have a verdict.
 
     Raises:
-        VerdictError: it is no such file, has no verdict, or names several batches.
+        VerdictError: it is no file of verdicts, has no verdict, or names several batches.
     """
     try:
         columns, rows = read_csv(content)
@@ -177,7 +177,7 @@ def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
 def check_verdicts(
     lines: Sequence[Line], *, batch: str, known: Container[str], classes: Sequence[str]
 ) -> list[Verdict]:
-    """The verdicts of a file, each on another image that is known.
+    """Check the verdicts of a file, each of which must be on another image that is known.
 
     Raises:
         VerdictError: a verdict or an image is unknown, or an image is judged twice.
@@ -215,7 +215,7 @@ def check_verdicts(
 
 
 def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:
-    """What a person's verdicts by image say of a report's abnormal images.
+    """Measure the precision of a report's abnormal images by a person's verdicts.
 
     Args:
         parts: image rows with ``image_id``, ``diagnosis`` and ``abnormal``.

@@ -1,7 +1,8 @@
-"""From image rows to one row a slide: parasitaemia with its interval, and what needs a person.
+"""Turn image rows into one row a slide: parasitaemia with its interval, and reasons for review.
 
-A slide whose cells are abnormal together (another stain, out of focus) is named here, once. Only
-red cells count for parasitaemia; where cells were cut out of fields of view, their rows say which.
+The row of a slide says whether its cells are abnormal together (another stain, out of focus).
+Only red cells count for parasitaemia; where cells were cut out of fields of view, the column
+``kind`` of their rows says which cells are red.
 """
 
 from collections import Counter
@@ -53,7 +54,7 @@ class SlideReason(StrEnum):
     TOO_FEW = "too few cells for a negative call"
 
 
-# A slide whose patient is like those that calibrated gets there about once in a thousand: the
+# A slide of a patient like those of the calibration gets there about once in a thousand: the
 # rate of abnormal cells varies from patient to patient by about the rate itself (README).
 ABNORMAL_TOGETHER = 0.25
 # Cells of a slide resemble each other: if five of them say no more than one independent cell
@@ -72,7 +73,7 @@ ABNORMALITY_BIN = 0.05
 P_VALUE_BINS_A_DECADE = 20
 
 
-# What is counted of a slide: a column each in the array of `SlideTally`.
+# Each of these counts of a slide is a column in the array of `SlideTally`.
 OF_CELLS = (
     *("cells", "scored", "red_cells", "ordinary", "white_cells"),
     *("parasitized", "parasitized_ordinary", "abnormal", "uncertain", "coloured"),
@@ -83,7 +84,7 @@ COUNTED = (*OF_CELLS, *OF_FIELDS)
 
 @dataclass
 class _Slide:
-    """What is known of a slide beside its numbers."""
+    """Hold what is known of a slide beside its numbers."""
 
     patients: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
@@ -99,12 +100,12 @@ class _Slide:
 
     @property
     def patient(self) -> str | None:
-        """The one patient of the slide, if there is just one."""
+        """Return the one patient of the slide; None if there are none or several."""
         return next(iter(self.patients)) if len(self.patients) == 1 else None
 
 
 class SlideTally:
-    """Counts by slide over image rows that come in parts, in whatever order and parts.
+    """Count image rows by slide; the rows may come in any order and in any parts.
 
     Memory grows with the number of slides, not with that of images.
 
@@ -113,7 +114,7 @@ class SlideTally:
         detectable: parasitaemia in percent that the red cells of a slide without parasites must
             have been enough to show.
         tolerated: share of a slide's fields that may be beyond a limit, or have failed, before the
-            slide is for review. Those that are empty or thick are none of them.
+            slide is for review. Empty and thick fields are left out of this share.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class SlideTally:
         )
 
     def _numbers_of(self, names: list[str | None]) -> list[int]:
-        """The rows of slides in the arrays, which grow with them."""
+        """Return the rows of slides in the arrays, and enlarge the arrays for new slides."""
         numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
         new = len(self._numbers) - len(self._slides)
         self._slides += [_Slide() for _ in range(new)]
@@ -215,7 +216,7 @@ class SlideTally:
         return numbers
 
     def _of_density(self, counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
-        """Columns that say what the parasitaemia means, and what none seen does."""
+        """Make columns that say what the parasitaemia means, and what finding none means."""
         pairs = list(zip(counts["parasitized"].tolist(), counts["red_cells"].tolist(), strict=True))
         called = [None if found else negative_call(n, self._detectable) for found, n in pairs]
         return {
@@ -234,7 +235,7 @@ class SlideTally:
         counts: dict[str, NDArray[np.int64]],
         surprise: Float,
     ) -> list[list[str]]:
-        """Why a person looks at each slide."""
+        """List the reasons for which a person looks at each slide."""
         cells, scored, abnormal = (counts[name] for name in ("cells", "scored", "abnormal"))
         limit = max(ABNORMAL_TOGETHER, self._alpha)
         several = [
@@ -248,7 +249,7 @@ class SlideTally:
             SlideReason.MANY_UNCERTAIN: (counts["uncertain"] > 0)
             & (counts["uncertain"] >= MANY_UNCERTAIN * scored),
             SlideReason.SEVERAL_PATIENTS: np.asarray(several, bool),
-            # Of cells that were cut out elsewhere nobody knows how many were left out.
+            # Of cells that were cut out elsewhere it is not known how many were left out.
             SlideReason.TOO_FEW: (counts["fields"] > 0)
             & (counts["parasitized"] == 0)
             & (counts["red_cells"] < cells_needed(self._detectable)),
@@ -264,7 +265,7 @@ class SlideTally:
 
 
 def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Which image rows (n,) count for each of `OF_CELLS`."""
+    """Select the image rows (n,) that count for each of `OF_CELLS`."""
     scored, abnormal, uncertain = flags(rows)
     red, parasitized = scored & is_red_cell(rows), is_parasitized(rows)
     counted = {
@@ -283,7 +284,7 @@ def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.boo
 
 
 def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int]]:
-    """The slide, the bin and the number of cells, for each bin of each slide that has some."""
+    """List the slide, the bin and the number of cells for each bin of each slide that has some."""
     known = np.isfinite(places)
     pairs = np.stack([codes[known], places[known].astype(np.int64)])
     found, times = np.unique(pairs, axis=1, return_counts=True)
@@ -291,7 +292,7 @@ def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int
 
 
 def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str, pa.Array]:
-    """Columns of counts of cells, and of shares of them."""
+    """Make columns of counts of cells, and of shares of them."""
     same = ("cells", "scored", "red_cells", "white_cells", "parasitized", "abnormal", "uncertain")
     parasitized, red = counts["parasitized"], counts["red_cells"]
     ordinary = counts["parasitized_ordinary"], counts["ordinary"]
@@ -307,7 +308,7 @@ def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str
 
 
 def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
-    """Columns on fields of view, null for slides that have none."""
+    """Make columns on fields of view, null for slides that have none."""
     there = counts["fields"] > 0
     exclusions = [
         slide.exclusions if has else None for slide, has in zip(slides, there, strict=True)
@@ -319,7 +320,7 @@ def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> di
 
 
 def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
-    """Columns of medians."""
+    """Make columns of medians."""
     return {
         "abnormality_median": pa.array(
             [_median(slide.abnormality, ABNORMALITY_BIN) for slide in slides], pa.float64()
@@ -331,7 +332,7 @@ def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
 
 
 def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
-    """Columns of mean colours, from their sums (slides, 3) over so many cells each."""
+    """Make columns of mean colours, from their sums (slides, 3) over so many cells each."""
     with np.errstate(invalid="ignore"):
         means = sums / cells[:, np.newaxis]
     return {
@@ -341,7 +342,7 @@ def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
 
 
 def _median(bins: Counter[int], width: float) -> float | None:
-    """The median of binned values; where it falls between two bins, the middle of both."""
+    """Compute the median of binned values; between two bins, take the middle of both."""
     total, seen = sum(bins.values()), 0
     if not total:
         return None

@@ -1,4 +1,4 @@
-"""CSV that spreadsheets open without harm, and CSV as spreadsheets save it.
+"""Write CSV that spreadsheets open without harm, and read CSV as spreadsheets save it.
 
 A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end would be run as a
 formula; it is written with an apostrophe in front, which says "this is text" (OWASP, "CSV
@@ -20,11 +20,11 @@ SEPARATORS = ",;\t"
 
 
 class SpreadsheetError(Exception):
-    """A CSV file that cannot be read, with what to do about it."""
+    """Report a CSV file that cannot be read, with what to do about it."""
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    r"""A CSV file (RFC 4180, but lines end in a line feed), row by row, its header first.
+    r"""Write a CSV file (RFC 4180, but lines end in a line feed) row by row, its header first.
 
     >>> list(csv_lines(["uri", "score"], [["=1+1", -0.5], ['a "b", c', None]]))
     ['uri,score\n', "'=1+1,-0.5\n", '"a ""b"", c",\n']
@@ -40,7 +40,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 
 
 def cell(value: Any) -> str | int | float | Decimal:
-    """What stands in a CSV file for a value: text that is no formula, or a number."""
+    """Convert a value to what a CSV file holds: text that is no formula, or a number."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):
@@ -58,7 +58,7 @@ def cell(value: Any) -> str | int | float | Decimal:
 
 
 def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str, str]]]]:
-    """Columns, and rows with the number of the line on which each begins.
+    """Read columns, and rows with the number of the line on which each begins.
 
     What spreadsheets do to a file is undone: a byte order mark, UTF-16, semicolons or tabs for
     commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals in the header. So is

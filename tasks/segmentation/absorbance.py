@@ -1,6 +1,6 @@
-"""From a photographed field of view to how much light its cells absorb, and where cells lie.
+"""Compute how much light the cells of a photographed field absorb, and find where cells lie.
 
-By the Beer-Lambert law, absorbance is what is stained, whatever lamp, exposure and illumination the
+By the Beer-Lambert law, absorbance measures the stain, whatever lamp, exposure and illumination the
 photograph was taken with: all thresholds are relative to the field's own background and cells.
 """
 
@@ -16,14 +16,14 @@ HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, and noise 
 FITTED_PIXELS = 4_000  # are enough for six coefficients
 FITS = 8  # of the background, each to what the last one called unstained
 POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
-# Added to the mean squares of the six terms: a bend that a corner of the field hints at is none.
+# Added to the mean squares of the six terms, so that a corner alone does not bend the surface.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in what a lens and JPEG do
 NOISE_MARGIN = 3.0  # twice what Otsu's threshold finds between the halves of white noise
 
 
 def absorbance(field: Field) -> Amount:
-    """Absorbance of each pixel and channel, ``-ln(light / background)``, at least 0; (h, w, 3).
+    """Compute the absorbance of each pixel, ``-ln(light / background)``, at least 0; (h, w, 3).
 
     Args:
         field: RGB uint8 (h, w, 3).
@@ -35,7 +35,7 @@ def absorbance(field: Field) -> Amount:
 
 
 def stained(amount: Amount) -> Mask:
-    """Which pixels (h, w) hold stain; none where the field shows nothing but noise.
+    """Mark the pixels (h, w) that hold stain; none where the field shows nothing but noise.
 
     Args:
         amount: absorbance over all channels, (h, w).
@@ -53,7 +53,7 @@ def stained(amount: Amount) -> Mask:
 
 
 def _background(levels: Amount) -> Amount:
-    """Logarithm of the light without cells: a smooth surface over the unstained pixels; (h, w, 3).
+    """Fit the logarithm of the light without cells, smooth over the unstained pixels; (h, w, 3).
 
     A quadratic surface follows the lamp's fall towards the edges. It starts from the brighter half
     of Otsu's threshold, then takes in the background of dimmer corners.
@@ -82,7 +82,7 @@ def _background(levels: Amount) -> Amount:
 
 
 def _noise(amount: Amount) -> float:
-    """Standard deviation of what differs from pixel to pixel, by the median over the field."""
+    """Estimate the standard deviation from pixel to pixel, by the median over the field."""
     fine = amount - ndimage.uniform_filter(amount, 3)
     # The mean of nine holds a ninth of the pixel itself.
     return float(1.4826 * np.median(np.abs(fine)) / np.sqrt(8 / 9))

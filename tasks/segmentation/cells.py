@@ -1,4 +1,4 @@
-"""From a field of view to its cells: an outline, a box and a kind of each.
+"""Find the cells of a field of view: an outline, a box and a kind of each.
 
 Everything is measured in diameters of the field's own median cell and in absorbances of its own
 background and cells, so that magnification, exposure and stain do not matter.
@@ -57,7 +57,7 @@ BRIDGE = 0.2  # across; what is narrower joins a white cell to another one
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell in a field of view.
+    """Describe a cell in a field of view.
 
     ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) its x and y
     there, which may lie outside the field; ``area`` what lies within, in square pixels; ``edge``,
@@ -75,7 +75,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a field in reading order, and the median red cell's diameter in pixels or NaN.
+    """List a field's cells in reading order, with the median red cell's diameter in pixels or NaN.
 
     Outlines of cells that lie over one another overlap.
     """
@@ -114,7 +114,7 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
 
 
 def _rough_diameter(field: Field) -> float:
-    """The median cell's diameter in pixels, to some percent; NaN where there are no cells."""
+    """Estimate the median cell's diameter in pixels, to some percent; NaN without cells."""
     diameter = _guess_diameter(field)
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
@@ -127,7 +127,7 @@ def _rough_diameter(field: Field) -> float:
 
 
 def _guess_diameter(field: Field) -> float:
-    """A cell's diameter in pixels by how deep stained regions are; NaN where there are none."""
+    """Guess a cell's diameter in pixels by how deep stained regions are; NaN without any."""
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
         mask = stained(_over_channels(absorbance(scaled(field, scale))))
@@ -144,7 +144,7 @@ def _guess_diameter(field: Field) -> float:
 
 
 def _median_diameter(cells: list[Cell]) -> float:
-    """Diameter in pixels of the median red cell that is not cut, clear outlines first."""
+    """Measure the median red cell's diameter in pixels, uncut and clear outlines first."""
     red = [cell for cell in cells if cell.kind == "red"]
     chosen = [cell for cell in red if not cell.touches_border] or red or cells
     if not chosen:
@@ -156,13 +156,13 @@ def _median_diameter(cells: list[Cell]) -> float:
 
 
 def _weighted_median(values: Float, weights: Float) -> float:
-    """The median of sorted values (n,)."""
+    """Compute the weighted median of sorted values (n,)."""
     total = np.cumsum(weights)
     return float(values[np.searchsorted(total, total[-1] / 2)])
 
 
 def _search(field: Field, diameter: float, working: int) -> list[Cell]:
-    """Cells of a field whose median cell has about this diameter in pixels, clearest first.
+    """Find cells of a field whose median cell has about this diameter in pixels, clearest first.
 
     They are searched where the median cell is ``working`` pixels wide.
     """
@@ -189,7 +189,7 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
 
 
 def _samples(points: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of pixels within an outline and the field, evenly by area, about."""
+    """Choose rows and columns of pixels in an outline and the field, about evenly by area."""
     middle = points.mean(axis=0)
     x, y = np.rint(middle + SAMPLED * (points - middle)).astype(np.intp).reshape(-1, 2).T
     known = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
@@ -197,7 +197,7 @@ def _samples(points: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], N
 
 
 def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """Candidates for red cells, which may be several of one cell, the most probable first."""
+    """Find candidates for red cells, maybe several of one cell, the most probable first."""
     edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)
     rings = step * seeds(
@@ -207,7 +207,7 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
         apart=CLOSEST * working / step,
     )
     first, along = trace(edge, rings, ANGLES // 2)
-    # A ring finds a long cell at one of its ends; from the middle of that, the other end is seen.
+    # A ring finds a long cell at one of its ends; from the outline's middle it sees the other.
     again = _distinct(first, along, working)
     points, along = trace(edge, again)
     clearness, seen = _clearness(along)
@@ -218,7 +218,7 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
 
 
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
-    """Middles x, y and radii (n, 3) of outlines that differ and may become clear.
+    """List middles x, y and radii (n, 3) of outlines that differ and may become clear.
 
     Of those alike, the clearest is kept.
 
@@ -241,26 +241,26 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
 
 
 def _clearness(along: Float) -> tuple[Float, Float]:
-    """Edge averaged over what is seen of outlines, and the share that is seen, (n,) each."""
+    """Average the edge over the seen part of outlines, and measure the share seen, (n,) each."""
     seen = ~np.isnan(along)
     clear = np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR
     return clear / np.maximum(seen.sum(axis=1), 1), seen.mean(axis=1)
 
 
 def _widths(outlines: Float) -> Float:
-    """Diameters of circles with the areas of outlines, (n,)."""
+    """Compute diameters of circles with the areas of outlines, (n,)."""
     return np.asarray(2 * np.sqrt(enclosed_area(outlines) / np.pi))
 
 
 def _over_channels(colour: Amount) -> Amount:
-    """Absorbance over all channels, (h, w)."""
+    """Combine the absorbance over all channels, (h, w)."""
     return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
 
 
 def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """White cells: large nuclei of another colour than the red cells, with their cytoplasm.
+    """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 
-    Cytoplasm is what has some of the nucleus' colour, and is near it. The cell is its convex hull.
+    Cytoplasm has some of the nucleus' colour, and is near it. The cell is the convex hull of both.
     """
     typical = float(np.median(amount[mask]))
     eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
@@ -293,12 +293,12 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) ->
 
 
 def _area(share: float, diameter: int) -> float:
-    """So much of the area of a circle of a diameter."""
+    """Compute a share of the area of a circle of a diameter."""
     return share * np.pi / 4 * diameter**2
 
 
 def _resampled(corners: Float) -> Float:
-    """A convex outline (n, 2) with `ANGLES` points as far from each other along it."""
+    """Resample a convex outline (n, 2) to `ANGLES` points at equal distances along it."""
     ring = np.concatenate([corners, corners[:1]])
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
     at = np.linspace(0, along[-1], ANGLES, endpoint=False)
@@ -308,7 +308,7 @@ def _resampled(corners: Float) -> Float:
 def _cell(
     points: Float, clearness: float, kind: Kind, scale: float, shape: tuple[int, ...]
 ) -> Cell:
-    """A cell in pixels of its field from an outline at another scale."""
+    """Make a cell in pixels of its field from an outline at another scale."""
     outline = rescaled(points, 1 / scale)
     size = np.array(shape[1::-1])
     box = box_around(outline, (shape[1], shape[0]))

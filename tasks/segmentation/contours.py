@@ -1,4 +1,4 @@
-"""Closed outlines of round things that are darker than what surrounds them, even if they overlap.
+"""Trace closed outlines of round things darker than their surroundings, even if they overlap.
 
 An edge is a complex number that points from dark to bright; its absolute value is 0 to 1. A centre
 is where the edges of a whole ring point outwards (a Hough transform by direction). Round it, an
@@ -28,7 +28,7 @@ SEEN = 0.5  # of a ring; of a cell that is cut more than this, the centre is a g
 
 
 def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
-    """From absorbance (h, w) to edges (h, w), relative to the typical edge of the mask.
+    """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of the mask.
 
     Args:
         amount: absorbance over all channels.
@@ -45,7 +45,7 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
 
 
 def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
-    """Centres of rings: x, y and radius in pixels, (n, 3); they may lie outside the field.
+    """Find centres of rings: x, y and radius in pixels, (n, 3); they may lie outside the field.
 
     Args:
         edge: of `edges`, (h, w).
@@ -74,7 +74,7 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
 
 
 def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
-    """Outlines (n, angles, 2) in pixels x, y round n seeds, and the edges (n, angles) along them.
+    """Trace outlines (n, angles, 2) in pixels x, y round n seeds, and edges (n, angles) along them.
 
     The edge is NaN outside the field, where nothing is known.
 
@@ -105,13 +105,13 @@ def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Floa
 
 
 def enclosed_area(outlines: Float) -> Float:
-    """Areas within closed outlines (..., n, 2), in the square of their unit."""
+    """Compute the areas within closed outlines (..., n, 2), in the square of their unit."""
     x, y = outlines[..., 0], outlines[..., 1]
     return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
 
 
 def _between_pixels(edge: Edges, places: Edges) -> Edges:
-    """Edges at places x + iy by bilinear interpolation, 0 outside the field; of places' shape."""
+    """Interpolate edges at places x + iy bilinearly, 0 outside the field; of places' shape."""
     padded = np.pad(edge, 1)
     height, width = padded.shape
     x = np.clip(places.real + 1, 0, width - 1.001)
@@ -126,7 +126,7 @@ def _between_pixels(edge: Edges, places: Edges) -> Edges:
 
 
 def _ring(radius: float) -> tuple[Edges, int]:
-    """Outward unit vectors on a soft ring, (side, side), that sum up to 1; and half the side."""
+    """Draw outward unit vectors on a soft ring (side, side) that sum to 1; give half its side."""
     half = int(np.ceil(radius * (1 + 3 * RING_WIDTH)))
     x = np.arange(-half, half + 1)
     z = x + 1j * x[:, np.newaxis]
@@ -136,7 +136,7 @@ def _ring(radius: float) -> tuple[Edges, int]:
 
 
 def _closed_path(gain: Gain) -> NDArray[np.intp]:
-    """The path over radii with the highest gain less its steps, for each of n; (angles, n).
+    """Find the path over radii with the highest gain less its steps, for each of n; (angles, n).
 
     It is followed for half a turn more than one, and the turn in the middle is kept, so that the
     ends meet.
@@ -166,10 +166,10 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
 
 
 def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
-    """How far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
+    """Find how far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
 
-    The gains are those of the path and beside it; 0 where they have no top, and at the first and
-    the last radius.
+    The gains are those of the path and beside it; the result is 0 where they have no top, and at
+    the first and the last radius.
 
     Args:
         gain: of each radius at each angle, (angles, radii, n).

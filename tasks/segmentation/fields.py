@@ -27,13 +27,13 @@ GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or s
 
 
 def load_finder(name: str) -> Finder:
-    """The finder of cells of that name: ``outlines``, or ``module:function`` of one's own.
+    """Load the finder of cells of that name: ``outlines``, or ``module:function`` of one's own.
 
     It is called with a field, RGB uint8 (h, w, 3), and the diameter of a typical red cell in pixels
     or None, and returns `tasks.segmentation.cells.Cells`.
 
     Raises:
-        SourceError: there is none of that name.
+        SourceError: there is no finder of that name.
     """
     if name == OUTLINES:
         return find_cells
@@ -108,7 +108,7 @@ def cells_of_place(
 
 
 def _level_of_cells(place: Row, diameter: float) -> int:
-    """The coarsest level at which a cell is no smaller than the training cells, else the finest.
+    """Find the coarsest level where a cell is no smaller than the training cells, else the finest.
 
     Cells are searched at fewer pixels than they are diagnosed at.
     """
@@ -128,7 +128,7 @@ def _refuse_changed(place: Row) -> None:
 
 
 def _is_inside(box: Box, place: Row) -> bool:
-    """Whether the middle of a box lies in a place."""
+    """Tell whether the middle of a box lies in a place."""
     x, y, width, height = box_of(place)
     middle = box[0] + box[2] / 2, box[1] + box[3] / 2
     return bool(x <= middle[0] < x + width and y <= middle[1] < y + height)
@@ -160,7 +160,7 @@ def image_row(
 
 
 def _grown(place: Row) -> Box:
-    """A slide's field with a cell's diameter round it, as far as the slide goes."""
+    """Enlarge a slide's field by a cell's diameter on all sides, as far as the slide goes."""
     x, y, width, height = box_of(place)
     slide, more = _slide(place), int(np.ceil(place["diameter"]))
     left, top = max(x - more, 0), max(y - more, 0)

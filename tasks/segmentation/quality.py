@@ -1,4 +1,4 @@
-"""Whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
+"""Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ FOCUS_DIAMETER = 48  # pixels of a cell at which edges are compared
 
 @dataclass(frozen=True)
 class FieldQuality:
-    """What a field's photograph is like.
+    """Describe the quality of a field's photograph.
 
     ``sharpness``: see `sharpness`. ``too_dark`` and ``too_bright``: shares of pixels, 0 to 1, where
     a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
@@ -44,7 +44,7 @@ class FieldQuality:
 
 
 def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
-    """The quality of a field of view, RGB uint8 (h, w, 3), in which ``found`` are the cells.
+    """Measure the quality of a field, RGB uint8 (h, w, 3), in which ``found`` are the cells.
 
     ``focus`` is its sharpness where that is known already.
     """
@@ -65,7 +65,7 @@ def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> 
 
 
 def sharpness(field: Field, diameter: float) -> float:
-    """Variance of the Laplacian of brightness over the variance of brightness; at least 0.
+    """Divide the variance of the Laplacian of brightness by that of brightness; at least 0.
 
     It is taken where a cell is `FOCUS_DIAMETER` pixels wide, so that magnification does not matter,
     behind a Gaussian of one pixel, so that the camera's noise does not, and divided by the
@@ -86,7 +86,7 @@ def sharpness(field: Field, diameter: float) -> float:
 
 
 def packed(field: Field, diameter: float) -> float:
-    """Share of a field, 0 to 1, where cells lie so thick that hardly any ground is seen.
+    """Measure the share of a field, 0 to 1, where cells are so thick that hardly any ground shows.
 
     It is divided into squares about `SQUARE` cells wide; ground is what is hardly darker than the
     brightest of the field. NaN where the diameter is not known.
@@ -110,7 +110,7 @@ def packed(field: Field, diameter: float) -> float:
 
 
 def layers_of_cells(found: Cells, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """In how many cells each pixel lies, (h, w)."""
+    """Count the cells in which each pixel lies, (h, w)."""
     layers = np.zeros(shape[:2], np.int32)
     for cell in found.cells:
         layers[polygon(cell.outline[:, 1], cell.outline[:, 0], layers.shape)] += 1

@@ -9,12 +9,12 @@ from skimage.measure import points_in_poly
 from tasks.images.crops import TRAINING_DIAMETER, Points
 
 MARGIN = 2  # the same
-LEAST_REACH = 0.3  # of a ray of an outline; who has less is another cell
+LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 REACHES = 64  # shares of a ray that are tried
 
 
 def scale_of(diameter: float) -> float:
-    """How much larger a field must be, so that its median cell has the size of a training cell.
+    """Compute how much to enlarge a field so that its median cell is as large as a training cell.
 
     Args:
         diameter: of the field's median cell in pixels.
@@ -23,7 +23,7 @@ def scale_of(diameter: float) -> float:
 
 
 def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
-    """An outline (n, 2) moved outwards by the rim that the training cells have round them.
+    """Move an outline (n, 2) outwards by the rim that the training cells have round them.
 
     Args:
         outline: x and y in pixels of a field.
@@ -35,10 +35,10 @@ def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
 
 
 def apart(outlines: Sequence[NDArray[np.floating]], scale: float) -> list[Points]:
-    """Outlines (n, 2) with their rim, drawn in where they overlap, so that no cell has another's.
+    """Add the rim to outlines (n, 2), and draw them in where they overlap another cell.
 
-    What lies in two cells is twice as dark, and looks like a parasite. Each point is moved along
-    its ray from the middle, to the rim's width before the other cell begins.
+    Where two cells overlap it is twice as dark, and looks like a parasite. Each point is moved
+    along its ray from the middle, to the rim's width before the other cell begins.
 
     Args:
         outlines: of all cells of a field, in its pixels.
@@ -66,7 +66,7 @@ def apart(outlines: Sequence[NDArray[np.floating]], scale: float) -> list[Points
 def _entry(
     middle: NDArray[np.floating], rays: NDArray[np.floating], outline: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """At which share of each ray (n, 2) from a middle another outline begins, (n,); 1: nowhere."""
+    """Find the share of each ray (n, 2) at which another outline begins, (n,); 1: nowhere."""
     shares = np.linspace(LEAST_REACH, 1, REACHES)
     points = middle + rays[:, np.newaxis] * shares[:, np.newaxis]
     near = ((points >= outline.min(axis=0)) & (points <= outline.max(axis=0))).all(axis=2)

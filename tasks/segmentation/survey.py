@@ -1,4 +1,4 @@
-"""Where on a whole slide cells can be told apart: a grid of fields, each empty, too thick or good.
+"""Survey where on a slide cells can be told apart: a grid of fields, empty, too thick or good.
 
 Only the green channel is looked at, which haemoglobin, eosin and azure all absorb, and only at a
 resolution where cells are a few pixels wide. A place is judged by a histogram of it, so that no
@@ -36,7 +36,7 @@ LEAST_GLASS = 0.05  # share of a place; where less is seen, cells lie over one a
 
 @dataclass(frozen=True)
 class Place:
-    """A box of a slide in pixels of level 0, and what lies there.
+    """Describe a box of a slide in pixels of level 0, and what lies there.
 
     ``empty`` shows no stain, ``thick`` hardly any glass between the cells.
     """
@@ -50,7 +50,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Survey:
-    """What to read of a slide, and how.
+    """Tell what to read of a slide, and how.
 
     ``level`` is where cells are searched, ``diameter`` that of a red cell in pixels of level 0, as
     ``microns_per_pixel`` is of level 0. ``places`` cover the slide, in reading order.
@@ -102,7 +102,7 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
 
 
 def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
-    """The coarsest level whose pixels are at most so many microns wide, else level 0."""
+    """Choose the coarsest level whose pixels are at most so many microns wide, else level 0."""
     fine = [
         level
         for level, downsample in enumerate(slide.downsamples)
@@ -112,7 +112,7 @@ def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
 
 
 def _edges(length: int, side: float) -> list[int]:
-    """Where a length is divided into the fewest equal parts no longer than a side."""
+    """Divide a length into the fewest equal parts no longer than a side."""
     parts = ceil(length / side)
     return [round(i * length / parts) for i in range(parts + 1)]
 
@@ -120,7 +120,7 @@ def _edges(length: int, side: float) -> list[int]:
 def _histograms(
     slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
 ) -> NDArray[np.int32]:
-    """How often each place (rows, columns) has each brightness (256) of green."""
+    """Count how often each place (rows, columns) has each brightness (256) of green."""
     level = _coarsest(slide, microns_per_pixel, SURVEYED)
     downsample = slide.downsamples[level]
     shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
@@ -142,7 +142,7 @@ def _histograms(
 
 
 def _runs(edges: list[int], most: float) -> Iterator[range]:
-    """Parts that follow one another and are read at once, no longer than ``most`` but one part."""
+    """Group successive parts to read at once, no longer than ``most`` unless it is one part."""
     first = 0
     for part in range(1, len(edges)):
         last = part == len(edges) - 1
@@ -152,13 +152,13 @@ def _runs(edges: list[int], most: float) -> Iterator[range]:
 
 
 def _rescaled(edges: list[int], length: int) -> list[int]:
-    """The edges within a picture of so many pixels."""
+    """Scale edges to a picture of so many pixels."""
     whole = edges[-1] - edges[0]
     return [round((edge - edges[0]) * length / whole) for edge in edges]
 
 
 def _shrunk(levels: Levels, factor: int) -> Levels:
-    """Means of squares of pixels; what is left over at two sides is dropped, unless it is all."""
+    """Average squares of pixels; the rest at two sides is dropped, unless it is all."""
     height, width = (length // factor for length in levels.shape)
     if factor == 1 or not height or not width:
         return levels
@@ -168,7 +168,7 @@ def _shrunk(levels: Levels, factor: int) -> Levels:
 
 
 def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[list[Kind]]:
-    """What each place is, by its histogram of brightness and its area in square microns."""
+    """Judge each place by its histogram of brightness and its area in square microns."""
     limit = _glass(histograms) * np.exp(-STAIN)
     pixels = histograms.sum(axis=2)
     stained = histograms[..., : ceil(limit)].sum(axis=2) / np.maximum(pixels, 1)
@@ -180,9 +180,9 @@ def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[l
 
 
 def _glass(histograms: NDArray[np.int32]) -> float:
-    """Brightness of bare glass: the commonest of the bright ones.
+    """Find the brightness of bare glass: the commonest of the bright ones.
 
-    Places of one brightness are not counted: they were never scanned, and may be whiter.
+    Places of one brightness alone are not counted: they were never scanned, and may be whiter.
     """
     scanned = np.count_nonzero(histograms, axis=2) > 1
     total = histograms.sum(axis=(0, 1), where=scanned[..., np.newaxis])

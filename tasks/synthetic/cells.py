@@ -36,7 +36,7 @@ FIRST_DAY = date(2026, 1, 3)
 
 @dataclass(frozen=True)
 class Patient:
-    """What all crops of one patient share: the smear, its staining and the camera.
+    """Hold what all crops of one patient share: the smear, its staining and the camera.
 
     ``eosin`` and ``azure`` are the optical densities (red, green, blue) of a unit amount of dye,
     ``softness`` is the standard deviation of the camera's blur in pixels, ``noise`` that of its
@@ -52,7 +52,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Dyes:
-    """Amounts of both dyes in a cell, and which pixels lie inside its outline; (h, w) each."""
+    """Hold amounts of both dyes in a cell, and the pixels inside its outline; (h, w) each."""
 
     eosin: Amount
     azure: Amount
@@ -222,7 +222,7 @@ def draw_stage(rng: Generator) -> Stage:
 
 
 def _distance(z: Plane, outline: list[complex]) -> Amount:
-    """Distance from 0 in pixels, uneven: it equals r on an ``outline`` of mean radius r."""
+    """Measure the distance from 0 in pixels, uneven: it is r on an ``outline`` of mean radius r."""
     away: Amount = np.maximum(np.abs(z), 1e-6, dtype=np.float32)
     direction = z / away
     bulge = np.zeros_like(z)
@@ -238,13 +238,13 @@ def _draw_outline(unevenness: float, rng: Generator) -> list[complex]:
 
 
 def _plane(top: int, bottom: int, left: int, right: int) -> Plane:
-    """Whole pixels as x + iy, ``(bottom - top, right - left)``."""
+    """Make whole pixels as x + iy, ``(bottom - top, right - left)``."""
     x, y = np.arange(left, right), np.arange(top, bottom)
     return (x + 1j * y[:, np.newaxis]).astype(np.complex64)
 
 
 def _plane_around(radius: float, outline: list[complex]) -> Plane:
-    """The pixels of an outline's bounding box."""
+    """Make the pixels of an outline's bounding box."""
     direction = np.exp(1j * np.linspace(0, 2 * pi, 96)).astype(np.complex64)
     edge = np.round(direction * radius / _distance(direction, outline))
     top, bottom, left, right = edge.imag.min(), edge.imag.max(), edge.real.min(), edge.real.max()
@@ -257,26 +257,26 @@ def _place(reach: float, rng: Generator) -> complex:
 
 
 def _blob(z: Plane, radius: float, outline: list[complex]) -> Amount:
-    """1 inside an outline about 0 and 0 outside, over an edge of three pixels."""
+    """Draw 1 inside an outline about 0 and 0 outside, over an edge of three pixels."""
     coverage: Amount = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
     return coverage
 
 
 def _dot(z: Plane, radius: float) -> Amount:
-    """A round spot about 0: 1 at its middle, less than half at ``radius``."""
+    """Draw a round spot about 0: 1 at its middle, less than half at ``radius``."""
     fall: Amount = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
     return fall
 
 
 def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Amount:
-    """Smooth noise of about unit variance with details of ``grain`` pixels."""
+    """Draw smooth noise of about unit variance with details of ``grain`` pixels."""
     height, width = shape
     coarse = rng.standard_normal((height // grain + 3, width // grain + 3), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _ring(z: Plane, rng: Generator) -> Amount:
-    """Azure of a ring stage about 0: a thin uneven hoop, one or two dots of chromatin on it."""
+    """Draw a ring stage's azure about 0: a thin uneven hoop, one or two dots of chromatin on it."""
     radius = rng.uniform(8, 14)
     off_hoop = (_distance(z, _draw_outline(0.25, rng)) - radius) / rng.uniform(1.8, 3)
     azure: Amount = rng.uniform(0.2, 0.4) * np.exp(-(off_hoop**2))
@@ -287,7 +287,7 @@ def _ring(z: Plane, rng: Generator) -> Amount:
 
 
 def _trophozoite(z: Plane, rng: Generator) -> Amount:
-    """Azure of a trophozoite about 0: ragged cytoplasm with a vacuole and a chromatin mass."""
+    """Draw the azure of a trophozoite about 0: ragged cytoplasm, a vacuole and a chromatin mass."""
     radius = rng.uniform(12, 19)
     cytoplasm = _blob(z, radius, _draw_outline(0.4, rng))
     vacuole = _dot(z - _place(radius * 0.6, rng), radius * 0.4)

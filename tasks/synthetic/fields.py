@@ -27,9 +27,9 @@ GROUND = 0.02  # eosin that no washing takes away
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """A cell of a rendered field: its box x, y, width, height in pixels, and its parasite's stage.
+    """Describe a cell of a rendered field: its box in pixels, and its parasite's stage.
 
-    The box is that of the part within the field.
+    The box is x, y, width and height of the part within the field.
     """
 
     box: tuple[int, int, int, int]
@@ -38,7 +38,7 @@ class DrawnCell:
 
 @dataclass(frozen=True)
 class RenderedField:
-    """A field's picture (height, width, 3) and what was drawn."""
+    """Hold a field's picture (height, width, 3) and what was drawn."""
 
     pixels: Picture
     cells: tuple[DrawnCell, ...]

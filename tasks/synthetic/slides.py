@@ -35,9 +35,10 @@ BOX = Image.Resampling.BOX
 
 @dataclass(frozen=True)
 class PlacedField:
-    """A field of a rendered slide: its upper left corner in pixels of level 0, and its cells.
+    """Describe a field of a rendered slide: its upper left corner in pixels, and its cells.
 
-    Boxes of cells are in pixels of the slide. One that is too thick has no cells to be found.
+    The corner and the boxes of cells are in pixels of level 0. A field that is too thick has no
+    cells to be found.
     """
 
     x: int
@@ -48,19 +49,19 @@ class PlacedField:
 
 @dataclass(frozen=True)
 class RenderedSlide:
-    """What was drawn; all that lies between the fields, each ``side`` pixels wide, is glass."""
+    """List what was drawn: fields, each ``side`` pixels wide, with glass between them."""
 
     side: int
     fields: tuple[PlacedField, ...]
 
     @property
     def cells(self) -> int:
-        """How many cells there are to be found."""
+        """Count the cells that are to be found."""
         return sum(len(field.cells) for field in self.fields)
 
     @property
     def parasitized(self) -> int:
-        """How many of them hold a parasite."""
+        """Count the cells that hold a parasite."""
         return sum(cell.stage is not None for field in self.fields for cell in field.cells)
 
 
@@ -115,7 +116,7 @@ def render_slide(
 def _draw(
     microns_per_pixel: float, rng: Generator
 ) -> tuple[list[Picture], list[tuple[DrawnCell, ...]]]:
-    """Glass, fields of cells and a thick one, (FIELD, FIELD, 3) each, and the cells of each."""
+    """Draw glass, fields of cells and a thick one, (FIELD, FIELD, 3) each, and list the cells."""
     patient = draw_patient(1, rng)
     scale = CELL_WIDTH * microns_per_pixel / RED_CELL
     pictures: list[Picture] = []
@@ -138,7 +139,7 @@ def _draw(
 
 
 def _thick(glass: Picture, fields: list[Picture], rng: Generator) -> Picture:
-    """Many layers of cells over one another, whose absorbances add up; (FIELD, FIELD, 3)."""
+    """Draw many layers of cells over one another, whose absorbances add up; (FIELD, FIELD, 3)."""
     light = np.log(glass.astype(np.float32))
     layers = sum(np.log(np.maximum(field, 1).astype(np.float32)) - light for field in fields)
     for _ in range(DOUBLINGS):
@@ -147,13 +148,13 @@ def _thick(glass: Picture, fields: list[Picture], rng: Generator) -> Picture:
 
 
 def _moved(cell: DrawnCell, scale: float, x: int, y: int) -> DrawnCell:
-    """A cell where a field is drawn smaller and then laid at x, y."""
+    """Move a cell of a field that is drawn smaller and then laid at x, y."""
     left, top, width, height = (round(scale * length) for length in cell.box)
     return DrawnCell((x + left, y + top, width, height), cell.stage)
 
 
 def _placed(shown: NDArray[np.intp], cells: list[tuple[DrawnCell, ...]]) -> Iterator[PlacedField]:
-    """All fields in reading order."""
+    """List all fields in reading order."""
     for row, column in np.argwhere(shown > 0).tolist():
         x, y, kind = column * FIELD, row * FIELD, int(shown[row, column])
         there = tuple(_moved(cell, 1, x, y) for cell in cells[kind])
@@ -190,7 +191,7 @@ def _write(
 def _tiles(
     pictures: list[Picture], shown: NDArray[np.intp], width: int, height: int, side: int
 ) -> Iterator[bytes]:
-    """The tiles of a level in reading order, where a field is ``side`` pixels wide.
+    """Encode the tiles of a level in reading order, where a field is ``side`` pixels wide.
 
     Tiles that show the same part of the same fields are encoded once.
     """

@@ -1,4 +1,4 @@
-"""The page of a batch: what a person looks at in the morning, in one file that needs no other."""
+"""Make the page of a batch, which a person reads in the morning: one file that needs no other."""
 
 import base64
 from collections import Counter
@@ -57,7 +57,7 @@ SHEETS = {
 
 @dataclass(frozen=True)
 class ShownField:
-    """A field of view on the page: its row of the report on fields, and its picture.
+    """Hold a field of view on the page: its row of the report on fields, and its picture.
 
     ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
     """
@@ -69,7 +69,7 @@ class ShownField:
 
 @dataclass(frozen=True)
 class ShownSlide:
-    """A slide on the page: where it is, its rows of the report on fields, and its picture.
+    """Hold a slide on the page: where it is, its rows of the report on fields, and its picture.
 
     ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
     """
@@ -82,7 +82,7 @@ class ShownSlide:
 
 @dataclass(frozen=True)
 class BatchView:
-    """All that a batch's page is made from.
+    """Hold everything that a batch's page is made from.
 
     ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
@@ -106,7 +106,7 @@ class BatchView:
 
 
 def batch_page(view: BatchView) -> str:
-    """The page, HTML; the same night gives the same text."""
+    """Make the page, HTML; the same night gives the same text."""
     row, script = view.row, (TEMPLATES / "batch.js").read_text()
     slides = _slide_rows(view.slides)
     together = [each for each in slides if SlideReason.TOGETHER in each["reasons"]]
@@ -143,7 +143,7 @@ def batch_page(view: BatchView) -> str:
 
 
 def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
-    """Name, figure and what stands under it."""
+    """List name, figure and the text under it of each headline fact."""
     scored, low, high = (
         row.scored,
         row.parasitaemia_low,
@@ -171,7 +171,7 @@ def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
 
 
 def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
-    """What a contact sheet shows of its cells."""
+    """Describe the cells of a contact sheet for the page."""
     rows = view.highlights.sheet(sheet)
     if not rows.num_rows:
         return []
@@ -202,7 +202,7 @@ def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) 
 
 
 def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
-    """How long the bar of each tap is, and where on it the threshold lies, in percent."""
+    """Compute the length of each tap's bar, and where on it the threshold lies, in percent."""
 
     def place(value: float) -> str:
         return f"{100 * np.clip(np.arcsinh(value) / np.arcsinh(WIDEST), 0, 1):.1f}"
@@ -220,7 +220,7 @@ def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
 
 
 def _field(field: ShownField) -> dict[str, Any]:
-    """What the page says of a field of view."""
+    """Describe a field of view for the page."""
     row = field.row
     counts = {
         "cell": row["cells"],
@@ -245,7 +245,7 @@ def _field(field: ShownField) -> dict[str, Any]:
 
 
 def _whole_slide(slide: ShownSlide) -> dict[str, Any]:
-    """What the page says of a slide seen from afar."""
+    """Describe a slide seen from afar for the page."""
     read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
     parasitized = sum(row["parasitized"] > 0 for row in read)
     reviewed = sum(row["review_reason"] is not None for row in slide.fields)
@@ -260,7 +260,7 @@ def _whole_slide(slide: ShownSlide) -> dict[str, Any]:
 
 
 def _counted_fields(slides: pa.Table) -> list[str]:
-    """How many fields of view were read, and how many were not and why; empty without fields."""
+    """Count the fields of view that were read, and the others by reason; empty without fields."""
     if "fields" not in slides.column_names:  # in reports of before there were any
         return []
     rows = [row for row in slides.to_pylist() if row["fields"]]
@@ -280,7 +280,7 @@ def _counted_fields(slides: pa.Table) -> list[str]:
 
 
 def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
-    """The slides as the page shows them: those under review first, the most abnormal before."""
+    """Describe the slides for the page: those under review first, the most abnormal before."""
     rows = slides.to_pylist()
     rows.sort(
         key=lambda row: (
@@ -315,7 +315,7 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
 
 
 def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a slide's row says of its fields of view, all None where it has none."""
+    """Describe the fields of view of a slide's row, all None where it has none."""
     # Reports of before there were any have no such columns.
     if not row.get("fields"):
         return {"fields": None, "density": None, "negative": None}
@@ -333,7 +333,7 @@ def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _colour(values: Sequence[float | None]) -> str | None:
-    """A mean colour as CSS has it, or None where it is not known."""
+    """Format a mean colour as CSS has it, or None where it is not known."""
     known = [round(value) for value in values if value is not None]
     return f"rgb({', '.join(map(str, known))})" if len(known) == len(values) else None
 
@@ -374,16 +374,16 @@ def _share(row: BatchSummary, name: str, total: str) -> float:
 
 
 def _leading(view: BatchView) -> list[tuple[str, str, str]]:
-    """Of each tap, of how many abnormal cells it is the one that deviates most."""
+    """Count, for each tap, the abnormal cells that deviate most at it."""
     counts = view.highlights.leading
     total = sum(counts.values())
     return [(tap, f"{counts[tap]:,}", percent(counts[tap], total)) for tap in view.taps]
 
 
 def _nights(view: BatchView) -> list[dict[str, Any]]:
-    """The nights up to this one, newest first.
+    """List the nights up to this one, newest first.
 
-    None leads to its page: which pages there are may change, and the same night must give the
+    No row links to its page: which pages there are may change, and the same night must give the
     same text.
     """
     return [
@@ -393,7 +393,7 @@ def _nights(view: BatchView) -> list[dict[str, Any]]:
 
 
 def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
-    """A night as a line of a table; ``other`` says that another detector scored it."""
+    """Describe a night as a line of a table; ``other`` says that another detector scored it."""
     scored = row.scored
     return {
         "date": row.batch_date,
@@ -428,13 +428,13 @@ def _failures(view: BatchView) -> list[dict[str, Any]]:
 
 
 def _gradient() -> str:
-    """The colours of the heat maps as CSS, from nothing to the most."""
+    """List the colours of the heat maps as CSS, from nothing to the most."""
     stops = mpl.colormaps[HEAT_COLOURS](np.linspace(0, 1, 9))
     return ",".join(mpl.colors.to_hex(stop) for stop in stops)
 
 
 def file_name(uri: str) -> str:
-    """The name of an image's file, in an archive or not.
+    """Name an image's file, in an archive or not.
 
     >>> file_name("zip://cells/C1_cell_2.png::/data/view.zip"), file_name("/photos/a.png")
     ('C1_cell_2.png', 'a.png')
@@ -443,7 +443,7 @@ def file_name(uri: str) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """Text with its middle left out where it is too long for a page.
+    """Leave out the middle of a text that is too long for a page.
 
     >>> shortened("C48P9thinF_IMG_20150721", 11)
     'C48P9…50721'
@@ -453,7 +453,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def percent(count: int, total: int) -> str:
-    """A share, and a dash where there is nothing to share.
+    """Format a share in percent, with a dash where the total is 0.
 
     >>> percent(3, 40), percent(0, 0)
     ('7.5%', '–')
@@ -462,7 +462,7 @@ def percent(count: int, total: int) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p-value to two digits.
+    """Format a p-value to two digits.
 
     >>> [p_text(value) for value in (0.0412, 1.0, 0.00003, None)]
     ['.041', '1', '< .0001', '–']

@@ -1,4 +1,4 @@
-"""Charts as inline SVG for pages that load nothing and follow the reader's light or dark setting.
+"""Draw charts as inline SVG that loads nothing and follows the reader's light or dark setting.
 
 Text and axes take the colour of the text around them; a series takes a CSS variable that ``STYLE``
 defines twice. Series differ by dash or marker too, so that no chart needs colour to be read. The
@@ -69,7 +69,7 @@ _RC: Any = {
 
 
 def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
-    """The share caught against the share of false alarms, on a log axis from one in a thousand.
+    """Draw the share caught against the share of false alarms, on a log axis from .001.
 
     Args:
         curves: by detector, false- and true-positive rates in rising order, two arrays (n,).
@@ -101,7 +101,7 @@ def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
 def histogram(
     groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float | None, *, title: str
 ) -> str:
-    """A histogram for each group over one axis, each as high as its own fullest bin.
+    """Draw a histogram for each group over one axis, each as high as its own fullest bin.
 
     The axis is linear near zero and logarithmic far from it, as scores of foreign images may be
     tens of times the threshold; bars have equal widths on it, and the threshold is between two.
@@ -155,7 +155,7 @@ def histogram(
 def binned(
     edges: Float, counts: NDArray[np.integer[Any]], threshold: float | None, *, title: str
 ) -> str:
-    """A histogram of scores that were counted in bins, on an asinh axis; bars grow as square roots.
+    """Draw a histogram of scores counted in bins, on an asinh axis; bars grow as square roots.
 
     Of 200,000 scores a dozen beyond the threshold would be no pixel high on a linear scale.
 
@@ -210,7 +210,7 @@ def binned(
 def lines(
     series: Mapping[str, tuple[Float, Float]], *, x_label: str, y_label: str, title: str
 ) -> str:
-    """Shares against something measured: one line, with a marker at each point, for each series.
+    """Draw shares against something measured: one line with markers for each series.
 
     The axis of shares begins at zero, or at one half where everything is above.
 
@@ -247,7 +247,7 @@ def lines(
 
 
 def decimals(value: float | None) -> str:
-    """A share as the field writes it, with more places where three would hide the difference.
+    """Format a share as the field writes it, with four places where three would hide a difference.
 
     >>> [decimals(v) for v in (0.9521, 0.99862, 1.0, 0.0039, -0.25, 12.345, None)]
     ['.952', '.9986', '1', '.0039', '−.250', '12.3', '–']
@@ -266,7 +266,7 @@ def decimals(value: float | None) -> str:
 
 
 def _figure(height: float, named: int) -> Figure:
-    """A figure with room under it for a legend of ``named`` entries; sets the drawing defaults."""
+    """Make a figure with room below for a legend of ``named`` entries; set the drawing defaults."""
     mpl.rcdefaults()
     mpl.rcParams.update(_RC)
     rows = -(-named // 2)
@@ -278,7 +278,7 @@ def _colour(i: int) -> str:
 
 
 def _look(i: int) -> Any:
-    """The first series lies on top."""
+    """Choose the colour and dash of a series; the first series lies on top."""
     return {"color": _colour(i), "linestyle": DASHES[i % len(DASHES)], "zorder": 3 - i / 1000}
 
 
@@ -296,7 +296,7 @@ def _label(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _drawn(series: Mapping[str, tuple[Float, Float]]) -> dict[int, tuple[Float, Float]]:
-    """What has points, by its place."""
+    """Select the series that have points, by their place."""
     return {i: pair for i, pair in enumerate(series.values()) if len(pair[0])}
 
 
@@ -314,7 +314,7 @@ def _legend(figure: Figure, series: Mapping[str, tuple[Float, Float]]) -> None:
 
 
 def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -> tuple[Float, int]:
-    """Edges of bins that are equal on the asinh axis, and the number of the first above."""
+    """Compute edges of bins that are equal on the asinh axis, and the number of the first above."""
     found = np.concatenate(list(scores.values()))
     ends = np.append(found, [] if threshold is None else [threshold])
     low, high = np.arcsinh(ends.min() / width), np.arcsinh(ends.max() / width)
@@ -336,7 +336,7 @@ def _round_counts(most: int) -> list[float]:
 
 
 def _ticks(edges: Float, width: float) -> list[float]:
-    """Round numbers within the edges that stand apart on the asinh axis, from zero outwards."""
+    """Choose round numbers within the edges that stand apart on the asinh axis, zero outwards."""
     powers = 10.0 ** np.arange(-4, 9)
     sizes = np.outer(powers, (1, 2, 5)).ravel()
     span = np.arcsinh(edges[-1] / width) - np.arcsinh(edges[0] / width)
@@ -350,7 +350,7 @@ def _ticks(edges: Float, width: float) -> list[float]:
 
 
 def _svg(figure: Figure, title: str, description: str) -> str:
-    """The figure as an element of a page: no outside address, no style that leaks, no fixed size.
+    """Write the figure as an element of a page: no outside address, global style or fixed size.
 
     Ids come from the texts, so that two charts of a page do not share one.
     """

@@ -1,4 +1,4 @@
-"""A contact sheet: a row of thumbnails for each heading, a caption under every one."""
+"""Draw a contact sheet: a row of thumbnails for each heading, a caption under every one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ THUMBNAIL, GAP, LINE = 96, 12, 15
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image, uint8 (height, width, 3), and the lines that stand under it."""
+    """Hold an image, uint8 (height, width, 3), and the lines that stand under it."""
 
     pixels: NDArray[np.uint8]
     caption: tuple[str, ...]

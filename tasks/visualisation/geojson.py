@@ -1,4 +1,4 @@
-"""Cells and fields of a photograph or slide as GeoJSON that QuPath opens over it.
+"""Write cells and fields of a photograph or slide as GeoJSON that QuPath opens over it.
 
 A cell is a detection, a field an annotation; properties are named as QuPath's own export names
 them. Coordinates are pixels at full resolution from the upper left corner of the image, y downwards
@@ -44,7 +44,7 @@ Outlines = Iterable[ArrayLike | None]
 def feature_collection(
     parts: Iterable[tuple[pa.Table, Outlines]], fields: pa.Table | None = None
 ) -> Iterator[bytes]:
-    """The cells and fields of one source, GeoJSON piece by piece: a slide's may not fit in memory.
+    """Write cells and fields of one source as GeoJSON, in parts: a slide's may not fit in memory.
 
     Args:
         parts: rows of the image report, all of one source, and the outline of each: x0, y0, x1, y1,
@@ -69,7 +69,7 @@ def feature_collection(
 
 
 def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str, Any]:
-    """A cell as a detection: its class by diagnosis and abnormality, its scores as measurements.
+    """Describe a cell as a detection: its class by diagnosis and abnormality, its scores measured.
 
     Args:
         row: of the image report.
@@ -90,7 +90,7 @@ def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str,
 
 
 def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A field as a locked annotation with its quality and counts; None where its source failed."""
+    """Describe a field as a locked annotation with quality and counts; None if it failed."""
     if row["x"] is None:
         return None
     kind = row["kind"] if row["kind"] != FieldKind.FIELD else row["review_reason"]
@@ -113,7 +113,7 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
     ring = (points if turn >= 0 else points[::-1]).round(DECIMALS).tolist()
     return {
         "type": "Feature",
-        # QuPath knows an object again by it, and does not add it twice.
+        # QuPath recognises an object by it, and does not add it twice.
         "id": str(uuid5(NAMESPACE_URL, identity)),
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
@@ -121,14 +121,14 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
 
 
 def _box(row: Mapping[str, Any]) -> Outline:
-    """The corners of a row's box, (4, 2); what failed has no size, and is one pixel."""
+    """Compute the corners of a row's box, (4, 2); a failed row has no size and is one pixel."""
     x, y = row["x"], row["y"]
     right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
     return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
 
 
 def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
-    """Those columns of a row that hold a number; JSON has no other."""
+    """Select those columns of a row that hold a finite number; JSON has no other."""
     values = {name: row.get(name) for name in columns}
     return {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
 

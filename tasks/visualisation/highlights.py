@@ -1,4 +1,4 @@
-"""Which few images of a night a page shows, and counts of all: over image rows that come in parts.
+"""Choose the few images of a night that a page shows, and count all, over rows in parts.
 
 Memory does not grow with the number of images.
 """
@@ -28,7 +28,7 @@ BINS = 48  # to each side of the threshold; what lies beyond counts in the outer
 
 
 def columns(classes: Sequence[str], taps: Sequence[str]) -> list[str]:
-    """The columns of an image report that `Highlights` reads."""
+    """List the columns of an image report that `Highlights` reads."""
     return [
         *("image_id", "uri", "slide_id", "patient_id", "status", "failure", "diagnosis"),
         *(f"probability_{name}" for name in classes),
@@ -38,7 +38,7 @@ def columns(classes: Sequence[str], taps: Sequence[str]) -> list[str]:
 
 
 class Highlights:
-    """The images to show and the counts of a night.
+    """Collect the images to show and the counts of a night.
 
     Args:
         classes: the C class names.
@@ -79,7 +79,7 @@ class Highlights:
                 self._within[sheet] = _first(self._within.get(sheet), seen, sheet, MOST_OF_A_SLIDE)
 
     def sheet(self, name: str) -> pa.Table:
-        """The rows to show on a sheet, in order.
+        """Return the rows to show on a sheet, in order.
 
         At most `MOST_OF_A_SLIDE` are of one slide, unless there are too few others to fill the
         sheet; images that name no slide count as of one. A sample is of all images alike.
@@ -105,7 +105,7 @@ class Highlights:
                 known.append((rows["uri"][row].as_py(), message))
 
     def deviations(self, rows: pa.Table) -> Float:
-        """The standardised log distances (n, T) of n scored rows."""
+        """Compute the standardised log distances (n, T) of n scored rows."""
         distances = np.stack([numbers_of(rows, f"distance_{name}") for name in self._taps], axis=1)
         mean, deviation = np.asarray(list(self._taps.values())).T
         return np.asarray((log_distance(distances) - mean) / deviation)
@@ -117,7 +117,7 @@ class Highlights:
 
 
 def _plain(rows: pa.Table) -> pa.Table:
-    """Without dictionaries, which differ from part to part."""
+    """Decode dictionaries, which differ from part to part."""
     columns = {
         name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(rows.column_names, rows.columns, strict=True)
@@ -126,10 +126,10 @@ def _plain(rows: pa.Table) -> pa.Table:
 
 
 def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
-    """The first rows of both, at most so many a slide.
+    """Take the first rows of both, at most so many a slide.
 
-    Who is left out of a part is left out of the whole: those before it are only ever replaced by
-    others that are before it too.
+    A row that is left out of a part is left out of the whole: the rows before it are only ever
+    replaced by others that are before it too.
     """
     if a_slide is None:
         # Sorting all text of a part to keep a dozen rows would take most of the time.
@@ -149,7 +149,7 @@ def _ordered(rows: pa.Table) -> pa.Table:
 
 
 def _rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many before each have the same code."""
+    """Count the rows before each that have the same code."""
     order = np.argsort(codes, kind="stable")
     sizes = np.bincount(codes)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)

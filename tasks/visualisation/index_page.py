@@ -1,4 +1,4 @@
-"""The page that lists all nights and leads to the page of each."""
+"""Make the page that lists all nights and links to the page of each."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from tasks.visualisation.page import render
 
 
 def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
-    """The page, HTML.
+    """Make the page, HTML.
 
     Args:
         nights: summaries of batches, oldest first.

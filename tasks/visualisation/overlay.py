@@ -1,4 +1,4 @@
-"""Pictures of fields of view in which each cell has a contour that says what it was called.
+"""Draw pictures of fields of view in which each cell has a contour that shows its diagnosis.
 
 Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; what is abnormal is
 dashed, so that a contour needs no colour to be read.
@@ -42,19 +42,19 @@ FIELDS_SHOWN = 8
 
 @dataclass(frozen=True)
 class Pen:
-    """How a contour is drawn: the name of its colour in `COLOURS`, and whether it is dashed."""
+    """Describe how to draw a contour: its colour's name in `COLOURS`, and whether it is dashed."""
 
     name: str
     dashed: bool = False
 
     @property
     def colour(self) -> Colour:
-        """Red, green and blue, 0 to 255."""
+        """Return red, green and blue, 0 to 255."""
         return COLOURS[self.name]
 
 
 def pen_of(row: Mapping[str, Any]) -> Pen:
-    """The pen of a cell, given its row of the image report."""
+    """Choose the pen of a cell, given its row of the image report."""
     if row["status"] != Status.SCORED:
         return Pen("failed")
     abnormal = bool(row["abnormal"])
@@ -65,7 +65,7 @@ def pen_of(row: Mapping[str, Any]) -> Pen:
 
 
 def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
-    """A cell's outline (angles, 2) in pixels of its source at full resolution.
+    """Compute a cell's outline (angles, 2) in pixels of its source at full resolution.
 
     Args:
         row: of the image report; ``x`` and ``y`` are where the cell's box begins.
@@ -90,7 +90,7 @@ def field_picture(
     rows: Sequence[Mapping[str, Any]],
     outlines: Sequence[ArrayLike],
 ) -> Pixels:
-    """A field with the contours of its cells, RGB uint8, no side longer than `LONGEST`.
+    """Draw a field with the contours of its cells, RGB uint8, no side longer than `LONGEST`.
 
     Args:
         pixels: of the field, RGB uint8 (h, w, 3), at whatever scale.
@@ -112,10 +112,11 @@ def field_picture(
 def slide_picture(
     pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
 ) -> Pixels:
-    """A slide from afar with a box round each field, RGB uint8, no side longer than `LONGEST`.
+    """Draw a slide from afar with a box round each field, RGB uint8, no side above `LONGEST`.
 
-    A box has the colour of a parasitized cell where the field has one, that of what failed where it
-    was not read, and is dashed where the field is for review. Empty places have none.
+    A box has the colour of a parasitized cell where the field has one, the colour of a failed cell
+    where the field was not read, and is dashed where the field is for review. Empty places have no
+    box.
 
     Args:
         pixels: of the whole slide, RGB uint8 (h, w, 3), at whatever scale.
@@ -137,7 +138,7 @@ def slide_picture(
 
 
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
-    """A picture with contours drawn over it, RGB uint8 (h, w, 3).
+    """Draw contours over a picture, RGB uint8 (h, w, 3).
 
     Args:
         pixels: RGB uint8 (h, w, 3).
@@ -164,7 +165,7 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
 
 
 def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
-    """A picture as a PNG file of 245 colours, made smaller until it has no more bytes than told.
+    """Encode a picture as a PNG file of 245 colours, smaller until it has at most so many bytes.
 
     Raises:
         ValueError: not even a picture of one pixel is so small.
@@ -185,7 +186,7 @@ def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
 
 
 def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
-    """The rows of the few fields that a page shows.
+    """Choose the rows of the few fields that a page shows.
 
     Those with the most parasitized cells come first, then those with the most abnormal ones, those
     for review, and those with the most cells.
@@ -201,7 +202,7 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
                 ["kind", "cells", "parasitized", "abnormal", "review_reason", "images"]
             ).to_pylist()
         )
-        # Of tiles nobody knows where cells are.
+        # In tiles it is not known where cells are.
         if row["kind"] == FieldKind.FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
@@ -232,7 +233,7 @@ def _closed(points: Outline) -> Outline:
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
-    """Dashes of a closed outline and gaps between them, each about as long; an even number."""
+    """Divide a closed outline into an even number of dashes and gaps, each about as long."""
     ring = np.concatenate([points, points[:1]])
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
     count = max(2, round(along[-1] / (2 * length)))

@@ -1,4 +1,4 @@
-"""What the HTML pages share: templates that escape all they are given, and images inside a page."""
+"""Render HTML pages from templates that escape everything they are given; embed images in them."""
 
 import base64
 from pathlib import Path
@@ -22,10 +22,10 @@ _ENVIRONMENT.globals["chart_style"] = Markup(charts.STYLE)
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from its template; text in ``values`` is escaped, `Markup` is not."""
+    """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """An image file as an address that needs no network; ``kind`` is such as ``png``."""
+    """Encode an image file as an address that needs no network; ``kind`` is such as ``png``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

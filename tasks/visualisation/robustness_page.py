@@ -1,4 +1,4 @@
-"""The report of an evaluation as an HTML page.
+"""Make the report of an evaluation as an HTML page.
 
 It is made from two tables, ``SCORES`` and ``METRICS`` of `tasks.evaluation.metrics`.
 """
@@ -71,7 +71,7 @@ GRID = np.geomspace(charts.LEAST_ALARMS, 1.0, 121)
 
 
 class Place(NamedTuple):
-    """Which images some scores are of."""
+    """Tell which images some scores are of."""
 
     group: str
     set: str
@@ -90,7 +90,7 @@ def robustness_page(
     scores: pa.Table,
     examples: Sequence[Example],
 ) -> str:
-    """A page that needs nothing but itself.
+    """Make a page that needs no other file.
 
     Args:
         title: of the page.
@@ -119,7 +119,7 @@ def robustness_page(
 
 
 def _scores_by_detector(scores: pa.Table) -> Drawn:
-    """Finite scores that count, of images as files, an array (n,) for each place, in order."""
+    """Collect finite scores that count, of images as files, (n,) for each place, in order."""
     table = scores.select(SCORES.names).cast(SCORES)
     usable = pc.and_(pc.equal(table["images"], AS_FILES), pc.is_finite(table["score"]))
     table = table.filter(pc.and_(usable, table["counted"]))
@@ -139,7 +139,7 @@ def _gather(parts: Iterable[Float]) -> Float:
 
 
 def _histograms(drawn: Drawn, metrics: pa.Table) -> Drawings:
-    """The own detector's scores in the first seed, whose threshold is exact."""
+    """Draw the own detector's scores in the first seed, whose threshold is exact."""
     seed = min((seed for seed, detector in drawn if detector == OWN), default=None)
     if seed is None:
         return []
@@ -163,7 +163,7 @@ def _histograms(drawn: Drawn, metrics: pa.Table) -> Drawings:
 
 
 def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
-    """A chart for each set that should be caught, at its weakest strength."""
+    """Draw a chart for each set that should be caught, at its weakest strength."""
     weakest: dict[tuple[str, str], Place] = {}
     for place in (place for places in drawn.values() for place in places):
         if place.treatment == CHANGED and place.group not in ORDINARY:
@@ -181,7 +181,7 @@ def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
 
 
 def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
-    """The mean over seeds of the true-positive rate at each false-positive rate of ``GRID``.
+    """Average over seeds the true-positive rate at each false-positive rate of ``GRID``.
 
     Negatives are the clean cells of the same set and strength or, where it has none, all of the
     seed's clean cells.
@@ -201,7 +201,7 @@ def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
 
 
 def _strength_charts(means: Means) -> Drawings:
-    """For each attack of several strengths, what is caught and the AUROC, by detector."""
+    """Draw, for each attack of several strengths, what is caught and the AUROC, by detector."""
     shown = main_detectors(detectors_of(means))
     sets = dict.fromkeys(c.set for c in means if c.group == ATTACK)
     found = []
@@ -220,7 +220,7 @@ def _strength_charts(means: Means) -> Drawings:
 
 
 def _covariate_charts(means: Means) -> Drawings:
-    """False alarms of the own detector, and accuracy beside, by level of each corruption."""
+    """Draw the own detector's false alarms, and accuracy beside, by level of each corruption."""
     pairs = []
     sets = list(dict.fromkeys(c.set for c in means if c.group == COVARIATE))
     for some in _chunks(sets):
@@ -257,9 +257,9 @@ def _alarm_charts(means: Means) -> Drawings:
 
 
 def _line(means: Means, group: str, name: str, column: Column, unit: float) -> tuple[Float, Float]:
-    """Strengths, times ``unit``, and means, two arrays (n,), of images as files against clean.
+    """Select strengths, times ``unit``, and means, (n,) each, of images as files against clean.
 
-    What fewer seeds have than the rest is left out: a line must not bend from a change of seeds.
+    Points of fewer seeds than the rest are left out: a line must not bend from a change of seeds.
     """
     points = [
         (unit * comparison.strength, row[column])
@@ -277,13 +277,13 @@ def _line(means: Means, group: str, name: str, column: Column, unit: float) -> t
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Parts of about the same length that a chart can show."""
+    """Divide names into parts of about the same length that a chart can show."""
     length = -(-len(names) // max(1, -(-len(names) // SHOWN)))
     return (names[i : i + length] for i in range(0, len(names), max(1, length)))
 
 
 def _pictures(example: Example) -> dict[str, Any]:
-    """What the page draws of an example; the difference is about mid-grey, as large as fits."""
+    """Describe an example for the page; the difference is about mid-grey, as large as fits."""
     difference = example.changed.astype(np.int16) - example.clean.astype(np.int16)
     times = max(1, 127 // max(1, int(np.abs(difference).max(initial=0))))
     said = f"difference ×{times}" if difference.any() else "no difference"

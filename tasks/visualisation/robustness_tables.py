@@ -1,4 +1,4 @@
-"""The tables of a robustness report: what each detector catches, over seeds.
+"""Make the tables of a robustness report, which say what each detector catches, over seeds.
 
 They are made from ``METRICS`` of `tasks.evaluation.metrics`. A figure is the mean over seeds; its
 spread is the smallest and the largest seed, or of a single seed the 95% patient-bootstrap interval.
@@ -40,7 +40,7 @@ LEARNED = "known-attack"
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, its spread, and whether it is the best of its row."""
+    """Hold a figure, its spread, and whether it is the best of its row."""
 
     text: str
     spread: str = ""
@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Headings and figures of a row."""
+    """Hold the headings and figures of a row."""
 
     headings: tuple[str, ...]
     cells: tuple[Cell, ...]
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first columns are headings of its rows."""
+    """Hold a table whose first columns are headings of its rows."""
 
     caption: str
     head: tuple[str, ...]
@@ -65,7 +65,7 @@ class Table:
 
 
 def robustness_markdown(title: str, facts: Mapping[str, str], metrics: pa.Table) -> str:
-    """The facts and the tables of the page, as Markdown; arguments as of ``robustness_page``."""
+    """Write the facts and tables of the page as Markdown; arguments as of ``robustness_page``."""
     means = means_over_seeds(metrics)
     parts = [f"# {_plain(title)}"]
     if facts:
@@ -79,19 +79,19 @@ def robustness_markdown(title: str, facts: Mapping[str, str], metrics: pa.Table)
 
 
 def groups_of(means: Means) -> list[str]:
-    """The groups that figures are of, in their order."""
+    """List the groups that figures are of, in their order."""
     return list(dict.fromkeys(comparison.group for comparison in means))
 
 
 def detectors_of(means: Means) -> list[str]:
-    """The detectors that figures are of, the product's own first."""
+    """List the detectors that figures are of, the product's own first."""
     named = dict.fromkeys(column.detector for row in means.values() for column in row)
     found = [name for name in named if name is not None]
     return sorted(found, key=lambda name: (name != OWN, name != VERDICT))
 
 
 def main_detectors(detectors: Sequence[str]) -> list[str]:
-    """Not more than a chart can tell apart; all of them where there are no more."""
+    """Choose as many detectors as a chart can tell apart; all where there are no more."""
     begun = [next((d for d in detectors if d.startswith(name)), None) for name in MAIN]
     chosen = [name for name in dict.fromkeys([*begun, *detectors]) if name is not None]
     return [name for name in detectors if name in chosen[:SHOWN]]
@@ -102,7 +102,7 @@ def _seeds(means: Means) -> int:
 
 
 def note(means: Means) -> str:
-    """How the figures are to be read."""
+    """Explain how to read the figures."""
     seeds = _seeds(means)
     if seeds == 0:
         return "Nothing was measured."
@@ -121,7 +121,7 @@ def note(means: Means) -> str:
 
 
 def summary_tables(means: Means) -> list[Table]:
-    """What should be caught, as files, against clean cells: one table for each metric."""
+    """Make a table for each metric of what should be caught, as files, against clean cells."""
     kept = {
         comparison: row
         for comparison, row in means.items()
@@ -133,7 +133,7 @@ def summary_tables(means: Means) -> list[Table]:
 
 
 def group_tables(means: Means, group: str) -> list[Table]:
-    """All figures of a group; detectors are columns where there are several, else metrics are."""
+    """Tabulate a group's figures; columns are detectors where there are several, else metrics."""
     seeds = _seeds(means)
     kept = {comparison: row for comparison, row in means.items() if comparison.group == group}
     if group == ALARMS:
@@ -152,7 +152,7 @@ def group_tables(means: Means, group: str) -> list[Table]:
 
 
 def _alarm_tables(means: Means, seeds: int) -> list[Table]:
-    """A table for each metric, a row for each method, a column for each number of patients."""
+    """Make a table for each metric: a row for each method, a column for each number of patients."""
     turned: Means = {}
     metrics: dict[str, None] = {}
     for comparison, row in means.items():
@@ -190,9 +190,9 @@ def _by_detector(
 def _table(
     caption: str, means: Means, columns: Mapping[Column, str], seeds: int, *, ranked: bool
 ) -> list[Table]:
-    """The table of these columns (and the words above them), or none where all would be empty.
+    """Make the table of these columns (and the words above them), or none where all would be empty.
 
-    Of the headings, those that are the same in all rows stand in the caption.
+    Headings that are the same in all rows stand in the caption.
     """
     used = [column for column in columns if any(column in row for row in means.values())]
     kept = {
@@ -255,7 +255,7 @@ def _counts(row: Sequence[Mean | None], side: int) -> str:
 
 
 def set_label(comparison: Compared) -> str:
-    """What a set and its strength are called."""
+    """Name a set and its strength."""
     return ", ".join(filter(None, [comparison.set, _strength_label(comparison)]))
 
 
@@ -290,5 +290,5 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", " ".join(text.split()))

@@ -13,7 +13,7 @@ BLOCK = 2048  # pixels of the side of what is read of a slide at once
 
 
 def from_afar(slide: Slide) -> Pixels:
-    """A slide with a longer side of `LONGEST` pixels, read piece by piece, RGB uint8 (h, w, 3)."""
+    """Read a slide with a longer side of `LONGEST` pixels in blocks, RGB uint8 (h, w, 3)."""
     shrink = max(1.0, max(slide.width, slide.height) / LONGEST)
     level = max(
         (n for n, each in enumerate(slide.downsamples) if each <= shrink),

@@ -19,7 +19,7 @@ QUALITY = 85
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What there is to see of a cell.
+    """Hold what a page shows of a cell.
 
     ``thumbnail`` and ``heat`` are WebP files; without a thumbnail, ``missing`` says why. Without
     ``heat`` the tap of the explanation has no locations.
@@ -47,7 +47,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def heat_picture(image: Image.Image, shares: Float) -> Image.Image:
-    """Shares (h, w) over an RGB image in grey: black adds nothing, the lightest the most."""
+    """Draw shares (h, w) over an RGB image in grey: black adds nothing, the lightest the most."""
     top = float(shares.max(initial=0.0))
     heat = np.clip(shares / top, 0.0, 1.0) if top > 0 else np.zeros_like(shares)
     smooth = Image.fromarray(np.asarray(255 * heat, np.uint8)).resize(
