@@ -1,9 +1,9 @@
 """Let one run write at a time: in ``<what>/lease/<number>.json`` the highest number counts.
 
-Whoever creates the next number holds the lease, and a store lets only one create it. The holder
-renews its record while it works and releases it at the end. The next number may be created once
-the highest is released, has run out, or belongs to a process that is certainly dead; none of
-these can be undone, so a holder never comes back: its `Lease.check` fails from then on.
+The run that creates the next number holds the lease, for a store lets only one run create it. The
+holder renews its record while it works and releases it at the end. Another run may create the next
+number once the highest is released, has run out, or belongs to a process that is certainly dead;
+none of these can be undone, so a former holder never gets the lease back: its `Lease.check` fails.
 
 Expiry compares the clocks of two hosts. A holder that works renews every `BEAT` and so always has
 most of `LIFETIME` left: clocks may differ by `LIFETIME` - `BEAT` before it is taken for dead.
@@ -86,7 +86,7 @@ class Lease:
 
         Raises:
             LeaseLostError: it ran out, was released or removed, or another run took it over.
-            StoreError: nobody can tell, as the record is damaged.
+            StoreError: the record is damaged, so the holder is not known.
         """
         with self._lock:
             self._check()
@@ -205,8 +205,8 @@ def _try_to_create(
 ) -> None:
     """Try to create a lease's record; the holder of the highest number afterwards has won.
 
-    Success proves nothing: of one who was slow, the number may have been taken, given back and
-    removed meanwhile. Nor does failure: the store may have lost its answer to a first attempt.
+    Success proves nothing: before a slow run creates a number, others may have held, released and
+    removed it. Nor does failure: the store may have lost its answer to a first attempt.
     """
     began = _now()
     record = _extended(LeaseRecord(holder=holder, taken_at=began, expires_at=began), lifetime)

@@ -32,8 +32,8 @@ class AlreadyExistsError(StoreError):
 class Store:
     """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
-    Paths are given relative to the root, in parts. A write is complete or absent: nobody sees
-    half a file. A store is small and picklable, so it travels to workers as it is.
+    Paths are given relative to the root, in parts. A write is complete or absent: no reader
+    sees half a file. A store is small and picklable, so it travels to workers as it is.
     """
 
     url: str
@@ -66,7 +66,7 @@ class Store:
         return path if self.is_local else str(self.fs.unstrip_protocol(path))
 
     def holds(self, url: str) -> bool:
-        """Whether an address is that of something in this store."""
+        """Tell whether an address is that of something in this store."""
         return Store(url).root.startswith(f"{self.root}/")
 
     def exists(self, *parts: str) -> bool:

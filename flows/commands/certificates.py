@@ -1,8 +1,8 @@
 """Run the command `certificates`: make an authority of one's own and certificates for Dask.
 
-Dask asks of both ends of a connection for a certificate of the authority that it was given, and
-compares no names. So the authority must be for one cluster alone, and who holds a certificate of it
-is let in. A client's certificate does not pass for a scheduler's or a worker's.
+Dask asks both ends of a connection for a certificate of the authority that it was given, and does
+not compare names. It lets in every machine that holds such a certificate, so the authority must be
+for one cluster alone. A client's certificate does not pass for a scheduler's or a worker's.
 """
 
 import os

@@ -1,8 +1,7 @@
 """Run one shard of a batch, the unit of work that a Dask worker takes.
 
-This is the one task that touches the store. It writes whole zarr chunks, then its ledger record,
-then its report rows; each step is idempotent and atomic, so a shard may die anywhere and be run
-again by anybody.
+A shard writes whole zarr chunks, then its ledger record, then its report rows. Each step is
+idempotent and atomic, so a shard may die anywhere and any worker may run it again.
 """
 
 import os

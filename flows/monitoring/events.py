@@ -1,6 +1,6 @@
 """Tell listeners how far the jobs of a stage are.
 
-Who runs jobs raises events, and knows neither who listens nor what for.
+The executor that runs the jobs raises events, and knows neither the listeners nor their purpose.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Start a Prefect server for one command, where the operator has none.
 
-Prefect would start one itself when the flow begins. Started before the flow's imports it is up when
-they are done; and as it watches whoever started it, it does not stay behind if that is killed.
+Prefect would start one itself when the flow begins. A server that starts before the flow's imports
+is ready when they are done. It watches the process that started it, and ends if that is killed.
 """
 
 import atexit
