@@ -71,7 +71,7 @@ def usable_rows(
     taps: Taps,
     predicted: NDArray[np.integer],
 ) -> Flags:
-    """Mark the cells (n,) to score: with finite features, and of a class that was fitted."""
+    """Mark the cells (n,) that can be scored: with finite features, and of a fitted class."""
     predicted = np.asarray(predicted)
     usable = predicted >= 0
     for tap, reference in references.items():
@@ -122,7 +122,7 @@ def squared_distances(
 def standardised_distances(
     normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
 ) -> Float:
-    """Standardise the log distances (n, T) of a slide's cells; NaN if not scored.
+    """Standardise the log distances (n, T) of a slide's cells; NaN where one cannot be scored.
 
     Args:
         normal: the slide's reference.

@@ -1,8 +1,8 @@
 """Estimate a slide's own normal: what its cells are like, and how far each is from that.
 
 The distance of a cell to the population is how far its slide is from the population (stain, camera,
-light) and how far the cell is from its slide. Here the second is told alone, and the first once for
-each slide.
+light) and how far the cell is from its slide. Here the second is scored by itself, and the first
+once for each slide.
 
 A slide's shift d and covariance S are the posterior of a normal-inverse-Wishart prior (Murphy
 2007, section 9; Gelman et al., BDA3, section 3.6), in which the population weighs k cells in the
@@ -147,7 +147,7 @@ def _trimmed(
             z.append((logs - location) / scale)
         fused = np.max(z, axis=0)
         core = float(np.quantile(fused, choices.core))
-        # The core is kept whatever its distances: fewer cells would be no slide.
+        # The core is kept whatever its distances: fewer cells would not represent the slide.
         kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
         normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
     for tap, normal in normals.items():

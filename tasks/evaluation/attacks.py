@@ -23,7 +23,7 @@ ADAPTIVE_WEIGHTS = (0.1, 1.0)
 
 
 class AttackError(Exception):
-    """Say that an attack does not exist, or that a library is not installed."""
+    """An attack does not exist, or its library is not installed."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def energy(evidence: Evidence, fitted: Fitted) -> Float:
 
 
 def k_nearest_neighbours(evidence: Evidence, fitted: Fitted) -> Float:
-    """Measure the distance to the k-th nearest fitted image on a unit sphere (Sun et al. 2022)."""
+    """Find the distance to the k-th nearest fitted image on the unit sphere (Sun et al. 2022)."""
     neighbours = min(NEIGHBOURS, len(fitted.bank))
     index = NearestNeighbors(n_neighbors=neighbours).fit(fitted.bank)
     return np.asarray(index.kneighbors(unit(evidence.taps[fitted.last]))[0][:, -1], np.float64)

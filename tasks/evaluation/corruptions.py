@@ -1,4 +1,4 @@
-"""Make covariate shifts: the same cell through a worse microscope, stain or camera.
+"""Make covariate shifts: the same cell through a worse microscope, another stain or camera.
 
 Each kind has five strengths, from barely visible to gross, as Hendrycks & Dietterich (2019,
 arXiv 1903.12261) have them. They are made at the image's own size, where optics and cameras act.

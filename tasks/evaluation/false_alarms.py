@@ -1,4 +1,4 @@
-"""Measure how often ordinary images of unseen patients are called abnormal, by calibration.
+"""Measure how often ordinary images of new patients are abnormal, by the way of calibrating.
 
 Either each of some fitted patients is left out in turn and scored by the others, or these patients
 are held out of the statistics for good and calibrate by themselves.

@@ -28,7 +28,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class BadImageError(Exception):
-    """Say that an image cannot be scored, with a reason from a fixed list."""
+    """An image cannot be scored, for a reason from a fixed list."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

@@ -26,11 +26,11 @@ BLOCK = 2**22  # bytes that are in memory at once
 
 
 class SourceError(Exception):
-    """Say that a source of images cannot be read as one, and what to do about it."""
+    """A source of images cannot be read as one; the message says what to do about it."""
 
 
 class ChangedError(SourceError):
-    """Say that an image is not the one that was screened."""
+    """An image is not the one that was screened."""
 
 
 def filesystem(url: str) -> tuple[Any, str]:

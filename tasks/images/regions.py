@@ -39,7 +39,7 @@ COLUMNS = [
     "failure",
     "size",
 ]
-LOOK = 10.0  # seconds for which a process takes a source for what it was
+LOOK = 10.0  # seconds for which a process takes a source as unchanged
 MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
 PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
 

@@ -19,7 +19,7 @@ Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, 
 
 
 class NetworkError(Exception):
-    """Say that a network, tap or weights cannot be had, with the valid choices."""
+    """A network, tap or weights cannot be had; the message lists the valid choices."""
 
 
 @dataclass(frozen=True)

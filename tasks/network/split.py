@@ -12,7 +12,7 @@ SplitBy = Literal["patient", "slide", "image"]
 
 
 class SplitError(Exception):
-    """Say that the images cannot be split as asked for."""
+    """The images cannot be split as asked for."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Epoch:
 
 
 class DivergedError(Exception):
-    """Say that training has come to a loss that is not a number."""
+    """Training has come to a loss that is not a number."""
 
 
 def train(

@@ -44,7 +44,7 @@ def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM)
         reference: (B,), the shares to compare with.
     """
     gaps = np.cumsum(clusters, axis=1) - clusters.sum(axis=1, keepdims=True) * np.cumsum(reference)
-    # Rounding must not tell the observed signs from the same signs that were drawn.
+    # Rounding must not make the observed signs differ from the same signs when they are drawn.
     observed = np.abs(gaps.sum(axis=0)).max() * (1 - 1e-9)
     rng, reached, left = np.random.default_rng(0), 0, DRAWS
     while left:

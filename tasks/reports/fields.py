@@ -126,7 +126,7 @@ def _middles(rows: pa.Table) -> Float:
 
 def _lie_in(points: Float, boxes: Float) -> NDArray[np.bool_]:
     """Mark which of n points (n, 2) lie in which of m boxes (m, 4); (n, m)."""
-    # Without edges, as those of a source that failed, there is nothing but one place.
+    # A source that failed has one place, whose edges are NaN and hold every point.
     low = ~(points[:, np.newaxis] < boxes[:, :2])
     high = ~(points[:, np.newaxis] >= boxes[:, 2:])
     return np.asarray((low & high).all(axis=2))

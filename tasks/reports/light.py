@@ -42,7 +42,7 @@ DISCOVERIES_AMBER = 0.005
 # A fiftieth of the files damaged has a cause that can be found; with a quarter the night is lost.
 FAILED_AMBER = 0.02
 FAILED_RED = 0.25
-# Fewer nights have no spread to compare with; older ones than the last thirty tell of other days.
+# Fewer nights have no spread to compare with; nights before the last thirty are out of date.
 LEAST_NIGHTS = 5
 MOST_NIGHTS = 30
 # Robust deviations from the median of earlier nights: by chance once in thousands of nights.

@@ -136,7 +136,7 @@ def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple
 
 
 def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
-    """Compute how probable so high a count is at a level (exact, one-sided); NaN for a total 0."""
+    """Compute how probable so high a count is at a level (exact, one-sided); NaN for total 0."""
     return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
 
 

@@ -31,7 +31,7 @@ PROBLEMS_SHOWN = 5
 
 
 class VerdictError(Exception):
-    """Report verdicts that cannot be imported, and on which lines."""
+    """Verdicts cannot be imported; the message names the lines."""
 
 
 @dataclass

@@ -209,7 +209,7 @@ class SlideTally:
         numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
         new = len(self._numbers) - len(self._slides)
         self._slides += [_Slide() for _ in range(new)]
-        # As much again and a little, so that growing does not cost the square of the slides.
+        # More than doubled, so that growing does not cost the square of the number of slides.
         if len(self._counts) < len(self._slides):
             more = ((0, new + len(self._slides)), (0, 0))
             self._counts, self._colours = np.pad(self._counts, more), np.pad(self._colours, more)

@@ -20,7 +20,7 @@ SEPARATORS = ",;\t"
 
 
 class SpreadsheetError(Exception):
-    """Report a CSV file that cannot be read, with what to do about it."""
+    """A CSV file cannot be read; the message says what to do about it."""
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -30,7 +30,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
     ['uri,score\n', "'=1+1,-0.5\n", '"a ""b"", c",\n']
     """
     out = io.StringIO()
-    # Python quotes a line end only if it is that of the rows, and others read any as one.
+    # Python quotes only the line end that rows have, but other programs end a row at any line end.
     writer = csv.writer(out, lineterminator="\r\n")
     for row in itertools.chain([columns], rows):
         writer.writerow([cell(value) for value in row])

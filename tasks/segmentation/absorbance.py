@@ -18,7 +18,7 @@ FITS = 8  # of the background, each to what the last one called unstained
 POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
 # Added to the mean squares of the six terms, so that a corner alone does not bend the surface.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
-LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in what a lens and JPEG do
+LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
 NOISE_MARGIN = 3.0  # twice what Otsu's threshold finds between the halves of white noise
 
 

@@ -23,7 +23,7 @@ Kind = Literal["red", "white"]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
-WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; more finds no more
+WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; a larger one finds no more
 ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
 ROUGH_SIDES = 800, 1600  # pixels of a field's longer side where the first guess is made
 LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
@@ -43,7 +43,7 @@ LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
 LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and the overlap of two cells are smaller
 MOST_COVERED = 0.28  # share of a cell that lies in clearer ones
 PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
-SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as this
+SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as `PREFERRED_SIZE`
 CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell

@@ -14,7 +14,7 @@ from tasks.segmentation.cells import Cells
 from tasks.types import Field
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves what was clipped by a level or two
-PACKED_DIAMETER = 12  # the same at which ground is looked for between them
+PACKED_DIAMETER = 12  # pixels of a cell at which ground is looked for between cells
 SQUARE = 4  # cells' widths; a clump of cells, or a white one, does not fill it
 GROUND = 0.25  # absorbance of green at most; the lamp's fall towards the corners is less
 LEAST_GROUND = 0.05  # share of a square; where less is seen, cells lie over one another

@@ -8,7 +8,7 @@ from skimage.measure import points_in_poly
 
 from tasks.images.crops import TRAINING_DIAMETER, Points
 
-MARGIN = 2  # the same
+MARGIN = 2  # pixels of a cut-out cell: the rim that training cells have round them
 LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 REACHES = 64  # shares of a ray that are tried
 

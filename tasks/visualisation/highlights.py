@@ -17,7 +17,7 @@ from tasks.types import Float
 
 ABNORMAL, UNCERTAIN, SAMPLE = "abnormal", "uncertain", "sample"
 CELLS_SHOWN = {ABNORMAL: 24, UNCERTAIN: 12, SAMPLE: 12}
-# More cells of one slide say no more than the slide's own row does.
+# More cells of one slide add nothing to the slide's own row.
 MOST_OF_A_SLIDE = 3
 EXAMPLES = 3  # of each reason to fail
 
