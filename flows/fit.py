@@ -8,7 +8,6 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
-from flows.jobs.statistics import Rows
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Fit, Retract
@@ -17,21 +16,23 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
+    add_slides,
     check_labels,
     refuse_second_review,
     save_version,
     statistics_lease,
     statistics_of_rows,
+    statistics_with_slides,
     take_out,
 )
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
+from storage.models.contributions import Rows
 from storage.models.detectors import DetectorCard
 from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
-    load_moments,
     version_name,
 )
 from storage.store import Store, StoreError
@@ -107,6 +108,7 @@ def fit(
         known = latest_statistics(store, card.name)
         if known and known.contribution(batch):
             changed = f"batch {batch} is in the statistics already: it counts once"
+            known = add_slides(client, store, card)
             return _finish(client, settings, store, card, known, changed)
         part, contribution, failures = _extract_batch(client, store, frozen, card)
         changed = (
@@ -118,7 +120,7 @@ def fit(
             refuse_second_review(store, card.name, batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
-                ClassStatistics.from_arrays(load_moments(store, latest))
+                statistics_with_slides(client, store, card, latest)
                 if latest
                 else ClassStatistics.empty(card.tap_widths, len(card.classes))
             )
@@ -170,7 +172,7 @@ def retract(
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
         with open_client(settings) as client:
             part = statistics_of_rows(client, store, card, taken, f"retract {name}")
-            before = ClassStatistics.from_arrays(load_moments(store, latest))
+            before = statistics_with_slides(client, store, card, latest)
             total = retract_statistics(before, part)
             held.check()
             lineage = save_version(store, card, latest, total, f"retract {kind} {name}", kept)

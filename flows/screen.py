@@ -18,10 +18,10 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
-from storage.batches.ledger import screening_start
+from flows.stages.scoring import score_slides
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
+from storage.models.detectors import load_detector_card, load_model_of
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store
@@ -140,11 +140,13 @@ def screen(
         if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:
                 if seal is None:
-                    with stage("extract and score"):
-                        extract_and_score(client, store, frozen, card, detector_card)
+                    with stage("extract"):
+                        extract(client, store, frozen, card)
+                    with stage("score"):
+                        parts = score_slides(client, store, frozen, card, detector_card)
                     held.check()
                     with stage("publish"):
-                        seal = publish(settings, frozen, card, detector_card)
+                        seal = publish(settings, frozen, card, detector_card, parts)
                 page_failure = try_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
     if not repeated:
@@ -176,15 +178,9 @@ def screen(
 
 
 @task(cache_policy=NO_CACHE)
-def extract_and_score(
-    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
-) -> None:
-    """Extract and score the batch's shards on the cluster, and show the progress in Prefect."""
-    scored_at = screening_start(store, batch, detector.name)
-    jobs = [
-        ShardJob(store, batch, shard, card, detector=detector, scored_at=scored_at)
-        for shard in batch.shards()
-    ]
+def extract(client: Client, store: Store, batch: Batch, card: ModelCard) -> None:
+    """Extract the features of the batch's shards, and show the progress in Prefect."""
+    jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
     with progress_artifact(batch.name, len(jobs)) as progress:
         results = run_shards(client, store, batch, card, jobs, f"screen {batch.name}")
         for done, _ in enumerate(results, 1):

@@ -1,7 +1,7 @@
 """Run one shard of a batch, the unit of work that a Dask worker takes.
 
-A shard writes whole zarr chunks, then its ledger record, then its report rows. Each step is
-idempotent and atomic, so a shard may die anywhere and any worker may run it again.
+It writes whole zarr chunks, then its ledger record; each step is idempotent and atomic, so a shard
+may die anywhere and be run again by anybody.
 """
 
 import os
@@ -9,14 +9,11 @@ import socket
 import time
 from collections.abc import Container
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.provenance import provenance_of
 from flows.jobs.worker import settle_worker
 from storage.batches.features import (
     FAILED,
@@ -31,24 +28,19 @@ from storage.batches.ledger import (
     Failure,
     ShardRecord,
     read_quarantine,
-    rows_path,
     write_quarantine,
     write_shard_record,
 )
 from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import is_held_out, is_labelled
-from storage.models.detectors import DetectorCard
-from storage.parquet import write_table
 from storage.store import Store
-from tasks.detector.detector import score
+from tasks.detector.groups import slide_keys
 from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.verdict import VerdictRule
 from tasks.images.decoding import BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
-from tasks.reports.images import Diagnoses, ImagesRead, image_rows
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
@@ -56,10 +48,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to extract, and to fit or score if asked.
+    """A shard to extract; ``fit`` asks for the statistics of its labelled images beside.
 
-    ``fit`` asks for the statistics of its labelled images; ``detector`` for scored rows, stamped
-    with ``scored_at``. ``tries`` counts how often the shard was begun, this time included.
+    ``tries`` counts how often the shard was begun, this time included.
     """
 
     store: Store
@@ -67,8 +58,6 @@ class ShardJob:
     shard: Shard
     model: ModelCard
     fit: bool = False
-    detector: DetectorCard | None = None
-    scored_at: datetime | None = None
     tries: int = 1
 
     def rows(self) -> int:
@@ -118,14 +107,12 @@ class ShardResult:
 
 
 def run_shard(job: ShardJob) -> ShardResult:
-    """Extract a shard unless the ledger has its features; fit or score it as asked."""
+    """Extract a shard unless the ledger has its features, and fit it if asked."""
     settle_worker()
     begun = time.monotonic()
     manifest = read_manifest(job.store, job.batch, job.shard)
     kept = verified_block(job.store, job.model.name, job.batch, job.shard)
     block, record = kept or _extract_shard(job, manifest)
-    if job.detector is not None:
-        _score_shard(job, job.detector, manifest, block, record)
     statistics, fitted, held_out = _fit_shard(job, manifest, block) if job.fit else (None, 0, 0)
     return ShardResult(
         job.shard,
@@ -217,28 +204,6 @@ def _failed_images(
     )
 
 
-def _score_shard(
-    job: ShardJob, card: DetectorCard, manifest: pa.Table, block: FeatureBlock, record: ShardRecord
-) -> None:
-    assert job.scored_at is not None
-    detector = load_fitted_detector(job.store, card)
-    rows = image_rows(
-        manifest,
-        ImagesRead(
-            image_ids(block),
-            block.size,
-            block.colour,
-            {f.row: f"{f.reason}: {f.message}" for f in record.failures},
-        ),
-        Diagnoses(job.model.classes, block.logits, job.model.temperature),
-        score(detector, block.taps),
-        taps=detector.taps,
-        rule=VerdictRule(card.alpha, card.uncertain_below),
-        made_by=provenance_of(job.batch, job.model.name, card.name, job.scored_at),
-    )
-    write_table(job.store, rows, *rows_path(job.batch, card.name, job.shard))
-
-
 def _fit_shard(
     job: ShardJob, manifest: pa.Table, block: FeatureBlock
 ) -> tuple[ClassStatistics, int, int]:
@@ -246,5 +211,7 @@ def _fit_shard(
     labelled = is_labelled(block)
     fitted = labelled & ~is_held_out(job.model, manifest, block)
     labels = np.where(fitted, block.label, np.int8(-1))
-    statistics = statistics_of(block.taps, labels, len(job.model.classes))
+    names = (manifest[name].to_pylist() for name in ("patient_id", "slide_id"))
+    keys = slide_keys(job.batch.key, *names)
+    statistics = statistics_of(block.taps, labels, len(job.model.classes), keys)
     return statistics, int(fitted.sum()), int((labelled & ~fitted).sum())

@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from storage.batches.features import FeatureBlock, read_block
 from storage.models.classifiers import ModelCard
-from storage.models.statistics import load_moments, load_statistics
+from storage.models.contributions import Rows
+from storage.models.statistics import load_moments, load_statistics, version_name
 from storage.store import Store
 from tasks.detector.calibration import leave_group_out
+from tasks.detector.groups import (
+    GroupKey,
+    GroupStatistics,
+    by_patient,
+    coarser,
+    group_statistics,
+    retract_groups,
+    slide_keys,
+)
 from tasks.detector.moments import ClassStatistics, statistics_of
+from tasks.detector.own_normal import FittedSlide, fitted_slide, priors_of, with_spread
 from tasks.types import Float
 
 IMAGE_FOLDS = 20
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one batch, in rising order; ``batch`` is its key."""
-
-    batch: str
-    rows: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class GroupJob:
 def rows_statistics(job: RowsJob) -> ClassStatistics:
     """Compute the statistics of some labelled rows of a batch."""
     block = _read_rows(job.store, job.model, job.rows)
-    return statistics_of(block.taps, block.label, len(job.model.classes))
+    return statistics_of(block.taps, block.label, len(job.model.classes), _keys(job.rows))
 
 
 def group_log_distances(job: GroupJob) -> Float:
@@ -70,9 +72,56 @@ def group_log_distances(job: GroupJob) -> Float:
     return np.stack(columns, axis=1)
 
 
+@dataclass(frozen=True)
+class SlideJob:
+    """A fitted group to be treated as a slide that is scored, by a prior without it.
+
+    ``spread`` is the location and scale of log distances that fitted slides have, once known.
+    """
+
+    store: Store
+    model: ModelCard
+    version: int
+    parts: tuple[Rows, ...]
+    spread: tuple[Float, Float] | None = None
+
+
+def fitted_group(job: SlideJob) -> FittedSlide:
+    """Score the cells of a fitted group by their own normal, and the group by all others.
+
+    Raises:
+        ValueError: too few groups are left.
+    """
+    total = _slides_of_version(job.store, job.model.name, job.version)
+    blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
+    taps = {
+        tap: np.concatenate([block.taps[tap] for block in blocks]) for tap in sorted(blocks[0].taps)
+    }
+    labels = np.concatenate([block.label for block in blocks])
+    keys = [key for part in job.parts for key in _keys(part)]
+    own = coarser(group_statistics(taps, labels, keys, len(job.model.classes)), by_patient)
+    priors = priors_of(retract_groups(total, own))
+    if job.spread is not None:
+        priors = with_spread(priors, *job.spread)
+    diagnosed = np.concatenate([block.logits for block in blocks]).argmax(axis=1)
+    return fitted_slide(priors, taps, diagnosed)
+
+
+def _keys(part: Rows) -> list[GroupKey]:
+    return slide_keys(part.batch, part.patients, part.slides)
+
+
 def _read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
     start, stop = int(part.rows[0]), int(part.rows[-1]) + 1
     return read_block(store, model.name, part.batch, start, stop).take(part.rows - start)
+
+
+@lru_cache(maxsize=2)
+def _slides_of_version(store: Store, model: str, version: int) -> GroupStatistics:
+    slides = _load_version(store, model, version).slides
+    if slides is None:
+        raise ValueError(f"statistics {version_name(version)} know of no slides")
+    return coarser(slides, by_patient)
 
 
 @lru_cache(maxsize=2)

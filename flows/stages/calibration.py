@@ -1,28 +1,41 @@
 """Calibrate a detector: leave out each fitted patient once, and score it by the others."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 from distributed import Client
 
-from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, Rows, group_log_distances
+from flows.cluster.executor import run_in_order
+from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Contributed, contributed
+from storage.models.contributions import Rows, contributed
 from storage.models.detectors import DetectorCard, TapCard, list_detectors, save_detector
 from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import calibrate
 from tasks.detector.detector import Detector, fit_gaussians
+from tasks.detector.groups import by_patient, coarser
 from tasks.detector.mahalanobis import condition_number
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.own_normal import (
+    FittedSlide,
+    OwnNormal,
+    own_calibration,
+    priors_of,
+    slides_spread,
+    with_spread,
+)
 from tasks.network.split import SplitBy, split_by
+from tasks.types import Float
 
 ENOUGH_GROUPS = 20
+LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
+WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
 
 
 class CalibrationError(Exception):
@@ -59,7 +72,8 @@ def calibrate_detector(
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
     distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
-    detector = Detector(gaussians, calibrate(np.concatenate(distances), number))
+    own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
+    detector = Detector(gaussians, calibrate(np.concatenate(distances), number), own)
     content = arrays_to_bytes(detector.to_arrays())
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
@@ -75,10 +89,44 @@ def calibrate_detector(
         calibrating_images=len(number),
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
-        warnings=_warnings(by, len(groups), settings.alpha),
+        slides=len(own.calibration.slides.scores) if own else None,
+        warnings=[*_warnings(by, len(groups), settings.alpha), *without],
     )
     save_detector(store, detector_card, content)
     return detector_card
+
+
+def _own_normal(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    statistics: ClassStatistics,
+    by: SplitBy,
+    groups: Mapping[Hashable, list[Rows]],
+) -> tuple[OwnNormal | None, list[str]]:
+    """Calibrate scores by a cell's own slide, or say why they cannot be had.
+
+    Every fitted patient, or slide where no patient is known, is treated as one slide, by what all
+    the others say: once to learn how log distances spread, and again with that known.
+    """
+    if statistics.slides is None or by == "image":
+        return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
+    if len(groups) < LEAST_SLIDES:
+        return None, [f"{WITHOUT_OWN}: {len(groups)} {by}s are fewer than {LEAST_SLIDES}"]
+    parts = [tuple(part) for part in groups.values()]
+
+    def fitted(spread: tuple[Float, Float] | None) -> list[FittedSlide]:
+        jobs = [SlideJob(store, card, lineage.version, part, spread) for part in parts]
+        return list(run_in_order(client, fitted_group, jobs, title="calibrate by slide"))
+
+    try:
+        priors = priors_of(coarser(statistics.slides, by_patient))
+        spread = slides_spread(fitted(None))
+    except ValueError as error:
+        return None, [f"{WITHOUT_OWN}: {error}"]
+    calibration = own_calibration(fitted(spread))
+    return OwnNormal(with_spread(priors, *spread), calibration), []
 
 
 def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Lineage) -> bool:
@@ -90,8 +138,8 @@ def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Line
     )
 
 
-def _groups(parts: list[Contributed]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
-    """Group the rows to leave out together: by patient, else by slide, else by runs of images."""
+def _groups(parts: list[Rows]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
+    """The rows of every group to leave out: patients, else slides, else runs of images."""
     by = split_by(
         [patient for part in parts for patient in part.patients],
         [slide for part in parts for slide in part.slides],
@@ -99,13 +147,13 @@ def _groups(parts: list[Contributed]) -> tuple[SplitBy, dict[Hashable, list[Rows
     groups: dict[Hashable, list[Rows]] = {}
     for part in parts:
         if by == "image":
-            for fold, rows in enumerate(np.array_split(part.rows, IMAGE_FOLDS)):
+            for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
                 if len(rows):
-                    groups[part.batch, fold] = [Rows(part.batch, rows)]
+                    groups[part.batch, fold] = [part.take(rows)]
             continue
         keys = np.asarray(part.patients if by == "patient" else part.slides)
         for key in np.unique(keys).tolist():
-            groups.setdefault(key, []).append(Rows(part.batch, part.rows[keys == key]))
+            groups.setdefault(key, []).append(part.take(np.flatnonzero(keys == key)))
     return by, groups
 
 

@@ -14,17 +14,18 @@ from flows.jobs.provenance import provenance_of
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
-    discard_rows,
+    discard_scores,
     read_seal,
-    rows_path,
+    scores_path,
     screening_start,
+    shifts_path,
     write_seal,
 )
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.parquet import read_table
+from storage.parquet import iterate_groups, read_table
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -103,8 +104,10 @@ class Tally(Protocol):
 
 
 @task(cache_policy=NO_CACHE)
-def publish(settings: Settings, batch: Batch, card: ModelCard, detector: DetectorCard) -> Seal:
-    """Join the shards' rows into the report, publish it with its summaries, and seal them.
+def publish(
+    settings: Settings, batch: Batch, card: ModelCard, detector: DetectorCard, parts: int
+) -> Seal:
+    """Join the parts' rows into the report, let it appear at once with its summaries, and seal it.
 
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
@@ -118,12 +121,14 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
             batch,
             IMAGES,
             image_schema(card.classes, list(detector.taps)),
-            _counted_parts(store, batch, detector.name, list(tallies.values())),
+            _counted_parts(store, batch, detector.name, parts, list(tallies.values())),
         )
     }
     slides, night = tallies[SLIDES], tallies[BATCHES]
     assert isinstance(slides, SlideTally)
     assert isinstance(night, BatchTally)
+    for part in range(parts):
+        slides.count_shifts(read_table(store, *shifts_path(batch, detector.name, part)))
     for kind, tally in tallies.items():
         rows = tally.table(made_by)
         digests[kind] = _publish(store, batch, kind, SCHEMAS[kind](), [rows])
@@ -137,7 +142,7 @@ def publish(settings: Settings, batch: Batch, card: ModelCard, detector: Detecto
         raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
     seal = _seal(batch, card, made_by, counts, digests)
     write_seal(store, batch, seal)
-    discard_rows(store, batch, detector.name)
+    discard_scores(store, batch, detector.name)
     return seal
 
 
@@ -161,18 +166,18 @@ def _tallies(
 
 
 def _counted_parts(
-    store: Store, batch: Batch, detector: str, tallies: Sequence[Tally]
+    store: Store, batch: Batch, detector: str, parts: int, tallies: Sequence[Tally]
 ) -> Iterator[pa.Table]:
-    """Yield the rows of the batch's shards with their ``q_value``, after all tallies count them."""
-    paths = [rows_path(batch, detector, shard) for shard in batch.shards()]
+    """Read the rows of the batch's parts with their ``q_value``, each counted by all tallies."""
+    paths = [scores_path(batch, detector, part) for part in range(parts)]
     # A night may have no images.
     p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
     q = q_values(np.concatenate(p))
-    for shard, path in zip(batch.shards(), paths, strict=True):
-        values = q[shard.start : shard.stop]
-        rows = read_table(store, *path).append_column(
-            "q_value", pa.array(values, mask=np.isnan(values))
-        )
+    start = 0
+    for rows in (group for path in paths for group in iterate_groups(store, *path)):
+        values = q[start : start + rows.num_rows]
+        start += rows.num_rows
+        rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
         for tally in tallies:
             tally.count(rows)
         yield rows

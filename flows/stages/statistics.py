@@ -1,12 +1,13 @@
 """Change class statistics in steps: check labels, compute, take out, save a version."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
 from distributed import Client
 
-from flows.jobs.statistics import Rows, RowsJob, rows_statistics
+from flows.jobs.statistics import RowsJob, rows_statistics
 from flows.monitoring.console import tell
 from flows.outcome import shell_command
 from flows.stages.jobs import run_jobs
@@ -14,8 +15,14 @@ from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import contributed
-from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.models.contributions import Rows, contributed
+from storage.models.statistics import (
+    Contribution,
+    Lineage,
+    latest_statistics,
+    load_moments,
+    save_statistics,
+)
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
 from storage.store import Store, StoreError, digest_of
@@ -36,11 +43,34 @@ def statistics_of_rows(
 ) -> ClassStatistics:
     """Compute the statistics of rows of some batches."""
     jobs = [
-        RowsJob(store, card, Rows(rows.batch, rows.rows[start : start + ROWS_A_JOB]))
+        RowsJob(store, card, rows.take(np.arange(start, min(start + ROWS_A_JOB, len(rows)))))
         for rows in taken
-        for start in range(0, len(rows.rows), ROWS_A_JOB)
+        for start in range(0, len(rows), ROWS_A_JOB)
     ]
     return merge_tree(run_jobs(client, rows_statistics, jobs, title=title))
+
+
+def statistics_with_slides(
+    client: Client, store: Store, card: ModelCard, lineage: Lineage
+) -> ClassStatistics:
+    """Load a version's statistics; where it knows of no slides, compute these from the features."""
+    statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
+    if statistics.slides is not None:
+        return statistics
+    rows = [contributed(store, card, contribution) for contribution in lineage.contributions]
+    found = statistics_of_rows(client, store, card, rows, "slides of earlier batches")
+    return replace(statistics, slides=found.slides)
+
+
+def add_slides(client: Client, store: Store, card: ModelCard) -> Lineage:
+    """Return a model's newest version, after what slides tell was added to one that lacks it."""
+    with statistics_lease(store, card):
+        latest = latest_statistics(store, card.name)
+        assert latest is not None
+        if latest.schema_version > 1:
+            return latest
+        statistics = statistics_with_slides(client, store, card, latest)
+        return save_version(store, card, latest, statistics, "slides", latest.contributions)
 
 
 def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
@@ -68,7 +98,7 @@ def take_out(
         goes = np.full(len(given.rows), contribution.batch == name)
     else:
         goes = np.asarray([key == name for key in getattr(given, f"{kind}s")], bool)
-    rows = Rows(given.batch, given.rows[goes])
+    rows = given.take(np.flatnonzero(goes))
     if goes.all():
         return rows, None
     if not goes.any():

@@ -1,7 +1,8 @@
 """Keep the ledger of a batch: which shards are complete, and which reports are published.
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
-``rows/<detector>/<shard>.parquet`` holds a shard's scored rows until the report is published;
+``scores/<detector>/<part>.parquet`` and ``shifts/<detector>/<part>.parquet`` hold the scored rows
+of a part and of its slides until the report is published;
 ``sealed/<detector>.json`` says that it is. All lie in ``batches/<batch>/``.
 """
 
@@ -94,14 +95,28 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
     return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
 
-def rows_path(batch: Batch, detector: str, shard: Shard) -> tuple[str, ...]:
-    """Locate a shard's scored rows, which wait for publication, relative to the store."""
-    return ("batches", batch.key, "rows", detector, f"{shard.number:06d}.parquet")
+def scores_path(batch: Batch, detector: str, part: int) -> tuple[str, ...]:
+    """Name the file, relative to the store, in which a part's scored rows wait for publication."""
+    return ("batches", batch.key, "scores", detector, f"{part:06d}.parquet")
 
 
-def discard_rows(store: Store, batch: Batch, detector: str) -> None:
+def shifts_path(batch: Batch, detector: str, part: int) -> tuple[str, ...]:
+    """Name the file with the shifts of a part's slides: it is written last."""
+    return ("batches", batch.key, "shifts", detector, f"{part:06d}.parquet")
+
+
+def complete_scores(store: Store, batch: Batch, detector: str) -> set[int]:
+    """List the parts of a batch that a detector has scored."""
+    names = store.names("batches", batch.key, "shifts", detector)
+    return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
+
+
+def discard_scores(store: Store, batch: Batch, detector: str) -> None:
     """Remove the rows that waited for a report which is published now."""
-    store.remove("batches", batch.key, "rows", detector)
+    # Those that say that a part is complete go first.
+    store.remove("batches", batch.key, "shifts", detector)
+    store.remove("batches", batch.key, "scores", detector)
+    store.remove("batches", batch.key, "rows", detector)  # what 0.1 wrote
 
 
 class Screening(Record):

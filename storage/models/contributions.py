@@ -14,17 +14,33 @@ from storage.store import Store
 
 
 @dataclass(frozen=True)
-class Contributed:
-    """A batch's ``rows`` (n,) in the statistics, by its key, with patients and slides, if known."""
+class Rows:
+    """Rows (n,) of one batch, in rising order, with their patients and slides, if known.
+
+    ``batch`` is its key.
+    """
 
     batch: str
     rows: NDArray[np.intp]
     patients: list[str | None]
     slides: list[str | None]
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Contributed:
-    """Find the rows of a batch that are in the statistics now."""
+    def take(self, places: NDArray[np.intp]) -> "Rows":
+        """Take some of the rows by their places."""
+        chosen = places.tolist()
+        return Rows(
+            self.batch,
+            self.rows[places],
+            [self.patients[place] for place in chosen],
+            [self.slides[place] for place in chosen],
+        )
+
+
+def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
+    """List the rows of a batch that are in the statistics now."""
     batch = load_batch(store, contribution.batch, contribution.attempt)
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
@@ -32,10 +48,8 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Co
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
     chosen &= ~np.isin(patients, contribution.without_patients)
     chosen &= ~np.isin(slides, contribution.without_slides)
-    rows = np.flatnonzero(chosen)
-    return Contributed(
-        batch.key, rows, [patients[row] for row in rows], [slides[row] for row in rows]
-    )
+    everything = Rows(batch.key, np.arange(batch.rows), patients, slides)
+    return everything.take(np.flatnonzero(chosen))
 
 
 def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:

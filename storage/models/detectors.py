@@ -23,8 +23,13 @@ class TapCard(Part):
 
 
 class DetectorCard(Card):
-    """The card of a detector: what it was made from, its calibration and its levels."""
+    """What a detector was made from and at which level it speaks.
 
+    ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
+    has no such scores, as all of schema version 1.
+    """
+
+    schema_version: int = 2
     name: str
     model: str
     model_digest: str
@@ -37,6 +42,7 @@ class DetectorCard(Card):
     alpha: float
     uncertain_below: float
     warnings: list[str]
+    slides: int | None = None
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:

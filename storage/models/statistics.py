@@ -24,6 +24,7 @@ class Contribution(Part):
 class Lineage(Card):
     """The origin of a version of the statistics; ``images`` counts by class."""
 
+    schema_version: int = 2  # 1 knew of no slides
     model: str
     version: int
     parent: int | None

@@ -9,15 +9,23 @@ from numpy.typing import NDArray
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.own_normal import OwnNormal
 from tasks.types import Arrays, Float, below, nested
+
+POPULATION = "population"  # what images are compared with that have nothing nearer
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Hold Gaussians by tap, and the calibration of their distances in the order of the taps."""
+    """Gaussians by tap, and the calibration of their distances in the order of the taps.
+
+    ``own`` scores cells by their own slide; None where too few slides were fitted to know how
+    slides differ.
+    """
 
     gaussians: dict[str, TiedGaussian]
     calibration: Calibration
+    own: OwnNormal | None = None
 
     @property
     def taps(self) -> list[str]:
@@ -35,25 +43,35 @@ class Detector:
         arrays = nested("calibration", vars(self.calibration))
         for tap, gaussian in self.gaussians.items():
             arrays |= nested(f"tap/{tap}", gaussian.to_arrays())
+        if self.own is not None:
+            arrays |= nested("own", self.own.to_arrays())
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Detector":
         """Read a detector back from `to_arrays`."""
         names = sorted(key.split("/")[1] for key in arrays if key.endswith("/factor"))
+        own = below("own", arrays)
         return cls(
             {tap: TiedGaussian.from_arrays(below(f"tap/{tap}", arrays)) for tap in names},
             Calibration(**below("calibration", arrays)),
+            OwnNormal.from_arrays(own) if own else None,
         )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Hold ``distances`` (n, T), squared, ``abnormality`` (n,) and ``p_value`` (n,) of images."""
+    """How abnormal n images are.
+
+    ``distances`` (n, T) are squared, to the population, and ``population_p_value`` (n,) is that of
+    these. ``abnormality`` and ``p_value`` (n,) are given what each image is ``compared_with`` (n,).
+    """
 
     distances: Float
     abnormality: Float
     p_value: Float
+    population_p_value: Float
+    compared_with: NDArray[np.object_]
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
@@ -72,7 +90,7 @@ def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
 
 
 def score(detector: Detector, taps: Mapping[str, NDArray[np.floating]]) -> Scores:
-    """Score images by their taps' features, (n, d) each."""
+    """Score images by their taps' features, (n, d) each, against the population."""
     distances = np.stack(
         [
             nearest_class_distance(gaussian, taps[name])
@@ -81,4 +99,5 @@ def score(detector: Detector, taps: Mapping[str, NDArray[np.floating]]) -> Score
         axis=1,
     )
     fused = abnormality(detector.calibration, log_distance(distances))
-    return Scores(distances, fused, p_values(detector.calibration, fused))
+    p = p_values(detector.calibration, fused)
+    return Scores(distances, fused, p, p.copy(), np.full(len(fused), POPULATION, object))

@@ -7,12 +7,12 @@ They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The rando
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.types import Float
+from tasks.types import Arrays, Float, below, nested
 
 LAYOUT = 1  # of `to_arrays`
 
@@ -47,6 +47,41 @@ class GroupStatistics:
     def classes(self) -> int:
         """Return the number of classes C."""
         return int(self.n.shape[1])
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping; the keys are JSON in UTF-8."""
+        keys = json.dumps([list(key) for key in self.keys], ensure_ascii=False).encode()
+        return {
+            "layout": np.asarray([LAYOUT]),
+            "keys": np.frombuffer(keys, np.uint8),
+            "n": self.n,
+            **nested("means", self.means),
+            **nested("scatter", self.scatter),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "GroupStatistics":
+        """Read group statistics back from `to_arrays`.
+
+        Raises:
+            ValueError: they are of another layout.
+        """
+        if (layout := int(arrays["layout"][0])) != LAYOUT:
+            raise ValueError(f"group statistics of layout {layout}, this version reads {LAYOUT}")
+        return cls(
+            tuple(GroupKey(*key) for key in json.loads(arrays["keys"].tobytes())),
+            arrays["n"],
+            below("means", arrays),
+            below("scatter", arrays),
+        )
+
+
+def slide_keys(
+    batch: str, patients: Iterable[str | None], slides: Iterable[str | None]
+) -> list[GroupKey]:
+    """Name the group of each cell of a batch; cells that name no slide are one."""
+    pairs = zip(patients, slides, strict=True)
+    return [GroupKey(batch, patient or "", slide or "") for patient, slide in pairs]
 
 
 def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics:
@@ -187,27 +222,6 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
     return GroupStatistics(keys, n[stays], means, scatter)
 
 
-def merge_all(parts: Iterable[GroupStatistics]) -> GroupStatistics:
-    """Merge statistics pairwise along the binary tree that their order alone decides.
-
-    Raises:
-        ValueError: there are no parts.
-    """
-    pending: list[tuple[int, GroupStatistics]] = []  # (height, statistics), heights falling
-    for part in parts:
-        height = 0
-        while pending and pending[-1][0] == height:
-            part = merge_groups(pending.pop()[1], part)
-            height += 1
-        pending.append((height, part))
-    if not pending:
-        raise ValueError("nothing to merge")
-    total = pending.pop()[1]
-    while pending:
-        total = merge_groups(pending.pop()[1], total)
-    return total
-
-
 def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) -> GroupStatistics:
     """Merge groups into larger ones, exactly: ``key`` gives the group that a group is part of."""
     wanted = [key(each) for each in statistics.keys]
@@ -247,37 +261,6 @@ def by_slide(key: GroupKey) -> GroupKey:
 def keys_of(statistics: GroupStatistics, kind: str, name: str) -> list[GroupKey]:
     """List the groups of one ``batch``, ``patient`` or ``slide``."""
     return [key for key in statistics.keys if getattr(key, kind) == name]
-
-
-def to_arrays(statistics: GroupStatistics) -> dict[str, NDArray[Any]]:
-    """Write group statistics as named arrays, for keeping; the keys are JSON in UTF-8."""
-    keys = json.dumps([list(key) for key in statistics.keys], ensure_ascii=False).encode()
-    arrays: dict[str, NDArray[Any]] = {
-        "layout": np.asarray([LAYOUT]),
-        "keys": np.frombuffer(keys, np.uint8),
-        "n": statistics.n,
-    }
-    for tap in statistics.taps:
-        arrays[f"{tap}/means"] = statistics.means[tap]
-        arrays[f"{tap}/scatter"] = statistics.scatter[tap]
-    return arrays
-
-
-def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> GroupStatistics:
-    """Read group statistics back from `to_arrays`.
-
-    Raises:
-        ValueError: they are of another layout.
-    """
-    if (layout := int(arrays["layout"][0])) != LAYOUT:
-        raise ValueError(f"group statistics of layout {layout}, this version reads {LAYOUT}")
-    taps = sorted(name.removesuffix("/scatter") for name in arrays if name.endswith("/scatter"))
-    return GroupStatistics(
-        tuple(GroupKey(*key) for key in json.loads(arrays["keys"].tobytes())),
-        arrays["n"],
-        {tap: arrays[f"{tap}/means"] for tap in taps},
-        {tap: arrays[f"{tap}/scatter"] for tap in taps},
-    )
 
 
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:

@@ -5,18 +5,27 @@ M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub
 see Schubert & Gertz (2018) for its accuracy. Read backwards, the same algebra retracts one.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
-from tasks.types import Arrays, Float
+from tasks.detector.groups import (
+    GroupKey,
+    GroupStatistics,
+    empty_groups,
+    group_statistics,
+    merge_groups,
+    retract_groups,
+)
+from tasks.types import Arrays, Float, below, nested
 
 # A tap's moments are kept under this name. Up to 0.1 those of normalised features were kept beside
 # them, under "unit", and nothing ever read them.
 _AS_THEY_ARE = "raw"
+_SLIDES = "slides"  # under this name lie the statistics by slide
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,22 @@ class Moments:
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """Hold the moments of every tap of a network, by the tap's name."""
+    """The moments of every tap of a network, by the tap's name, and what slides tell beside them.
+
+    ``slides`` is None where it is not known which cells are of one slide, as in statistics that 0.1
+    wrote; it stays unknown in whatever they are merged with.
+    """
 
     taps: Mapping[str, Moments]
+    slides: GroupStatistics | None = None
 
     @classmethod
     def empty(cls, tap_widths: Mapping[str, int], classes: int) -> "ClassStatistics":
         """Make the statistics of nothing."""
-        return cls({tap: Moments.empty(classes, width) for tap, width in tap_widths.items()})
+        return cls(
+            {tap: Moments.empty(classes, width) for tap, width in tap_widths.items()},
+            empty_groups(tap_widths, classes),
+        )
 
     @property
     def n(self) -> Float:
@@ -61,24 +78,29 @@ class ClassStatistics:
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
-        return {
+        arrays = {
             f"{tap}/{_AS_THEY_ARE}/{name}": values
             for tap, state in sorted(self.taps.items())
             for name, values in vars(state).items()
         }
+        if self.slides is not None:
+            arrays |= nested(_SLIDES, self.slides.to_arrays())
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "ClassStatistics":
         """Read statistics back from `to_arrays`, also those that 0.1 wrote."""
         suffix = f"/{_AS_THEY_ARE}/n"
         taps = sorted(name.removesuffix(suffix) for name in arrays if name.endswith(suffix))
+        slides = below(_SLIDES, arrays)
         return cls(
             {
                 tap: Moments(
                     *(arrays[f"{tap}/{_AS_THEY_ARE}/{name}"] for name in ("n", "mean", "scatter"))
                 )
                 for tap in taps
-            }
+            },
+            GroupStatistics.from_arrays(slides) if slides else None,
         )
 
 
@@ -162,22 +184,33 @@ def partial_fit(
 
 
 def statistics_of(
-    taps: Mapping[str, NDArray[np.floating]], labels: NDArray[np.integer], classes: int
+    taps: Mapping[str, NDArray[np.floating]],
+    labels: NDArray[np.integer],
+    classes: int,
+    keys: Sequence[GroupKey] | None = None,
 ) -> ClassStatistics:
-    """Compute the moments of every tap, (n, d) each; see `moments` for the arguments."""
+    """Compute the statistics of every tap, (n, d) each.
+
+    Args:
+        taps: features, finite where a cell has a label.
+        labels: (n,), the class of each cell; those with a negative label are left out.
+        classes: C.
+        keys: the slide of each cell, if known.
+    """
     return ClassStatistics(
-        {tap: moments(features, labels, classes) for tap, features in taps.items()}
+        {tap: moments(features, labels, classes) for tap, features in taps.items()},
+        None if keys is None else group_statistics(taps, labels, keys, classes),
     )
 
 
 def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
-    """Merge every tap with `merge`; KeyError where the taps differ."""
-    return _tap_by_tap(merge, a, b)
+    """`merge` every tap, and the slides; KeyError where the taps differ."""
+    return _part_by_part(merge, merge_groups, a, b)
 
 
 def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
-    """Take every tap out with `retract`; KeyError where the taps differ."""
-    return _tap_by_tap(retract, total, part)
+    """`retract` every tap, and the slides; KeyError where the taps differ."""
+    return _part_by_part(retract, retract_groups, total, part)
 
 
 def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
@@ -203,11 +236,20 @@ def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
     return total
 
 
-def _tap_by_tap(
-    combine: Callable[[Moments, Moments], Moments], a: ClassStatistics, b: ClassStatistics
+def _part_by_part(
+    combine: Callable[[Moments, Moments], Moments],
+    combine_slides: Callable[[GroupStatistics, GroupStatistics], GroupStatistics],
+    a: ClassStatistics,
+    b: ClassStatistics,
 ) -> ClassStatistics:
     names = [*a.taps, *(tap for tap in b.taps if tap not in a.taps)]
-    return ClassStatistics({tap: combine(a.taps[tap], b.taps[tap]) for tap in names})
+    slides = None
+    if a.slides is not None and b.slides is not None:
+        slides = combine_slides(a.slides, b.slides)
+    return ClassStatistics(
+        {tap: combine(a.taps[tap], b.taps[tap]) for tap in names},
+        slides,
+    )
 
 
 def _add_outer(matrix: Float, vector: Float, weight: float) -> None:

@@ -1,6 +1,6 @@
 """Measure how far cells are from the reference of their slide."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,6 @@ from tasks.types import Float
 Flags = NDArray[np.bool_]
 Taps = Mapping[str, NDArray[np.floating]]
 Level = Literal["slide", "site", "population"]
-
-BLOCK = 4096  # cells that are scored together, whatever parts a slide comes in
 
 
 @dataclass(frozen=True)
@@ -137,37 +135,6 @@ def standardised_distances(
         distances = squared_distances(own, taps[tap][usable], classes, weighs[usable])
         found[usable, column] = (log_distance(distances) - own.location) / own.scale
     return found
-
-
-Part = tuple[Taps, NDArray[np.integer], Flags]
-
-
-def score_parts(normal: SlideNormal, parts: Iterable[Part]) -> Iterator[Float]:
-    """Compute `standardised_distances` of a slide that comes in parts, `BLOCK` cells at a time.
-
-    Parts of any size are cut into the same blocks, so that no bit depends on how a slide was read,
-    and no more is held than a part and a block.
-    """
-    held: Part | None = None
-    for part in parts:
-        held = _joined(held, part)
-        while len(held[1]) >= BLOCK:
-            yield standardised_distances(normal, *_rows(held, slice(BLOCK)))
-            held = _rows(held, slice(BLOCK, None))
-    if held is not None and len(held[1]):
-        yield standardised_distances(normal, *held)
-
-
-def _rows(part: Part, rows: slice) -> Part:
-    taps, predicted, weighs = part
-    return {tap: x[rows] for tap, x in taps.items()}, predicted[rows], weighs[rows]
-
-
-def _joined(a: Part | None, b: Part) -> Part:
-    if a is None or not len(a[1]):
-        return b
-    taps = {tap: np.concatenate([a[0][tap], b[0][tap]]) for tap in b[0]}
-    return taps, np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
 
 
 def _whiten(factor: Float, rows: Float) -> Float:

@@ -84,16 +84,6 @@ def shift_distance(prior: Prior, n: float, mean: Float) -> float:
     return float(white @ white)
 
 
-def shift_distances(priors: Mapping[str, Prior], statistics: GroupStatistics) -> Float:
-    """Compute T^2 (G, T) of every group, by its counts and means alone; taps in rising order."""
-    columns = []
-    for tap in statistics.taps:
-        count, residuals = residual_means(statistics, tap, priors[tap].means)
-        pairs = zip(count.tolist(), residuals, strict=True)
-        columns.append([shift_distance(priors[tap], n, mean) for n, mean in pairs])
-    return np.asarray(columns).T.reshape(len(statistics.keys), len(columns))
-
-
 def slide_normal(
     priors: Mapping[str, Prior],
     taps: Taps,

@@ -25,6 +25,7 @@ _KINDS = {
     "tap_scores": pa.map_(pa.string(), _COUNTS),
     "tap_edges": _EDGES,
     "psi_taps": pa.map_(pa.string(), pa.float64()),
+    "slides_shifted": pa.int64(),
     "light": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
@@ -74,6 +75,7 @@ class BatchSummary:
     scored_at: datetime
     p_value_edges: tuple[float, ...] = FIRST_P_VALUE_EDGES
     tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
+    slides_shifted: int | None = None
 
     @property
     def bins(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

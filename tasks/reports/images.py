@@ -87,7 +87,7 @@ def image_rows(
     """
     failed = read.failed
     # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
-    unjudged = failed | _is_cut(manifest)
+    unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed)
     return pa.table(
@@ -153,8 +153,10 @@ def _of_detector(
         **{f"distance_{name}": scores.distances[:, t] for t, name in enumerate(taps)},
         "abnormality": scores.abnormality,
         "p_value": scores.p_value,
+        "population_p_value": scores.population_p_value,
     }
     return {
+        "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
         **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
         "abnormal": pa.array(verdicts.abnormal, pa.bool_(), mask=unjudged),
         "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
@@ -162,8 +164,8 @@ def _of_detector(
     }
 
 
-def _is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
-    """Mark the rows (n,) of red cells that the border of their field cuts."""
+def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
+    """Say which rows (n,) of a manifest are red cells that the border of their field cuts."""
     if "touches_border" not in manifest.column_names:
         return np.zeros(manifest.num_rows, bool)
     # A white cell is abnormal, whole or not.

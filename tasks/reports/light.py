@@ -39,6 +39,8 @@ ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
 DISCOVERIES_AMBER = 0.005
+# One ordinary slide in as many as were fitted is further than all of these, by chance.
+SHIFTED_AMBER = 0.1
 # A fiftieth of the files damaged has a cause that can be found; with a quarter the night is lost.
 FAILED_AMBER = 0.02
 FAILED_RED = 0.25
@@ -73,7 +75,13 @@ class Drift:
 
 
 def judge(
-    night: NightTally, earlier: Sequence[BatchSummary], *, detector: str, alpha: float
+    night: NightTally,
+    earlier: Sequence[BatchSummary],
+    *,
+    detector: str,
+    alpha: float,
+    slides: int = 0,
+    shifted: int = 0,
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
@@ -85,6 +93,8 @@ def judge(
             compared by their shares alone.
         detector: the night's.
         alpha: its level.
+        slides: how many there are.
+        shifted: how many of them are further from what was fitted than any fitted slide.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
@@ -96,6 +106,12 @@ def judge(
     psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, alike)
     found = [*_abnormal(night, alpha), *_failures(night, usual), *_unlike(night.shares(), usual)]
+    if shifted >= SHIFTED_AMBER * slides and shifted:
+        told = (
+            f"{shifted} of {slides} slides lie further from what was fitted than any fitted slide: "
+            "look at each as a whole; its cells are judged among themselves"
+        )
+        found.append((Light.AMBER, told))
     if len(alike) < len(usual):
         others = len(usual) - len(alike)
         told = f"{others} earlier nights have histograms of other bins: only shares are compared"
@@ -157,6 +173,7 @@ class BatchTally:
     def __init__(self, night: NightTally, earlier: Sequence[BatchSummary], alpha: float) -> None:
         self.night, self._earlier, self._alpha = night, earlier, alpha
         self._slides = self._slides_for_review = 0
+        self._shifted: int | None = None
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their ``q_value``."""
@@ -166,6 +183,9 @@ class BatchTally:
         """Count rows of the report on slides."""
         self._slides += rows.num_rows
         self._slides_for_review += int(is_for_review(rows).sum())
+        known = rows["shifted"].drop_null().to_pylist()
+        if known:
+            self._shifted = (self._shifted or 0) + sum(known)
 
     def table(self, made_by: Provenance) -> pa.Table:
         """Make the one row of the report on batches."""
@@ -174,7 +194,14 @@ class BatchTally:
     def summary(self, made_by: Provenance) -> BatchSummary:
         """Judge the batch by all that was counted."""
         night = self.night
-        drift = judge(night, self._earlier, detector=made_by.detector, alpha=self._alpha)
+        drift = judge(
+            night,
+            self._earlier,
+            detector=made_by.detector,
+            alpha=self._alpha,
+            slides=self._slides,
+            shifted=self._shifted or 0,
+        )
         share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
         return BatchSummary(
             images=night.images,
@@ -190,6 +217,7 @@ class BatchTally:
             review=night.verdicts[Verdict.REVIEW],
             slides=self._slides,
             slides_for_review=self._slides_for_review,
+            slides_shifted=self._shifted,
             clusters=len(night.clusters),
             p_values=tuple(night.p_values.tolist()),
             p_value_edges=P_VALUE_EDGES,

@@ -8,6 +8,7 @@ Only red cells count for parasitaemia; where cells were cut out of fields of vie
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,10 +43,25 @@ from tasks.reports.parasitaemia import (
 )
 from tasks.types import FieldKind, Float
 
+# The shift of slides, as scoring writes it: a row for each slide and patient.
+SHIFTS = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("judged_cells", pa.int64()),
+        ("shift", pa.float64()),
+        ("shift_p_value", pa.float64()),
+        ("shifted", pa.bool_()),
+        ("shift_tap", pa.string()),
+    ]
+)
+OF_SHIFT = ("shift", "shift_p_value", "shifted", "shift_tap")
+
 
 class SlideReason(StrEnum):
     """Name why a person looks at a slide as a whole; ``fields ...`` stand beside them."""
 
+    SHIFTED = "shifted"
     TOGETHER = "abnormal together"
     MANY_FAILED = "many failed"
     FEW_CELLS = "few cells"
@@ -92,6 +108,7 @@ class _Slide:
     p_value: Counter[int] = field(default_factory=Counter)
     exclusions: Counter[str] = field(default_factory=Counter)
     beyond: Counter[str] = field(default_factory=Counter)
+    shift: dict[str, Any] = field(default_factory=dict)  # a row of `SHIFTS`
 
     def name_patient(self, patient: str | None) -> None:
         # Two are enough to know that there are several.
@@ -174,6 +191,14 @@ class SlideTally:
             if kind != FieldKind.FIELD:
                 slide.exclusions[kind or failure_reason(failure) or FieldReason.FAILED] += 1
 
+    def count_shifts(self, rows: pa.Table) -> None:
+        """Note rows of `SHIFTS`; of a slide of several patients, the one that is furthest."""
+        for row in rows.to_pylist():
+            (number,) = self._numbers_of([row["slide_id"]])
+            slide = self._slides[number]
+            if row["shift"] is not None and row["shift"] > slide.shift.get("shift", -np.inf):
+                slide.shift = row
+
     def table(self, made_by: Provenance) -> pa.Table:
         """Make one row a slide, by name; images without a slide are the last row.
 
@@ -197,6 +222,7 @@ class SlideTally:
                 **_of_fields(slides, counts),
                 **self._of_density(counts),
                 **_of_scores(slides),
+                **_of_shifts(slides),
                 **_of_colours(self._colours[order], counts["coloured"]),
                 "verdict": verdicts(reasons),
                 "review_reasons": pa.array(reasons, pa.list_(pa.string())),
@@ -243,6 +269,7 @@ class SlideTally:
             for name, slide in zip(names, slides, strict=True)
         ]
         found = {
+            SlideReason.SHIFTED: np.asarray([bool(s.shift.get("shifted")) for s in slides], bool),
             SlideReason.TOGETHER: (surprise <= ABNORMAL_P_VALUE) & (abnormal >= limit * scored),
             SlideReason.MANY_FAILED: (cells > 0) & (cells - scored >= MANY_FAILED * cells),
             SlideReason.FEW_CELLS: scored < FEW_CELLS,
@@ -328,6 +355,14 @@ def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
         "p_value_median": pa.array(
             [_median_p_value(slide.p_value) for slide in slides], pa.float64()
         ),
+    }
+
+
+def _of_shifts(slides: list[_Slide]) -> dict[str, pa.Array]:
+    """Columns on how far slides are from what was fitted, null where that is not known."""
+    return {
+        name: pa.array([slide.shift.get(name) for slide in slides], SHIFTS.field(name).type)
+        for name in OF_SHIFT
     }
 
 

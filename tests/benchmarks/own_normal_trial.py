@@ -29,21 +29,21 @@ from tasks.detector.groups import (
     GroupStatistics,
     group_statistics,
     retract_groups,
-    to_arrays,
 )
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.detector.random_effects import components
-from tasks.detector.slide_calibration import (
+from tasks.detector.own_normal import (
     OwnCalibration,
+    cell_scores,
     fitted_slide,
     own_calibration,
+    score_slide,
     slides_spread,
     with_spread,
 )
+from tasks.detector.random_effects import components
 from tasks.detector.slide_distance import Prior, SlideNormal, standardised_distances
 from tasks.detector.slide_normal import Choices, prior_of, reference_rows, slide_normal
-from tasks.detector.slide_scores import cell_scores, score_slide
 from tasks.evaluation.metrics import auroc
 
 TAPS = ("blocks.2", "blocks.3")
@@ -349,7 +349,7 @@ def cost(own: Own, cells: Cells) -> None:
             {tap: np.zeros((slides, 2, x.shape[1])) for tap, x in cells.taps.items()},
             nothing.scatter,
         )
-        row(f"{slides:,}", sum(array.nbytes for array in to_arrays(state).values()) / 2**20)
+        row(f"{slides:,}", sum(array.nbytes for array in state.to_arrays().values()) / 2**20)
 
 
 def main(folder: Path) -> None:

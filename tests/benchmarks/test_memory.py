@@ -18,7 +18,9 @@ SCREEN = """
 import json, sys
 from datetime import date
 from flows.cluster import open_client
-from flows.screen import extract_and_score, publish
+from flows.screen import extract
+from flows.stages.publish import publish
+from flows.stages.scoring import score_slides
 from flows.settings import Settings
 from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.models.detectors import load_detector_card
@@ -41,9 +43,10 @@ if __name__ == "__main__":
                      batch_date=date(2026, 1, 1), started_at=now())
     batch = freeze_batch(store, plan, list_images(images))
     with open_client(settings) as client:
-        extract_and_score.fn(client, store, batch, card, detector)
+        extract.fn(client, store, batch, card)
+        parts = score_slides.fn(client, store, batch, card, detector)
         workers = client.run(peak)
-    seal = publish.fn(settings, batch, card, detector)
+    seal = publish.fn(settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     print(json.dumps({"worker": max(workers.values()), "coordinator": peak()}))
 """

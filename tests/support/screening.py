@@ -5,9 +5,10 @@ from datetime import date
 import pyarrow as pa
 from distributed import Client
 
-from flows.screen import extract_and_score
+from flows.screen import extract
 from flows.settings import Settings
 from flows.stages.publish import publish
+from flows.stages.scoring import score_slides
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -38,7 +39,8 @@ def screen_anew(
     detector = load_detector_card(store)
     card = load_card(store, detector.model)
     batch = freeze(settings, manifest, name)
-    extract_and_score.fn(client, store, batch, card, detector)
-    seal = publish.fn(settings, batch, card, detector)
+    extract.fn(client, store, batch, card)
+    parts = score_slides.fn(client, store, batch, card, detector)
+    seal = publish.fn(settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))

@@ -22,6 +22,12 @@ def batch_schema() -> pa.Schema:
             column("review", COUNT, "images for review by a person", "images"),
             column("slides", COUNT, "slides; images that name none count as one", "slides"),
             column("slides_for_review", COUNT, "slides for review by a person", "slides"),
+            column(
+                "slides_shifted",
+                COUNT,
+                "slides further from what was fitted than any fitted slide; null where not known",
+                "slides",
+            ),
             column("clusters", COUNT, "patients with scored images, or slides where none is named"),
             column("p_values", pa.list_(COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
             column("p_value_edges", pa.list_(pa.float64()), "edges of the bins of p_values"),

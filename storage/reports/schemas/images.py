@@ -57,10 +57,21 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
             column(
                 "abnormality",
                 pa.float64(),
-                "fused score, higher is more abnormal",
-                "deviations of the log distance over calibration patients",
+                "fused score given what the cell is compared with, higher is more abnormal",
+                "deviations of the log distance over cells like those",
+            ),
+            column(
+                "compared_with",
+                TEXT,
+                "cells that the abnormality is relative to: of its slide, patient, night, or the "
+                "population, which are all cells that were fitted",
             ),
             column("p_value", pa.float64(), "conformal p-value of the abnormality"),
+            column(
+                "population_p_value",
+                pa.float64(),
+                "conformal p-value of the distance to the population, whatever its slide is like",
+            ),
             column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
             column("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
             column("verdict", TEXT, "accept, or review by a person"),

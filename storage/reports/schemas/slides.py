@@ -97,14 +97,24 @@ def slide_schema() -> pa.Schema:
                 "deviations of the log distance over calibration patients",
             ),
             column("p_value_median", pa.float64(), "median p-value, to 6%"),
+            column(
+                "shift",
+                pa.float64(),
+                "how far the slide as a whole is from fitted slides, higher is further; null where "
+                "the detector does not know how slides differ",
+                "deviations of the log distance over fitted slides",
+            ),
+            column("shift_p_value", pa.float64(), "conformal p-value of the shift"),
+            column("shifted", pa.bool_(), "whether no fitted slide is as far"),
+            column("shift_tap", TEXT, "the tap at which the slide is furthest"),
             *colour("mean over scored images: how the slide is stained and lit"),
             column("verdict", TEXT, "accept, or review by a person"),
             column(
                 "review_reasons",
                 pa.list_(pa.string()),
-                "abnormal together, many failed, few cells, many uncertain, several patients, "
-                "too few cells for a negative call, and of fields: out of focus, dark, "
-                "overexposed, crowded, few cells, failed",
+                "shifted, abnormal together, many failed, few cells, many uncertain, "
+                "several patients, too few cells for a negative call, and of fields: out of "
+                "focus, dark, overexposed, crowded, few cells, failed",
             ),
             *made_by(),
         ]

@@ -1,65 +1,31 @@
 import os
 import pickle
-import shutil
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flows.jobs import shard as shard_module
 from flows.jobs.networks import load_classifier, load_inference
-from flows.jobs.shard import ShardJob, ShardResult, run_shard
-from flows.jobs.statistics import GroupJob, Rows, RowsJob, group_log_distances, rows_statistics
+from flows.jobs.shard import run_shard
+from flows.jobs.statistics import GroupJob, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
-from storage.batches.features import FAILED, SCORED, create_features, read_block, write_block
+from storage.batches.features import FAILED, SCORED, read_block, write_block
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import Failure, complete_shards, read_shard_record, rows_path
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
-from storage.models.classifiers import ModelCard, load_card
-from storage.models.contributions import contributed
-from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.batches.ledger import Failure, complete_shards, read_shard_record
+from storage.batches.manifests import read_manifest
+from storage.models.classifiers import load_card
+from storage.models.contributions import Rows, contributed
 from storage.models.statistics import Contribution, Lineage, save_statistics
-from storage.parquet import read_table
 from storage.store import Store, StoreError, digest_of
-from tasks.detector.calibration import Calibration, leave_group_out
-from tasks.detector.detector import Detector, fit_gaussians, score
+from tasks.detector.calibration import leave_group_out
 from tasks.detector.moments import merge_statistics, statistics_of
-from tasks.images.listing import class_numbers, list_images
+from tasks.images.listing import class_numbers
 from tests.support.models import CLASSES, HELD_OUT, WHEN
+from tests.support.shards import Night, start, start_spoilt
 
 SHARD_ROWS = 10
-
-
-@dataclass
-class Night:
-    """A batch of 24 cells of four patients in shards of 10, 10 and 4."""
-
-    store: Store
-    batch: Batch
-    card: ModelCard
-
-    def job(self, number: int, **wanted: object) -> ShardJob:
-        shard = list(self.batch.shards())[number]
-        return ShardJob(self.store, self.batch, shard, self.card, **wanted)  # type: ignore[arg-type]
-
-    def run(self, **wanted: object) -> list[ShardResult]:
-        return [run_shard(self.job(number, **wanted)) for number in range(3)]
-
-
-def start(store: Store, images: Path, name: str = "night") -> Night:
-    card = load_card(store, "tiny")
-    plan = BatchPlan(
-        name=name, images=str(images), limit=None, shard_rows=SHARD_ROWS,
-        batch_date=date(2026, 1, 3), started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
-    create_features(
-        store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
-        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
-    )  # fmt: skip
-    return Night(store, batch, card)
 
 
 @pytest.fixture
@@ -69,34 +35,7 @@ def night(store_with_model: Store, cells: Path) -> Night:
 
 @pytest.fixture
 def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
-    """The same night, but of every image of the second shard one half is lost."""
-    shutil.copytree(cells, tmp_path / "images")
-    night = start(store_with_model, tmp_path / "images")
-    second = list(night.batch.shards())[1]
-    for uri in read_manifest(night.store, night.batch, second)["uri"].to_pylist():
-        path = Path(uri.removeprefix("file://"))
-        size = path.stat().st_size
-        os.truncate(path, size // 2)
-        os.truncate(path, size)  # of another size it would not be the image that was frozen
-    return night
-
-
-def add_detector(night: Night) -> tuple[DetectorCard, Detector]:
-    results = night.run(fit=True)
-    total = results[0].statistics
-    for result in results[1:]:
-        total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
-    calibration = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
-    detector = Detector(fit_gaussians(total), calibration)  # type: ignore[arg-type]
-    content = arrays_to_bytes(detector.to_arrays())
-    card = DetectorCard(
-        created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
-        statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
-        calibrating_images=9, alpha=0.05, uncertain_below=0.75, warnings=[],
-        taps={n: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0) for n in "ab"},
-    )  # fmt: skip
-    save_detector(night.store, card, content)
-    return card, detector
+    return start_spoilt(store_with_model, cells, tmp_path)
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,11 +117,19 @@ def test_held_out_patients_are_in_no_statistics(night: Night) -> None:
             np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def rows_of(night: Night, rows: NDArray[np.intp]) -> Rows:
+    """Some rows of the night, with their patients and slides."""
+    manifest = read_manifest(night.store, night.batch)
+    names = (manifest[name].to_pylist() for name in ("patient_id", "slide_id"))
+    return Rows("night", np.arange(manifest.num_rows), *names).take(rows)
+
+
 def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Night) -> None:
     night.run()
     rows = np.array([3, 4, 11, 20])
     taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
-    found = rows_statistics(RowsJob(night.store, night.card, Rows("night", rows))).to_arrays()
+    part = rows_of(night, rows)
+    found = rows_statistics(RowsJob(night.store, night.card, part)).to_arrays()
     for name, values in statistics_of(taken.taps, taken.label, 2).to_arrays().items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
@@ -217,50 +164,6 @@ def test_failures_are_remembered_when_a_shard_is_used_again(
     first = spoilt.run()
     no_decoding(monkeypatch)
     assert [result.failures for result in spoilt.run()] == [result.failures for result in first]
-
-
-def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
-    card, detector = add_detector(night)
-    night.run(detector=card, scored_at=WHEN)
-    block = read_block(night.store, "tiny", "night", 0, 24)
-    scores = score(detector, block.taps)
-    manifest = read_manifest(night.store, night.batch)
-    for shard in night.batch.shards():
-        rows = read_table(night.store, *rows_path(night.batch, "d", shard))
-        here = slice(shard.start, shard.stop)
-        assert rows["uri"].to_pylist() == manifest["uri"].to_pylist()[here]
-        np.testing.assert_allclose(rows["abnormality"].to_numpy(), scores.abnormality[here])
-        np.testing.assert_allclose(rows["distance_layer1"].to_numpy(), scores.distances[here, 0])
-        classes = np.array(CLASSES)[block.logits[here].argmax(axis=1)]
-        assert rows["diagnosis"].to_pylist() == classes.tolist()
-        assert set(rows["scored_at"].to_pylist()) == {WHEN}
-
-
-def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt: Night) -> None:
-    card, _ = add_detector(spoilt)
-    spoilt.run(detector=card, scored_at=WHEN)
-    second = list(spoilt.batch.shards())[1]
-    rows = read_table(spoilt.store, *rows_path(spoilt.batch, "d", second)).to_pylist()
-    assert len(rows) == 10
-    for row in rows:
-        assert (row["status"], row["verdict"], row["review_reason"]) == (
-            "failed",
-            "review",
-            "failed",
-        )
-        assert row["failure"].startswith("damaged: ")
-        assert row["image_id"]
-        assert row["diagnosis"] is row["abnormality"] is row["p_value"] is None
-
-
-def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
-    card, _ = add_detector(night)
-    paths = [rows_path(night.batch, "d", shard) for shard in night.batch.shards()]
-    written = []
-    for _ in range(2):
-        night.run(detector=card, scored_at=WHEN)
-        written.append([night.store.read_bytes(*path) for path in paths])
-    assert written[0] == written[1]
 
 
 def test_the_colour_of_an_image_is_in_its_features_and_its_row(spoilt: Night) -> None:
@@ -323,12 +226,12 @@ def test_a_shard_reads_what_is_its_own_and_the_cards_came_with_it(
     store_with_model: Store, cells: Path, asked: list[str], kept: bool
 ) -> None:
     night = start(store_with_model, cells)
-    card, _ = add_detector(night)
+    night.run()
     if not kept:
         night.store.remove("batches", "night", "ledger")
-    run_shard(night.job(0, detector=card, scored_at=WHEN))
+    run_shard(night.job(0))
     asked.clear()
-    run_shard(night.job(1, detector=card, scored_at=WHEN))
+    run_shard(night.job(1))
     assert asked == [
         "open batches/night/manifest.parquet",
         "exists batches/night/ledger/tiny/000001.json",
@@ -378,7 +281,7 @@ def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None
     )  # fmt: skip
     save_statistics(night.store, lineage, content)
     group = np.arange(6)
-    parts = (Rows("night", group[:2]), Rows("night", group[2:]))
+    parts = (rows_of(night, group[:2]), rows_of(night, group[2:]))
     found = group_log_distances(GroupJob(night.store, night.card, 1, parts))
     block = read_block(night.store, "tiny", "night", 0, 24).take(group)
     for column, tap in enumerate(("layer1", "layer2")):

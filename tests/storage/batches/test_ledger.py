@@ -7,11 +7,11 @@ from storage.batches.ledger import (
     Seal,
     ShardRecord,
     complete_shards,
-    discard_rows,
+    discard_scores,
     list_seals,
     read_seal,
     read_shard_record,
-    rows_path,
+    scores_path,
     screening_start,
     write_seal,
     write_shard_record,
@@ -65,13 +65,12 @@ def test_a_shard_entered_twice_keeps_the_later_record(any_store: Store) -> None:
 
 def test_discarding_rows_touches_no_other_detector(any_store: Store) -> None:
     batch = freeze(any_store, manifest(10))
-    shard = next(batch.shards())
     for detector in ("one", "two"):
-        any_store.write_bytes(b"", *rows_path(batch, detector, shard))
-    discard_rows(any_store, batch, "one")
-    discard_rows(any_store, batch, "one")
-    assert not any_store.exists(*rows_path(batch, "one", shard))
-    assert any_store.exists(*rows_path(batch, "two", shard))
+        any_store.write_bytes(b"", *scores_path(batch, detector, 0))
+    discard_scores(any_store, batch, "one")
+    discard_scores(any_store, batch, "one")
+    assert not any_store.exists(*scores_path(batch, "one", 0))
+    assert any_store.exists(*scores_path(batch, "two", 0))
 
 
 def test_a_resumed_screening_says_when_it_first_began(

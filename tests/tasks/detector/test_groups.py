@@ -12,13 +12,10 @@ from tasks.detector.groups import (
     by_patient,
     coarser,
     empty_groups,
-    from_arrays,
     group_statistics,
     keys_of,
-    merge_all,
     merge_groups,
     retract_groups,
-    to_arrays,
 )
 from tasks.detector.random_effects import (
     between_covariance,
@@ -85,7 +82,7 @@ def test_statistics_are_what_their_names_say() -> None:
 def test_any_split_merges_to_the_whole(seed: int, cuts: list[int], offset: float) -> None:
     data = sample(seed, offset=offset)
     parts = [of(data, rows) for rows in np.split(np.arange(80), sorted(cuts))]
-    assert_same(merge_all(parts), of(data))
+    assert_same(reduce(merge_groups, parts), of(data))
     assert_same(reduce(merge_groups, reversed(parts)), of(data))
 
 
@@ -133,21 +130,21 @@ def test_the_same_cells_give_the_same_bytes_in_any_order_of_parts() -> None:
     data = sample(3)
     keys = np.asarray([key.slide for key in data[2]])
     parts = [of(data, np.flatnonzero(keys == slide)) for slide in sorted(set(keys))]
-    forth, back = merge_all(parts), merge_all(parts[::-1])
+    forth, back = reduce(merge_groups, parts), reduce(merge_groups, parts[::-1])
     assert_array_equal(forth.means["late"], back.means["late"])
-    again = merge_all(parts)
+    again = reduce(merge_groups, parts)
     assert all(
         a.tobytes() == b.tobytes()
-        for a, b in zip(to_arrays(forth).values(), to_arrays(again).values(), strict=True)
+        for a, b in zip(forth.to_arrays().values(), again.to_arrays().values(), strict=True)
     )
 
 
 def test_arrays_and_back() -> None:
     total = of(sample(4))
-    named = {name: np.array(value) for name, value in to_arrays(total).items()}
-    assert_same(from_arrays(named), total, 0)
+    named = {name: np.array(value) for name, value in total.to_arrays().items()}
+    assert_same(GroupStatistics.from_arrays(named), total, 0)
     with pytest.raises(ValueError, match="layout 99"):
-        from_arrays(named | {"layout": np.asarray([99])})
+        GroupStatistics.from_arrays(named | {"layout": np.asarray([99])})
 
 
 def test_patients_of_slides_are_the_patients_cells() -> None:
@@ -292,5 +289,5 @@ def test_the_state_of_a_slide_is_small() -> None:
             {tap: np.zeros((slides, 2, d)) for tap, d in widths.items()},
             {tap: np.zeros((2, d, d)) for tap, d in widths.items()},
         )
-        sizes.append(sum(array.nbytes for array in to_arrays(state).values()))
+        sizes.append(sum(array.nbytes for array in state.to_arrays().values()))
     assert (sizes[1] - sizes[0]) / 1000 < 2048  # bytes a slide

@@ -1,6 +1,5 @@
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,21 +9,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
 from tasks.detector.groups import GroupKey, group_statistics, retract_groups
-from tasks.detector.random_effects import components
-from tasks.detector.slide_calibration import (
+from tasks.detector.own_normal import (
     OwnCalibration,
+    cell_scores,
     fitted_slide,
     own_calibration,
+    score_slide,
     slides_spread,
     with_spread,
 )
+from tasks.detector.random_effects import components
 from tasks.detector.slide_distance import (
-    BLOCK,
     Prior,
     TapNormal,
-    score_parts,
     squared_distances,
-    standardised_distances,
 )
 from tasks.detector.slide_normal import (
     Choices,
@@ -32,12 +30,10 @@ from tasks.detector.slide_normal import (
     prior_of,
     reference_rows,
     shift_distance,
-    shift_distances,
     shortest_half,
     site_prior,
     slide_normal,
 )
-from tasks.detector.slide_scores import cell_scores, score_slide
 
 SEEDS = st.integers(0, 2**32 - 1)
 WIDTHS = {"early": 5, "late": 8}
@@ -203,19 +199,6 @@ def test_t2_of_the_model_is_chi_squared() -> None:
     assert kstest(t2, chi2(d).cdf).pvalue > 0.01
 
 
-def test_distances_of_slides_from_statistics_are_those_from_cells() -> None:
-    priors, _ = fitted()
-    taps, classes = slide_of(np.random.default_rng(5), 20)  # too few to be trimmed
-    normal = slide_normal(priors, taps, classes)
-    statistics = group_statistics(taps, classes, [GroupKey("", "", "")] * 20, 2)
-    assert_allclose(
-        shift_distances(priors, statistics)[0], [normal.taps[t].t2 for t in sorted(WIDTHS)]
-    )
-
-
-# --- Few cells, and none -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n", [1, 2, 29, 30])
 def test_few_cells_lean_on_the_population(n: int) -> None:
     priors, calibration = fitted()
@@ -284,28 +267,6 @@ def test_a_class_that_was_never_fitted_is_not_scored() -> None:
 
 
 # --- Large slides --------------------------------------------------------------------------------
-
-
-@settings(max_examples=8, deadline=None)
-@given(cuts=st.lists(st.integers(0, 2 * BLOCK + 77), max_size=6))
-def test_parts_of_any_size_give_the_same_bytes(cuts: list[int]) -> None:
-    priors, _ = fitted()
-    n = 2 * BLOCK + 77
-    taps, classes = slide_of(np.random.default_rng(9), n)
-    rows = reference_rows(n, 500)
-    normal = slide_normal(priors, {t: x[rows] for t, x in taps.items()}, classes[rows])
-    weighs = np.zeros(n, bool)
-    weighs[rows[normal.kept]] = True
-    bounds = [0, *sorted(cuts), n]
-    parts = [
-        ({t: x[a:b] for t, x in taps.items()}, classes[a:b], weighs[a:b])
-        for a, b in pairwise(bounds)
-    ]
-    whole = np.concatenate(list(score_parts(normal, [(taps, classes, weighs)])))
-    found = list(score_parts(normal, parts))
-    assert np.concatenate(found).tobytes() == whole.tobytes()
-    assert max(map(len, found)) <= BLOCK
-    assert_allclose(whole, standardised_distances(normal, taps, classes, weighs), rtol=1e-9)
 
 
 def test_reference_rows_are_spread_and_few() -> None:

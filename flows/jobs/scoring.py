@@ -1,0 +1,283 @@
+"""Units of work of the second stage: cells are scored by what they are compared with.
+
+Features are read shard by shard, and compared with the ledger's digests. Memory does not grow with
+the size of a slide: its reference is made of some of its cells, and the rest come one shard after
+another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.provenance import provenance_of
+from flows.jobs.worker import settle_worker
+from storage.batches.features import SCORED, FeatureBlock, image_ids
+from storage.batches.known_features import verified_block
+from storage.batches.ledger import ShardRecord, scores_path, shifts_path
+from storage.batches.manifests import Batch, Shard, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.parquet import write_parts, write_table
+from storage.store import Store, StoreError
+from tasks.detector.detector import Detector, Scores, score
+from tasks.detector.own_normal import cell_scores, slide_shift
+from tasks.detector.slide_distance import SlideNormal, standardised_distances
+from tasks.detector.slide_normal import reference_rows, slide_normal
+from tasks.detector.verdict import VerdictRule
+from tasks.reports.columns import Provenance
+from tasks.reports.images import Diagnoses, ImagesRead, image_rows, is_cut
+from tasks.reports.slides import SHIFTS
+
+SHARDS_HELD = 8  # of features, in memory at once
+SHARDS_OF_A_NIGHT = 40  # that the normal of a night is made of
+
+Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient
+
+
+@dataclass(frozen=True)
+class SlideRows:
+    """Rows ``start`` to ``stop`` of a batch, which are one patient's of one slide, if named."""
+
+    slide: str | None
+    patient: str | None
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's."""
+
+    start: int
+    stop: int
+    reference: Range | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What cells are compared with, and which rows (k,) of the batch it is made of."""
+
+    normal: SlideNormal
+    rows: NDArray[np.intp]
+    level: str
+
+
+@dataclass(frozen=True)
+class NightJob:
+    """A batch whose own normal is wanted, for cells whose slide and patient have too few."""
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Consecutive rows of whole slides to be scored.
+
+    ``part`` counts in the batch; ``night`` is what cells are compared with that have nothing
+    nearer, None where there is none.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    part: int
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+    scored_at: datetime
+    night: Reference | None
+
+
+NightNormal = Reference
+
+
+def night_normal(job: NightJob) -> NightNormal:
+    """Make the normal of a whole night of some of its cells, spread evenly over its shards."""
+    settle_worker()
+    features = Features(job.store, job.batch, job.model)
+    shards = list(job.batch.shards())
+    chosen = [shards[n * len(shards) // SHARDS_OF_A_NIGHT] for n in range(SHARDS_OF_A_NIGHT)]
+    chosen = sorted(set(chosen), key=lambda shard: shard.number)
+    total = sum(shard.stop - shard.start for shard in chosen)
+    every = -(-total // len(reference_rows(total))) if total else 1
+    rows = np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])
+    return _reference_of(features, load_fitted_detector(job.store, job.detector), rows, "night")
+
+
+def score_part(job: ScoreJob) -> int:
+    """Score a part's cells and slides; returns how many cells there are."""
+    settle_worker()
+    detector = load_fitted_detector(job.store, job.detector)
+    features = Features(job.store, job.batch, job.model)
+    scorer = _Scorer(job, detector, features)
+    rows = scorer.rows()
+    first = next(rows)
+    path = scores_path(job.batch, job.detector.name, job.part)
+    write_parts(job.store, first.schema, chain([first], rows), *path)
+    # The shifts last: they say that the part is complete.
+    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.detector.name, job.part))
+    return job.spans[-1].stop - job.spans[0].start
+
+
+class Features:
+    """Features of a batch by its rows, read and verified shard by shard."""
+
+    def __init__(self, store: Store, batch: Batch, model: ModelCard) -> None:
+        self._store, self._batch, self._model = store, batch, model
+        self.shard = lru_cache(maxsize=SHARDS_HELD)(self._read)
+
+    def _read(self, number: int) -> tuple[FeatureBlock, ShardRecord, pa.Table]:
+        start = number * self._batch.shard_rows
+        shard = Shard(number, start, min(start + self._batch.shard_rows, self._batch.rows))
+        found = verified_block(self._store, self._model.name, self._batch, shard)
+        if found is None:
+            raise StoreError(
+                f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
+                "not those that were extracted: run the same command again to extract them anew"
+            )
+        return *found, read_manifest(self._store, self._batch, shard)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Name the shards that rows lie in, and which of each shard's rows they are."""
+        size = self._batch.shard_rows
+        for number in range(start // size, -(-stop // size)):
+            first = number * size
+            yield number, slice(max(start - first, 0), min(stop - first, size))
+
+    def take(
+        self, rows: NDArray[np.intp], taps: list[str]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]:
+        """Read taps (k, d), and the classes (k,) as diagnosed, of some rows in rising order."""
+        found: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+        classes: list[NDArray[np.intp]] = []
+        for number in np.unique(rows // self._batch.shard_rows).tolist():
+            block, _, manifest = self.shard(number)
+            own = rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
+            for tap in taps:
+                found[tap].append(block.taps[tap][own])
+            classes.append(judged_classes(block, manifest)[own])
+        return (
+            {tap: np.concatenate(parts) for tap, parts in found.items()},
+            np.concatenate(classes),
+        )
+
+
+def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
+    """Give the class (n,) that each cell is diagnosed as, -1 where it has no abnormality."""
+    judged = (block.status == SCORED) & ~is_cut(manifest)
+    logits = np.where(np.isnan(block.logits), -np.inf, block.logits)
+    return np.where(judged, logits.argmax(axis=1), -1)
+
+
+def _reference_of(
+    features: Features, detector: Detector, rows: NDArray[np.intp], level: str
+) -> Reference:
+    assert detector.own is not None
+    taps, classes = features.take(rows, detector.taps)
+    normal = slide_normal(detector.own.priors, taps, classes)
+    return Reference(normal, rows[normal.kept], level if normal.level == "slide" else "population")
+
+
+@dataclass
+class _Scorer:
+    """Makes the rows of a part, and then those of its slides."""
+
+    job: ScoreJob
+    detector: Detector
+    features: Features
+    references: dict[Range, Reference] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Make image rows shard by shard, all but what needs the whole batch."""
+        spans = self.job.spans
+        for number, piece in self.features.pieces(spans[0].start, spans[-1].stop):
+            block, record, manifest = self.features.shard(number)
+            first = number * self.job.batch.shard_rows
+            places = np.arange(piece.start, piece.stop)
+            yield self._image_rows(block.take(places), record, manifest, first, piece)
+
+    def _image_rows(
+        self, block: FeatureBlock, record: ShardRecord, manifest: pa.Table, first: int, piece: slice
+    ) -> pa.Table:
+        card, detector = self.job.model, self.job.detector
+        manifest = manifest.slice(piece.start, piece.stop - piece.start)
+        failures = {
+            f.row - piece.start: f"{f.reason}: {f.message}"
+            for f in record.failures
+            if piece.start <= f.row < piece.stop
+        }
+        return image_rows(
+            manifest,
+            ImagesRead(image_ids(block), block.size, block.colour, failures),
+            Diagnoses(card.classes, block.logits, card.temperature),
+            self._scores(block, manifest, first + piece.start),
+            taps=self.detector.taps,
+            rule=VerdictRule(detector.alpha, detector.uncertain_below),
+            made_by=self._made_by(),
+        )
+
+    def _made_by(self) -> Provenance:
+        job = self.job
+        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at)
+
+    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> Scores:
+        """Score a block whose first row in the batch is ``start``."""
+        scores = score(self.detector, block.taps)
+        if self.detector.own is None:
+            return scores
+        classes = judged_classes(block, manifest)
+        for span in self.job.spans:
+            low, high = max(span.start, start), min(span.stop, start + len(block))
+            reference = self._reference(span.reference) if low < high else None
+            if reference is None:
+                continue
+            rows, own = np.arange(low, high), slice(low - start, high - start)
+            deviations = standardised_distances(
+                reference.normal,
+                {tap: values[own] for tap, values in block.taps.items()},
+                classes[own],
+                np.isin(rows, reference.rows),
+            )
+            found = cell_scores(self.detector.own.calibration, reference.normal, deviations)
+            scores.abnormality[own], scores.p_value[own] = found
+            scores.compared_with[own] = reference.level
+        return scores
+
+    def _reference(self, wanted: Range | None) -> Reference | None:
+        if wanted is None:
+            return self.job.night
+        if wanted not in self.references:
+            start, stop, level = wanted
+            rows = start + reference_rows(stop - start)
+            found = _reference_of(self.features, self.detector, rows, level)
+            # A slide whose cells mostly failed has no normal of its own.
+            if found.level == "population" and self.job.night is not None:
+                found = self.job.night
+            self.references[wanted] = found
+        return self.references[wanted]
+
+    def shifts(self) -> pa.Table:
+        """Make a row for each slide: how far it is from what was fitted."""
+        own = self.detector.own
+        rows = []
+        for slide in self.job.slides if own else ():
+            if slide.slide is None:
+                continue
+            assert own is not None
+            chosen = slide.start + reference_rows(slide.stop - slide.start)
+            taps, classes = self.features.take(chosen, self.detector.taps)
+            reference = self.references.get((slide.start, slide.stop, "slide"))
+            kept = None if reference is None else np.isin(chosen, reference.rows)
+            shift = slide_shift(own, taps, classes, kept)
+            rows.append({"slide_id": slide.slide, "patient_id": slide.patient, **vars(shift)})
+        return pa.Table.from_pylist(rows, SHIFTS)

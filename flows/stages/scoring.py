@@ -1,0 +1,134 @@
+"""The second stage of screening: cells are scored by their own slide, on workers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.cluster.executor import run_in_order
+from flows.jobs.scoring import (
+    NightJob,
+    NightNormal,
+    ScoreJob,
+    SlideRows,
+    Span,
+    night_normal,
+    score_part,
+)
+from storage.batches.ledger import complete_scores, screening_start
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.store import Store
+from tasks.detector.slide_normal import Choices
+
+SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where they like
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one job scores: consecutive rows of whole slides, and what each is compared with."""
+
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.spans[-1].stop - self.spans[0].start
+
+
+@task(cache_policy=NO_CACHE)
+def score_slides(
+    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
+) -> int:
+    """Score all cells of a batch whose features are complete; returns how many parts there are.
+
+    Parts that an earlier run has scored are not scored again.
+    """
+    parts = plan_parts(store, batch, by_slide=detector.slides is not None)
+    done = complete_scores(store, batch, detector.name)
+    left = [number for number in range(len(parts)) if number not in done]
+    scored_at = screening_start(store, batch, detector.name)
+    night: NightNormal | None = None
+    leans = any(span.reference is None for number in left for span in parts[number].spans)
+    if leans and detector.slides is not None:
+        jobs = [NightJob(store, batch, card, detector)]
+        (night,) = run_in_order(client, night_normal, jobs, title=f"normal of {batch.name}")
+    scoring = [
+        ScoreJob(
+            store, batch, card, detector, number,
+            parts[number].slides, parts[number].spans, scored_at, night,
+        )
+        for number in left
+    ]  # fmt: skip
+    for _ in run_in_order(client, score_part, scoring, title=f"score {batch.name}"):
+        pass
+    return len(parts)
+
+
+def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
+    """Divide a batch into parts of whole patients, from its manifest alone.
+
+    Args:
+        store: where the batch is.
+        batch: whose rows of a patient, and of a slide, follow each other.
+        by_slide: whether cells are compared with their slide; otherwise with the population.
+    """
+    slides = list(slides_of(store, batch))
+    wanted = SHARDS_A_JOB * batch.shard_rows
+    parts: list[Part] = []
+    waiting: list[SlideRows] = []
+    for _, group in groupby(slides, key=lambda slide: slide.patient or slide):
+        waiting += group
+        if waiting[-1].stop - waiting[0].start >= wanted:
+            parts.append(_part(waiting, by_slide))
+            waiting = []
+    if waiting:
+        parts.append(_part(waiting, by_slide))
+    return parts
+
+
+def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
+    """List the slides of a batch in order; cells that name none come in runs of a shard's size."""
+    table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
+    patients, slides = table["patient_id"].to_pylist(), table["slide_id"].to_pylist()
+    keys = list(zip(patients, slides, strict=True))
+    start = 0
+    for (patient, slide), run in groupby(keys):
+        stop = start + sum(1 for _ in run)
+        if patient is None and slide is None:
+            cuts = [*range(start, stop, batch.shard_rows), stop]
+            for a, b in zip(cuts, cuts[1:], strict=False):
+                yield SlideRows(None, None, a, b)
+        else:
+            yield SlideRows(slide, patient, start, stop)
+        start = stop
+
+
+def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
+    """Say what each slide is compared with: itself, or its patient, or else the night."""
+    spans: list[Span] = []
+    for patient, group in groupby(slides, key=lambda slide: slide.patient):
+        own = list(group)
+        for slide in own:
+            reference = _reference(slide, own if patient is not None else [slide])
+            span = Span(slide.start, slide.stop, reference if by_slide else None)
+            if spans and spans[-1].reference == span.reference:
+                spans[-1] = Span(spans[-1].start, span.stop, span.reference)
+            else:
+                spans.append(span)
+    return Part(tuple(slides), tuple(spans))
+
+
+def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> tuple[int, int, str] | None:
+    least = Choices.least
+    if slide.slide is not None and slide.stop - slide.start >= least:
+        return slide.start, slide.stop, "slide"
+    start, stop = of_patient[0].start, of_patient[-1].stop
+    if slide.patient is not None and stop - start >= least:
+        return start, stop, "patient"
+    return None

@@ -1,0 +1,315 @@
+"""Score a cell given its slide, and a slide given fitted slides; calibrate both on these.
+
+Every fitted slide is treated as one that is scored, by a prior without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import (
+    Calibration,
+    abnormality,
+    calibrate,
+    log_distance,
+    p_values,
+    standardised,
+)
+from tasks.detector.groups import GroupStatistics
+from tasks.detector.random_effects import components
+from tasks.detector.slide_distance import (
+    Level,
+    Prior,
+    SlideNormal,
+    Taps,
+    standardised_distances,
+    usable_rows,
+)
+from tasks.detector.slide_normal import Choices, leaning, prior_of, shift_distance, slide_normal
+from tasks.types import Arrays, Float, below, nested
+
+
+@dataclass(frozen=True)
+class FittedSlide:
+    """What a fitted slide (or patient) tells of slides that are scored, by a prior without it.
+
+    ``deviations`` (n, T) are its cells' log distances, standardised by its own ``location`` and
+    ``scale`` (T,), NaN where it has too few cells; ``kept`` counts those in its reference;
+    ``population`` (n, T) are log distances to the prior; ``log_t2`` (T,) is how far the slide is.
+    """
+
+    deviations: Float
+    location: Float
+    scale: Float
+    kept: int
+    population: Float
+    log_t2: Float
+
+
+@dataclass(frozen=True)
+class OwnCalibration:
+    """What p-values are read from: of cells by their slide, of cells by the prior, and of slides.
+
+    ``location`` and ``scale`` (T,) are those of fitted slides, for `Prior`.
+    """
+
+    cells: Calibration
+    population: Calibration
+    slides: Calibration
+    location: Float
+    scale: Float
+
+
+@dataclass(frozen=True)
+class OwnNormal:
+    """All that scoring cells by their slide needs: what is known before, by tap, and p-values."""
+
+    priors: dict[str, Prior]
+    calibration: OwnCalibration
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        arrays: Arrays = {
+            "location": self.calibration.location,
+            "scale": self.calibration.scale,
+        }
+        for name in ("cells", "population", "slides"):
+            arrays |= nested(name, vars(getattr(self.calibration, name)))
+        for tap, prior in self.priors.items():
+            arrays |= nested(
+                f"prior/{tap}",
+                {
+                    "means": prior.means,
+                    "within": prior.within,
+                    "between": prior.between,
+                    "k": np.asarray([prior.k]),
+                },
+            )
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "OwnNormal":
+        """Read it back from `to_arrays`."""
+        found = below("prior", arrays)
+        taps = sorted(name.removesuffix("/means") for name in found if name.endswith("/means"))
+        calibration = OwnCalibration(
+            cells=Calibration(**below("cells", arrays)),
+            population=Calibration(**below("population", arrays)),
+            slides=Calibration(**below("slides", arrays)),
+            location=arrays["location"],
+            scale=arrays["scale"],
+        )
+        priors = {
+            tap: Prior(
+                found[f"{tap}/means"],
+                found[f"{tap}/within"],
+                found[f"{tap}/between"],
+                float(found[f"{tap}/k"][0]),
+            )
+            for tap in taps
+        }
+        return cls(with_spread(priors, calibration.location, calibration.scale), calibration)
+
+
+def priors_of(statistics: GroupStatistics) -> dict[str, Prior]:
+    """Estimate the prior of a slide at every tap from the statistics of fitted slides.
+
+    Raises:
+        ValueError: there are fewer than two slides, or nothing varies within them.
+    """
+    return {tap: prior_of(components(statistics, tap)) for tap in statistics.taps}
+
+
+def fitted_slide(
+    priors: Mapping[str, Prior],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    choices: Choices | None = None,
+) -> FittedSlide:
+    """Treat a fitted slide as one that is scored.
+
+    It is done twice for all slides: with priors that have no location and scale, from which
+    `slides_spread` finds these, and with priors that have them (`with_spread`).
+
+    Args:
+        priors: from the statistics without the slide, and without its patient.
+        taps: features (n, d).
+        predicted: (n,) classes as diagnosed, for that is what scoring has.
+        choices: as scoring has them.
+    """
+    normal = slide_normal(priors, taps, predicted, choices)
+    usable = usable_rows(priors, taps, predicted)
+    mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
+    classes, kept = np.asarray(predicted)[usable], normal.kept[usable]
+    leans = leaning(priors, mine, classes, np.ones(len(classes), bool))
+    population = standardised_distances(leans, mine, classes, np.zeros(len(classes), bool))
+    deviations = np.full_like(population, np.nan)
+    own_level = normal.level == "slide"
+    if own_level:
+        deviations = standardised_distances(normal, mine, classes, kept)
+    own = [normal.taps[tap] for tap in sorted(normal.taps)]
+    return FittedSlide(
+        deviations,
+        np.asarray([tap.location if own_level else np.nan for tap in own]),
+        np.asarray([tap.scale if own_level else np.nan for tap in own]),
+        int(kept.sum()),
+        population,
+        log_distance(np.asarray([tap.t2 for tap in own])),
+    )
+
+
+def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
+    """The usual location and scale (T,) of log distances, each slide weighing the same.
+
+    Raises:
+        ValueError: no fitted slide has enough cells for a normal of its own.
+    """
+    own = [slide for slide in slides if np.isfinite(slide.location).all()]
+    if not own:
+        raise ValueError("no fitted slide has enough cells for a normal of its own")
+    location = np.mean([slide.location for slide in own], axis=0)
+    return location, np.exp(np.mean([np.log(slide.scale) for slide in own], axis=0))
+
+
+def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
+    """Calibrate on fitted slides, each of which weighs the same.
+
+    Raises:
+        ValueError: no fitted slide has enough cells for a normal of its own.
+    """
+    location, scale = slides_spread(slides)
+    own = [slide.deviations for slide in slides if np.isfinite(slide.location).all()]
+    return OwnCalibration(
+        calibrate(np.concatenate(own), _numbered([len(z) for z in own])),
+        calibrate(
+            np.concatenate([slide.population for slide in slides]),
+            _numbered([len(slide.population) for slide in slides]),
+        ),
+        calibrate(np.stack([slide.log_t2 for slide in slides]), np.arange(len(slides))),
+        location,
+        scale,
+    )
+
+
+def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
+    """Priors that know what location and scale (T,) fitted slides have."""
+    spread = zip(location.tolist(), scale.tolist(), strict=True)
+    return {
+        tap: replace(prior, location=place, scale=width)
+        for (tap, prior), (place, width) in zip(sorted(priors.items()), spread, strict=True)
+    }
+
+
+def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+@dataclass(frozen=True)
+class SlideScores:
+    """A slide's cells given the slide, and the slide given the prior.
+
+    ``abnormality`` and ``p_value`` are (n,), NaN for cells that cannot be scored; ``shift`` is the
+    fused score of the slide, ``shift_p_value`` its p-value, and ``beyond`` says that it is farther
+    than any fitted slide. ``level`` is what cells were compared with.
+    """
+
+    abnormality: Float
+    p_value: Float
+    level: Level
+    shift: float
+    shift_p_value: float
+    beyond: bool
+
+
+def cell_scores(
+    calibration: OwnCalibration, normal: SlideNormal, deviations: Float
+) -> tuple[Float, Float]:
+    """Abnormality and p-value (n,) of standardised log distances (n, T)."""
+    level = calibration.population if normal.level == "population" else calibration.cells
+    scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
+    known = ~np.isnan(deviations).any(axis=1)
+    scores[known] = abnormality(level, deviations[known])
+    p[known] = p_values(level, scores[known])
+    return scores, p
+
+
+def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, bool]:
+    """Score a slide's shift: the score, its p-value, and whether it is beyond every fitted slide's.
+
+    With K fitted slides no p-value is below 1 / (K + 1). NaN where a slide has no usable cell.
+
+    Args:
+        calibration: of fitted slides.
+        t2: (T,), how far the slide is at each tap.
+    """
+    if np.isnan(t2).any():
+        return float("nan"), float("nan"), False
+    score = abnormality(calibration.slides, log_distance(t2[np.newaxis]))
+    p = p_values(calibration.slides, score)
+    return float(score[0]), float(p[0]), bool(score[0] > calibration.slides.scores[-1])
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far a slide lies from what was fitted, by ``judged_cells`` of it.
+
+    ``shift`` is the largest standardised log distance over the taps, at ``shift_tap``;
+    ``shift_p_value`` its conformal p-value against fitted slides, and ``shifted`` says that no
+    fitted slide is as far. All are None where no cell can be judged.
+    """
+
+    judged_cells: int
+    shift: float | None
+    shift_p_value: float | None
+    shifted: bool | None
+    shift_tap: str | None
+
+
+def slide_shift(
+    own: OwnNormal,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    kept: NDArray[np.bool_] | None = None,
+) -> Shift:
+    """Compare a slide with fitted slides.
+
+    Args:
+        own: what is known of fitted slides.
+        taps: features (n, d) of its cells.
+        predicted: (n,) classes as diagnosed; cells with a negative one are left out.
+        kept: (n,) the cells that its reference is made of, where it has one; by default all.
+    """
+    judged = usable_rows(own.priors, taps, predicted)
+    if kept is not None and kept.any():
+        judged &= kept
+    n = int(judged.sum())
+    if not n:
+        return Shift(0, None, None, None, None)
+    names, classes = sorted(own.priors), np.asarray(predicted)[judged]
+    t2 = []
+    for tap in names:
+        prior = own.priors[tap]
+        residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
+        t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
+    distances = np.asarray(t2)
+    shift, p_value, beyond = shift_scores(own.calibration, distances)
+    furthest = standardised(own.calibration.slides, log_distance(distances)).argmax()
+    return Shift(n, shift, p_value, beyond, names[int(furthest)])
+
+
+def score_slide(
+    priors: Mapping[str, Prior],
+    calibration: OwnCalibration,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    choices: Choices | None = None,
+    site: SlideNormal | None = None,
+) -> SlideScores:
+    """Score the cells of a slide, and the slide."""
+    normal = slide_normal(priors, taps, predicted, choices, site)
+    deviations = standardised_distances(normal, taps, predicted, normal.kept)
+    scores, p = cell_scores(calibration, normal, deviations)
+    t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
+    return SlideScores(scores, p, normal.level, *shift_scores(calibration, t2))

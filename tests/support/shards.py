@@ -1,0 +1,88 @@
+"""A small batch whose shards are run by hand, and a detector of it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from storage.arrays import arrays_to_bytes
+from storage.batches.features import create_features
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.store import Store, digest_of
+from tasks.detector.calibration import Calibration
+from tasks.detector.detector import Detector, fit_gaussians
+from tasks.detector.moments import merge_statistics
+from tasks.images.listing import list_images
+from tests.support.models import CLASSES, WHEN
+
+SHARD_ROWS = 10
+
+
+@dataclass
+class Night:
+    """A batch of 24 cells of four patients in shards of 10, 10 and 4."""
+
+    store: Store
+    batch: Batch
+    card: ModelCard
+
+    def job(self, number: int, **wanted: object) -> ShardJob:
+        shard = list(self.batch.shards())[number]
+        return ShardJob(self.store, self.batch, shard, self.card, **wanted)  # type: ignore[arg-type]
+
+    def run(self, **wanted: object) -> list[ShardResult]:
+        return [run_shard(self.job(number, **wanted)) for number in range(3)]
+
+
+def start(store: Store, images: Path, name: str = "night") -> Night:
+    card = load_card(store, "tiny")
+    plan = BatchPlan(
+        name=name, images=str(images), limit=None, shard_rows=SHARD_ROWS,
+        batch_date=date(2026, 1, 3), started_at=WHEN,
+    )  # fmt: skip
+    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
+    create_features(
+        store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
+        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
+    )  # fmt: skip
+    return Night(store, batch, card)
+
+
+def start_spoilt(store: Store, cells: Path, tmp_path: Path) -> Night:
+    """The same night, but every image of the second shard is cut in half."""
+    shutil.copytree(cells, tmp_path / "images")
+    night = start(store, tmp_path / "images")
+    second = list(night.batch.shards())[1]
+    for uri in read_manifest(night.store, night.batch, second)["uri"].to_pylist():
+        path = Path(uri.removeprefix("file://"))
+        os.truncate(path, path.stat().st_size // 2)
+    return night
+
+
+def add_detector(night: Night) -> tuple[DetectorCard, Detector]:
+    results = night.run(fit=True)
+    total = results[0].statistics
+    for result in results[1:]:
+        total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
+    calibration = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
+    detector = Detector(fit_gaussians(total), calibration)  # type: ignore[arg-type]
+    return keep_detector(night.store, detector), detector
+
+
+def keep_detector(store: Store, detector: Detector, slides: int | None = None) -> DetectorCard:
+    """Keep a detector under the name ``d``."""
+    content = arrays_to_bytes(detector.to_arrays())
+    card = DetectorCard(
+        created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
+        statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
+        calibrating_images=9, alpha=0.05, uncertain_below=0.75, warnings=[], slides=slides,
+        taps={n: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0) for n in "ab"},
+    )  # fmt: skip
+    save_detector(store, card, content)
+    return card
