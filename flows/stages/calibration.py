@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -118,7 +117,7 @@ def _own_normal(
 
     def fitted(spread: tuple[Float, Float] | None) -> list[FittedSlide]:
         jobs = [SlideJob(store, card, lineage.version, part, spread) for part in parts]
-        return list(run_in_order(client, fitted_group, jobs, title="calibrate by slide"))
+        return list(run_jobs(client, fitted_group, jobs, title="calibrate by slide"))
 
     try:
         priors = priors_of(coarser(statistics.slides, by_patient))

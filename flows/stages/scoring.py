@@ -8,7 +8,6 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster.executor import run_in_order
 from flows.jobs.scoring import (
     NightJob,
     NightNormal,
@@ -18,6 +17,7 @@ from flows.jobs.scoring import (
     night_normal,
     score_part,
 )
+from flows.stages.jobs import run_jobs
 from storage.batches.ledger import complete_scores, screening_start
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
@@ -57,7 +57,7 @@ def score_slides(
     leans = any(span.reference is None for number in left for span in parts[number].spans)
     if leans and detector.slides is not None:
         jobs = [NightJob(store, batch, card, detector)]
-        (night,) = run_in_order(client, night_normal, jobs, title=f"normal of {batch.name}")
+        (night,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
     scoring = [
         ScoreJob(
             store, batch, card, detector, number,
@@ -65,7 +65,7 @@ def score_slides(
         )
         for number in left
     ]  # fmt: skip
-    for _ in run_in_order(client, score_part, scoring, title=f"score {batch.name}"):
+    for _ in run_jobs(client, score_part, scoring, title=f"score {batch.name}"):
         pass
     return len(parts)
 

@@ -55,13 +55,15 @@ def start(store: Store, images: Path, name: str = "night") -> Night:
 
 
 def start_spoilt(store: Store, cells: Path, tmp_path: Path) -> Night:
-    """The same night, but every image of the second shard is cut in half."""
+    """The same night, but of every image of the second shard one half is lost."""
     shutil.copytree(cells, tmp_path / "images")
     night = start(store, tmp_path / "images")
     second = list(night.batch.shards())[1]
     for uri in read_manifest(night.store, night.batch, second)["uri"].to_pylist():
         path = Path(uri.removeprefix("file://"))
-        os.truncate(path, path.stat().st_size // 2)
+        size = path.stat().st_size
+        os.truncate(path, size // 2)
+        os.truncate(path, size)  # of another size it would not be the image that was frozen
     return night
 
 
