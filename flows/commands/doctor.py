@@ -5,7 +5,6 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import torch
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
+from flows.jobs.versions import OF_A_MACHINE, exact
 from flows.options.described import described
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
@@ -20,7 +20,6 @@ from flows.settings import Settings
 from storage.records import now
 from storage.store import Store
 
-PACKAGES = ("slidewatch", "prefect", "dask", "torch", "zarr", "pyarrow")
 LEAST_DISK = 2 * 1024**3
 LEAST_DAYS = 14  # that certificates must hold yet
 
@@ -83,7 +82,7 @@ def _python(_: Settings) -> tuple[bool, str]:
 
 
 def _packages(_: Settings) -> tuple[bool, str]:
-    return True, ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return True, ", ".join(f"{name} {found}" for name, found in exact(OF_A_MACHINE).items())
 
 
 def _processors(settings: Settings) -> tuple[bool, str]:

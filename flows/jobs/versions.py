@@ -6,7 +6,7 @@ libraries that do it. A job says what its coordinator has, and is refused where 
 
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
@@ -18,6 +18,10 @@ Result = TypeVar("Result")
 PROTOCOL = ("slidewatch", "dask", "distributed")
 RESULTS = ("numpy", "openvino", "pillow", "pyarrow", "timm", "torch", "zarr")
 PACKAGES = PROTOCOL + RESULTS
+# What a model's card, a page and `slidewatch doctor` name, build and all.
+OF_A_MODEL = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
+OF_A_PAGE = ("slidewatch", "torch")
+OF_A_MACHINE = ("slidewatch", "prefect", "dask", "torch", "zarr", "pyarrow")
 SHOWN = 3  # machines that are named for each version
 MISSING = "none"
 
@@ -29,13 +33,22 @@ class VersionsDifferError(Exception):
 @cache
 def installed() -> dict[str, str]:
     """Look up the version of Python and of each of `PACKAGES` in this process."""
-    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info))}
-    for name in PACKAGES:
+    return comparable({"python": ".".join(map(str, sys.version_info))} | exact(PACKAGES))
+
+
+def exact(packages: Iterable[str]) -> dict[str, str]:
+    """Look up the version of each package here, build and all; `MISSING` where there is none.
+
+    >>> exact(["no-such-package"])
+    {'no-such-package': 'none'}
+    """
+    found = {}
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return comparable(found)
+            found[name] = MISSING
+    return found
 
 
 def comparable(found: Mapping[str, str | None]) -> dict[str, str]:

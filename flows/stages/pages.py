@@ -2,7 +2,6 @@
 
 import shlex
 from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import tell
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
@@ -211,7 +211,7 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
-        "versions": f"slidewatch {version('slidewatch')}, torch {version('torch')}",
+        "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
     }
 
 

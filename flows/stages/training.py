@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from flows.jobs.versions import OF_A_MODEL, exact
 from flows.monitoring.console import tell
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
@@ -27,7 +27,6 @@ from tasks.network.split import Split, SplitBy, split, split_by
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
 
 CLASSES = ("Parasitized", "Uninfected")
-PACKAGES = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def train_model(
         metrics=diagnosis_metrics(
             test, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
         ),
-        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions=exact(OF_A_MODEL) | {"python": platform.python_version()},
     )
     return card, content
 
