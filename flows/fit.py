@@ -18,6 +18,7 @@ from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
     add_slides,
     check_labels,
+    refuse_damage,
     refuse_second_review,
     save_version,
     statistics_lease,
@@ -125,6 +126,7 @@ def fit(
                 else ClassStatistics.empty(card.tap_widths, len(card.classes))
             )
             others = latest.contributions if latest else []
+            refuse_damage(client, store, card, others)
             held.check()
             lineage = save_version(
                 store,
@@ -171,6 +173,7 @@ def retract(
         count = sum(len(rows.rows) for rows in taken)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
         with open_client(settings) as client:
+            refuse_damage(client, store, card, latest.contributions)
             part = statistics_of_rows(client, store, card, taken, f"retract {name}")
             before = statistics_with_slides(client, store, card, latest)
             total = retract_statistics(before, part)

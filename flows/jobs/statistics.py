@@ -10,11 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from storage.batches.features import FeatureBlock, read_block
+from storage.batches.features import FeatureBlock
+from storage.batches.known_features import fitted_block
+from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.models.statistics import load_moments, load_statistics, version_name
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.detector.calibration import leave_group_out
 from tasks.detector.groups import (
     GroupKey,
@@ -107,13 +109,39 @@ def fitted_group(job: SlideJob) -> FittedSlide:
     return fitted_slide(priors, taps, diagnosed)
 
 
+@dataclass(frozen=True)
+class CheckJob:
+    """A shard of a fitted batch whose features are to be compared with the ledger."""
+
+    store: Store
+    model: ModelCard
+    batch: Batch
+    shard: Shard
+
+
+def find_damage(job: CheckJob) -> str | None:
+    """Say what is wrong with a shard's features; None where they are those of the ledger."""
+    try:
+        fitted_block(job.store, job.model.name, job.batch, job.shard)
+    except StoreError as error:
+        return str(error)
+    return None
+
+
 def _keys(part: Rows) -> list[GroupKey]:
     return slide_keys(part.batch, part.patients, part.slides)
 
 
 def _read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
-    start, stop = int(part.rows[0]), int(part.rows[-1]) + 1
-    return read_block(store, model.name, part.batch, start, stop).take(part.rows - start)
+    """Read rows out of whole shards, whose features are compared with the ledger."""
+    batch = load_batch_of_key(store, part.batch)
+    blocks = []
+    for shard in batch.shards():
+        own = part.rows[(part.rows >= shard.start) & (part.rows < shard.stop)]
+        if len(own):
+            block = fitted_block(store, model.name, batch, shard)
+            blocks.append(block.take(own - shard.start))
+    return FeatureBlock.joined(blocks)
 
 
 @lru_cache(maxsize=2)

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.compute as pc
 from distributed import Client
 
-from flows.jobs.statistics import RowsJob, rows_statistics
+from flows.jobs.statistics import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell
 from flows.outcome import shell_command
 from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
-from storage.batches.manifests import Batch, Sources, read_manifest
+from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed
@@ -71,6 +71,24 @@ def add_slides(client: Client, store: Store, card: ModelCard) -> Lineage:
             return latest
         statistics = statistics_with_slides(client, store, card, latest)
         return save_version(store, card, latest, statistics, "slides", latest.contributions)
+
+
+def refuse_damage(
+    client: Client, store: Store, card: ModelCard, contributions: list[Contribution]
+) -> None:
+    """Raise StoreError where what was fitted before is not what the ledger knows.
+
+    A version is checked before the next one is built on it, for calibration, which reads all that
+    was fitted, comes after the next one is written.
+    """
+    jobs = []
+    for contribution in contributions:
+        contributed(store, card, contribution)
+        batch = load_batch(store, contribution.batch, contribution.attempt)
+        jobs += [CheckJob(store, card, batch, shard) for shard in batch.shards()]
+    for damage in run_jobs(client, find_damage, jobs, title="check what was fitted"):
+        if damage:
+            raise StoreError(damage)
 
 
 def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:

@@ -6,6 +6,7 @@ equal to its fill value is not written at all.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -67,6 +68,14 @@ class FeatureBlock:
             size=self.size[rows],
             colour=None if self.colour is None else self.colour[rows],
         )
+
+    @staticmethod
+    def joined(blocks: Sequence["FeatureBlock"]) -> "FeatureBlock":
+        """Join blocks of one batch, at least one, in their order."""
+        arrays = [block.arrays() for block in blocks]
+        joined = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+        taps = {name: joined.pop(f"tap/{name}") for name in blocks[0].taps}
+        return FeatureBlock(taps=taps, **joined)
 
     def digest(self) -> str:
         """Compute the sha256 over names, shapes and values, the same on every machine."""

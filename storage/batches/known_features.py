@@ -118,3 +118,20 @@ def verified_block(
     except StoreError:
         return None
     return (block, record) if block.digest() == record.digest else None
+
+
+def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:
+    """Read a shard's features to compute statistics of them.
+
+    Raises:
+        StoreError: they are not those that the ledger knows.
+    """
+    found = verified_block(store, model, batch, shard)
+    if found is None:
+        raise StoreError(
+            f"the features of rows {shard.start} to {shard.stop} of batch {batch.name} are not "
+            "those that the ledger knows (sha256 differs), and statistics of others would be "
+            f"wrong: restore {store.address('features', model, f'{batch.key}.zarr')} and "
+            f"{store.address('batches', batch.key, 'ledger', model)} from a backup"
+        )
+    return found[0]

@@ -7,10 +7,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block
-from storage.batches.manifests import load_batch, read_manifest
+from storage.batches.manifests import load_batch, read_manifest, verify_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.statistics import Contribution
-from storage.store import Store
+from storage.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,30 @@ class Rows:
 
 
 def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
-    """List the rows of a batch that are in the statistics now."""
+    """List the rows of a batch that are in the statistics now.
+
+    Raises:
+        StoreError: its manifest or its features are not those that were fitted.
+    """
     batch = load_batch(store, contribution.batch, contribution.attempt)
+    verify_manifest(store, batch)
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
     chosen = is_labelled(block) & ~is_held_out(card, manifest, block)
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
     chosen &= ~np.isin(patients, contribution.without_patients)
     chosen &= ~np.isin(slides, contribution.without_slides)
+    rows = np.flatnonzero(chosen)
+    given = (batch.manifest_digest, len(rows))
+    if given != (contribution.manifest_digest, contribution.images):
+        raise StoreError(
+            f"batch {batch.name} gave {contribution.images:,} images to the statistics, but of its "
+            f"rows 0 to {batch.rows} only {len(rows):,} are found again: restore "
+            f"{store.address('batches', batch.key)} and "
+            f"{store.address('features', card.name, f'{batch.key}.zarr')} from a backup"
+        )
     everything = Rows(batch.key, np.arange(batch.rows), patients, slides)
-    return everything.take(np.flatnonzero(chosen))
+    return everything.take(rows)
 
 
 def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -287,6 +287,68 @@ def test_retracting_equals_never_having_been_fitted(
             assert np.abs(moments.scatter[c] - oracle).max() <= 1e-10 * np.abs(oracle).max()
     with pytest.raises(StoreError, match="is not in statistics"):
         retract(**{kind: gone}, settings=ready)
+
+
+def flip(store: Store, *parts: str, byte: int = -1, bit: int = 6) -> None:
+    """Turn one bit of a file over."""
+    content = bytearray(store.read_bytes(*parts))
+    content[byte] ^= 1 << bit
+    store.write_bytes(bytes(content), *parts)
+
+
+def other_digest(store: Store) -> None:
+    parts = ("batches", "first", "ledger", "m", "000001.json")
+    store.write_json(store.read_json(*parts) | {"digest": 64 * "0"}, *parts)
+
+
+def fitted_row(store: Store) -> int:
+    """The first row of the second shard that is in the statistics, counted from the shard's."""
+    card, manifest = load_card(store, "m"), read_manifest(store, load_batch(store, "first"))
+    patients = manifest["patient_id"].to_pylist()[32:64]
+    return next(row for row, patient in enumerate(patients) if patient not in card.held_out)
+
+
+FEATURES = ("features", "m", "first.zarr")
+DAMAGE: dict[str, Callable[[Store], None]] = {
+    "status": lambda store: flip(store, *FEATURES, "status", "c", "1", byte=fitted_row(store)),
+    "label": lambda store: flip(store, *FEATURES, "label", "c", "1", byte=fitted_row(store), bit=0),
+    "tap": lambda store: flip(
+        store, *FEATURES, "tap", sorted(load_card(store, "m").tap_widths)[0], "c", "1", "0"
+    ),
+    "digest in the ledger": other_digest,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_features_that_are_not_those_of_the_ledger_end_every_change_of_the_statistics(
+    images: Path, ready: Settings, tmp_path: Path, damage: str
+) -> None:
+    store, folder = Store(ready.store), Path(ready.store)
+    write_collection(
+        tmp_path / "extra", patients=3, cells_per_patient=4, parasitized_fraction=0.5, seed=9,
+        first_patient=50,
+    )  # fmt: skip
+    DAMAGE[damage](store)
+
+    def kept() -> list[Path]:
+        return sorted([*(folder / "statistics").rglob("v*"), *(folder / "detectors").iterdir()])
+
+    before = kept()
+    patient = read_manifest(store, load_batch(store, "first"))["patient_id"][0].as_py()
+    strict = ready.model_copy(update={"alpha": 0.01})
+    for change in (
+        lambda: retract(batch="first", settings=ready),
+        lambda: retract(patient=patient, settings=ready),
+        lambda: fit(str(tmp_path / "extra"), batch="second", settings=ready),
+        lambda: fit(str(images / "smears"), batch="first", settings=strict),
+    ):
+        with pytest.raises(
+            (StoreError, ClusterError), match=r"rows \d+ to \d+ .*restore .* from a backup"
+        ) as refused:
+            change()
+        assert "batch first" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert kept() == before
 
 
 def test_retracting_all_leaves_statistics_but_no_detector(ready: Settings) -> None:

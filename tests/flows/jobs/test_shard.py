@@ -257,8 +257,8 @@ def test_what_a_batch_contributes_leaves_out_the_held_out_failed_and_retracted(
         Contribution(
             batch="night",
             attempt=1,
-            manifest_digest="m",
-            images=24,
+            manifest_digest=spoilt.batch.manifest_digest,
+            images=4,
             held_out=6,
             without_patients=("C101P1",),
         ),
