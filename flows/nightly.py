@@ -123,7 +123,7 @@ def _take_what_is_new(
     extensions: frozenset[str],
 ) -> Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
-    card = load_card(store, load_detector_card(store, detector).model)
+    card = load_card(store, load_detector_card(store, detector, on_damage=warn).model)
     with series_lease(store, series, on_wait=tell) as held:
         night = find_night(store, series, day)
         if night and night.images:

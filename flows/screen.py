@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
+from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
@@ -126,7 +127,7 @@ def screen(
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    detector_card = load_detector_card(store, detector)
+    detector_card = load_detector_card(store, detector, on_damage=warn)
     card = load_model_of(store, detector_card)
     started = time.monotonic()
     with lease_batch(store, batch, wait=wait) as held:

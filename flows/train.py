@@ -7,13 +7,14 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.jobs.worker import keep_freed_memory
+from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training import CLASSES, TrainingRecipe, load_labelled_images, train_model
-from storage.models.classifiers import refuse_existing, save_model
+from storage.models.classifiers import list_models, refuse_existing, save_model
 from storage.store import Store
 from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
@@ -97,7 +98,9 @@ def train(
     if data.by != "patient":
         log.warning("some images have no patient: split by %s, which flatters metrics", data.by)
     card, content = train_model(classifier, recipe, data, model)
-    save_model(store, card, content)
+    others = list_models(store, on_damage=warn)
+    newest = max((other.sequence for other in others), default=0)
+    save_model(store, card.model_copy(update={"sequence": newest + 1}), content)
     keys = {part: set(names) for part, names in card.split.items()}
     return TrainOutcome(
         model=card.name,

@@ -1,11 +1,22 @@
 """Keep JSON records: typed, strict, readable by a person, describing the file beside them."""
 
+import json
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+
+Found = TypeVar("Found")
+Tell = Callable[[str], None]
+
+OWN_DIGEST = "card_digest"  # of a card's other fields, in its file alone
+
+
+class NewerError(StoreError):
+    """A record was written by a newer slidewatch, so it is not damaged."""
 
 
 class Part(BaseModel):
@@ -21,7 +32,15 @@ class Record(Part):
 
     def write(self, store: Store, *parts: str, once: bool = False) -> None:
         """Write the record; the same record always has the same bytes."""
-        store.write_json(self.model_dump(mode="json"), *parts, once=once)
+        store.write_json(self._document(), *parts, once=once)
+
+    def _document(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def _checked(cls, data: Any, address: str) -> Any:
+        """Return the fields of a document; StoreError where it is not the one that was written."""
+        return data
 
     @classmethod
     def read(cls, store: Store, *parts: str) -> Self:
@@ -29,10 +48,11 @@ class Record(Part):
         data = store.read_json(*parts)
         version, known = _version(data), cls.model_fields["schema_version"].default
         if version > known:
-            raise StoreError(
+            raise NewerError(
                 f"{store.address(*parts)} was written by a newer slidewatch (schema version "
                 f"{version}, this one knows {known}): update slidewatch"
             )
+        data = cls._checked(data, store.address(*parts))
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -49,14 +69,63 @@ def _version(data: Any) -> int:
 
 
 class Card(Record):
-    """A record that describes the file of arrays beside it by its sha256."""
+    """A record that describes the file of arrays beside it by its sha256.
+
+    In the store it has a digest of its own, too. Cards of before 0.2 have none, and are read.
+    """
 
     created_at: datetime
     digest: str
 
+    def _document(self) -> dict[str, Any]:
+        data = super()._document()
+        return data | {OWN_DIGEST: _digest_of_fields(data)}
+
+    @classmethod
+    def _checked(cls, data: Any, address: str) -> Any:
+        if not isinstance(data, dict) or OWN_DIGEST not in data:
+            return data
+        fields = {name: value for name, value in data.items() if name != OWN_DIGEST}
+        if _digest_of_fields(fields) != data[OWN_DIGEST]:
+            raise StoreError(
+                f"{address} is not the card that was written (sha256 differs): restore it from a "
+                "backup"
+            )
+        return fields
+
     def __hash__(self) -> int:
         """Hash by the digest, so that what is loaded from the file is cached by it."""
         return hash(self.digest)
+
+
+def _digest_of_fields(fields: dict[str, Any]) -> str:
+    return digest_of(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode())
+
+
+def read_readable(
+    read: Callable[[str], Found], names: Iterable[str], on_damage: Tell | None
+) -> list[Found]:
+    """Read things by their names, and leave out what is damaged.
+
+    Args:
+        read: one of them.
+        names: of them all.
+        on_damage: is told what is left out, and why; without it damage is raised.
+
+    Raises:
+        NewerError: one was written by a newer slidewatch.
+    """
+    found = []
+    for name in names:
+        try:
+            found.append(read(name))
+        except NewerError:
+            raise
+        except StoreError as error:
+            if on_damage is None:
+                raise
+            on_damage(f"left out: {error}")
+    return found
 
 
 def save_described(

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import Status
 from flows.outcome import Outcome
@@ -55,7 +56,7 @@ def status(
     """Show what is in a store: models, statistics, detectors and batches."""
     settings = settings or Settings()
     store = Store(settings.store)
-    models = list_models(store)
+    models = list_models(store, on_damage=warn)
     return StatusOutcome(
         store=settings.store,
         models=[
@@ -88,9 +89,9 @@ def status(
                 "alpha": card.alpha,
                 "warnings": len(card.warnings) or None,
             }
-            for card in list_detectors(store)
+            for card in list_detectors(store, warn, models)
         ],
-        batches=[_batch_row(store, batch) for batch in list_batches(store)],
+        batches=[_batch_row(store, batch) for batch in list_batches(store, on_damage=warn)],
     )
 
 

@@ -98,7 +98,9 @@ class NightMetrics:
 
     def read(self, store: Store) -> None:
         """Set the metrics of the series' nights, the model and the detector from the store."""
-        nights = newest_batches(store, lambda batch: series_of(batch) == self.series)
+        nights = newest_batches(
+            store, lambda batch: series_of(batch) == self.series, on_damage=warn
+        )
         for number, (row, published_at) in enumerate(islice(nights, LOOK_BACK)):
             night = BatchSummary.parse(row)
             if number == 0:
@@ -108,7 +110,7 @@ class NightMetrics:
                 break
         for gauge, cards in (
             (self.model, list_models(store)),
-            (self.detector, list_detectors(store)),
+            (self.detector, list_detectors(store, on_damage=warn)),
         ):
             if cards:
                 gauge().set(cards[-1].created_at.timestamp())

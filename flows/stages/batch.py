@@ -69,6 +69,7 @@ def start_or_resume(
             "--batch for another day"
         )
     if batch is None or force or not batch.rows:
+        others = list_batches(store, on_damage=warn)
         plan = BatchPlan(
             name=name,
             images=images if isinstance(images, str) else tuple(images),
@@ -78,7 +79,8 @@ def start_or_resume(
             started_at=started_at,
             attempt=batch.attempt + 1 if batch else 1,
             # Who starts a batch anew wants it computed anew.
-            earlier=() if force else tuple(b.key for b in list_batches(store)[-EARLIER:]),
+            earlier=() if force else tuple(b.key for b in others[-EARLIER:]),
+            sequence=1 + max((b.sequence for b in others), default=0),
         )
         listed = list_images(
             images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn

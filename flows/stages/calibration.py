@@ -7,12 +7,19 @@ import numpy as np
 from distributed import Client
 
 from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
+from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed
-from storage.models.detectors import DetectorCard, TapCard, list_detectors, save_detector
+from storage.models.detectors import (
+    DetectorCard,
+    TapCard,
+    detector_names,
+    list_detectors,
+    save_detector,
+)
 from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
 from storage.store import Store, digest_of
@@ -49,7 +56,8 @@ def calibrate_detector(
     Raises:
         CalibrationError: a class is missing, or there are too few images.
     """
-    made = [d for d in list_detectors(store) if _same(d, settings, card, lineage)]
+    others = list_detectors(store, on_damage=warn)
+    made = [d for d in others if _same(d, settings, card, lineage)]
     if made:
         return made[-1]
     missing = [name for name, count in lineage.images.items() if not count]
@@ -90,6 +98,7 @@ def calibrate_detector(
         uncertain_below=settings.uncertain_below,
         slides=len(own.calibration.slides.scores) if own else None,
         warnings=[*_warnings(by, len(groups), settings.alpha), *without],
+        sequence=1 + max((made.sequence for made in others), default=0),
     )
     save_detector(store, detector_card, content)
     return detector_card
@@ -188,6 +197,6 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
 
 def _free_name(store: Store, wanted: str) -> str:
     """Choose the wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
-    taken = {card.name for card in list_detectors(store)}
+    taken = set(detector_names(store))
     names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

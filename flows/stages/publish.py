@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.provenance import provenance_of
+from flows.monitoring.console import warn
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
@@ -89,7 +90,7 @@ def batch_report(store: Store, batch: Batch) -> BatchSummary:
 
 def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
     """Read the summaries of the last batches of days before the given one, oldest first."""
-    rows = read_batches_before(store, day, limit).to_pylist()
+    rows = read_batches_before(store, day, limit, on_damage=warn).to_pylist()
     return [BatchSummary.parse(row) for row in rows]
 
 

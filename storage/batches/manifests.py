@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.parquet import open_table, read_footer, table_to_bytes
-from storage.records import Part, Record, freeze
+from storage.records import Part, Record, Tell, freeze, read_readable
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError, check_name, digest_of
 
 Sources = str | tuple[str, ...]  # where images came from: one source, or several
@@ -23,7 +23,8 @@ class BatchPlan(Part):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
     A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
-    ``earlier`` are keys of batches whose features may be used again.
+    ``earlier`` are keys of batches whose features may be used again. ``sequence`` counts the
+    batches of a store as they start, for clocks go wrong; it is 0 in those of before 0.2.
     """
 
     name: str
@@ -34,6 +35,7 @@ class BatchPlan(Part):
     batch_date: date
     started_at: datetime
     earlier: tuple[str, ...] = ()
+    sequence: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -104,7 +106,8 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
         return load_batch_of_key(store, f"{name}~{attempt}")
     batch = find_batch(store, name)
     if batch is None:
-        have = ", ".join(each.name for each in list_batches(store)) or "none"
+        found = list_batches(store, on_damage=lambda _: None)
+        have = ", ".join(each.name for each in found) or "none"
         raise StoreError(f"no batch {name!r} in {store.url}; there are: {have}")
     return load_batch_of_key(store, name) if attempt == 1 else batch
 
@@ -114,14 +117,17 @@ def load_batch_of_key(store: Store, key: str) -> Batch:
     return Batch.read(store, "batches", key, "batch.json")
 
 
-def list_batches(store: Store) -> list[Batch]:
-    """List the latest attempt at every batch that was started, oldest first."""
+def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
+    """List the latest attempt at every batch that was started, oldest first.
+
+    See `read_readable` for damaged ones.
+    """
     latest: dict[str, Batch] = {}
-    for key in store.folders("batches", having="batch.json"):
-        batch = Batch.read(store, "batches", key, "batch.json")
+    keys = store.folders("batches", having="batch.json")
+    for batch in read_readable(lambda key: load_batch_of_key(store, key), keys, on_damage):
         if batch.name not in latest or latest[batch.name].attempt < batch.attempt:
             latest[batch.name] = batch
-    return sorted(latest.values(), key=lambda batch: batch.started_at)
+    return sorted(latest.values(), key=lambda b: (b.sequence, b.started_at, b.name))
 
 
 def verify_manifest(store: Store, batch: Batch) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, load_described, save_described
+from storage.records import Card, Tell, load_described, read_readable, save_described
 from storage.store import Store, StoreError, check_name
 
 
@@ -11,7 +11,9 @@ class ModelCard(Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
-    of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file.
+    of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file;
+    ``sequence`` counts the models of a store as they are made, for clocks go wrong. It is 0 in
+    models of before 0.2.
     """
 
     name: str
@@ -24,6 +26,7 @@ class ModelCard(Card):
     training: dict[str, Any]
     metrics: dict[str, Any]
     versions: dict[str, str]
+    sequence: int = 0
 
     @property
     def classes(self) -> list[str]:
@@ -53,10 +56,11 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
     )
 
 
-def list_models(store: Store) -> list[ModelCard]:
-    """List the cards of all models, oldest first."""
+def list_models(store: Store, on_damage: Tell | None = None) -> list[ModelCard]:
+    """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
     names = store.folders("models", having="card.json")
-    return sorted((load_card(store, name) for name in names), key=lambda card: card.created_at)
+    cards = read_readable(lambda name: load_card(store, name), names, on_damage)
+    return sorted(cards, key=lambda card: (card.sequence, card.created_at, card.name))
 
 
 def load_card(store: Store, name: str) -> ModelCard:

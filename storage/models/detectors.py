@@ -4,9 +4,19 @@ A detector is what screening needs beside the model: class means and Cholesky fa
 the calibration scores, and the level at which an image is called abnormal.
 """
 
+import re
+from collections.abc import Sequence
+
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.models.classifiers import ModelCard, load_card
-from storage.records import Card, Part, load_described, save_described
+from storage.models.classifiers import ModelCard, list_models, load_card
+from storage.records import (
+    Card,
+    Part,
+    Tell,
+    load_described,
+    read_readable,
+    save_described,
+)
 from storage.store import AlreadyExistsError, Store, StoreError, check_name
 
 
@@ -26,7 +36,8 @@ class DetectorCard(Card):
     """What a detector was made from and at which level it speaks.
 
     ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
-    has no such scores, as all of schema version 1.
+    has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
+    they are made; it is 0 in those of before 0.2.
     """
 
     schema_version: int = 2
@@ -43,6 +54,7 @@ class DetectorCard(Card):
     uncertain_below: float
     warnings: list[str]
     slides: int | None = None
+    sequence: int = 0
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
@@ -64,26 +76,90 @@ def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
         ) from None
 
 
-def list_detectors(store: Store) -> list[DetectorCard]:
-    """List the cards of all detectors, oldest first."""
-    names = store.folders("detectors", having="card.json")
-    cards = (DetectorCard.read(store, "detectors", name, "card.json") for name in names)
-    return sorted(cards, key=lambda card: (card.created_at, card.name))
+def detector_names(store: Store) -> list[str]:
+    """List the names of all detectors, those whose card is damaged too."""
+    return store.folders("detectors", having="card.json")
 
 
-def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
-    """Load the card of a detector, by default the newest; StoreError lists those that there are."""
+def list_detectors(
+    store: Store, on_damage: Tell | None = None, models: Sequence[ModelCard] | None = None
+) -> list[DetectorCard]:
+    """List the cards of all detectors, oldest first: by model, and then by statistics version.
+
+    A clock that was wrong once must not make a detector the newest for as long as it was ahead.
+
+    Args:
+        store: where they are.
+        on_damage: see `read_readable`.
+        models: all models, oldest first, where they are known.
+    """
+    cards = read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
+    order = _ages(list_models(store, on_damage) if models is None else models)
+    return sorted(
+        cards,
+        key=lambda card: (
+            order.get(card.model, -1),
+            card.statistics_version,
+            card.sequence,
+            card.created_at,
+            card.name,
+        ),
+    )
+
+
+def _read(store: Store, name: str) -> DetectorCard:
+    return DetectorCard.read(store, "detectors", name, "card.json")
+
+
+def _ages(models: Sequence[ModelCard]) -> dict[str, int]:
+    return {card.name: place for place, card in enumerate(models)}
+
+
+def load_detector_card(
+    store: Store, name: str | None = None, on_damage: Tell | None = None
+) -> DetectorCard:
+    """Load the card of a detector, by default the newest.
+
+    Args:
+        store: where it is.
+        name: of the detector.
+        on_damage: is told which older detectors are damaged; without it damage is raised.
+
+    Raises:
+        StoreError: there is none, and those that there are are listed; or it is damaged; or the
+            card of one that may be newer than all others is.
+    """
     if name is not None:
         check_name("detector", name)
         if store.exists("detectors", name, "card.json"):
-            return DetectorCard.read(store, "detectors", name, "card.json")
-    cards = list_detectors(store)
-    if not cards:
+            return _read(store, name)
+    have = detector_names(store)
+    if not have:
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:
-        have = ", ".join(card.name for card in cards)
-        raise StoreError(f"no detector {name!r} in {store.url}; there are: {have}")
+        raise StoreError(f"no detector {name!r} in {store.url}; there are: {', '.join(have)}")
+    models, damage = list_models(store), list[str]()
+    cards = list_detectors(store, damage.append if on_damage else None, models)
+    readable = {card.name for card in cards}
+    for lost in have:
+        if lost not in readable and (not cards or _may_be_newer(lost, cards[-1], models)):
+            _read(store, lost)  # raises what is wrong with it
+    if on_damage:
+        for text in damage:
+            on_damage(text)
     return cards[-1]
+
+
+def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:
+    """Tell by its name whether a detector whose card is damaged may be newer than another."""
+    named = re.fullmatch(r"(.+)-v(\d{4,})(-\d+)?", lost)
+    if named is None:
+        return True
+    model, version = named[1], int(named[2])
+    if model == card.model:
+        return version >= card.statistics_version
+    order = _ages(models)
+    return order.get(model, -1) > order.get(card.model, -1)
 
 
 def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:

@@ -8,6 +8,7 @@ A report is staged and renamed once, so a reader of the folder sees the old one 
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow as pa
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, load_batch
 from storage.parquet import read_footer, read_table, write_parts
+from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, StoreError, digest_of
 
@@ -80,14 +82,20 @@ def publish_report(
     return write_parts(store, schema, groups, *path, bloom=bloom)
 
 
-def read_batches_before(store: Store, day: date, limit: int) -> pa.Table:
-    """Read the rows of the last batches of days before the given one, oldest first."""
+def read_batches_before(
+    store: Store, day: date, limit: int, on_damage: Tell | None = None
+) -> pa.Table:
+    """Read the rows of the last batches of days before the given one, oldest first.
+
+    See `read_readable` for damaged ones.
+    """
     paths: list[tuple[str, ...]] = []
     for folder in reversed(store.names("reports", BATCHES)):
         if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
             names = store.names("reports", BATCHES, folder)
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
-    rows = [_as_of_now(read_table(store, *path)) for path in reversed(paths[:limit])]
+    files = ["/".join(path) for path in reversed(paths[:limit])]
+    rows = read_readable(lambda file: _as_of_now(read_table(store, file)), files, on_damage)
     return pa.concat_tables([batch_schema().empty_table(), *rows])
 
 
@@ -103,14 +111,18 @@ def _as_of_now(rows: pa.Table) -> pa.Table:
 
 
 def newest_batches(
-    store: Store, wanted: Callable[[str], bool]
+    store: Store, wanted: Callable[[str], bool], on_damage: Tell | None = None
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
-    """Read the row of every wanted batch, and when it was published, the newest first."""
+    """Read the row of every wanted batch, and when it was published, the newest first.
+
+    See `read_readable` for damaged ones.
+    """
     for folder in reversed(store.names("reports", BATCHES)):
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
-                path = ("reports", BATCHES, folder, name)
-                yield read_table(store, *path).to_pylist()[0], store.modified(*path)
+                file = "/".join(("reports", BATCHES, folder, name))
+                for rows in read_readable(partial(read_table, store), [file], on_damage):
+                    yield rows.to_pylist()[0], store.modified(file)
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

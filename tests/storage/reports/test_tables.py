@@ -20,6 +20,7 @@ from storage.reports.tables import (
     BATCHES,
     FIELDS,
     SLIDES,
+    newest_batches,
     of_attempt,
     publish_report,
     published_batch,
@@ -300,3 +301,19 @@ def test_a_report_on_a_batch_may_lack_columns_of_today(any_store: Store) -> None
     assert found.schema == batch_schema()
     assert found["tap_edges"].to_pylist() == [None]
     assert found["light"].to_pylist() == ["green"]
+
+
+def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_with(
+    any_store: Store,
+) -> None:
+    for day in DAYS:
+        publish_row(any_store, "night", day)
+    damaged = report_path("night", DAYS[0], BATCHES)
+    any_store.write_bytes(any_store.read_bytes(*damaged)[:1000], *damaged)
+    told: list[str] = []
+    assert read_batches_before(any_store, date(2026, 3, 1), 9, told.append).num_rows == 1
+    assert len(list(newest_batches(any_store, lambda _: True, told.append))) == 1
+    assert len(told) == 2
+    assert all("/".join(damaged) in text for text in told)
+    with pytest.raises(StoreError, match="is damaged"):
+        read_batches_before(any_store, date(2026, 3, 1), 9)
