@@ -16,7 +16,7 @@ from flows.options.described import described
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.batch import lease_batch, run_shards, start_or_resume
+from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
@@ -129,6 +129,7 @@ def screen(
     store = Store(settings.store)
     detector_card = load_detector_card(store, detector, on_damage=warn)
     card = load_model_of(store, detector_card)
+    warn_of_model(card)
     started = time.monotonic()
     with lease_batch(store, batch, wait=wait) as held:
         with stage("freeze"):

@@ -12,11 +12,12 @@ import torch
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
-from flows.jobs.versions import OF_A_MACHINE, exact
+from flows.jobs.versions import OF_A_MACHINE, changed_since, exact
 from flows.options.described import described
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from storage.models.classifiers import list_models
 from storage.records import now
 from storage.store import Store
 
@@ -63,6 +64,7 @@ def doctor(
         "processors": _processors,
         "cuda": _cuda,
         "store": _store,
+        "model": _model,
         "disk": _disk,
         "certificates": _certificates,
         "cluster": _cluster,
@@ -103,6 +105,15 @@ def _store(settings: Settings) -> tuple[bool, str]:
     well = store.read_bytes(name) == b"slidewatch"
     store.remove(name)
     return well, f"{store.address()} can be written and read"
+
+
+def _model(settings: Settings) -> tuple[bool, str]:
+    cards = list_models(Store(settings.store))
+    if not cards:
+        return True, "none yet: slidewatch train makes one"
+    changes = changed_since(cards[-1].versions, ["torch"])
+    made = "; ".join(f"warning: {change} since it was trained" for change in changes)
+    return True, f"{cards[-1].name} {made}".strip()
 
 
 def _disk(settings: Settings) -> tuple[bool, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
+from flows.jobs.versions import made_with
 from flows.jobs.worker import settle_worker
 from storage.batches.features import (
     FAILED,
@@ -129,7 +130,7 @@ def run_shard(job: ShardJob) -> ShardResult:
 
 def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, ShardRecord]:
     card = job.model
-    seen = seen_before(job.store, card.name, job.batch.earlier)
+    seen = seen_before(job.store, card.name, card.digest, job.batch.earlier)
     features = _extract(job, manifest, seen)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
@@ -168,6 +169,7 @@ def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, Sha
         failures=failures,
         tries=job.tries,
         digest=digest,
+        versions=made_with(),
     )
     write_shard_record(job.store, job.batch, card.name, record)
     return block, record

@@ -22,6 +22,7 @@ PACKAGES = PROTOCOL + RESULTS
 OF_A_MODEL = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
 OF_A_PAGE = ("slidewatch", "torch")
 OF_A_MACHINE = ("slidewatch", "prefect", "dask", "torch", "zarr", "pyarrow")
+OF_FEATURES = ("python", "numpy", "openvino", "pillow", "torch")
 SHOWN = 3  # machines that are named for each version
 MISSING = "none"
 
@@ -34,6 +35,25 @@ class VersionsDifferError(Exception):
 def installed() -> dict[str, str]:
     """Look up the version of Python and of each of `PACKAGES` in this process."""
     return comparable({"python": ".".join(map(str, sys.version_info))} | exact(PACKAGES))
+
+
+def made_with() -> dict[str, str]:
+    """Look up the versions that an image's features depend on, as the ledger keeps them."""
+    return {name: installed()[name] for name in OF_FEATURES}
+
+
+def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """Name each version that is not what it was, builds apart; one that is not known is left out.
+
+    >>> changed_since({"torch": "0.1"}, ["torch", "pillow"])[0].partition(",")[0]
+    'torch was 0.1'
+    """
+    here, then = installed(), comparable({"python": MISSING} | dict(before))
+    return [
+        f"{name} was {then[name]}, and is {here[name]}"
+        for name in names
+        if name in before and then[name] != here[name]
+    ]
 
 
 def exact(packages: Iterable[str]) -> dict[str, str]:

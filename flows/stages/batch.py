@@ -9,11 +9,13 @@ from distributed import Client
 from prefect.logging import get_run_logger
 
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
 from storage.batches.features import create_features
+from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (
     Batch,
     BatchPlan,
@@ -112,6 +114,28 @@ def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, Imag
     return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
 
 
+def warn_of_model(card: ModelCard) -> None:
+    """Warn where a model was trained with another PyTorch than is installed."""
+    for change in changed_since(card.versions, ["torch"]):
+        warn(
+            f"model {card.name} was trained with another PyTorch ({change}): its features may "
+            "differ from those that were fitted; install the same, or evaluate it anew"
+        )
+
+
+def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
+    """Warn where a batch goes on with other libraries than it began with."""
+    done = complete_shards(store, batch, model)
+    first = next((shard for shard in batch.shards() if shard.number in done), None)
+    record = read_shard_record(store, batch, model, first) if first else None
+    made = record.versions if record and record.versions else {}
+    if changes := changed_since(made, made):
+        warn(
+            f"batch {batch.name} was begun with other libraries ({'; '.join(changes)}), and its "
+            f"{len(done)} complete shards are kept: --force computes all of it anew"
+        )
+
+
 def run_shards(
     client: Client, store: Store, batch: Batch, card: ModelCard, jobs: list[ShardJob], title: str
 ) -> Iterator[ShardResult]:
@@ -126,6 +150,7 @@ def run_shards(
         classes=len(card.classes),
         digests={"manifest": batch.manifest_digest, "model": card.digest},
     )
+    _warn_of_versions(store, batch, card.name)
     results = run_jobs(
         client,
         run_shard,

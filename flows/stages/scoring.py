@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from distributed import Client
 from prefect import task
@@ -102,7 +102,7 @@ def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
         stop = start + sum(1 for _ in run)
         if patient is None and slide is None:
             cuts = [*range(start, stop, batch.shard_rows), stop]
-            for a, b in zip(cuts, cuts[1:], strict=False):
+            for a, b in pairwise(cuts):
                 yield SlideRows(None, None, a, b)
         else:
             yield SlideRows(slide, patient, start, stop)

@@ -193,6 +193,16 @@ def read_block(
         ) from None
 
 
+def made_by(store: Store, model: str, batch: str) -> str | None:
+    """Read the digest of the model that made a batch's features; StoreError where there are none.
+
+    A model is known by its name, but another one may have been put in its place.
+    """
+    _, attributes = _open(store, model, batch, "r")
+    digest: str | None = attributes.get("model")
+    return digest
+
+
 def _open(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"]
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.batches.features import SCORED, FeatureBlock, read_block
+from storage.batches.features import SCORED, FeatureBlock, made_by, read_block
 from storage.batches.ledger import ShardRecord, read_shard_record
 from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
@@ -43,13 +43,16 @@ class Seen:
 
 
 @lru_cache(maxsize=2)
-def seen_before(store: Store, model: str, keys: tuple[str, ...]) -> Seen:
+def seen_before(store: Store, model: str, model_digest: str, keys: tuple[str, ...]) -> Seen:
     """Index the images whose features under a model are in batches of these keys."""
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
         try:
             batch = load_batch_of_key(store, key)
+            # A model of the same name that was put in place of another has other features.
+            if made_by(store, model, key) != model_digest:
+                continue
             block = read_block(store, model, key, 0, batch.rows, taps=False)
         except StoreError:  # never extracted under this model, or removed since
             continue

@@ -23,7 +23,11 @@ class Failure(Part):
 
 
 class ShardRecord(Record):
-    """The record of a shard whose features are complete; ``digest`` is that of its FeatureBlock."""
+    """The record of a shard whose features are complete; ``digest`` is that of its FeatureBlock.
+
+    ``versions`` are those of Python and the libraries that made them; None in records of before
+    0.2.
+    """
 
     shard: int
     start: int
@@ -32,6 +36,7 @@ class ShardRecord(Record):
     failures: list[Failure]
     tries: int
     digest: str
+    versions: dict[str, str] | None = None
 
 
 class Seal(Record):

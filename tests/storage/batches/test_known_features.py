@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from flows.jobs.shard import ShardJob, run_shard
+from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from storage.batches.features import FeatureBlock, create_features, read_block
 from storage.batches.known_features import seen_before
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
-from storage.models.classifiers import load_card
-from storage.store import Store
+from storage.batches.ledger import read_shard_record
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
+from storage.models.classifiers import load_card, save_model
+from storage.store import Store, digest_of
 from tasks.images import regions
 from tasks.images.decoding import Picture
 from tasks.images.listing import list_images
@@ -115,7 +117,33 @@ def test_a_batch_without_features_under_this_model_is_passed_over(
 ) -> None:
     extracted(store_with_model, cells, "again", ["gone", "first"])
     assert not decoded
-    seen = seen_before(store_with_model, "tiny", ("gone", "first"))
+    digest = load_card(store_with_model, "tiny").digest
+    seen = seen_before(store_with_model, "tiny", digest, ("gone", "first"))
     assert [batch.name for batch in seen.batches] == ["first"]
     assert bytes(32) not in seen
     assert "text" not in seen
+
+
+def test_features_of_another_model_of_the_same_name_are_not_used(
+    store_with_model: Store, cells: Path, tmp_path: Path, first: FeatureBlock, decoded: list[bytes]
+) -> None:
+    store = store_with_model
+    arrays = arrays_from_bytes(store.read_bytes("models", "tiny", "model.safetensors"))
+    arrays["backbone.fc.bias"] = arrays["backbone.fc.bias"] + 1
+    content = arrays_to_bytes(arrays)
+    card = load_card(store, "tiny").model_copy(update={"digest": digest_of(content)})
+    store.remove("models", "tiny")
+    save_model(store, card, content)
+    again = extracted(store, moved(cells, tmp_path / "moved"), "again", ["first"])
+    assert len(decoded) == 24
+    assert not np.isclose(again.logits.mean(), first.logits.mean())
+
+
+def test_a_ledger_record_says_which_versions_made_the_features(
+    store_with_model: Store, first: FeatureBlock
+) -> None:
+    batch = load_batch(store_with_model, "first")
+    record = read_shard_record(store_with_model, batch, "tiny", next(batch.shards()))
+    assert record is not None
+    assert record.versions is not None
+    assert set(record.versions) == {"python", "torch", "openvino", "pillow", "numpy"}
