@@ -20,12 +20,14 @@ from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
+from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import load_detector_card, load_model_of
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store
+from tasks.reports.batches import BatchSummary
 
 
 class ScreenOutcome(Outcome):
@@ -153,12 +155,31 @@ def screen(
         night = batch_report(store, frozen)
     if not repeated:
         announce(store, frozen, seal, night)
-    outcome = ScreenOutcome(
-        batch=batch,
-        report=store.address(*report_path(frozen.name, frozen.batch_date)),
-        page=store.address(*page_path(frozen.name)),
-        model=card.name,
-        detector=detector_card.name,
+    seconds = time.monotonic() - started
+    outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure)
+    if outcome.scored < outcome.images or not outcome.images:
+        raise ImagesFailedError(outcome)
+    if outcome.page_failure:
+        raise PageFailedError(outcome)
+    return outcome
+
+
+def _outcome(
+    store: Store,
+    batch: Batch,
+    seal: Seal,
+    night: BatchSummary,
+    seconds: float,
+    repeated: bool,
+    page_failure: str | None,
+) -> ScreenOutcome:
+    """Say in figures what was published."""
+    return ScreenOutcome(
+        batch=batch.name,
+        report=store.address(*report_path(batch.name, batch.batch_date)),
+        page=store.address(*page_path(batch.name)),
+        model=seal.model,
+        detector=seal.detector,
         images=seal.rows,
         scored=seal.scored,
         failures=seal.failures,
@@ -168,15 +189,10 @@ def screen(
         slides_for_review=night.slides_for_review,
         light=night.light,
         reasons=list(night.reasons),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         repeated=repeated,
         page_failure=page_failure,
     )
-    if outcome.scored < outcome.images or not outcome.images:
-        raise ImagesFailedError(outcome)
-    if outcome.page_failure:
-        raise PageFailedError(outcome)
-    return outcome
 
 
 @task(cache_policy=NO_CACHE)

@@ -55,25 +55,22 @@ def run_in_order(
     A job whose worker dies is run elsewhere, and if that one dies too, once more with nothing
     beside it, so that it neither takes others along nor is blamed for them. If it dies alone, the
     rows of a `Job` are probed, and those that kill are in quarantine in a last run. Passing storage
-    errors are retried. No job is done where versions differ from those here, whenever the worker
-    has joined.
+    errors are retried. No job is done by a worker whose versions differ from those here.
 
     Args:
         client: of the cluster.
-        work: what to do with a job.
+        work: what to do with each of the ``jobs``.
         jobs: in order.
         title: of the events and of errors.
-        again: makes the job that is run next after one that did not end well.
+        again: makes the next job of one that did not end well.
         listeners: hear how far the jobs are.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
     """
-    waiting = iter(jobs)
-    total = len(jobs) if isinstance(jobs, Sized) else None
-    window = _Window(client)
+    waiting, total = iter(jobs), len(jobs) if isinstance(jobs, Sized) else None
+    window, finished = _Window(client), 0
     in_flight: deque[_Flight[Work]] = deque()
-    finished = 0
 
     def tell(kind: Kind) -> None:
         event = Event(kind, title, total, in_flight=len(in_flight), finished=finished)
@@ -94,8 +91,7 @@ def run_in_order(
                 result = _settle(client, work, flight, in_flight, again)
                 start()
             except ClusterError as error:
-                what = _describe(flight.job)
-                raise ClusterError(f"{title}, {what}: {error}. {GO_ON}") from error
+                raise ClusterError(f"{title}, {_describe(flight.job)}: {error}. {GO_ON}") from error
             finished += 1
             tell(Kind.FINISHED)
             yield result

@@ -16,7 +16,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.provenance import provenance_of
 from flows.jobs.worker import settle_worker
 from storage.batches.features import SCORED, FeatureBlock, image_ids
 from storage.batches.known_features import verified_block
@@ -99,6 +98,11 @@ class ScoreJob:
 
 
 NightNormal = Reference
+
+
+def provenance_of(batch: Batch, model: str, detector: str, scored_at: datetime) -> Provenance:
+    """Make the provenance of a batch's rows: model, detector, batch, day and start of scoring."""
+    return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
 
 
 def night_normal(job: NightJob) -> NightNormal:

@@ -36,16 +36,10 @@ from storage.store import Store, digest_of
 from tasks.detector.calibration import threshold
 from tasks.images.listing import named
 from tasks.reports.fields import COLUMNS, cells_of
-from tasks.visualisation.batch_page import (
-    NIGHTS_SHOWN,
-    BatchView,
-    ShownField,
-    ShownSlide,
-    batch_page,
-)
+from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
-from tasks.visualisation.overlay import fields_to_show
+from tasks.visualisation.overlay import ShownField, ShownSlide, fields_to_show
 from tasks.visualisation.thumbnails import Exhibit
 
 LISTED = 120  # batches on the index: each costs a file to read, every night

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.provenance import provenance_of
+from flows.jobs.scoring import provenance_of
 from flows.monitoring.console import warn
 from flows.settings import Settings
 from storage.batches.ledger import (

@@ -44,3 +44,15 @@ def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
 def scaled(field: Field, scale: float) -> Field:
     """Resize a picture (h, w, 3) by a scale."""
     return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))
+
+
+# Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
+# programs write where nothing is known.
+CREDIBLE = (0.01, 10.0)
+
+
+def credible(microns_per_pixel: float | None) -> float | None:
+    """Return a number of microns per pixel, or None where no microscope can have it."""
+    low, high = CREDIBLE
+    known = microns_per_pixel is not None and low <= microns_per_pixel <= high
+    return microns_per_pixel if known else None

@@ -1,8 +1,7 @@
 """Read whole slides as TIFF, tiled or in strips, with or without a pyramid, on any filesystem.
 
-Only the directories of the file are kept; the tiles under a region are read when it is asked for.
-Before memory is taken for anything that a file claims, the claim is checked against the length of
-the file and the limits below.
+Only directories are kept; tiles under a region are read when it is asked for. A claim of the file
+is checked against its length and the limits below before memory is taken for it.
 """
 
 import io
@@ -21,6 +20,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
 from tasks.images.decoding import MOST_PIXELS, BadImageError
+from tasks.images.geometry import credible
 
 Pixels = NDArray[np.uint8]
 
@@ -29,12 +29,8 @@ MOST_DIRECTORIES = 200  # of levels, labels and focal planes; a loop of director
 MOST_TILE_PIXELS = 4096 * 4096
 MOST_FETCHED = 2**25  # bytes of tiles that are not decoded yet
 ROUNDING = 2  # pixels by which a level's size may differ from an exact fraction
-# Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
-# programs write where nothing is known.
-CREDIBLE = (0.01, 10.0)
 UNITS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3}  # two signs for micro
-JPEG = {COMPRESSION.JPEG}
-JPEG_2000 = {COMPRESSION.APERIO_JP2000_RGB, COMPRESSION.JPEG2000}
+JPEG, JPEG_2000 = {COMPRESSION.JPEG}, {COMPRESSION.APERIO_JP2000_RGB, COMPRESSION.JPEG2000}
 COMPRESSIONS = {
     COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
     COMPRESSION.PACKBITS, COMPRESSION.ZSTD, *JPEG, *JPEG_2000,
@@ -202,13 +198,6 @@ def check_tile(width: int, height: int) -> None:
             f"it lies in pieces of {width} x {height} pixels, "
             f"and one of more than {MOST_TILE_PIXELS:,} cannot be read: {REWRITE}",
         )
-
-
-def credible(microns_per_pixel: float | None) -> float | None:
-    """Return a number of microns per pixel, or None where no microscope can have it."""
-    low, high = CREDIBLE
-    known = microns_per_pixel is not None and low <= microns_per_pixel <= high
-    return microns_per_pixel if known else None
 
 
 def _open(fs: Any, path: str) -> Any:

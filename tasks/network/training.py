@@ -92,8 +92,7 @@ def train(
         order = train_rows[torch.randperm(len(train_rows), generator=generator).numpy()]
         for rows in np.array_split(order, steps):
             loss = learner.step(augment(to_pixels(pixels[rows]), generator), targets[rows])
-            if not math.isfinite(loss):
-                raise DivergedError(f"the loss of epoch {number} is {loss}: lower the rate")
+            _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
         logits = predict(classifier, pixels[validation_rows])
         truth = np.asarray(labels)[validation_rows]
@@ -104,10 +103,7 @@ def train(
             validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
             seconds=time.monotonic() - start,
         )
-        if not math.isfinite(epoch.validation_loss):
-            raise DivergedError(
-                f"the validation loss of epoch {number} is {epoch.validation_loss}: lower the rate"
-            )
+        _refuse_diverged("validation loss", number, epoch.validation_loss)
         if not best or epoch.validation_loss < min(e.validation_loss for e in epochs):
             best = copy.deepcopy(classifier.state_dict())
         epochs.append(epoch)
@@ -144,6 +140,12 @@ class _Learner:
             self._scaler.update()
             self._schedule.step()
         return loss.item()
+
+
+def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
+    """Raise DivergedError where a loss is not finite."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"the {name} of epoch {epoch} is {loss}: lower the rate")
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.decoding import BadImageError
+from tasks.images.geometry import CREDIBLE, credible
 from tasks.images.slides import Slide
-from tasks.images.tiff_slide import CREDIBLE, credible
 
 Kind = Literal["field", "empty", "thick"]
 Levels = NDArray[np.uint8]

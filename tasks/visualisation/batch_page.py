@@ -4,7 +4,6 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from hashlib import sha256
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.images.addresses import path_of
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
 from tasks.reports.parasitaemia import density_text, negative_call_text
@@ -21,14 +19,28 @@ from tasks.reports.slides import SlideReason
 from tasks.types import FieldKind, Light, Verdict
 from tasks.visualisation import charts
 from tasks.visualisation.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
+from tasks.visualisation.index_page import night_row, share_of
 from tasks.visualisation.overlay import COLOURS as CONTOURS
-from tasks.visualisation.page import TEMPLATES, data_uri, render
+from tasks.visualisation.overlay import ShownField, ShownSlide, describe_field, describe_slide
+from tasks.visualisation.page import (
+    LONGEST_TEXT,
+    TEMPLATES,
+    data_uri,
+    day_text,
+    figure_text,
+    file_name,
+    interval_text,
+    number_text,
+    p_text,
+    percent,
+    render,
+    shortened,
+)
 from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
 
 SLIDES_SHOWN = 500
-TOGETHER_SHOWN = 20
+TOGETHER_SHOWN = 20  # slides that are shifted, or abnormal together
 NIGHTS_SHOWN = 14
-LONGEST = 160  # characters of a name or message; the report has them all
 WIDEST = 30.0  # deviations at which a bar is as long as it gets; bars grow as asinh
 
 LIGHTS = {
@@ -39,7 +51,7 @@ LIGHTS = {
 SHEETS = {
     ABNORMAL: (
         "Most abnormal cells",
-        "Furthest from everything that the detector was fitted on. Their diagnoses are not to be "
+        "Furthest from the other cells of their slide. Their diagnoses are not to be "
         f"believed unseen. At most {MOST_OF_A_SLIDE} are of one slide, as long as others fill the "
         "sheet; images that name no slide count as of one.",
     ),
@@ -53,31 +65,6 @@ SHEETS = {
         "What the night looks like: cells drawn blindly, by the digest of their files.",
     ),
 }
-
-
-@dataclass(frozen=True)
-class ShownField:
-    """Hold a field of view on the page: its row of the report on fields, and its picture.
-
-    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
-    """
-
-    row: Mapping[str, Any]
-    picture: bytes | None = None
-    missing: str | None = None
-
-
-@dataclass(frozen=True)
-class ShownSlide:
-    """Hold a slide on the page: where it is, its rows of the report on fields, and its picture.
-
-    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
-    """
-
-    source_uri: str
-    fields: Sequence[Mapping[str, Any]]
-    picture: bytes | None = None
-    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,26 +96,31 @@ def batch_page(view: BatchView) -> str:
     """Make the page, HTML; the same night gives the same text."""
     row, script = view.row, (TEMPLATES / "batch.js").read_text()
     slides = _slide_rows(view.slides)
-    together = [each for each in slides if SlideReason.TOGETHER in each["reasons"]]
+    together, shifted = (
+        [each for each in slides if reason in each["reasons"]]
+        for reason in (SlideReason.TOGETHER, SlideReason.SHIFTED)
+    )
     return render(
         "batch.html",
         title=f"{row.batch}: {row.light}",
         row=row,
         made_from=view.made_from,
-        day=_day(row.batch_date),
+        day=day_text(row.batch_date),
         light=LIGHTS[row.light],
         facts=_facts(row),
         together=together[:TOGETHER_SHOWN],
         more_together=max(0, len(together) - TOGETHER_SHOWN),
+        shifted=shifted[:TOGETHER_SHOWN],
+        more_shifted=max(0, len(shifted) - TOGETHER_SHOWN),
         sheets=[
             (name, heading, words, _cells(view, name)) for name, (heading, words) in SHEETS.items()
         ],
-        fields=[_field(each) for each in view.fields],
-        whole_slides=[_whole_slide(each) for each in view.whole_slides],
+        fields=[describe_field(each) for each in view.fields],
+        whole_slides=[describe_slide(each) for each in view.whole_slides],
         counted_fields=_counted_fields(view.slides),
         contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
         gradient=_gradient(),
-        threshold=_number(view.threshold),
+        threshold=number_text(view.threshold),
         slides=slides[:SLIDES_SHOWN],
         all_slides=len(slides),
         charts=_charts(view),
@@ -185,11 +177,11 @@ def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) 
     probability = row[f"probability_{row['diagnosis']}"]
     return {
         "name": name,
-        "uri": shortened(row["uri"], 2 * LONGEST),
+        "uri": shortened(row["uri"], 2 * LONGEST_TEXT),
         "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
         "diagnosis": shortened(row["diagnosis"]),
         "probability": f"{probability:.0%}",
-        "abnormality": _number(row["abnormality"]),
+        "abnormality": number_text(row["abnormality"]),
         "p_value": p_text(row["p_value"]),
         "reason": row["review_reason"],
         "missing": exhibit.missing,
@@ -210,53 +202,13 @@ def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
     return [
         {
             "tap": tap,
-            "text": _number(value),
+            "text": number_text(value),
             "width": place(value),
             "limit": place(view.threshold) if np.isfinite(view.threshold) else None,
             "over": value >= view.threshold,
         }
         for tap, value in zip(view.taps, deviations, strict=True)
     ]
-
-
-def _field(field: ShownField) -> dict[str, Any]:
-    """Describe a field of view for the page."""
-    row = field.row
-    counts = {
-        "cell": row["cells"],
-        "parasitized": row["parasitized"],
-        "abnormal": row["abnormal"],
-        "failed": row["failed"],
-    }
-    return {
-        "name": file_name(row["source_uri"]),
-        "uri": shortened(row["source_uri"], 2 * LONGEST),
-        "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
-        # A photograph is all of its source.
-        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
-        "cells": f"{counts['cell']:,} cell{'s' * (counts['cell'] != 1)}",
-        "counts": ", ".join(
-            f"{counts[name]:,} {name}" for name in ("parasitized", "abnormal", "failed")
-        ),
-        "reason": row["review_reason"],
-        "picture": field.picture and data_uri(field.picture, "png"),
-        "missing": field.missing,
-    }
-
-
-def _whole_slide(slide: ShownSlide) -> dict[str, Any]:
-    """Describe a slide seen from afar for the page."""
-    read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
-    parasitized = sum(row["parasitized"] > 0 for row in read)
-    reviewed = sum(row["review_reason"] is not None for row in slide.fields)
-    return {
-        "name": file_name(slide.source_uri),
-        "uri": shortened(slide.source_uri, 2 * LONGEST),
-        "fields": f"{len(read):,} of {len(slide.fields):,} fields read",
-        "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
-        "picture": slide.picture and data_uri(slide.picture, "png"),
-        "missing": slide.missing,
-    }
 
 
 def _counted_fields(slides: pa.Table) -> list[str]:
@@ -286,6 +238,7 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
         key=lambda row: (
             row["verdict"] != Verdict.REVIEW,
             SlideReason.TOGETHER not in row["review_reasons"],
+            -(row.get("shift") or -np.inf),
             1.0 if row["abnormal_p_value"] is None else row["abnormal_p_value"],
             row["slide_id"] or "",
         )
@@ -298,15 +251,18 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
             "cells": row["cells"],
             "scored": row["scored"],
             "failed": row["failed"],
-            "parasitaemia": _figure(row["parasitaemia_percent"], ".1f"),
-            "interval": _interval(row["parasitaemia_low"], row["parasitaemia_high"]),
+            "parasitaemia": figure_text(row["parasitaemia_percent"], ".1f"),
+            "interval": interval_text(row["parasitaemia_low"], row["parasitaemia_high"]),
             **_of_fields(row),
             "abnormal": row["abnormal"],
             "abnormal_share": percent(row["abnormal"], row["scored"]),
             "uncertain": row["uncertain"],
-            "abnormality": _number(row["abnormality_median"]),
+            "abnormality": number_text(row["abnormality_median"]),
             "p_value": row["p_value_median"],
             "p_text": p_text(row["p_value_median"]),
+            "shift": number_text(row.get("shift")),
+            "shift_value": row.get("shift"),
+            "shift_tap": row.get("shift_tap"),
             "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }
@@ -355,7 +311,7 @@ def _charts(view: BatchView) -> list[tuple[str, Markup]]:
     if len(nights) > 1:
         x = np.arange(1 - len(nights), 1, dtype=np.float64)
         shares = {
-            name: (x, np.asarray([_share(row, name, total) for row in nights]))
+            name: (x, np.asarray([share_of(row, name, total) for row in nights]))
             for name, total in (
                 ("parasitized", "scored"),
                 ("abnormal", "scored"),
@@ -367,10 +323,6 @@ def _charts(view: BatchView) -> list[tuple[str, Markup]]:
         )
         found.append(("Shares on the last nights", chart))
     return [(caption, Markup(chart)) for caption, chart in found]
-
-
-def _share(row: BatchSummary, name: str, total: str) -> float:
-    return float(getattr(row, name) / (getattr(row, total) or 1))
 
 
 def _leading(view: BatchView) -> list[tuple[str, str, str]]:
@@ -392,26 +344,6 @@ def _nights(view: BatchView) -> list[dict[str, Any]]:
     ]
 
 
-def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
-    """Describe a night as a line of a table; ``other`` says that another detector scored it."""
-    scored = row.scored
-    return {
-        "date": row.batch_date,
-        "batch": row.batch,
-        "page": pages.get(row.batch),
-        "light": row.light,
-        "reasons": row.reasons,
-        "images": f"{row.images:,}",
-        "parasitized": percent(row.parasitized, scored),
-        "abnormal": percent(row.abnormal, scored),
-        "uncertain": percent(row.uncertain, scored),
-        "failed": percent(row.failed, row.images),
-        "review": f"{row.review:,}",
-        "slides": f"{row.slides_for_review:,} of {row.slides:,}",
-        "other": row.detector != detector,
-    }
-
-
 def _failures(view: BatchView) -> list[dict[str, Any]]:
     counts = sorted(view.row.failures.items(), key=lambda pair: (-pair[1], pair[0]))
     return [
@@ -431,62 +363,3 @@ def _gradient() -> str:
     """List the colours of the heat maps as CSS, from nothing to the most."""
     stops = mpl.colormaps[HEAT_COLOURS](np.linspace(0, 1, 9))
     return ",".join(mpl.colors.to_hex(stop) for stop in stops)
-
-
-def file_name(uri: str) -> str:
-    """Name an image's file, in an archive or not.
-
-    >>> file_name("zip://cells/C1_cell_2.png::/data/view.zip"), file_name("/photos/a.png")
-    ('C1_cell_2.png', 'a.png')
-    """
-    return shortened(path_of(uri).rstrip("/").rpartition("/")[2] or uri)
-
-
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """Leave out the middle of a text that is too long for a page.
-
-    >>> shortened("C48P9thinF_IMG_20150721", 11)
-    'C48P9…50721'
-    """
-    half = (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
-
-
-def percent(count: int, total: int) -> str:
-    """Format a share in percent, with a dash where the total is 0.
-
-    >>> percent(3, 40), percent(0, 0)
-    ('7.5%', '–')
-    """
-    return f"{count / total:.1%}" if total else "–"
-
-
-def p_text(value: float | None) -> str:
-    """Format a p-value to two digits.
-
-    >>> [p_text(value) for value in (0.0412, 1.0, 0.00003, None)]
-    ['.041', '1', '< .0001', '–']
-    """
-    if value is None:
-        return "–"
-    return "< .0001" if value < 1e-4 else f"{value:.2g}".removeprefix("0")
-
-
-def _day(text: str) -> str:
-    day = date.fromisoformat(text)
-    return f"{day.day} {day:%B %Y}"
-
-
-def _number(value: float | None) -> str:
-    if value is None or not np.isfinite(value):
-        return "–"
-    # Adding zero turns a rounded -0.0 into 0.0.
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:.0f} to {high:.0f}"

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from tasks.images.geometry import rescaled
 from tasks.reports.columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
+from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -243,3 +244,68 @@ def _dashes(points: Outline, length: float) -> list[Outline]:
         at = np.concatenate([[start], along[(along > start) & (along < end)], [end]])
         dashes.append(np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1))
     return dashes
+
+
+@dataclass(frozen=True)
+class ShownField:
+    """Hold a field of view on the page: its row of the report on fields, and its picture.
+
+    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
+    """
+
+    row: Mapping[str, Any]
+    picture: bytes | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class ShownSlide:
+    """Hold a slide on the page: where it is, its rows of the report on fields, and its picture.
+
+    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
+    """
+
+    source_uri: str
+    fields: Sequence[Mapping[str, Any]]
+    picture: bytes | None = None
+    missing: str | None = None
+
+
+def describe_field(field: ShownField) -> dict[str, Any]:
+    """Describe a field of view for the page."""
+    row = field.row
+    counts = {
+        "cell": row["cells"],
+        "parasitized": row["parasitized"],
+        "abnormal": row["abnormal"],
+        "failed": row["failed"],
+    }
+    return {
+        "name": file_name(row["source_uri"]),
+        "uri": shortened(row["source_uri"], 2 * LONGEST_TEXT),
+        "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
+        # A photograph is all of its source.
+        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
+        "cells": f"{counts['cell']:,} cell{'s' * (counts['cell'] != 1)}",
+        "counts": ", ".join(
+            f"{counts[name]:,} {name}" for name in ("parasitized", "abnormal", "failed")
+        ),
+        "reason": row["review_reason"],
+        "picture": field.picture and data_uri(field.picture, "png"),
+        "missing": field.missing,
+    }
+
+
+def describe_slide(slide: ShownSlide) -> dict[str, Any]:
+    """Describe a slide seen from afar for the page."""
+    read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
+    parasitized = sum(row["parasitized"] > 0 for row in read)
+    reviewed = sum(row["review_reason"] is not None for row in slide.fields)
+    return {
+        "name": file_name(slide.source_uri),
+        "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
+        "fields": f"{len(read):,} of {len(slide.fields):,} fields read",
+        "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
+        "picture": slide.picture and data_uri(slide.picture, "png"),
+        "missing": slide.missing,
+    }

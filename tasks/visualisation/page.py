@@ -1,12 +1,15 @@
 """Render HTML pages from templates that escape everything they are given; embed images in them."""
 
 import base64
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tasks.images.addresses import path_of
 from tasks.visualisation import charts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,3 +32,69 @@ def render(template: str, **values: Any) -> str:
 def data_uri(content: bytes, kind: str) -> str:
     """Encode an image file as an address that needs no network; ``kind`` is such as ``png``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+LONGEST_TEXT = 160  # characters of a name or message; the report has them all
+
+
+def file_name(uri: str) -> str:
+    """Name an image's file, in an archive or not.
+
+    >>> file_name("zip://cells/C1_cell_2.png::/data/view.zip"), file_name("/photos/a.png")
+    ('C1_cell_2.png', 'a.png')
+    """
+    return shortened(path_of(uri).rstrip("/").rpartition("/")[2] or uri)
+
+
+def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Leave out the middle of a text that is too long for a page.
+
+    >>> shortened("C48P9thinF_IMG_20150721", 11)
+    'C48P9…50721'
+    """
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def percent(count: int, total: int) -> str:
+    """Format a share in percent, with a dash where the total is 0.
+
+    >>> percent(3, 40), percent(0, 0)
+    ('7.5%', '–')
+    """
+    return f"{count / total:.1%}" if total else "–"
+
+
+def p_text(value: float | None) -> str:
+    """Format a p-value to two digits.
+
+    >>> [p_text(value) for value in (0.0412, 1.0, 0.00003, None)]
+    ['.041', '1', '< .0001', '–']
+    """
+    if value is None:
+        return "–"
+    return "< .0001" if value < 1e-4 else f"{value:.2g}".removeprefix("0")
+
+
+def day_text(text: str) -> str:
+    """Write a day of ISO format as people do."""
+    day = date.fromisoformat(text)
+    return f"{day.day} {day:%B %Y}"
+
+
+def number_text(value: float | None) -> str:
+    """Write a number, or a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    # Adding zero turns a rounded -0.0 into 0.0.
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def figure_text(value: float | None, form: str) -> str:
+    """Write a number in a format, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """Write an interval, or nothing where a bound is missing."""
+    return "" if low is None or high is None else f"{low:.0f} to {high:.0f}"

@@ -19,9 +19,9 @@ from tasks.reports.columns import Provenance
 from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Light
-from tasks.visualisation.batch_page import BatchView, ShownField
+from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
-from tasks.visualisation.overlay import Pen, encode_png, overlay
+from tasks.visualisation.overlay import Pen, ShownField, encode_png, overlay
 from tasks.visualisation.thumbnails import Exhibit
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")

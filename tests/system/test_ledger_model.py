@@ -35,10 +35,10 @@ from storage.batches.ledger import (
     Seal,
     ShardRecord,
     complete_shards,
-    discard_rows,
+    discard_scores,
     read_quarantine,
     read_seal,
-    rows_path,
+    scores_path,
     write_quarantine,
     write_seal,
     write_shard_record,
@@ -325,7 +325,7 @@ class Ledger(RuleBasedStateMachine):
         status = ["scored" if each == SCORED else "failed" for each in block.status]
         attempts = [len(self.attempts)] * len(block)
         table = table.append_column("status", [status]).append_column("attempt", [attempts])
-        write_table(self.store, table, *rows_path(self.batch, "d", shard))
+        write_table(self.store, table, *scores_path(self.batch, "d", shard.number))
         failed = self.latest.failed(shard)
         self.latest.waiting[shard.number] = [
             (uri, "failed" if row in failed else "scored", len(self.attempts))
@@ -334,7 +334,7 @@ class Ledger(RuleBasedStateMachine):
 
     def parts(self) -> Iterator[pa.Table]:
         for shard in self.shards():
-            yield read_table(self.store, *rows_path(self.batch, "d", shard))
+            yield read_table(self.store, *scores_path(self.batch, "d", shard.number))
 
     @all_rows_wait
     @rule(parts=a_shard)
@@ -365,7 +365,7 @@ class Ledger(RuleBasedStateMachine):
         write_seal(self.store, self.batch, seal)
         self.latest.sealed = self.published
         if killed_before == "nothing":
-            discard_rows(self.store, self.batch, "d")
+            discard_scores(self.store, self.batch, "d")
             self.latest.waiting = {}
 
     # What is true after every step

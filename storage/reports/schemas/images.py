@@ -9,73 +9,78 @@ from storage.reports.schemas.columns import COUNT, TEXT, colour, column, made_by
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """Define the columns of an image report, with meaning and unit in field metadata."""
-    return pa.schema(
-        [
+    return pa.schema([*_of_source(), *_of_scores(classes, taps)])
+
+
+def _of_source() -> list[pa.Field]:
+    """Define which image it is, and how it looks."""
+    return [
+        column(
+            "image_id",
+            pa.string(),
+            "sha256 of the file, or of its digest and the region; null: unreadable",
+        ),
+        column("uri", pa.string(), "where the image was read"),
+        column("label", TEXT, "the class that the source gave the image, if any"),
+        column("slide_id", TEXT, "the slide or field of view"),
+        column("patient_id", TEXT, "the patient"),
+        column("acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"),
+        column("source_uri", TEXT, "the file that the image is a region of; null: a whole file"),
+        column("x", COUNT, "the region's left edge in that file", "pixels"),
+        column("y", COUNT, "the region's upper edge in that file", "pixels"),
+        column("level", pa.int8(), "level of the slide's pyramid that was read"),
+        column("kind", TEXT, "what was cut out: red or white (a hint by nucleus), or tile"),
+        column(
+            "touches_border",
+            pa.bool_(),
+            "whether the border of the field cuts the cell; a red one has no abnormality then",
+        ),
+        column("width", pa.int32(), "width in its file", "pixels"),
+        column("height", pa.int32(), "height in its file", "pixels"),
+        *colour("mean over pixels that are not black"),
+    ]
+
+
+def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
+    """Define the diagnosis, the abnormality and the verdict."""
+    return [
+        column("status", TEXT, "scored or failed"),
+        column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
+        column("diagnosis", TEXT, "the most probable class"),
+        *(
+            column(f"probability_{name}", pa.float32(), f"calibrated probability of {name}")
+            for name in classes
+        ),
+        *(
             column(
-                "image_id",
-                pa.string(),
-                "sha256 of the file, or of its digest and the region; null: unreadable",
-            ),
-            column("uri", pa.string(), "where the image was read"),
-            column("label", TEXT, "the class that the source gave the image, if any"),
-            column("slide_id", TEXT, "the slide or field of view"),
-            column("patient_id", TEXT, "the patient"),
-            column(
-                "acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"
-            ),
-            column(
-                "source_uri", TEXT, "the file that the image is a region of; null: a whole file"
-            ),
-            column("x", COUNT, "the region's left edge in that file", "pixels"),
-            column("y", COUNT, "the region's upper edge in that file", "pixels"),
-            column("level", pa.int8(), "level of the slide's pyramid that was read"),
-            column("kind", TEXT, "what was cut out: red or white (a hint by nucleus), or tile"),
-            column(
-                "touches_border",
-                pa.bool_(),
-                "whether the border of the field cuts the cell; a red one has no abnormality then",
-            ),
-            column("width", pa.int32(), "width in its file", "pixels"),
-            column("height", pa.int32(), "height in its file", "pixels"),
-            *colour("mean over pixels that are not black"),
-            column("status", TEXT, "scored or failed"),
-            column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
-            column("diagnosis", TEXT, "the most probable class"),
-            *(
-                column(f"probability_{name}", pa.float32(), f"calibrated probability of {name}")
-                for name in classes
-            ),
-            *(
-                column(
-                    f"distance_{name}",
-                    pa.float64(),
-                    f"squared Mahalanobis distance at tap {name} to the nearest class",
-                    "within-class variances",
-                )
-                for name in taps
-            ),
-            column(
-                "abnormality",
+                f"distance_{name}",
                 pa.float64(),
-                "fused score given what the cell is compared with, higher is more abnormal",
-                "deviations of the log distance over cells like those",
-            ),
-            column(
-                "compared_with",
-                TEXT,
-                "cells that the abnormality is relative to: of its slide, patient, night, or the "
-                "population, which are all cells that were fitted",
-            ),
-            column("p_value", pa.float64(), "conformal p-value of the abnormality"),
-            column(
-                "population_p_value",
-                pa.float64(),
-                "conformal p-value of the distance to the population, whatever its slide is like",
-            ),
-            column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
-            column("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
-            column("verdict", TEXT, "accept, or review by a person"),
-            column("review_reason", TEXT, "abnormal, uncertain, both, or failed"),
-            *made_by(),
-        ]
-    )
+                f"squared Mahalanobis distance at tap {name} to the nearest class",
+                "within-class variances",
+            )
+            for name in taps
+        ),
+        column(
+            "abnormality",
+            pa.float64(),
+            "fused score given what the cell is compared with, higher is more abnormal",
+            "deviations of the log distance over cells like those",
+        ),
+        column(
+            "compared_with",
+            TEXT,
+            "cells that the abnormality is relative to: of its slide, patient, night, or the "
+            "population, which are all cells that were fitted",
+        ),
+        column("p_value", pa.float64(), "conformal p-value of the abnormality"),
+        column(
+            "population_p_value",
+            pa.float64(),
+            "conformal p-value of the distance to the population, whatever its slide is like",
+        ),
+        column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
+        column("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
+        column("verdict", TEXT, "accept, or review by a person"),
+        column("review_reason", TEXT, "abnormal, uncertain, both, or failed"),
+        *made_by(),
+    ]

@@ -17,105 +17,118 @@ from storage.reports.schemas.fields import NO_FIELDS
 
 def slide_schema() -> pa.Schema:
     """Define the columns of a slide report, with meaning and unit in field metadata."""
-    return pa.schema(
-        [
-            column("slide_id", TEXT, "the slide or field of view; null: images that name none"),
-            column("patient_id", TEXT, "the patient; null where none or several are named"),
-            column("cells", COUNT, "images of the slide", "images"),
-            column("scored", COUNT, "of these, scored", "images"),
-            column("failed", COUNT, "of these, failed", "images"),
-            column("failures", COUNTS, "how many failed, by reason", "images"),
-            column("fields", COUNT, f"fields of view of the slide; {NO_FIELDS}", "fields"),
-            column("fields_read", COUNT, f"of these, whose cells were read; {NO_FIELDS}", "fields"),
-            column("fields_excluded", COUNT, f"of these, not read; {NO_FIELDS}", "fields"),
-            column(
-                "exclusions",
-                COUNTS,
-                f"how many, by kind (empty, thick, unfocused) or reason; {NO_FIELDS}",
-                "fields",
-            ),
-            column(
-                "fields_for_review",
-                COUNT,
-                f"fields that failed or are beyond a limit of quality; {NO_FIELDS}",
-                "fields",
-            ),
-            column(
-                "cells_at_border",
-                COUNT,
-                f"cells that the border of a field cuts; {NO_FIELDS}",
-                "cells",
-            ),
-            column(
-                "red_cells",
-                COUNT,
-                "scored images of red cells; whole files count as such",
-                "images",
-            ),
-            column(
-                "white_cells", COUNT, "images of white cells; no part of parasitaemia", "images"
-            ),
-            column("parasitized", COUNT, "red cells diagnosed as parasitized", "images"),
-            *parasitaemia("", "red cells"),
-            *per_1000(),
-            *parasitaemia("_ordinary", "red cells that are not abnormal"),
-            column(
-                "density_class",
-                TEXT,
-                "none seen, below 2%, 2% to 5%, 5% to 10%, or 10% or more",
-            ),
-            column(
-                "detectable_percent",
-                pa.float64(),
-                "the parasitaemia of which so many red cells show a parasite with 95% probability",
-                "%",
-            ),
-            column(
-                "negative_call",
-                pa.string(),
-                "where no parasite was seen: enough cells for a negative call, or too few cells",
-            ),
-            column(
-                "negative_call_percent",
-                pa.float64(),
-                "the parasitaemia that so many red cells must show for a negative call",
-                "%",
-            ),
-            column("abnormal", COUNT, "scored images that are abnormal", "images"),
-            column("abnormal_fraction", pa.float64(), "abnormal over scored"),
-            column(
-                "abnormal_p_value",
-                pa.float64(),
-                "exact binomial p-value of so many abnormal images at the detector's alpha; too "
-                "small, because images of one slide depend on each other",
-            ),
-            column("uncertain", COUNT, "scored images whose diagnosis is uncertain", "images"),
-            column(
-                "abnormality_median",
-                pa.float64(),
-                "median abnormality, to .03",
-                "deviations of the log distance over calibration patients",
-            ),
-            column("p_value_median", pa.float64(), "median p-value, to 6%"),
-            column(
-                "shift",
-                pa.float64(),
-                "how far the slide as a whole is from fitted slides, higher is further; null where "
-                "the detector does not know how slides differ",
-                "deviations of the log distance over fitted slides",
-            ),
-            column("shift_p_value", pa.float64(), "conformal p-value of the shift"),
-            column("shifted", pa.bool_(), "whether no fitted slide is as far"),
-            column("shift_tap", TEXT, "the tap at which the slide is furthest"),
-            *colour("mean over scored images: how the slide is stained and lit"),
-            column("verdict", TEXT, "accept, or review by a person"),
-            column(
-                "review_reasons",
-                pa.list_(pa.string()),
-                "shifted, abnormal together, many failed, few cells, many uncertain, "
-                "several patients, too few cells for a negative call, and of fields: out of "
-                "focus, dark, overexposed, crowded, few cells, failed",
-            ),
-            *made_by(),
-        ]
-    )
+    return pa.schema([*_of_cells(), *_of_parasites(), *_of_scores()])
+
+
+def _of_cells() -> list[pa.Field]:
+    """Define the slide's name, and how many cells and fields it has."""
+    return [
+        column("slide_id", TEXT, "the slide or field of view; null: images that name none"),
+        column("patient_id", TEXT, "the patient; null where none or several are named"),
+        column("cells", COUNT, "images of the slide", "images"),
+        column("scored", COUNT, "of these, scored", "images"),
+        column("failed", COUNT, "of these, failed", "images"),
+        column("failures", COUNTS, "how many failed, by reason", "images"),
+        column("fields", COUNT, f"fields of view of the slide; {NO_FIELDS}", "fields"),
+        column("fields_read", COUNT, f"of these, whose cells were read; {NO_FIELDS}", "fields"),
+        column("fields_excluded", COUNT, f"of these, not read; {NO_FIELDS}", "fields"),
+        column(
+            "exclusions",
+            COUNTS,
+            f"how many, by kind (empty, thick, unfocused) or reason; {NO_FIELDS}",
+            "fields",
+        ),
+        column(
+            "fields_for_review",
+            COUNT,
+            f"fields that failed or are beyond a limit of quality; {NO_FIELDS}",
+            "fields",
+        ),
+        column(
+            "cells_at_border",
+            COUNT,
+            f"cells that the border of a field cuts; {NO_FIELDS}",
+            "cells",
+        ),
+    ]
+
+
+def _of_parasites() -> list[pa.Field]:
+    """Define what the red cells say of parasites."""
+    return [
+        column(
+            "red_cells",
+            COUNT,
+            "scored images of red cells; whole files count as such",
+            "images",
+        ),
+        column("white_cells", COUNT, "images of white cells; no part of parasitaemia", "images"),
+        column("parasitized", COUNT, "red cells diagnosed as parasitized", "images"),
+        *parasitaemia("", "red cells"),
+        *per_1000(),
+        *parasitaemia("_ordinary", "red cells that are not abnormal"),
+        column(
+            "density_class",
+            TEXT,
+            "none seen, below 2%, 2% to 5%, 5% to 10%, or 10% or more",
+        ),
+        column(
+            "detectable_percent",
+            pa.float64(),
+            "the parasitaemia of which so many red cells show a parasite with 95% probability",
+            "%",
+        ),
+        column(
+            "negative_call",
+            pa.string(),
+            "where no parasite was seen: enough cells for a negative call, or too few cells",
+        ),
+        column(
+            "negative_call_percent",
+            pa.float64(),
+            "the parasitaemia that so many red cells must show for a negative call",
+            "%",
+        ),
+    ]
+
+
+def _of_scores() -> list[pa.Field]:
+    """Define how abnormal the cells are, and how far the slide lies."""
+    return [
+        column("abnormal", COUNT, "scored images that are abnormal", "images"),
+        column("abnormal_fraction", pa.float64(), "abnormal over scored"),
+        column(
+            "abnormal_p_value",
+            pa.float64(),
+            "exact binomial p-value of so many abnormal images at the detector's alpha; too "
+            "small, because images of one slide depend on each other",
+        ),
+        column("uncertain", COUNT, "scored images whose diagnosis is uncertain", "images"),
+        column(
+            "abnormality_median",
+            pa.float64(),
+            "median abnormality, to .03",
+            "deviations of the log distance over calibration patients",
+        ),
+        column("p_value_median", pa.float64(), "median p-value, to 6%"),
+        column(
+            "shift",
+            pa.float64(),
+            "how far the slide as a whole is from fitted slides, higher is further; null where "
+            "the detector does not know how slides differ",
+            "deviations of the log distance over fitted slides",
+        ),
+        column("shift_p_value", pa.float64(), "conformal p-value of the shift"),
+        column("shifted", pa.bool_(), "whether no fitted slide is as far"),
+        column("shift_tap", TEXT, "the tap at which the slide is furthest"),
+        *colour("mean over scored images: how the slide is stained and lit"),
+        column("verdict", TEXT, "accept, or review by a person"),
+        column(
+            "review_reasons",
+            pa.list_(pa.string()),
+            "shifted, abnormal together, many failed, few cells, many uncertain, "
+            "several patients, too few cells for a negative call, and of fields: out of "
+            "focus, dark, overexposed, crowded, few cells, failed",
+        ),
+        *made_by(),
+    ]

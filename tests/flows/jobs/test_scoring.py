@@ -1,6 +1,6 @@
-import itertools
 import os
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ def test_parts_hold_whole_patients_and_all_rows_once(store_with_model: Store) ->
     spans = [(span.start, span.stop) for part in parts for span in part.spans]
     assert spans[0][0] == 0
     assert spans[-1][1] == night.batch.rows
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
     patients = [{slide.patient for slide in part.slides} - {None} for part in parts]
     assert sum(map(len, patients)) == len(set().union(*patients)) == 2
     assert len(parts) > 1

@@ -10,18 +10,10 @@ import pytest
 
 from tasks.detector.explanation import Explanation
 from tasks.types import Light
-from tasks.visualisation.batch_page import (
-    NIGHTS_SHOWN,
-    SLIDES_SHOWN,
-    ShownField,
-    ShownSlide,
-    batch_page,
-    file_name,
-    p_text,
-    shortened,
-)
+from tasks.visualisation.batch_page import NIGHTS_SHOWN, SLIDES_SHOWN, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN
-from tasks.visualisation.overlay import COLOURS
+from tasks.visualisation.overlay import COLOURS, ShownField, ShownSlide
+from tasks.visualisation.page import file_name, p_text, shortened
 from tasks.visualisation.thumbnails import Exhibit
 from tests.support.nights import (
     TAPS,

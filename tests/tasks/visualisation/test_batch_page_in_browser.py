@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.types import Light
-from tasks.visualisation.batch_page import ShownField, ShownSlide, batch_page
+from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
+from tasks.visualisation.overlay import ShownField, ShownSlide
 from tasks.visualisation.thumbnails import Exhibit
 from tests.support.nights import (
     exhibit,
