@@ -13,7 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from storage.store import Store
 
-pytest_plugins = ["tests.support.servers", "tests.support.images", "tests.support.models"]
+pytest_plugins = [
+    "tests.support.servers",
+    "tests.support.images",
+    "tests.support.models",
+    "tests.support.fitted",
+]
 
 # Machines differ and are shared: how long an example takes decides nothing.
 settings.register_profile("slidewatch", deadline=None)

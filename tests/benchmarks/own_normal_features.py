@@ -28,7 +28,7 @@ from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
 from tasks.network.inference import Inference
-from tests.benchmarks.test_cell_finding import overlap
+from tests.support.boxes import overlap
 from tests.support.paths import DATA
 
 Pixels = NDArray[np.uint8]

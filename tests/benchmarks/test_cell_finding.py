@@ -21,10 +21,10 @@ from PIL import Image, ImageFilter
 from scipy.optimize import linear_sum_assignment
 
 from tasks.segmentation.cells import Cells, Kind, find_cells
+from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK
 from tests.support.paths import DATA
 
-Boxes = NDArray[np.float64]
 BORDER = 4  # pixels; a box that comes so close to the border may be cut by it
 NOWHERE = 0.1  # intersection over union with a box, below which a cell lies where no box is
 
@@ -186,15 +186,6 @@ def boxes_of(found: Cells, kind: Kind) -> Boxes:
     boxes = [cell.box for cell in found.cells if cell.kind == kind]
     x, y, width, height = np.array(boxes, np.float64).reshape(-1, 4).T
     return np.stack([x, y, x + width, y + height], axis=1)
-
-
-def overlap(some: Boxes, others: Boxes) -> Boxes:
-    """Intersection over union of boxes, (n, m)."""
-    low = np.maximum(some[:, None, :2], others[:, :2])
-    high = np.minimum(some[:, None, 2:], others[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas, other_areas = ((each[:, 2:] - each[:, :2]).prod(axis=1) for each in (some, others))
-    return np.asarray(shared / (areas[:, None] + other_areas - shared))
 
 
 def matches(found: Boxes, true: Boxes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

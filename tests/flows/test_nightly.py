@@ -17,11 +17,9 @@ from prefect.exceptions import ParameterTypeError
 from prefect.server.schemas.schedules import CronSchedule
 
 from flows import nightly as module
-from flows.fit import fit
 from flows.nightly import MissedNightError, night_of, nightly
 from flows.screen import ImagesFailedError, ScreenOutcome
 from flows.settings import Settings
-from flows.train import train
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
 from storage.store import Store, StoreError
@@ -75,31 +73,23 @@ def test_every_date_of_a_year_has_its_night_whatever_the_clock_does(
 
 
 @pytest.fixture(scope="module")
-def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a store with a model and a detector, and `cells` to arrive beside it."""
-    root = tmp_path_factory.mktemp("prepared")
-    settings = Settings(
-        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=8
+def arriving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells that are to arrive."""
+    folder = tmp_path_factory.mktemp("arriving")
+    write_collection(
+        folder,
+        patients=2,
+        cells_per_patient=12,
+        parasitized_fraction=0.5,
+        seed=51,
+        first_patient=51,
     )
-    for name, patients, first in (("smears", 12, 1), ("cells", 2, 51)):
-        write_collection(
-            root / name,
-            patients=patients,
-            cells_per_patient=12,
-            parasitized_fraction=0.5,
-            seed=first,
-            first_patient=first,
-        )
-    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
-    fit(str(root / "smears"), batch="fitted", settings=settings)
-    return settings
+    return folder
 
 
 @pytest.fixture
-def settings(prepared: Settings, tmp_path: Path) -> Settings:
-    """Settings of a store of one's own."""
-    shutil.copytree(prepared.store, tmp_path / "store")
-    return prepared.model_copy(update={"store": str(tmp_path / "store")})
+def settings(ready: Settings) -> Settings:
+    return ready.model_copy(update={"shard_rows": 8})
 
 
 @pytest.fixture
@@ -109,9 +99,9 @@ def inbox(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def arrive(prepared: Settings, inbox: Path) -> Callable[..., list[str]]:
+def arrive(arriving: Path, inbox: Path) -> Callable[..., list[str]]:
     """Copies so many new cells into the inbox, and says what they are called."""
-    cells = iter(sorted((Path(prepared.store).parent / "cells").rglob("*.png")))
+    cells = iter(sorted(arriving.rglob("*.png")))
 
     def more(count: int, *, age: float = 3e7) -> list[str]:
         names = []

@@ -1,17 +1,15 @@
 """What is old and may go, and what must stay."""
 
-import shutil
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from flows import prune as module
-from flows.fit import fit, retract
+from flows.fit import FitOutcome, fit, retract
 from flows.prune import PolicyError, prune
 from flows.screen import screen
 from flows.settings import Settings
-from flows.train import train
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.leases import lease
@@ -19,39 +17,37 @@ from storage.records import now
 from storage.reports.tables import FIELDS, report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
+from tests.support.fitted import copied
 
 TODAY = date(2026, 3, 1)
 
 
 @pytest.fixture(scope="module")
-def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def prepared(
+    fitted: tuple[Settings, FitOutcome], images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """Settings of a store with a fitted batch and two screened ones; their cells lie beside it."""
     root = tmp_path_factory.mktemp("prepared")
-    cells = {"smears": (12, 1), "one": (1, 51), "two": (1, 61)}
-    for name, (patients, first) in cells.items():
+    settings = copied(fitted[0], root / "store")
+    for name, first, day in (("one", 51, TODAY), ("two", 61, TODAY + timedelta(days=20))):
         write_collection(
             root / name,
-            patients=patients,
+            patients=1,
             cells_per_patient=12,
             parasitized_fraction=0.5,
             seed=first,
             first_patient=first,
         )
-    settings = Settings(store=str(root / "store"), cluster="scheduler", scheduler=scheduler)
-    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
-    fit(str(root / "smears"), batch="smears", settings=settings)
-    for name, day in (("one", TODAY), ("two", TODAY + timedelta(days=20))):
         screen(str(root / name), batch=name, date=day, settings=settings)
     # Fitted and screened: its features are in the statistics.
-    screen(str(root / "smears"), batch="smears", settings=settings)
+    screen(str(images / "smears"), batch="first", settings=settings)
     return settings
 
 
 @pytest.fixture
 def settings(prepared: Settings, tmp_path: Path) -> Settings:
     """Settings of a store of one's own."""
-    shutil.copytree(prepared.store, tmp_path / "store")
-    return prepared.model_copy(update={"store": str(tmp_path / "store")})
+    return copied(prepared, tmp_path / "store")
 
 
 @pytest.fixture
@@ -107,8 +103,8 @@ def test_features_go_and_all_that_was_concluded_from_them_stays(
     assert screen(str(images / "one"), batch="one", settings=settings).repeated
     # What is in the statistics can still be added to and taken out.
     fit(str(images / "one"), batch="more", settings=settings)
-    retract(batch="smears", settings=settings)
-    assert prune(apply=True, settings=settings).removed == {"features under m": ["smears"]}
+    retract(batch="first", settings=settings)
+    assert prune(apply=True, settings=settings).removed == {"features under m": ["first"]}
 
 
 def test_a_batch_whose_features_went_can_be_scored_anew(

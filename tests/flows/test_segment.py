@@ -9,7 +9,6 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,17 @@ from geojson_pydantic import FeatureCollection
 from PIL import Image
 
 from flows.commands.contours import contours
-from flows.fit import fit
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.segment import SegmentOutcome, SourcesFailedError, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
 from storage.store import Store, StoreError
-from tasks.images.files import SourceError
 from tasks.images.listing import list_images
-from tasks.images.names import name_of_slide, names_of_slides
 from tasks.images.regions import find, image_refs
-from tasks.segmentation.cells import Cells, find_cells
-from tasks.segmentation.fields import _level_of_cells, load_finder
-from tasks.synthetic.cells import draw_patient, write_collection
+from tasks.synthetic.cells import draw_patient
 from tasks.synthetic.fields import RenderedField, render_field
 from tasks.synthetic.slides import RenderedSlide
-from tasks.types import Field
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3
@@ -70,28 +63,6 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(scheduler: str, tmp_path: Path) -> Settings:
     return Settings(store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler)
-
-
-@pytest.fixture(scope="module")
-def _fitted(
-    scheduler: str, _store_with_model: Store, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    folder = tmp_path_factory.mktemp("fitted") / "store"
-    cells = folder.with_name("cells")
-    write_collection(cells, patients=8, cells_per_patient=8, parasitized_fraction=0.5, seed=3)
-    shutil.copytree(_store_with_model.root, folder)
-    settings = Settings(
-        store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=16, alpha=0.2
-    )
-    fit(str(cells), batch="first", settings=settings)
-    return settings
-
-
-@pytest.fixture
-def fitted(_fitted: Settings, tmp_path: Path) -> Settings:
-    """Settings of a store of one's own that has a detector."""
-    shutil.copytree(_fitted.store, tmp_path / "store")
-    return _fitted.model_copy(update={"store": str(tmp_path / "store")})
 
 
 def manifest_of(outcome: SegmentOutcome) -> pa.Table:
@@ -256,64 +227,29 @@ def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
     assert set(table["kind"].to_pylist()) == {"tile"}
 
 
-def upper_half(field: Field, diameter: float | None = None) -> Cells:
-    found = find_cells(field, diameter)
-    cells = tuple(cell for cell in found.cells if cell.box[1] < field.shape[0] / 2)
-    return Cells(cells, found.diameter)
-
-
-def broken(field: Field, diameter: float | None = None) -> Cells:
-    raise RuntimeError("no weights")
-
-
 def test_a_finder_of_ones_own(
     fields: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finder = "tests.flows.test_segment:upper_half"
+    finder = "tests.support.finders:upper_half"
     own = segment(str(fields), "own", finder=finder, settings=settings)
     ours = segment(str(fields), "ours", settings=settings)
     assert 0 < own.images < ours.images
     with pytest.raises(SourcesFailedError, match="unreadable"):
-        segment(str(fields), "broken", finder="tests.flows.test_segment:broken", settings=settings)
+        segment(str(fields), "broken", finder="tests.support.finders:broken", settings=settings)
     failed = [row for row in fields_of(settings, "broken") if row["failure"]]
     assert len(failed) == 4
     assert failed[0]["failure"] == "unreadable: RuntimeError: no weights"
-
-
-@pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
-def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
-    diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
-    monkeypatch.setattr("tasks.segmentation.fields.open_slide", lambda uri: slide)
-    assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
-    assert _level_of_cells({"is_slide": False}, diameter) == 0
-
-
-def twice(field: Field, diameter: float | None = None) -> Cells:
-    found = find_cells(field, diameter)
-    return Cells(found.cells * 2, found.diameter)
 
 
 def test_a_cell_that_is_found_twice_is_one_image(
     fields: Path, settings: Settings, tmp_path: Path
 ) -> None:
     once = segment(str(fields), "once", settings=settings)
-    found = segment(
-        str(fields), "twice", finder="tests.flows.test_segment:twice", settings=settings
-    )
+    found = segment(str(fields), "twice", finder="tests.support.finders:twice", settings=settings)
     assert found.images == once.images
     assert list_images(found.manifest).num_rows == once.images
     cells = [row["cells"] for row in fields_of(settings, "twice")]
     assert cells == [row["cells"] for row in fields_of(settings, "once")]
-
-
-@pytest.mark.parametrize(
-    "name", ["nobody", "tests.flows.test_segment:nobody", "tests.nobody:upper_half"]
-)
-def test_an_unknown_finder_is_refused_before_anything_is_done(name: str) -> None:
-    with pytest.raises(SourceError, match="module:function"):
-        load_finder(name)
 
 
 def test_regions_are_not_cut_up_again(fields: Path, settings: Settings) -> None:
@@ -326,31 +262,6 @@ def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> N
     (tmp_path / "none").mkdir()
     with pytest.raises(SourcesFailedError, match="no photographs or slides"):
         segment(str(tmp_path / "none"), "none", settings=settings)
-
-
-@pytest.mark.parametrize(
-    ("uri", "root", "by", "expected"),
-    [
-        ("file:///night/1.jpg", "/night", "file", "1"),
-        ("file:///night/1.jpg", "/night", "folder", "1"),
-        ("file:///night/a/b/1.jpg", "/night/", "folder", "a/b"),
-        ("s3://bucket/night/a/1.svs", "bucket/night", "file", "a/1"),
-        ("zip://a/1.jpg::file:///x.zip", "/x.zip", "file", "a/1"),
-        ("zip://a/1.jpg::file:///x.zip", "/x.zip", "folder", "a"),
-        ("file:///night/a::b/1::2.jpg", "/night", "file", "a::b/1::2"),
-        ("file:///night/a::b/1::2.jpg", "/night", "folder", "a::b"),
-    ],
-)
-def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
-    assert name_of_slide(uri, root, by) == expected
-
-
-def test_two_files_are_two_slides_whatever_their_extension() -> None:
-    uris = [f"file:///night/{name}" for name in ("a.jpg", "a.tif", "b.tif")]
-    assert names_of_slides(uris, "/night", "file") == ["a.jpg", "a.tif", "b"]
-    archive = [f"zip://{name}::file:///x.zip" for name in ("s/a.jpg", "s/a.tif")]
-    assert names_of_slides(archive, "/x.zip", "file") == ["s/a.jpg", "s/a.tif"]
-    assert names_of_slides(archive, "/x.zip", "folder") == ["s", "s"]
 
 
 def test_names_of_slides_begin_below_a_folder_whatever_its_name(
@@ -376,11 +287,11 @@ def test_names_of_slides_do_not_say_where_a_glob_or_a_manifest_lies(
 
 
 def test_cells_of_fields_are_screened_like_any_others(
-    fields: Path, fitted: Settings, tmp_path: Path
+    fields: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:
-    made = segment(str(fields), "night", slide_is="folder", settings=fitted)
-    assert segmentation_of(Store(fitted.store), made.manifest) == "night"
-    outcome = screen(made.manifest, batch="night", date=DAY, settings=fitted)
+    made = segment(str(fields), "night", slide_is="folder", settings=tiny_ready)
+    assert segmentation_of(Store(tiny_ready.store), made.manifest) == "night"
+    outcome = screen(made.manifest, batch="night", date=DAY, settings=tiny_ready)
     assert (outcome.images, outcome.scored) == (made.images, made.images)
     rows = pq.read_table(outcome.report).to_pylist()
     manifest = {row["uri"]: row for row in manifest_of(made).to_pylist()}
@@ -404,7 +315,7 @@ def test_cells_of_fields_are_screened_like_any_others(
     assert "changed since" not in page
     assert "cannot be read" not in page
     assert page.count("data:image/png") == 4
-    written = contours("night", str(tmp_path / "contours"), settings=fitted)
+    written = contours("night", str(tmp_path / "contours"), settings=tiny_ready)
     assert (written.files, written.cells) == (3, made.images)
     for file in (tmp_path / "contours").iterdir():
         collection = FeatureCollection.model_validate_json(file.read_bytes())
@@ -418,29 +329,31 @@ def test_cells_of_fields_are_screened_like_any_others(
 
 
 def test_contours_have_the_names_of_their_files_whatever_these_are(
-    fields: Path, tmp_path: Path, fitted: Settings
+    fields: Path, tmp_path: Path, tiny_ready: Settings
 ) -> None:
     folder = tmp_path / "named"
     long = "ä" * 120 + ".png"  # 244 bytes
     for name in ("a::b.png", "c#1.png", long):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(fields / "s1" / "0.png", folder / name)
-    made = segment(str(folder), "named", settings=fitted)
+    made = segment(str(folder), "named", settings=tiny_ready)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
-    screen(made.manifest, batch="named", date=DAY, settings=fitted)
-    assert contours("named", str(tmp_path / "to"), settings=fitted).files == 3
+    screen(made.manifest, batch="named", date=DAY, settings=tiny_ready)
+    assert contours("named", str(tmp_path / "to"), settings=tiny_ready).files == 3
     names = {path.name for path in (tmp_path / "to").iterdir()}
     assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
 
 
-def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted: Settings) -> None:
+def test_the_failed_ones_are_in_the_report(
+    fields: Path, tmp_path: Path, tiny_ready: Settings
+) -> None:
     folder = tmp_path / "some"
     shutil.copytree(fields / "s2", folder)
     (folder / "empty.png").write_bytes(b"")
     with pytest.raises(SourcesFailedError) as raised:
-        segment(str(folder), "night", settings=fitted)
+        segment(str(folder), "night", settings=tiny_ready)
     with pytest.raises(ImagesFailedError) as failed:
-        screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=fitted)
+        screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=tiny_ready)
     assert failed.value.outcome.failures == {"empty": 1}
     rows = pq.read_table(failed.value.outcome.report).to_pylist()
     (row,) = (row for row in rows if row["status"] == "failed")
@@ -449,12 +362,12 @@ def test_the_failed_ones_are_in_the_report(fields: Path, tmp_path: Path, fitted:
 
 
 def test_a_slide_is_screened_and_shown_from_afar(
-    slide: Path, rendered_slide: tuple[Path, RenderedSlide], fitted: Settings
+    slide: Path, rendered_slide: tuple[Path, RenderedSlide], tiny_ready: Settings
 ) -> None:
     drawn = rendered_slide[1]
-    made = segment(str(slide.parent / "*.tif"), "slides", settings=fitted)
+    made = segment(str(slide.parent / "*.tif"), "slides", settings=tiny_ready)
     assert made.images == pytest.approx(drawn.cells, rel=0.05)
-    outcome = screen(made.manifest, batch="slides", date=DAY, settings=fitted)
+    outcome = screen(made.manifest, batch="slides", date=DAY, settings=tiny_ready)
     assert outcome.scored == made.images
     (row,) = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
@@ -466,12 +379,6 @@ def test_a_slide_is_screened_and_shown_from_afar(
     assert page.count("data:image/png") == min(8, made.fields["field"]) + 1
 
 
-def poison(field: Field, diameter: float | None = None) -> Cells:
-    if field.shape[:2] == (200, 300):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return find_cells(field, diameter)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_api")
 def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
@@ -479,7 +386,7 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
 ) -> None:
     settings = Settings(store=str(tmp_path / "store"), workers=2)
     with pytest.raises(SourcesFailedError, match="1 killed_worker"):
-        segment(str(fields), "night", finder="tests.flows.test_segment:poison", settings=settings)
+        segment(str(fields), "night", finder="tests.support.finders:poison", settings=settings)
     rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
     assert rows["blank.png"]["failure"].startswith("killed_worker: ")
     found = sum(row["cells"] for row in rows.values())
@@ -514,10 +421,10 @@ def inbox(fields: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_night_of_fields(inbox: Path, fitted: Settings) -> None:
-    first = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=fitted)
+def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
+    first = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=fitted)
+    again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
     assert again.repeated

@@ -1,11 +1,13 @@
-"""Screening from a list of images to a published report, without Prefect or earlier batches."""
+"""Screening as tests and benchmarks do it."""
 
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from distributed import Client
 
-from flows.screen import extract
+from flows.screen import ImagesFailedError, ScreenOutcome, extract, screen
 from flows.settings import Settings
 from flows.stages.publish import publish
 from flows.stages.scoring import score_slides
@@ -34,7 +36,7 @@ def freeze(settings: Settings, manifest: pa.Table, name: str) -> Batch:
 def screen_anew(
     client: Client, settings: Settings, manifest: pa.Table, name: str
 ) -> tuple[str, ...]:
-    """Screen images as the flow does; returns where the report lies."""
+    """Screen images without Prefect and earlier batches; returns where the report lies."""
     store = Store(settings.store)
     detector = load_detector_card(store)
     card = load_card(store, detector.model)
@@ -44,3 +46,10 @@ def screen_anew(
     seal = publish.fn(settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
+
+
+def screen_night(images: Path, settings: Settings, **options: object) -> ScreenOutcome:
+    """Screen a night in which one file is cut short."""
+    with pytest.raises(ImagesFailedError) as failure:
+        screen(str(images / "night"), batch="night", settings=settings, **options)
+    return failure.value.outcome

@@ -21,15 +21,15 @@ import pytest
 from distributed import Client, WorkerPlugin
 
 from flows.cluster.client import open_client
-from flows.fit import fit
+from flows.fit import FitOutcome, fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
-from flows.train import train
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
+from tests.support.fitted import copied
 from tests.support.reports import comparable, summaries_in
 
 POISON = b"this image kills whoever decodes it"
@@ -64,48 +64,42 @@ class Poison(WorkerPlugin):
 
 
 @pytest.fixture(scope="module")
-def scheduler(prefect_api: str) -> Iterator[str]:
+def poisonable(prefect_api: str) -> Iterator[str]:
     with open_client(Settings(workers=2)) as client:
         client.register_plugin(Poison())
         yield client.scheduler.address
 
 
 @pytest.fixture(scope="module")
-def prepared(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def prepared(
+    poisonable: str,
+    fitted: tuple[Settings, FitOutcome],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
     """Settings of a store with a model and a detector, and beside it a night of 60 cells."""
     root = tmp_path_factory.mktemp("prepared")
-    settings = Settings(
-        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=SHARD
+    write_collection(
+        root / "night",
+        patients=5,
+        cells_per_patient=12,
+        parasitized_fraction=0.5,
+        seed=51,
+        first_patient=51,
     )
-    for name, patients, first in (("smears", 12, 1), ("night", 5, 51)):
-        write_collection(
-            root / name,
-            patients=patients,
-            cells_per_patient=12,
-            parasitized_fraction=0.5,
-            seed=first,
-            first_patient=first,
-        )
-    train(str(root / "smears"), model="m", epochs=1, side=32, settings=settings)
-    fit(str(root / "smears"), batch="fitted", settings=settings)
-    return settings
+    return copied(fitted[0], root / "store", scheduler=poisonable, shard_rows=SHARD)
 
 
 @pytest.fixture
 def night(prepared: Settings, tmp_path: Path) -> tuple[Settings, Path]:
     """A store and a night of one's own."""
-    source = Path(prepared.store).parent
-    shutil.copytree(source / "store", tmp_path / "store")
-    shutil.copytree(source / "night", tmp_path / "night")
-    return prepared.model_copy(update={"store": str(tmp_path / "store")}), tmp_path / "night"
+    shutil.copytree(Path(prepared.store).parent / "night", tmp_path / "night")
+    return copied(prepared, tmp_path / "store"), tmp_path / "night"
 
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The report of the night when nothing goes wrong."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    shutil.copytree(prepared.store, root / "store")
-    settings = prepared.model_copy(update={"store": str(root / "store")})
+    settings = copied(prepared, tmp_path_factory.mktemp("undisturbed") / "store")
     outcome = screen(str(Path(prepared.store).parent / "night"), batch="night", settings=settings)
     return comparable(outcome.report)
 
@@ -239,7 +233,6 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 
 DRIVER = """
 import os, signal, sys
-from flows.cluster import open_client
 from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
@@ -400,7 +393,7 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     latest = latest_statistics(Store(settings.store), "m")
     assert latest is not None
     assert latest.version == 3
-    assert sorted(c.batch for c in latest.contributions) == ["fitted", "one", "two"]
+    assert sorted(c.batch for c in latest.contributions) == ["first", "one", "two"]
     assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
 
 

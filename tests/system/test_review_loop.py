@@ -24,6 +24,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.images.files import SourceError
 from tasks.reports.reviews import VerdictError
 from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
+from tests.support.fitted import copied
 from tests.support.models import CLASSES, HELD_OUT
 
 DAY = date(2026, 3, 1)
@@ -58,21 +59,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def _screened(
-    scheduler: str,
-    _store_with_model: Store,
-    night: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    tiny_fitted: Settings, night: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    folder = tmp_path_factory.mktemp("screened") / "store"
-    cells = folder.with_name("cells")
-    write_collection(
-        cells, patients=10, cells_per_patient=8, parasitized_fraction=0.5, seed=3, first_patient=1
-    )
-    shutil.copytree(_store_with_model.root, folder)
-    settings = Settings(
-        store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=16, alpha=0.2
-    )
-    fit(str(cells), batch="first", settings=settings)
+    settings = copied(tiny_fitted, tmp_path_factory.mktemp("screened") / "store")
     screen(str(night), batch="night", date=DAY, settings=settings)
     return settings
 
@@ -80,8 +69,7 @@ def _screened(
 @pytest.fixture
 def screened(_screened: Settings, tmp_path: Path) -> Settings:
     """Settings of a store of one's own, in which a night was screened."""
-    shutil.copytree(_screened.store, tmp_path / "store")
-    return _screened.model_copy(update={"store": str(tmp_path / "store")})
+    return copied(_screened, tmp_path / "store")
 
 
 def truth(row: dict[str, str]) -> str:

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import shutil
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,7 +16,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from flows.fit import fit
 from flows.monitoring import prefect_artifacts as artifacts
 from flows.monitoring.prefect_artifacts import (
     ABNORMAL,
@@ -39,6 +37,7 @@ from storage.reports.tables import publish_report, report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_night
 from tasks.types import Light
+from tests.support.fitted import copied
 from tests.support.nights import summary_of
 
 DAY = date(2026, 3, 1)
@@ -46,14 +45,9 @@ HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
 
 
 @pytest.fixture(scope="module")
-def fitted(
-    scheduler: str, _store_with_model: Store, cells: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    folder = tmp_path_factory.mktemp("fitted") / "store"
-    shutil.copytree(_store_with_model.root, folder)
-    settings = Settings(store=str(folder), cluster="scheduler", scheduler=scheduler, shard_rows=8)
-    fit(str(cells), batch="first", settings=settings)
-    return settings
+def settings(tiny_fitted: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store of these tests' own, in which they screen batches of their own."""
+    return copied(tiny_fitted, tmp_path_factory.mktemp("artifacts") / "store", shard_rows=8)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +93,8 @@ def events_of(batch: str) -> dict[str, Any]:
     raise AssertionError(f"only {sorted(found)} came")
 
 
-def test_prefect_shows_a_night_and_can_act_on_it(fitted: Settings, night: Path) -> None:
-    outcome = screen_night(night, fitted, "Night_1")
+def test_prefect_shows_a_night_and_can_act_on_it(settings: Settings, night: Path) -> None:
+    outcome = screen_night(night, settings, "Night_1")
     key = artifact_key("Night_1")
     (summary,) = artifacts_of(key)
     assert outcome.light in summary.description
@@ -129,12 +123,12 @@ def test_prefect_shows_a_night_and_can_act_on_it(fitted: Settings, night: Path) 
     assert events[FAILED].payload["report"] == outcome.report
 
     # What was published before is not announced again.
-    assert screen_night(night, fitted, "Night_1").repeated
+    assert screen_night(night, settings, "Night_1").repeated
     assert len(artifacts_of(key)) == 1
 
 
 def test_a_night_is_published_although_prefect_cannot_be_told(
-    fitted: Settings,
+    settings: Settings,
     night: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +139,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     for name in ("create_markdown_artifact", "create_progress_artifact", "emit_event"):
         monkeypatch.setattr(artifacts, name, down)
     with caplog.at_level(logging.WARNING, logger="prefect"):
-        outcome = screen_night(night, fitted, "night-without-prefect")
+        outcome = screen_night(night, settings, "night-without-prefect")
     assert Path(outcome.report).exists()
     warnings = [record.getMessage() for record in caplog.records if "not told" in record.msg]
     assert len(warnings) == 3

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from flows import screen as screen_module
-from flows.fit import fit
 from flows.screen import PageFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import pages
@@ -20,24 +19,9 @@ from tests.support.pages import Page
 DAY = date(2026, 3, 5)
 
 
-@pytest.fixture(scope="module")
-def fitted(
-    _store_with_model: Store, cells: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    store = tmp_path_factory.mktemp("fitted") / "store"
-    shutil.copytree(_store_with_model.root, store)
-    settings = Settings(
-        store=str(store), cluster="scheduler", scheduler=scheduler, shard_rows=8, alpha=0.2
-    )
-    fit(str(cells), batch="first", settings=settings)
-    return settings
-
-
 @pytest.fixture
-def settings(fitted: Settings, tmp_path: Path) -> Settings:
-    """Settings of a store of one's own, with a model and a detector in it."""
-    shutil.copytree(fitted.store, tmp_path / "store")
-    return fitted.model_copy(update={"store": str(tmp_path / "store")})
+def settings(tiny_ready: Settings) -> Settings:
+    return tiny_ready.model_copy(update={"shard_rows": 8})
 
 
 @pytest.fixture

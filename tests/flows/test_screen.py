@@ -1,0 +1,310 @@
+"""Screening end to end, on rendered cells and real Dask workers."""
+
+import re
+import shutil
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from flows.cluster.errors import ClusterError
+from flows.fit import fit
+from flows.jobs.shard import run_shard
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.settings import Settings
+from flows.stages import batch as batch_module
+from storage.batches.manifests import load_batch
+from storage.models.classifiers import load_card
+from storage.parquet import read_table
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import of_attempt, report_path
+from storage.store import Store, StoreError
+from tasks.reports.images import PIECE
+from tests.support.paths import ROOT
+from tests.support.screening import screen_night
+
+KINDS = ("images", "slides", "batches")
+
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+
+def rows_of(outcome: ScreenOutcome) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = pq.ParquetFile(outcome.report).read().to_pylist()
+    return found
+
+
+def test_every_image_of_the_night_is_in_the_report_once(images: Path, ready: Settings) -> None:
+    outcome = screen_night(images, ready, date=date(2026, 3, 1))
+    rows = rows_of(outcome)
+    names = [str(row["uri"]).rsplit("/", 1)[1] for row in rows]
+    assert sorted(names) == sorted(path.name for path in (images / "night").iterdir())
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert len(failed) == 1 == sum(outcome.failures.values())
+    assert str(failed[0]["failure"]).startswith("damaged: ")
+    assert failed[0]["verdict"] == "review"
+    assert failed[0]["diagnosis"] is None
+    assert "batch_date=2026-03-01/night.parquet" in outcome.report
+
+
+def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -> None:
+    outcome = screen_night(images, ready)
+    card = load_card(Store(ready.store), "m")
+    schema = of_attempt(image_schema(card.classes, sorted(card.network["taps"])), 1)
+    assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
+    row = next(row for row in rows_of(outcome) if row["status"] == "scored")
+    empty = {name for name, value in row.items() if value is None}
+    assert empty <= {"label", "failure", "review_reason", *PIECE}
+
+
+def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:
+    outcome = screen_night(images, ready)
+    (noise,) = duckdb.sql(
+        f"SELECT count(*) FROM '{outcome.report}' WHERE abnormal AND q_value <= 0.2"
+    ).fetchall()
+    assert noise[0] >= 4
+
+
+def test_a_published_batch_is_not_done_again(images: Path, ready: Settings) -> None:
+    first = screen_night(images, ready)
+    before = Path(first.report).stat().st_mtime_ns
+    again = screen_night(images, ready)
+    assert again.repeated
+    assert "nothing to do" in again.text()
+    assert Path(first.report).stat().st_mtime_ns == before
+
+
+def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
+    images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ready = ready.model_copy(update={"shard_rows": 8})
+    undisturbed = ready.model_copy(update={"store": str(tmp_path / "undisturbed")})
+    shutil.copytree(ready.store, undisturbed.store)
+    reference = screen_night(images, undisturbed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_module, "run_shard", _dies_at_the_third_shard)
+        with pytest.raises(ClusterError, match=r"rows 16 to 24.*run the same"):
+            screen(str(images / "night"), batch="night", settings=ready)
+    assert not list((Path(ready.store) / "reports").rglob("*.parquet"))
+    ledger = Path(ready.store) / "batches" / "night" / "ledger" / "m"
+    done = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
+    assert "000000.json" in done
+    assert "000002.json" not in done
+
+    outcome = screen_night(images, ready)
+    after = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
+    assert {name: after[name] for name in done} == done
+    theirs = Path(undisturbed.store) / "batches" / "night" / "ledger" / "m"
+    assert {path.name: path.read_bytes() for path in ledger.iterdir()} == {
+        path.name: path.read_bytes() for path in theirs.iterdir()
+    }
+    table, expected = (
+        pq.ParquetFile(each.report).read().drop_columns(["scored_at"])
+        for each in (outcome, reference)
+    )
+    assert table.equals(expected)
+    mine, others = reports_of(ready, "night"), reports_of(undisturbed, "night")
+    for kind in ("slides", "batches"):
+        table, expected = (
+            pq.ParquetFile(paths[kind]).read().drop_columns(["scored_at"])
+            for paths in (mine, others)
+        )
+        assert table.equals(expected)
+
+
+def reports_of(settings: Settings, name: str) -> dict[str, Path]:
+    """The files of a batch's reports by kind."""
+    store = Store(settings.store)
+    day = load_batch(store, name).batch_date
+    return {kind: Path(store.path(*report_path(name, day, kind))) for kind in KINDS}
+
+
+def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Settings) -> None:
+    outcome = screen_night(images, ready)
+    cells = duckdb.sql(
+        f"SELECT slide_id, count(*), count(*) FILTER (abnormal), count(*) FILTER "
+        f"(diagnosis = 'Parasitized') FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    paths = reports_of(ready, "night")
+    schemas = {"slides": slide_schema(), "batches": batch_schema()}
+    for kind, schema in schemas.items():
+        # Parquet has names of its own for what is in a list, so types are not compared.
+        assert [(field.name, field.metadata) for field in pq.read_schema(paths[kind])] == [
+            (field.name, field.metadata) for field in schema
+        ]
+    slides = pq.ParquetFile(paths["slides"]).read().to_pylist()
+    named = ("slide_id", "cells", "abnormal", "parasitized")
+    assert [tuple(row[name] for name in named) for row in slides] == cells
+    assert len(slides) > 1
+    (night,) = pq.ParquetFile(paths["batches"]).read().to_pylist()
+    assert night["images"] == outcome.images == sum(row["cells"] for row in slides)
+    assert night["scored"] == outcome.scored == sum(night["p_values"])
+    taps = load_card(Store(ready.store), "m").tap_widths
+    assert {tap: sum(counts) for tap, counts in night["tap_scores"]} == dict.fromkeys(
+        taps, outcome.scored
+    )
+    assert night["light"] == outcome.light != "green"  # planted images, and one file cut short
+    assert night["reasons"] == outcome.reasons
+    assert night["slides"] == len(slides)
+    assert outcome.slides_for_review == sum(row["verdict"] == "review" for row in slides)
+    assert f"{outcome.light}: " in outcome.text()
+    assert f"{outcome.slides_for_review} slides" in outcome.text()
+
+
+@pytest.mark.parametrize("gone", ["slides", "batches", "images"])
+def test_a_report_that_is_missing_is_published_again_with_the_same_bytes(
+    images: Path, ready: Settings, gone: str
+) -> None:
+    screen_night(images, ready, date=date(2026, 3, 5))
+    paths = reports_of(ready, "night")
+    before = {kind: path.read_bytes() for kind, path in paths.items()}
+    paths[gone].unlink()
+    again = screen_night(images, ready)
+    assert not again.repeated
+    assert {kind: path.read_bytes() for kind, path in paths.items()} == before
+    third = screen_night(images, ready)
+    assert third.repeated
+    assert (third.light, third.reasons) == (again.light, again.reasons)
+    assert third.slides_for_review == again.slides_for_review
+
+
+def test_a_batch_that_an_older_version_sealed_is_published_again(
+    images: Path, ready: Settings
+) -> None:
+    """Its images are not needed, for its features are kept."""
+    first = screen_night(images, ready)
+    store = Store(ready.store)
+    seal = ("batches", "night", "sealed", f"{first.detector}.json")
+    old = store.read_json(*seal) | {"schema_version": 1}
+    del old["slides_digest"], old["batch_digest"]
+    store.write_json(old, *seal)
+    store.remove("reports", "slides")
+    store.remove("reports", "batches")
+    again = screen_night(images, ready)
+    assert not again.repeated
+    assert all(path.exists() for path in reports_of(ready, "night").values())
+    assert screen_night(images, ready).repeated
+
+
+def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
+    images: Path, ready: Settings
+) -> None:
+    """Neither with itself nor with later nights."""
+    store = Store(ready.store)
+    sources = {}
+    for day in (1, 2, 4):
+        # Nights without the file that is cut short.
+        sources[day] = str(images / "smears" / ("Uninfected" if day == 4 else "Parasitized"))
+        screen(sources[day], batch=f"night-{day}", date=date(2026, 3, day), settings=ready)
+
+    def row(day: int) -> dict[str, object]:
+        path = report_path(f"night-{day}", date(2026, 3, day), "batches")
+        found: dict[str, object] = read_table(store, *path).to_pylist()[0]
+        return found
+
+    assert [row(day)["nights"] for day in (1, 2, 4)] == [0, 1, 2]
+    before = row(2)
+    screen(sources[2], batch="night-2", force=True, settings=ready)
+    assert row(2)["nights"] == 1
+    same = before.keys() - {"scored_at"}
+    assert {name: row(2)[name] for name in same} == {name: before[name] for name in same}
+    folder = Path(ready.store) / "reports" / "batches"
+    assert len(list(folder.rglob("*.parquet"))) == 3
+
+
+def test_a_night_without_images_is_red_until_they_have_come(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    with pytest.raises(ImagesFailedError, match="no images for batch night") as failure:
+        screen(str(inbox), batch="night", settings=ready)
+    assert failure.value.outcome.failed
+    assert failure.value.outcome.light == "red"
+    assert failure.value.outcome.reasons == ["there are no images"]
+    paths = reports_of(ready, "night")
+    assert pq.read_metadata(paths["images"]).num_rows == 0
+    assert pq.ParquetFile(paths["batches"]).read()["light"].to_pylist() == ["red"]
+    for path in sorted((images / "smears" / "Uninfected").glob("*.png"))[:3]:
+        shutil.copy(path, inbox)
+    outcome = screen(str(inbox), batch="night", settings=ready)
+    assert (outcome.images, outcome.scored) == (3, 3)
+    assert pq.read_metadata(paths["images"]).num_rows == 3
+
+
+def _dies_at_the_third_shard(job: object) -> object:
+    if job.shard.number == 2:  # type: ignore[attr-defined]
+        raise RuntimeError("the worker is gone")
+    return run_shard(job)  # type: ignore[arg-type]
+
+
+def test_a_batch_name_belongs_to_its_images_and_its_day(images: Path, ready: Settings) -> None:
+    screen_night(images, ready, date=date(2026, 3, 1))
+    with pytest.raises(StoreError, match="was started on"):
+        screen(str(images / "smears"), batch="night", settings=ready)
+    with pytest.raises(StoreError, match="belongs to 2026-03-01"):
+        screen(str(images / "night"), batch="night", date=date(2026, 3, 2), settings=ready)
+
+
+def test_several_sources_are_one_batch_which_resumes_with_the_same(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    sources = []
+    for patient in ("C1P101", "C1P102"):
+        folder = tmp_path / patient
+        folder.mkdir()
+        for number, file in enumerate(sorted((images / "smears").glob("*/*.png"))[:3]):
+            shutil.copy(file, folder / f"{patient}thinF_IMG_20260101_000000_cell_{number}.png")
+        sources.append(str(folder))
+    once = screen(sources, batch="two", settings=ready)
+    assert once.images == 6
+    assert load_batch(Store(ready.store), "two").sources == tuple(sources)
+    assert screen(sources, batch="two", settings=ready).repeated
+    assert f"--images {sources[0]} --images {sources[1]}" in Path(once.page).read_text()
+    with pytest.raises(StoreError, match=f"from {sources[0]}, {sources[1]} "):
+        screen(sources[0], batch="two", settings=ready)
+    alone = screen(sources[:1], batch="one", settings=ready)
+    assert load_batch(Store(ready.store), "one").images == sources[0]
+    assert screen(sources[0], batch="one", settings=ready).report == alone.report
+
+
+def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: Settings) -> None:
+    review = f"{ready.store}/reviews/night/0001.parquet"
+    with pytest.raises(StoreError, match="as the only --images"):
+        screen([review, str(images / "night")], batch="mixed", settings=ready)
+
+
+def test_another_detector_scores_the_same_features_again_without_the_images(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    night = tmp_path / "night"
+    shutil.copytree(images / "night", night)
+    with pytest.raises(ImagesFailedError) as first:
+        screen(str(night), batch="night", settings=ready)
+    strict = ready.model_copy(update={"alpha": 0.01})
+    fit(str(images / "smears"), batch="first", settings=strict)
+    shutil.rmtree(night)
+    with pytest.raises(ImagesFailedError) as second:
+        screen(str(night), batch="night", settings=ready)
+    a, b = first.value.outcome, second.value.outcome
+    assert (a.detector, b.detector) == ("m-v0001", "m-v0001-2")
+    assert b.report == a.report
+    assert b.abnormal <= a.abnormal
+
+
+def test_the_queries_of_the_readme_work(
+    images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen_night(images, ready)
+    monkeypatch.chdir(Path(ready.store).parent)
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```(sql|python)\n(.*?)```", readme, re.DOTALL)
+    assert [language for language, _ in blocks] == ["sql", "python", "python"]
+    assert duckdb.sql(blocks[0][1]).fetchall()
+    for _, code in blocks[1:]:
+        exec(code, {})

@@ -1,0 +1,28 @@
+"""Finders of cells of one's own, named by `--finder` in tests."""
+
+import os
+import signal
+
+from tasks.segmentation.cells import Cells, find_cells
+from tasks.types import Field
+
+
+def upper_half(field: Field, diameter: float | None = None) -> Cells:
+    found = find_cells(field, diameter)
+    cells = tuple(cell for cell in found.cells if cell.box[1] < field.shape[0] / 2)
+    return Cells(cells, found.diameter)
+
+
+def broken(field: Field, diameter: float | None = None) -> Cells:
+    raise RuntimeError("no weights")
+
+
+def twice(field: Field, diameter: float | None = None) -> Cells:
+    found = find_cells(field, diameter)
+    return Cells(found.cells * 2, found.diameter)
+
+
+def poison(field: Field, diameter: float | None = None) -> Cells:
+    if field.shape[:2] == (200, 300):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return find_cells(field, diameter)

@@ -1,0 +1,24 @@
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.images.files import SourceError
+from tasks.segmentation.fields import _level_of_cells, load_finder
+
+
+@pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
+def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
+    diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
+    monkeypatch.setattr("tasks.segmentation.fields.open_slide", lambda uri: slide)
+    assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
+    assert _level_of_cells({"is_slide": False}, diameter) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "tests.support.finders:nobody", "tests.nobody:upper_half"]
+)
+def test_an_unknown_finder_is_refused_before_anything_is_done(name: str) -> None:
+    with pytest.raises(SourceError, match="module:function"):
+        load_finder(name)
