@@ -1,4 +1,4 @@
-"""Run the command `status`: show what is in a store."""
+"""Run the commands `status` and `verify`: show what is in a store, and whether it is whole."""
 
 from io import StringIO
 from typing import Any
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.described import described
-from flows.options.tools import Status
+from flows.options.tools import Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.batches.ledger import complete_shards, list_seals
@@ -18,6 +18,7 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.store import Store
+from storage.verification import all_checks, batch_checks
 
 Row = dict[str, Any]
 
@@ -118,3 +119,38 @@ def _batch_row(store: Store, batch: Batch) -> Row:
 
 def _figure(metric: dict[str, float | None] | None) -> str | None:
     return f"{metric['value']:.3f}" if metric and metric["value"] is not None else None
+
+
+class VerifyOutcome(Outcome):
+    """How many things were compared, and what is damaged, a line each."""
+
+    store: str
+    compared: int
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether anything is damaged."""
+        return bool(self.damaged)
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        found = f"{len(self.damaged)} damaged" if self.damaged else "nothing is damaged"
+        return "\n".join(
+            [f"store {self.store}: {self.compared:,} things compared, {found}", *self.damaged]
+        )
+
+
+@described(Verify)
+def verify(batch: str | None = None, settings: Settings | None = None) -> VerifyOutcome:
+    """Compare everything in a store with its digests, and name what is damaged."""
+    settings = settings or Settings()
+    store = Store(settings.store)
+    compared, damaged = 0, []
+    for check in batch_checks(store, batch) if batch else all_checks(store):
+        compared += 1
+        try:
+            check.look()
+        except Exception as error:  # a check that breaks is a finding, not a crash
+            damaged.append(f"{check.path}: {' '.join(str(error).split())}")
+    return VerifyOutcome(store=settings.store, compared=compared, damaged=damaged)

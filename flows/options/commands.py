@@ -69,6 +69,7 @@ COMMANDS = {
     ),
     "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
+    "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE),

@@ -16,6 +16,14 @@ class Status(Options):
     """Show what is in a store: models, statistics, detectors and batches."""
 
 
+class Verify(Options):
+    """Compare everything in a store with its digests, and name what is damaged."""
+
+    batch: Annotated[
+        str | None, Field(description="only this batch and its reports; by default everything")
+    ] = None
+
+
 class Query(Options):
     """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
 

@@ -124,17 +124,18 @@ def verified_block(
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:
-    """Read a shard's features to compute statistics of them.
+    """Read a shard's features where nothing else can take their place.
 
     Raises:
         StoreError: they are not those that the ledger knows.
     """
     found = verified_block(store, model, batch, shard)
     if found is None:
+        features = store.address("features", model, f"{batch.key}.zarr")
         raise StoreError(
             f"the features of rows {shard.start} to {shard.stop} of batch {batch.name} are not "
-            "those that the ledger knows (sha256 differs), and statistics of others would be "
-            f"wrong: restore {store.address('features', model, f'{batch.key}.zarr')} and "
-            f"{store.address('batches', batch.key, 'ledger', model)} from a backup"
+            f"those that the ledger knows (sha256 differs): restore {features} and "
+            f"{store.address('batches', batch.key, 'ledger', model)} from a backup "
+            "(slidewatch verify lists all that is damaged)"
         )
     return found[0]

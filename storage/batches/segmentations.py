@@ -221,6 +221,24 @@ def read_segmented(store: Store, name: str) -> Segmented | None:
     return Segmented.read(store, *parts) if store.exists(*parts) else None
 
 
+def verify_segmentation(store: Store, name: str) -> None:
+    """Compare a segmentation's files with their digests, where it has kept them.
+
+    Raises:
+        StoreError: one is damaged.
+    """
+    made, done = find_segmentation(store, name), read_segmented(store, name)
+    kept = {SOURCES: made.sources_digest} if made else {}
+    if done:
+        kept |= {MANIFEST: done.manifest_digest, FIELDS: done.fields_digest}
+    for file, digest in kept.items():
+        if digest_of(store.read_bytes(FOLDER, name, file)) != digest:
+            raise StoreError(
+                f"{store.address(FOLDER, name, file)} is not the file that was made (sha256 "
+                "differs): restore it from a backup"
+            )
+
+
 def read_fields(store: Store, name: str) -> pa.Table:
     """Read the fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
     return read_table(store, FOLDER, name, FIELDS)

@@ -1,0 +1,231 @@
+"""Compare what is in a store with the digests and checksums that were kept of it.
+
+Pages for people are left out: they have no digest, and `screen` makes them anew.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from storage.batches.features import SCORED, made_by
+from storage.batches.known_features import fitted_block
+from storage.batches.ledger import (
+    Seal,
+    complete_shards,
+    list_seals,
+    read_quarantine,
+    read_seal,
+    read_shard_record,
+    screening_start,
+)
+from storage.batches.manifests import Batch, Shard, load_batch_of_key, verify_manifest
+from storage.batches.nights import list_nights, manifest_address
+from storage.batches.segmentations import FOLDER as SEGMENTATIONS
+from storage.batches.segmentations import verify_segmentation
+from storage.models.classifiers import load_card, load_weights
+from storage.models.detectors import detector_names, load_detector, load_detector_card
+from storage.models.statistics import latest_statistics, load_moments, load_statistics
+from storage.parquet import read_footer, read_table
+from storage.reports.reviews import FOLDER as REVIEWS
+from storage.reports.tables import (
+    BATCHES,
+    FIELDS,
+    IMAGES,
+    SLIDES,
+    report_digest,
+    report_path,
+)
+from storage.store import Store, StoreError, check_name
+
+SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
+    IMAGES: lambda seal: seal.report_digest,
+    SLIDES: lambda seal: seal.slides_digest,
+    BATCHES: lambda seal: seal.batch_digest,
+    FIELDS: lambda seal: seal.fields_digest,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to compare, by its path in the store; ``look`` raises where it is damaged."""
+
+    path: str
+    look: Callable[[], object]
+
+
+def all_checks(store: Store) -> Iterator[Check]:
+    """List the checks of everything in a store."""
+    for name in store.folders("models", having="card.json"):
+        yield Check(f"models/{name}", partial(_model, store, name))
+    for model in store.names("statistics"):
+        for version in store.folders("statistics", model, having="lineage.json"):
+            path = f"statistics/{model}/{version}"
+            yield Check(path, partial(_statistics, store, model, version))
+    for name in detector_names(store):
+        yield Check(f"detectors/{name}", partial(_detector, store, name))
+    for series in store.names("nights"):
+        yield Check(f"nights/{series}", partial(_nights, store, series))
+    for name in store.folders(SEGMENTATIONS, having="segmentation.json"):
+        yield Check(f"{SEGMENTATIONS}/{name}", partial(verify_segmentation, store, name))
+    for batch in store.names(REVIEWS):
+        for file in store.names(REVIEWS, batch):
+            path = f"{REVIEWS}/{batch}/{file}"
+            yield Check(path, partial(read_table, store, path))
+    for key in store.folders("batches", having="batch.json"):
+        yield from _batch_checks(store, key)
+    yield from _report_checks(store, None)
+
+
+def batch_checks(store: Store, name: str) -> Iterator[Check]:
+    """List the checks of every attempt at a batch, and of its reports.
+
+    Raises:
+        StoreError: there is no such batch.
+    """
+    check_name("batch", name)
+    keys = _attempts(store, name)
+    if not keys:
+        raise StoreError(f"no batch {name!r} in {store.url}: slidewatch status lists them")
+    for key in keys:
+        yield from _batch_checks(store, key)
+    yield from _report_checks(store, name)
+
+
+def _attempts(store: Store, name: str) -> list[str]:
+    keys = store.folders("batches", having="batch.json")
+    return [key for key in keys if key.partition("~")[0] == name]
+
+
+def _model(store: Store, name: str) -> None:
+    load_weights(store, load_card(store, name))
+
+
+def _statistics(store: Store, model: str, version: str) -> None:
+    load_moments(store, load_statistics(store, model, int(version.removeprefix("v"))))
+
+
+def _detector(store: Store, name: str) -> None:
+    load_detector(store, load_detector_card(store, name))
+
+
+def _nights(store: Store, series: str) -> None:
+    for night in list_nights(store, series):
+        manifest_address(store, night)
+
+
+def _batch_checks(store: Store, key: str) -> Iterator[Check]:
+    folder = f"batches/{key}"
+    yield Check(f"{folder}/batch.json", partial(load_batch_of_key, store, key))
+    try:
+        batch = load_batch_of_key(store, key)
+    except StoreError:  # which that check says
+        return
+    yield Check(f"{folder}/manifest.parquet", partial(_manifest, store, batch))
+    for file in store.names("batches", key, "sealed"):
+        detector = file.removesuffix(".json")
+        yield Check(f"{folder}/sealed/{file}", partial(_seal, store, batch, detector))
+    for file in store.names("batches", key, "screenings"):
+        detector = file.removesuffix(".json")
+        path = f"{folder}/screenings/{file}"
+        yield Check(path, partial(screening_start, store, batch, detector))
+    for model in store.names("batches", key, "ledger"):
+        yield from _feature_checks(store, batch, model)
+
+
+def _manifest(store: Store, batch: Batch) -> None:
+    verify_manifest(store, batch)
+    rows = read_footer(store, "batches", batch.key, "manifest.parquet").num_rows
+    if rows != batch.rows:
+        raise StoreError(f"it has {rows} rows, but batch.json says {batch.rows}")
+
+
+def _seal(store: Store, batch: Batch, detector: str) -> None:
+    """Compare a seal's figures with the batch and with the report that it seals."""
+    seal = read_seal(store, batch, detector)
+    assert seal is not None
+    if (seal.batch, seal.rows, seal.scored + seal.failed) != (batch.name, batch.rows, batch.rows):
+        raise StoreError("its figures are not those of its batch: restore it from a backup")
+    path = report_path(batch.name, batch.batch_date, BATCHES)
+    digest = report_digest(store, path)
+    if digest is None and seal.batch_digest:
+        raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
+    if digest is None or digest != seal.batch_digest:
+        return
+    row = read_table(store, *path).to_pylist()[0]
+    figures = {"images": seal.rows, "scored": seal.scored, "abnormal": seal.abnormal}
+    if any(row[name] != figure for name, figure in figures.items()):
+        raise StoreError("its figures are not those of its report: restore it from a backup")
+
+
+def _feature_checks(store: Store, batch: Batch, model: str) -> Iterator[Check]:
+    path = f"features/{model}/{batch.key}.zarr"
+    if not store.exists(path):
+        # Features of batches in no statistics may have been removed; those of others never are.
+        yield Check(path, partial(_not_fitted, store, batch, model))
+        return
+    yield Check(path, partial(_made_by_its_model, store, batch, model))
+    done = complete_shards(store, batch, model)
+    for shard in batch.shards():
+        ledger = f"batches/{batch.key}/ledger/{model}/{shard.number:06d}.json"
+        if shard.number in done:
+            yield Check(f"{path} or {ledger}", partial(_shard, store, batch, model, shard))
+        else:
+            yield Check(ledger, partial(_not_sealed, store, batch, model))
+        yield Check(
+            f"batches/{batch.key}/quarantine/{model}/{shard.number:06d}.json",
+            partial(read_quarantine, store, batch, model, shard),
+        )
+
+
+def _not_fitted(store: Store, batch: Batch, model: str) -> None:
+    latest = latest_statistics(store, model)
+    if latest and (found := latest.contribution(batch.name)) and found.attempt == batch.attempt:
+        raise StoreError("it is lost, though its batch is in the statistics: restore it")
+
+
+def _not_sealed(store: Store, batch: Batch, model: str) -> None:
+    if any(seal.model == model for seal in list_seals(store, batch)):
+        raise StoreError("it is lost, though the report of its batch is sealed: restore it")
+
+
+def _made_by_its_model(store: Store, batch: Batch, model: str) -> None:
+    if made_by(store, model, batch.key) != load_card(store, model).digest:
+        raise StoreError(f"its features are not those of model {model} (sha256 differs)")
+
+
+def _shard(store: Store, batch: Batch, model: str, shard: Shard) -> None:
+    record = read_shard_record(store, batch, model, shard)
+    assert record is not None
+    block = fitted_block(store, model, batch, shard)
+    scored = int(np.sum(block.status == SCORED))
+    if (record.start, record.stop, record.scored) != (shard.start, shard.stop, scored):
+        raise StoreError("the ledger's figures are not those of the features: restore it")
+
+
+def _report_checks(store: Store, only: str | None) -> Iterator[Check]:
+    for kind in SEALED_AS:
+        for day in store.names("reports", kind):
+            for file in store.names("reports", kind, day):
+                name = file.removesuffix(".parquet")
+                if only in (None, name):
+                    path = ("reports", kind, day, file)
+                    yield Check("/".join(path), partial(_report, store, kind, name, path))
+
+
+def _report(store: Store, kind: str, name: str, path: tuple[str, ...]) -> None:
+    """Compare a report with the seals of its batch, or with its checksums where there are none."""
+    seals = [
+        seal
+        for key in _attempts(store, name)
+        for seal in list_seals(store, load_batch_of_key(store, key))
+    ]
+    sealed = {SEALED_AS[kind](seal) for seal in seals} - {None}
+    if not sealed:
+        read_table(store, *path)
+    elif report_digest(store, path) not in sealed:
+        raise StoreError(
+            "it is not the report that was sealed (sha256 differs): restore it from a backup, or "
+            f"screen batch {name} again with the same command, if no run is publishing it now"
+        )

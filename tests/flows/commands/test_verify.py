@@ -1,0 +1,199 @@
+"""One bit turned over in any kind of file is found by `verify`, and its file is named."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.commands.main import main
+from flows.commands.status import verify
+from flows.settings import Settings
+from storage.batches.ledger import read_seal, write_seal
+from storage.batches.manifests import load_batch
+from storage.batches.nights import freeze_night
+from storage.batches.segmentations import (
+    FIELD_SCHEMA,
+    Cutting,
+    Segmented,
+    freeze_segmentation,
+    publish,
+    seal_segmentation,
+)
+from storage.reports.reviews import SCHEMA as REVIEW
+from storage.reports.reviews import Review, save_review
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import BATCHES, SLIDES, publish_report, report_path
+from storage.store import Store, StoreError
+from tasks.images.manifest import SCHEMA as MANIFEST
+from tests.support.batches import manifest
+from tests.system.golden.make_golden import DAY, WHEN, write_store
+
+Turn = Callable[[bytes], int]  # which byte of a file
+
+
+def middle(content: bytes) -> int:
+    return len(content) // 2
+
+
+def last(content: bytes) -> int:
+    return len(content) - 1
+
+
+def last_of_a_page(content: bytes) -> int:
+    column = pq.read_metadata(io.BytesIO(content)).row_group(0).column(0)
+    return int(column.dictionary_page_offset or column.data_page_offset) + int(
+        column.total_compressed_size - 1
+    )
+
+
+def digit_of(field: str) -> Turn:
+    """The first digit of a field of a JSON document."""
+
+    def find(content: bytes) -> int:
+        start = content.index(f'"{field}": '.encode()) + len(field) + 4
+        return next(i for i in range(start, len(content)) if content[i : i + 1].isdigit())
+
+    return find
+
+
+REPORTS = {kind: "/".join(report_path("night", DAY, kind)) for kind in ("images", SLIDES, BATCHES)}
+ZARR = "features/golden/night.zarr"
+FILES: dict[str, Turn] = {
+    "models/golden/model.safetensors": last,
+    "models/golden/card.json": digit_of("temperature"),
+    "statistics/golden/v0001/moments.safetensors": middle,
+    "statistics/golden/v0001/lineage.json": digit_of("held_out"),
+    "detectors/golden/detector.safetensors": last,
+    "detectors/golden/card.json": digit_of("alpha"),
+    "batches/night/batch.json": digit_of("rows"),
+    "batches/night/manifest.parquet": middle,
+    "batches/night/ledger/golden/000000.json": digit_of("digest"),
+    "batches/night/ledger/golden/000001.json": digit_of("scored"),
+    "batches/night/quarantine/golden/000001.json": lambda content: 0,
+    "batches/night/screenings/golden.json": lambda content: 0,
+    "batches/night/sealed/golden.json": digit_of("abnormal"),
+    f"{ZARR}/zarr.json": digit_of("model"),
+    f"{ZARR}/status/c/0": last,
+    f"{ZARR}/label/c/0": last,
+    f"{ZARR}/logits/c/0/0": middle,
+    f"{ZARR}/tap/layer1/c/0/0": middle,
+    f"{ZARR}/tap/layer1/zarr.json": lambda content: 0,
+    f"nights/ward/{DAY}/manifest.parquet": middle,
+    f"nights/ward/{DAY}/night.json": digit_of("digest"),
+    "segmentations/cut/sources.parquet": middle,
+    "segmentations/cut/manifest.parquet": middle,
+    "segmentations/cut/fields.parquet": middle,
+    "segmentations/cut/segmented.json": digit_of("manifest_digest"),
+    "reviews/night/0001.parquet": last_of_a_page,
+    **dict.fromkeys(REPORTS.values(), middle),
+}
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    """A store with something of everything that is kept."""
+    write_store(store)
+    batch = load_batch(store, "night")
+    seal = read_seal(store, batch, "golden")
+    assert seal is not None
+    row = {"images": 5, "scored": 4, "abnormal": 1, "batch": "night"}
+    made = {
+        kind: publish_report(
+            store, report_path("night", DAY, kind), schema,
+            [pa.Table.from_pylist([values], schema=schema)],
+        )
+        for kind, schema, values in (
+            (BATCHES, batch_schema(), row), (SLIDES, slide_schema(), {"batch": "night"})
+        )
+    }  # fmt: skip
+    digests = {"batch_digest": made[BATCHES], "slides_digest": made[SLIDES]}
+    write_seal(store, batch, seal.model_copy(update=digests))
+    freeze_night(store, "ward", DAY, manifest(3), inbox="/inbox", frozen_at=WHEN)
+    store.remove("nights", "ward", "lease")
+    cut = freeze_segmentation(
+        store, "cut", manifest(2), images="photos/", limit=None,
+        cutting=Cutting(into="cells", microns_per_pixel=None), slide_is="file", started_at=WHEN,
+    )  # fmt: skip
+    seal_segmentation(
+        store, "cut",
+        Segmented(
+            digest=cut.digest, sources=2, images=3, fields={}, failures={},
+            manifest_digest=publish(store, "cut", "manifest.parquet", MANIFEST, [manifest(3)]),
+            fields_digest=publish(
+                store, "cut", "fields.parquet", FIELD_SCHEMA, [FIELD_SCHEMA.empty_table()]
+            ),
+        ),
+    )  # fmt: skip
+    rows = pa.Table.from_pylist([{"image_id": 64 * "0", "verdict": "other"}], schema=REVIEW)
+    save_review(store, Review("night", 1, rows))
+    return store
+
+
+def files_of(store: Store) -> set[str]:
+    root = Path(store.root)
+    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return {path.as_posix() for path in found if not path.parts[0].startswith(".")}
+
+
+def test_a_whole_store_is_whole(full: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = verify(settings=Settings(store=full.url))
+    assert (outcome.damaged, outcome.failed) == ([], False)
+    assert "nothing is damaged" in outcome.text()
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--store", full.url, "--quiet"])
+    assert ended.value.code == 0
+    assert "things compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_bit_turned_over_is_found_and_its_file_is_named(
+    full: Store, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(full.read_bytes(path))
+    content[FILES[path](bytes(content))] ^= 1
+    full.write_bytes(bytes(content), path)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--store", full.url, "--quiet"])
+    assert ended.value.code == 3
+    first, *damaged = capsys.readouterr().out.splitlines()
+    assert f"{len(damaged)} damaged" in first
+    # All that is in features has one address; a file beside its card has its folder's.
+    named = ZARR if path.startswith(ZARR) else path.rpartition("/")[0]
+    assert any(named in line or path in line for line in damaged)
+
+
+def test_a_file_of_every_kind_is_turned_over(full: Store) -> None:
+    def kind(path: str) -> str:
+        parts = path.split("/")
+        return "/".join([parts[0], *(["*"] * (len(parts) - 2)), Path(path).suffix])
+
+    harmless = {f"{ZARR}/tap/zarr.json", "segmentations/cut/segmentation.json"}
+    turned = {kind(path) for path in FILES}
+    assert {kind(path) for path in files_of(full) - harmless} <= turned | {
+        kind(f"{ZARR}/image_id/c/0/0"), kind(f"{ZARR}/image_id/zarr.json")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [ZARR, "batches/night/ledger/golden/000001.json", REPORTS[BATCHES]],
+)
+def test_what_is_lost_is_found(full: Store, lost: str) -> None:
+    full.remove(lost)
+    outcome = verify(settings=Settings(store=full.url))
+    assert outcome.failed
+    assert any(lost in line for line in outcome.damaged)
+
+
+def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:
+    settings = Settings(store=full.url)
+    everything = verify(settings=settings).compared
+    alone = verify(batch="night", settings=settings)
+    assert not alone.failed
+    assert 0 < alone.compared < everything
+    with pytest.raises(StoreError, match="no batch 'nigth'"):
+        verify(batch="nigth", settings=settings)
