@@ -1,26 +1,36 @@
-"""The command `status`."""
-
 from pathlib import Path
 
 import pytest
 
+from flows.commands import status as module
 from flows.commands.status import status
 from flows.settings import Settings
-from tests.support.screening import screen_night
-
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
-
-def test_status_lists_what_is_there(images: Path, ready: Settings) -> None:
-    screen_night(images, ready)
-    outcome = status(ready)
-    assert [row["model"] for row in outcome.models] == ["m"]
-    assert [row["version"] for row in outcome.statistics] == ["v0001"]
-    assert [row["batch"] for row in outcome.batches] == ["first", "night"]
-    assert outcome.batches[1]["failed"] == 1
-    for word in ("m-v0001", "night", "Uninfected"):
-        assert word in outcome.text()
+from storage.models.classifiers import list_models
+from storage.store import Store
+from tests.support.batches import freeze, manifest
+from tests.system.golden.make_golden import write_store
 
 
-def test_an_empty_store_has_a_status(tmp_path: Path) -> None:
-    assert "no models" in status(Settings(store=str(tmp_path / "nothing"))).text()
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("batches/bad/batch.json", "batches"),
+        ("detectors/golden/card.json", "detectors"),
+        ("models/golden/card.json", "models"),
+    ],
+)
+def test_what_is_damaged_is_named_and_the_rest_is_shown(
+    store: Store, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    write_store(store)
+    freeze(store, manifest(2), "bad")
+    told: list[str] = []
+    monkeypatch.setattr(module, "warn", told.append)
+    whole = status(settings=Settings(store=store.url))
+    assert told == []
+    Path(store.path(path)).write_bytes(store.read_bytes(path)[:-9])
+    found = status(settings=Settings(store=store.url))
+    assert len(getattr(found, kind)) == len(getattr(whole, kind)) - 1
+    assert len(told) == 1
+    assert path in told[0]
+    assert len(list_models(store, on_damage=told.append)) == len(found.models)
