@@ -5,7 +5,7 @@ import pytest
 from flows.commands import status as module
 from flows.commands.status import status
 from flows.settings import Settings
-from storage.models.classifiers import list_models
+from storage.models.classifiers import list_models, load_card
 from storage.store import Store
 from tests.support.batches import freeze, manifest
 from tests.system.golden.make_golden import write_store
@@ -23,6 +23,9 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(
     store: Store, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
 ) -> None:
     write_store(store)
+    card = load_card(store, "golden")
+    made = {"network": card.network | {"network": "timm:test"}, "metrics": {}}
+    card.model_copy(update=made).write(store, "models", "golden", "card.json")
     freeze(store, manifest(2), "bad")
     told: list[str] = []
     monkeypatch.setattr(module, "warn", told.append)
