@@ -1,5 +1,3 @@
-from datetime import timedelta
-
 import numpy as np
 import pytest
 
@@ -7,36 +5,14 @@ from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import load_card
 from storage.models.detectors import (
     DetectorCard,
-    TapCard,
     list_detectors,
     load_detector,
     load_detector_card,
     load_model_of,
     save_detector,
 )
-from storage.store import Store, StoreError, digest_of
-from tests.support.models import WHEN
-
-CONTENT = arrays_to_bytes({"calibration/scores": np.arange(3.0)})
-
-
-def card(name: str, later: int = 0, content: bytes = CONTENT) -> DetectorCard:
-    return DetectorCard(
-        created_at=WHEN + timedelta(seconds=later),
-        digest=digest_of(content),
-        name=name,
-        model="tiny",
-        model_digest="m",
-        statistics_version=1,
-        taps={"layer1": TapCard(width=4, shrinkage=0.1, condition_number=9.0, dead_units=0)},
-        images={"Parasitized": 3},
-        calibrated_by="patient",
-        calibrating_groups=3,
-        calibrating_images=9,
-        alpha=0.05,
-        uncertain_below=0.75,
-        warnings=[],
-    )
+from storage.store import Store, StoreError
+from tests.support.cards import CONTENT, card
 
 
 def test_a_detector_comes_back_with_its_arrays(any_store: Store) -> None:

@@ -10,9 +10,8 @@ from storage.models.classifiers import list_models, load_card, save_model
 from storage.models.detectors import list_detectors, load_detector_card, save_detector
 from storage.models.statistics import list_statistics, save_statistics
 from storage.store import Store, StoreError
-from tests.storage.models.test_detectors import CONTENT, card
-from tests.storage.models.test_statistics import lineage, moments
 from tests.support.batches import freeze, manifest
+from tests.support.cards import CONTENT, card, lineage, moments
 from tests.support.models import WHEN
 
 AHEAD = timedelta(days=400)

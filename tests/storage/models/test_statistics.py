@@ -1,40 +1,15 @@
-from datetime import timedelta
-
 import numpy as np
 import pytest
 
-from storage.arrays import arrays_to_bytes
 from storage.models.statistics import (
-    Contribution,
-    Lineage,
     latest_statistics,
     list_statistics,
     load_moments,
     load_statistics,
     save_statistics,
 )
-from storage.store import Store, StoreError, digest_of
-from tests.support.models import WHEN
-
-
-def moments(version: int) -> bytes:
-    return arrays_to_bytes({"tap/raw/n": np.array([version, 1.0])})
-
-
-def lineage(version: int, *batches: str) -> Lineage:
-    return Lineage(
-        created_at=WHEN - timedelta(days=version),  # a clock that was set back changes no order
-        digest=digest_of(moments(version)),
-        model="tiny",
-        version=version,
-        parent=version - 1 or None,
-        operation="merge",
-        contributions=[
-            Contribution(batch=batch, attempt=1, manifest_digest="d", images=3, held_out=1)
-            for batch in batches
-        ],
-        images={"Parasitized": 3},
-    )
+from storage.store import Store, StoreError
+from tests.support.cards import lineage, moments
 
 
 def save(store: Store, version: int, *batches: str) -> None:
