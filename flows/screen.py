@@ -20,7 +20,7 @@ from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
-from storage.batches.ledger import Seal
+from storage.batches.ledger import Seal, is_announced, note_announced
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import load_detector_card, load_model_of
@@ -153,8 +153,9 @@ def screen(
                         seal = publish(settings, frozen, card, detector_card, parts)
                 page_failure = try_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
-    if not repeated:
+    if not is_announced(store, frozen, seal):
         announce(store, frozen, seal, night)
+        note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
     outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure)
     if outcome.scored < outcome.images or not outcome.images:

@@ -142,7 +142,7 @@ class Store:
         target = self.path(*parts)
         if self.is_local:
             folder = Path(self.path(".staged"))
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(target).parent)
             folder.mkdir(exist_ok=True)
         else:
             folder = Path(tempfile.gettempdir())
@@ -175,15 +175,34 @@ class Store:
 
 
 def _publish_local(stage: Path, target: Path, once: bool) -> None:
+    """Let a staged file appear under its name, so that a power cut cannot take it away again."""
     with stage.open("rb+") as written:
         os.fsync(written.fileno())
-    if not once:
+    if once:
+        try:
+            os.link(stage, target)
+        except FileExistsError:
+            raise AlreadyExistsError(f"{target} is there already") from None
+    else:
         stage.replace(target)
-        return
+    # The name is in the folder, which is a file of its own.
+    _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and sync the folders that new ones are named in."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        _sync_folder(each.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.link(stage, target)
-    except FileExistsError:
-        raise AlreadyExistsError(f"{target} is there already") from None
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def digest_of(content: bytes) -> str:

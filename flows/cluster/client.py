@@ -81,7 +81,9 @@ def _local(settings: Settings) -> Iterator[Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
-            env=dict(os.environ),  # what is set now, not when the workers' parent was started
+            # What is set now, not when the workers' parent was started; and no module is read from
+            # the working folder, where images lie.
+            env=os.environ | {"PYTHONSAFEPATH": "1"},
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -25,7 +25,7 @@ NEEDED = (
 def import_for_workers() -> None:
     """Begin to import what workers need, once and without waiting for it."""
     # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
-    with _environment(OMP_NUM_THREADS="1"):
+    with _environment(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1"):
         multiprocessing.set_forkserver_preload(list(NEEDED))
         forkserver.ensure_running()
 

@@ -32,6 +32,8 @@ class TemporaryServer:
         self.url = f"http://127.0.0.1:{port}/api"
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  as long as the server
         quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        # Python files that lie in the working folder, beside images, are no modules of ours.
+        quiet |= {"PYTHONSAFEPATH": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.monitoring.prefect_server", str(port)],
             stdin=subprocess.PIPE,

@@ -43,10 +43,11 @@ class Seal(Record):
     """The record of a batch's published reports: their digests, counts, makers and time.
 
     Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
-    on fields, which only batches of a segmentation have.
+    on fields, which only batches of a segmentation have. Of those of version 4 it is noted whether
+    they were announced.
     """
 
-    schema_version: int = 3
+    schema_version: int = 4
     batch: str
     detector: str
     model: str
@@ -148,6 +149,31 @@ def read_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
     """Read the seal of a batch's reports under a detector; None where none are published."""
     parts = ("batches", batch.key, "sealed", f"{detector}.json")
     return Seal.read(store, *parts) if store.exists(*parts) else None
+
+
+class Announced(Record):
+    """People and other systems have been told of the report with this digest."""
+
+    report_digest: str
+
+
+def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
+    """Note that a publication was announced."""
+    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
+    Announced(report_digest=seal.report_digest).write(store, *parts)
+
+
+def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
+    """Tell whether a publication was announced; of seals of before 0.2 that is taken for granted.
+
+    A run can end between its seal and its announcement. The next one then makes up for it.
+    """
+    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
+    if seal.schema_version < 4:
+        return True
+    if not store.exists(*parts):
+        return False
+    return Announced.read(store, *parts).report_digest == seal.report_digest
 
 
 def list_seals(store: Store, batch: Batch) -> list[Seal]:

@@ -78,6 +78,25 @@ def test_a_published_batch_is_not_done_again(images: Path, ready: Settings) -> N
     assert Path(first.report).stat().st_mtime_ns == before
 
 
+def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
+    images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies between its seal and its announcement must not cost a red night its alarm."""
+    told: list[str] = []
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.screen.announce", die)
+    with pytest.raises(KeyboardInterrupt):
+        screen_night(images, ready)
+    monkeypatch.setattr("flows.screen.announce", lambda store, batch, *_: told.append(batch.name))
+    assert screen_night(images, ready).repeated
+    assert told == ["night"]
+    screen_night(images, ready)
+    assert told == ["night"]
+
+
 def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
     images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -71,6 +71,30 @@ def test_a_stage_never_lies_in_a_folder_that_readers_scan(store: Store) -> None:
         assert list(Path(store.path("reports")).iterdir()) == []
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_a_file_and_the_folders_that_name_it_are_synced_before_a_write_returns(
+    store: Store, monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
+    """A rename outlives a power cut only once the folder is synced, and so does a new folder."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watch(number: int) -> None:
+        fsync(number)
+        synced.append(os.path.realpath(f"/proc/self/fd/{number}"))
+
+    monkeypatch.setattr(os, "fsync", watch)
+    store.write_bytes(b"content", "batches", "night", "batch.json", once=once)
+    root = store.root
+    # Folders that new folders are named in; the folder of the file itself comes last.
+    assert {str(Path(root).parent), root, f"{root}/batches"} <= set(synced)
+    assert synced[-1] == f"{root}/batches/night"
+    assert any("/.staged/" in path for path in synced[:-1])
+    synced.clear()
+    store.write_bytes(b"more", "batches", "night", "other.json", once=once)
+    assert len(synced) == 2  # the file and its folder, and no folder above
+
+
 def test_once_refuses_a_second_write_and_keeps_the_first(any_store: Store) -> None:
     any_store.write_bytes(b"first", "folder", "file", once=True)
     with pytest.raises(AlreadyExistsError, match="folder/file is there already"):

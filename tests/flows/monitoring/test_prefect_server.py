@@ -22,12 +22,15 @@ print(server.url, flush=True)
 """
 
 
-def run(tmp_path: Path, ending: str = "") -> subprocess.Popen[str]:
+def run(
+    tmp_path: Path, ending: str = "", folder: Path | None = None, *options: str
+) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
     environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND + ending],
+        [sys.executable, *options, "-c", COMMAND + ending],
         env=environment,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,6 +43,20 @@ def test_a_flow_runs_on_it_and_it_ends_with_the_command(tmp_path: Path) -> None:
     assert not err
     with pytest.raises(OSError, match="refused"):
         urlopen(f"{out.strip()}/health")
+
+
+def test_python_files_in_the_working_folder_are_not_run(tmp_path: Path) -> None:
+    """Whoever may put files among the images must not run code as the operator."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("uvicorn.py", "uvloop.py", "prefect.py", "multiprocessing.py"):
+        (folder / name).write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit"
+        )
+    # An installed command has its own folder first in the path, and not that where it is called.
+    out, err = run(tmp_path, "", folder, "-P").communicate(timeout=120)
+    assert out.startswith("http://127.0.0.1:"), err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_it_does_not_outlive_a_command_that_is_killed(tmp_path: Path) -> None:
