@@ -156,8 +156,8 @@ def _of_detector(
         "population_p_value": scores.population_p_value,
     }
     return {
-        "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
         **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
+        "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
         "abnormal": pa.array(verdicts.abnormal, pa.bool_(), mask=unjudged),
         "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
         "review_reason": pa.array(verdicts.reasons(), pa.string()),

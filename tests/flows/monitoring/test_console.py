@@ -12,6 +12,7 @@ from flows.monitoring.events import Event, Kind
 
 @pytest.fixture(autouse=True)
 def speak_again() -> object:
+    be_quiet(False)
     yield
     be_quiet(False)
 

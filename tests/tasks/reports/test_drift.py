@@ -317,3 +317,14 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
     parasitized = red["diagnosis"].to_pylist().count("Parasitized")
     assert (night.red_cells, night.parasitized) == (scored, parasitized)
     assert row(night)["parasitaemia_percent"] == pytest.approx(100 * parasitized / scored)
+
+
+def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> None:
+    night = tally(cells(np.random.default_rng(0)))
+
+    def light(shifted: int) -> str:
+        return judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, slides=20, shifted=shifted).light
+
+    assert [light(n) for n in (0, 1, 2, 20)] == ["green", "green", "amber", "amber"]
+    found = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, slides=20, shifted=5)
+    assert found.reasons[0].startswith("5 of 20 slides lie further from what was fitted")

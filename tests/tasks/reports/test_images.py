@@ -63,7 +63,13 @@ def rows(
             failures or {},
         ),
         Diagnoses(CLASSES, np.array(logits, np.float32).reshape(n, 2), temperature),
-        Scores(np.arange(2.0 * n).reshape(n, 2), np.arange(float(n)), np.array(p)),
+        Scores(
+            np.arange(2.0 * n).reshape(n, 2),
+            np.arange(float(n)),
+            np.array(p),
+            population_p_value=np.array(p) / 2,
+            compared_with=np.full(n, "slide", object),
+        ),
         taps=TAPS,
         rule=VerdictRule(ALPHA, UNCERTAIN_BELOW),
         made_by=Provenance("m", "d", "b", date(2026, 1, 31), NAMES["scored_at"]),
@@ -116,7 +122,8 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
         *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
         *("probability_Parasitized", "probability_Uninfected"),
         *("distance_blocks.2", "distance_blocks.3"),
-        *("abnormality", "p_value", "abnormal", "verdict", "review_reason"),
+        *("abnormality", "p_value", "population_p_value", "compared_with"),
+        *("abnormal", "verdict", "review_reason"),
         *NAMES,
     ]
     assert not n or table.schema == rows([SURE], [0.5]).schema
@@ -133,6 +140,8 @@ def test_values_stand_in_the_columns_that_are_named_after_them() -> None:
         "distance_blocks.3": [1.0, 3.0],
         "abnormality": [0.0, 1.0],
         "p_value": [0.5, 0.25],
+        "population_p_value": [0.25, 0.125],
+        "compared_with": ["slide", "slide"],
         "model": ["m", "m"],
         "scored_at": [NAMES["scored_at"]] * 2,
     }

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from storage.reports.schemas.slides import slide_schema
 from tasks.reports.parasitaemia import binomial_p_value, wilson_interval
-from tasks.reports.slides import SlideTally
+from tasks.reports.slides import SHIFTS, SlideTally
 from tests.support.cell_rows import (
     ABNORMAL,
     FAILED,
@@ -144,7 +144,24 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
         "abnormality_median",
         "p_value_median",
         *("red", "green", "blue"),
+        *("shift", "shift_p_value", "shifted", "shift_tap"),
     }
+
+
+def test_a_shifted_slide_is_for_review_once_and_the_furthest_of_several_patients_counts() -> None:
+    tally = SlideTally(0.05)
+    tally.count(rows([cell("a", "p")] * 10 + [cell("b", "q")] * 10))
+    shift = {"patient_id": "p", "judged_cells": 10, "shift_p_value": 0.02, "shift_tap": "layer1"}
+    found = [
+        {"slide_id": "a", "shift": 1.0, "shifted": False} | shift,
+        {"slide_id": "a", "shift": 4.0, "shifted": True} | shift,
+        {"slide_id": "b", "shift": 0.5, "shifted": False} | shift,
+    ]
+    tally.count_shifts(pa.Table.from_pylist(found, SHIFTS))
+    a, b = tally.table(MADE_BY).to_pylist()
+    assert (a["shift"], a["shifted"], a["shift_tap"]) == (4.0, True, "layer1")
+    assert (a["verdict"], a["review_reasons"]) == ("review", ["shifted"])
+    assert (b["shift"], b["verdict"]) == (0.5, "accept")
 
 
 @given(
