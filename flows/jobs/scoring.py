@@ -20,7 +20,7 @@ from flows.jobs.worker import settle_worker
 from storage.batches.features import SCORED, FeatureBlock, image_ids
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path
-from storage.batches.manifests import Batch, Shard, read_manifest
+from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import write_parts, write_table
@@ -61,7 +61,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Reference:
-    """What cells are compared with, and which rows (k,) of the batch it is made of."""
+    """A normal that cells are compared with, and the rows (k,) of the batch that it is made of."""
 
     normal: SlideNormal
     rows: NDArray[np.intp]
@@ -97,15 +97,12 @@ class ScoreJob:
     night: Reference | None
 
 
-NightNormal = Reference
-
-
 def provenance_of(batch: Batch, model: str, detector: str, scored_at: datetime) -> Provenance:
     """Make the provenance of a batch's rows: model, detector, batch, day and start of scoring."""
     return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
 
 
-def night_normal(job: NightJob) -> NightNormal:
+def night_normal(job: NightJob) -> Reference:
     """Make the normal of a whole night of some of its cells, spread evenly over its shards."""
     settle_worker()
     features = Features(job.store, job.batch, job.model)
@@ -141,8 +138,7 @@ class Features:
         self.shard = lru_cache(maxsize=SHARDS_HELD)(self._read)
 
     def _read(self, number: int) -> tuple[FeatureBlock, ShardRecord, pa.Table]:
-        start = number * self._batch.shard_rows
-        shard = Shard(number, start, min(start + self._batch.shard_rows, self._batch.rows))
+        shard = self._batch.shard(number)
         found = verified_block(self._store, self._model.name, self._batch, shard)
         if found is None:
             raise StoreError(

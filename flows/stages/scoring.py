@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.scoring import (
     NightJob,
-    NightNormal,
+    Reference,
     ScoreJob,
     SlideRows,
     Span,
@@ -30,15 +30,10 @@ SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where
 
 @dataclass(frozen=True)
 class Part:
-    """What one job scores: consecutive rows of whole slides, and what each is compared with."""
+    """The work of one job: consecutive rows of whole slides, and their references."""
 
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return self.spans[-1].stop - self.spans[0].start
 
 
 @task(cache_policy=NO_CACHE)
@@ -53,7 +48,7 @@ def score_slides(
     done = complete_scores(store, batch, detector.name)
     left = [number for number in range(len(parts)) if number not in done]
     scored_at = screening_start(store, batch, detector.name)
-    night: NightNormal | None = None
+    night: Reference | None = None
     leans = any(span.reference is None for number in left for span in parts[number].spans)
     if leans and detector.slides is not None:
         jobs = [NightJob(store, batch, card, detector)]

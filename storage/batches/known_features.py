@@ -94,9 +94,7 @@ def copy_features(
         places[number, shard].append((row, offset))
     for (number, shard), pairs in places.items():
         batch = seen.batches[number]
-        start = shard * batch.shard_rows
-        stop = min(start + batch.shard_rows, batch.rows)
-        found = verified_block(store, model, batch, Shard(shard, start, stop))
+        found = verified_block(store, model, batch, batch.shard(shard))
         if found is None:
             return False
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))

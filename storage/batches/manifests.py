@@ -56,8 +56,12 @@ class Batch(BatchPlan, Record):
 
     def shards(self) -> Iterator["Shard"]:
         """Yield the batch's shards in order; each owns whole zarr chunks."""
-        for number, start in enumerate(range(0, self.rows, self.shard_rows)):
-            yield Shard(number, start, min(start + self.shard_rows, self.rows))
+        return (self.shard(number) for number in range(-(-self.rows // self.shard_rows)))
+
+    def shard(self, number: int) -> "Shard":
+        """Return the n-th shard; the last one may be shorter than the others."""
+        start = number * self.shard_rows
+        return Shard(number, start, min(start + self.shard_rows, self.rows))
 
 
 @dataclass(frozen=True)

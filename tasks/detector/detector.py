@@ -61,7 +61,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Scores:
-    """How abnormal n images are.
+    """The abnormality of n images.
 
     ``distances`` (n, T) are squared, to the population, and ``population_p_value`` (n,) is that of
     these. ``abnormality`` and ``p_value`` (n,) are given what each image is ``compared_with`` (n,).

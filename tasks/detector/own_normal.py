@@ -33,7 +33,7 @@ from tasks.types import Arrays, Float, below, nested
 
 @dataclass(frozen=True)
 class FittedSlide:
-    """What a fitted slide (or patient) tells of slides that are scored, by a prior without it.
+    """The evidence of a fitted slide (or patient) on scored ones, by a prior without it.
 
     ``deviations`` (n, T) are its cells' log distances, standardised by its own ``location`` and
     ``scale`` (T,), NaN where it has too few cells; ``kept`` counts those in its reference;
@@ -50,7 +50,7 @@ class FittedSlide:
 
 @dataclass(frozen=True)
 class OwnCalibration:
-    """What p-values are read from: of cells by their slide, of cells by the prior, and of slides.
+    """The calibrations of cells by their slide, of cells by the prior, and of slides.
 
     ``location`` and ``scale`` (T,) are those of fitted slides, for `Prior`.
     """
@@ -253,7 +253,7 @@ def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a slide lies from what was fitted, by ``judged_cells`` of it.
+    """The distance of a slide from fitted slides, by ``judged_cells`` of it.
 
     ``shift`` is the largest standardised log distance over the taps, at ``shift_tap``;
     ``shift_p_value`` its conformal p-value against fitted slides, and ``shifted`` says that no
