@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from flows.options.described import UsageError
-from tasks.limits import DETECTABLE_PERCENT, FieldLimits
+from tasks.limits import DETECTABLE_PERCENT, READ_SECONDS, FieldLimits
 
 PREFIX = "SLIDEWATCH_"
 
@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
     )
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
+    read_seconds: float = Field(
+        READ_SECONDS,
+        gt=0,
+        description="seconds to wait for a file, a folder or a server of images that does not "
+        "answer, before its images have failed as timed_out",
+    )
     alpha: float = Field(
         0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"
     )

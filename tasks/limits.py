@@ -5,6 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field
 TOLERATED = 0.02  # see `FieldLimits`
 # About 5,000 cells, a hundred fields of some fifty, are enough to show this parasitaemia.
 DETECTABLE_PERCENT = 0.06
+# The slowest answers that do come: a tape library behind a mount, a server that restarts.
+READ_SECONDS = 120.0
 
 
 class FieldLimits(BaseModel):

@@ -27,6 +27,7 @@ from flows.cluster.preload import import_for_workers
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.jobs.worker import ReadLimit
 from flows.settings import Settings
 
 REACH = 10  # seconds in which a scheduler must answer
@@ -45,6 +46,7 @@ def open_client(settings: Settings) -> Iterator[Client]:
     """
     with KINDS[settings.cluster](settings) as client:
         check_versions(client)
+        client.register_plugin(ReadLimit(settings.read_seconds))
         if FlowRunContext.get():
             get_run_logger().info("Dask shows the work at %s", client.dashboard_link)
         yield client

@@ -25,6 +25,7 @@ from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
 from flows.outcome import Outcome
 from flows.settings import Settings, leaves, origin, settings_file
+from tasks.patience import wait_at_most
 
 MISSPELT = 2
 NEEDS_A_PERSON = 3
@@ -155,6 +156,7 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
 
     be_quiet(settings.quiet)
     use_logs(settings.logs)
+    wait_at_most(settings.read_seconds)
     file = settings_file()
     if file:
         tell(f"settings: {file}")

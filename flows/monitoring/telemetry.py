@@ -20,6 +20,7 @@ from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store
+from tasks.patience import wait_at_most
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result", bound=Outcome)
@@ -35,7 +36,7 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 def observed(
     *, night: bool = False
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a flow's function, so that it logs as the settings say and logs its outcome.
+    """Decorate a flow's function, so that it logs and waits as the settings say.
 
     Args:
         night: the flow screens a night, of which there are metrics, too.
@@ -54,6 +55,7 @@ def observed(
                     return function(*args, **kwargs)
                 settings = given["settings"] or Settings()
                 use_logs(settings.logs)
+                wait_at_most(settings.read_seconds)
                 series = (
                     given["series"] if "series" in given else series_of(given.get("batch") or "")
                 )

@@ -7,7 +7,8 @@ from flows.options.described import Options
 
 # Settings by what they are about, in the order in which help shows them.
 STORE = ("store",)
-BATCH = ("shard_rows",)
+READ = ("read_seconds",)
+BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below")
 REPORT = ("field_limits", "detectable_percent", "metrics")
 FIELDS = ("field_limits.least_sharpness", "field_limits.most_packed")
@@ -45,7 +46,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE, flow=True),
+    "train": Command(flows.Train, "flows.train:train", STORE + READ, flow=True),
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
@@ -53,7 +54,8 @@ COMMANDS = {
         flows.Retract, "flows.fit:retract", STORE + DETECTOR + CLUSTER, flow=True
     ),
     "segment": Command(
-        flows.Segment, "flows.segment:segment", STORE + FIELDS + CLUSTER, flow=True, workers=True
+        flows.Segment, "flows.segment:segment", STORE + READ + FIELDS + CLUSTER,
+        flow=True, workers=True,
     ),
     "screen": Command(
         flows.Screen, "flows.screen:screen", STORE + BATCH + REPORT + CLUSTER,
@@ -72,7 +74,7 @@ COMMANDS = {
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
-    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE),
+    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE + READ),
     "review export": Command(tools.ReviewExport, "flows.commands.review:export", STORE),
     "review import": Command(tools.ReviewImport, "flows.commands.review:import_verdicts", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review:report", STORE),

@@ -42,7 +42,7 @@ from storage.batches.segmentations import (
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
-from tasks.images.files import filesystem
+from tasks.images.files import asked, filesystem
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
@@ -188,9 +188,10 @@ def _folder_of(images: str) -> str:
     if in_archive(images):
         return images
     fs, path = filesystem(images)
-    if fs.isfile(path):
+    is_file, there = asked(images, lambda: (fs.isfile(path), fs.exists(path)))
+    if is_file:
         return str(path).rpartition("/")[0]
-    return str(path) if fs.exists(path) else re.split(r"[*?[]", path)[0].rpartition("/")[0]
+    return str(path) if there else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
 @task(cache_policy=NO_CACHE)

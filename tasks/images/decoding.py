@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from tasks.patience import TimedOutError
+
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000
 BLACK = 16  # of 255; what JPEG and resizing make of black stays below
@@ -23,6 +25,7 @@ Reason = Literal[
     "killed_worker",
     "unknown_magnification",
     "too_coarse",
+    "timed_out",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -42,6 +45,8 @@ def failure_of(error: Exception) -> BadImageError:
     """Say why an image cannot be scored, whatever was raised where it was read."""
     if isinstance(error, BadImageError):
         return error
+    if isinstance(error, TimedOutError):
+        return BadImageError("timed_out", str(error))
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")
 
 

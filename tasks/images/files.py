@@ -10,7 +10,7 @@ import tarfile
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -21,8 +21,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images.addresses import GLOB, as_text, in_archive, split_link
+from tasks.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes that are in memory at once
+# One request to an object store is given up long before the whole read is, and is made again.
+S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
 
 
 class SourceError(Exception):
@@ -42,10 +45,40 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     else:
         kind = fsspec.get_filesystem_class(protocol)
-        fs, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+        options = kind._get_kwargs_from_urls(url)
+        if protocol in {"s3", "s3a"}:
+            own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+            options["config_kwargs"] = S3_CLIENT | own
+        fs, path = kind(**options), kind._strip_protocol(url)
     # Tonight's images must be found by a process that listed the folder last night.
     fs.invalidate_cache()
     return fs, path
+
+
+def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
+    """Return what reading a file or folder gives; TimedOutError where nothing answers."""
+    return answered(work, name=uri, place=_place(uri), progress=progress)
+
+
+def _place(uri: str) -> str:
+    """Name what answers for an address as a whole: an archive, a mount or a server."""
+    if in_archive(uri):
+        return split_link(uri.partition("://")[2])[1]
+    protocol, found, rest = uri.partition("://")
+    if found and protocol != "file":
+        return f"{protocol}://{rest.partition('/')[0]}"
+    path = rest if found else str(Path(uri).absolute())
+    return max((mount for mount in _mounts() if path.startswith(mount)), key=len, default="/")
+
+
+@lru_cache(maxsize=1)
+def _mounts() -> tuple[str, ...]:
+    """List the folders where filesystems are mounted; asking the folders themselves may hang."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:  # not on Linux
+        return ()
+    return tuple(f"{line.split(' ')[1].rstrip('/')}/" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -69,7 +102,13 @@ def list_files(source: str) -> Listed:
     Raises:
         FileNotFoundError: there is nothing of that name.
         SourceError: part of it cannot be listed.
+        TimedOutError: it does not answer.
     """
+    progress = Progress()
+    return asked(source, partial(_list_files, source, progress), progress)
+
+
+def _list_files(source: str, progress: Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", {root: fs.info(root)}, is_file=True)
@@ -77,6 +116,7 @@ def list_files(source: str) -> Listed:
         # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
         fs = LocalFileSystem(skip_instance_cache=True)
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
+        fs.info = partial(_advancing, fs.info, progress)
     if fs.exists(root):
         found, above = fs.find(root, detail=True), root
     elif any(letter in root for letter in GLOB):
@@ -93,6 +133,13 @@ def list_files(source: str) -> Listed:
     return Listed(fs, above, files, tuple(linked))
 
 
+def _advancing(work: Callable[..., Any], progress: Progress, *args: Any, **kwargs: Any) -> Any:
+    """Call a function, and note that it has answered."""
+    result = work(*args, **kwargs)
+    progress.advance()
+    return result
+
+
 def _refuse_unlisted(error: Exception) -> None:
     """Raise where fsspec would leave out a folder that it cannot list, without a word."""
     if isinstance(error, FileNotFoundError):  # of a folder that was removed meanwhile
@@ -105,7 +152,15 @@ def _refuse_unlisted(error: Exception) -> None:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read the bytes of an image; an archive is opened once a process and read in place."""
+    """Read the bytes of an image; an archive is opened once a process and read in place.
+
+    Raises:
+        TimedOutError: it does not answer.
+    """
+    return asked(uri, partial(_read_bytes, uri))
+
+
+def _read_bytes(uri: str) -> bytes:
     kind, _, rest = uri.partition("://")
     if not in_archive(uri):
         fs, path = filesystem(uri)
@@ -118,12 +173,17 @@ def read_bytes(uri: str) -> bytes:
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """List names and sizes in bytes of the files in an archive, in the archive's order."""
-    for name, member in _archive(kind, address, stamp(address)).members.items():
+    archive = asked(address, lambda: _archive(kind, address, stamp(address)))
+    for name, member in archive.members.items():
         yield name, _size(member)
 
 
 def stamp(uri: str) -> str:
     """Return a text that changes when a file, or the archive that it lies in, is replaced."""
+    return asked(uri, partial(_stamp, uri))
+
+
+def _stamp(uri: str) -> str:
     if in_archive(uri):
         return stamp(split_link(uri.partition("://")[2])[1])
     fs, path = filesystem(uri)
@@ -136,6 +196,11 @@ def stamp(uri: str) -> str:
 
 def digest_of_file(uri: str) -> bytes:
     """Compute the sha256 of a file, however large it is."""
+    progress = Progress()
+    return asked(uri, partial(_digest_of_file, uri, progress), progress)
+
+
+def _digest_of_file(uri: str, progress: Progress) -> bytes:
     if in_archive(uri):
         return sha256(read_bytes(uri)).digest()
     fs, path = filesystem(uri)
@@ -145,6 +210,7 @@ def digest_of_file(uri: str) -> bytes:
     with fs.open(path, "rb") as file:
         while piece := file.read(BLOCK):
             digest.update(piece)
+            progress.advance()
     return digest.digest()
 
 

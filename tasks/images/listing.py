@@ -5,6 +5,7 @@ any worker reads its bytes (`tasks.images.files`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -22,7 +23,7 @@ from tasks.images.addresses import (
     in_archive,
     split_link,
 )
-from tasks.images.files import SourceError, filesystem, list_files, list_members
+from tasks.images.files import SourceError, asked, filesystem, list_files, list_members
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
@@ -64,7 +65,8 @@ def refuse_missing(sources: Sources) -> None:
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
-        if not fs.exists(root) and not any(letter in root for letter in GLOB):
+        there = asked(address, partial(fs.exists, root))
+        if not there and not any(letter in root for letter in GLOB):
             raise SourceError(f"{source} does not exist")
 
 

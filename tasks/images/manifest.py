@@ -1,11 +1,13 @@
 """Read a manifest: a table with a row for each image."""
 
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
 from tasks.images.addresses import SCHEMES, foreign_scheme
-from tasks.images.files import SourceError, filesystem
+from tasks.images.files import SourceError, asked, filesystem
 from tasks.images.regions import Region, address_of
 
 SCHEMA = pa.schema(
@@ -43,23 +45,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
     A row that names a filesystem which no manifest may name is one that failed, unless the manifest
     is ``trusted``.
     """
-    fs, path = filesystem(source)
-    if fs.isdir(path):
-        raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
-    with fs.open(path, "rb") as file:
-        try:
-            if source.lower().endswith(".csv"):
-                # Ids such as 007 are text, whatever they look like.
-                text = {name: pa.string() for name in TEXT}
-                table = csv.read_csv(
-                    file,
-                    parse_options=csv.ParseOptions(newlines_in_values=True),
-                    convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=True),
-                )
-            else:
-                table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+    table = asked(source, partial(_read_table, source))
     twice = {name for name in table.column_names if table.column_names.count(name) > 1}
     if twice:
         raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
@@ -79,6 +65,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise SourceError(f"{source}, column {field.name!r}: {error}") from None
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
+    fs, path = filesystem(source)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
     for name in ("uri", "source_uri"):
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
@@ -86,6 +73,26 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
     if not trusted:
         made = _refuse_foreign(made, source)
     return _with_names_of_regions(made, source)
+
+
+def _read_table(source: str) -> pa.Table:
+    """Read the file of a manifest as it is."""
+    fs, path = filesystem(source)
+    if fs.isdir(path):
+        raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
+    with fs.open(path, "rb") as file:
+        try:
+            if source.lower().endswith(".csv"):
+                # Ids such as 007 are text, whatever they look like.
+                text = {name: pa.string() for name in TEXT}
+                return csv.read_csv(
+                    file,
+                    parse_options=csv.ParseOptions(newlines_in_values=True),
+                    convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=True),
+                )
+            return pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
 
 
 def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:

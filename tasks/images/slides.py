@@ -1,5 +1,6 @@
 """Open whole slides where they lie, to be read by region; a process keeps the last few open."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from tasks.images.addresses import LOCAL, TIFF, VENDORS, extension_of, in_archive
 from tasks.images.decoding import BadImageError
-from tasks.images.files import filesystem, stamp
+from tasks.images.files import asked, filesystem, stamp
 from tasks.images.openslide_slide import is_of_a_scanner, open_vendor
 from tasks.images.tiff_slide import is_tiled_or_large, open_tiff
+from tasks.patience import TimedOutError
 
 
 class Slide(Protocol):
@@ -53,6 +55,38 @@ class Slide(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class LimitedSlide:
+    """Hold an open slide of which each read has a limit of time; see `Slide`."""
+
+    slide: Slide
+    uri: str
+
+    @property
+    def width(self) -> int:
+        """Return the width in pixels of level 0."""
+        return self.slide.width
+
+    @property
+    def height(self) -> int:
+        """Return the height in pixels of level 0."""
+        return self.slide.height
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """Return the downsample of each level, 1.0 first."""
+        return self.slide.downsamples
+
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """Return those of level 0, or None."""
+        return self.slide.microns_per_pixel
+
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+        """Read a box, or raise TimedOutError; see `Slide.read`."""
+        return asked(self.uri, lambda: self.slide.read(x, y, width, height, level))
+
+
 def is_slide(uri: str) -> bool:
     """Tell whether a file is a whole slide, not a photograph, by its name or, for TIFF, its header.
 
@@ -64,7 +98,7 @@ def is_slide(uri: str) -> bool:
         return True
     if extension not in TIFF or in_archive(uri):
         return False
-    return is_tiled_or_large(*filesystem(uri))
+    return asked(uri, lambda: is_tiled_or_large(*filesystem(uri)))
 
 
 def open_slide(uri: str) -> Slide:
@@ -74,14 +108,15 @@ def open_slide(uri: str) -> Slide:
 
     Raises:
         BadImageError: says why it cannot be read.
+        TimedOutError: it does not answer.
     """
     if in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
     try:
-        return _open(uri, stamp(uri))
-    except BadImageError:
+        return asked(uri, lambda: _open(uri, stamp(uri)))
+    except (BadImageError, TimedOutError):
         raise
     # A slide must never stop its batch, whatever its filesystem raises.
     except Exception as error:
@@ -90,6 +125,10 @@ def open_slide(uri: str) -> Slide:
 
 @lru_cache(maxsize=8)
 def _open(uri: str, stamp: str) -> Slide:
+    return LimitedSlide(_opened(uri), uri)
+
+
+def _opened(uri: str) -> Slide:
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)

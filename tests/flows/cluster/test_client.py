@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from flows.cluster.executor import run_in_order
 from flows.commands.certificates import certificates
 from flows.jobs import versions
 from flows.settings import Settings
+from tasks.patience import TimedOutError, answered
 
 ANOTHER = "tcp://10.0.0.1:8786"
 
@@ -316,3 +318,21 @@ def test_a_machine_without_slurm_is_said_so(slurm: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(slurm))
     with pytest.raises(ClusterError, match="no sbatch here"):
         squares(Settings(cluster="slurm"))
+
+
+def hang(pipe: str) -> str:
+    """Read a pipe that nobody writes to, as the kernel reads a dead mount."""
+    with pytest.raises(TimedOutError) as failure:
+        answered(lambda: Path(pipe).read_bytes(), name="1.png", place="/")
+    return str(failure.value)
+
+
+def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    settings = Settings(workers=1, read_seconds=0.5)
+    with open_client(settings) as client:
+        jobs = [str(tmp_path / "pipe")] * 2
+        said = list(run_in_order(client, hang, jobs, title="hang"))
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+    assert all("1.png has not answered for 0.5 s" in each for each in said)
