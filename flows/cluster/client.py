@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -75,6 +76,7 @@ def check_versions(client: Client) -> None:
 def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
     with (
+        _for_us_alone() as own,
         dask.config.set(HANDED_BACK | {"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=settings.workers,
@@ -86,6 +88,7 @@ def _local(settings: Settings) -> Iterator[Client]:
             # What is set now, not when the workers' parent was started; and no module is read from
             # the working folder, where images lie.
             env=os.environ | {"PYTHONSAFEPATH": "1"},
+            **own,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -93,15 +96,26 @@ def _local(settings: Settings) -> Iterator[Client]:
 
 
 @contextmanager
+def _for_us_alone() -> Iterator[dict[str, Any]]:
+    """Make what keeps this machine's other users out: a key of this run, and a private folder.
+
+    Every account here reaches loopback, and whoever reaches a scheduler runs code on its workers.
+    """
+    with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
+        yield {"security": Security.temporary(), "local_directory": folder}
+
+
+@contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
     dask_cuda = _import("dask_cuda", extra="cuda")
-    with dask.config.set(HANDED_BACK):
+    with dask.config.set(HANDED_BACK), _for_us_alone() as own:
         try:
             cluster = dask_cuda.LocalCUDACluster(
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
+                **own,
             )
         except Exception as error:  # NVIDIA's library raises a class for each of its codes
             raise ClusterError(

@@ -1,7 +1,6 @@
 """The flow `evaluate` on rendered cells: its tables, what it must never see, and going on."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.exceptions import ParameterTypeError
 
-from flows.cluster.client import open_client
 from flows.evaluate import EvaluationOutcome, evaluate
 from flows.fit import fit
 from flows.screen import screen
@@ -33,7 +31,7 @@ OTHER = ["far/night", "near/copies"]
 
 
 @pytest.fixture(scope="module")
-def settings(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a model and a detector, on two workers."""
     root = tmp_path_factory.mktemp("evaluate")
     write_collection(
@@ -48,20 +46,18 @@ def settings(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         seed=2,
         first_patient=101,
     )
-    local = Settings(store=str(root / "store"), workers=2, shard_rows=32)
-    with open_client(local) as client:
-        made = local.model_copy(
-            update={"cluster": "scheduler", "scheduler": client.scheduler.address}
-        )
-        smears = str(root / "smears")
-        train(smears, model="m", epochs=2, side=32, settings=made)
-        fit(smears, batch="smears", settings=made)
-        copies = root / "copies"
-        copies.mkdir()
-        _copy_one_fitted_image(made, copies)
-        for image in sorted((root / "night").rglob("*.png"))[:3]:
-            shutil.copy(image, copies)
-        yield made
+    made = Settings(
+        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
+    )
+    smears = str(root / "smears")
+    train(smears, model="m", epochs=2, side=32, settings=made)
+    fit(smears, batch="smears", settings=made)
+    copies = root / "copies"
+    copies.mkdir()
+    _copy_one_fitted_image(made, copies)
+    for image in sorted((root / "night").rglob("*.png"))[:3]:
+        shutil.copy(image, copies)
+    return made
 
 
 def _copy_one_fitted_image(settings: Settings, folder: Path) -> None:

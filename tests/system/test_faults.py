@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pyarrow as pa
 import pytest
-from distributed import Client, WorkerPlugin
+from distributed import Client, LocalCluster, WorkerPlugin
 
-from flows.cluster.client import open_client
+from flows.cluster.client import HANDED_BACK
 from flows.fit import FitOutcome, fit
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
@@ -65,9 +66,16 @@ class Poison(WorkerPlugin):
 
 @pytest.fixture(scope="module")
 def poisonable(prefect_api: str) -> Iterator[str]:
-    with open_client(Settings(workers=2)) as client:
+    # One that a coordinator in a process of its own can reach, and so without a key of this one's.
+    with (
+        dask.config.set(HANDED_BACK),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         client.register_plugin(Poison())
-        yield client.scheduler.address
+        yield cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask
+import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+from distributed.security import Security
 from prefect import flow
 from prefect.logging.loggers import LogEavesdropper
 
@@ -336,3 +338,30 @@ def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_p
         begun = time.monotonic()
     assert time.monotonic() - begun < 10
     assert all("1.png has not answered for 0.5 s" in each for each in said)
+
+
+# --- this machine's own workers
+
+
+def _listening() -> set[tuple[str, int]]:
+    family = (psutil.Process(), *psutil.Process().children(recursive=True))
+    sockets = [each for process in family for each in process.net_connections("tcp")]
+    return {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
+
+
+def test_nobody_else_on_this_machine_runs_code_on_the_workers() -> None:
+    """Every account reaches loopback: only who has the key of this run is let in."""
+    listening_before = _listening()
+    with open_client(Settings(workers=1)) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        for stranger in (None, Security.temporary()):
+            with pytest.raises((OSError, TypeError)):
+                Client(address, security=stranger, timeout=2, set_as_default=False)
+        with pytest.raises(OSError, match=r"."):
+            Client(address.replace("tls", "tcp"), timeout=2, set_as_default=False)
+        assert {address for address, _ in _listening() - listening_before} == {"127.0.0.1"}
+        (folder,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
+        (private,) = [each for each in Path(folder).parents if each.name.startswith("slidewatch-")]
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert not private.exists()
