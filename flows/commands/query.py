@@ -8,17 +8,19 @@ from io import StringIO
 from itertools import islice
 from typing import Any
 
+from pydantic import Field
 from pydantic_core import to_json
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome
 from flows.settings import Settings
-from storage.reports.sql import answer, column_types, table_schemas
+from storage.reports.sql import SECONDS, answer, column_types, table_schemas
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 
@@ -34,6 +36,17 @@ class QueryOutcome(Outcome):
     store: str
     sql: str
     format: Format
+    seconds: float = SECONDS
+    damaged: list[str] = Field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether reports were left out of the answer, once it is written."""
+        return bool(self.damaged)
+
+    def _leave_out(self, text: str) -> None:
+        self.damaged.append(text)
+        warn(text)
 
     def text(self) -> str:
         """Write the answer as a table, or as CSV."""
@@ -41,7 +54,10 @@ class QueryOutcome(Outcome):
 
     def pieces(self, as_json: bool) -> Iterator[str]:
         """Yield the answer piece by piece."""
-        with answer(Store(self.store), self.sql) as reader:
+        self.damaged.clear()
+        with answer(
+            Store(self.store), self.sql, seconds=self.seconds, on_damage=self._leave_out
+        ) as reader:
             names = reader.schema.names
             rows = (row for batch in reader for row in zip(*map(_values, batch), strict=True))
             if as_json:
@@ -75,11 +91,12 @@ class SchemaOutcome(Outcome):
 def query(
     sql: str,
     format: Format = "table",
+    seconds: float = SECONDS,
     settings: Settings | None = None,
 ) -> QueryOutcome:
     """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
     settings = settings or Settings()
-    return QueryOutcome(store=settings.store, sql=sql, format=format)
+    return QueryOutcome(store=settings.store, sql=sql, format=format, seconds=seconds)
 
 
 @described(Schema)

@@ -35,6 +35,9 @@ class Query(Options):
     format: Annotated[
         Format, Field(description="a table to read, or CSV in which no text is a formula")
     ] = "table"
+    seconds: Annotated[
+        float, Field(gt=0, le=86400, description="give up a query that takes longer")
+    ] = 300.0
 
 
 class Schema(Options):

@@ -6,6 +6,7 @@ look at anything but these tables.
 """
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from storage.parquet import checked_format, read_footer
+from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -26,6 +28,9 @@ from storage.store import Store, StoreError
 TABLES = (IMAGES, FIELDS, SLIDES, BATCHES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
+SECONDS = 300.0
+# A query may run on the machine of the next night: it must leave memory and disk to that.
+MEMORY, SPILL = "2GiB", "8GiB"
 
 
 class QueryError(Exception):
@@ -33,32 +38,53 @@ class QueryError(Exception):
 
 
 @contextmanager
-def answer(store: Store, sql: str) -> Iterator[pa.RecordBatchReader]:
+def answer(
+    store: Store, sql: str, *, seconds: float = SECONDS, on_damage: Tell | None = None
+) -> Iterator[pa.RecordBatchReader]:
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have (of another model's classes and taps) are null elsewhere.
     ``batch_date`` is text, as the reports have it, so that it compares with '2026-03-01'.
 
+    Args:
+        store: whose reports are asked.
+        sql: the query.
+        seconds: after which it is given up, with the time in which its answer is read.
+        on_damage: is told of each report that is left out; without it damage is raised.
+
     Raises:
-        QueryError: the SQL is wrong, changes something, or wants another file. It may come from
-            the stream too, for a query fails at the row that it cannot compute.
+        QueryError: the SQL is wrong, changes something, wants another file, or takes too much. It
+            may come from the stream too, for a query fails at the row that it cannot compute.
         StoreError: a report is damaged.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
         for name in TABLES:
-            database.register(name, _table(store, name))
+            database.register(name, _table(store, name, on_damage))
         database.execute("SET temp_directory = $1", [spill])
+        database.execute("SET max_temp_directory_size = $1", [SPILL])
+        database.execute("SET memory_limit = $1", [MEMORY])
         database.execute("SET autoinstall_known_extensions = false")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        with _plain_errors():
+        with _stopped_after(database, seconds), _plain_errors(seconds):
             _refuse_writing(database.extract_statements(sql))
             reader = database.sql(sql).to_arrow_reader(BATCH_ROWS)
-        names = reader.schema.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise QueryError(f"two columns are called {twice[0]!r}: name one of them with AS")
-        with _plain_errors():
+            names = reader.schema.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise QueryError(f"two columns are called {twice[0]!r}: name one of them with AS")
             yield reader
+
+
+@contextmanager
+def _stopped_after(database: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupt whatever the database does when the time is over."""
+    timer = threading.Timer(seconds, database.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
@@ -74,16 +100,17 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
     return dict(zip(TABLES, schemas, strict=True))
 
 
-def _table(store: Store, name: str) -> Any:
-    """Open all reports of a kind as one data set, empty where there is none."""
-    reports = [
-        ("reports", name, folder, file)
+def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
+    """Open all readable reports of a kind as one data set, empty where there is none."""
+    files = [
+        "/".join(("reports", name, folder, file))
         for folder in store.names("reports", name)
         for file in store.names("reports", name, folder)
         if file.endswith(".parquet")
     ]
+    reports = read_readable(lambda file: (file, _schema(store, file)), files, on_damage)
     # The newest report says in which order columns stand; the code, what every table has.
-    found = [_schema(store, report) for report in reversed(reports)]
+    found = [schema for _, schema in reversed(reports)]
     known = table_schemas([], [])[name]
     try:
         schema = pa.unify_schemas([*found, known], promote_options="permissive")
@@ -95,15 +122,15 @@ def _table(store: Store, name: str) -> Any:
     if not reports:
         return schema.empty_table()
     return ds.dataset(
-        [store.path(*report) for report in reports],
+        [store.path(file) for file, _ in reports],
         schema=schema,
         format=checked_format(),
         filesystem=PyFileSystem(_Pieces(store.fs)),
     )
 
 
-def _schema(store: Store, report: tuple[str, ...]) -> pa.Schema:
-    return read_footer(store, *report).schema.to_arrow_schema()
+def _schema(store: Store, file: str) -> pa.Schema:
+    return read_footer(store, file).schema.to_arrow_schema()
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]
@@ -126,13 +153,21 @@ def _refuse_writing(statements: list[Any]) -> None:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(seconds: float) -> Iterator[None]:
     """Turn errors of DuckDB and its data sets into a QueryError of one line."""
     try:
         yield
     except duckdb.PermissionException:
         raise QueryError(
             f"a query can read nothing but the tables {', '.join(TABLES)}: no file, no address"
+        ) from None
+    except duckdb.InterruptException:
+        raise QueryError(
+            f"the query was given up after {seconds:g} seconds: ask for less, or give --seconds"
+        ) from None
+    except duckdb.OutOfMemoryException:
+        raise QueryError(
+            f"the query needs more than {MEMORY} of memory or {SPILL} of disk: ask for less at once"
         ) from None
     except (duckdb.Error, pa.ArrowException) as error:
         raise QueryError(" ".join(str(error).partition("\n\nLINE ")[0].split())) from None

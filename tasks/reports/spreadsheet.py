@@ -2,19 +2,26 @@
 
 A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end would be run as a
 formula; it is written with an apostrophe in front, which says "this is text" (OWASP, "CSV
-injection"). Numbers are written as they are.
+injection"). So is such a sign within a text after what another country's spreadsheet takes for the
+end of a cell: there a semicolon divides cells, and the quotes around a cell do not count. A first
+line ``sep=,`` would tell Excel, but is a row to every other program. Numbers are written as they
+are.
 """
 
 import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A semicolon, tab or line end in a text, quotes and blanks after it, and a sign that follows.
+_WITHIN = re.compile(r"""([;\t\r\n]["\s]*)(?=[=+\-@])""")
+_AS_IT_WAS = re.compile(r"""([;\t\r\n]["\s]*)'(?=[=+\-@])""")
 # A semicolon is what Excel writes where the comma is the decimal sign.
 SEPARATORS = ",;\t"
 
@@ -53,7 +60,7 @@ def cell(value: Any) -> str | int | float | Decimal:
         return value.hex()
     if isinstance(value, list | tuple | dict):
         value = json.dumps(value, default=str, ensure_ascii=False)
-    text = str(value)
+    text = _WITHIN.sub(r"\1'", str(value))
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
@@ -107,4 +114,5 @@ def _text(content: bytes) -> str:
 
 
 def _as_it_was(text: str) -> str:
-    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+    text = text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+    return _AS_IT_WAS.sub(r"\1", text)

@@ -157,3 +157,17 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
+
+
+def test_a_damaged_report_is_left_out_and_the_rest_is_answered(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (day, *_) = filled.names("reports", "images")
+    (name, *_) = filled.names("reports", "images", day)
+    whole = filled.read_bytes("reports", "images", day, name)
+    filled.write_bytes(whole[:100], "reports", "images", day, name)
+    sql = "SELECT count(*) AS n FROM images"
+    code, out, err = run("query", sql, "--store", filled.url, "--json", capsys=capsys)
+    assert code == 3
+    assert json.loads(out)["rows"][0]["n"] > 0
+    assert f"left out: {filled.path('reports', 'images', day, name)}" in err

@@ -115,6 +115,21 @@ def test_a_report_that_is_no_parquet_is_named(store: Store) -> None:
     store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
     with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet cannot be read"):
         ask(store, "FROM images")
+    told: list[str] = []
+    with answer(store, "FROM images", on_damage=told.append) as reader:
+        assert reader.read_all().num_rows == 6
+    assert ["bad.parquet" in text for text in told] == [True]
+
+
+def test_a_query_has_a_limit_of_time_and_of_memory(store: Store) -> None:
+    endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
+    with (
+        pytest.raises(QueryError, match=r"given up after 0\.5 seconds: .*--seconds"),
+        answer(store, endless, seconds=0.5) as reader,
+    ):
+        reader.read_all()
+    with pytest.raises(QueryError, match="needs more than 2GiB of memory"):
+        ask(store, "SELECT string_agg(repeat('x', 100000)) FROM range(40000)")
 
 
 def test_a_store_may_be_called_anything(tmp_path: Path) -> None:

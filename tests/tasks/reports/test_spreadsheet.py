@@ -66,7 +66,7 @@ def test_no_cell_of_any_file_is_a_formula_and_none_is_lost(
         for cell, value in zip(cells, values, strict=True):
             if isinstance(value, str):
                 assert not cell.startswith(FORMULA)
-                assert cell in (value, f"'{value}")
+                assert cell.replace("'", "") == value.replace("'", "")
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,20 @@ def test_the_apostrophe_that_was_put_in_front_is_taken_away() -> None:
 def test_what_is_no_csv_says_what_to_do(content: bytes, says: str) -> None:
     with pytest.raises(SpreadsheetError, match=says):
         rows_of(content)
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("a;=+-@,'\t\r\n\" ")), min_size=1, max_size=3))
+def test_no_cell_is_a_formula_where_semicolons_or_tabs_divide_cells(texts: list[str]) -> None:
+    """Excel does so in half of Europe, and takes no notice of quotes within a cell."""
+    out = "".join(csv_lines(texts, []))
+    for separator in ";\t":
+        for row in csv.reader(io.StringIO(out, newline=""), delimiter=separator):
+            assert not [each for each in row if each.startswith(("=", "+", "-", "@"))]
+
+
+def test_a_name_with_a_formula_within_is_read_back_as_it_was() -> None:
+    text = "file:///x/a;=HYPERLINK(1);b.png"
+    out = written([text, 1])
+    assert out.splitlines()[1] == "file:///x/a;'=HYPERLINK(1);b.png,1"
+    ((_, row),) = rows_of(out.encode())
+    assert row == {"a": text, "b": "1"}
