@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from prefect import flow
 
+from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Prune
@@ -30,6 +31,12 @@ class PruneOutcome(Outcome):
     removed: dict[str, list[str]]
     bytes: int
     busy: list[str]
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether a damaged record hides whether something may go."""
+        return bool(self.damaged)
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
@@ -65,7 +72,12 @@ def prune(
         )
     store = Store((settings or Settings()).store)
     moment = now()
-    outcome = PruneOutcome(applied=apply, removed={}, bytes=0, busy=[])
+    outcome = PruneOutcome(applied=apply, removed={}, bytes=0, busy=[], damaged=[])
+
+    def leave(text: str) -> None:
+        if text not in outcome.damaged:
+            outcome.damaged.append(text)
+            warn(text)
 
     def take(find: Find) -> None:
         for found in list(find(None)):
@@ -76,10 +88,10 @@ def prune(
             outcome.bytes += size
             outcome.removed.setdefault(found.what, []).append(found.batch.key)
 
-    take(lambda only: expired_features(store, moment - timedelta(days=features), only))
+    take(lambda only: expired_features(store, moment - timedelta(days=features), only, leave))
     if reports is not None:
         day = moment.date() - timedelta(days=reports)
-        take(lambda only: expired_reports(store, day, only))
+        take(lambda only: expired_reports(store, day, only, leave))
     return outcome
 
 

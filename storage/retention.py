@@ -13,6 +13,7 @@ from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, list_batches, load_batch_of_key
 from storage.models.classifiers import list_models
 from storage.models.statistics import latest_statistics
+from storage.records import Tell, read_readable
 from storage.reports.pages import page_path
 from storage.reports.tables import FIELDS, IMAGES, SLIDES, report_path
 from storage.store import Store
@@ -28,43 +29,65 @@ class Removable:
 
 
 def expired_features(
-    store: Store, before: datetime, only: str | None = None
+    store: Store, before: datetime, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
     """Find features of batches published before a time, but for those in the newest statistics.
 
     Features in the statistics are read again by every later fit and by retract. Features of a
     batch without a report are those of a night that is not finished. ``only`` names one batch.
+    Where a record is damaged that says which they are, they stay; see `read_readable`.
     """
-    for model in [card.name for card in list_models(store)]:
+    models = [card.name for card in list_models(store, on_damage)]
+
+    def of_model(model: str) -> list[Removable]:
         latest = latest_statistics(store, model)
         fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
-        for name in store.names("features", model):
+
+        def of_batch(name: str) -> Removable | None:
             batch = load_batch_of_key(store, name.removesuffix(".zarr"))
-            if only not in (None, batch.name):
-                continue
             seals = [seal for seal in list_seals(store, batch) if seal.model == model]
             published = bool(seals) and seals[-1].scored_at < before
-            if published and (batch.name, batch.attempt) not in fitted:
-                path = ("features", model, name)
-                yield Removable(batch, f"features under {model}", (path,))
+            if not published or (batch.name, batch.attempt) in fitted:
+                return None
+            return Removable(batch, f"features under {model}", (("features", model, name),))
+
+        names = [name for name in store.names("features", model) if only in (None, _batch_of(name))]
+        return [found for found in read_readable(of_batch, names, on_damage) if found]
+
+    for found in read_readable(of_model, models, on_damage):
+        yield from found
 
 
-def expired_reports(store: Store, before: date, only: str | None = None) -> Iterator[Removable]:
-    """Find reports on images, fields and slides, and pages, of batches of days before a date."""
-    for batch in list_batches(store):
-        if only not in (None, batch.name) or batch.batch_date >= before:
-            continue
+def _batch_of(features: str) -> str:
+    """Read the batch from the name of its features, which tells its attempt too."""
+    return features.removesuffix(".zarr").partition("~")[0]
+
+
+def expired_reports(
+    store: Store, before: date, only: str | None = None, on_damage: Tell | None = None
+) -> Iterator[Removable]:
+    """Find reports on images, fields and slides, and pages, of batches of days before a date.
+
+    See `read_readable` for damaged records.
+    """
+    batches = {batch.name: batch for batch in list_batches(store, on_damage)}
+
+    def of_batch(name: str) -> Removable | None:
+        batch = batches[name]
+        if only not in (None, name) or batch.batch_date >= before:
+            return None
         if not list_seals(store, batch):  # an attempt that is to replace what is published
-            continue
+            return None
         paths = (
-            report_path(batch.name, batch.batch_date, IMAGES),
-            report_path(batch.name, batch.batch_date, FIELDS),
-            report_path(batch.name, batch.batch_date, SLIDES),
-            page_path(batch.name),
+            report_path(name, batch.batch_date, IMAGES),
+            report_path(name, batch.batch_date, FIELDS),
+            report_path(name, batch.batch_date, SLIDES),
+            page_path(name),
         )
         there = tuple(path for path in paths if store.exists(*path))
-        if there:
-            yield Removable(batch, "report and page", there)
+        return Removable(batch, "report and page", there) if there else None
+
+    yield from (found for found in read_readable(of_batch, batches, on_damage) if found)
 
 
 def size_of(store: Store, removable: Removable) -> int:

@@ -46,6 +46,8 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
     FIELDS: lambda seal: seal.fields_digest,
 }
 
+FIGURES = ("scored", "failed", "abnormal", "review")  # of a seal and of a row of a batch
+
 
 @dataclass(frozen=True)
 class Check:
@@ -154,8 +156,10 @@ def _seal(store: Store, batch: Batch, detector: str) -> None:
     if digest is None or digest != seal.batch_digest:
         return
     row = read_table(store, *path).to_pylist()[0]
-    figures = {"images": seal.rows, "scored": seal.scored, "abnormal": seal.abnormal}
-    if any(row[name] != figure for name, figure in figures.items()):
+    figures: dict[str, object] = {"images": seal.rows, **seal.model_dump(include=set(FIGURES))}
+    figures["failures"] = sorted(seal.failures.items())
+    stated = row | {"failures": sorted(row["failures"] or [])}
+    if any(stated.get(name) != figure for name, figure in figures.items()):
         raise StoreError("its figures are not those of its report: restore it from a backup")
 
 

@@ -17,6 +17,7 @@ from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.models.statistics import list_statistics, version_name
+from storage.records import Tell
 from storage.store import Store
 from storage.verification import all_checks, batch_checks
 
@@ -31,6 +32,12 @@ class StatusOutcome(Outcome):
     statistics: list[Row]
     detectors: list[Row]
     batches: list[Row]
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether something is left out, for it is damaged."""
+        return bool(self.damaged)
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
@@ -57,7 +64,13 @@ def status(
     """Show what is in a store: models, statistics, detectors and batches."""
     settings = settings or Settings()
     store = Store(settings.store)
-    models = list_models(store, on_damage=warn)
+    damaged: list[str] = []
+
+    def leave_out(text: str) -> None:
+        damaged.append(text)
+        warn(text)
+
+    models = list_models(store, leave_out)
     return StatusOutcome(
         store=settings.store,
         models=[
@@ -80,7 +93,7 @@ def status(
                 "images": ", ".join(f"{n:,} {name}" for name, n in version.images.items()),
             }
             for card in models
-            for version in list_statistics(store, card.name)
+            for version in list_statistics(store, card.name, leave_out)
         ],
         detectors=[
             {
@@ -90,14 +103,15 @@ def status(
                 "alpha": card.alpha,
                 "warnings": len(card.warnings) or None,
             }
-            for card in list_detectors(store, warn, models)
+            for card in list_detectors(store, leave_out, models)
         ],
-        batches=[_batch_row(store, batch) for batch in list_batches(store, on_damage=warn)],
+        batches=[_batch_row(store, batch, leave_out) for batch in list_batches(store, leave_out)],
+        damaged=damaged,
     )
 
 
-def _batch_row(store: Store, batch: Batch) -> Row:
-    seals = list_seals(store, batch)
+def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
+    seals = list_seals(store, batch, leave_out)
     shards = len(list(batch.shards()))
     extracted = max(
         (

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from storage.batches.manifests import Batch, Shard
-from storage.records import Part, Record, now
+from storage.records import Part, Record, Tell, now, read_readable
 from storage.store import AlreadyExistsError, Store
 
 
@@ -176,8 +176,13 @@ def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
     return Announced.read(store, *parts).report_digest == seal.report_digest
 
 
-def list_seals(store: Store, batch: Batch) -> list[Seal]:
-    """List the seals of an attempt at a batch, one a detector, oldest first."""
+def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[Seal]:
+    """List the seals of an attempt at a batch, one a detector, oldest first.
+
+    See `read_readable` for damaged ones.
+    """
     names = store.names("batches", batch.key, "sealed")
-    seals = (read_seal(store, batch, name.removesuffix(".json")) for name in names)
+    seals = read_readable(
+        lambda name: read_seal(store, batch, name.removesuffix(".json")), names, on_damage
+    )
     return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)

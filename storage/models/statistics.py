@@ -5,7 +5,7 @@ recognised (and merged once only) and taken out again.
 """
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Part, load_described, save_described
+from storage.records import Card, Part, Tell, load_described, read_readable, save_described
 from storage.store import AlreadyExistsError, Store, StoreError
 
 
@@ -63,10 +63,17 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
         ) from None
 
 
-def list_statistics(store: Store, model: str) -> list[Lineage]:
-    """List all versions for a model, oldest first."""
+def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
+    """List all versions for a model, oldest first.
+
+    See `read_readable` for damaged ones.
+    """
     folders = store.folders("statistics", model, having="lineage.json")
-    found = (Lineage.read(store, "statistics", model, name, "lineage.json") for name in folders)
+    found = read_readable(
+        lambda name: Lineage.read(store, "statistics", model, name, "lineage.json"),
+        folders,
+        on_damage,
+    )
     return sorted(found, key=lambda lineage: lineage.version)
 
 

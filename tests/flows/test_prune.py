@@ -141,6 +141,23 @@ def test_reports_go_later_and_the_history_of_nights_stays(
     assert prune(features=30, reports=30, apply=True, settings=settings).removed == {}
 
 
+def test_what_a_damaged_record_hides_stays_and_the_rest_goes(
+    settings: Settings, later: None
+) -> None:
+    batch = Path(settings.store) / "batches" / "one" / "batch.json"
+    batch.write_text("{")
+    outcome = prune(apply=True, settings=settings)
+    assert outcome.removed == {"features under m": ["two"]}
+    assert outcome.failed
+    assert len(outcome.damaged) == 1
+    assert str(batch) in outcome.damaged[0]
+    lineage = Path(settings.store) / "statistics" / "m" / "v0001" / "lineage.json"
+    lineage.write_text("{")
+    outcome = prune(apply=True, settings=settings)
+    assert outcome.removed == {}
+    assert str(lineage) in outcome.damaged[0]
+
+
 def test_reports_do_not_go_before_features(settings: Settings) -> None:
     with pytest.raises(PolicyError, match="no less than --features"):
         prune(features=30, reports=7, settings=settings)

@@ -17,6 +17,7 @@ from tests.system.golden.make_golden import write_store
         ("batches/bad/batch.json", "batches"),
         ("detectors/golden/card.json", "detectors"),
         ("models/golden/card.json", "models"),
+        ("statistics/golden/v0001/lineage.json", "statistics"),
     ],
 )
 def test_what_is_damaged_is_named_and_the_rest_is_shown(
@@ -36,4 +37,20 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(
     assert len(getattr(found, kind)) == len(getattr(whole, kind)) - 1
     assert len(told) == 1
     assert path in told[0]
+    assert found.damaged == told
+    assert (whole.failed, found.failed) == (False, True)
     assert len(list_models(store, on_damage=told.append)) == len(found.models)
+
+
+def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(store)
+    (seal,) = store.fs.glob(store.path("batches", "*", "sealed", "*.json"))
+    Path(seal).write_text("{")
+    monkeypatch.setattr(module, "warn", lambda _: None)
+    monkeypatch.setattr(module, "list_models", lambda *_: [])
+    found = status(settings=Settings(store=store.url))
+    assert [row["report"] for row in found.batches] == [None]
+    (told,) = found.damaged
+    assert seal in told

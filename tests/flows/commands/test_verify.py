@@ -100,7 +100,8 @@ def full(store: Store) -> Store:
     batch = load_batch(store, "night")
     seal = read_seal(store, batch, "golden")
     assert seal is not None
-    row = {"images": 5, "scored": 4, "abnormal": 1, "batch": "night"}
+    row = {"images": 5, "batch": "night", "failures": list(seal.failures.items())}
+    row |= {name: getattr(seal, name) for name in ("scored", "failed", "abnormal", "review")}
     made = {
         kind: publish_report(
             store, report_path("night", DAY, kind), schema,
@@ -197,3 +198,15 @@ def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:
     assert 0 < alone.compared < everything
     with pytest.raises(StoreError, match="no batch 'nigth'"):
         verify(batch="nigth", settings=settings)
+
+
+@pytest.mark.parametrize("figure", ["scored", "failed", "abnormal", "review", "failures"])
+def test_a_seal_that_states_other_figures_than_its_report_is_found(
+    full: Store, figure: str
+) -> None:
+    path = "batches/night/sealed/golden.json"
+    seal = full.read_json(path)
+    other = {"damaged": 7} if figure == "failures" else seal[figure] + 1
+    full.write_json(seal | {figure: other}, path)
+    damaged = verify(settings=Settings(store=full.url)).damaged
+    assert any(path in line and "its figures are not those" in line for line in damaged)
