@@ -21,7 +21,22 @@ class Outcome(BaseModel):
 
     def pieces(self, as_json: bool) -> Iterator[str]:
         """Yield the outcome's text in pieces, so that a long answer is never held whole."""
-        yield (self.model_dump_json(indent=2) if as_json else self.text()) + "\n"
+        text = self.model_dump_json(indent=2) if as_json else printable(self.text(), keep="\n")
+        yield text + "\n"
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Fold white space, and spell out characters that steer a terminal; leave those to ``keep``.
+
+    >>> printable("one\nline \x1b[31m")
+    'one line \\x1b[31m'
+    """
+    return "".join(
+        sign
+        if sign.isprintable() or sign in keep
+        else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
+        for sign in text
+    )
 
 
 def table(rows: list[tuple[str, object]]) -> str:

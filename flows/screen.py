@@ -26,7 +26,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import load_detector_card, load_model_of
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.reports.batches import BatchSummary
 
 
@@ -153,8 +153,8 @@ def screen(
                         seal = publish(settings, frozen, card, detector_card, parts)
                 page_failure = try_page(client, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
-    if not is_announced(store, frozen, seal):
-        announce(store, frozen, seal, night)
+        _refuse_other_figures(store, frozen, seal, night)
+    if not is_announced(store, frozen, seal) and announce(store, frozen, seal, night):
         note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
     outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure)
@@ -163,6 +163,23 @@ def screen(
     if outcome.page_failure:
         raise PageFailedError(outcome)
     return outcome
+
+
+def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
+    """Raise StoreError where a seal or batch states other figures than the report.
+
+    The report has a digest; the records that state its figures again have none of their own.
+    """
+    stated = (seal.rows, seal.scored, seal.failed, seal.abnormal, seal.review, seal.failures)
+    counted = (
+        *(night.images, night.scored, night.failed, night.abnormal, night.review),
+        dict(night.failures),
+    )
+    if stated != counted or batch.rows != seal.rows:
+        raise StoreError(
+            f"batch.json or the seal in {store.address('batches', batch.key)} states other figures "
+            "than the report: restore them from a backup, or screen the batch anew with --force"
+        )
 
 
 def _outcome(

@@ -3,6 +3,7 @@
 import time
 
 from prefect import flow
+from prefect.runtime import deployment
 
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
@@ -64,6 +65,24 @@ class SourcesFailedError(Exception):
         self.outcome = outcome
 
 
+class FinderError(Exception):
+    """A deployment names a finder that this machine's owner has not allowed."""
+
+
+def _refuse_foreign_code(finder: str) -> None:
+    """Raise FinderError where the parameters of a deployment name code that is not allowed here.
+
+    Whoever may start a deployment must not choose what the worker imports. The settings that count
+    are the worker's own, and none that come along with the parameters.
+    """
+    allowed = [OUTLINES, *Settings().finders]
+    if deployment.id and finder not in allowed:
+        raise FinderError(
+            f"the finder {finder} is not among those that deployments may name here "
+            f"({', '.join(allowed)}): add it to 'finders' in the settings of this machine's worker"
+        )
+
+
 @flow
 @observed()
 @described(Segment)
@@ -85,6 +104,7 @@ def segment(
     Raises:
         SourcesFailedError: the manifest is made, but not everything could be read.
     """
+    _refuse_foreign_code(finder)
     settings = settings or Settings()
     if overlap >= tile:
         raise ValueError(f"--overlap {overlap} must be less than --tile {tile}")

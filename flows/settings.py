@@ -11,7 +11,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,7 +20,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from flows.options.described import UsageError
+from flows.options.described import UsageError, without_secret
+from tasks.images.addresses import redact
 from tasks.limits import DETECTABLE_PERCENT, READ_SECONDS, FieldLimits
 
 PREFIX = "SLIDEWATCH_"
@@ -104,6 +105,9 @@ class Settings(BaseSettings):
         lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",
     )
+    finders: list[str] = Field(
+        [], description="finders of cells, module:function, that a deployment may name"
+    )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
     )
@@ -114,6 +118,16 @@ class Settings(BaseSettings):
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @field_validator("store", "scheduler")
+    @classmethod
+    def _safe(cls, address: str | None) -> str | None:
+        return without_secret(address)
+
+    @field_serializer("metrics")
+    def _redacted(self, metrics: str | None) -> str | None:
+        """Keep the password of a gateway from whoever reads the parameters of a run."""
+        return metrics and redact(metrics)
 
     @field_validator("metrics")
     @classmethod

@@ -6,6 +6,7 @@ for one cluster alone. A client's certificate does not pass for a scheduler's or
 """
 
 import os
+import re
 import tempfile
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -30,6 +31,8 @@ CURVE = ec.SECP256R1()
 CALLED = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 CALLS = [ExtendedKeyUsageOID.CLIENT_AUTH]
 ROLES = {"scheduler": CALLED, "worker": CALLED, "client": CALLS}
+# Labels of a host name (RFC 1123), the first of which may be any (RFC 6125).
+HOST = re.compile(r"(\*\.)?(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 CLOCKS = timedelta(hours=1)  # that machines' clocks may differ
 
 
@@ -68,6 +71,8 @@ def certificates(
     Raises:
         CertificateError: the authority that is there cannot be used.
     """
+    for name in names:
+        _general(name)  # before anything is written
     to, moment = Path(folder).absolute(), now()
     to.mkdir(parents=True, exist_ok=True)
     made_authority = not (to / CA).exists()
@@ -175,10 +180,12 @@ def _general(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(name)
-    except ValueError:
-        raise CertificateError(f"{name!r} is neither a host name nor an address") from None
+    if len(name) > 253 or not HOST.fullmatch(name):
+        raise CertificateError(
+            f"{name!r} is neither a host name nor an address: give names such as night.example, "
+            "*.workers.example or 10.0.0.5, with commas between them"
+        )
+    return x509.DNSName(name)
 
 
 def _key_id(key: ec.EllipticCurvePrivateKey) -> x509.SubjectKeyIdentifier:

@@ -6,7 +6,6 @@ from typing import Any
 import shtab
 
 from flows.commands.parser import command_parser
-from flows.monitoring.logs import redact
 from flows.options.commands import COMMANDS
 from flows.options.described import described
 from flows.options.tools import Completion, Config, Shell
@@ -18,7 +17,7 @@ class Setting(Outcome):
     """One setting, its value and where that comes from."""
 
     name: str
-    value: str | int | float | bool | None
+    value: str | int | float | bool | list[str] | None
     origin: str
 
     def text(self) -> str:
@@ -60,7 +59,7 @@ def config(settings: Settings | None = None) -> ConfigOutcome:
         settings=[
             Setting(
                 name=name,
-                value=redact(value) if isinstance(value, str) else value,
+                value=value,
                 origin=origin(name) if value == others[name] else "command line",
             )
             for name, value in values.items()

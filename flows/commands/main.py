@@ -20,6 +20,8 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
+from flows.monitoring.ending import CONCLUSION, conclude, end_after_signals, leave
+from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_server import TemporaryServer, start_server
 from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
@@ -38,6 +40,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in rest or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
     signal.signal(signal.SIGTERM, _stop)
+    if arguments is None:  # the process is this command's alone
+        end_after_signals(STOPPED, _say_stopped)
     try:
         code = _run(name, rest)
     except BrokenPipeError:  # whoever reads the answer, such as head, has seen enough
@@ -51,9 +55,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except SystemExit:
         raise
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
-        _complain("slidewatch: stopped; run the same command again to go on")
+        _say_stopped()
         code = STOPPED
+    if arguments is None:
+        leave(code)
     sys.exit(code)
+
+
+def _say_stopped() -> None:
+    _complain("slidewatch: stopped; run the same command again to go on")
 
 
 def _stop(*_: object) -> NoReturn:
@@ -114,20 +124,34 @@ def _run(name: str, arguments: list[str]) -> int:
     function = _load(command.function)
     if server:
         server.wait()
-    failure: Exception | None = None
-    try:
-        outcome: Outcome = function(**values, settings=settings)
-    except Exception as error:
-        # Work that is kept although it failed in part carries its outcome along.
-        if not isinstance(getattr(error, "outcome", None), Outcome):
-            raise
-        outcome, failure = error.outcome, error  # type: ignore[attr-defined]
+    outcome, failure = _call(function, values, settings, server)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
     if failure:
         _complain(f"slidewatch {name}: {_one_line(failure)}")
     return NEEDS_A_PERSON if outcome.failed else 0
+
+
+def _call(
+    function: Callable[..., Any], values: Given, settings: Settings, server: TemporaryServer | None
+) -> tuple[Outcome, BaseException | None]:
+    """Call a command's function; return its outcome, and the error of work that failed in part."""
+    conclude(None, None)
+    try:
+        return function(**values, settings=settings), None
+    except Exception as error:
+        # Prefect may have failed when the flow itself had ended; its end is what counts.
+        outcome, failure = CONCLUSION.outcome, CONCLUSION.error
+        if outcome is None and failure is None:
+            # Work that is kept although it failed in part carries its outcome along.
+            outcome, failure = getattr(error, "outcome", None), error
+        elif failure is not error and not (server and server.lost):
+            _complain(f"Prefect was not told how this run ended: {_one_line(error)}")
+        if outcome is None and failure is not None:
+            raise failure from error
+        assert outcome is not None
+        return outcome, failure
 
 
 def _load(place: str) -> Callable[..., Any]:
@@ -173,7 +197,7 @@ def _start(command: Command) -> TemporaryServer | None:
     return start_server() if command.flow else None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         option = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
@@ -191,12 +215,14 @@ def _message(text: str) -> str:
 
 def _quiet_prefect(debug: bool) -> None:
     """Silence Prefect's log unless with --debug: a person at a terminal reads the outcome."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
+        os.environ.setdefault(name, "INFO" if debug else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if not debug:
         # Prefect's EventsWorker says on the way out that it is not quite done yet.
-        for name in ("distributed", "EventsWorker"):
+        # Warnings are written once, and not by a logger besides.
+        for name in ("distributed", "EventsWorker", PROGRAM):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

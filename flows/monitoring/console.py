@@ -17,7 +17,9 @@ from rich.progress import (
 from rich.text import Text
 
 from flows.monitoring.events import Event, Kind
-from flows.monitoring.logs import is_json, log, redact
+from flows.monitoring.logs import is_json, log
+from flows.outcome import printable
+from tasks.images.addresses import redact
 
 # All that is said on standard error beside errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)
@@ -46,14 +48,14 @@ def tell(text: str) -> None:
     if is_json():
         log(logging.INFO, text)
     else:
-        CONSOLE.out(redact(text), highlight=False)
+        CONSOLE.out(printable(redact(text)), highlight=False)
 
 
 def warn(text: str) -> None:
     """Log a warning for the run, and write it to standard error."""
     log(logging.WARNING, text)
     if not is_json():
-        CONSOLE.out(redact(text), highlight=False)
+        CONSOLE.out(printable(redact(text)), highlight=False)
 
 
 def complain(text: str) -> None:
@@ -61,7 +63,7 @@ def complain(text: str) -> None:
     if is_json():
         log(logging.ERROR, text)
     else:
-        sys.stderr.write(f"{redact(text)}\n")
+        sys.stderr.write(f"{printable(redact(text))}\n")
 
 
 class ProgressBar:

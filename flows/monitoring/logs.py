@@ -2,12 +2,11 @@
 
 Flows speak through Prefect's run logger, which is the standard library's: what they say reaches
 Prefect's log and standard error alike, whoever started the run. No secret that stands in a URL gets
-into either.
+into either, nor a character of a name or label that steers a terminal.
 """
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,36 +16,16 @@ from io import StringIO
 from types import MappingProxyType
 from typing import Any, Literal
 
+from flows.outcome import printable
+from tasks.images.addresses import redact
+
 LogFormat = Literal["text", "json"]
 
 # Whose records are ours to mend before any handler has them: those of runs, and of what runs none.
 PROGRAM = "slidewatch"
 OURS = ("prefect.flow_runs", "prefect.task_runs", PROGRAM)
 
-# user:password@, whatever is in the password; a port and an @ in the path are none.
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s'\"]*|[^/\s'\"@:]+:(?!:|\d+/)[^\s'\"@]*)@")
-_TOKEN = re.compile(
-    r"([?&;#][^=&\s]*(?:token|secret|passw|pwd|sig|key|credential|auth|session)[^=&\s]*=)"
-    r"[^&\s'\"<>)]+",
-    re.IGNORECASE,
-)
-# What stands behind these is a name in an archive, where an @ means nothing.
-_ARCHIVES = {"zip", "tar"}
-
 _IDS: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyType({}))
-
-
-def redact(text: str) -> str:
-    """Replace the passwords and tokens of URLs in a text by ``***``.
-
-    >>> redact("no answer from https://me:pass@host/cells?id=7&token=abc")
-    'no answer from https://***@host/cells?id=7&token=***'
-    """
-    return _TOKEN.sub(r"\1***", _USER.sub(_without_user, text))
-
-
-def _without_user(match: re.Match[str]) -> str:
-    return match[0] if match[1].lower() in _ARCHIVES else f"{match[1]}://***@"
 
 
 @contextmanager
@@ -171,7 +150,7 @@ class _Redact(logging.Filter):
     """A filter that takes secrets out of a record before any handler has it, and lets it pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
+        record.msg, record.args = printable(redact(record.getMessage()), keep="\n"), ()
         if record.exc_info:
             # Formatters take this text rather than make their own.
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))

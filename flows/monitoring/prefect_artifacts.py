@@ -9,11 +9,12 @@ night is in the store; where Prefect cannot be reached a warning is logged and t
 import heapq
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
+from httpx import TransportError
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -72,36 +73,43 @@ def markdown_text(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
 
 
-def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
-    """Make the artifacts, and emit the events, of a night that has just been published.
+def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> bool:
+    """Emit the events, and make the artifacts, of a night that has just been published.
 
     Args:
         store: where its reports are.
         batch: that was screened.
         seal: of its reports.
         night: the batch's summary.
+
+    Returns:
+        Whether Prefect took all of it.
     """
-    with _or_warn("the summary"):
-        create_markdown_artifact(
+    steps: dict[str, Callable[[], object]] = {
+        "the events": lambda: _emit_all(store, batch, seal, night),
+        "the summary": lambda: create_markdown_artifact(
             _summary(store, batch, seal, night),
             key=artifact_key(batch.name),
             description=f"Batch {batch.name}: {night.light}",
-        )
-    with _or_warn("the most abnormal cells"):
-        create_table_artifact(
+        ),
+        "the most abnormal cells": lambda: create_table_artifact(
             most_abnormal(store, batch),
             key=artifact_key(batch.name, "abnormal"),
             description=f"The {MOST_ABNORMAL} most abnormal cells of batch {batch.name}",
-        )
-    with _or_warn("the page"):
-        create_link_artifact(
+        ),
+        "the page": lambda: create_link_artifact(
             store.fs.unstrip_protocol(store.path(*page_path(batch.name))),
             key=artifact_key(batch.name, "page"),
             description=f"The page of batch {batch.name}",
-        )
-    with _or_warn("the events"):
-        for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
-            _emit(name, store, batch, seal, night)
+        ),
+    }
+    errors: list[Exception] = []
+    for what, step in steps.items():
+        with _or_warn(what, errors):
+            step()
+        if any(isinstance(error, TransportError) for error in errors):
+            break  # a server that is gone is waited for once, and not for each
+    return not errors
 
 
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
@@ -172,6 +180,11 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> str
     return "\n".join([*lines, *(f"| {name} | {markdown_text(rows[name])} |" for name in rows)])
 
 
+def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
+        _emit(name, store, batch, seal, night)
+
+
 def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
     emit_event(
         name,
@@ -196,10 +209,13 @@ def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary
 
 
 @contextmanager
-def _or_warn(what: str) -> Iterator[None]:
+def _or_warn(what: str, errors: list[Exception] | None = None) -> Iterator[None]:
+    """Warn where the block fails, and add its error to a list."""
     try:
         yield
     except Exception as error:  # Prefect is a window on the night, not a part of it
+        if errors is not None:
+            errors.append(error)
         get_run_logger().warning(
             "Prefect was not told of %s (%s: %s); the work goes on without",
             what,

@@ -1,7 +1,8 @@
 """Start a Prefect server for one command, where the operator has none.
 
 Prefect would start one itself when the flow begins. A server that starts before the flow's imports
-is ready when they are done. It watches the process that started it, and ends if that is killed.
+is ready when they are done. It watches the process that started it, and ends if that is killed;
+that process watches the server, and goes on without it.
 """
 
 import atexit
@@ -12,10 +13,19 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.monitoring.ending import CONCLUSION, LOST
+
 STARTUP = 60.0  # seconds
+LOOK = 0.5  # seconds between looks at whether the server is there
+GRACE = 5.0  # seconds in which it ends when it is told to
+SILENT = 30.0  # seconds without an answer after which a server is taken for lost
+# Tries that Prefect's client makes again, a few seconds in all; its own five take a minute, each
+# time that it has something to tell.
+TRIES_AGAIN = "2"
 
 
 class ServerError(Exception):
@@ -37,12 +47,15 @@ class TemporaryServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.monitoring.prefect_server", str(port)],
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=self._said,
             env=os.environ | quiet,
             start_new_session=True,  # Ctrl-C is for the flow, which has something left to tell it
         )
+        self._ending = False
         # What Prefect registers after this, to send its last events, happens before it.
-        atexit.register(self._process.terminate)
+        atexit.register(self._terminate)
+        CONCLUSION.last.append(self._process.kill)
 
     def wait(self) -> None:
         """Wait until the server answers.
@@ -54,6 +67,7 @@ class TemporaryServer:
         while time.monotonic() < ends and self._process.poll() is None:
             try:
                 with urlopen(f"{self.url}/health", timeout=5):
+                    threading.Thread(target=self._watch, daemon=True).start()
                     return
             except (URLError, TimeoutError, ConnectionError):
                 time.sleep(0.02)
@@ -61,6 +75,36 @@ class TemporaryServer:
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").split("Error:")[-1].strip()
         raise ServerError(f"Prefect's temporary server does not start: {said or 'too slow'}")
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the server has ended before this process."""
+        return self._process.poll() is not None
+
+    def _terminate(self) -> None:
+        self._ending = True
+        self._process.terminate()
+        try:
+            self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # it is stopped, or waits for something
+            self._process.kill()
+
+    def _watch(self) -> None:
+        """Wait until the server is lost, and see to it that nobody waits for it."""
+        answered = time.monotonic()
+        while not self.lost and time.monotonic() - answered < SILENT:
+            time.sleep(LOOK)
+            with suppress(OSError), urlopen(f"{self.url}/health", timeout=5):
+                answered = time.monotonic()
+        if self._ending:
+            return
+        why = "has ended" if self.lost else f"has not answered for {SILENT:.0f} seconds"
+        self._process.kill()  # what waits for its answer is told so at once
+        self._process.wait()
+        _tell_prefect_nothing_more()
+        from flows.monitoring.console import warn  # help and versions do without it
+
+        warn(f"Prefect's temporary server {why}: the work goes on, and Prefect is not told of it")
 
 
 def start_server() -> TemporaryServer | None:
@@ -72,8 +116,17 @@ def start_server() -> TemporaryServer | None:
         return None
     server = TemporaryServer()
     os.environ["PREFECT_API_URL"] = server.url
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", TRIES_AGAIN)
     refresh_global_settings_context()
     return server
+
+
+def _tell_prefect_nothing_more() -> None:
+    """Drop what is logged for Prefect from now on: each line would be an error of its own."""
+    from prefect.logging.handlers import set_api_log_sink
+
+    set_api_log_sink(lambda _: None)
+    CONCLUSION.leave_within = LOST
 
 
 def _end_with_parent() -> None:

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.monitoring.console import warn
+from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
@@ -68,13 +69,15 @@ def observed(
 
 
 def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
-    """Call a flow's function, and log its outcome, also that of an error."""
+    """Call a flow's function, note how it ended, and log its outcome, also that of an error."""
     outcome: Outcome | None = None
     try:
         outcome = result = call()
+        conclude(outcome, None)
         return result
-    except Exception as error:
+    except BaseException as error:
         outcome = getattr(error, "outcome", None)
+        conclude(outcome, error)
         raise
     finally:
         if outcome is not None:

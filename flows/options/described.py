@@ -11,14 +11,29 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticUndefined
 
+from tasks.images.addresses import holds_secret, redact
+
 SETTINGS = "settings"  # the parameter of every command that is no option of its own
 POSITIONAL = "positional"  # marks an option that is given without its name
 
+Given = TypeVar("Given", bound=str | list[str] | None)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class UsageError(Exception):
     """A command, or a setting, that cannot be understood as it is given."""
+
+
+def without_secret(given: Given) -> Given:
+    """Return addresses; ValueError where one holds a password, which would stand in reports."""
+    addresses: list[str | None] = [*given] if isinstance(given, list) else [given]
+    for each in addresses:
+        if each and holds_secret(each):
+            raise ValueError(
+                f"{redact(each)} may hold no password or token, for reports and logs name it: give "
+                "that in the environment or in a profile, such as AWS_PROFILE"
+            )
+    return given
 
 
 class Options(BaseModel):

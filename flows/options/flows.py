@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.options.described import Options
+from flows.options.described import Options, without_secret
 
 Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
@@ -16,6 +16,7 @@ MAGNITUDES = [0.0014]
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
 
+SAFE = AfterValidator(without_secret)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
 DETECTOR = "the detector; by default the newest"
 ONLY_SO_MANY = "take only so many images"
@@ -46,14 +47,14 @@ def named_set(given: str) -> tuple[str, str]:
 
 def _known_form(given: list[str]) -> list[str]:
     for each in given:
-        named_set(each)
+        without_secret(named_set(each)[1])
     return given
 
 
 class Train(Options):
     """Train a classifier on labelled images, splitting them by patient."""
 
-    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    images: Annotated[Images, SAFE, Field(description=f"labelled images: {SOURCES}")]
     model: Annotated[str | None, Field(description="name of the new model")] = None
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 4
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
@@ -81,7 +82,7 @@ class Train(Options):
 class Fit(Options):
     """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
 
-    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    images: Annotated[Images, SAFE, Field(description=f"labelled images: {SOURCES}")]
     batch: Annotated[str, Field(description="name of this batch")]
     model: Annotated[str | None, Field(description="the model; by default the newest")] = None
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
@@ -106,7 +107,7 @@ class Retract(Options):
 class Segment(Options):
     """Cut photographs and slides into cells or tiles, and list these in a manifest."""
 
-    images: Annotated[Images, Field(description=f"photographs and slides: {SOURCES}")]
+    images: Annotated[Images, SAFE, Field(description=f"photographs and slides: {SOURCES}")]
     name: Annotated[str, Field(description="name of this segmentation")]
     into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
         "cells"
@@ -133,7 +134,7 @@ class Segment(Options):
 class Screen(Options):
     """Diagnose and score a night's images, and publish the report."""
 
-    images: Annotated[Images, Field(description=f"the night's images: {SOURCES}")]
+    images: Annotated[Images, SAFE, Field(description=f"the night's images: {SOURCES}")]
     batch: Annotated[str, Field(description="name of this batch")]
     detector: Annotated[str | None, Field(description=DETECTOR)] = None
     date: Annotated[
@@ -149,7 +150,7 @@ class Screen(Options):
 class Nightly(Options):
     """Screen the new images of an inbox, and publish the night's report."""
 
-    inbox: Annotated[str, Field(description="where images arrive: a folder or a pattern")]
+    inbox: Annotated[str, SAFE, Field(description="where images arrive: a folder or a pattern")]
     series: Annotated[
         str, Field(description="name of these nights; a batch is called <series>-<date>")
     ] = "night"
@@ -177,6 +178,7 @@ class Evaluate(Options):
 
     images: Annotated[
         Images,
+        SAFE,
         Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
     ]
     detector: Annotated[str | None, Field(description=DETECTOR)] = None

@@ -47,7 +47,7 @@ from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.columns import failure_reasons
-from tasks.segmentation.fields import OUTLINES, load_finder
+from tasks.segmentation.fields import OUTLINES, try_finder
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8
@@ -96,7 +96,7 @@ def cut_up(
         if done is not None:
             return done
         if cutting.into == "cells":
-            load_finder(cutting.finder)  # before workers say so, each of them
+            try_finder(cutting.finder)  # before workers say so, each of them
         with open_client(settings) as client:
             with stage("survey"):
                 _survey(client, store, frozen)

@@ -27,7 +27,17 @@ SLIDE_EXTENSIONS = VENDORS | TIFF
 # itself. A scheme that asks any host, or chains others behind it, is left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
+# Filesystems of this machine, which ask for no password: what looks like one is a name.
+HERE = frozenset({"file", "local"})
+
 _LINK = re.compile(r"::(?=\w+://)")
+# user:password@, whatever is in the password; a port and an @ in the path are none.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s'\"]*|[^/\s'\"@:]+:(?!:|\d+/)[^\s'\"@]*)@")
+_TOKEN = re.compile(
+    r"([?&;#][^=&\s]*(?:token|secret|passw|pwd|sig|key|credential|auth|session)[^=&\s]*=)"
+    r"[^&\s'\"<>)]+",
+    re.IGNORECASE,
+)
 
 
 def archive_kind(source: str) -> str | None:
@@ -77,6 +87,33 @@ def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
         uri = split_link(uri.partition("://")[2])[1]
     scheme, found, _ = uri.partition("://")
     return scheme if found and scheme not in allowed else None
+
+
+def redact(text: str) -> str:
+    """Replace the passwords and tokens of URLs in a text by ``***``.
+
+    >>> redact("no answer from https://me:pass@host/cells?id=7&token=abc")
+    'no answer from https://***@host/cells?id=7&token=***'
+    """
+    return _TOKEN.sub(r"\1***", _USER.sub(_without_user, text))
+
+
+def _without_user(match: re.Match[str]) -> str:
+    # What stands behind zip:// and tar:// is a name in an archive, where an @ means nothing.
+    in_one = match[1].lower() in ARCHIVES.values()
+    return match[0] if in_one else f"{match[1]}://***@"
+
+
+def holds_secret(address: str) -> bool:
+    """Tell whether a password or token stands in an address, wherever that leads.
+
+    >>> holds_secret("s3://me:pass@bucket/cells"), holds_secret("zip://a@b.png::/night.zip")
+    (True, False)
+    """
+    if in_archive(address):
+        address = split_link(address.partition("://")[2])[1]
+    scheme, found, _ = address.partition("://")
+    return bool(found) and scheme not in HERE and redact(address) != address
 
 
 def as_text(name: str) -> str:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from tasks.images.addresses import SCHEMES, foreign_scheme
+from tasks.images.addresses import SCHEMES, foreign_scheme, holds_secret, redact
 from tasks.images.files import SourceError, asked, filesystem
 from tasks.images.regions import Region, address_of
 
@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
     ]
 )
 TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "kind", "failure")
+HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
 
 
@@ -70,6 +71,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
     for name in ("uri", "source_uri"):
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)
+    made = _refuse_secrets(made)
     if not trusted:
         made = _refuse_foreign(made, source)
     return _with_names_of_regions(made, source)
@@ -105,6 +107,20 @@ def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
         refused = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
         failures.append(failure if foreign is None else refused)
     return _with(table, "failure", failures)
+
+
+def _refuse_secrets(table: pa.Table) -> pa.Table:
+    """Mark rows as failed whose address holds a password, and keep that out of the table."""
+    addresses = zip(table["uri"].to_pylist(), table["source_uri"].to_pylist(), strict=True)
+    hold = [any(each and holds_secret(each) for each in pair) for pair in addresses]
+    if not any(hold):
+        return table
+    rows = list(zip(hold, table["failure"].to_pylist(), strict=True))
+    table = _with(table, "failure", [HOLDS_SECRET if bad else failure for bad, failure in rows])
+    for name in ("uri", "source_uri"):
+        values = zip(hold, table[name].to_pylist(), strict=True)
+        table = _with(table, name, [redact(v) if v and bad else v for bad, v in values])
+    return table
 
 
 def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
 ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
+TRIED = 128  # pixels of the side of the field on which a finder is tried
 GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
 
 
@@ -46,6 +47,29 @@ def load_finder(name: str) -> Finder:
             "module:function of your own"
         ) from None
     return found
+
+
+def try_finder(name: str) -> None:
+    """Try a finder of one's own on an empty field, so that a wrong one fails at once.
+
+    Raises:
+        SourceError: there is no such finder, it fails, or it finds something else than cells.
+    """
+    finder = load_finder(name)
+    if name == OUTLINES:
+        return
+    field = np.full((TRIED, TRIED, 3), 255, np.uint8)
+    try:
+        found: object = finder(field, None)
+    except Exception as error:
+        raise SourceError(
+            f"the finder {name} fails on an empty field ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(found, Cells):
+        raise SourceError(
+            f"the finder {name} returns {type(found).__name__}, and not Cells of "
+            "tasks.segmentation.cells"
+        )
 
 
 def cells_of_place(

@@ -1,5 +1,6 @@
 """Screening end to end, on rendered cells and real Dask workers."""
 
+import json
 import re
 import shutil
 from datetime import date
@@ -78,6 +79,22 @@ def test_a_published_batch_is_not_done_again(images: Path, ready: Settings) -> N
     assert Path(first.report).stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("record", "figure", "other"),
+    [("sealed/*.json", "abnormal", 1), ("batch.json", "rows", 4)],
+)
+def test_figures_that_are_not_those_of_the_report_are_not_repeated(
+    images: Path, ready: Settings, record: str, figure: str, other: int
+) -> None:
+    screen_night(images, ready)
+    (path,) = (Path(ready.store) / "batches" / "night").glob(record)
+    stated = json.loads(path.read_text())
+    assert stated[figure] != other
+    path.write_text(json.dumps(stated | {figure: other}))
+    with pytest.raises(StoreError, match=r"states other figures than the report: .*--force"):
+        screen_night(images, ready)
+
+
 def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
     images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +107,7 @@ def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
     monkeypatch.setattr("flows.screen.announce", die)
     with pytest.raises(KeyboardInterrupt):
         screen_night(images, ready)
-    monkeypatch.setattr("flows.screen.announce", lambda store, batch, *_: told.append(batch.name))
+    monkeypatch.setattr("flows.screen.announce", lambda _, batch, *__: not told.append(batch.name))
     assert screen_night(images, ready).repeated
     assert told == ["night"]
     screen_night(images, ready)

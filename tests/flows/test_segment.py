@@ -21,7 +21,7 @@ from PIL import Image
 from flows.commands.contours import contours
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
-from flows.segment import SegmentOutcome, SourcesFailedError, segment
+from flows.segment import FinderError, SegmentOutcome, SourcesFailedError, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
 from storage.store import Store, StoreError
@@ -428,3 +428,17 @@ def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
     assert {row["slide_id"] for row in rows} == {"s1"}
     again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
     assert again.repeated
+
+
+def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
+    fields: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may start a deployment must not choose what its worker imports."""
+    own = "tests.support.finders:upper_half"
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "nightly")
+    allowed_by_the_caller = settings.model_copy(update={"finders": [own]})
+    with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):
+        segment.fn(str(fields), "own", finder=own, settings=allowed_by_the_caller)
+    monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
+    with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
+        segment.fn(str(fields), "own", finder=own, tile=16, overlap=16, settings=settings)

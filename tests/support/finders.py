@@ -14,7 +14,17 @@ def upper_half(field: Field, diameter: float | None = None) -> Cells:
 
 
 def broken(field: Field, diameter: float | None = None) -> Cells:
+    if field.min() == 255:  # it is only tried
+        return Cells((), float("nan"))
     raise RuntimeError("no weights")
+
+
+def always_broken(field: Field, diameter: float | None = None) -> Cells:
+    raise RuntimeError("no weights")
+
+
+def nonsense(field: Field, diameter: float | None = None) -> list[float]:
+    return [0.0]
 
 
 def twice(field: Field, diameter: float | None = None) -> Cells:

@@ -138,6 +138,8 @@ def test_an_authority_that_is_not_whole_is_neither_used_nor_replaced(
     assert contents(folder) == old
 
 
-def test_a_name_that_is_none_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["smear-raum-ä", "../../x", "a b", "", "-a", "a..b", "a\n", "*"])
+def test_a_name_that_is_none_is_refused_before_anything_is_made(folder: Path, name: str) -> None:
     with pytest.raises(CertificateError, match="neither a host name nor an address"):
-        certificates(str(folder), names=["smear-raum-ä"])
+        certificates(str(folder), names=["night.example", name])
+    assert not folder.exists()

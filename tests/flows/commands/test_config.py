@@ -27,11 +27,13 @@ def test_every_setting_has_a_value_and_an_origin(
     file.write_text(
         'scheduler = "tls://night:8786"\nalpha = 0.1\n[field_limits]\nleast_cells = 2\n'
     )
-    monkeypatch.setenv("SLIDEWATCH_STORE", "s3://me:secret@bucket/store")
+    monkeypatch.setenv("SLIDEWATCH_STORE", "s3://bucket/store")
+    monkeypatch.setenv("SLIDEWATCH_METRICS", "http://me:secret@gateway:9091")
     monkeypatch.setenv("SLIDEWATCH_ALPHA", "0.2")
     monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_DARK", "0.3")
     found = config(capsys, "--workers", "3", "--field-limits.most-bright", ".4")
-    assert found["store"] == ("s3://***@bucket/store", "environment, SLIDEWATCH_STORE")
+    assert found["store"] == ("s3://bucket/store", "environment, SLIDEWATCH_STORE")
+    assert found["metrics"] == ("http://***@gateway:9091", "environment, SLIDEWATCH_METRICS")
     assert found["alpha"] == (0.2, "environment, SLIDEWATCH_ALPHA")
     assert found["scheduler"] == ("tls://night:8786", str(file))
     assert found["field_limits.least_cells"] == (2, str(file))

@@ -245,3 +245,33 @@ def _commands() -> str:
         except OSError:
             continue
     return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["screen", "--batch", "b", "--images", "s3://key:hush@bucket/cells"],
+        ["screen", "--batch", "b", "--images", "cells", "--images", "https://h/x?token=hush"],
+        ["fit", "--batch", "b", "--images", "s3://key:hush@bucket/cells"],
+        ["segment", "--name", "b", "--images", "https://me:hush@host/a.zip"],
+        ["nightly", "--inbox", "sftp://me:hush@host/in"],
+        ["evaluate", "--images", "cells", "--ood", "far/cats=s3://key:hush@bucket/cats"],
+        ["status", "--store", "s3://key:hush@bucket/store"],
+        ["doctor", "--scheduler", "tls://me:hush@host:8786"],
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would stand in manifests, reports, pages, and in Prefect's parameters and artifacts."""
+    code, out, err = run(*given, capsys=capsys)
+    assert code == 2
+    assert "may hold no password or token" in err
+    assert "hush" not in out + err
+    assert err.count("\n") == 1
+
+
+def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
+    settings = Settings(metrics="http://me:hush@gateway:9091")
+    assert "hush" not in settings.model_dump_json()
+    assert settings.metrics == "http://me:hush@gateway:9091"

@@ -12,7 +12,7 @@ from prefect import flow
 from flows.jobs.shard import FailedImage, ShardResult
 from flows.monitoring import logs
 from flows.monitoring.console import complain, progress_bar, tell, warn
-from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, redact, use_logs
+from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -42,41 +42,6 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 
 # --- secrets
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("https://me:pass@host/cells", "https://***@host/cells"),
-        ("https://me:p@ss@host:8080/cells", "https://***@host:8080/cells"),
-        ("https://me:pa/ss+word@host/cells", "https://***@host/cells"),
-        ("https://token@host/cells", "https://***@host/cells"),
-        ("zip://a/b.png::https://me:pass@host/x.zip", "zip://a/b.png::https://***@host/x.zip"),
-        ("zip://cell@2.png::s3://k:s@b/x.zip", "zip://cell@2.png::s3://***@b/x.zip"),
-        ("from 'sftp://me:pass@host/in', 2 images", "from 'sftp://***@host/in', 2 images"),
-        ("https://h/x.png?id=7&token=abc&size=9", "https://h/x.png?id=7&token=***&size=9"),
-        ("https://h/x?X-Amz-Signature=ab%2Fc&X=1", "https://h/x?X-Amz-Signature=***&X=1"),
-        ("https://h/x?sv=1&sig=a%3D (404)", "https://h/x?sv=1&sig=*** (404)"),
-        ("https://h/x?API_KEY=abc", "https://h/x?API_KEY=***"),
-        ("tls://10.0.0.1:8786 and a@b", "tls://10.0.0.1:8786 and a@b"),
-    ],
-)
-def test_no_secret_of_a_url_is_left(text: str, expected: str) -> None:
-    assert redact(text) == expected
-
-
-@pytest.mark.parametrize(
-    "plain",
-    [
-        "file:///photos/cell@2x.png",
-        "https://host:8080/photos/cell@2x.png",
-        "zip://cell@2x.png::/photos/a.zip",
-        "s3://bucket/2026-03-01/cell.png",
-        "write to lab@example.org about /photos?",
-    ],
-)
-def test_what_is_no_secret_stays(plain: str) -> None:
-    assert redact(plain) == plain
 
 
 def test_no_handler_has_a_secret_and_prefects_own_has_none_either(
@@ -249,3 +214,24 @@ def test_every_failed_image_has_a_line_and_no_good_one(
     # A night of which every image fails must not fill Prefect's database.
     kept = [record for record in caplog.records if record.__dict__["send_to_api"]]
     assert len(kept) == TO_PREFECT + 1
+
+
+def test_nothing_in_a_message_steers_a_terminal(
+    as_it_was: None, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "\x1b]0;mine\x07\x1b[31mred\u202e\nslidewatch: all is well"
+    use_logs("text")
+    for say in (tell, warn, complain):
+        say(f"label {name} is none")
+        said = capsys.readouterr().err
+        assert said.rstrip("\n").isprintable(), said
+        assert "\\x1b[31mred" in said
+    assert all("\x1b" not in record.getMessage() for record in caplog.records)
+
+    class Named(Outcome):
+        def text(self) -> str:
+            return f"batch {name}\nimages 3"
+
+    (piece,) = Named().pieces(as_json=False)
+    assert not set(piece) & {"\x1b", "\x07", "\u202e"}
+    assert piece.count("\n") == 3

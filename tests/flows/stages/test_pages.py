@@ -70,7 +70,7 @@ def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
     """The report is published by then, stays as it is, and the night is announced all the same."""
     announced: list[str] = []
     monkeypatch.setattr(
-        screen_module, "announce", lambda _, batch, *__: announced.append(batch.name)
+        screen_module, "announce", lambda _, batch, *__: not announced.append(batch.name)
     )
 
     def fails(*_: object) -> str:

@@ -1,0 +1,76 @@
+"""End a command in bounded time, whatever Prefect still waits for.
+
+Prefect is a window on the work, not a part of it. Its client tries again for minutes to reach a
+server that is gone, and at exit it waits without end until all its events are sent.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from flows.outcome import Outcome
+
+STOP_WITHIN = 20.0  # seconds after a signal: containers are killed 30 seconds after it
+LEAVE_WITHIN = 20.0  # seconds after the outcome, for what Prefect still has to send
+LOST = 1.0  # the same where there is no server any more
+
+
+@dataclass
+class Conclusion:
+    """The end of the flow of this process: its outcome, and the error that it ended with."""
+
+    outcome: Outcome | None = None
+    error: BaseException | None = None
+    leave_within: float = LEAVE_WITHIN
+    last: list[Callable[[], None]] = field(default_factory=list)  # to call if it is cut short
+
+
+# A command runs one flow. Prefect may fail after it, and hide by its own error how it ended.
+CONCLUSION = Conclusion()
+
+
+def conclude(outcome: Outcome | None, error: BaseException | None) -> None:
+    """Note how a flow's own function has ended."""
+    CONCLUSION.outcome, CONCLUSION.error = outcome, error
+
+
+def end_after_signals(code: int, say: Callable[[], None]) -> None:
+    """End this process some time after SIGTERM or SIGINT, if it has not ended by itself.
+
+    Prefect replaces handlers while a flow runs, so signals are seen where Python writes them.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_after, args=(told, tell, code, say), daemon=True).start()
+
+
+def _end_after(
+    told: socket.socket, open_too: socket.socket, code: int, say: Callable[[], None]
+) -> None:
+    while not {signal.SIGTERM, signal.SIGINT} & set(told.recv(16)):
+        pass
+    threading.Event().wait(STOP_WITHIN)
+    say()
+    _end(code)
+
+
+def leave(code: int) -> None:
+    """End this process with a code some time from now, if it has not ended by itself."""
+    timer = threading.Timer(CONCLUSION.leave_within, partial(_end, code))
+    timer.daemon = True
+    timer.start()
+
+
+def _end(code: int) -> None:
+    for call in CONCLUSION.last:
+        call()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+    os._exit(code)
