@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo test test-all check format bench experiments clean
+.PHONY: help install demo test test-all check format audit bench experiments clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ format: $(INSTALLED)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+audit: $(INSTALLED)  ## Compare what the images install with known weaknesses (asks the network)
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --requirement deploy/constraints.txt --no-deps --disable-pip
+
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
@@ -46,4 +51,4 @@ experiments: $(INSTALLED)  ## Decide the defaults by evidence again (hours, on r
 	$(BIN)/python -m pytest -m experiment -s tests/benchmarks
 
 clean:  ## Remove .venv and everything the demo wrote
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .audit demo
