@@ -77,6 +77,7 @@ def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
     with (
         _for_us_alone() as own,
+        _workers_that_start(),
         dask.config.set(HANDED_BACK | {"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=settings.workers,
@@ -93,6 +94,20 @@ def _local(settings: Settings) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def _workers_that_start() -> Iterator[None]:
+    """Say of workers that do not start what that may be; Dask says that they do not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "failed to start" not in str(error):
+            raise
+        raise ClusterError(
+            f"this machine's workers do not start ({error}): each needs about 700 MiB of memory "
+            "and a place among the processes that you may have; give fewer --workers"
+        ) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the comm
 130 stopped by Ctrl-C or SIGTERM.
 """
 
+import errno
 import importlib
 import logging
 import os
@@ -203,6 +204,12 @@ def _one_line(error: BaseException) -> str:
         option = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
         return f"{option}{_message(first['msg'])}"
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        where = error.filename or "the disk of the store, or that of temporary files"
+        return (
+            f"{where} is full ({error.strerror}): make room, for slidewatch prune lists what may "
+            "go, and run the same command again; what is complete is kept"
+        )
     known = type(error).__module__.split(".")[0] in {"flows", "tasks", "storage"}
     return text if known and text else f"{type(error).__name__}: {text}"
 

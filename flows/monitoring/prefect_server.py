@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -108,12 +109,23 @@ class TemporaryServer:
 
 
 def start_server() -> TemporaryServer | None:
-    """Begin to start a server for this process, unless a Prefect API is configured."""
+    """Begin to start a server for this process, unless a Prefect API is configured.
+
+    Raises:
+        ServerError: there is no folder for it that can be written.
+    """
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url is not None:
         return None
+    home = get_current_settings().home
+    if not (home.is_dir() and os.access(home, os.W_OK | os.X_OK)):
+        raise ServerError(
+            f"{home} cannot be written, and Prefect keeps its database there: set PREFECT_HOME to "
+            "a folder of your own"
+        )
     server = TemporaryServer()
     os.environ["PREFECT_API_URL"] = server.url
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", TRIES_AGAIN)

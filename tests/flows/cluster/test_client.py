@@ -365,3 +365,15 @@ def test_nobody_else_on_this_machine_runs_code_on_the_workers() -> None:
         (private,) = [each for each in Path(folder).parents if each.name.startswith("slidewatch-")]
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert not private.exists()
+
+
+def test_workers_that_do_not_start_are_said_to_need_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(module, "LocalCluster", dies)
+    with (
+        pytest.raises(ClusterError, match=r"Nanny failed to start\.\): .*MiB.*fewer --workers"),
+        open_client(Settings(workers=1)),
+    ):
+        pass

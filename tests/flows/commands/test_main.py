@@ -1,5 +1,6 @@
 """The command line as a person types it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -275,3 +276,18 @@ def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
     settings = Settings(metrics="http://me:hush@gateway:9091")
     assert "hush" not in settings.model_dump_json()
     assert settings.metrics == "http://me:hush@gateway:9091"
+
+
+@pytest.mark.parametrize("file", [None, "/srv/store/reports"])
+def test_a_full_disk_is_said_with_what_to_do(
+    file: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(settings: Settings) -> StatusOutcome:
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+
+    monkeypatch.setattr(command_line, "_load", lambda place: full)
+    code, _, err = run("status", capsys=capsys)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{file or 'the disk of the store'}" in err
+    assert "slidewatch prune" in err
+    assert "run the same command again" in err

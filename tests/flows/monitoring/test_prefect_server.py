@@ -83,3 +83,13 @@ def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PREFECT_SERVER_API_KEEPALIVE_TIMEOUT", "never")
     with pytest.raises(ServerError, match=r"(?s)does not start: .*integer"):
         TemporaryServer().wait()
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "prefect"
+    process = run(home)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode
+    assert f"{home} cannot be written" in err
+    assert "set PREFECT_HOME to a folder of your own" in err
