@@ -185,6 +185,9 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
     file = settings_file()
     if file:
         tell(f"settings: {file}")
+    if "cluster" in command.settings and settings.cluster == "scheduler":
+        # A file that somebody left in the working folder may have named it.
+        tell(f"workers: those of the Dask scheduler {settings.scheduler}")
     if command.flow:
         from flows.commands.mistakes import refuse_mistakes
 

@@ -205,6 +205,21 @@ def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str])
     assert "no Dask scheduler at tcp://127.0.0.1:9" in out
 
 
+def test_a_scheduler_that_a_file_of_settings_names_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slidewatch.toml").write_text(
+        'cluster = "scheduler"\nscheduler = "tcp://127.0.0.1:9"\n'
+    )
+    code, _, err = run("retract", "--batch", "b", capsys=capsys)
+    assert code == 1
+    assert err.splitlines()[:2] == [
+        f"settings: {tmp_path / 'slidewatch.toml'}",
+        "workers: those of the Dask scheduler tcp://127.0.0.1:9",
+    ]
+
+
 def test_certificates_are_made_for_names_with_commas_between(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
