@@ -104,7 +104,8 @@ def evaluate(
         save_attacks=save_attacks,
     )
     asked = asked.model_copy(update={"name": name or _digest_name(asked)})
-    with lease(store, "evaluations", asked.name):
+    with lease(store, "evaluations", asked.name) as held:
+        store = held.store
         asked = start_evaluation(store, asked)
         results = []
         models = [load_model_of(store, card) for card in cards]

@@ -103,8 +103,9 @@ def fit(
     settings = settings or Settings()
     store = Store(settings.store)
     card = find_card(store, model)
-    with lease_batch(store, batch, wait=wait), open_client(settings) as client:
-        frozen = start_or_resume(settings, batch, images, card.classes, limit=limit)
+    with lease_batch(store, batch, wait=wait) as held_batch, open_client(settings) as client:
+        store = held_batch.store
+        frozen = start_or_resume(store, settings, batch, images, card.classes, limit=limit)
         check_labels(store, frozen, card)
         known = latest_statistics(store, card.name)
         if known and known.contribution(batch):
@@ -118,6 +119,7 @@ def fit(
             f"{card.split_by}s), {failures} unreadable"
         )
         with statistics_lease(store, card) as held:
+            store = held.store
             refuse_second_review(store, card.name, batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
@@ -159,6 +161,7 @@ def retract(
     ((kind, name),) = given.items()
     card = find_card(store, model)
     with statistics_lease(store, card) as held:
+        store = held.store
         latest = latest_statistics(store, card.name)
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")

@@ -140,7 +140,9 @@ def _take_what_is_new(
             on_skip=warn,
         )
         held.check()
-        night = freeze_night(store, series, day, found.images, inbox=inbox, frozen_at=frozen_at)
+        night = freeze_night(
+            held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
+        )
     log = get_run_logger()
     log.info("night %s takes %d new images of %s", night.batch, night.images, inbox)
     if found.unsettled:

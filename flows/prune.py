@@ -102,7 +102,7 @@ def _remove(store: Store, found: Removable, find: Find) -> bool:
             if found not in find(found.batch.name):
                 return False
             held.check()
-            remove(store, found)
+            remove(held.store, found)
     except HeldByOtherError:
         return False
     return True

@@ -134,9 +134,17 @@ def screen(
     warn_of_model(card)
     started = time.monotonic()
     with lease_batch(store, batch, wait=wait) as held:
+        store = held.store
         with stage("freeze"):
             frozen = start_or_resume(
-                settings, batch, images, card.classes, limit=limit, batch_date=date, force=force
+                store,
+                settings,
+                batch,
+                images,
+                card.classes,
+                limit=limit,
+                batch_date=date,
+                force=force,
             )
         seal = valid_seal(store, frozen, detector_card.name)
         repeated = seal is not None
@@ -150,12 +158,14 @@ def screen(
                         parts = score_slides(client, store, frozen, card, detector_card)
                     held.check()
                     with stage("publish"):
-                        seal = publish(settings, frozen, card, detector_card, parts)
-                page_failure = try_page(client, settings, frozen, seal, card, detector_card)
+                        seal = publish(store, settings, frozen, card, detector_card, parts)
+                page_failure = try_page(client, store, settings, frozen, seal, card, detector_card)
         night = batch_report(store, frozen)
         _refuse_other_figures(store, frozen, seal, night)
-    if not is_announced(store, frozen, seal) and announce(store, frozen, seal, night):
-        note_announced(store, frozen, seal)
+        if not is_announced(store, frozen, seal):
+            held.check()
+            if announce(store, frozen, seal, night):
+                note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
     outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure)
     if outcome.scored < outcome.images or not outcome.images:

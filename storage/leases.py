@@ -4,9 +4,15 @@ The run that creates the next number holds the lease, for a store lets only one 
 holder renews its record while it works and releases it at the end. Another run may create the next
 number once the highest is released, has run out, or belongs to a process that is certainly dead;
 none of these can be undone, so a former holder never gets the lease back: its `Lease.check` fails.
+A check tells of the past: between it and a write the process may stall, and another run take over.
+So what the holder of a lease publishes goes through `Lease.store`, where that is too late.
 
-Expiry compares the clocks of two hosts. A holder that works renews every `BEAT` and so always has
-most of `LIFETIME` left: clocks may differ by `LIFETIME` - `BEAT` before it is taken for dead.
+A holder knows by a clock that nobody sets, and which goes on while the machine sleeps, how long its
+own lease lasts. Other runs compare its record with the time of day on their host. A holder that
+works renews every `BEAT` and so always has most of `LIFETIME` left: clocks may differ by `LIFETIME`
+- `BEAT` before it is taken for dead. When its own time of day is set back, its records go on from
+the time at which it took the lease, so that they do not seem to have run out. None of this decides
+who may write: a holder that is taken for dead by mistake is fenced off like any other.
 """
 
 import os
@@ -25,6 +31,7 @@ from uuid import uuid4
 import psutil
 from pydantic import AwareDatetime
 
+from storage import fences
 from storage.records import Part, Record
 from storage.store import AlreadyExistsError, Store, StoreError
 
@@ -67,18 +74,28 @@ class LeaseRecord(Record):
 
 
 class Lease:
-    """The right of one run to write; call `check` right before anything is published.
+    """The right of one run to write: what it publishes, it writes to ``store``.
 
-    ``number`` rises with every holder.
+    ``number`` rises with every holder. ``stage`` names the folder without which a local store
+    takes nothing more from this run. ``since`` is when the record's lifetime began, by `_awake`.
     """
 
     def __init__(
-        self, store: Store, folder: tuple[str, ...], number: int, record: LeaseRecord
+        self,
+        store: Store,
+        folder: tuple[str, ...],
+        number: int,
+        record: LeaseRecord,
+        since: float,
     ) -> None:
         self._store = store
         self._folder = folder
         self.number = number
+        self.stage = fences.stage_of(folder[:-1], number, record.holder.owner)
+        self.store = store.fenced(self)
         self._record = record
+        self._taken = since
+        self._ends = since + (record.expires_at - record.taken_at).total_seconds()
         self._lock = Lock()
 
     def check(self) -> None:
@@ -95,11 +112,14 @@ class Lease:
         """Renew the lease; LeaseLostError where this run holds it no more."""
         with self._lock:
             self._check()
-            renewed = _extended(self._record, lifetime)
+            began = _awake()
+            # By the later of two clocks: one that is set back must not let the record run out.
+            unset = self._record.taken_at + timedelta(seconds=began - self._taken)
+            renewed = _extended(self._record, max(_now(), unset), lifetime)
             renewed.write(self._store, *self._folder, _file(self.number))
             # What arrived after the old expiry may have crossed with somebody taking over.
-            if _now() < self._record.expires_at:
-                self._record = renewed
+            if _awake() < self._ends:
+                self._record, self._ends = renewed, began + lifetime
 
     def release(self) -> None:
         """Release the lease; nothing happens where another run holds it already."""
@@ -118,7 +138,7 @@ class Lease:
             why = "was removed"
         elif not self._is_mine(current):
             why = f"was taken over by {_who(current.holder)} at {_when(current.taken_at)}"
-        elif _now() >= self._record.expires_at:
+        elif _awake() >= self._ends:
             why = f"could not be renewed and ran out at {_when(self._record.expires_at)}"
         else:
             return
@@ -156,6 +176,7 @@ def lease(
     heart = Thread(target=_keep_alive, args=(held, stop, beat, lifetime), daemon=True)
     heart.start()
     try:
+        _fence_off_others(held, store, what)
         _remove_below(store, folder, held.number)
         yield held
     finally:
@@ -163,7 +184,30 @@ def lease(
         heart.join()
         # It runs out by itself; a failure here must not hide the block's own, nor undo its work.
         with suppress(Exception):
+            fences.close_stage(store, held.stage)
             held.release()
+
+
+def _fence_off_others(held: Lease, store: Store, what: tuple[str, ...]) -> None:
+    """Make this holder's folder of stages, and remove those of all who held the lease before."""
+    fences.open_stage(store, held.stage)
+    # A successor that took over before that folder was there has not seen it.
+    held.check()
+    fences.close_others(store, what, held.number, held.stage)
+    sweep(store)
+
+
+def sweep(store: Store) -> int:
+    """Remove the stages of a day ago and older that killed runs have left; count them."""
+
+    def is_held(what: tuple[str, ...], number: int) -> bool:
+        try:
+            highest, record = _current(store, (*what, "lease"))
+        except StoreError:  # damaged: nobody can tell
+            return True
+        return record is not None and highest == number and not _is_free(record, _now())
+
+    return fences.sweep(store, is_held)
 
 
 def _take(
@@ -175,15 +219,18 @@ def _take(
     poll: float,
 ) -> Lease:
     holder = _this_process()
-    told = ""
+    told, arrived, began = "", _now(), _awake()
+    came = began
     while True:
-        # Before the look: a record that was renewed since must not seem to have run out.
-        asked_at = _now()
+        # Before the look: a record that was renewed since must not seem to have run out. Nor must
+        # one whose holder lives when the time of day is set ahead while this run waits.
+        asked_at = min(_now(), arrived + timedelta(seconds=_awake() - came))
         number, current = _current(store, folder)
         if current is None or _is_free(current, asked_at):
+            began = _awake()
             _try_to_create(store, folder, number + 1, holder, lifetime)
         elif current.holder.owner == holder.owner:
-            return Lease(store, folder, number, current)
+            return Lease(store, folder, number, current, began)
         else:
             held = (
                 f"{store.address(*folder[:-1])} is being worked on by {_who(current.holder)} "
@@ -209,7 +256,8 @@ def _try_to_create(
     removed it. Nor does failure: the store may have lost its answer to a first attempt.
     """
     began = _now()
-    record = _extended(LeaseRecord(holder=holder, taken_at=began, expires_at=began), lifetime)
+    record = LeaseRecord(holder=holder, taken_at=began, expires_at=began)
+    record = _extended(record, began, lifetime)
     try:
         record.write(store, *folder, _file(number), once=True)
     except (AlreadyExistsError, OSError):
@@ -331,9 +379,14 @@ def _when(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _extended(record: LeaseRecord, lifetime: float) -> LeaseRecord:
-    return record.model_copy(update={"expires_at": _now() + timedelta(seconds=lifetime)})
+def _extended(record: LeaseRecord, since: datetime, lifetime: float) -> LeaseRecord:
+    return record.model_copy(update={"expires_at": since + timedelta(seconds=lifetime)})
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _awake() -> float:
+    """Read a clock in seconds that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -7,6 +7,7 @@ is refused, and never gives other values. Files that were written before have no
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -58,11 +59,18 @@ def write_parts(
         bloom: options of the filters by which a reader finds single values, by column.
     """
     with store.staged(*path) as stage:
-        with pq.ParquetWriter(stage, schema, bloom_filter_options=bloom, **_WRITE) as writer:
-            for part in parts:
-                if part.num_rows:
-                    writer.write_table(part, row_group_size=part.num_rows)
-        return digest_of(stage.read_bytes())
+        return stage_parts(stage, schema, parts, bloom)
+
+
+def stage_parts(
+    stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], bloom: dict[str, Any] | None = None
+) -> str:
+    """Write a table part by part to a file that `Store.stage` gave; see `write_parts`."""
+    with pq.ParquetWriter(stage, schema, bloom_filter_options=bloom, **_WRITE) as writer:
+        for part in parts:
+            if part.num_rows:
+                writer.write_table(part, row_group_size=part.num_rows)
+    return digest_of(stage.read_bytes())
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:

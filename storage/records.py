@@ -170,7 +170,14 @@ def freeze(
     if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
     store.write_bytes(content, *folder, file)
-    record.write(store, *folder, record_file, once=not anew)
+    try:
+        record.write(store, *folder, record_file, once=not anew)
+    except AlreadyExistsError:
+        if store.fence is None or store.is_local:
+            raise
+        # None was there while this run held the lease, which it still does: a run that had stalled
+        # made one just now, of another file. An object store refuses only late replacements.
+        record.write(store, *folder, record_file)
 
 
 def load_described(store: Store, card: Card, *parts: str) -> bytes:

@@ -1,7 +1,6 @@
 """Read and write a store: one root URL on any fsspec filesystem, and the only way to write."""
 
 import json
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,10 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from storage import disk, objects
+
+STAGED = ".staged"  # at the root: beside its target a stage would break Polars, which reads all
 
 
 class StoreError(Exception):
@@ -28,17 +31,30 @@ class AlreadyExistsError(StoreError):
     """A thing that is written once is there already."""
 
 
+class Fence(Protocol):
+    """The right to write, which may be lost; see `storage.leases`."""
+
+    @property
+    def stage(self) -> str:
+        """Name the folder in `STAGED` whose removal takes the right away."""
+
+    def check(self) -> None:
+        """Raise a StoreError that names who has the right now, where this run has it no more."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
     Paths are given relative to the root, in parts. A write is complete or absent: no reader
-    sees half a file. A store is small and picklable, so it travels to workers as it is.
+    sees half a file. A store is small and picklable, so it travels to workers as it is, but for
+    its ``fence``.
     """
 
     url: str
     fs: Any = field(init=False, repr=False, compare=False)
     root: str = field(init=False, repr=False, compare=False)
+    fence: Fence | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         fs, root = fsspec.core.url_to_fs(self.url)
@@ -130,79 +146,111 @@ class Store:
         text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
         self.write_bytes((text + "\n").encode(), *parts, once=once)
 
+    def fenced(self, fence: Fence) -> "Store":
+        """Return the same store for a run that may lose the right to write to another.
+
+        What it writes or removes happens while it has the right, or not at all: on a local disk
+        everything goes through a folder that whoever takes over removes; on S3 a PUT asks for the
+        object that was there while the right was held.
+        """
+        store = Store(self.url)
+        object.__setattr__(store, "fence", fence)
+        return store
+
     @contextmanager
     def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
         """Yield a local path to write to; its file appears in the store when the block ends well.
 
-        Locally the file is staged in ``.staged`` at the root and renamed: beside its target it
-        would break Polars, which reads every file of a folder. On an object store it is staged in
-        the temporary folder and PUT, which is atomic there. When the block raises, the target is
-        untouched and the stage is gone.
+        When the block raises, the target is untouched and the stage is gone.
         """
-        target = self.path(*parts)
-        if self.is_local:
-            folder = Path(self.path(".staged"))
-            _make_folder(Path(target).parent)
-            folder.mkdir(exist_ok=True)
-        else:
-            folder = Path(tempfile.gettempdir())
-        stage = folder / f"staged-{uuid.uuid4().hex}"
-        try:
+        with self.stage() as stage:
             yield stage
-            if self.is_local:
-                _publish_local(stage, Path(target), once)
-            else:
-                self._publish_remote(stage, target, once)
+            self.reveal(stage, *parts, once=once)
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Yield a local path to write a file to, which `reveal` may move; it is gone afterwards.
+
+        Locally it lies in the store, to be renamed. For an object store it lies in the temporary
+        folder and is PUT, which is atomic there.
+        """
+        stage = self._stages() / f"staged-{uuid.uuid4().hex}"
+        try:
+            with self._saying_who_took_over():
+                yield stage
         finally:
+            if stage.is_dir():
+                disk.delete(stage)
             stage.unlink(missing_ok=True)
 
-    def _publish_remote(self, stage: Path, target: str, once: bool) -> None:
-        if not once:
-            self.fs.put_file(str(stage), target)
-            return
+    def reveal(self, stage: Path, *parts: str, once: bool = False) -> None:
+        """Let a staged file appear under its name, complete; see `write_bytes` for ``once``."""
+        target = self.path(*parts)
         try:
-            self.fs.pipe_file(target, stage.read_bytes(), mode="create")
-        except OSError as error:
-            # Not every S3 server refuses in the words by which s3fs knows a FileExistsError.
-            if isinstance(error, FileExistsError) or self.fs.exists(target):
-                raise AlreadyExistsError(f"{target} is there already") from None
-            raise
+            if self.is_local:
+                with self._saying_who_took_over():
+                    disk.appear(stage, Path(target), once)
+            elif self.fence:
+                objects.put_fenced(self.fs, stage, target, once, self.fence.check)
+            else:
+                objects.put(self.fs, stage, target, once)
+        except FileExistsError:
+            if not once:
+                raise
+            if self.fence:
+                self.fence.check()
+            raise AlreadyExistsError(f"{target} is there already") from None
+
+    def reveal_folder(self, stage: Path, *parts: str) -> None:
+        """Let a folder that was staged without a fence appear in place of what is there, synced.
+
+        Only a local store does. Behind the fence, other code could make the fence's own folder
+        again, with those above its files.
+        """
+        target = Path(self.path(*parts))
+        disk.sync_tree(stage)
+        self.remove(*parts)
+        with self._saying_who_took_over():
+            behind = stage.rename(self._stages() / f"staged-{uuid.uuid4().hex}")
+            disk.make_folder(target.parent)
+            behind.rename(target)
+            disk.sync_folder(target.parent)
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all in it; nothing happens where there is none."""
-        if self.exists(*parts):
-            self.fs.rm(self.path(*parts), recursive=True)
+        if not self.exists(*parts):
+            return
+        if self.fence and self.is_local:
+            with self._saying_who_took_over():
+                disk.discard(Path(self.path(*parts)), self._stages())
+            return
+        if self.fence:
+            self.fence.check()  # an object store removes under no condition
+        self.fs.rm(self.path(*parts), recursive=True)
 
+    def _stages(self) -> Path:
+        """Return the folder for staged files; behind a fence it is there, or the right is lost."""
+        if not self.is_local:
+            return Path(tempfile.gettempdir())
+        folder = Path(self.path(STAGED))
+        if self.fence:
+            return folder / self.fence.stage
+        disk.make_folder(folder)
+        return folder
 
-def _publish_local(stage: Path, target: Path, once: bool) -> None:
-    """Let a staged file appear under its name, so that a power cut cannot take it away again."""
-    with stage.open("rb+") as written:
-        os.fsync(written.fileno())
-    if once:
+    @contextmanager
+    def _saying_who_took_over(self) -> Iterator[None]:
+        """Raise what the fence says for an error that comes of its folder's removal."""
         try:
-            os.link(stage, target)
-        except FileExistsError:
-            raise AlreadyExistsError(f"{target} is there already") from None
-    else:
-        stage.replace(target)
-    # The name is in the folder, which is a file of its own.
-    _sync_folder(target.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and sync the folders that new ones are named in."""
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in new:
-        _sync_folder(each.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+            yield
+        except OSError:
+            if not self.fence or not self.is_local or self._stages().is_dir():
+                raise
+            self.fence.check()
+            raise StoreError(
+                f"{self._stages()} is gone, though nobody took over: leave {STAGED} alone, and "
+                "run the same command again to go on"
+            ) from None
 
 
 def digest_of(content: bytes) -> str:

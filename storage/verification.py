@@ -5,6 +5,7 @@ Pages for people are left out: they have no digest, and `screen` makes them anew
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 
 import numpy as np
@@ -34,6 +35,7 @@ from storage.reports.tables import (
     FIELDS,
     IMAGES,
     SLIDES,
+    is_withdrawn,
     report_digest,
     report_path,
 )
@@ -219,14 +221,18 @@ def _report_checks(store: Store, only: str | None) -> Iterator[Check]:
 
 
 def _report(store: Store, kind: str, name: str, path: tuple[str, ...]) -> None:
-    """Compare a report with the seals of its batch, or with its checksums where there are none."""
+    """Compare a report with the seals of its batch, or with its checksums where there are none.
+
+    Those of a batch that is not published, for its reports are being replaced, have no seal yet.
+    """
     seals = [
         seal
         for key in _attempts(store, name)
         for seal in list_seals(store, load_batch_of_key(store, key))
     ]
     sealed = {SEALED_AS[kind](seal) for seal in seals} - {None}
-    if not sealed:
+    day = date.fromisoformat(path[-2].removeprefix("batch_date="))
+    if not sealed or is_withdrawn(store, name, day):
         read_table(store, *path)
     elif report_digest(store, path) not in sealed:
         raise StoreError(

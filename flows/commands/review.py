@@ -231,7 +231,7 @@ def import_verdicts(
     except VerdictError as error:
         raise VerdictError(f"{file}: {error}") from None
     # One import at a time: it looks whether a cell is a label of another batch.
-    with lease(store, "reviews", wait=True, on_wait=tell):
+    with lease(store, "reviews", wait=True, on_wait=tell) as held:
         frozen = published_batch(store, batch)
         try:
             scored, card = _scored(store, frozen)
@@ -245,7 +245,7 @@ def import_verdicts(
             store, before, verdicts, scored, places, card
         )
         if new or changed:
-            save_review(store, review)
+            save_review(held.store, review)
         else:
             review = before
     labelled = review.rows.filter(review.rows["label"].is_valid())

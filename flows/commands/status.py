@@ -18,6 +18,7 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
+from storage.reports.tables import is_withdrawn
 from storage.store import Store
 from storage.verification import all_checks, batch_checks
 
@@ -111,7 +112,8 @@ def status(
 
 
 def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
-    seals = list_seals(store, batch, leave_out)
+    is_published = not is_withdrawn(store, batch.name, batch.batch_date)
+    seals = list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
     extracted = max(
         (

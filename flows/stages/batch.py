@@ -44,6 +44,7 @@ def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManag
 
 
 def start_or_resume(
+    store: Store,
     settings: Settings,
     name: str,
     images: str | list[str],
@@ -62,7 +63,7 @@ def start_or_resume(
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
-    store, images = Store(settings.store), as_given(images)
+    images = as_given(images)
     _refuse_among_others(store, images)
     batch, started_at = find_batch(store, name), now()
     if batch and batch_date not in (None, batch.batch_date):

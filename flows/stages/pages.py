@@ -22,7 +22,7 @@ from flows.stages.jobs import run_jobs
 from flows.stages.publish import batch_report, nights_before
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
-from storage.leases import lease
+from storage.leases import LeaseLostError, lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
@@ -55,6 +55,7 @@ def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
 @task(cache_policy=NO_CACHE)
 def write_page(
     client: Client,
+    store: Store,
     settings: Settings,
     batch: Batch,
     seal: Seal,
@@ -62,7 +63,6 @@ def write_page(
     detector: DetectorCard,
 ) -> None:
     """Write the page of a published batch and list it; the same batch makes the same page."""
-    store = Store(settings.store)
     fitted = load_fitted_detector(store, detector)
     limit = threshold(fitted.calibration, detector.alpha)
     highlights = Highlights(card.classes, fitted.scales, limit)
@@ -95,16 +95,23 @@ def write_page(
 
 def try_page(
     client: Client,
+    store: Store,
     settings: Settings,
     batch: Batch,
     seal: Seal,
     card: ModelCard,
     detector: DetectorCard,
 ) -> str | None:
-    """Make the page, or say why that failed: by then the report is published, and good without."""
+    """Make the page, or say why that failed: by then the report is published, and good without.
+
+    Raises:
+        LeaseLostError: another run has taken over, so the report may be another one by now.
+    """
     try:
         with stage("page"):
-            write_page(client, settings, batch, seal, card, detector)
+            write_page(client, store, settings, batch, seal, card, detector)
+    except LeaseLostError:
+        raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -115,10 +122,12 @@ def _write_index(store: Store, batch: Batch) -> None:
 
     One run at a time does, or an older list might replace a newer one.
     """
-    with lease(store, "reports", wait=True, on_wait=tell):
+    with lease(store, "reports", wait=True, on_wait=tell) as held:
+        if store.fence:
+            store.fence.check()
         nights = nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
-        store.write_bytes(index_page(nights, pages).encode(), *index_path())
+        held.store.write_bytes(index_page(nights, pages).encode(), *index_path())
 
 
 def _exhibits(

@@ -1,6 +1,6 @@
 """Publish a batch: join the rows of its shards into reports, and seal them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Protocol
 
@@ -27,17 +27,13 @@ from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import field_schema
+from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
     SLIDES,
-    of_attempt,
-    publish_report,
     read_batches_before,
     report_digest,
     report_path,
@@ -53,12 +49,6 @@ from tasks.reports.slides import SlideTally
 from tasks.types import Verdict
 
 NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
-
-SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
-    FIELDS: field_schema,
-    SLIDES: slide_schema,
-    BATCHES: batch_schema,
-}
 
 
 def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
@@ -106,45 +96,57 @@ class Tally(Protocol):
 
 @task(cache_policy=NO_CACHE)
 def publish(
-    settings: Settings, batch: Batch, card: ModelCard, detector: DetectorCard, parts: int
+    store: Store,
+    settings: Settings,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: int,
 ) -> Seal:
-    """Join the parts' rows into the report, let it appear at once with its summaries, and seal it.
+    """Join the parts' rows into the reports, let these appear together, and seal them.
 
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
-    store = Store(settings.store)
     scored_at = screening_start(store, batch, detector.name)
     made_by = provenance_of(batch, card.name, detector.name, scored_at)
     tallies = _tallies(settings, store, batch, detector)
-    digests = {
-        IMAGES: _publish(
-            store,
-            batch,
-            IMAGES,
-            image_schema(card.classes, list(detector.taps)),
-            _counted_parts(store, batch, detector.name, parts, list(tallies.values())),
-        )
-    }
+    with publication(store, batch) as reports:
+        counts = _stage(reports, card, detector, parts, tallies, made_by)
+        if counts.images != batch.rows:
+            raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
+        reports.appear()
+    seal = _seal(batch, card, made_by, counts, reports.digests)
+    write_seal(store, batch, seal)
+    discard_scores(store, batch, detector.name)
+    return seal
+
+
+def _stage(
+    reports: Publication,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: int,
+    tallies: Mapping[str, Tally],
+    made_by: Provenance,
+) -> NightTally:
+    """Stage all reports of a batch; return what they count."""
+    store, batch = reports.store, reports.batch
+    rows = _counted_parts(store, batch, detector.name, parts, list(tallies.values()))
+    reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
     slides, night = tallies[SLIDES], tallies[BATCHES]
     assert isinstance(slides, SlideTally)
     assert isinstance(night, BatchTally)
     for part in range(parts):
         slides.count_shifts(read_table(store, *shifts_path(batch, detector.name, part)))
     for kind, tally in tallies.items():
-        rows = tally.table(made_by)
-        digests[kind] = _publish(store, batch, kind, SCHEMAS[kind](), [rows])
+        table = tally.table(made_by)
+        reports.add(kind, SCHEMAS[kind](), [table])
         # Fields tell of their slide, and slides of their night.
         if kind == FIELDS:
-            slides.count_fields(rows)
+            slides.count_fields(table)
         if kind == SLIDES:
-            night.count_slides(rows)
-    counts = night.night
-    if counts.images != batch.rows:
-        raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
-    seal = _seal(batch, card, made_by, counts, digests)
-    write_seal(store, batch, seal)
-    discard_scores(store, batch, detector.name)
-    return seal
+            night.count_slides(table)
+    return night.night
 
 
 def _tallies(
@@ -182,13 +184,6 @@ def _counted_parts(
         for tally in tallies:
             tally.count(rows)
         yield rows
-
-
-def _publish(
-    store: Store, batch: Batch, kind: str, schema: pa.Schema, parts: Iterable[pa.Table]
-) -> str:
-    path = report_path(batch.name, batch.batch_date, kind)
-    return publish_report(store, path, of_attempt(schema, batch.attempt), parts)
 
 
 def _seal(

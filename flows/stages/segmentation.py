@@ -91,6 +91,7 @@ def cut_up(
     """
     store = Store(settings.store)
     with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
+        store = held.store
         frozen = _start_or_resume(store, name, images, cutting, root, slide_is, limit)
         done = read_segmented(store, name)
         if done is not None:

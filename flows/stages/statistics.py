@@ -64,7 +64,8 @@ def statistics_with_slides(
 
 def add_slides(client: Client, store: Store, card: ModelCard) -> Lineage:
     """Return a model's newest version, after what slides tell was added to one that lacks it."""
-    with statistics_lease(store, card):
+    with statistics_lease(store, card) as held:
+        store = held.store
         latest = latest_statistics(store, card.name)
         assert latest is not None
         if latest.schema_version > 1:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import FsspecStore, LocalStore
 
+from storage.disk import sync_files
 from storage.store import Store, StoreError
 
 SCHEMA_VERSION = 2  # 1 had no `colour`
@@ -127,7 +129,27 @@ def create_features(
                 f"{store.address('features', model, f'{batch}.zarr')} belongs to another "
                 "manifest or model; remove it or choose another batch name"
             )
-    group = zarr.create_group(_zarr_store(store, model, batch), zarr_format=3, overwrite=True)
+    attributes["schema_version"] = SCHEMA_VERSION
+    if not store.is_local:
+        if store.fence:
+            store.fence.check()  # one object each, and an object store removes under no condition
+        _make_group(_zarr_store(store, model, batch), template, rows, shard_rows, attributes)
+        return
+    # Not through the fence's own stage: zarr makes the folders above its files.
+    with Store(store.url).stage() as stage:
+        _make_group(LocalStore(stage), template, rows, shard_rows, attributes)
+        store.reveal_folder(stage, "features", model, f"{batch}.zarr")
+
+
+def _make_group(
+    there: LocalStore | FsspecStore,
+    template: dict[str, NDArray[Any]],
+    rows: int,
+    shard_rows: int,
+    attributes: dict[str, Any],
+) -> None:
+    """Make a group and its arrays of so many rows, shaped like a template's single one."""
+    group = zarr.create_group(there, zarr_format=3, overwrite=True)
     for name, values in template.items():
         group.create_array(
             name,
@@ -138,7 +160,7 @@ def create_features(
             compressors=None,
         )
     # The attributes come last: a group without them is one whose making was cut short.
-    group.update_attributes(attributes | {"schema_version": SCHEMA_VERSION})
+    group.update_attributes(attributes)
 
 
 def _whole_attributes(
@@ -171,7 +193,19 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
         block = replace(block, colour=None)
     for name, values in block.arrays().items():
         arrays[name][start:stop] = values
+    if store.is_local:
+        _sync_chunks(store, model, batch, arrays, start // shard_rows)
     return block.digest()
+
+
+def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], number: int) -> None:
+    """Sync the n-th chunk of each array, so that what the ledger says survives a power cut."""
+    root = Path(store.path("features", model, f"{batch}.zarr"))
+    keys = {
+        name: array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
+        for name, array in arrays.items()
+    }
+    sync_files([root / name / key for name, key in keys.items()], root)
 
 
 def read_block(

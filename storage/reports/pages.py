@@ -17,6 +17,16 @@ def index_path() -> tuple[str, ...]:
     return ("reports", HTML, "index.html")
 
 
+def withdraw_page(store: Store, batch: str) -> None:
+    """Replace the page of a batch whose reports are replaced by one that says so."""
+    text = f"The reports of batch {batch} are being replaced"
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title>'
+        f"<p>{text}; run slidewatch screen again if this page stays.</p></html>\n"
+    )
+    store.write_bytes(page.encode(), *page_path(batch))
+
+
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:
     """Tell whether the head of a batch's page names ``made_from``, the digest of its reports.
 

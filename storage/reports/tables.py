@@ -3,19 +3,21 @@
 Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
 and where cells are cut out here, of ``fields`` one for each field of view.
 ``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
-A report is staged and renamed once, so a reader of the folder sees the old one or the new one.
+A report is staged and renamed once, so a reader of the folder sees the old one or the new one; how
+those of a batch are replaced together is in `storage.reports.publication`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, load_batch
-from storage.parquet import read_footer, read_table, write_parts
+from storage.parquet import read_footer, read_table, stage_parts
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, StoreError, digest_of
@@ -42,12 +44,17 @@ def published_batch(store: Store, name: str) -> Batch:
     """Load the attempt at a batch that made its report; a later one may be unfinished.
 
     Raises:
-        StoreError: there is no such batch, or it has no report.
+        StoreError: there is no such batch, or it has no report, or its reports are being replaced.
     """
     batch = load_batch(store, name)
     path = report_path(batch.name, batch.batch_date)
     if not store.exists(*path):
         raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
+    if is_withdrawn(store, batch.name, batch.batch_date):
+        raise StoreError(
+            f"the reports of batch {batch.name} are being replaced: wait for the run that does, or "
+            "run slidewatch screen again if there is none"
+        )
     stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
     if stated is not None:
         return load_batch(store, batch.name, int(stated))
@@ -58,6 +65,12 @@ def published_batch(store: Store, name: str) -> Batch:
         if any(seal.report_digest == digest for seal in list_seals(store, found)):
             return found
     return batch
+
+
+def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
+    """Tell whether the row of a batch is withdrawn, for its reports are being replaced."""
+    path = report_path(batch, batch_date, BATCHES)
+    return store.exists(*path) and read_footer(store, *path).num_rows == 0
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -77,9 +90,15 @@ def publish_report(
     store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
     """Write a report part by part, complete or not at all; return its sha256."""
+    with store.staged(*path) as stage:
+        return stage_report(stage, schema, parts)
+
+
+def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> str:
+    """Write a report part by part to a file that `Store.stage` gave; return its sha256."""
     groups = _row_groups(part.select(schema.names).cast(schema) for part in parts)
     bloom = {"image_id": BLOOM} if "image_id" in schema.names else None
-    return write_parts(store, schema, groups, *path, bloom=bloom)
+    return stage_parts(stage, schema, groups, bloom)
 
 
 def read_batches_before(
@@ -115,14 +134,15 @@ def newest_batches(
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
     """Read the row of every wanted batch, and when it was published, the newest first.
 
-    See `read_readable` for damaged ones.
+    See `read_readable` for damaged ones. A row that is withdrawn is of no published batch.
     """
     for folder in reversed(store.names("reports", BATCHES)):
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
                 file = "/".join(("reports", BATCHES, folder, name))
                 for rows in read_readable(partial(read_table, store), [file], on_damage):
-                    yield rows.to_pylist()[0], store.modified(file)
+                    for row in rows.to_pylist():
+                        yield row, store.modified(file)
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

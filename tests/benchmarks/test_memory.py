@@ -46,7 +46,7 @@ if __name__ == "__main__":
         extract.fn(client, store, batch, card)
         parts = score_slides.fn(client, store, batch, card, detector)
         workers = client.run(peak)
-    seal = publish.fn(settings, batch, card, detector, parts)
+    seal = publish.fn(store, settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     print(json.dumps({"worker": max(workers.values()), "coordinator": peak()}))
 """

@@ -89,7 +89,7 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
     card = load_card(tiny.store, detector.model)
 
     def publish_report() -> None:
-        assert publish.fn(tiny.settings, tiny.batch, card, detector).rows == SHARDS
+        assert publish.fn(tiny.store, tiny.settings, tiny.batch, card, detector).rows == SHARDS
 
     with open_client(tiny.settings) as client:
 

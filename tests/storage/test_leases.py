@@ -30,18 +30,28 @@ class Clock:
 
     def __init__(self) -> None:
         self.time = datetime(2026, 1, 3, 22, tzinfo=UTC)
+        self.since = 0.0
 
     def __call__(self) -> datetime:
         return self.time
 
     def forward(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+        self.since += seconds
+
+    def set(self, seconds: float) -> None:
+        """Set the time of day ahead or back, as NTP does: no time passes."""
+        self.time += timedelta(seconds=seconds)
+
+    def awake(self) -> float:
+        return self.since
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(leases, "_now", clock)
+    monkeypatch.setattr(leases, "_awake", clock.awake)
     return clock
 
 

@@ -66,6 +66,7 @@ def test_nothing_is_in_the_store_until_the_block_ends(any_store: Store) -> None:
 
 
 def test_a_stage_never_lies_in_a_folder_that_readers_scan(store: Store) -> None:
+    Path(store.path("reports")).mkdir(parents=True)
     with store.staged("reports", "file") as stage:
         stage.write_bytes(b"half")
         assert list(Path(store.path("reports")).iterdir()) == []

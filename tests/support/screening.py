@@ -43,7 +43,7 @@ def screen_anew(
     batch = freeze(settings, manifest, name)
     extract.fn(client, store, batch, card)
     parts = score_slides.fn(client, store, batch, card, detector)
-    seal = publish.fn(settings, batch, card, detector, parts)
+    seal = publish.fn(store, settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 

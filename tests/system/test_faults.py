@@ -247,24 +247,27 @@ from flows.settings import Settings
 from storage.store import Store
 
 store, images, scheduler, when, point, flow, batch = sys.argv[1:8]
-honest, count = Store.staged, 0
-from contextlib import contextmanager
+count = 0
 
-@contextmanager
-def staged(self, *parts, once=False):
-    global count
-    count += 1
-    print("write", count, "/".join(parts), flush=True)
-    if when == "before" and count == int(point):
-        os.kill(os.getpid(), signal.SIGKILL)
-    with honest(self, *parts, once=once) as stage:
-        yield stage
-        if when == "during" and count == int(point):
+def dying(honest):
+    def reveal(self, stage, *parts, **once):
+        global count
+        count += 1
+        print("write", count, "/".join(parts), flush=True)
+        dies = count == int(point)
+        if when == "before" and dies:
+            if stage.is_file():
+                os.truncate(stage, stage.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-    if when == "after" and count == int(point):
-        os.kill(os.getpid(), signal.SIGKILL)
+        if when == "during" and dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        honest(self, stage, *parts, **once)
+        if when == "after" and dies:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-Store.staged = staged
+    return reveal
+
+Store.reveal, Store.reveal_folder = dying(Store.reveal), dying(Store.reveal_folder)
 if __name__ == "__main__":
     settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
     {"fit": fit, "screen": screen}[flow](images, batch=batch, settings=settings)

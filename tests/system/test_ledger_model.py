@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import storage.store
+import storage.disk
 from storage.batches.features import (
     FAILED,
     SCORED,
@@ -178,7 +178,7 @@ class Ledger(RuleBasedStateMachine):
         self.freeze(len(self.attempts), uris)
 
     def killed_while_starting(self, writes: int) -> None:
-        with killed_after(writes, storage.store, "_publish_local"):
+        with killed_after(writes, storage.disk, "appear"):
             self.freeze(len(self.attempts) + 1, ["never.png"])
 
     @precondition(lambda self: len(self.attempts) < 3)
@@ -257,7 +257,7 @@ class Ledger(RuleBasedStateMachine):
         block = self.block_of(shard)
         if arrays == len(ARRAYS):
             self.write(shard, block)
-            with killed_after(0, storage.store, "_publish_local"):
+            with killed_after(0, storage.disk, "appear"):
                 self.enter(shard, block)
         else:
             with killed_after(arrays, zarr.Array, "__setitem__"):

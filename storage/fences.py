@@ -1,0 +1,82 @@
+"""Fence off runs that have lost a lease: a folder of stages for each holder, in ``.staged``.
+
+All that a holder writes to a local store is renamed or linked out of its own folder. Whoever takes
+the lease over removes that folder before it goes on, and nobody makes it again: a run that had
+stalled finds no file to rename, whatever it looked up before.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from storage import disk
+from storage.store import STAGED, Store
+
+OLD = 24 * 3600.0  # seconds after which a stage is one that a killed run has left
+
+
+def stage_of(what: tuple[str, ...], number: int, owner: str) -> str:
+    """Name the folder of a lease's holder; no name in a store has "~" and a number so.
+
+    >>> stage_of(("batches", "night"), 12, "af3")
+    'batches~night~000012~af3'
+    """
+    return "~".join((*what, f"{number:06d}", owner))
+
+
+def lease_of(stage: str) -> tuple[tuple[str, ...], int] | None:
+    """Find the lease and the number that a folder is of; None where it is no holder's.
+
+    >>> lease_of("batches~night~000012~af3")
+    (('batches', 'night'), 12)
+    """
+    *what, number, _ = ["", *stage.split("~")]
+    found = re.fullmatch("[0-9]{6,}", number)
+    return (tuple(what[1:]), int(number)) if found and len(what) > 1 else None
+
+
+def open_stage(store: Store, stage: str) -> None:
+    """Make the folder of a holder that has just taken a lease."""
+    if store.is_local:
+        disk.make_folder(Path(store.path(STAGED, stage)))
+
+
+def close_stage(store: Store, stage: str) -> None:
+    """Remove the folder of a holder that goes."""
+    if store.is_local:
+        disk.delete(Path(store.path(STAGED, stage)))
+
+
+def close_others(store: Store, what: tuple[str, ...], number: int, stage: str) -> None:
+    """Remove the folders of all who held a lease before its present holder."""
+    for path in _stages(store):
+        found = lease_of(path.name)
+        if found and found[0] == what and found[1] <= number and path.name != stage:
+            disk.discard(path, path.parent)
+
+
+def sweep(store: Store, is_held: Callable[[tuple[str, ...], int], bool]) -> int:
+    """Remove old stages that killed runs have left, and count them.
+
+    Args:
+        store: where they are.
+        is_held: tells whether the holder with a number holds a lease yet; it may be at work for
+            longer than a stage takes to be old.
+    """
+    count = 0
+    for path in _stages(store):
+        with suppress(FileNotFoundError):  # another run removes it
+            if time.time() - path.stat().st_mtime < OLD:
+                continue
+            found = lease_of(path.name)
+            if not (found and is_held(*found)):
+                disk.discard(path, path.parent)
+                count += 1
+    return count
+
+
+def _stages(store: Store) -> list[Path]:
+    folder = Path(store.path(STAGED))
+    return list(folder.iterdir()) if store.is_local and folder.is_dir() else []

@@ -1,0 +1,80 @@
+"""Write to object stores, where a PUT is atomic and may have a condition."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TRIES = 3
+ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice as much is one PUT
+
+
+def put(fs: Any, stage: Path, target: str, once: bool) -> None:
+    """Put a file; with ``once``, FileExistsError where one is there."""
+    if not once:
+        fs.put_file(str(stage), target)
+        return
+    try:
+        fs.pipe_file(target, stage.read_bytes(), mode="create")
+    except OSError as error:
+        # Not every S3 server refuses in the words by which s3fs knows a FileExistsError.
+        if isinstance(error, FileExistsError) or fs.exists(target):
+            raise FileExistsError(target) from None
+        raise
+
+
+def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[], None]) -> None:
+    """Put a file unless another run has taken over, whenever that was.
+
+    First the object's tag is noted, then the lease is checked, then the PUT asks for that tag. The
+    lease was held after the tag was noted, so whatever a successor has put since has another one,
+    and a PUT that arrives too late is refused. Filesystems other than S3 know no conditions: there
+    a check right before the PUT must do.
+
+    Args:
+        fs: the filesystem.
+        stage: the file.
+        target: its path there.
+        once: raise FileExistsError where one is there.
+        check: raises where the lease is lost.
+    """
+    if once or not is_conditional(fs):
+        check()
+        put(fs, stage, target, once)
+        return
+    for left in reversed(range(TRIES)):
+        tag = tag_of(fs, target)
+        check()
+        try:
+            put_if(fs, stage, target, tag)
+        except OSError:
+            if tag_of(fs, target) == tag:
+                raise
+            check()
+            # The lease is ours still: a run that had stalled wrote in between, or the answer to
+            # our own first attempt was lost.
+            if not left:
+                raise
+        else:
+            return
+
+
+def is_conditional(fs: Any) -> bool:
+    """Tell whether a PUT to a filesystem can ask for a tag."""
+    protocol = fs.protocol
+    return "s3" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def put_if(fs: Any, stage: Path, target: str, tag: str | None) -> None:
+    """Put a file where the object has this tag, or None where there is none; else OSError."""
+    condition = {"mode": "create"} if tag is None else {"IfMatch": tag}
+    fs.put_file(str(stage), target, chunksize=ONE_PUT, **condition)
+
+
+def tag_of(fs: Any, target: str) -> str | None:
+    """Look up the tag of an object, which changes with its content; None where there is none."""
+    fs.invalidate_cache()
+    try:
+        info = fs.info(target)
+    except FileNotFoundError:
+        return None
+    return info.get("ETag") if info["type"] == "file" else None

@@ -1,0 +1,92 @@
+"""Let the reports of an attempt appear in place of those of another, never mixed with them.
+
+All reports are staged before the first one appears. Where there are others of the batch, those on
+batches, slides and fields, and the page, are withdrawn: replaced by tables without rows and a page
+that says so. Then the report on images is replaced by one rename, and the others follow it. So at
+every moment all rows of a batch that a reader finds are of one attempt by one detector, and a batch
+whose row is withdrawn is not published. The seal, written last, says that all of it is there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage.batches.manifests import Batch
+from storage.parquet import read_footer, write_table
+from storage.reports.pages import page_path, withdraw_page
+from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import (
+    BATCHES,
+    FIELDS,
+    IMAGES,
+    SLIDES,
+    of_attempt,
+    report_digest,
+    report_path,
+    stage_report,
+)
+from storage.store import Store
+
+SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
+    FIELDS: field_schema,
+    SLIDES: slide_schema,
+    BATCHES: batch_schema,
+}
+APPEARING = (IMAGES, FIELDS, SLIDES, BATCHES)
+
+
+@dataclass
+class Publication:
+    """The reports of a batch's attempt that are staged: their files and sha256 by kind."""
+
+    store: Store
+    batch: Batch
+    stages: ExitStack
+    files: dict[str, Path] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+        """Stage the report of a kind, part by part."""
+        stage = self.stages.enter_context(self.store.stage())
+        self.digests[kind] = stage_report(stage, of_attempt(schema, self.batch.attempt), parts)
+        self.files[kind] = stage
+
+    def appear(self) -> None:
+        """Let all reports appear; those that are there already, byte by byte, are left alone."""
+        before = {kind: report_digest(self.store, self._path(kind)) for kind in APPEARING}
+        other = [kind for kind in APPEARING if before[kind] not in (None, self.digests.get(kind))]
+        if any(self._rows(kind) for kind in other):
+            self._withdraw([kind for kind in SCHEMAS if before[kind] is not None])
+        for kind in APPEARING:
+            if (
+                kind in self.files
+                and report_digest(self.store, self._path(kind)) != self.digests[kind]
+            ):
+                self.store.reveal(self.files[kind], *self._path(kind))
+
+    def _withdraw(self, kinds: list[str]) -> None:
+        for kind in reversed(kinds):
+            if self._rows(kind):
+                schema = of_attempt(SCHEMAS[kind](), self.batch.attempt)
+                write_table(self.store, schema.empty_table(), *self._path(kind))
+        if self.store.exists(*page_path(self.batch.name)):
+            withdraw_page(self.store, self.batch.name)
+
+    def _path(self, kind: str) -> tuple[str, ...]:
+        return report_path(self.batch.name, self.batch.batch_date, kind)
+
+    def _rows(self, kind: str) -> int:
+        count: int = read_footer(self.store, *self._path(kind)).num_rows
+        return count
+
+
+@contextmanager
+def publication(store: Store, batch: Batch) -> Iterator[Publication]:
+    """Stage reports in the block; what has not appeared at its end is gone."""
+    with ExitStack() as stages:
+        yield Publication(store, batch, stages)
