@@ -12,7 +12,7 @@ from flows.options.flows import Prune
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
-from storage.leases import HeldByOtherError
+from storage.leases import HeldByOtherError, sweep
 from storage.records import now
 from storage.retention import Removable, expired_features, expired_reports, remove, size_of
 from storage.store import Store
@@ -25,13 +25,17 @@ class PolicyError(Exception):
 
 
 class PruneOutcome(Outcome):
-    """The batches whose features or reports were removed, or would be, and their bytes."""
+    """The batches whose features or reports were removed, or would be, and their bytes.
+
+    ``swept`` counts the half-written files that killed runs had left.
+    """
 
     applied: bool
     removed: dict[str, list[str]]
     bytes: int
     busy: list[str]
     damaged: list[str]
+    swept: int = 0
 
     @property
     def failed(self) -> bool:
@@ -47,6 +51,8 @@ class PruneOutcome(Outcome):
         ]
         if self.busy:
             rows.append(("left, for they are being worked on", ", ".join(self.busy)))
+        if self.swept:
+            rows.append(("half-written, of killed runs", f"{self.swept:,} files or folders"))
         hint = "" if self.applied or not rows else "\nnothing was removed yet: --apply does it"
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows) if rows else ''}{hint}".strip()
 
@@ -92,6 +98,8 @@ def prune(
     if reports is not None:
         day = moment.date() - timedelta(days=reports)
         take(lambda only: expired_reports(store, day, only, leave))
+    if apply:
+        outcome.swept = sweep(store)
     return outcome
 
 

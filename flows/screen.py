@@ -20,7 +20,7 @@ from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
-from storage.batches.ledger import Seal, is_announced, note_announced
+from storage.batches.ledger import Seal, discard_scores, is_announced, note_announced
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import load_detector_card, load_model_of
@@ -148,6 +148,8 @@ def screen(
             )
         seal = valid_seal(store, frozen, detector_card.name)
         repeated = seal is not None
+        if repeated:
+            discard_scores(store, frozen, detector_card.name)  # a run may die right after its seal
         page_failure = None
         if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:

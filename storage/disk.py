@@ -25,6 +25,14 @@ def appear(stage: Path, target: Path, once: bool) -> None:
     sync_folder(target.parent)
 
 
+def appear_folder(stage: Path, behind: Path, target: Path) -> None:
+    """Let a staged folder that is synced appear under a free name, by way of a name ``behind``."""
+    stage.rename(behind)
+    make_folder(target.parent)
+    behind.rename(target)
+    sync_folder(target.parent)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, and sync the folders that new ones are named in."""
     new = [each for each in (folder, *folder.parents) if not each.exists()]

@@ -67,7 +67,7 @@ def sweep(store: Store, is_held: Callable[[tuple[str, ...], int], bool]) -> int:
     """
     count = 0
     for path in _stages(store):
-        with suppress(FileNotFoundError):  # another run removes it
+        with suppress(OSError):  # another run removes it, or it is another user's
             if time.time() - path.stat().st_mtime < OLD:
                 continue
             found = lease_of(path.name)

@@ -211,10 +211,7 @@ class Store:
         disk.sync_tree(stage)
         self.remove(*parts)
         with self._saying_who_took_over():
-            behind = stage.rename(self._stages() / f"staged-{uuid.uuid4().hex}")
-            disk.make_folder(target.parent)
-            behind.rename(target)
-            disk.sync_folder(target.parent)
+            disk.appear_folder(stage, self._stages() / f"staged-{uuid.uuid4().hex}", target)
 
     def remove(self, *parts: str) -> None:
         """Remove a file or a folder with all in it; nothing happens where there is none."""

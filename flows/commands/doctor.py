@@ -3,8 +3,11 @@
 import platform
 import shutil
 import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -17,12 +20,17 @@ from flows.options.described import described
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from storage import objects
+from storage.leases import BEAT, LIFETIME
 from storage.models.classifiers import list_models
 from storage.records import now
-from storage.store import Store
+from storage.store import AlreadyExistsError, Store
 
 LEAST_DISK = 2 * 1024**3
 LEAST_DAYS = 14  # that certificates must hold yet
+CONTENT = b"slidewatch"
+VOLATILE = {"tmpfs", "ramfs"}
+OTHER_STORE = "put the store on ext4, XFS, NFS or an S3 server that knows conditional PUTs"
 
 
 class Check(Outcome):
@@ -64,6 +72,10 @@ def doctor(
         "processors": _processors,
         "cuda": _cuda,
         "store": _store,
+        "synced": _synced,
+        "created once": _created_once,
+        "replaced": _replaced,
+        "clock": _clock,
         "model": _model,
         "disk": _disk,
         "certificates": _certificates,
@@ -99,12 +111,83 @@ def _cuda(_: Settings) -> tuple[bool, str]:
     return True, ", ".join(names)
 
 
-def _store(settings: Settings) -> tuple[bool, str]:
+@contextmanager
+def _file(settings: Settings) -> Iterator[tuple[Store, str]]:
+    """Yield a store and a name in it that is free, and is so again afterwards."""
     store, name = Store(settings.store), f"doctor-{uuid.uuid4().hex}"
-    store.write_bytes(b"slidewatch", name)
-    well = store.read_bytes(name) == b"slidewatch"
-    store.remove(name)
-    return well, f"{store.address()} can be written and read"
+    try:
+        yield store, name
+    finally:
+        store.remove(name)
+
+
+def _store(settings: Settings) -> tuple[bool, str]:
+    with _file(settings) as (store, name):
+        store.write_bytes(CONTENT, name)
+        well = store.read_bytes(name) == CONTENT
+        return well, f"{store.address()} can be written and read"
+
+
+def _synced(settings: Settings) -> tuple[bool, str]:
+    with _file(settings) as (store, name):
+        if not store.is_local:
+            return True, "by the object store, which answers a PUT when it has it"
+        begun = time.monotonic()
+        store.write_bytes(CONTENT, name)  # which syncs the file and its folder
+        taken = 1000 * (time.monotonic() - begun)
+        kind = _filesystem(Path(store.root))
+        if kind in VOLATILE:
+            return True, f"warning: {kind} is memory: choose a store on a disk, or a reboot ends it"
+        return True, f"file and folder, on {kind}: {taken:.1f} ms a write"
+
+
+def _filesystem(path: Path) -> str:
+    """Name the kind of filesystem that a path lies on."""
+    kinds = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
+    found = next((each for each in (path, *path.resolve().parents) if each in kinds), None)
+    return kinds[found] if found else "an unknown filesystem"
+
+
+def _created_once(settings: Settings) -> tuple[bool, str]:
+    with _file(settings) as (store, name):
+        means = "hard links" if store.is_local else "PUT with If-None-Match"
+        try:
+            store.write_bytes(CONTENT, name, once=True)
+            store.write_bytes(b"another", name, once=True)
+        except AlreadyExistsError:
+            return True, f"by {means}: one run at a time holds a lease"
+        except OSError as error:
+            return False, f"no {means} ({error}): {OTHER_STORE}"
+        return False, f"{means}: not honoured, so two runs may hold one lease: {OTHER_STORE}"
+
+
+def _replaced(settings: Settings) -> tuple[bool, str]:
+    with _file(settings) as (store, name):
+        store.write_bytes(b"another", name)
+        if store.is_local:
+            store.write_bytes(CONTENT, name)
+            return store.read_bytes(name) == CONTENT, "by a rename, in one step"
+        late = "a run that stalls and comes back may overwrite what its successor has published"
+        if not objects.is_conditional(store.fs):
+            return True, f"warning: no conditional PUT is known for this kind of store: {late}"
+        with store.stage() as stage:
+            stage.write_bytes(CONTENT)
+            tag = objects.tag_of(store.fs, store.path(name))
+            objects.put_if(store.fs, stage, store.path(name), tag)
+            try:
+                objects.put_if(store.fs, stage, store.path(name), tag)
+            except OSError:
+                return True, "by PUT with If-Match: what comes too late is refused"
+        return True, f"warning: PUT with If-Match is not honoured: {late}: {OTHER_STORE}"
+
+
+def _clock(settings: Settings) -> tuple[bool, str]:
+    with _file(settings) as (store, name):
+        store.write_bytes(CONTENT, name)
+        apart = (store.modified(name) - datetime.now(UTC)).total_seconds()
+    well = abs(apart) < LIFETIME - BEAT
+    mend = "" if well else ": set both by NTP, or a run that works may be taken for dead"
+    return well, f"the store's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}{mend}"
 
 
 def _model(settings: Settings) -> tuple[bool, str]:

@@ -626,6 +626,49 @@ def test_a_renewal_counts_only_if_it_arrived_before_the_old_expiry(
                 held.check()
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_holder_whose_clock_is_set_keeps_its_lease(
+    any_store: Store, clock: Clock, hours: float
+) -> None:
+    """Nobody may take it for dead, on a host whose clock is right or where the holder's was set."""
+    with lease(any_store, *NIGHT, beat=NEVER) as held:
+        for _ in range(3):
+            clock.forward(30)
+            clock.set(3600 * hours)
+            held.check()
+            held.renew()
+            assert is_held(any_store)
+            clock.set(-3600 * hours)
+            assert is_held(any_store)
+        clock.forward(61)
+        with pytest.raises(LeaseLostError, match="ran out"):
+            held.check()
+
+
+def test_who_waits_when_the_clock_is_set_ahead_takes_no_lease_from_the_living(
+    any_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = leave(any_store, host="elsewhere")
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if not waited:
+            clock.set(7200)
+        waited.append(seconds)
+        clock.forward(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with lease(any_store, *NIGHT, wait=True, poll=7):
+        assert sum(waited) >= (left.expires_at - left.taken_at).total_seconds()
+
+
+def test_the_clock_that_a_holder_goes_by_goes_on_and_is_not_the_time_of_day() -> None:
+    before, of_day = leases._awake(), time.time()
+    time.sleep(0.01)
+    assert 0.01 <= leases._awake() - before < 10
+    assert abs(of_day - before) > 1e6
+
+
 def test_a_taker_that_reads_slowly_does_not_take_a_lease_that_was_renewed_meanwhile(
     any_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

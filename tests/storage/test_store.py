@@ -96,6 +96,27 @@ def test_a_file_and_the_folders_that_name_it_are_synced_before_a_write_returns(
     assert len(synced) == 2  # the file and its folder, and no folder above
 
 
+def test_a_folder_that_other_code_staged_appears_whole_and_synced(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watch(number: int) -> None:
+        fsync(number)
+        synced.append(os.path.realpath(f"/proc/self/fd/{number}"))
+
+    store.write_bytes(b"old", "features", "night.zarr", "old")
+    monkeypatch.setattr(os, "fsync", watch)
+    with store.stage() as stage:
+        (stage / "tap").mkdir(parents=True)
+        (stage / "tap" / "zarr.json").write_bytes(b"{}")
+        store.reveal_folder(stage, "features", "night.zarr")
+    assert files(store) == {"features/night.zarr/tap/zarr.json": b"{}"}
+    assert {path.rpartition("/")[2] for path in synced} >= {"zarr.json", "tap", "features"}
+    assert synced[-1] == store.path("features")
+
+
 def test_once_refuses_a_second_write_and_keeps_the_first(any_store: Store) -> None:
     any_store.write_bytes(b"first", "folder", "file", once=True)
     with pytest.raises(AlreadyExistsError, match="folder/file is there already"):

@@ -84,7 +84,10 @@ def keep_detector(store: Store, detector: Detector, slides: int | None = None) -
         created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
         statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=9, alpha=0.05, uncertain_below=0.75, warnings=[], slides=slides,
-        taps={n: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0) for n in "ab"},
+        taps={
+            name: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
+            for name in detector.gaussians
+        },
     )  # fmt: skip
     save_detector(store, card, content)
     return card

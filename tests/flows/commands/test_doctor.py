@@ -1,12 +1,18 @@
+import errno
+import os
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import s3fs
 
 from flows.commands import doctor as module
 from flows.commands.certificates import certificates
 from flows.commands.doctor import doctor
 from flows.settings import Settings
+from storage.store import Store
 
 
 def found(settings: Settings) -> dict[str, tuple[bool, str]]:
@@ -31,6 +37,58 @@ def test_a_store_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     well, says = found(Settings(store=str(tmp_path / "file")))["store"]
     assert not well
     assert "Error" in says
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_what_a_disk_can_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(store=str(tmp_path / "store"))
+    says = found(settings)
+    assert re.match(r"file and folder, on \w+: [\d.]+ ms|warning: tmpfs", says["synced"][1])
+    assert says["created once"] == (True, "by hard links: one run at a time holds a lease")
+    assert says["replaced"] == (True, "by a rename, in one step")
+    assert re.fullmatch(r"the store's is 0 s (ahead|behind)", says["clock"][1])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    well, text = found(settings)["created once"]
+    assert not well
+    assert "no hard links" in text
+    assert "put the store on ext4, XFS, NFS or" in text
+    monkeypatch.setattr(Store, "modified", lambda *_: datetime.now(UTC) + timedelta(seconds=90))
+    well, text = found(settings)["clock"]
+    assert not well
+    assert re.match(r"the store's is (89|90) s ahead: set both by NTP", text)
+    monkeypatch.setattr(module, "_filesystem", lambda path: "tmpfs")
+    assert found(settings)["synced"][1].startswith("warning: tmpfs is memory")
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_what_an_object_store_can_do_is_told(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(store=f"{s3_bucket}/{tmp_path.name}")
+    assert not doctor(settings).failed
+    says = found(settings)
+    assert "PUT with If-None-Match: one run" in says["created once"][1]
+    assert "PUT with If-Match: what comes too late is refused" in says["replaced"][1]
+    call = s3fs.S3FileSystem._call_s3
+
+    async def unconditional(self: Any, *asked: Any, **options: Any) -> Any:
+        """A server that takes no notice of conditions."""
+        options = {name: value for name, value in options.items() if not name.startswith("If")}
+        return await call(self, *asked, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", unconditional)
+    says = found(settings)
+    assert says["created once"][0] is False
+    assert "two runs may hold one lease" in says["created once"][1]
+    assert says["replaced"][0]
+    assert says["replaced"][1].startswith("warning: PUT with If-Match is not honoured")
+    assert Store(settings.store).names() == []
+    memory = found(Settings(store=f"memory://{tmp_path.name}"))
+    assert memory["replaced"][1].startswith("warning: no conditional PUT is known")
 
 
 @pytest.mark.usefixtures("no_cluster")

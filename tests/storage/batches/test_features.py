@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_every_chunk_belongs_to_one_shard(store: Store) -> None:
     group = zarr.open_group(store.path("features", "tiny", "night.zarr"), mode="r")
     chunks = {name: group[name].chunks[0] for name in read(store).arrays()}
     assert set(chunks.values()) == {SHARD_ROWS}
+
+
+def test_the_chunks_of_a_shard_are_synced_and_no_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger says next that they are there, also after a power cut."""
+    create(store)
+    root = store.path("features", "tiny", "night.zarr")
+    write(store, 0, filled(SHARD_ROWS))
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watch(number: int) -> None:
+        fsync(number)
+        synced.append(os.path.realpath(f"/proc/self/fd/{number}").removeprefix(f"{root}/"))
+
+    monkeypatch.setattr(os, "fsync", watch)
+    block = filled(SHARD_ROWS)
+    block.label[:] = -1
+    block.status[:] = PENDING  # equal to the fill value, so there is no chunk
+    write(store, SHARD_ROWS, block)
+    found = [path for pattern in ("**/c/1", "**/c/1/*") for path in Path(root).glob(pattern)]
+    chunks = {path.relative_to(root).as_posix() for path in found if path.is_file()}
+    assert "tap/layer1/c/1/0" in chunks
+    assert "status/c/1" not in chunks
+    assert chunks == {path for path in synced if not (Path(root) / path).is_dir()}
+    folders = {path for path in synced if (Path(root) / path).is_dir()}
+    assert {"tap/layer1/c/1", "tap/layer1/c", "logits/c/1", "logits/c", "status/c"} <= folders
+    # First all files, then the folders that name them.
+    assert set(synced[: len(chunks)]) == chunks
+    print(f"{len(synced)} fsyncs a shard: {len(chunks)} chunks, {len(folders)} folders")
 
 
 def test_creating_again_keeps_what_was_written(any_store: Store) -> None:

@@ -1,0 +1,276 @@
+"""A batch that is published again: of one attempt at every moment, and never by a stalled run."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from flows.commands.status import status
+from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.shard import ShardJob, run_shard
+from flows.settings import Settings
+from flows.stages.publish import nights_before, publish, valid_seal
+from flows.stages.scoring import plan_parts
+from storage.batches.features import create_features
+from storage.batches.ledger import Screening, discard_scores, note_announced
+from storage.batches.manifests import BatchPlan, freeze_batch, load_batch
+from storage.leases import Lease, LeaseLostError, lease
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
+from storage.parquet import read_footer
+from storage.reports.pages import page_path
+from storage.reports.schemas.fields import field_schema
+from storage.reports.tables import (
+    ATTEMPT,
+    BATCHES,
+    FIELDS,
+    IMAGES,
+    SLIDES,
+    newest_batches,
+    of_attempt,
+    publish_report,
+    published_batch,
+    report_path,
+)
+from storage.store import Store, StoreError
+from storage.verification import batch_checks
+from tasks.images.listing import list_images
+from tests.support.models import CLASSES, WHEN
+from tests.support.shards import SHARD_ROWS, Night, add_detector, start
+from tests.support.stalls import NEVER, Moments, taken_over
+
+DAY = date(2026, 1, 3)
+KINDS = (IMAGES, FIELDS, SLIDES, BATCHES)
+PAGE = page_path("night")
+OWN = {f"batches/night~2/{kind}/d.json" for kind in ("sealed", "announced")}
+
+
+def score(store: Store, attempt: int) -> None:
+    """Score the shards of an attempt, as the stages before do on a cluster."""
+    batch, detector = load_batch(store, "night", attempt), load_detector_card(store)
+    card = load_card(store, "tiny")
+    for shard in batch.shards():
+        run_shard(ShardJob(store, batch, shard, card))
+    for number, part in enumerate(plan_parts(store, batch, by_slide=False)):
+        score_part(
+            ScoreJob(store, batch, card, detector, number, part.slides, part.spans, WHEN, None)
+        )
+    parts = ("batches", batch.key, "screenings", "d.json")
+    Screening(scored_at=WHEN).write(store, *parts)
+
+
+def start_again(store: Store, images: Path, attempt: int) -> None:
+    plan = BatchPlan(
+        name="night", images=str(images), limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
+        started_at=WHEN, attempt=attempt,
+    )  # fmt: skip
+    manifest = list_images(str(images), classes=CLASSES).slice(0, 24 - attempt)
+    batch, card = freeze_batch(store, plan, manifest), load_card(store, "tiny")
+    create_features(
+        store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
+        tap_widths=card.tap_widths, classes=2,
+        digests={"manifest": batch.manifest_digest, "model": card.digest},
+    )  # fmt: skip
+
+
+def publish_attempt(store: Store, attempt: int) -> None:
+    """Publish an attempt that is scored: reports, seal, page and announcement."""
+    batch, detector = load_batch(store, "night", attempt), load_detector_card(store)
+    parts = len(plan_parts(store, batch, by_slide=False))
+    settings = Settings(store=store.url)
+    seal = valid_seal(store, batch, "d")
+    if seal is None:
+        seal = publish.fn(store, settings, batch, load_card(store, "tiny"), detector, parts)
+    discard_scores(store, batch, "d")
+    assert valid_seal(store, batch, "d") == seal
+    store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)
+    note_announced(store, batch, seal)
+
+
+@pytest.fixture(scope="module")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, _store_with_model: Store, cells: Path
+) -> Path:
+    """A store with a published night, which had fields, and two more attempts that are scored."""
+    folder = tmp_path_factory.mktemp("published") / "store"
+    shutil.copytree(_store_with_model.root, folder)
+    store = Store(str(folder))
+    add_detector(Night(store, start(store, cells).batch, load_card(store, "tiny")))
+    score(store, 1)
+    publish_attempt(store, 1)
+    fields = pa.Table.from_pylist([{"batch": "night"}], schema=field_schema())
+    publish_report(
+        store, report_path("night", DAY, FIELDS), of_attempt(field_schema(), 1), [fields]
+    )
+    for attempt in (2, 3):
+        start_again(store, cells, attempt)
+        score(store, attempt)
+    # Publishing does without, and a store is quicker to copy.
+    store.remove("features")
+    return folder
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+def anew(request: pytest.FixtureRequest, published: Path, tmp_path: Path) -> Callable[[], Store]:
+    """Makes the published store anew each time it is called."""
+    count = iter(range(10_000))
+    if request.param == "local":
+        return lambda: Store(str(shutil.copytree(published, tmp_path / str(next(count)))))
+    bucket = request.getfixturevalue("s3_bucket")
+
+    def upload() -> Store:
+        store = Store(f"{bucket}/{tmp_path.name}/{next(count)}")
+        store.fs.put(f"{published}/", f"{store.root}/", recursive=True)
+        return store
+
+    return upload
+
+
+def attempts_seen(store: Store) -> set[int]:
+    """The attempts that rows of the night's tables, and its page, are of."""
+    found = set()
+    for kind in KINDS:
+        path = report_path("night", DAY, kind)
+        if store.exists(*path):
+            footer = read_footer(store, *path)
+            found |= {int(footer.metadata[ATTEMPT])} if footer.num_rows else set()
+    page = store.read_bytes(*PAGE)
+    return found | ({int(page[-1:])} if b"being replaced" not in page else set())
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """Everything in a store but stages and leases."""
+    paths = (path.removeprefix(f"{store.root}/") for path in store.fs.find(store.root))
+    return {
+        path: store.read_bytes(path)
+        for path in paths
+        if not path.startswith(".staged") and "/lease/" not in path
+    }
+
+
+def killed() -> None:
+    raise KeyboardInterrupt
+
+
+def test_of_a_night_that_is_published_again_all_that_is_visible_is_of_one_attempt(
+    anew: Callable[[], Store],
+) -> None:
+    """Also where the run is killed at any moment, and once more while it resumes."""
+    store = anew()
+    assert attempts_seen(store) == {1}
+    seen = list[set[int]]()
+    with (
+        lease(store, "batches", "night", beat=NEVER) as held,
+        Moments(each=lambda: seen.append(attempts_seen(store))).watched() as moments,
+    ):
+        publish_attempt(held.store, 2)
+    assert all(len(each) <= 1 for each in seen)
+    assert {frozenset(each) for each in seen} == {frozenset({1}), frozenset({2})}
+    wanted = files(store)
+    assert store.read_bytes(*PAGE) == b"the page of attempt 2"
+    counts = {kind: read_footer(store, *report_path("night", DAY, kind)).num_rows for kind in KINDS}
+    assert counts[FIELDS] == 0
+    assert counts[IMAGES] == 22
+    for at in range(moments.count):
+        trial = anew()
+        for again in (at, at // 2):
+            with (
+                suppress(KeyboardInterrupt),
+                lease(trial, "batches", "night", beat=NEVER) as held,
+                Moments(again, killed).watched(),
+            ):
+                publish_attempt(held.store, 2)
+                assert again == at // 2  # what is left may be fewer
+            assert len(attempts_seen(trial)) <= 1
+        publish_attempt(trial, 2)
+        assert files(trial) == wanted
+    print(f"{moments.count} moments, {2 * moments.count} kills, 0 mixed attempts")
+
+
+def test_a_run_that_stalls_at_any_moment_of_its_publication_changes_nothing(
+    anew: Callable[[], Store],
+) -> None:
+    """On S3 it may yet write files that none is in place of: those of its own attempt's folder."""
+
+    def publish_as(held: Lease, moments: Moments) -> int:
+        with moments.watched():
+            publish_attempt(held.store, 2)
+        held.check()
+        return moments.count
+
+    with lease(anew(), "batches", "night", beat=NEVER) as held:
+        total, lost = publish_as(held, Moments()), 0
+    for at in range(total):
+        store, after = anew(), dict[str, bytes]()
+
+        def successor(store: Store = store, after: dict[str, bytes] = after) -> None:
+            with taken_over(store, "batches", "night") as held:
+                publish_attempt(held.store, 3)
+            after |= files(store)
+
+        with (
+            lease(store, "batches", "night", beat=NEVER) as stalled,
+            pytest.raises(LeaseLostError, match=r"taken over by .* \(process .* at .* UTC"),
+        ):
+            publish_as(stalled, Moments(at, successor))
+        late = {path for path, content in files(store).items() if after.get(path) != content}
+        assert not late if store.is_local else late <= OWN
+        assert after.keys() <= files(store).keys()
+        assert attempts_seen(store) == {3}
+        lost += 1
+    print(f"{total} moments, {lost} stalled runs ended, 0 bytes changed")
+
+
+def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_path: Path) -> None:
+    """A run died after it had withdrawn the old reports and put the new one on images."""
+    store = Store(str(shutil.copytree(published, tmp_path / "store")))
+    settings = Settings(store=store.url)
+    assert published_batch(store, "night").attempt == 1
+    with (
+        Moments(5, killed).watched(),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        publish_attempt(store, 2)
+    assert attempts_seen(store) == {2}
+    with pytest.raises(StoreError, match=r"night are being replaced.*screen again"):
+        published_batch(store, "night")
+    assert list(newest_batches(store, lambda _: True)) == []
+    assert nights_before(store, date.max, 9) == []
+    assert [row["report"] for row in status(settings).batches] == [None]
+    for check in batch_checks(store, "night"):
+        if check.path.startswith("reports/"):
+            check.look()
+    publish_attempt(store, 2)
+    assert published_batch(store, "night").attempt == 2
+
+
+def test_the_same_reports_are_left_as_they_are(published: Path, tmp_path: Path) -> None:
+    """A power cut took the seal, and nothing else: no reader sees the reports go and come."""
+    store = Store(str(shutil.copytree(published, tmp_path / "store")))
+    publish_attempt(store, 2)
+    before = {kind: store.modified(*report_path("night", DAY, kind)) for kind in KINDS}
+    store.remove("batches", "night~2", "sealed")
+    for kind in ("scores", "shifts"):
+        parts = Path(store.path("batches", "night~2", kind))
+        shutil.copytree(published / "batches" / "night~2" / kind, parts, dirs_exist_ok=True)
+    publish_attempt(store, 2)
+    assert {kind: store.modified(*report_path("night", DAY, kind)) for kind in KINDS} == before
+
+
+def test_a_run_whose_stages_somebody_has_cleared_says_so(published: Path, tmp_path: Path) -> None:
+    store = Store(str(shutil.copytree(published, tmp_path / "store")))
+
+    def publish_as(held: Lease) -> None:
+        shutil.rmtree(store.path(".staged"))
+        publish_attempt(held.store, 2)
+
+    with (
+        lease(store, "batches", "night") as held,
+        pytest.raises(StoreError, match=r"nobody took over.*run the same command again"),
+    ):
+        publish_as(held)
+    assert attempts_seen(store) == {1}

@@ -1,0 +1,282 @@
+"""A run that stalled and comes back after another has taken its lease over changes nothing."""
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage import fences, objects
+from storage.batches.features import create_features
+from storage.leases import LeaseLostError, lease, sweep
+from storage.models.statistics import latest_statistics, load_moments, save_statistics
+from storage.parquet import write_parts
+from storage.store import AlreadyExistsError, Store, StoreError
+from tests.support.cards import lineage, moments
+from tests.support.stalls import NEVER, Moments, taken_over
+
+NIGHT = ("batches", "night")
+DAY = 24 * 3600
+
+
+def make_features(store: Store) -> None:
+    create_features(
+        store, "tiny", "night", rows=4, shard_rows=2, tap_widths={"layer1": 2}, classes=2,
+        digests={"manifest": "m"},
+    )  # fmt: skip
+
+
+def write_table(store: Store) -> None:
+    parts = (pa.table({"a": [number]}) for number in range(3))
+    write_parts(store, pa.schema([("a", pa.int64())]), parts, "folder", "new.parquet")
+
+
+# What a run may do, and where that has only a check before it on S3.
+WRITES: dict[str, tuple[Callable[[Store], object], bool]] = {
+    "replace": (lambda store: store.write_bytes(b"late", "folder", "file"), True),
+    "create": (lambda store: store.write_bytes(b"late", "folder", "new"), True),
+    "create once": (lambda store: store.write_bytes(b"late", "folder", "new", once=True), False),
+    "write a table": (write_table, True),
+    "remove a file": (lambda store: store.remove("folder", "file"), False),
+    "remove a folder": (lambda store: store.remove("folder"), False),
+    "make features": (make_features, False),
+}
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """Everything in a store but leases and stages."""
+    paths = (path.removeprefix(f"{store.root}/") for path in store.fs.find(store.root))
+    return {
+        path: store.read_bytes(path)
+        for path in paths
+        if "/lease/" not in path and not path.startswith(".staged")
+    }
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_write_that_stalls_right_before_it_appears_is_lost(any_store: Store, what: str) -> None:
+    write, is_conditional = WRITES[what]
+    if not (any_store.is_local or (is_conditional and objects.is_conditional(any_store.fs))):
+        pytest.skip("an object store knows no condition for it")
+    any_store.write_bytes(b"old", "folder", "file")
+    after = dict[str, bytes]()
+
+    def successor() -> None:
+        with taken_over(any_store, *NIGHT) as held:
+            for name in ("file", "new", "new.parquet"):
+                held.store.write_bytes(b"the successor's", "folder", name)
+        after.update(files(any_store))
+
+    with (
+        lease(any_store, *NIGHT, beat=NEVER) as stalled,
+        Moments(0, successor).watched(),
+        pytest.raises(LeaseLostError, match=r"taken over by .* \(process .* at .* UTC"),
+    ):
+        write(stalled.store)
+    assert files(any_store) == after
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_write_that_begins_after_the_lease_was_lost_is_refused(
+    any_store: Store, what: str
+) -> None:
+    any_store.write_bytes(b"old", "folder", "file")
+    with lease(any_store, *NIGHT, beat=NEVER) as stalled:
+        with taken_over(any_store, *NIGHT):
+            pass
+        before = files(any_store)
+        with pytest.raises(LeaseLostError, match=r"taken over by .* \(process .* at .* UTC"):
+            WRITES[what][0](stalled.store)
+    assert files(any_store) == before
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_holder_does_what_any_run_does(any_store: Store, tmp_path: Path, what: str) -> None:
+    plain = Store(str(tmp_path / "plain"))
+    for store in (any_store, plain):
+        store.write_bytes(b"old", "folder", "file")
+    WRITES[what][0](plain)
+    with lease(any_store, *NIGHT) as held:
+        WRITES[what][0](held.store)
+    assert files(any_store) == files(plain)
+    assert not list(Path(any_store.path(".staged")).glob("*"))
+
+
+def test_a_stage_that_is_taken_away_is_never_made_again(store: Store) -> None:
+    """Also where other code makes the folders above its files, as zarr does."""
+    store.write_bytes(b"old", "folder", "file")
+    with lease(store, *NIGHT, beat=NEVER) as stalled:
+        with taken_over(store, *NIGHT):
+            pass
+        for write, _ in WRITES.values():
+            with pytest.raises(LeaseLostError):
+                write(stalled.store)
+        assert [path.name for path in Path(store.path(".staged")).iterdir()] == []
+
+
+def test_a_taker_that_stalls_before_its_stage_is_there_has_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor could not remove the folder that it makes so late."""
+    open_stage = fences.open_stage
+
+    def stalls(store: Store, stage: str) -> None:
+        monkeypatch.undo()
+        with taken_over(store, *NIGHT):
+            pass
+        open_stage(store, stage)
+
+    monkeypatch.setattr(fences, "open_stage", stalls)
+    with pytest.raises(LeaseLostError, match="taken over"), lease(store, *NIGHT, beat=NEVER):
+        pass
+    assert list(Path(store.path(".staged")).iterdir()) == []
+
+
+def test_what_a_stalled_run_put_in_between_is_put_again(s3_bucket: str, tmp_path: Path) -> None:
+    """Its PUT is refused where it comes too late, but here it came just before ours."""
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    store.write_bytes(b"old", "file")
+    stalled = Moments(0, lambda: Store(store.url).write_bytes(b"a stalled run's", "file"))
+    with lease(store, *NIGHT, beat=NEVER) as held, stalled.watched():
+        held.store.write_bytes(b"ours", "file")
+    assert store.read_bytes("file") == b"ours"
+    # At the third time somebody writes who asks no lease.
+    count = iter(range(9))
+    always = Moments(each=lambda: Store(store.url).write_bytes(b"%d" % next(count), "file"))
+    with (
+        lease(store, *NIGHT, beat=NEVER) as held,
+        always.watched(),
+        pytest.raises(OSError, match=r"pre-?condition"),
+    ):
+        held.store.write_bytes(b"ours", "file")
+
+
+def test_a_version_that_a_stalled_run_sealed_late_is_that_of_its_successor(
+    s3_bucket: str, tmp_path: Path
+) -> None:
+    """An object store creates a missing object however late; it must not describe another file."""
+    store = Store(f"{s3_bucket}/{tmp_path.name}")
+    stalled_one = lineage(1, "stalled").model_copy(update={"operation": "a stalled run's"})
+
+    def late() -> None:
+        stalled_one.write(Store(store.url), "statistics", "tiny", "v0001", "lineage.json")
+
+    with lease(store, "statistics", "tiny", beat=NEVER) as held, Moments(1, late).watched():
+        save_statistics(held.store, lineage(1, "ours"), moments(1))
+    found = latest_statistics(store, "tiny")
+    assert found == lineage(1, "ours")
+    load_moments(store, found)
+
+
+def test_once_is_refused_to_a_holder_as_to_others(any_store: Store) -> None:
+    any_store.write_bytes(b"first", "file")
+    with lease(any_store, *NIGHT) as held, pytest.raises(AlreadyExistsError):
+        held.store.write_bytes(b"second", "file", once=True)
+    assert any_store.read_bytes("file") == b"first"
+
+
+def test_an_error_of_the_block_is_no_lost_lease(store: Store) -> None:
+    with lease(store, *NIGHT) as held:
+        with pytest.raises(FileNotFoundError, match="of the block"), held.store.staged("file"):
+            raise FileNotFoundError("of the block")
+        assert list(Path(store.path(".staged", held.stage)).iterdir()) == []
+        held.store.write_bytes(b"", "file")
+
+
+def test_workers_get_the_store_without_its_fence(store: Store) -> None:
+    with lease(store, *NIGHT, beat=NEVER) as stalled:
+        there = pickle.loads(pickle.dumps(stalled.store))
+        assert there == stalled.store == store
+        with taken_over(store, *NIGHT):
+            pass
+        there.write_bytes(b"a shard", "file")
+    assert store.read_bytes("file") == b"a shard"
+
+
+def test_leases_of_other_things_keep_their_stages(store: Store) -> None:
+    with (
+        lease(store, *NIGHT) as night,
+        lease(store, "batches", "night-2") as other,
+        lease(store, "reports") as reports,
+        taken_over(store, *NIGHT),
+    ):
+        other.store.write_bytes(b"", "file")
+        reports.store.write_bytes(b"", "file")
+        with pytest.raises(LeaseLostError):
+            night.store.write_bytes(b"", "file")
+
+
+# Leftovers
+
+
+def leave(store: Store, name: str, age: float) -> Path:
+    path = Path(store.path(".staged", name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "~" in name:
+        path.mkdir()
+        (path / "staged-1").write_bytes(b"half")
+    else:
+        path.write_bytes(b"half")
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+def test_what_killed_runs_leave_is_swept_a_day_later(store: Store) -> None:
+    """Also what versions of before the fences have left."""
+    old = [leave(store, name, DAY + 60) for name in ("staged-1", "removed-1", "batches~x~000001~a")]
+    new = [leave(store, name, DAY - 60) for name in ("staged-2", "removed-2", "batches~x~000002~a")]
+    with lease(store, *NIGHT) as held:
+        os.utime(store.path(".staged", held.stage), (0, 0))  # it computes for longer than a day
+        assert not any(path.exists() for path in old)
+        assert all(path.exists() for path in new)
+        leave(store, "staged-3", DAY + 60)
+        assert sweep(store) == 1
+        held.store.write_bytes(b"", "file")
+    assert sorted(path.name for path in Path(store.path(".staged")).iterdir()) == sorted(
+        path.name for path in new
+    )
+
+
+def test_who_takes_over_from_a_killed_run_removes_its_stage(store: Store) -> None:
+    left = leave(store, fences.stage_of(NIGHT, 1, "killed"), 0)
+    other = leave(store, fences.stage_of(("batches", "other"), 1, "killed"), 0)
+    with lease(store, *NIGHT):
+        assert not left.exists()
+        assert other.exists()
+
+
+def test_a_sweep_that_may_not_remove_hinders_no_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file, in a folder that both may write to."""
+    leave(store, "staged-1", DAY + 60)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("storage.disk.discard", forbidden)
+    with lease(store, *NIGHT) as held:
+        held.check()
+
+
+def test_a_stage_of_a_lease_whose_record_is_damaged_is_left(store: Store) -> None:
+    left = leave(store, "batches~x~000001~a", DAY + 60)
+    store.write_bytes(b"{", "batches", "x", "lease", "000001.json")
+    assert sweep(store) == 0
+    assert left.exists()
+    store.remove("batches", "x", "lease")
+    assert sweep(store) == 1
+
+
+def test_a_folder_without_stages_is_swept(any_store: Store) -> None:
+    assert sweep(any_store) == 0
+
+
+def test_a_store_error_names_a_stage_that_nobody_took(store: Store) -> None:
+    with lease(store, *NIGHT) as held:
+        Path(store.path(".staged", held.stage)).rmdir()
+        with pytest.raises(StoreError, match=r"nobody took over: leave \.staged alone"):
+            held.store.write_bytes(b"", "file")
