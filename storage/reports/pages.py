@@ -17,14 +17,13 @@ def index_path() -> tuple[str, ...]:
     return ("reports", HTML, "index.html")
 
 
-def withdraw_page(store: Store, batch: str) -> None:
-    """Replace the page of a batch whose reports are replaced by one that says so."""
+def withdrawn_page(batch: str) -> bytes:
+    """Make the page of a batch whose reports are being replaced, which says so."""
     text = f"The reports of batch {batch} are being replaced"
-    page = (
+    return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title>'
         f"<p>{text}; run slidewatch screen again if this page stays.</p></html>\n"
-    )
-    store.write_bytes(page.encode(), *page_path(batch))
+    ).encode()
 
 
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.batches.manifests import Batch
-from storage.parquet import read_footer, write_table
-from storage.reports.pages import page_path, withdraw_page
+from storage.parquet import read_footer
+from storage.reports.pages import page_path, withdrawn_page
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.slides import slide_schema
@@ -52,7 +52,7 @@ class Publication:
 
     def add(self, kind: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
         """Stage the report of a kind, part by part."""
-        stage = self.stages.enter_context(self.store.stage())
+        stage = self._stage()
         self.digests[kind] = stage_report(stage, of_attempt(schema, self.batch.attempt), parts)
         self.files[kind] = stage
 
@@ -70,12 +70,21 @@ class Publication:
                 self.store.reveal(self.files[kind], *self._path(kind))
 
     def _withdraw(self, kinds: list[str]) -> None:
+        """Replace reports and the page by empty ones, which a full disk must not cut short."""
+        empty: dict[tuple[str, ...], Path] = {}
         for kind in reversed(kinds):
             if self._rows(kind):
-                schema = of_attempt(SCHEMAS[kind](), self.batch.attempt)
-                write_table(self.store, schema.empty_table(), *self._path(kind))
-        if self.store.exists(*page_path(self.batch.name)):
-            withdraw_page(self.store, self.batch.name)
+                stage = empty[self._path(kind)] = self._stage()
+                stage_report(stage, of_attempt(SCHEMAS[kind](), self.batch.attempt), [])
+        page = page_path(self.batch.name)
+        if self.store.exists(*page):
+            empty[page] = self._stage()
+            empty[page].write_bytes(withdrawn_page(self.batch.name))
+        for path, stage in empty.items():
+            self.store.reveal(stage, *path)
+
+    def _stage(self) -> Path:
+        return self.stages.enter_context(self.store.stage())
 
     def _path(self, kind: str) -> tuple[str, ...]:
         return report_path(self.batch.name, self.batch.batch_date, kind)
