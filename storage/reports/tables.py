@@ -68,9 +68,15 @@ def published_batch(store: Store, name: str) -> Batch:
 
 
 def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
-    """Tell whether the row of a batch is withdrawn, for its reports are being replaced."""
+    """Tell whether the row of a batch is withdrawn, for its reports are being replaced.
+
+    A damaged one is not: that is for those to say who read it.
+    """
     path = report_path(batch, batch_date, BATCHES)
-    return store.exists(*path) and read_footer(store, *path).num_rows == 0
+    try:
+        return store.exists(*path) and read_footer(store, *path).num_rows == 0
+    except StoreError:
+        return False
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -248,6 +248,12 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     assert published_batch(store, "night").attempt == 2
 
 
+def test_a_damaged_report_is_no_withdrawn_one(published: Path, tmp_path: Path) -> None:
+    store = Store(str(shutil.copytree(published, tmp_path / "store")))
+    store.write_bytes(b"cut short", *report_path("night", DAY, BATCHES))
+    assert published_batch(store, "night").attempt == 1
+
+
 def test_the_same_reports_are_left_as_they_are(published: Path, tmp_path: Path) -> None:
     """A power cut took the seal, and nothing else: no reader sees the reports go and come."""
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
