@@ -1,8 +1,11 @@
 """Decode the bytes of a file to pixels of the size that the network takes."""
 
 import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,13 @@ from tasks.patience import TimedOutError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000
+LARGE = 4_000_000  # pixels; images of more are decoded one after the other
+STRIP = 2**20  # pixels that are converted at once
 BLACK = 16  # of 255; what JPEG and resizing make of black stays below
 # The kernel is part of the model: the same cells through another one look abnormal to a detector.
 RESIZE = Image.Resampling.BILINEAR
 
+Result = TypeVar("Result")
 Reason = Literal[
     "unreadable",
     "empty",
@@ -42,9 +48,12 @@ class BadImageError(Exception):
 
 
 def failure_of(error: Exception) -> BadImageError:
-    """Say why an image cannot be scored, whatever was raised where it was read."""
+    """Say why an image cannot be scored, whatever was raised where it was read.
+
+    The traceback is left behind: its frames would hold the pixels of the image.
+    """
     if isinstance(error, BadImageError):
-        return error
+        return BadImageError(error.reason, str(error))
     if isinstance(error, TimedOutError):
         return BadImageError("timed_out", str(error))
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")
@@ -69,12 +78,22 @@ def decode(content: bytes, side: int) -> Picture:
     Raises:
         BadImageError: says why the image cannot be used.
     """
-    image = decode_rgb(content)
-    return Picture(resize(image, side), *image.size)
+    return _decode(content, partial(_shrink, side=side))
 
 
 def decode_rgb(content: bytes) -> Image.Image:
     """Decode an image of one of `FORMATS` to RGB at its own size; BadImageError says why not."""
+    return _decode(content, lambda image: image)
+
+
+def _shrink(image: Image.Image, side: int) -> Picture:
+    picture = Picture(resize(image, side), *image.size)
+    image.close()
+    return picture
+
+
+def _decode(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """Use a decoded image; large ones wait for one another, so that memory is bounded."""
     if not content:
         raise BadImageError("empty", "the file has no bytes")
     try:
@@ -84,7 +103,9 @@ def decode_rgb(content: bytes) -> Image.Image:
                 raise BadImageError(
                     "too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}"
                 )
-            return _as_rgb(image)
+            if width * height <= LARGE:
+                return _use(image, use)
+            return _ONE_BY_ONE.submit(_use, image, use).result()
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -95,6 +116,18 @@ def decode_rgb(content: bytes) -> Image.Image:
     # an image must never stop its shard.
     except Exception as error:
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _use(image: Image.Image, use: Callable[[Image.Image], Result]) -> Result:
+    colours = _as_rgb(image)
+    if colours is not image:
+        image.close()
+    return use(colours)
+
+
+# One thread, and not only one at a time: each thread has memory of its own, which the allocator
+# keeps when an image is freed.
+_ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
 
 def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
@@ -118,15 +151,45 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    convert = _conversion(image)
+    strips = list(_strips(image))
+    if len(strips) == 1:
+        return convert(image)
+    # One by one, for some of what lies between takes several times the memory of the result.
+    converted = Image.new("RGB", image.size)
+    for box in strips:
+        converted.paste(convert(image.crop(box)), box)
+    return converted
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Divide an image into boxes of whole rows and about `STRIP` pixels."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(image.height, top + rows)
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Choose how an image, or a strip of it, is converted to RGB."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        deep = np.asarray(image, np.float64)
-        if np.isnan(deep).any():
-            raise BadImageError("damaged", "some pixels are not a number")
-        top = 65535.0 if image.mode != "F" or deep.max(initial=0.0) > 1.0 else 1.0
-        grey = np.clip(deep / top * 255.0, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+        top = 65535.0
+        if image.mode == "F":
+            most = [np.asarray(image.crop(box)).max(initial=0.0) for box in _strips(image)]
+            if np.isnan(most).any():
+                raise BadImageError("damaged", "some pixels are not a number")
+            top = 65535.0 if max(most) > 1.0 else 1.0
+        return partial(_grey_as_rgb, top=top)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, with_alpha).convert("RGB")
-    return image.convert("RGB")
+        return _on_black
+    return lambda strip: strip.convert("RGB")
+
+
+def _grey_as_rgb(image: Image.Image, top: float) -> Image.Image:
+    deep = np.asarray(image, np.float64)
+    grey = np.clip(deep / top * 255.0, 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
