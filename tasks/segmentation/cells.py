@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 from skimage.draw import polygon
 
-from tasks.images.geometry import Box, box_around, rescaled, scaled
+from tasks.images.decoding import BadImageError
+from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
 from tasks.segmentation.absorbance import absorbance, stained
 from tasks.segmentation.contours import ANGLES, SMOOTHING, Float, edges, enclosed_area, seeds, trace
 from tasks.types import Amount, Field, Mask
@@ -33,6 +34,9 @@ STEADY = 0.1  # change of the diameter, as a share, after which the next would b
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
 LEAST_RING = 0.1  # edge, 0 to 1, averaged over a ring; of a long or a pale cell few rings see much
 CLOSEST = 0.25  # of two rings of one radius
+# In fields packed with cells, and in tissue, as many are found as 10 to each cell that fits in.
+RINGS_A_CELL = 20
+MOST_SEARCHED = 24_000_000  # pixels of a field where it is searched; each takes 100 bytes
 ALIKE = 0.08  # of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
@@ -167,6 +171,13 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     They are searched where the median cell is ``working`` pixels wide.
     """
     scale = working / diameter
+    width, height = size_at(field.shape, scale)
+    if width * height > MOST_SEARCHED:
+        raise BadImageError(
+            "too_large",
+            f"cells of {diameter:.0f} pixels are searched in {width} x {height} pixels, and "
+            f"more than {MOST_SEARCHED:,} take too much memory: cut the photograph into several",
+        )
     colour = absorbance(scaled(field, scale))
     amount = _over_channels(colour)
     mask = stained(amount)
@@ -205,6 +216,7 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
         RADII * working / step,
         least=LEAST_RING,
         apart=CLOSEST * working / step,
+        most=_most_rings(amount.shape, working),
     )
     first, along = trace(edge, rings, ANGLES // 2)
     # A ring finds a long cell at one of its ends; from the outline's middle it sees the other.
@@ -215,6 +227,12 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
     rank = clearness - SIZE_PRIOR * np.log(sizes / PREFERRED_SIZE) ** 2 - CUT_PRIOR * (1 - seen)
     return [(points[i], float(clearness[i])) for i in np.argsort(-rank, kind="stable") if good[i]]
+
+
+def _most_rings(shape: tuple[int, ...], working: int) -> int:
+    """Limit the rings of a field by how many cells fit into it, cut ones at its border included."""
+    fit = (shape[0] + working) * (shape[1] + working) / _area(1, working)
+    return ceil(RINGS_A_CELL * fit)
 
 
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
@@ -231,12 +249,17 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
     order = np.argsort(-clearness, kind="stable")
     order = order[clearness[order] > HOPELESS]
     places = np.column_stack([outlines.mean(axis=1), _widths(outlines) / 2])[order]
-    alike = np.hypot(*(places[:, None, :2] - places[:, :2]).transpose(2, 0, 1)) < ALIKE * working
-    alike &= np.abs(places[:, None, 2] - places[:, 2]) < ALIKE / 2 * working
     kept = np.ones(len(places), bool)
+    # Not each against each: of tissue at a low magnification a field has tens of thousands.
+    tree = KDTree(places[:, :2])
     for i in range(len(places)):
         if kept[i]:
-            kept[i + 1 :] &= ~alike[i, i + 1 :]
+            near = np.asarray(tree.query_ball_point(places[i, :2], 1.01 * ALIKE * working), int)
+            near = near[near > i]
+            away = places[near] - places[i]
+            alike = np.hypot(away[:, 0], away[:, 1]) < ALIKE * working
+            alike &= np.abs(away[:, 2]) < ALIKE / 2 * working
+            kept[near[alike]] = False
     return places[kept]
 
 

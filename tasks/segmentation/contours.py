@@ -24,6 +24,7 @@ SOFTNESS = 0.12  # of a typical edge, where an edge counts as a half: pale cells
 SMOOTHING = 0.03  # of a diameter; less than the rim of a cell, more than the camera's noise
 STEPS = 2  # by how many of `REACH` an outline may turn from one angle to the next
 STIFFNESS = 0.06  # what a step costs, in edges
+AT_ONCE = 1024  # seeds that are traced together, each of which takes 100 kB
 SEEN = 0.5  # of a ring; of a cell that is cut more than this, the centre is a guess
 
 
@@ -44,7 +45,7 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
     return np.asarray(outward / (strength + SOFTNESS * typical), np.complex64)
 
 
-def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
+def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -> Float:
     """Find centres of rings: x, y and radius in pixels, (n, 3); they may lie outside the field.
 
     Args:
@@ -52,13 +53,14 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
         radii: of the rings that are tried, in pixels.
         least: the share of a ring that must point outwards.
         apart: the least distance of two centres in pixels.
+        most: how many are returned; of more, those of which the largest share points outwards.
     """
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
     shape = [fft.next_fast_len(n + 2 * int(1.5 * radii.max()) + 1) for n in (height, width)]
     spectrum = fft.fft2(np.pad(edge, margin), shape)
     inside = fft.rfft2(np.pad(np.ones(edge.shape, np.float32), margin), shape)
-    found = []
+    found, shares = [], []
     for r in radii:
         ring, half = _ring(float(r))
         window = np.s_[half : half + height, half : half + width]
@@ -70,7 +72,9 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float) -> Float:
         top = ndimage.maximum_filter(share, size=2 * int(apart / 2) + 1)
         y, x = np.nonzero((share == top) & (share > least))
         found.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
-    return np.concatenate(found).astype(np.float64)
+        shares.append(share[y, x])
+    chosen = np.argsort(-np.concatenate(shares), kind="stable")[:most]
+    return np.concatenate(found)[np.sort(chosen)].astype(np.float64)
 
 
 def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
@@ -83,6 +87,14 @@ def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Floa
         around: x, y and radius of the seeds in pixels, (n, 3).
         angles: how many points an outline has; with half of them, half as many radii are tried.
     """
+    some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
+    traced = [_trace(edge, each, angles) for each in some or [around]]
+    outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
+    return outlines, along
+
+
+def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
+    """Trace outlines round few seeds, as `trace` does round many."""
     direction = np.exp(2j * np.pi * np.arange(angles) / angles).astype(np.complex64)
     reach = REACH[:: ANGLES // angles].astype(np.float32)
     centre = (around[:, 0] + 1j * around[:, 1]).astype(np.complex64)

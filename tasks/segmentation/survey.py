@@ -25,6 +25,10 @@ RED_CELL = 7.5  # microns across
 LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
 WORKING = 0.15  # microns per pixel at most where cells are searched: one is then 50 pixels wide
 FIELD = 1024  # pixels of a field's side there, at most
+# Diameters of a cell to a field's side, at most; small cells are enlarged where they are searched.
+FIELD_CELLS = 80
+# A glass has 76 x 26 mm, the widest that holders take 76 x 52; a tenth more for the scanner.
+GLASS = 84_000.0, 58_000.0  # microns
 SURVEYED = 1.0  # microns per pixel where places are judged; the gaps between cells are seen
 BLOCK = 2048  # pixels of the side of what is read at once
 DARKEST_GLASS = 128  # no scanner is exposed so that bare glass is darker
@@ -72,7 +76,8 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
         microns_per_pixel: of level 0, for a slide that does not say.
 
     Raises:
-        BadImageError: the magnification is unknown or too low, or the slide is damaged.
+        BadImageError: the magnification is unknown or too low, the slide is larger than any glass,
+            or it is damaged.
     """
     scale = credible(slide.microns_per_pixel) or credible(microns_per_pixel)
     if scale is None:
@@ -88,8 +93,9 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
             f"at {scale:g} microns per pixel a red cell is {diameter:.1f} pixels wide, and "
             f"{LEAST_DIAMETER} are needed: scan the slide at a higher magnification",
         )
+    _refuse_larger_than_glass(slide, scale)
     level = _coarsest(slide, scale, WORKING)
-    side = FIELD * slide.downsamples[level]
+    side = min(FIELD * slide.downsamples[level], FIELD_CELLS * diameter)
     across, down = (_edges(length, side) for length in (slide.width, slide.height))
     histograms = _histograms(slide, scale, across, down)
     kinds = _judge(histograms, np.outer(np.diff(down), np.diff(across)) * scale**2)
@@ -99,6 +105,20 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
         for column, (x, right) in enumerate(pairwise(across))
     )
     return Survey(scale, level, diameter, places)
+
+
+def _refuse_larger_than_glass(slide: Slide, microns_per_pixel: float) -> None:
+    """Refuse a slide whose header claims more than any glass has, before it is looked through."""
+    sides = [side * microns_per_pixel for side in (slide.width, slide.height)]
+    if max(sides) > GLASS[0] or min(sides) > GLASS[1]:
+        across, down = (side / 1000 for side in sides)
+        raise BadImageError(
+            "too_large",
+            f"{slide.width} x {slide.height} pixels of {microns_per_pixel:g} microns are "
+            f"{across:.0f} x {down:.0f} mm, and no glass is larger than "
+            f"{GLASS[0] / 1000:.0f} x {GLASS[1] / 1000:.0f}: see whether the file or "
+            "--microns-per-pixel is wrong",
+        )
 
 
 def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:

@@ -1,10 +1,14 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from tasks.images.decoding import BadImageError
 from tasks.reports.parasitaemia import wilson_interval
+from tasks.segmentation import cells as module
 from tasks.segmentation.cells import Cell, Cells, find_cells
 from tasks.synthetic.fields import RenderedField
 from tests.support.fields import GROUND, NUCLEUS, RED, Field, disc, field_of, ground, rendered
@@ -210,3 +214,59 @@ def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
     field[40, 20:380] = (60, 20, 140)
     field[:, 5] = (60, 20, 140)
     assert len(find_cells(field).cells) >= 3
+
+
+def outlines_at(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Circles at x, y with a radius (n, 3), as outlines (n, angles, 2)."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    return np.asarray(places[:, np.newaxis, :2] + places[:, 2, np.newaxis, np.newaxis] * around)
+
+
+def test_of_outlines_that_are_alike_the_clearest_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    places = np.column_stack([rng.uniform(0, 100, (2000, 2)), rng.uniform(20, 28, 2000)])
+    outlines, along = outlines_at(places), np.tile(rng.uniform(0.3, 0.7, (2000, 1)), 24)
+    found = module._distinct(outlines, along, 48)
+    clearness, _ = module._clearness(along)
+    radii = module._widths(outlines) / 2
+    kept: list[int] = []
+    for i in np.argsort(-clearness, kind="stable").tolist():
+        off = np.hypot(*(places[kept, :2] - places[i, :2]).T)
+        alike = (off < 0.08 * 48) & (np.abs(radii[kept] - radii[i]) < 0.04 * 48)
+        if clearness[i] > module.HOPELESS and not alike.any():
+            kept.append(i)
+    assert 100 < len(found) < 1500
+    np.testing.assert_allclose(found, np.column_stack([places[kept, :2], radii[kept]]))
+
+
+def test_candidates_take_memory_by_their_number_and_not_by_its_square() -> None:
+    rng = np.random.default_rng(0)
+    number = 30_000
+    places = np.column_stack([rng.uniform(0, 3000, (number, 2)), rng.uniform(20, 28, number)])
+    outlines, along = outlines_at(places), np.full((number, 24), 0.6)
+    tracemalloc.start()
+    found = module._distinct(outlines, along, 48)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) > 10_000
+    assert most < 100e6  # each against each are 14 GB
+
+
+def test_no_more_rings_are_followed_than_cells_fit_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def seeds(*_: object, most: int, **__: object) -> NDArray[np.float64]:
+        asked.append(most)
+        return np.empty((0, 3))
+
+    monkeypatch.setattr(module, "seeds", seeds)
+    assert not find_cells(field_of((100, 100), (200, 200)), 60).cells
+    # The field is searched at 240 x 320 pixels, and cells of 48 cover 1,810.
+    assert asked == [-(-20 * (240 + 48) * (320 + 48) // 1809.557)]
+
+
+def test_a_photograph_of_too_many_small_cells_is_refused_before_it_is_enlarged() -> None:
+    with pytest.raises(BadImageError, match=r"in 6000 x 6000 pixels, .* cut the photograph") as why:
+        find_cells(np.zeros((1000, 1000, 3), np.uint8), 8)
+    assert why.value.reason == "too_large"

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tasks.segmentation import contours
 from tasks.segmentation.contours import ANGLES, Edges, edges, enclosed_area, seeds, trace
 
 RADII = np.array([12.0, 16.0, 20.0])
@@ -16,8 +17,8 @@ def edges_of(*ellipses: tuple[float, float, float, float]) -> Edges:
     return edges(amount, amount > 0, 32)
 
 
-def find(edge: Edges) -> NDArray[np.float64]:
-    return seeds(edge, RADII, least=0.3, apart=8)
+def find(edge: Edges, most: int = 1000) -> NDArray[np.float64]:
+    return seeds(edge, RADII, least=0.3, apart=8, most=most)
 
 
 def test_an_edge_points_from_dark_to_bright() -> None:
@@ -34,6 +35,28 @@ def test_a_ring_is_found_at_its_middle_with_its_radius() -> None:
     for x, y, radius in ((50, 60, 16), (110, 40, 20)):
         off = np.hypot(found[:, 0] - x, found[:, 1] - y)
         assert ((off < 2) & (found[:, 2] == radius)).any()
+
+
+def test_of_too_many_rings_the_strongest_are_kept_in_their_order() -> None:
+    edge = edges_of((50, 60, 16, 16), (110, 40, 20, 20))
+    edge[:, 80:] *= 0.6
+    every = find(edge)
+    some = find(edge, most=2)
+    assert len(every) > len(some) == 2
+    assert all(any((one == other).all() for other in every) for one in some)
+    assert np.hypot(*(some[:, :2] - [50, 60]).T).max() < 3
+    assert np.array_equal(find(edge, most=len(every)), every)
+
+
+def test_many_outlines_are_traced_as_few_are() -> None:
+    edge = edges_of((50, 60, 16, 16), (110, 40, 20, 20))
+    rng = np.random.default_rng(0)
+    around = rng.uniform([20, 20, 12], [140, 100, 20], (contours.AT_ONCE + 3, 3))
+    points, along = trace(edge, around)
+    for one in (0, contours.AT_ONCE - 1, contours.AT_ONCE, len(around) - 1):
+        alone, edge_alone = trace(edge, around[one : one + 1])
+        np.testing.assert_allclose(points[one], alone[0], atol=1e-3)
+        np.testing.assert_allclose(along[one], edge_alone[0], atol=1e-3)
 
 
 def test_a_bright_spot_is_no_ring() -> None:

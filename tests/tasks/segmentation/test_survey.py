@@ -12,6 +12,7 @@ from tifffile import imwrite
 
 from tasks.images.decoding import BadImageError
 from tasks.images.slides import open_slide
+from tasks.segmentation.cells import MOST_SEARCHED, WORKING_DIAMETER
 from tasks.segmentation.survey import Place, survey
 from tasks.synthetic.slides import RenderedSlide
 
@@ -147,3 +148,36 @@ def test_a_magnification_too_low_for_cells_is_refused() -> None:
     ) as caught:
         survey(Blank(900, 900, microns_per_pixel=1.0))
     assert caught.value.reason == "too_coarse"
+
+
+@pytest.mark.parametrize(
+    ("size", "microns", "says"),
+    [
+        ((1_000_000, 1_000_000), 0.15, "150 x 150 mm"),
+        ((700_000, 100_000), 0.15, "105 x 15 mm"),
+        ((400_000, 400_000), 0.15, "60 x 60 mm"),
+    ],
+)
+def test_a_slide_that_claims_more_than_any_glass_has_is_refused_unread(
+    size: tuple[int, int], microns: float, says: str
+) -> None:
+    slide = Blank(*size, microns_per_pixel=microns)
+    with pytest.raises(BadImageError, match=f"{says}, and no glass is larger than 84 x 58") as why:
+        survey(slide)
+    assert why.value.reason == "too_large"
+    assert slide.most == 0
+
+
+@pytest.mark.parametrize("sides", [(76, 26), (52, 76)])
+def test_a_slide_as_large_as_its_glass_is_surveyed(sides: tuple[int, int]) -> None:
+    width, height = (round(side * 1000 / 0.8) for side in sides)
+    assert survey(Blank(width, height, microns_per_pixel=0.8)).places
+
+
+def test_a_field_of_small_cells_is_no_larger_than_can_be_searched() -> None:
+    slide = Blank(5000, 5000, microns_per_pixel=0.9)
+    found = survey(slide)
+    side = max(max(place.width, place.height) for place in found.places)
+    searched = (side + 2 * found.diameter) * WORKING_DIAMETER / found.diameter
+    assert side < 1024
+    assert searched**2 < MOST_SEARCHED
