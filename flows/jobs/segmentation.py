@@ -115,7 +115,7 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
         if not is_slide(uri):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
-            width, height = decode_rgb(content).size
+            width, height = decode_rgb(content, upright=False).size
             yield about | box_columns((0, 0, width, height)) | {"level": 0, "kind": "field"}
             return
         about |= {"source_id": digest_of_file(uri).hex()}

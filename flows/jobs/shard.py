@@ -38,7 +38,7 @@ from storage.models.contributions import is_held_out, is_labelled
 from storage.store import Store
 from tasks.detector.groups import slide_keys
 from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.images.decoding import BadImageError
+from tasks.images.decoding import DECODING, BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
 from tasks.network.features import Features, extract
@@ -130,7 +130,7 @@ def run_shard(job: ShardJob) -> ShardResult:
 
 def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, ShardRecord]:
     card = job.model
-    seen = seen_before(job.store, card.name, card.digest, job.batch.earlier)
+    seen = seen_before(job.store, card.name, card.digest, job.batch.earlier, DECODING)
     features = _extract(job, manifest, seen)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {

@@ -31,6 +31,7 @@ from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError, check_name
+from tasks.images.decoding import DECODING
 from tasks.images.listing import as_given, list_images, named
 from tasks.images.regions import ImageRef, image_refs
 
@@ -150,6 +151,7 @@ def run_shards(
         tap_widths=card.tap_widths,
         classes=len(card.classes),
         digests={"manifest": batch.manifest_digest, "model": card.digest},
+        decoding=DECODING,
     )
     _warn_of_versions(store, batch, card.name)
     results = run_jobs(

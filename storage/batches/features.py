@@ -22,6 +22,7 @@ from storage.disk import sync_files
 from storage.store import Store, StoreError
 
 SCHEMA_VERSION = 2  # 1 had no `colour`
+FIRST_DECODING = 1  # how images were decoded for groups that do not say
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 
 
@@ -111,12 +112,13 @@ def create_features(
     tap_widths: dict[str, int],
     classes: int,
     digests: dict[str, str],
+    decoding: int = FIRST_DECODING,
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
     Nothing happens where the group is there already with the same digests. A group whose making
     was cut short, or whose metadata are damaged, is made anew: the ledger's digests then say that
-    its shards are not complete.
+    its shards are not complete. ``decoding`` is the version of how images are decoded.
     """
     attributes = {"shard_rows": shard_rows, **digests}
     template = empty_block(1, tap_widths, classes).arrays()
@@ -129,7 +131,7 @@ def create_features(
                 f"{store.address('features', model, f'{batch}.zarr')} belongs to another "
                 "manifest or model; remove it or choose another batch name"
             )
-    attributes["schema_version"] = SCHEMA_VERSION
+    attributes |= {"schema_version": SCHEMA_VERSION, "decoding": decoding}
     if not store.is_local:
         if store.fence:
             store.fence.check()  # one object each, and an object store removes under no condition
@@ -235,6 +237,12 @@ def made_by(store: Store, model: str, batch: str) -> str | None:
     _, attributes = _open(store, model, batch, "r")
     digest: str | None = attributes.get("model")
     return digest
+
+
+def decoded_by(store: Store, model: str, batch: str) -> int:
+    """Read by which version of decoding a batch's features were made; StoreError without any."""
+    _, attributes = _open(store, model, batch, "r")
+    return int(attributes.get("decoding", FIRST_DECODING))
 
 
 def _open(

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.batches.features import SCORED, FeatureBlock, made_by, read_block
+from storage.batches.features import SCORED, FeatureBlock, decoded_by, made_by, read_block
 from storage.batches.ledger import ShardRecord, read_shard_record
 from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
@@ -43,8 +43,13 @@ class Seen:
 
 
 @lru_cache(maxsize=2)
-def seen_before(store: Store, model: str, model_digest: str, keys: tuple[str, ...]) -> Seen:
-    """Index the images whose features under a model are in batches of these keys."""
+def seen_before(
+    store: Store, model: str, model_digest: str, keys: tuple[str, ...], decoding: int
+) -> Seen:
+    """Index the images whose features under a model are in batches of these keys.
+
+    Batches whose images were decoded by another version have other features.
+    """
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
@@ -52,6 +57,8 @@ def seen_before(store: Store, model: str, model_digest: str, keys: tuple[str, ..
             batch = load_batch_of_key(store, key)
             # A model of the same name that was put in place of another has other features.
             if made_by(store, model, key) != model_digest:
+                continue
+            if decoded_by(store, model, key) != decoding:
                 continue
             block = read_block(store, model, key, 0, batch.rows, taps=False)
         except StoreError:  # never extracted under this model, or removed since

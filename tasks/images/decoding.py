@@ -18,6 +18,21 @@ MOST_PIXELS = 50_000_000
 LARGE = 4_000_000  # pixels; images of more are decoded one after the other
 STRIP = 2**20  # pixels that are converted at once
 BLACK = 16  # of 255; what JPEG and resizing make of black stays below
+# A change of what pixels a file has: features of images that were decoded otherwise are not used.
+DECODING = 2  # 2 turns pictures as the camera was held, and refuses files of several
+# Tags of TIFF and EXIF.
+ORIENTATION, SUBFILE_TYPE = 0x0112, 254
+REDUCED_OR_MASK = 1 | 4
+MOST_PAGES = 200
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # The kernel is part of the model: the same cells through another one look abnormal to a detector.
 RESIZE = Image.Resampling.BILINEAR
 
@@ -32,6 +47,7 @@ Reason = Literal[
     "unknown_magnification",
     "too_coarse",
     "timed_out",
+    "several_pictures",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -81,9 +97,15 @@ def decode(content: bytes, side: int) -> Picture:
     return _decode(content, partial(_shrink, side=side))
 
 
-def decode_rgb(content: bytes) -> Image.Image:
-    """Decode an image of one of `FORMATS` to RGB at its own size; BadImageError says why not."""
-    return _decode(content, lambda image: image)
+def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
+    """Decode an image of one of `FORMATS` to RGB at its own size; BadImageError says why not.
+
+    Args:
+        content: the file's bytes.
+        upright: turn it as its camera was held. Regions of a photograph are counted in the rows
+            that the camera has written, and their cells have no way up.
+    """
+    return _decode(content, lambda image: image, upright=upright)
 
 
 def _shrink(image: Image.Image, side: int) -> Picture:
@@ -92,7 +114,9 @@ def _shrink(image: Image.Image, side: int) -> Picture:
     return picture
 
 
-def _decode(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
+def _decode(
+    content: bytes, use: Callable[[Image.Image], Result], *, upright: bool = True
+) -> Result:
     """Use a decoded image; large ones wait for one another, so that memory is bounded."""
     if not content:
         raise BadImageError("empty", "the file has no bytes")
@@ -103,9 +127,15 @@ def _decode(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
                 raise BadImageError(
                     "too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}"
                 )
+            if _has_several(image):
+                raise BadImageError(
+                    "several_pictures",
+                    "it holds several pictures, of which one alone would be seen: save each as a "
+                    "file of its own",
+                )
             if width * height <= LARGE:
-                return _use(image, use)
-            return _ONE_BY_ONE.submit(_use, image, use).result()
+                return _use(image, use, upright)
+            return _ONE_BY_ONE.submit(_use, image, use, upright).result()
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -118,8 +148,10 @@ def _decode(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def _use(image: Image.Image, use: Callable[[Image.Image], Result]) -> Result:
+def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool) -> Result:
     colours = _as_rgb(image)
+    if upright:
+        colours = _upright(colours, image)
     if colours is not image:
         image.close()
     return use(colours)
@@ -128,6 +160,34 @@ def _use(image: Image.Image, use: Callable[[Image.Image], Result]) -> Result:
 # One thread, and not only one at a time: each thread has memory of its own, which the allocator
 # keeps when an image is freed.
 _ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Tell whether a file holds pages or moments beside its first, and no mere reductions of it."""
+    if image.format != "TIFF":
+        # A camera's JPEG may hold previews, which Pillow counts too.
+        return image.format in {"PNG", "WEBP"} and getattr(image, "n_frames", 1) > 1
+    try:
+        for page in range(1, MOST_PAGES):
+            image.seek(page)
+            if not image.tag_v2.get(SUBFILE_TYPE, 0) & REDUCED_OR_MASK:  # type: ignore[attr-defined]
+                return True
+    except EOFError:
+        return False
+    finally:
+        image.seek(0)
+    return True
+
+
+def _upright(colours: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn a picture as the camera notes that it was held; Pillow has turned TIFF itself."""
+    try:
+        noted = image.getexif().get(ORIENTATION, 1)
+    # A note may be broken where the picture is whole.
+    except Exception:
+        return colours
+    turn = TURNS.get(noted)
+    return colours if turn is None else colours.transpose(turn)
 
 
 def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:

@@ -273,4 +273,4 @@ def _is_slide(source: str, _stamp: str) -> bool:
 
 @lru_cache(maxsize=PHOTOGRAPHS)
 def _photograph(source: str, _stamp: str) -> NDArray[np.uint8]:
-    return np.asarray(decode_rgb(read_bytes(source)))
+    return np.asarray(decode_rgb(read_bytes(source), upright=False))

@@ -17,7 +17,7 @@ from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
 from storage.models.classifiers import load_card, save_model
 from storage.store import Store, digest_of
 from tasks.images import regions
-from tasks.images.decoding import Picture
+from tasks.images.decoding import DECODING, Picture
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, WHEN
 
@@ -38,7 +38,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return seen
 
 
-def extracted(store: Store, images: Path, name: str, earlier: list[str]) -> FeatureBlock:
+def extracted(
+    store: Store, images: Path, name: str, earlier: list[str], decoding: int = DECODING
+) -> FeatureBlock:
     card = load_card(store, "tiny")
     plan = BatchPlan(
         name=name, images=str(images), limit=None, shard_rows=10, batch_date=date(2026, 1, 3),
@@ -48,6 +50,7 @@ def extracted(store: Store, images: Path, name: str, earlier: list[str]) -> Feat
     create_features(
         store, "tiny", name, rows=batch.rows, shard_rows=10, tap_widths=card.tap_widths,
         classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
+        decoding=decoding,
     )  # fmt: skip
     _run(store, batch)
     return read_block(store, "tiny", name, 0, batch.rows)
@@ -118,10 +121,20 @@ def test_a_batch_without_features_under_this_model_is_passed_over(
     extracted(store_with_model, cells, "again", ["gone", "first"])
     assert not decoded
     digest = load_card(store_with_model, "tiny").digest
-    seen = seen_before(store_with_model, "tiny", digest, ("gone", "first"))
+    seen = seen_before(store_with_model, "tiny", digest, ("gone", "first"), DECODING)
     assert [batch.name for batch in seen.batches] == ["first"]
     assert bytes(32) not in seen
     assert "text" not in seen
+
+
+def test_features_of_images_that_were_decoded_otherwise_are_not_used(
+    store_with_model: Store, cells: Path, decoded: list[bytes]
+) -> None:
+    seen_before.cache_clear()
+    extracted(store_with_model, cells, "first", [], decoding=DECODING - 1)
+    decoded.clear()
+    extracted(store_with_model, cells, "again", ["first"])
+    assert len(decoded) == 24
 
 
 def test_features_of_another_model_of_the_same_name_are_not_used(

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from tifffile import TiffWriter
 
 from tasks.images.decoding import (
     FORMATS,
@@ -17,6 +18,7 @@ from tasks.images.decoding import (
     BadImageError,
     Picture,
     decode,
+    decode_rgb,
     mean_colour,
 )
 from tasks.synthetic import cells as render
@@ -272,3 +274,48 @@ def test_the_mean_colour_is_that_of_the_cell_and_not_of_its_surroundings() -> No
     pixels[2:4, :4] = 200, 100, 50
     pixels[4:6, :4] = 100, 100, 150
     assert mean_colour(pixels) == (150, 100, 100)
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_pages_and_moments_after_the_first_are_not_dropped_without_a_word(kind: str) -> None:
+    assert reason(encode(noise(0), kind)) == "none"
+    several = encode(noise(0), kind, save_all=True, append_images=[noise(1), noise(2)])
+    assert reason(several) == "several_pictures"
+
+
+@pytest.mark.parametrize("further", ["reduced", "page"])
+def test_a_reduction_of_a_picture_is_no_other_picture(further: str) -> None:
+    buffer = io.BytesIO()
+    with TiffWriter(buffer) as tiff:
+        tiff.write(np.asarray(noise(0)), photometric="rgb")
+        kind = 1 if further == "reduced" else 0
+        tiff.write(np.asarray(noise(0))[::2, ::2], photometric="rgb", subfiletype=kind)
+    assert reason(buffer.getvalue()) == ("several_pictures" if further == "page" else "none")
+    if further != "page":
+        assert np.array_equal(np.asarray(decode_rgb(buffer.getvalue())), np.asarray(noise(0)))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_was_held(kind: str, turn: int) -> None:
+    noted = Image.Exif()
+    noted[0x0112] = turn
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    content = encode(noise(0), kind, exif=noted, **lossless)
+    with Image.open(io.BytesIO(content)) as image:
+        wanted = ImageOps.exif_transpose(image).convert("RGB")
+    assert np.array_equal(np.asarray(decode_rgb(content)), np.asarray(wanted))
+    picture = decode(content, SIDE)
+    assert (picture.width, picture.height) == wanted.size
+    if kind != "TIFF":
+        assert decode_rgb(content, upright=False).size == (9, 6)
+
+
+def test_a_broken_note_of_the_camera_is_no_damage_to_the_picture() -> None:
+    content = encode(noise(0), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    assert reason(content) == "none"
+    assert reason(encode(noise(0), "PNG", exif=b"no exif at all")) == "none"
