@@ -25,6 +25,7 @@ from flows.stages.statistics import (
     statistics_of_rows,
     statistics_with_slides,
     take_out,
+    without_repeats,
 )
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
@@ -113,11 +114,6 @@ def fit(
             known = add_slides(client, store, card)
             return _finish(client, settings, store, card, known, changed)
         part, contribution, failures = _extract_batch(client, store, frozen, card)
-        changed = (
-            f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
-            f"{contribution.held_out:,} left out (the model's validation and test "
-            f"{card.split_by}s), {failures} unreadable"
-        )
         with statistics_lease(store, card) as held:
             store = held.store
             refuse_second_review(store, card.name, batch, frozen.images)
@@ -129,6 +125,7 @@ def fit(
             )
             others = latest.contributions if latest else []
             refuse_damage(client, store, card, others)
+            part, contribution = without_repeats(client, store, card, part, contribution, others)
             held.check()
             lineage = save_version(
                 store,
@@ -137,6 +134,12 @@ def fit(
                 merge_statistics(before, part),
                 f"fit {batch}",
                 [*others, contribution],
+            )
+            again = f", {len(contribution.repeated):,} repeated" if contribution.repeated else ""
+            changed = (
+                f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
+                f"{contribution.held_out:,} left out (the model's validation and test "
+                f"{card.split_by}s), {failures} unreadable{again}"
             )
             return _finish(client, settings, store, card, lineage, changed, unreadable=failures)
 

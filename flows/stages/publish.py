@@ -41,7 +41,7 @@ from storage.reports.tables import (
 from storage.store import Store
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
-from tasks.reports.columns import Provenance
+from tasks.reports.columns import REPEATED, Provenance, repeats
 from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
 from tasks.reports.light import BatchTally
@@ -176,13 +176,21 @@ def _counted_parts(
     # A night may have no images.
     p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
     q = q_values(np.concatenate(p))
+    columns = (read_table(store, *path, columns=["image_id"])["image_id"] for path in paths)
+    repeated = repeats(column.combine_chunks() for column in columns)
+    if repeated.any():
+        warn(
+            f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
+            "they count once, and their slides are for review"
+        )
     start = 0
     for rows in (group for path in paths for group in iterate_groups(store, *path)):
-        values = q[start : start + rows.num_rows]
-        start += rows.num_rows
-        rows = rows.append_column("q_value", pa.array(values, mask=np.isnan(values)))
+        here = slice(start, start + rows.num_rows)
+        start = here.stop
+        rows = rows.append_column("q_value", pa.array(q[here], mask=np.isnan(q[here])))
+        marked = rows.append_column(REPEATED, pa.array(repeated[here]))
         for tally in tallies:
-            tally.count(rows)
+            tally.count(marked)
         yield rows
 
 

@@ -8,14 +8,14 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.jobs.statistics import CheckJob, RowsJob, find_damage, rows_statistics
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows, contributed
+from storage.models.contributions import Rows, contributed, repeated_rows
 from storage.models.statistics import (
     Contribution,
     Lineage,
@@ -72,6 +72,40 @@ def add_slides(client: Client, store: Store, card: ModelCard) -> Lineage:
             return latest
         statistics = statistics_with_slides(client, store, card, latest)
         return save_version(store, card, latest, statistics, "slides", latest.contributions)
+
+
+def without_repeats(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    part: ClassStatistics,
+    contribution: Contribution,
+    others: list[Contribution],
+) -> tuple[ClassStatistics, Contribution]:
+    """Leave images out of a batch's statistics that are in already, for an image counts once.
+
+    Raises:
+        SourceError: no other image is left.
+    """
+    repeated = repeated_rows(store, card, contribution, others)
+    if not repeated:
+        return part, contribution
+    left = contribution.images - len(repeated)
+    if not left:
+        raise SourceError(
+            f"batch {contribution.batch} adds nothing: all of its {len(repeated):,} images are in "
+            "the statistics already, under another batch: slidewatch retract takes that out"
+        )
+    warn(
+        f"{len(repeated):,} of {contribution.images:,} images of batch {contribution.batch} are in "
+        "the statistics already, or are copies of others: they are left out, for an image counts "
+        "once"
+    )
+    changed = {"repeated": tuple(repeated), "images": left}
+    contribution = contribution.model_copy(update=changed)
+    rows = contributed(store, card, contribution)
+    title = f"fit {contribution.batch} without repeated images"
+    return statistics_of_rows(client, store, card, [rows], title), contribution
 
 
 def refuse_damage(

@@ -1,5 +1,6 @@
 """Find the rows of a batch in the class statistics: labelled and not held out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
     chosen &= ~np.isin(patients, contribution.without_patients)
     chosen &= ~np.isin(slides, contribution.without_slides)
+    chosen[list(contribution.repeated)] = False
     rows = np.flatnonzero(chosen)
     given = (batch.manifest_digest, len(rows))
     if given != (contribution.manifest_digest, contribution.images):
@@ -64,6 +66,30 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
         )
     everything = Rows(batch.key, np.arange(batch.rows), patients, slides)
     return everything.take(rows)
+
+
+def repeated_rows(
+    store: Store, card: ModelCard, contribution: Contribution, others: Sequence[Contribution]
+) -> list[int]:
+    """List the rows of a contribution whose images others have given, or an earlier row of it.
+
+    Half of an image's digest tells a billion images apart: 16 bytes of each are in memory.
+    """
+    known = [_heads(store, card, contributed(store, card, other)) for other in others]
+    rows = contributed(store, card, contribution)
+    heads = _heads(store, card, rows)
+    repeated = np.ones(len(heads), bool)
+    repeated[np.unique(heads, return_index=True)[1]] = False
+    repeated |= np.isin(heads, np.concatenate([heads[:0], *known]))
+    found: list[int] = rows.rows[repeated].tolist()
+    return found
+
+
+def _heads(store: Store, card: ModelCard, rows: Rows) -> NDArray[np.void]:
+    """Read the first half of the digests of some rows, (n,)."""
+    count = int(rows.rows.max(initial=-1)) + 1
+    ids = read_block(store, card.name, rows.batch, 0, count, taps=False).image_id
+    return np.ascontiguousarray(ids[rows.rows, :16]).view("V16")[:, 0]
 
 
 def is_labelled(block: FeatureBlock) -> NDArray[np.bool_]:

@@ -10,7 +10,10 @@ from storage.store import AlreadyExistsError, Store, StoreError
 
 
 class Contribution(Part):
-    """The contribution of one batch to the statistics, and what was taken out of it since."""
+    """The contribution of one batch to the statistics, and what was taken out of it since.
+
+    ``repeated`` are rows that never went in, for the same images were in already.
+    """
 
     batch: str
     attempt: int
@@ -19,6 +22,7 @@ class Contribution(Part):
     held_out: int
     without_patients: tuple[str, ...] = ()
     without_slides: tuple[str, ...] = ()
+    repeated: tuple[int, ...] = ()
 
 
 class Lineage(Card):

@@ -15,6 +15,7 @@ from tasks.reports.columns import (
     flags,
     is_parasitized,
     is_red_cell,
+    is_repeated,
     numbers_of,
 )
 from tasks.types import Verdict
@@ -37,7 +38,7 @@ class NightTally:
         self._taps = dict(taps)
         self._clusters: dict[str, Counts] = {}
         self.images = self.scored = self.abnormal = self.uncertain = self.discoveries = 0
-        self.red_cells = self.parasitized = 0
+        self.red_cells = self.parasitized = self.repeated = 0
         self.diagnoses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -52,6 +53,7 @@ class NightTally:
         self.uncertain += int(uncertain.sum())
         self.red_cells += int((scored & is_red_cell(rows)).sum())
         self.parasitized += int(is_parasitized(rows).sum())
+        self.repeated += int(is_repeated(rows).sum())
         self.discoveries += int((numbers_of(rows, "q_value") <= DISCOVERY_LEVEL).sum())
         self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
         self.verdicts.update(rows["verdict"].to_pylist())

@@ -17,6 +17,10 @@ COLOURS = ("red", "green", "blue")
 PARASITIZED = "Parasitized"
 
 
+REPEATED = "repeated"  # a column for tallies alone: no report has it
+HEAD = 16  # letters of a digest in hexadecimal
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC."""
@@ -67,10 +71,40 @@ def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray
 
 
 def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
-    """Mark the image rows (n,) of red cells: those of kind red, and whole files, of no kind."""
+    """Mark the image rows (n,) of red cells: those of kind red, and whole files, of no kind.
+
+    A cell counts once, so copies of an image are left out where they are marked.
+    """
+    once = ~is_repeated(rows)
     if "kind" not in rows.column_names:
-        return np.ones(rows.num_rows, bool)
-    return _is_value(rows["kind"], CellKind.RED) | ~_is(rows["kind"].is_valid())
+        return once
+    is_red = _is_value(rows["kind"], CellKind.RED) | ~_is(rows["kind"].is_valid())
+    return once & is_red
+
+
+def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
+    """Mark the image rows (n,) that are copies of earlier ones; none without `REPEATED`."""
+    if REPEATED not in rows.column_names:
+        return np.zeros(rows.num_rows, bool)
+    return _is(rows[REPEATED])
+
+
+def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
+    """Mark the images (n,) whose digest an earlier one has; those without a digest are none.
+
+    Half of a digest tells a billion images apart, and takes 16 bytes of each.
+
+    Args:
+        image_ids: digests in hexadecimal, in parts.
+    """
+    heads = [
+        np.asarray(pc.fill_null(pc.utf8_slice_codeunits(part, 0, HEAD), "").to_numpy(False), "S16")
+        for part in image_ids
+    ]
+    every = np.concatenate([np.empty(0, "S16"), *heads])
+    repeated = np.asarray(every != b"", bool)
+    repeated[np.unique(every, return_index=True)[1]] = False
+    return repeated
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:

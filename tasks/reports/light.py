@@ -112,6 +112,12 @@ def judge(
             "look at each as a whole; its cells are judged among themselves"
         )
         found.append((Light.AMBER, told))
+    if night.repeated:
+        told = (
+            f"{night.repeated:,} of {night.images:,} images are copies of others: they count once "
+            "for parasitaemia; see who has copied them, and leave them out"
+        )
+        found.append((Light.AMBER, told))
     if len(alike) < len(usual):
         others = len(usual) - len(alike)
         told = f"{others} earlier nights have histograms of other bins: only shares are compared"

@@ -26,6 +26,7 @@ from tasks.reports.columns import (
     flags,
     is_parasitized,
     is_red_cell,
+    is_repeated,
     is_white_cell,
     numbers_of,
     share,
@@ -67,6 +68,7 @@ class SlideReason(StrEnum):
     FEW_CELLS = "few cells"
     MANY_UNCERTAIN = "many uncertain"
     SEVERAL_PATIENTS = "several patients"
+    REPEATED = "repeated images"
     TOO_FEW = "too few cells for a negative call"
 
 
@@ -92,7 +94,7 @@ P_VALUE_BINS_A_DECADE = 20
 # Each of these counts of a slide is a column in the array of `SlideTally`.
 OF_CELLS = (
     *("cells", "scored", "red_cells", "ordinary", "white_cells"),
-    *("parasitized", "parasitized_ordinary", "abnormal", "uncertain", "coloured"),
+    *("parasitized", "parasitized_ordinary", "abnormal", "uncertain", "coloured", "repeated"),
 )
 OF_FIELDS = ("fields", "fields_read", "fields_excluded", "fields_for_review", "cells_at_border")
 COUNTED = (*OF_CELLS, *OF_FIELDS)
@@ -276,6 +278,8 @@ class SlideTally:
             SlideReason.MANY_UNCERTAIN: (counts["uncertain"] > 0)
             & (counts["uncertain"] >= MANY_UNCERTAIN * scored),
             SlideReason.SEVERAL_PATIENTS: np.asarray(several, bool),
+            # Their slide has fewer cells than it seems to.
+            SlideReason.REPEATED: counts["repeated"] > 0,
             # Of cells that were cut out elsewhere it is not known how many were left out.
             SlideReason.TOO_FEW: (counts["fields"] > 0)
             & (counts["parasitized"] == 0)
@@ -306,6 +310,7 @@ def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.boo
         "abnormal": abnormal,
         "uncertain": uncertain,
         "coloured": coloured,
+        "repeated": is_repeated(rows),
     }
     return [counted[name] for name in OF_CELLS]
 

@@ -17,7 +17,7 @@ from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
-from storage.models.statistics import latest_statistics, load_moments, load_statistics
+from storage.models.statistics import Lineage, latest_statistics, load_moments, load_statistics
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.groups import by_slide, coarser
 from tasks.detector.moments import ClassStatistics
@@ -124,6 +124,43 @@ def test_retracting_a_batch_undoes_it(images: Path, ready: Settings, tmp_path: P
     assert outcome.statistics == "v0003"
     assert outcome.calibrating_groups == (added.calibrating_groups or 0) - 3
     assert_close(statistics(ready), before, 1e-10)
+
+
+def test_an_image_that_was_fitted_is_left_out_under_another_name(
+    images: Path, ready: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SourceError, match=r"adds nothing: all of its \d+ images are in the stat"):
+        fit([str(images / "smears")], batch="again", settings=ready)
+    first = sum(latest_of(ready).images.values())
+    extra = tmp_path / "extra"
+    write_collection(
+        extra, patients=3, cells_per_patient=9, parasitized_fraction=0.4, seed=9, first_patient=50
+    )
+    alone = fit(str(extra), batch="alone", settings=ready)
+    wanted = without_slides(ready)
+    retract(batch="alone", settings=ready)
+    shutil.copytree(images / "smears", tmp_path / "mixed" / "old")
+    shutil.copytree(extra, tmp_path / "mixed" / "new")
+    shutil.copytree(extra, tmp_path / "mixed" / "copy")
+    mixed = fit(str(tmp_path / "mixed"), batch="mixed", settings=ready)
+    assert mixed.images == alone.images
+    assert f"{first + 27:,} repeated" in mixed.changed
+    assert f"{first + 27:,} of {first + 54:,} images of batch mixed" in capsys.readouterr().err
+    assert_close(without_slides(ready), wanted, 1e-10)
+    retract(batch="mixed", settings=ready)
+    assert sum(latest_of(ready).images.values()) == first
+
+
+def without_slides(settings: Settings) -> dict[str, np.ndarray]:
+    """The statistics but for those of slides, which know the names of batches."""
+    found = statistics(settings)
+    return {name: values for name, values in found.items() if not name.startswith("slides/")}
+
+
+def latest_of(settings: Settings) -> Lineage:
+    latest = latest_statistics(Store(settings.store), "m")
+    assert latest is not None
+    return latest
 
 
 def test_statistics_that_an_older_version_wrote_are_built_on_and_taken_from(

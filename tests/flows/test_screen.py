@@ -192,6 +192,24 @@ def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Setting
     assert f"{outcome.slides_for_review} slides" in outcome.text()
 
 
+def test_a_folder_that_was_copied_gives_no_certainty(
+    images: Path, ready: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for copy in range(4):
+        shutil.copytree(images / "night", tmp_path / "inbox" / str(copy))
+    with pytest.raises(ImagesFailedError) as failure:
+        screen(str(tmp_path / "inbox"), batch="night", settings=ready)
+    copied = [
+        row["red_cells"] for row in pq.read_table(reports_of(ready, "night")["slides"]).to_pylist()
+    ]
+    count = len(list((images / "night").iterdir()))
+    said = f"{3 * count} of {4 * count} images are copies of others"
+    assert said in capsys.readouterr().err
+    assert any(reason.startswith(said) for reason in failure.value.outcome.reasons)
+    assert sum(copied) == count - 1  # one file is cut short
+    assert failure.value.outcome.slides_for_review == len(copied)
+
+
 @pytest.mark.parametrize("gone", ["slides", "batches", "images"])
 def test_a_report_that_is_missing_is_published_again_with_the_same_bytes(
     images: Path, ready: Settings, gone: str

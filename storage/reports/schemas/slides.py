@@ -59,7 +59,7 @@ def _of_parasites() -> list[pa.Field]:
         column(
             "red_cells",
             COUNT,
-            "scored images of red cells; whole files count as such",
+            "scored images of red cells; whole files count as such, and copies of an image once",
             "images",
         ),
         column("white_cells", COUNT, "images of white cells; no part of parasitaemia", "images"),
@@ -127,8 +127,8 @@ def _of_scores() -> list[pa.Field]:
             "review_reasons",
             pa.list_(pa.string()),
             "shifted, abnormal together, many failed, few cells, many uncertain, "
-            "several patients, too few cells for a negative call, and of fields: out of "
-            "focus, dark, overexposed, crowded, few cells, failed",
+            "several patients, repeated images, too few cells for a negative call, and of "
+            "fields: out of focus, dark, overexposed, crowded, few cells, failed",
         ),
         *made_by(),
     ]

@@ -12,7 +12,7 @@ from scipy.stats import chisquare, kstest, norm
 from storage.reports.schemas.batches import batch_schema
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BINS, BatchSummary
-from tasks.reports.columns import Provenance
+from tasks.reports.columns import REPEATED, Provenance
 from tasks.reports.drift import (
     UNIFORM,
     clustered_p_value,
@@ -328,3 +328,17 @@ def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> N
     assert [light(n) for n in (0, 1, 2, 20)] == ["green", "green", "amber", "amber"]
     found = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, slides=20, shifted=5)
     assert found.reasons[0].startswith("5 of 20 slides lie further from what was fitted")
+
+
+def test_a_night_with_copies_is_amber_and_says_how_many() -> None:
+    table = cells(np.random.default_rng(0))
+    marks = np.arange(table.num_rows) < 7
+    night = tally(table.append_column(REPEATED, pa.array(marks)))
+    drift = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)
+    assert drift.light == "amber"
+    assert any(
+        each.startswith(f"7 of {table.num_rows:,} images are copies") for each in drift.reasons
+    )
+    assert night.red_cells == tally(table).red_cells - 7 + int(
+        (table["status"].to_numpy()[:7] == "failed").sum()
+    )

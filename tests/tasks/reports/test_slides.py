@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
 from storage.reports.schemas.slides import slide_schema
+from tasks.reports.columns import REPEATED, repeats
 from tasks.reports.parasitaemia import binomial_p_value, wilson_interval
 from tasks.reports.slides import SHIFTS, SlideTally
 from tests.support.cell_rows import (
@@ -340,3 +341,27 @@ def test_the_table_of_slides_with_fields_has_the_columns_of_the_report() -> None
     tally.count_fields(pa.Table.from_pylist([field(), UNREADABLE], schema=FIELD_KINDS))
     table = tally.table(MADE_BY)
     assert table.select(slide_schema().names).cast(slide_schema()).num_rows == 1
+
+
+def test_copies_of_an_image_count_once_and_send_their_slide_to_a_person() -> None:
+    once = [cell("a", **PARASITIZED), *[cell("a")] * 9, *[cell("b")] * 10]
+    copies = [cell("a", **PARASITIZED), *[cell("a")] * 9] * 69
+    table = rows(once + copies)
+    marks = [False] * len(once) + [True] * len(copies)
+    tally = SlideTally(ALPHA)
+    tally.count(table.append_column(REPEATED, pa.array(marks)))
+    copied, other = tally.table(MADE_BY).to_pylist()
+    (alone, _) = summary(once)
+    assert copied["review_reasons"] == ["repeated images"]
+    assert other["review_reasons"] == alone["review_reasons"] == []
+    counted = [name for name in alone if name.startswith(("parasit", "red_cells"))]
+    assert {n: copied[n] for n in counted} == {n: alone[n] for n in counted}
+    assert (copied["cells"], alone["cells"]) == (700, 10)
+
+
+def test_the_first_of_equal_digests_is_no_copy_and_nor_are_images_without() -> None:
+    digest = "0123456789abcdef" * 4
+    parts = [[digest, None, "f" * 64], [], [None, digest, "e" * 64, digest]]
+    found = repeats(pa.array(part, pa.string()) for part in parts)
+    assert found.tolist() == [False, False, False, False, True, False, True]
+    assert repeats([]).tolist() == []
