@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -24,6 +25,8 @@ from tasks.images.addresses import GLOB, as_text, in_archive, split_link
 from tasks.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes that are in memory at once
+# What is used of a file on this machine's disks; the rest takes a kilobyte of each.
+KEPT = ("name", "size", "type", "islink", "mtime")
 # One request to an object store is given up long before the whole read is, and is made again.
 S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
 
@@ -48,7 +51,8 @@ def filesystem(url: str) -> tuple[Any, str]:
         options = kind._get_kwargs_from_urls(url)
         if protocol in {"s3", "s3a"}:
             own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-            options["config_kwargs"] = S3_CLIENT | own
+            # A copy, for the client changes what it is given, and would be made anew each time.
+            options["config_kwargs"] = deepcopy(S3_CLIENT | own)
         fs, path = kind(**options), kind._strip_protocol(url)
     # Tonight's images must be found by a process that listed the folder last night.
     fs.invalidate_cache()
@@ -116,7 +120,7 @@ def _list_files(source: str, progress: Progress) -> Listed:
         # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
         fs = LocalFileSystem(skip_instance_cache=True)
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
-        fs.info = partial(_advancing, fs.info, progress)
+        fs.info = partial(_info, fs.info, progress)
     if fs.exists(root):
         found, above = fs.find(root, detail=True), root
     elif any(letter in root for letter in GLOB):
@@ -124,7 +128,8 @@ def _list_files(source: str, progress: Progress) -> Listed:
     else:
         raise FileNotFoundError(root)
     files, linked = {}, []
-    for path, info in found.items():
+    for path in list(found):
+        info = found.pop(path)  # or all would be in memory twice
         # A link to a file is neither "file" nor "directory" to fsspec.
         if info.get("islink") and fs.isdir(path):
             linked.append(as_text(path))
@@ -133,11 +138,13 @@ def _list_files(source: str, progress: Progress) -> Listed:
     return Listed(fs, above, files, tuple(linked))
 
 
-def _advancing(work: Callable[..., Any], progress: Progress, *args: Any, **kwargs: Any) -> Any:
-    """Call a function, and note that it has answered."""
-    result = work(*args, **kwargs)
+def _info(
+    full: Callable[..., dict[str, Any]], progress: Progress, *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Look a file up, note that there was an answer, and keep of it what is used."""
+    info = full(*args, **kwargs)
     progress.advance()
-    return result
+    return {name: info[name] for name in KEPT if name in info}
 
 
 def _refuse_unlisted(error: Exception) -> None:

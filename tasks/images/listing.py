@@ -4,6 +4,7 @@ Whatever the source, the outcome is the same table: one row for each image, with
 any worker reads its bytes (`tasks.images.files`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import PurePosixPath
@@ -28,6 +29,8 @@ from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
+LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
+KINDS_NAMED = 5  # of files that are left out
 Sources = str | Sequence[str]  # one source or several
 
 
@@ -88,7 +91,8 @@ def list_images(
         limit: take this many images, spread evenly over the source.
         extensions: of files that are images.
         trusted: whether the rows of a manifest may name any filesystem, for it is our own.
-        on_skip: is told of each folder behind a link, which is not looked into.
+        on_skip: is told of each folder behind a link, which is not looked into, and how many files
+            of a source are no images.
 
     Returns:
         A table of `SCHEMA`, sorted by patient, slide and URL.
@@ -154,9 +158,9 @@ def _files(
     kind, _, inside = source.partition("://")
     if in_archive(source) and "::" in inside:
         folder, address = split_link(inside)
-        return _table(_list_archive(address, kind, extensions, folder.strip("/")), classes)
+        return _table(_list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
     if archive:
-        return _table(_list_archive(source, archive, extensions), classes)
+        return _table(_list_archive(source, archive, extensions, on_skip), classes)
     return _table(_list_files(source, extensions, on_skip), classes)
 
 
@@ -172,52 +176,85 @@ def _list_files(
         )
     for linked in listed.linked:
         on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
+    others: Counter[str] = Counter()
     for path, info in listed.files.items():
         # A hidden file that a pattern names is wanted, and so is a root in a hidden folder.
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, info.get("size")
+        elif not _is_hidden(below):
+            others[PurePosixPath(below).suffix.lower() or "no extension"] += 1
+    _tell_of_others(source, others, on_skip)
 
 
 def _list_archive(
-    source: str, kind: str, extensions: frozenset[str], folder: str = ""
+    source: str,
+    kind: str,
+    extensions: frozenset[str],
+    on_skip: Callable[[str], None],
+    folder: str = "",
 ) -> Iterable[tuple[str, str, int | None]]:
     fs, path = filesystem(source)
     address = str(fs.unstrip_protocol(path))
     if holds_link(address):
         raise SourceError(f"{source} has '::' and a URL in its name: rename the archive")
+    others: Counter[str] = Counter()
     for name, size in list_members(kind, address):
-        inside = not folder or PurePosixPath(name).is_relative_to(folder)
-        if _is_image(name, extensions) and inside:
+        if folder and not PurePosixPath(name).is_relative_to(folder):
+            continue
+        if _is_image(name, extensions):
             yield f"{kind}://{name}::{address}", name, size
+        elif not _is_hidden(name):
+            others[PurePosixPath(name).suffix.lower() or "no extension"] += 1
+    _tell_of_others(source, others, on_skip)
+
+
+def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], None]) -> None:
+    """Say how many files of a source are left out, and of what kind, in one line."""
+    if others:
+        kinds = ", ".join(f"{n:,} {extension}" for extension, n in others.most_common(KINDS_NAMED))
+        more = f" and {len(others) - KINDS_NAMED} other kinds" if len(others) > KINDS_NAMED else ""
+        on_skip(
+            f"{others.total():,} files of {source} are left out, for they are no images by their "
+            f"extension: {kinds}{more}"
+        )
 
 
 def _is_image(path: str, extensions: frozenset[str]) -> bool:
     """Tell whether a path below a source is an image's; hidden files and folders are left out."""
-    parts = PurePosixPath(path)
+    return PurePosixPath(path).suffix.lower() in extensions and not _is_hidden(path)
+
+
+def _is_hidden(path: str) -> bool:
     # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
-    hidden = any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in parts.parts)
-    return parts.suffix.lower() in extensions and not hidden
+    return any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in PurePosixPath(path).parts)
 
 
 def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
-    rows = []
+    # By column: a dictionary for each row would take a kilobyte.
+    columns: dict[str, list[object]] = {name: [] for name in LISTED}
     for uri, path, size in files:
         parts = PurePosixPath(path)
         name = parse_name(as_text(parts.name))
-        label = parts.parent.name if parts.parent.name in classes else None
-        rows.append(
-            {
-                "uri": as_text(uri),
-                "failure": None if as_text(uri) == uri else NOT_UTF_8,
-                "size": size,
-                "label": label,
-                "slide_id": name.slide_id,
-                "patient_id": name.patient_id,
-                "acquired_at": name.acquired_at,
-            }
+        row = (
+            as_text(uri),
+            None if as_text(uri) == uri else NOT_UTF_8,
+            size,
+            parts.parent.name if parts.parent.name in classes else None,
+            name.slide_id,
+            name.patient_id,
+            name.acquired_at,
         )
-    return pa.Table.from_pylist(rows, SCHEMA)
+        for values, value in zip(columns.values(), row, strict=True):
+            values.append(value)
+    count = len(columns["uri"])
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(count, field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def _refuse_repeats(table: pa.Table, source: str) -> None:

@@ -200,6 +200,25 @@ def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
     assert f"{tmp_path}/night/ward is a link to a folder" in said[0]
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: str) -> None:
+    names = ["1.png", "2.VSI", "a/3.vsi", "notes.txt", ".hidden", "README", *"bcdef"]
+    source = tmp_path / ("night.zip" if kind == "zip" else "night")
+    if kind == "zip":
+        with zipfile.ZipFile(source, "w") as packed:
+            for name in names:
+                packed.writestr(name, b"x")
+    for name in names if kind == "folder" else []:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"x")
+    said: list[str] = []
+    assert list_images(str(source), on_skip=said.append).num_rows == 1
+    assert said == [
+        f"9 files of {source} are left out, for they are no images by their extension: "
+        "6 no extension, 2 .vsi, 1 .txt"
+    ]
+
+
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_a_name_that_is_not_utf_8_is_one_row_that_failed(tmp_path: Path, kind: str) -> None:
     import tarfile
