@@ -15,7 +15,15 @@ from flows.jobs.evaluation import Run
 from flows.monitoring.console import tell
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
-from flows.options.flows import ATTACKS, MAGNITUDES, NO_SETS, Attack, Evaluate, named_set
+from flows.options.flows import (
+    ATTACKS,
+    MAGNITUDES,
+    NO_SETS,
+    PLANTED,
+    Attack,
+    Evaluate,
+    named_set,
+)
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
@@ -75,6 +83,7 @@ def evaluate(
     images: str | list[str],
     detector: str | None = None,
     ood: list[str] = NO_SETS,
+    planted: list[float] = PLANTED,
     attacks: list[Attack] = ATTACKS,
     seeds: int = 1,
     attacked: int = 500,
@@ -98,6 +107,7 @@ def evaluate(
         images=as_given(images),
         limit=limit,
         ood=sets,
+        planted=planted,
         attacks=list(attacks),
         attacked=attacked,
         magnitudes=magnitudes,

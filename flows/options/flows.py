@@ -12,6 +12,7 @@ Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NO_SETS: list[str] = []
+PLANTED: list[float] = [0.1]
 MAGNITUDES = [0.0014]
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
@@ -48,6 +49,13 @@ def named_set(given: str) -> tuple[str, str]:
 def _known_form(given: list[str]) -> list[str]:
     for each in given:
         without_secret(named_set(each)[1])
+    return given
+
+
+def _shares(given: list[float]) -> list[float]:
+    for share in given:
+        if not 0 < share < 1:
+            raise ValueError(f"a share of a slide is more than 0 and less than 1, not {share:g}")
     return given
 
 
@@ -185,8 +193,16 @@ class Evaluate(Options):
     ood: Annotated[
         list[str],
         AfterValidator(_known_form),
-        Field(description="other images, GROUP/NAME=URL (groups: near, far); repeat it"),
+        Field(
+            description="other images, GROUP/NAME=URL; groups: near, far, and healthy, whose cells "
+            "are ordinary for their slides; repeat it"
+        ),
     ] = NO_SETS
+    planted: Annotated[
+        list[float],
+        AfterValidator(_shares),
+        Field(description="shares of each slide that abnormal cells are planted as"),
+    ] = PLANTED
     attacks: Annotated[
         list[Attack], Field(description="attacks, by default all; repeat it or use commas")
     ] = ATTACKS

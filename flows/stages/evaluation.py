@@ -26,6 +26,12 @@ from flows.jobs.evaluation import (
     score_part,
 )
 from flows.stages.jobs import run_jobs
+from flows.stages.planted import (
+    PLANTED_LEVELS,
+    is_healthy,
+    planted_metrics,
+    some_of,
+)
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
@@ -73,6 +79,7 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
     others = {name: _set_name(name) for name in asked.ood}
+    healthy = {name: images for name, images in others.items() if is_healthy(name)}
     sets = ("fitted", TEST, *others.values())
     clean = {name: _parts(run, name, CLEAN, ROWS) for name in sets}
     extract(client, [job for jobs in clean.values() for job in jobs], f"{card.name}: features")
@@ -81,7 +88,10 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
     for name in (SAMPLED, ATTACKED):
         clean[name] = _parts(run, name, CLEAN, ROWS)
     wanted = {(name, CLEAN): jobs for name, jobs in clean.items() if name != "fitted"}
-    wanted |= _treated(run, asked.attacks)
+    some = [some_of(images) for images in healthy.values()]
+    for name, images in zip(some, healthy.values(), strict=True):
+        _write_some(run, name, _read_images(run, images), asked.attacked)
+    wanted |= _treated(run, asked.attacks, some)
     title = f"{card.name}: corruptions and attacks"
     extract(client, [job for jobs in wanted.values() for job in jobs], title)
     stages = every_stage(NetworkSpec.from_dict(model.network))
@@ -97,11 +107,12 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
         threshold=threshold(load_detector(run).calibration, card.alpha),
         uncertain_below=card.uncertain_below,
         tables={name: _read_images(run, name) for name in clean},
-        scored=scored,
-        other_sets=others,
+        scored={k: v for k, v in scored.items() if k[0] not in (*healthy.values(), *some)},
+        other_sets={name: images for name, images in others.items() if name not in healthy},
     )
+    planted = planted_metrics(client, run, findings, scored, wanted, healthy, asked.planted)
     return SeedResult(
-        _metrics(client, run, findings, clean),
+        [*planted, *_metrics(client, run, findings, clean)],
         findings.score_tables(),
         findings.examples() if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
@@ -109,9 +120,18 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
     )
 
 
-def _treated(run: Run, attacks: list[str]) -> dict[Key, list[PartJob]]:
-    """List the parts of sampled images under every corruption, and of attacked ones by attack."""
+def _treated(run: Run, attacks: list[str], healthy: list[str]) -> dict[Key, list[PartJob]]:
+    """List the parts of sampled images under every corruption, and of attacked ones by attack.
+
+    Healthy cells of foreign slides are corrupted as they will be planted.
+    """
     corrupted = {(SAMPLED, each): _parts(run, SAMPLED, each, ROWS) for each in _corruptions()}
+    corrupted |= {
+        (images, each): _parts(run, images, each, ROWS)
+        for images in healthy
+        for each in _corruptions()
+        if each.strength in PLANTED_LEVELS
+    }
     return corrupted | {
         (ATTACKED, each): _parts(run, ATTACKED, each, ATTACKED_ROWS) for each in _attacks(attacks)
     }
@@ -203,7 +223,17 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
         found = list_images(url, classes=model.classes)
         if not found.num_rows:
             raise SourceError(f"{url} holds no images")
-        freeze(_set_name(name), found)
+        freeze(_set_name(name), *(_with_slides(name, found) if is_healthy(name) else (found,)))
+
+
+def _with_slides(name: str, table: pa.Table) -> tuple[pa.Table, str]:
+    """Name the slides of healthy cells, all of one where nothing tells, and what names them."""
+    by = _by(table)
+    if by == "image":
+        place = table.schema.get_field_index("slide_id")
+        one = pa.repeat(pa.scalar(name, table.schema.field(place).type), table.num_rows)
+        return table.set_column(place, "slide_id", one), "slide"
+    return table, by
 
 
 def _by(table: pa.Table) -> str:
@@ -225,10 +255,15 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
     if not right:
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     for name, among in ((SAMPLED, good), (ATTACKED, right)):
-        path = images_path(run.evaluation, run.detector.name, name)
-        if not run.store.exists(*path):
-            spread = np.linspace(0, len(among) - 1, min(count, len(among))).astype(int)
-            write_table(run.store, table.take([among[i] for i in spread]), *path)
+        _write_some(run, name, table.take(among), count)
+
+
+def _write_some(run: Run, name: str, table: pa.Table, count: int) -> None:
+    """Write once a list of so many images, spread evenly over a table."""
+    path = images_path(run.evaluation, run.detector.name, name)
+    if not run.store.exists(*path):
+        spread = np.linspace(0, len(table) - 1, min(count, len(table))).astype(int)
+        write_table(run.store, table.take(spread), *path)
 
 
 @task(cache_policy=NO_CACHE)

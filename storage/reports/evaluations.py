@@ -8,6 +8,8 @@ has the features of some of them, complete or absent, so that a run goes on wher
 
 from datetime import datetime
 
+from pydantic import Field
+
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.batches.manifests import Sources
 from storage.records import Record
@@ -18,7 +20,8 @@ class Evaluation(Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
-    ``attacked`` is how many images are attacked, ``magnitudes`` those of input pre-processing.
+    ``planted`` are shares of a slide, none in an evaluation of before they were; ``attacked`` is
+    how many images are attacked, ``magnitudes`` those of input pre-processing.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Evaluation(Record):
     images: Sources
     limit: int | None
     ood: dict[str, str]
+    planted: list[float] = Field(default_factory=list)
     attacks: list[str]
     attacked: int
     magnitudes: list[float]

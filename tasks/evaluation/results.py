@@ -139,7 +139,7 @@ class Findings:
         for treatment in self._treatments("attack"):
             subject = self._subject("attack", treatment.name, treatment.strength)
             for form, words in ((FILE, AS_FILES), (COMPUTED, AS_COMPUTED)):
-                counted = self._counted(treatment, form)
+                counted = self.counted(treatment, form)
                 if len(counted) < FEWEST:
                     continue
                 clean = self._side(ATTACKED, CLEAN, FILE, counted)
@@ -215,7 +215,7 @@ class Findings:
     def _treatments(self, kind: str) -> list[Treatment]:
         return [treatment for _, treatment in self.scored if treatment.kind == kind]
 
-    def _counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
+    def counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
         """Select images that are right, also under noise as large, and wrong when attacked."""
         clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         part = self.scored[ATTACKED, treatment]
@@ -225,7 +225,7 @@ class Findings:
         """Join ordinary and attacked images for the regression for unseen attacks to learn from."""
         ordinary, attacked = [], []
         for treatment in self._treatments("attack"):
-            counted = self._counted(treatment, FILE)
+            counted = self.counted(treatment, FILE)
             if treatment.name == TEACHER and len(counted):
                 ordinary.append(self._side(ATTACKED, CLEAN, FILE, counted))
                 ordinary.append(self._side(ATTACKED, treatment, NOISE, counted))
@@ -294,7 +294,7 @@ class Findings:
         counted = np.ones(n, bool)
         if treatment.kind == "attack":
             counted[:] = False
-            counted[self._counted(treatment, COMPUTED if form == COMPUTED else FILE)] = True
+            counted[self.counted(treatment, COMPUTED if form == COMPUTED else FILE)] = True
         table = self.tables[images].take(scored.rows)
 
         def same(value: Any, kind: pa.DataType) -> pa.Array:

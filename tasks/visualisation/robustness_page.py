@@ -22,6 +22,7 @@ from tasks.evaluation.seeds import (
     ALARMS,
     ATTACK,
     COVARIATE,
+    NIGHTS,
     ORDINARY,
     THRESHOLD,
     Column,
@@ -107,13 +108,18 @@ def robustness_page(
         facts=facts,
         note=note(means),
         summary=summary_tables(means),
+        spectrum=[
+            (g.capitalize(), group_tables(means, g)) for g in groups_of(means) if g in NIGHTS
+        ],
         histograms=_histograms(drawn, metrics),
         rocs=_roc_charts(drawn, main_detectors(detectors_of(means))),
         strengths=_strength_charts(means),
         covariates=_covariate_charts(means),
         alarms=group_tables(means, ALARMS),
         alarm_charts=_alarm_charts(means),
-        groups=[(g, group_tables(means, g)) for g in groups_of(means) if g != ALARMS],
+        groups=[
+            (g, group_tables(means, g)) for g in groups_of(means) if g not in (ALARMS, *NIGHTS)
+        ],
         examples=[_pictures(example) for example in examples],
     )
 

@@ -17,7 +17,9 @@ from tasks.evaluation.seeds import (
     ALARMS,
     ATTACK,
     COVARIATE,
+    NIGHTS,
     ORDINARY,
+    PLANTED,
     Column,
     Compared,
     Mean,
@@ -125,7 +127,7 @@ def summary_tables(means: Means) -> list[Table]:
     kept = {
         comparison: row
         for comparison, row in means.items()
-        if comparison.group not in ORDINARY
+        if comparison.group not in (*ORDINARY, *NIGHTS)
         and comparison.images == AS_FILES
         and comparison.against in (None, CLEAN)
     }
@@ -264,7 +266,7 @@ def _strength_label(comparison: Compared) -> str:
     if strength is None:
         return ""
     text = f"{strength:g}".removeprefix("0") or "0"
-    if comparison.group == ATTACK and abs(255 * strength - round(255 * strength)) < 1e-3:
+    if comparison.group in (ATTACK, PLANTED) and abs(255 * strength - round(255 * strength)) < 1e-3:
         text = f"{round(255 * strength)}/255"
     elif comparison.group == COVARIATE:
         text = f"level {text}"

@@ -1,0 +1,123 @@
+"""Units of work of the full-spectrum track: slides with abnormal cells planted among their own."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.jobs.evaluation import PartJob, load_detector, read_part
+from flows.jobs.worker import settle_worker
+from storage.parquet import read_table
+from storage.reports.evaluations import images_path
+from tasks.evaluation.metrics import Interval, Metric, Subject
+from tasks.evaluation.parts import FILE, join
+from tasks.evaluation.planted import (
+    Cells,
+    alarm_metrics,
+    by_slide,
+    judge,
+    plant,
+    planted_metrics,
+    whole_metrics,
+    whole_slides,
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a set of images under a treatment: those that count."""
+
+    parts: tuple[PartJob, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlantJob:
+    """Things to be planted into the slides of some hosts; see `plant`."""
+
+    subject: Subject
+    hosts: Chosen
+    things: Chosen
+    share: float
+    own: bool
+
+    @property
+    def has_cells(self) -> bool:
+        """Tell whether there is something to plant, and where: not every attack succeeds."""
+        return bool(self.hosts.rows and self.things.rows)
+
+
+@dataclass(frozen=True)
+class AlarmJob:
+    """Ordinary slides as they are; ``positive`` is what the class of an infected cell is called."""
+
+    subject: Subject
+    hosts: Chosen
+    positive: str
+
+    @property
+    def has_cells(self) -> bool:
+        """Tell whether there is a cell."""
+        return bool(self.hosts.rows)
+
+
+@dataclass(frozen=True)
+class WholeJob:
+    """Slides that are wholly of one kind of thing."""
+
+    subject: Subject
+    things: Chosen
+
+    @property
+    def has_cells(self) -> bool:
+        """Tell whether there is a cell."""
+        return bool(self.things.rows)
+
+
+def measure(job: PlantJob | AlarmJob | WholeJob) -> list[Metric]:
+    """Score the slides of a job, and measure what is found."""
+    settle_worker()
+    if isinstance(job, PlantJob):
+        detector = load_detector(job.hosts.parts[0].run)
+        hosts, things = _cells(job.hosts), _cells(job.things)
+        judged = plant(detector, hosts, things, job.share, own=job.own)
+        return planted_metrics(job.subject, judged)
+    if isinstance(job, WholeJob):
+        slides = whole_slides(_cells(job.things))
+        detector = load_detector(job.things.parts[0].run)
+        return whole_metrics(job.subject, judge(detector, slides, _none(slides)))
+    hosts = _cells(job.hosts)
+    slides = by_slide(hosts)
+    judged = judge(load_detector(job.hosts.parts[0].run), slides, _none(slides))
+    called = Interval(float(np.mean(hosts.predicted == 0)))
+    diagnosed = Metric(job.subject, None, f"called {job.positive}", called, negatives=len(hosts))
+    return [*alarm_metrics(job.subject, judged), diagnosed]
+
+
+def _none(slides: list[Cells]) -> list[NDArray[np.bool_]]:
+    return [np.zeros(len(slide), bool) for slide in slides]
+
+
+@lru_cache(maxsize=2)
+def _cells(chosen: Chosen) -> Cells:
+    """Read cells, with the slides that they are of."""
+    first = chosen.parts[0]
+    run, found = first.run, []
+    names = load_detector(run).taps
+    table = read_table(run.store, *images_path(run.evaluation, run.detector.name, first.images))
+    slides = np.asarray(table["group"].to_pylist())
+    for part in map(read_part, chosen.parts):
+        wanted = np.flatnonzero(np.isin(part.rows, chosen.rows))
+        if not len(wanted):
+            continue
+        evidence = part.forms[FILE]
+        found.append(
+            Cells(
+                {tap: evidence.taps[tap][wanted] for tap in names},
+                evidence.logits[wanted].argmax(axis=1),
+                slides[part.rows[wanted]],
+                np.asarray([row.tobytes().hex() for row in part.image_ids[wanted]]),
+            )
+        )
+    return join(found)

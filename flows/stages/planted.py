@@ -1,0 +1,107 @@
+"""Measure a detector over the full spectrum: slides of known patients and foreign ones, planted."""
+
+from collections.abc import Iterator, Mapping
+
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.jobs.evaluation import PartJob, Run, load_detector
+from flows.jobs.planted import AlarmJob, Chosen, PlantJob, WholeJob, measure
+from flows.monitoring.console import tell
+from flows.stages.jobs import run_jobs
+from tasks.evaluation.metrics import Metric, Subject
+from tasks.evaluation.parts import CLEAN, FILE, Treatment
+from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.scored import ScoredPart
+from tasks.evaluation.seeds import BY_SLIDE, PLANTED, WHOLE
+
+Key = tuple[str, Treatment]
+
+HEALTHY = "healthy/"  # how the names of sets begin whose cells are ordinary for their slides
+PLANTED_LEVELS = (3.0, 5.0)  # of corruptions
+HOME = "unseen patients"
+
+
+def is_healthy(name: str) -> bool:
+    """Tell whether a set is of healthy cells on slides of another laboratory."""
+    return name.startswith(HEALTHY)
+
+
+def some_of(images: str) -> str:
+    """Name the list of some of a set's images, which are corrupted."""
+    return f"{images}--some"
+
+
+@task(cache_policy=NO_CACHE)
+def planted_metrics(
+    client: Client,
+    run: Run,
+    findings: Findings,
+    scored: Mapping[Key, ScoredPart],
+    parts: Mapping[Key, list[PartJob]],
+    healthy: Mapping[str, str],
+    shares: list[float],
+) -> list[Metric]:
+    """Measure false alarms by slide, what is caught in each slide, and slides of one kind."""
+    if load_detector(run).own is None:
+        tell(f"detector {run.detector.name} has no normal of its slides: none is planted")
+        return []
+    jobs = [job for job in _jobs(findings, scored, parts, healthy, shares) if job.has_cells]
+    return [
+        metric
+        for metrics in run_jobs(client, measure, jobs, title="planted slides")
+        for metric in metrics
+    ]
+
+
+def _jobs(
+    findings: Findings,
+    scored: Mapping[Key, ScoredPart],
+    parts: Mapping[Key, list[PartJob]],
+    healthy: Mapping[str, str],
+    shares: list[float],
+) -> Iterator[PlantJob | AlarmJob | WholeJob]:
+    hosts = {HOME: TEST} | {name.removeprefix(HEALTHY): images for name, images in healthy.items()}
+
+    def chosen(key: Key) -> Chosen:
+        rows = scored[key].forms[FILE].rows
+        if key[1].kind == "attack":
+            rows = rows[findings.counted(key[1], FILE)]
+        return Chosen(tuple(parts[key]), tuple(rows.tolist()))
+
+    def subject(group: str, name: str, strength: float | None = None, against: str = "") -> Subject:
+        return Subject(findings.model, findings.seed, group, name, strength, against or None)
+
+    for host, images in hosts.items():
+        ordinary = chosen((images, CLEAN))
+        yield AlarmJob(subject(BY_SLIDE, host), ordinary, findings.classes[0])
+        for share in shares:
+            against = f"{share:.0%} of {host}"
+            for name, things in findings.other_sets.items():
+                planted = chosen((things, CLEAN))
+                yield PlantJob(
+                    subject(PLANTED, name, None, against), ordinary, planted, share, False
+                )
+            for key in parts:
+                treated, treatment = key
+                mine = (SAMPLED, ATTACKED) if images == TEST else (some_of(images),)
+                if treated not in mine or not _is_planted(treatment):
+                    continue
+                of = subject(PLANTED, *_label(treatment), against)
+                yield PlantJob(of, ordinary, chosen(key), share, True)
+    for name, things in findings.other_sets.items():
+        yield WholeJob(subject(WHOLE, name), chosen((things, CLEAN)))
+
+
+def _is_planted(treatment: Treatment) -> bool:
+    return treatment.kind == "attack" or (
+        treatment.kind == "corruption" and treatment.strength in PLANTED_LEVELS
+    )
+
+
+def _label(treatment: Treatment) -> tuple[str, float | None]:
+    """Name a treatment, and give its strength where that is a distance of pixels."""
+    if treatment.kind == "corruption":
+        return f"{treatment.name}, level {treatment.strength:.0f}", None
+    return treatment.name, treatment.strength
