@@ -147,7 +147,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )
     lineage = load_statistics(store, first.model, first.statistics_version)
-    for contribution in lineage.contributions:
+    for contribution in lineage.own:
         batch = load_batch(store, contribution.batch, contribution.attempt)
         fit(as_given(batch.images), batch=batch.name, model=name, limit=batch.limit, settings=alike)
     return [made for made in list_detectors(store) if made.model == name][-1]

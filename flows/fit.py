@@ -13,6 +13,8 @@ from flows.options.described import described
 from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.sites.learning import retract_night
+from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
@@ -35,6 +37,7 @@ from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
+    load_foreign,
     version_name,
 )
 from storage.store import Store, StoreError
@@ -152,11 +155,20 @@ def retract(
     slide: str | None = None,
     patient: str | None = None,
     model: str | None = None,
+    site: str | None = None,
+    site_night: str | None = None,
     settings: Settings | None = None,
-) -> FitOutcome:
-    """Take a batch, a slide or a patient out of the statistics, and calibrate anew."""
+) -> FitOutcome | SiteOutcome:
+    """Take a batch, a slide or a patient out of the statistics, and calibrate anew.
+
+    With ``site``, take one of its nights out of it.
+    """
     settings = settings or Settings()
     store = Store(settings.store)
+    if site is not None and site_night is not None:
+        with open_client(settings) as client:
+            made = retract_night(client, store, site, site_night)
+        return site_outcome(store, made, f"night {site_night} taken out of site {site}")
     chosen = {"batch": batch, "slide": slide, "patient": patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     if len(given) != 1:
@@ -169,20 +181,30 @@ def retract(
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
         taken: list[Rows] = []
+        foreign: list[Contribution] = []
         kept: list[Contribution] = []
         for contribution in latest.contributions:
+            if contribution.foreign is not None:
+                # Who is in it only its own store knows: it goes as a whole, or stays.
+                goes = (kind, name) == ("batch", contribution.batch)
+                (foreign if goes else kept).append(contribution)
+                continue
             rows, left = take_out(store, card, contribution, kind, name)
             taken += [rows] if len(rows.rows) else []
             kept += [left] if left else []
-        if not taken:
+        if not taken and not foreign:
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
-        count = sum(len(rows.rows) for rows in taken)
+        count = sum(len(rows.rows) for rows in taken) + sum(each.images for each in foreign)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
         with open_client(settings) as client:
             refuse_damage(client, store, card, latest.contributions)
-            part = statistics_of_rows(client, store, card, taken, f"retract {name}")
-            before = statistics_with_slides(client, store, card, latest)
-            total = retract_statistics(before, part)
+            total = statistics_with_slides(client, store, card, latest)
+            if taken:
+                part = statistics_of_rows(client, store, card, taken, f"retract {name}")
+                total = retract_statistics(total, part)
+            for each in foreign:
+                given_by = load_foreign(store, card.name, each)
+                total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
             held.check()
             lineage = save_version(store, card, latest, total, f"retract {kind} {name}", kept)
             return _finish(client, settings, store, card, lineage, changed)
@@ -231,15 +253,29 @@ def _finish(
     unreadable: int = 0,
 ) -> FitOutcome:
     """Calibrate a detector on the statistics, or warn why none is possible."""
+    outcome = fitted_outcome(client, settings, store, card, lineage, changed, unreadable)
     log = get_run_logger()
+    for warning in outcome.warnings:
+        log.warning(warning)
+    return outcome
+
+
+def fitted_outcome(
+    client: Client,
+    settings: Settings,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    changed: str,
+    unreadable: int = 0,
+) -> FitOutcome:
+    """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
     detector: DetectorCard | None = None
     try:
         detector = calibrate_detector(client, settings, store, card, lineage)
         warnings = detector.warnings
     except CalibrationError as error:
         warnings = [f"no detector: {error}"]
-    for warning in warnings:
-        log.warning(warning)
     return FitOutcome(
         changed=changed,
         model=card.name,

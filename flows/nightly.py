@@ -32,7 +32,8 @@ from storage.batches.nights import (
 )
 from storage.batches.segmentations import manifest_address as segmentation_address
 from storage.models.classifiers import load_card
-from storage.models.detectors import load_detector_card
+from storage.models.detectors import DetectorCard
+from storage.models.sites import detector_at
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -66,6 +67,8 @@ def nightly(
     microns_per_pixel: float | None = None,
     slide_is: SlideIs = "file",
     detector: str | None = None,
+    site: str | None = None,
+    learn: bool = False,
     wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
@@ -90,7 +93,8 @@ def nightly(
     if night is None or not (night.images or over):
         with stage("take"):
             extensions = EXTENSIONS | SLIDE_EXTENSIONS if fields else EXTENSIONS
-            night = _take_what_is_new(store, series, day, inbox, settle, detector, extensions)
+            card, _ = detector_at(store, detector, site, warn)
+            night = _take_what_is_new(store, series, day, inbox, settle, card, extensions)
     if night.inbox != inbox:
         raise StoreError(
             f"night {night.batch} took its images from {night.inbox}, not from {inbox}: give that "
@@ -107,6 +111,8 @@ def nightly(
         images,
         batch=night.batch,
         detector=detector,
+        site=site,
+        learn=learn,
         date=day,
         wait=wait,
         settings=settings,
@@ -119,11 +125,11 @@ def _take_what_is_new(
     day: date,
     inbox: str,
     settle: float,
-    detector: str | None,
+    detector: DetectorCard,
     extensions: frozenset[str],
 ) -> Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
-    card = load_card(store, load_detector_card(store, detector, on_damage=warn).model)
+    card = load_card(store, detector.model)
     with series_lease(store, series, on_wait=tell) as held:
         night = find_night(store, series, day)
         if night and night.images:

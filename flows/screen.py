@@ -16,14 +16,24 @@ from flows.options.described import described
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.sites.learning import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
-from storage.batches.ledger import Seal, discard_scores, is_announced, note_announced
+from storage.batches.ledger import (
+    Seal,
+    discard_scores,
+    is_announced,
+    note_announced,
+    screening_key,
+    screening_version,
+)
 from storage.batches.manifests import Batch
+from storage.leases import Lease
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import load_detector_card, load_model_of
+from storage.models.detectors import DetectorCard, load_model_of
+from storage.models.sites import SiteCard, detector_at, load_site_version
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store, StoreError
@@ -38,6 +48,8 @@ class ScreenOutcome(Outcome):
     page: str
     model: str
     detector: str
+    site: str | None
+    learned: str | None = None
     images: int
     scored: int
     failures: dict[str, int]
@@ -70,10 +82,12 @@ class ScreenOutcome(Outcome):
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", f"{self.review:,} images, {self.slides_for_review:,} slides"),
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
-            ("detector", self.detector),
+            ("detector", f"{self.detector}, at site {self.site}" if self.site else self.detector),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
+        if self.learned:
+            rows.insert(-2, ("learned", self.learned))
         if failures:
             rows.insert(1, ("failed", failures))
         if self.repeated:
@@ -115,6 +129,8 @@ def screen(
     images: str | list[str],
     batch: str,
     detector: str | None = None,
+    site: str | None = None,
+    learn: bool = False,
     date: date | None = None,
     limit: int | None = None,
     force: bool = False,
@@ -129,7 +145,7 @@ def screen(
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    detector_card = load_detector_card(store, detector, on_damage=warn)
+    detector_card, newest = detector_at(store, detector, site, warn)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     started = time.monotonic()
@@ -146,22 +162,23 @@ def screen(
                 batch_date=date,
                 force=force,
             )
-        seal = valid_seal(store, frozen, detector_card.name)
+        key = screening_key(detector_card.name, site)
+        seal = valid_seal(store, frozen, key)
         repeated = seal is not None
         if repeated:
-            discard_scores(store, frozen, detector_card.name)  # a run may die right after its seal
-        page_failure = None
-        if seal is None or not has_page(store, frozen, seal):
+            discard_scores(store, frozen, key)  # a run may die right after its seal
+        page_failure = learned = None
+        undecided = learn and site is not None and is_undecided(store, site, frozen)
+        if seal is None or not has_page(store, frozen, seal) or undecided:
             with open_client(settings) as client:
                 if seal is None:
-                    with stage("extract"):
-                        extract(client, store, frozen, card)
-                    with stage("score"):
-                        parts = score_slides(client, store, frozen, card, detector_card)
-                    held.check()
-                    with stage("publish"):
-                        seal = publish(store, settings, frozen, card, detector_card, parts)
-                page_failure = try_page(client, store, settings, frozen, seal, card, detector_card)
+                    seal = _publish(client, held, settings, frozen, card, detector_card, newest)
+                if not has_page(store, frozen, seal):
+                    page_failure = try_page(
+                        client, store, settings, frozen, seal, card, detector_card
+                    )
+                if undecided and site is not None:
+                    learned = try_learning(client, store, frozen, seal, site)
         night = batch_report(store, frozen)
         _refuse_other_figures(store, frozen, seal, night)
         if not is_announced(store, frozen, seal):
@@ -169,12 +186,33 @@ def screen(
             if announce(store, frozen, seal, night):
                 note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
-    outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure)
+    outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure, learned)
     if outcome.scored < outcome.images or not outcome.images:
         raise ImagesFailedError(outcome)
     if outcome.page_failure:
         raise PageFailedError(outcome)
     return outcome
+
+
+def _publish(
+    client: Client,
+    held: Lease,
+    settings: Settings,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    newest: SiteCard | None,
+) -> Seal:
+    """Extract, score and publish a batch, at the newest version of its site where it begins now."""
+    store = held.store
+    with stage("extract"):
+        extract(client, store, batch, card)
+    with stage("score"):
+        site = _site_of(store, batch, detector, newest)
+        parts = score_slides(client, store, batch, card, detector, site)
+    held.check()
+    with stage("publish"):
+        return publish(store, settings, batch, card, detector, parts, site)
 
 
 def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
@@ -194,6 +232,17 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSu
         )
 
 
+def _site_of(
+    store: Store, batch: Batch, detector: DetectorCard, newest: SiteCard | None
+) -> SiteCard | None:
+    """Load the version of the site with which the screening began, by default the newest."""
+    if newest is None:
+        return None
+    key = screening_key(detector.name, newest.name)
+    version = screening_version(store, batch, key, newest.version)
+    return newest if version == newest.version else load_site_version(store, newest.name, version)
+
+
 def _outcome(
     store: Store,
     batch: Batch,
@@ -202,6 +251,7 @@ def _outcome(
     seconds: float,
     repeated: bool,
     page_failure: str | None,
+    learned: str | None,
 ) -> ScreenOutcome:
     """Say in figures what was published."""
     return ScreenOutcome(
@@ -210,6 +260,7 @@ def _outcome(
         page=store.address(*page_path(batch.name)),
         model=seal.model,
         detector=seal.detector,
+        site=seal.site,
         images=seal.rows,
         scored=seal.scored,
         failures=seal.failures,
@@ -222,6 +273,7 @@ def _outcome(
         seconds=seconds,
         repeated=repeated,
         page_failure=page_failure,
+        learned=learned,
     )
 
 

@@ -1,8 +1,8 @@
 """Find what may be removed from a store after a time, and remove it.
 
-Models, statistics, detectors, manifests, seals, reviews, what nights took and the row of each batch
-in ``reports/batches`` are never removed: they are small, and what is kept names them. Features can
-be computed again from the images, and are what a store is full of.
+Models, statistics, detectors, sites, manifests, seals, reviews, what nights took and the row of
+each batch in ``reports/batches`` are never removed: they are small, and what is kept names them.
+Features can be computed again from the images, and are what a store is full of.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from datetime import date, datetime
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, list_batches, load_batch_of_key
 from storage.models.classifiers import list_models
+from storage.models.sites import list_sites
 from storage.models.statistics import latest_statistics
 from storage.records import Tell, read_readable
 from storage.reports.pages import page_path
@@ -31,17 +32,19 @@ class Removable:
 def expired_features(
     store: Store, before: datetime, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find features of batches published before a time, but for those in the newest statistics.
+    """Find features of batches published before a time that neither statistics nor sites need.
 
-    Features in the statistics are read again by every later fit and by retract. Features of a
-    batch without a report are those of a night that is not finished. ``only`` names one batch.
-    Where a record is damaged that says which they are, they stay; see `read_readable`.
+    Features in the newest statistics are read again by every later fit and by retract, and those of
+    a site's commissioned nights by its next version. Features of a batch without a report are those
+    of a night that is not finished. ``only`` names one batch. Where a record is damaged that says
+    which they are, they stay; see `read_readable`.
     """
     models = [card.name for card in list_models(store, on_damage)]
 
     def of_model(model: str) -> list[Removable]:
         latest = latest_statistics(store, model)
-        fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
+        fitted = {(c.batch, c.attempt) for c in latest.own} if latest else set()
+        fitted |= {(n.batch, n.attempt) for s in list_sites(store) for n in s.commissioned_nights}
 
         def of_batch(name: str) -> Removable | None:
             batch = load_batch_of_key(store, name.removesuffix(".zarr"))

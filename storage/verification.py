@@ -27,7 +27,20 @@ from storage.batches.segmentations import FOLDER as SEGMENTATIONS
 from storage.batches.segmentations import verify_segmentation
 from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import detector_names, load_detector, load_detector_card
-from storage.models.statistics import latest_statistics, load_moments, load_statistics
+from storage.models.sites import FOLDER as SITES
+from storage.models.sites import (
+    load_night,
+    load_site_arrays,
+    load_site_version,
+    site_versions,
+)
+from storage.models.statistics import (
+    latest_statistics,
+    load_foreign,
+    load_moments,
+    load_statistics,
+    version_name,
+)
 from storage.parquet import read_footer, read_table
 from storage.reports.reviews import FOLDER as REVIEWS
 from storage.reports.tables import (
@@ -69,6 +82,10 @@ def all_checks(store: Store) -> Iterator[Check]:
             yield Check(path, partial(_statistics, store, model, version))
     for name in detector_names(store):
         yield Check(f"detectors/{name}", partial(_detector, store, name))
+    for name in store.names(SITES):
+        for number in site_versions(store, name):
+            path = f"{SITES}/{name}/{version_name(number)}"
+            yield Check(path, partial(_site, store, name, number))
     for series in store.names("nights"):
         yield Check(f"nights/{series}", partial(_nights, store, series))
     for name in store.folders(SEGMENTATIONS, having="segmentation.json"):
@@ -107,11 +124,22 @@ def _model(store: Store, name: str) -> None:
 
 
 def _statistics(store: Store, model: str, version: str) -> None:
-    load_moments(store, load_statistics(store, model, int(version.removeprefix("v"))))
+    lineage = load_statistics(store, model, int(version.removeprefix("v")))
+    load_moments(store, lineage)
+    for contribution in lineage.contributions:
+        if contribution.foreign is not None:
+            load_foreign(store, model, contribution)
 
 
 def _detector(store: Store, name: str) -> None:
     load_detector(store, load_detector_card(store, name))
+
+
+def _site(store: Store, name: str, version: int) -> None:
+    card = load_site_version(store, name, version)
+    load_site_arrays(store, card)
+    for night in card.nights:
+        load_night(store, name, night)
 
 
 def _nights(store: Store, series: str) -> None:

@@ -17,7 +17,8 @@ from storage.batches.nights import find_night
 from storage.batches.segmentations import find_segmentation
 from storage.models.classifiers import find_card, refuse_existing
 from storage.models.detectors import load_detector_card
-from storage.store import Store, StoreError
+from storage.models.sites import detector_at, load_site
+from storage.store import Store, StoreError, check_name
 from tasks.images.listing import refuse_missing
 
 Values = dict[str, Any]
@@ -56,7 +57,10 @@ def _fit(store: Store, values: Values) -> None:
 
 
 def _retract(store: Store, values: Values) -> None:
-    find_card(store, values["model"])
+    if values["site"] is not None:
+        load_site(store, values["site"])
+    else:
+        find_card(store, values["model"])
 
 
 def _segment(store: Store, values: Values) -> None:
@@ -64,14 +68,21 @@ def _segment(store: Store, values: Values) -> None:
         refuse_missing(values["images"])
 
 
-def _screen(store: Store, values: Values) -> None:
+def _commission(store: Store, values: Values) -> None:
+    check_name("site", values["site"])
     load_detector_card(store, values["detector"])
+    if values["batch"] is None or find_batch(store, values["batch"]) is None:
+        refuse_missing(values["images"])
+
+
+def _screen(store: Store, values: Values) -> None:
+    detector_at(store, values["detector"], values["site"])
     if values["force"] or find_batch(store, values["batch"]) is None:
         refuse_missing(values["images"])
 
 
 def _nightly(store: Store, values: Values) -> None:
-    load_detector_card(store, values["detector"])
+    detector_at(store, values["detector"], values["site"])
     day = values["date"] or datetime.now(ZoneInfo(values["timezone"])).date()
     if find_night(store, values["series"], day) is None:
         refuse_missing(values["inbox"])
@@ -87,6 +98,7 @@ def _evaluate(store: Store, values: Values) -> None:
 LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {
     flows.Train: _train,
     flows.Fit: _fit,
+    flows.Commission: _commission,
     flows.Retract: _retract,
     flows.Segment: _segment,
     flows.Screen: _screen,

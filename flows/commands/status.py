@@ -16,6 +16,7 @@ from storage.batches.ledger import complete_shards, list_seals
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
+from storage.models.sites import SiteCard, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn
@@ -26,12 +27,13 @@ Row = dict[str, Any]
 
 
 class StatusOutcome(Outcome):
-    """The models, statistics, detectors and batches of a store, oldest first."""
+    """The models, statistics, detectors, sites and batches of a store, oldest first."""
 
     store: str
     models: list[Row]
     statistics: list[Row]
     detectors: list[Row]
+    sites: list[Row]
     batches: list[Row]
     damaged: list[str]
 
@@ -44,7 +46,7 @@ class StatusOutcome(Outcome):
         """Write the outcome for a person at a terminal."""
         out = StringIO()
         console = Console(file=out, width=160)
-        for title in ("models", "statistics", "detectors", "batches"):
+        for title in ("models", "statistics", "detectors", "sites", "batches"):
             rows: list[Row] = getattr(self, title)
             if not rows:
                 console.print(f"no {title}")
@@ -62,7 +64,7 @@ class StatusOutcome(Outcome):
 def status(
     settings: Settings | None = None,
 ) -> StatusOutcome:
-    """Show what is in a store: models, statistics, detectors and batches."""
+    """Show what is in a store: models, statistics, detectors, sites and batches."""
     settings = settings or Settings()
     store = Store(settings.store)
     damaged: list[str] = []
@@ -106,9 +108,24 @@ def status(
             }
             for card in list_detectors(store, leave_out, models)
         ],
+        sites=[_site_row(card) for card in list_sites(store, leave_out)],
         batches=[_batch_row(store, batch, leave_out) for batch in list_batches(store, leave_out)],
         damaged=damaged,
     )
+
+
+def _site_row(card: SiteCard) -> Row:
+    learned = sum(night.learned for night in card.nights)
+    return {
+        "site": card.name,
+        "version": version_name(card.version),
+        "detector": card.detector,
+        "nights": f"{len(card.nights)}" + (f", {learned} of them learned" if learned else ""),
+        "slides": f"{card.slides:,}",
+        "cells": f"{card.cells:,}",
+        "called abnormal": card.alarms_text,
+        "warnings": len(card.warnings) or None,
+    }
 
 
 def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
@@ -127,7 +144,7 @@ def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
         "date": batch.batch_date.isoformat(),
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {shards} shards",
-        "report": f"by {seals[-1].detector}" if seals else None,
+        "report": f"by {seals[-1].key}" if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
     }

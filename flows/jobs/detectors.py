@@ -1,13 +1,31 @@
-"""Read detectors from the store, and verify them, once a process."""
+"""Read detectors and sites from the store, and verify them, once a process."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 from storage.models.detectors import DetectorCard, load_detector
+from storage.models.sites import SiteCard, load_site_arrays
 from storage.store import Store
 from tasks.detector.detector import Detector
+from tasks.sites.learning import SiteNormal
 
 
 @lru_cache(maxsize=4)
 def load_fitted_detector(store: Store, card: DetectorCard) -> Detector:
     """Read and verify a detector, once a process."""
     return Detector.from_arrays(load_detector(store, card))
+
+
+def load_detector_at(store: Store, card: DetectorCard, site: SiteCard | None) -> Detector:
+    """Read a detector as it is at a site: slides and cells are compared with the site's.
+
+    Without a site it is the detector itself.
+    """
+    detector = load_fitted_detector(store, card)
+    return detector if site is None else replace(detector, own=load_site_normal(store, site).own)
+
+
+@lru_cache(maxsize=4)
+def load_site_normal(store: Store, card: SiteCard) -> SiteNormal:
+    """Read and verify the normal of a site, once a process."""
+    return SiteNormal.from_arrays(load_site_arrays(store, card))

@@ -15,20 +15,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.detectors import load_detector_at, load_fitted_detector, load_site_normal
 from flows.jobs.worker import settle_worker
 from storage.batches.features import SCORED, FeatureBlock, image_ids
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import ShardRecord, scores_path, shifts_path
+from storage.batches.ledger import ShardRecord, scores_path, screening_key, shifts_path
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
 from storage.parquet import write_parts, write_table
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.own_normal import cell_scores, slide_shift
 from tasks.detector.slide_distance import SlideNormal, standardised_distances
-from tasks.detector.slide_normal import reference_rows, slide_normal
+from tasks.detector.slide_normal import Choices, reference_rows, slide_normal
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.columns import Provenance
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows, is_cut
@@ -70,20 +71,25 @@ class Reference:
 
 @dataclass(frozen=True)
 class NightJob:
-    """A batch whose own normal is wanted, for cells whose slide and patient have too few."""
+    """A batch whose own normal is wanted, for cells whose slide and patient have too few.
+
+    ``least`` cells are enough for it.
+    """
 
     store: Store
     batch: Batch
     model: ModelCard
     detector: DetectorCard
+    least: int = Choices.least
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """Consecutive rows of whole slides to be scored.
 
-    ``part`` counts in the batch; ``night`` is what cells are compared with that have nothing
-    nearer, None where there is none.
+    ``part`` counts in the batch; ``nearest`` is what cells are compared with whose slide and
+    patient have too few, the site's or the night's normal; None where there is none. Slides are
+    expected to be like those of the ``site``.
     """
 
     store: Store
@@ -94,12 +100,21 @@ class ScoreJob:
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
     scored_at: datetime
-    night: Reference | None
+    nearest: Reference | None
+    site: SiteCard | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the key of the screening, under which the part is kept."""
+        return screening_key(self.detector.name, self.site.name if self.site else None)
 
 
-def provenance_of(batch: Batch, model: str, detector: str, scored_at: datetime) -> Provenance:
-    """Make the provenance of a batch's rows: model, detector, batch, day and start of scoring."""
-    return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
+def provenance_of(
+    batch: Batch, model: str, detector: str, scored_at: datetime, site: SiteCard | None = None
+) -> Provenance:
+    """Make the provenance of a batch's rows: model, detector, batch, day, start, and site."""
+    label = site.label if site else None
+    return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
 
 
 def night_normal(job: NightJob) -> Reference:
@@ -112,21 +127,27 @@ def night_normal(job: NightJob) -> Reference:
     total = sum(shard.stop - shard.start for shard in chosen)
     every = -(-total // len(reference_rows(total))) if total else 1
     rows = np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])
-    return _reference_of(features, load_fitted_detector(job.store, job.detector), rows, "night")
+    detector = load_fitted_detector(job.store, job.detector)
+    return _reference_of(features, detector, rows, "night", Choices(least=job.least))
+
+
+def site_normal(store: Store, site: SiteCard) -> Reference:
+    """Read the normal of a site, for cells whose slide and patient have too few."""
+    return Reference(load_site_normal(store, site).reference, np.zeros(0, np.intp), "site")
 
 
 def score_part(job: ScoreJob) -> int:
     """Score a part's cells and slides; returns how many cells there are."""
     settle_worker()
-    detector = load_fitted_detector(job.store, job.detector)
+    detector = load_detector_at(job.store, job.detector, job.site)
     features = Features(job.store, job.batch, job.model)
     scorer = _Scorer(job, detector, features)
     rows = scorer.rows()
     first = next(rows)
-    path = scores_path(job.batch, job.detector.name, job.part)
+    path = scores_path(job.batch, job.key, job.part)
     write_parts(job.store, first.schema, chain([first], rows), *path)
     # The shifts last: they say that the part is complete.
-    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.detector.name, job.part))
+    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
     return job.spans[-1].stop - job.spans[0].start
 
 
@@ -180,11 +201,15 @@ def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
 
 
 def _reference_of(
-    features: Features, detector: Detector, rows: NDArray[np.intp], level: str
+    features: Features,
+    detector: Detector,
+    rows: NDArray[np.intp],
+    level: str,
+    choices: Choices | None = None,
 ) -> Reference:
     assert detector.own is not None
     taps, classes = features.take(rows, detector.taps)
-    normal = slide_normal(detector.own.priors, taps, classes)
+    normal = slide_normal(detector.own.priors, taps, classes, choices)
     return Reference(normal, rows[normal.kept], level if normal.level == "slide" else "population")
 
 
@@ -228,7 +253,7 @@ class _Scorer:
 
     def _made_by(self) -> Provenance:
         job = self.job
-        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at)
+        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at, job.site)
 
     def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> Scores:
         """Score a block whose first row in the batch is ``start``."""
@@ -255,14 +280,14 @@ class _Scorer:
 
     def _reference(self, wanted: Range | None) -> Reference | None:
         if wanted is None:
-            return self.job.night
+            return self.job.nearest
         if wanted not in self.references:
             start, stop, level = wanted
             rows = start + reference_rows(stop - start)
             found = _reference_of(self.features, self.detector, rows, level)
             # A slide whose cells mostly failed has no normal of its own.
-            if found.level == "population" and self.job.night is not None:
-                found = self.job.night
+            if found.level == "population" and self.job.nearest is not None:
+                found = self.job.nearest
             self.references[wanted] = found
         return self.references[wanted]
 

@@ -50,6 +50,10 @@ COMMANDS = {
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
+    "commission": Command(
+        flows.Commission, "flows.commission:commission", STORE + BATCH + CLUSTER,
+        flow=True, workers=True,
+    ),
     "retract": Command(
         flows.Retract, "flows.fit:retract", STORE + DETECTOR + CLUSTER, flow=True
     ),
@@ -78,6 +82,10 @@ COMMANDS = {
     "review export": Command(tools.ReviewExport, "flows.commands.review:export", STORE),
     "review import": Command(tools.ReviewImport, "flows.commands.review:import_verdicts", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review:report", STORE),
+    "site export": Command(tools.SiteExport, "flows.federation:export", STORE),
+    "site import": Command(
+        tools.SiteImport, "flows.federation:import_file", STORE + DETECTOR + CLUSTER, workers=True
+    ),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "config": Command(
         tools.Config, "flows.commands.config:config", STORE + BATCH + DETECTOR + REPORT + CLUSTER

@@ -20,6 +20,9 @@ SlideIs = Literal["file", "folder"]
 SAFE = AfterValidator(without_secret)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
 DETECTOR = "the detector; by default the newest"
+DETECTOR_AT = "the detector; by default that of the site, or the newest"
+SITE = "the laboratory, as it was commissioned: its slides are expected to be like its own"
+LEARN = "let accepted cells of this night join the site, unless it drifts; needs --site"
 ONLY_SO_MANY = "take only so many images"
 MICRONS = "of slides whose file does not say"
 ONE_SLIDE = "what one slide is: a file, or the folder of its photographs"
@@ -104,12 +107,34 @@ class Retract(Options):
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
     patient: Annotated[str | None, Field(description="take out this patient")] = None
     model: Annotated[str | None, Field(description="the model; by default the newest")] = None
+    site: Annotated[
+        str | None, Field(description="take a night out of this site, and not of the statistics")
+    ] = None
+    site_night: Annotated[str | None, Field(description="that night, by its batch")] = None
 
     @model_validator(mode="after")
     def _one(self) -> "Retract":
-        if (self.batch, self.slide, self.patient).count(None) != 2:
-            raise ValueError("say what to take out: one of --batch, --slide and --patient")
+        given = 3 - (self.batch, self.slide, self.patient).count(None)
+        if (self.site is None) != (self.site_night is None):
+            raise ValueError("--site and --site-night belong together: give both")
+        if given != (self.site is None):
+            raise ValueError(
+                "say what to take out: one of --batch, --slide and --patient, or a --site-night"
+            )
         return self
+
+
+class Commission(Options):
+    """Learn a laboratory's own normal from a night, and report what may be believed there."""
+
+    images: Annotated[Images, Field(description=f"a night's images, labelled or not: {SOURCES}")]
+    site: Annotated[str, Field(description="name of the laboratory; its nights add up")]
+    batch: Annotated[
+        str | None, Field(description="name of this night; by default made of site and images")
+    ] = None
+    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
+    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
+    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
 
 
 class Segment(Options):
@@ -144,7 +169,9 @@ class Screen(Options):
 
     images: Annotated[Images, SAFE, Field(description=f"the night's images: {SOURCES}")]
     batch: Annotated[str, Field(description="name of this batch")]
-    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
+    site: Annotated[str | None, Field(description=SITE)] = None
+    learn: Annotated[bool, Field(description=LEARN)] = False
     date: Annotated[
         datetime.date | None, Field(description="the batch's day; by default today")
     ] = None
@@ -153,6 +180,12 @@ class Screen(Options):
         bool, Field(description="start the batch anew; its report stays until replaced")
     ] = False
     wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "Screen":
+        if self.learn and self.site is None:
+            raise ValueError("--learn needs the --site that learns")
+        return self
 
 
 class Nightly(Options):
@@ -165,7 +198,9 @@ class Nightly(Options):
     timezone: Annotated[
         str, AfterValidator(known_zone), Field(description="whose date a night has")
     ] = "UTC"
-    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
+    site: Annotated[str | None, Field(description=SITE)] = None
+    learn: Annotated[bool, Field(description=LEARN)] = False
     date: Annotated[
         datetime.date | None,
         Field(description="a night that began before; by default that of the scheduled start"),
@@ -179,6 +214,12 @@ class Nightly(Options):
     ] = False
     slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
     microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "Nightly":
+        if self.learn and self.site is None:
+            raise ValueError("--learn needs the --site that learns")
+        return self
 
 
 class Evaluate(Options):

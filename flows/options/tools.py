@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flows.options.described import POSITIONAL, Options
 
@@ -13,7 +13,7 @@ LIMIT, PER_SLIDE = 100, 10
 
 
 class Status(Options):
-    """Show what is in a store: models, statistics, detectors and batches."""
+    """Show what is in a store: models, statistics, detectors, sites and batches."""
 
 
 class Verify(Options):
@@ -72,6 +72,26 @@ class ReviewReport(Options):
     """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
 
     batch: Annotated[str, Field(description="the reviewed batch")]
+
+
+class SiteExport(Options):
+    """Write a site, or a model's class statistics, into a file for another store: no images."""
+
+    to: Annotated[str, Field(description="the file to write")]
+    site: Annotated[str | None, Field(description="this site")] = None
+    model: Annotated[str | None, Field(description="or the class statistics of this model")] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "SiteExport":
+        if (self.site is None) == (self.model is None):
+            raise ValueError("say what to export: one of --site and --model")
+        return self
+
+
+class SiteImport(Options):
+    """Take a site, or class statistics, from another store's file; each batch counts once."""
+
+    from_file: Annotated[str, Field(validation_alias="from", description="the file")]
 
 
 class Doctor(Options):

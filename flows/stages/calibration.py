@@ -71,9 +71,12 @@ def calibrate_detector(
         gaussians = fit_gaussians(statistics)
     except ValueError as error:
         raise CalibrationError(str(error)) from None
-    by, groups = _groups(
-        [contributed(store, card, contribution) for contribution in lineage.contributions]
-    )
+    if not lineage.own:
+        raise CalibrationError(
+            "all fitted batches are of other stores, and calibrating needs cells that are here: "
+            "fit a batch of this store"
+        )
+    by, groups = _groups([contributed(store, card, contribution) for contribution in lineage.own])
     if len(groups) < 2:
         raise CalibrationError("one image is not enough: leaving it out leaves nothing")
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]

@@ -84,7 +84,7 @@ def write_page(
         taps=fitted.taps,
         threshold=limit,
         made_by=_made_by(batch, seal, card, detector),
-        command=_command(settings, batch, detector),
+        command=_command(settings, batch, seal),
         made_from=_made_from(seal),
     )
     page = batch_page(view).encode()
@@ -212,18 +212,20 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
+        **({"site": seal.site} if seal.site else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
         "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
     }
 
 
-def _command(settings: Settings, batch: Batch, detector: DetectorCard) -> str:
+def _command(settings: Settings, batch: Batch, seal: Seal) -> str:
     words = ["slidewatch", "screen"]
     for source in batch.sources:
         words += ["--images", source]
     words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
-    words += ["--detector", detector.name]
+    words += ["--detector", seal.detector]
+    words += ["--site", seal.site.partition("/")[0]] if seal.site else []
     words += ["--limit", str(batch.limit)] if batch.limit else []
     return shlex.join(words)

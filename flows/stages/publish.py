@@ -18,6 +18,7 @@ from storage.batches.ledger import (
     discard_scores,
     read_seal,
     scores_path,
+    screening_key,
     screening_start,
     shifts_path,
     write_seal,
@@ -26,6 +27,7 @@ from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
 from storage.parquet import iterate_groups, read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
@@ -51,9 +53,9 @@ from tasks.types import Verdict
 NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
 
 
-def valid_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
-    """Read the seal of a batch's reports; None where those very reports are not all there."""
-    seal = read_seal(store, batch, detector)
+def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
+    """Read the seal of a screening's reports; None where those very reports are not all there."""
+    seal = read_seal(store, batch, key)
     if seal is None:
         return None
     sealed = {
@@ -102,27 +104,30 @@ def publish(
     card: ModelCard,
     detector: DetectorCard,
     parts: int,
+    site: SiteCard | None = None,
 ) -> Seal:
     """Join the parts' rows into the reports, let these appear together, and seal them.
 
     A resumed run writes the same bytes, for what is compared with are nights before this one.
     """
-    scored_at = screening_start(store, batch, detector.name)
-    made_by = provenance_of(batch, card.name, detector.name, scored_at)
+    key = screening_key(detector.name, site.name if site else None)
+    scored_at = screening_start(store, batch, key)
+    made_by = provenance_of(batch, card.name, detector.name, scored_at, site)
     tallies = _tallies(settings, store, batch, detector)
     with publication(store, batch) as reports:
-        counts = _stage(reports, card, detector, parts, tallies, made_by)
+        counts = _stage(reports, key, card, detector, parts, tallies, made_by)
         if counts.images != batch.rows:
             raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
         reports.appear()
     seal = _seal(batch, card, made_by, counts, reports.digests)
     write_seal(store, batch, seal)
-    discard_scores(store, batch, detector.name)
+    discard_scores(store, batch, key)
     return seal
 
 
 def _stage(
     reports: Publication,
+    key: str,
     card: ModelCard,
     detector: DetectorCard,
     parts: int,
@@ -131,13 +136,13 @@ def _stage(
 ) -> NightTally:
     """Stage all reports of a batch; return what they count."""
     store, batch = reports.store, reports.batch
-    rows = _counted_parts(store, batch, detector.name, parts, list(tallies.values()))
+    rows = _counted_parts(store, batch, key, parts, list(tallies.values()))
     reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
     slides, night = tallies[SLIDES], tallies[BATCHES]
     assert isinstance(slides, SlideTally)
     assert isinstance(night, BatchTally)
     for part in range(parts):
-        slides.count_shifts(read_table(store, *shifts_path(batch, detector.name, part)))
+        slides.count_shifts(read_table(store, *shifts_path(batch, key, part)))
     for kind, tally in tallies.items():
         table = tally.table(made_by)
         reports.add(kind, SCHEMAS[kind](), [table])
@@ -169,10 +174,10 @@ def _tallies(
 
 
 def _counted_parts(
-    store: Store, batch: Batch, detector: str, parts: int, tallies: Sequence[Tally]
+    store: Store, batch: Batch, key: str, parts: int, tallies: Sequence[Tally]
 ) -> Iterator[pa.Table]:
     """Read the rows of the batch's parts with their ``q_value``, each counted by all tallies."""
-    paths = [scores_path(batch, detector, part) for part in range(parts)]
+    paths = [scores_path(batch, key, part) for part in range(parts)]
     # A night may have no images.
     p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
     q = q_values(np.concatenate(p))
@@ -218,4 +223,5 @@ def _seal(
         review=counts.verdicts[Verdict.REVIEW],
         failures=dict(counts.failures),
         scored_at=made_by.scored_at,
+        site=made_by.site,
     )

@@ -16,12 +16,14 @@ from flows.jobs.scoring import (
     Span,
     night_normal,
     score_part,
+    site_normal,
 )
 from flows.stages.jobs import run_jobs
-from storage.batches.ledger import complete_scores, screening_start
+from storage.batches.ledger import complete_scores, screening_key, screening_start
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.slide_normal import Choices
 
@@ -38,25 +40,32 @@ class Part:
 
 @task(cache_policy=NO_CACHE)
 def score_slides(
-    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    site: SiteCard | None = None,
 ) -> int:
     """Score all cells of a batch whose features are complete; returns how many parts there are.
 
-    Parts that an earlier run has scored are not scored again.
+    Parts that an earlier run has scored are not scored again. With a site slides are expected to be
+    like its slides, and cells whose slide has too few are compared with it.
     """
+    key = screening_key(detector.name, site.name if site else None)
     parts = plan_parts(store, batch, by_slide=detector.slides is not None)
-    done = complete_scores(store, batch, detector.name)
+    done = complete_scores(store, batch, key)
     left = [number for number in range(len(parts)) if number not in done]
-    scored_at = screening_start(store, batch, detector.name)
-    night: Reference | None = None
+    scored_at = screening_start(store, batch, key)
+    nearest: Reference | None = site_normal(store, site) if site else None
     leans = any(span.reference is None for number in left for span in parts[number].spans)
-    if leans and detector.slides is not None:
+    if leans and nearest is None and detector.slides is not None:
         jobs = [NightJob(store, batch, card, detector)]
-        (night,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
+        (nearest,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
     scoring = [
         ScoreJob(
             store, batch, card, detector, number,
-            parts[number].slides, parts[number].spans, scored_at, night,
+            parts[number].slides, parts[number].spans, scored_at, nearest, site,
         )
         for number in left
     ]  # fmt: skip

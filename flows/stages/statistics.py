@@ -20,6 +20,7 @@ from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
+    load_foreign,
     load_moments,
     save_statistics,
 )
@@ -57,7 +58,7 @@ def statistics_with_slides(
     statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
     if statistics.slides is not None:
         return statistics
-    rows = [contributed(store, card, contribution) for contribution in lineage.contributions]
+    rows = [contributed(store, card, contribution) for contribution in lineage.own]
     found = statistics_of_rows(client, store, card, rows, "slides of earlier batches")
     return replace(statistics, slides=found.slides)
 
@@ -118,6 +119,9 @@ def refuse_damage(
     """
     jobs = []
     for contribution in contributions:
+        if contribution.foreign is not None:
+            load_foreign(store, card.name, contribution)
+            continue
         contributed(store, card, contribution)
         batch = load_batch(store, contribution.batch, contribution.attempt)
         jobs += [CheckJob(store, card, batch, shard) for shard in batch.shards()]

@@ -1,9 +1,10 @@
 """Keep the ledger of a batch: which shards are complete, and which reports are published.
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
-``scores/<detector>/<part>.parquet`` and ``shifts/<detector>/<part>.parquet`` hold the scored rows
+``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
 of a part and of its slides until the report is published;
-``sealed/<detector>.json`` says that it is. All lie in ``batches/<batch>/``.
+``sealed/<screening>.json`` says that it is. All lie in ``batches/<batch>/``. A screening is named
+by its detector, and by its site if it has one (`screening_key`).
 """
 
 from contextlib import suppress
@@ -44,10 +45,10 @@ class Seal(Record):
 
     Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
     on fields, which only batches of a segmentation have. Of those of version 4 it is noted whether
-    they were announced.
+    they were announced, those of version 5 name the site and its version, if any.
     """
 
-    schema_version: int = 4
+    schema_version: int = 5
     batch: str
     detector: str
     model: str
@@ -64,6 +65,23 @@ class Seal(Record):
     review: int
     failures: dict[str, int]
     scored_at: datetime
+    site: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the key of the screening that it seals."""
+        return screening_key(self.detector, self.site and self.site.partition("/")[0])
+
+
+def screening_key(detector: str, site: str | None) -> str:
+    """Name the screening of a batch by a detector, at a site or at none.
+
+    Neither name can have a plus sign.
+
+    >>> screening_key("m-v0001", None), screening_key("m-v0001", "kampala")
+    ('m-v0001', 'm-v0001+kampala')
+    """
+    return f"{detector}+{site}" if site else detector
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
@@ -101,53 +119,71 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
     return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
 
-def scores_path(batch: Batch, detector: str, part: int) -> tuple[str, ...]:
+def scores_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
     """Name the file, relative to the store, in which a part's scored rows wait for publication."""
-    return ("batches", batch.key, "scores", detector, f"{part:06d}.parquet")
+    return ("batches", batch.key, "scores", key, f"{part:06d}.parquet")
 
 
-def shifts_path(batch: Batch, detector: str, part: int) -> tuple[str, ...]:
+def shifts_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
     """Name the file with the shifts of a part's slides: it is written last."""
-    return ("batches", batch.key, "shifts", detector, f"{part:06d}.parquet")
+    return ("batches", batch.key, "shifts", key, f"{part:06d}.parquet")
 
 
-def complete_scores(store: Store, batch: Batch, detector: str) -> set[int]:
-    """List the parts of a batch that a detector has scored."""
-    names = store.names("batches", batch.key, "shifts", detector)
+def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:
+    """List the parts of a batch that a screening has scored."""
+    names = store.names("batches", batch.key, "shifts", key)
     return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
 
 
-def discard_scores(store: Store, batch: Batch, detector: str) -> None:
+def discard_scores(store: Store, batch: Batch, key: str) -> None:
     """Remove the rows that waited for a report which is published now."""
     # Those that say that a part is complete go first.
-    store.remove("batches", batch.key, "shifts", detector)
-    store.remove("batches", batch.key, "scores", detector)
-    store.remove("batches", batch.key, "rows", detector)  # what 0.1 wrote
+    store.remove("batches", batch.key, "shifts", key)
+    store.remove("batches", batch.key, "scores", key)
+    store.remove("batches", batch.key, "rows", key)  # what 0.1 wrote
 
 
 class Screening(Record):
-    """The time at which a detector first scored a batch, so that a resumed run states the same."""
+    """The time at which a detector first scored a batch, so that a resumed run states the same.
+
+    ``site_version`` is that of the site that it is scored at; None without one.
+    """
 
     scored_at: datetime
+    site_version: int | None = None
 
 
-def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
-    """Look up when a detector began to score a batch; write now where this is the first call."""
-    parts = ("batches", batch.key, "screenings", f"{detector}.json")
+def screening_start(store: Store, batch: Batch, key: str) -> datetime:
+    """Look up when a screening began to score a batch; write now where this is the first call."""
+    return _screening(store, batch, key, None).scored_at
+
+
+def screening_version(store: Store, batch: Batch, key: str, newest: int) -> int:
+    """Look up the version of its site that a screening uses; the newest where it begins now.
+
+    So a run that goes on, or that is repeated, uses the version that the first one has used.
+    """
+    version = _screening(store, batch, key, newest).site_version
+    return newest if version is None else version
+
+
+def _screening(store: Store, batch: Batch, key: str, site_version: int | None) -> Screening:
+    parts = ("batches", batch.key, "screenings", f"{key}.json")
     if not store.exists(*parts):
         with suppress(AlreadyExistsError):
-            Screening(scored_at=now()).write(store, *parts, once=True)
-    return Screening.read(store, *parts).scored_at
+            begun = Screening(scored_at=now(), site_version=site_version)
+            begun.write(store, *parts, once=True)
+    return Screening.read(store, *parts)
 
 
 def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
     """Write the seal that declares a batch's reports published."""
-    seal.write(store, "batches", batch.key, "sealed", f"{seal.detector}.json")
+    seal.write(store, "batches", batch.key, "sealed", f"{seal.key}.json")
 
 
-def read_seal(store: Store, batch: Batch, detector: str) -> Seal | None:
-    """Read the seal of a batch's reports under a detector; None where none are published."""
-    parts = ("batches", batch.key, "sealed", f"{detector}.json")
+def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
+    """Read the seal of a batch's reports by a screening; None where none are published."""
+    parts = ("batches", batch.key, "sealed", f"{key}.json")
     return Seal.read(store, *parts) if store.exists(*parts) else None
 
 
@@ -159,7 +195,7 @@ class Announced(Record):
 
 def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
     """Note that a publication was announced."""
-    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
+    parts = ("batches", batch.key, "announced", f"{seal.key}.json")
     Announced(report_digest=seal.report_digest).write(store, *parts)
 
 
@@ -168,7 +204,7 @@ def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
 
     A run can end between its seal and its announcement. The next one then makes up for it.
     """
-    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
+    parts = ("batches", batch.key, "announced", f"{seal.key}.json")
     if seal.schema_version < 4:
         return True
     if not store.exists(*parts):

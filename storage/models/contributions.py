@@ -73,9 +73,11 @@ def repeated_rows(
 ) -> list[int]:
     """List the rows of a contribution whose images others have given, or an earlier row of it.
 
+    Which images batches of other stores have is not known here.
     Half of an image's digest tells a billion images apart: 16 bytes of each are in memory.
     """
-    known = [_heads(store, card, contributed(store, card, other)) for other in others]
+    here = [other for other in others if other.foreign is None]
+    known = [_heads(store, card, contributed(store, card, other)) for other in here]
     rows = contributed(store, card, contribution)
     heads = _heads(store, card, rows)
     repeated = np.ones(len(heads), bool)

@@ -6,13 +6,17 @@ recognised (and merged once only) and taken out again.
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import Card, Part, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+
+FOREIGN = "foreign"
 
 
 class Contribution(Part):
     """The contribution of one batch to the statistics, and what was taken out of it since.
 
     ``repeated`` are rows that never went in, for the same images were in already.
+    ``foreign`` is the digest of what a batch of another store gave, whose features are not here;
+    None for a batch of this store.
     """
 
     batch: str
@@ -23,12 +27,13 @@ class Contribution(Part):
     without_patients: tuple[str, ...] = ()
     without_slides: tuple[str, ...] = ()
     repeated: tuple[int, ...] = ()
+    foreign: str | None = None
 
 
 class Lineage(Card):
     """The origin of a version of the statistics; ``images`` counts by class."""
 
-    schema_version: int = 2  # 1 knew of no slides
+    schema_version: int = 3  # 1 knew of no slides, 2 of no other stores
     model: str
     version: int
     parent: int | None
@@ -39,6 +44,11 @@ class Lineage(Card):
     def contribution(self, batch: str) -> Contribution | None:
         """Find the batch's contribution to this version, or None."""
         return next((each for each in self.contributions if each.batch == batch), None)
+
+    @property
+    def own(self) -> list[Contribution]:
+        """List the contributions of batches of this store, whose features are here."""
+        return [each for each in self.contributions if each.foreign is None]
 
 
 def version_name(version: int) -> str:
@@ -96,3 +106,24 @@ def load_moments(store: Store, lineage: Lineage) -> Arrays:
     """Load the moments of a version, and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
     return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))
+
+
+def save_foreign(store: Store, model: str, content: bytes) -> str:
+    """Write what a batch of another store gave, and return its digest."""
+    digest = digest_of(content)
+    path = ("statistics", model, FOREIGN, f"{digest}.safetensors")
+    if not store.exists(*path):
+        store.write_bytes(content, *path)
+    return digest
+
+
+def load_foreign(store: Store, model: str, contribution: Contribution) -> Arrays:
+    """Load what a batch of another store gave, and verify its digest."""
+    path = ("statistics", model, FOREIGN, f"{contribution.foreign}.safetensors")
+    content = store.read_bytes(*path)
+    if digest_of(content) != contribution.foreign:
+        raise StoreError(
+            f"{store.address(*path)} is not what batch {contribution.batch} of another store gave "
+            "(sha256 differs): restore it from a backup, or import it again"
+        )
+    return arrays_from_bytes(content)

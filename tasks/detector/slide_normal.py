@@ -133,7 +133,7 @@ def _trimmed(
                 location, scale = shortest_half(logs)
                 scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
             else:
-                location, scale = _spread(priors[tap], logs[kept], choices)
+                location, scale = leaning_spread(priors[tap], logs[kept], choices)
             z.append((logs - location) / scale)
         fused = np.max(z, axis=0)
         core = float(np.quantile(fused, choices.core))
@@ -142,7 +142,7 @@ def _trimmed(
         normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
     for tap, normal in normals.items():
         logs = log_distance(squared_distances(normal, features[tap], classes, kept))
-        location, scale = _spread(priors[tap], logs[kept], choices)
+        location, scale = leaning_spread(priors[tap], logs[kept], choices)
         normals[tap] = replace(normal, location=location, scale=scale)
     return normals, kept
 
@@ -209,8 +209,8 @@ def shortest_half(values: Float) -> tuple[float, float]:
     return float(location), max(float(lengths[low]) / (2 * NORMAL_HALF), LEAST_SCALE)
 
 
-def _spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
-    """Estimate location and scale of log distances: median and 1.4826 MAD, leaning on a prior."""
+def leaning_spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
+    """Estimate location and scale of log distances (n,): median and 1.4826 MAD, with a prior."""
     location = float(np.median(values))
     scale = max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
     if not np.isfinite(prior.location):

@@ -27,6 +27,7 @@ _KINDS = {
     "psi_taps": pa.map_(pa.string(), pa.float64()),
     "slides_shifted": pa.int64(),
     "light": pa.string(),
+    "site": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
     **dict.fromkeys(("ks_distance", "ks_p_value", "psi", "psi_earlier"), pa.float64()),
@@ -76,6 +77,7 @@ class BatchSummary:
     p_value_edges: tuple[float, ...] = FIRST_P_VALUE_EDGES
     tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
     slides_shifted: int | None = None
+    site: str | None = None
 
     @property
     def bins(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

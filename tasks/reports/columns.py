@@ -23,17 +23,22 @@ HEAD = 16  # letters of a digest in hexadecimal
 
 @dataclass(frozen=True)
 class Provenance:
-    """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC."""
+    """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC.
+
+    ``site`` names the site and its version; None without one.
+    """
 
     model: str
     detector: str
     batch: str
     batch_date: date
     scored_at: datetime
+    site: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
         """Repeat it in n rows, by column."""
         scalars = {
+            "site": pa.scalar(self.site, pa.string()),
             "model": pa.scalar(self.model),
             "detector": pa.scalar(self.detector),
             "batch": pa.scalar(self.batch),

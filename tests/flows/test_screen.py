@@ -59,7 +59,7 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
     empty = {name for name, value in row.items() if value is None}
-    assert empty <= {"label", "failure", "review_reason", *PIECE}
+    assert empty <= {"label", "failure", "review_reason", "site", *PIECE}
 
 
 def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:

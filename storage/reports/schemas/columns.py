@@ -45,6 +45,12 @@ def colour(meaning: str) -> list[pa.Field]:
 def made_by() -> list[pa.Field]:
     """Define the columns that say which model, detector and batch made a row, and when."""
     return [
+        column(
+            "site",
+            TEXT,
+            "the site, and its version, that slides were expected to be like; null: every fitted "
+            "slide",
+        ),
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),
         column("batch", TEXT, "the batch"),

@@ -69,7 +69,7 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column(
             "compared_with",
             TEXT,
-            "cells that the abnormality is relative to: of its slide, patient, night, or the "
+            "cells that the abnormality is relative to: of its slide, patient, site, night, or the "
             "population, which are all cells that were fitted",
         ),
         column("p_value", pa.float64(), "conformal p-value of the abnormality"),

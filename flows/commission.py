@@ -1,0 +1,139 @@
+"""Run the flow `commission`: nights of a laboratory, with labels or none -> its own normal."""
+
+from distributed import Client
+from prefect import flow
+
+from flows.cluster.client import open_client
+from flows.monitoring.console import warn
+from flows.monitoring.telemetry import observed
+from flows.options.described import described
+from flows.options.flows import Commission
+from flows.screen import extract
+from flows.settings import Settings
+from flows.sites.learning import (
+    keep_night,
+    learn_slides,
+    make_version,
+    population,
+    refuse_imported,
+    refuse_unknown,
+    save_version,
+    site_lease,
+    unchanged,
+)
+from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
+from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
+from storage.batches.manifests import Batch, load_batch
+from storage.leases import Lease
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
+from storage.models.sites import SiteCard, SiteNight, find_site
+from storage.store import Store, check_name, digest_of
+from tasks.images.listing import as_given
+
+
+@flow
+@observed()
+@described(Commission)
+def commission(
+    images: str | list[str],
+    site: str,
+    batch: str | None = None,
+    detector: str | None = None,
+    limit: int | None = None,
+    wait: bool = False,
+    settings: Settings | None = None,
+) -> SiteOutcome:
+    """Learn a laboratory's own normal from a night, and report what may be believed there.
+
+    Raises:
+        SiteError: the night adds nothing, or the detector knows of no slides.
+        StoreError: the site was learned with another model.
+    """
+    settings = settings or Settings()
+    store = Store(settings.store)
+    check_name("site", site)
+    known = find_site(store, site)
+    detector_card = _detector(store, detector, known)
+    card = load_model_of(store, detector_card)
+    warn_of_model(card)
+    population(store, detector_card)
+    name = batch or f"{site}-{digest_of(repr(as_given(images)).encode())[:8]}"
+    with lease_batch(store, name, wait=wait) as working, open_client(settings) as client:
+        frozen = start_or_resume(working.store, settings, name, images, card.classes, limit=limit)
+        if frozen.rows:
+            extract(client, working.store, frozen, card)
+        with site_lease(store, site) as held:
+            store = held.store
+            known = find_site(store, site)
+            refuse_unknown(site, known, card)
+            if known is not None and unchanged(known, frozen, detector_card):
+                changed = f"batch {name} is in site {site} already: it counts once"
+                return site_outcome(store, known, changed)
+            if known is not None:
+                refuse_imported(known)
+            nights = _nights(client, store, site, known, frozen, card, detector_card)
+            made, figures = _make(client, store, held, site, known, nights, detector_card, frozen)
+    for warning in made.warnings:
+        warn(warning)
+    changed = f"batch {name}: learned as a night of site {site}"
+    return site_outcome(store, made, changed, figures.diagnosis)
+
+
+def _detector(store: Store, name: str | None, known: SiteCard | None) -> DetectorCard:
+    """Load the detector that is asked for, by default the site's, or the newest for a new site."""
+    return load_detector_card(store, name or (known.detector if known else None), on_damage=warn)
+
+
+def _nights(
+    client: Client,
+    store: Store,
+    site: str,
+    known: SiteCard | None,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> list[SiteNight]:
+    """Learn a batch, and earlier nights anew where they were learned with another detector."""
+    found = []
+    for night in known.nights if known else []:
+        if night.batch == batch.name:
+            continue
+        if known is not None and known.detector_digest != detector.digest:
+            earlier = load_batch(store, night.batch, night.attempt)
+            # Which cells were accepted is for the other detector to say: only nights count that a
+            # person chose.
+            if night.learned:
+                continue
+            added = learn_slides(client, store, earlier, card, detector)
+            night = keep_night(store, site, earlier, added, learned=False)
+        found.append(night)
+    added = learn_slides(client, store, batch, card, detector)
+    tonight = keep_night(store, site, batch, added, learned=False)
+    return (
+        [night for night in found if not night.learned]
+        + [tonight]
+        + [night for night in found if night.learned]
+    )
+
+
+def _make(
+    client: Client,
+    store: Store,
+    held: Lease,
+    site: str,
+    known: SiteCard | None,
+    nights: list[SiteNight],
+    detector: DetectorCard,
+    batch: Batch,
+) -> tuple[SiteCard, SiteFigures]:
+    """Make a version and its report, which is there before the version counts."""
+    version = make_version(
+        client, store, site, known, nights, detector, f"commission {batch.name}",
+        commissioned=True,
+        planted=other_cells(store, nights, load_model_of(store, detector), detector),
+        spoilt_slides=SPOILT_SLIDES,
+    )  # fmt: skip
+    figures = write_report(store, version, detector)
+    return save_version(held, version), figures

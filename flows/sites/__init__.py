@@ -1,0 +1,1 @@
+"""Commission sites, learn their nights, and share what was learned between stores."""

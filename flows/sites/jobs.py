@@ -1,0 +1,236 @@
+"""Units of work on a site's slides: what they add to it, and how they are judged without them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.networks import load_inference
+from flows.jobs.scoring import Features, SlideRows, judged_classes
+from flows.jobs.worker import settle_worker
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteNight, load_night
+from storage.store import Store
+from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.own_normal import OwnNormal
+from tasks.detector.slide_distance import Taps
+from tasks.detector.slide_normal import reference_rows
+from tasks.evaluation.corruptions import corrupt
+from tasks.images.decoding import BadImageError, resize
+from tasks.images.files import SourceError
+from tasks.images.regions import find, image_refs
+from tasks.reports.columns import is_white_cell
+from tasks.sites.learning import (
+    Distances,
+    NightNormal,
+    SlideCells,
+    SlideEvidence,
+    kept_statistics,
+    merged,
+    normal_from_arrays,
+    normal_to_arrays,
+    planted_distances,
+    slide_evidence,
+)
+from tasks.types import Arrays, Mask, below, nested
+
+# What is planted of a slide's own cells, each spoilt as far as nobody would accept it.
+SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
+SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
+WHITE = "white cells of the slides, by their nucleus"
+
+
+@dataclass(frozen=True)
+class SlidesJob:
+    """Slides of a batch whose own cells are to be learned; ``night`` is what small ones lean on.
+
+    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may
+    be learned; None where all may.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    slides: tuple[SlideRows, ...]
+    night: NightNormal | None
+    accepted: Mask | None = None
+
+
+def slides_statistics(job: SlidesJob) -> GroupStatistics:
+    """Compute what slides add to their site: statistics of the cells their references have."""
+    settle_worker()
+    own = _population(job.store, job.detector)
+    features = Features(job.store, job.batch, job.model)
+    total = merged([], own)
+    for slide in job.slides:
+        cells, _ = _cells(features, job.batch, slide, sorted(own.priors))
+        first = job.slides[0].start
+        wanted = None if job.accepted is None else job.accepted[cells.rows - first]
+        part = kept_statistics(own, cells, total.classes, job.night, wanted)
+        total = merge_groups(total, part)
+    return total
+
+
+@dataclass(frozen=True)
+class EvidenceJob:
+    """Slides of a site's night, each to be judged by the site without it.
+
+    ``planted`` are other things, taps (m, d) and classes (m,) by name, that are judged as if they
+    were cells of the slides; ``spoil`` asks for spoilt copies of the slides' own cells beside.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    site: str
+    nights: tuple[SiteNight, ...]
+    slides: tuple[SlideRows, ...]
+    planted: tuple[tuple[str, Taps, NDArray[np.intp]], ...] = ()
+    spoil: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The evidence on a slide, and what was ``planted`` in it.
+
+    ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
+    """
+
+    evidence: SlideEvidence
+    confusion: NDArray[np.int64]
+    planted: dict[str, Distances]
+
+
+def judge_slides(job: EvidenceJob) -> list[Judged]:
+    """Judge slides by their site without them; those of which nothing can be said are left out."""
+    settle_worker()
+    detector = load_fitted_detector(job.store, job.detector)
+    own = _population(job.store, job.detector)
+    statistics = site_statistics(job.store, job.site, job.nights, job.detector)
+    night = _night_of(job)
+    features = Features(job.store, job.batch, job.model)
+    found = []
+    for slide in job.slides:
+        cells, labels = _cells(features, job.batch, slide, sorted(own.priors))
+        evidence = slide_evidence(detector, statistics, cells, night)
+        if evidence is None:
+            continue
+        planted = {name: (taps, classes) for name, taps, classes in job.planted}
+        white = ~cells.ordinary & (cells.predicted >= 0)
+        if white.any():
+            taps = {tap: values[white] for tap, values in cells.taps.items()}
+            planted[WHITE] = taps, cells.predicted[white]
+        if job.spoil:
+            planted |= _spoilt(job, cells)
+        distances = planted_distances(own, statistics, cells, night, planted)
+        found.append(Judged(evidence, _confusion(job.model, labels, cells.predicted), distances))
+    return found
+
+
+def _night_of(job: EvidenceJob) -> NightNormal | None:
+    """Read the reference by which small slides of the batch were learned."""
+    (night,) = (night for night in job.nights if night.batch == job.batch.name)
+    return night_from_arrays(load_night(job.store, job.site, night))[1]
+
+
+def night_to_arrays(statistics: GroupStatistics, night: NightNormal | None) -> Arrays:
+    """Name the arrays of what a night adds, and of the reference that small slides have lent."""
+    arrays = nested("groups", statistics.to_arrays())
+    if night is not None:
+        arrays |= nested("normal", normal_to_arrays(night.normal)) | {"rows": night.rows}
+    return arrays
+
+
+def night_from_arrays(arrays: Arrays) -> tuple[GroupStatistics, NightNormal | None]:
+    """Read a night back from `night_to_arrays`."""
+    groups = GroupStatistics.from_arrays(below("groups", arrays))
+    if "rows" not in arrays:
+        return groups, None
+    normal = normal_from_arrays(below("normal", arrays), "slide")
+    return groups, NightNormal(normal, arrays["rows"])
+
+
+@lru_cache(maxsize=2)
+def site_statistics(
+    store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
+) -> GroupStatistics:
+    """Merge what nights added to a site, in their order, once a process."""
+    parts = [night_from_arrays(load_night(store, site, night))[0] for night in nights]
+    return merged(parts, _population(store, detector))
+
+
+def _population(store: Store, detector: DetectorCard) -> OwnNormal:
+    own = load_fitted_detector(store, detector).own
+    assert own is not None
+    return own
+
+
+def _cells(
+    features: Features, batch: Batch, slide: SlideRows, taps: list[str]
+) -> tuple[SlideCells, NDArray[np.int8]]:
+    """Read the cells of a slide that a reference is made of, and their labels."""
+    rows = slide.start + reference_rows(slide.stop - slide.start)
+    values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+    classes, ordinary, labels = [], [], []
+    for number in np.unique(rows // batch.shard_rows).tolist():
+        block, _, manifest = features.shard(number)
+        own = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
+        for tap in taps:
+            values[tap].append(block.taps[tap][own])
+        classes.append(judged_classes(block, manifest)[own])
+        ordinary.append(~is_white_cell(manifest)[own])
+        labels.append(block.label[own])
+    cells = SlideCells(
+        GroupKey(batch.key, slide.patient or "", slide.slide or ""),
+        rows,
+        {tap: np.concatenate(parts) for tap, parts in values.items()},
+        np.concatenate(classes),
+        np.concatenate(ordinary),
+    )
+    return cells, np.concatenate(labels)
+
+
+def _confusion(
+    model: ModelCard, labels: NDArray[np.int8], predicted: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    known = (labels >= 0) & (predicted >= 0)
+    counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    np.add.at(counts, (labels[known].astype(np.intp), predicted[known]), 1)
+    return counts
+
+
+def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArray[np.intp]]]:
+    """Spoil some of a slide's own cells, and run the network on them."""
+    judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
+    chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
+    inference = load_inference(job.store, job.model)
+    pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    for number in np.unique(chosen // job.batch.shard_rows).tolist():
+        shard = job.batch.shard(number)
+        own = chosen[chosen // job.batch.shard_rows == number] - shard.start
+        manifest = read_manifest(job.store, job.batch, shard).take(own)
+        for ref in image_refs(manifest):
+            try:
+                image = np.asarray(find(ref).image())
+            except (BadImageError, OSError, SourceError):
+                continue  # moved since it was extracted: the others tell as much
+            for name, level in SPOILT.items():
+                spoilt = Image.fromarray(corrupt(image, name, level))
+                pixels[name].append(resize(spoilt, inference.spec.side))
+    found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
+    for name, some in pixels.items():
+        if some:
+            taps, logits = inference.run(np.stack(some))
+            classes = logits.cpu().numpy().argmax(axis=1).astype(np.intp)
+            found[f"{name} on own cells"] = (
+                {tap: values.cpu().numpy() for tap, values in taps.items()},
+                classes,
+            )
+    return found

@@ -1,0 +1,51 @@
+"""Say what a version of a site is made of, and what may be believed there."""
+
+from flows.outcome import Outcome, table
+from storage.models.sites import SiteCard
+from storage.store import Store
+
+
+class SiteOutcome(Outcome):
+    """A version of a site; ``report`` and ``diagnosis`` are None where it was not commissioned."""
+
+    changed: str
+    site: str
+    nights: int
+    slides: int
+    cells: int
+    false_alarms: dict[str, float]
+    alarms: str
+    diagnosis: str | None
+    report: str | None
+    warnings: list[str]
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows: list[tuple[str, object]] = [
+            ("site", self.site),
+            ("learned", f"{self.nights} nights, {self.slides:,} slides, {self.cells:,} cells"),
+            ("called abnormal", self.alarms or "not known"),
+        ]
+        rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
+        rows += [("warning", warning) for warning in self.warnings]
+        rows += [("report", self.report)] if self.report else []
+        return f"{self.changed}\n{table(rows)}"
+
+
+def site_outcome(
+    store: Store, card: SiteCard, changed: str, diagnosis: str | None = None
+) -> SiteOutcome:
+    """Describe a version of a site, and what has changed."""
+    report = (*card.folder, "report.html")
+    return SiteOutcome(
+        changed=changed,
+        site=card.label,
+        nights=len(card.nights),
+        slides=card.slides,
+        cells=card.cells,
+        false_alarms=card.false_alarms,
+        alarms=card.alarms_text,
+        diagnosis=diagnosis,
+        report=store.address(*report) if store.exists(*report) else None,
+        warnings=card.warnings,
+    )

@@ -1,0 +1,107 @@
+"""Write the commissioning report of a site: what may be believed there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.jobs.scoring import Features
+from flows.jobs.versions import OF_A_PAGE, exact
+from flows.monitoring.console import warn
+from flows.sites.learning import Other, Version, population
+from storage.batches.manifests import list_batches
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteNight
+from storage.parquet import write_table
+from storage.store import Store, StoreError
+from tasks.reports.columns import PARASITIZED
+from tasks.sites.commissioning import (
+    NOT_EXAMINED,
+    Figure,
+    caught,
+    diagnosis,
+    figures_table,
+)
+from tasks.sites.page import SiteView, site_page
+
+SPOILT_SLIDES = 10  # of which some cells are spoilt
+OTHERS = 4  # other batches in the store whose cells are tried
+OTHER_CELLS = 100  # of each
+
+
+@dataclass(frozen=True)
+class SiteFigures:
+    """All figures of a report, and whether the diagnosis is accepted."""
+
+    diagnosis: str
+    figures: list[Figure]
+
+
+def other_cells(
+    store: Store, nights: Sequence[SiteNight], model: ModelCard, detector: DetectorCard
+) -> list[Other]:
+    """Take some cells of the newest other batches whose features under the model are there."""
+    own = {night.manifest_digest for night in nights}
+    taps = sorted(population(store, detector).priors)
+    found: list[Other] = []
+    for batch in reversed(list_batches(store, on_damage=warn)):
+        if batch.manifest_digest in own or not batch.rows or len(found) == OTHERS:
+            continue
+        shard = batch.shard(len(list(batch.shards())) // 2)
+        rows = np.arange(shard.start, shard.stop)
+        rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
+        try:
+            values, classes = Features(store, batch, model).take(rows, taps)
+        except StoreError:  # never extracted under this model, or removed since
+            continue
+        judged = classes >= 0
+        cells = {tap: each[judged] for tap, each in values.items()}
+        found.append((f"cells of batch {batch.name}", cells, classes[judged]))
+    return found
+
+
+def write_report(store: Store, version: Version, detector: DetectorCard) -> SiteFigures:
+    """Write a version's report, as a page and as a table, into the version's folder."""
+    card = version.card
+    figures = [*version.alarms, *_caught(store, version, detector)]
+    verdict, examined = _diagnosis(version, store)
+    figures += examined
+    table = figures_table(figures, card.label)
+    view = SiteView(
+        site=card.label,
+        facts={
+            "nights": f"{len(card.nights):,}",
+            "slides": f"{card.slides:,}",
+            "cells": f"{card.cells:,}",
+            "slides left out, one at a time": f"{card.calibrating_slides:,}",
+            "diagnosis": verdict,
+        },
+        warnings=card.warnings,
+        figures=figures,
+        diagnosis=verdict,
+        made_by={
+            "nights": ", ".join(night.batch for night in card.nights),
+            "detector": f"{detector.name}, sha256 {detector.digest}",
+            "model": f"{card.model}, sha256 {card.model_digest}",
+            "site": f"{card.label}, sha256 {card.digest}",
+            "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
+        },
+    )
+    write_table(store, table, *card.folder, "report.parquet")
+    store.write_bytes(site_page(view).encode(), *card.folder, "report.html")
+    return SiteFigures(verdict, figures)
+
+
+def _caught(store: Store, version: Version, detector: DetectorCard) -> list[Figure]:
+    slides = [judged.evidence for judged in version.judged]
+    planted = [judged.planted for judged in version.judged]
+    return caught(population(store, detector), version.normal.reference, slides, planted)
+
+
+def _diagnosis(version: Version, store: Store) -> tuple[str, list[Figure]]:
+    classes = load_card(store, version.card.model).classes
+    if PARASITIZED not in classes or not version.judged:
+        return NOT_EXAMINED, []
+    confusion = np.stack([judged.confusion for judged in version.judged])
+    return diagnosis(confusion, classes.index(PARASITIZED))

@@ -1,0 +1,214 @@
+"""Keep laboratories' own normals: ``sites/<site>/<version>/{site.safetensors, card.json}``.
+
+A version is written once. What each of its nights added lies in ``sites/<site>/nights/`` under its
+digest, so that a night can be taken out again exactly, and versions share it.
+"""
+
+from storage.arrays import Arrays, arrays_from_bytes
+from storage.models.detectors import DetectorCard, load_detector_card
+from storage.models.statistics import version_name
+from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+
+FOLDER = "sites"
+NIGHTS = "nights"
+
+
+class SiteNight(Part):
+    """The night of a site: a batch, what it added, and the digest of the file that keeps this.
+
+    ``learned`` nights joined by themselves, the others were commissioned. Of ``imported`` ones no
+    features are here.
+    """
+
+    batch: str
+    attempt: int
+    manifest_digest: str
+    slides: int
+    cells: int
+    digest: str
+    learned: bool = False
+    imported: bool = False
+
+
+class SiteCard(Card):
+    """The card of a version of a site: what it is made from, and how often it calls wrongly.
+
+    ``false_alarms`` maps levels to the realised share of ordinary cells called abnormal, a mean
+    over slides, each left out; empty where no slide could be. ``commissioned`` is the version that
+    a person commissioned last.
+    """
+
+    name: str
+    version: int
+    parent: int | None
+    operation: str
+    commissioned: int
+    detector: str
+    detector_digest: str
+    model: str
+    model_digest: str
+    statistics_version: int
+    nights: list[SiteNight]
+    slides: int
+    cells: int
+    calibrating_slides: int
+    false_alarms: dict[str, float]
+    warnings: list[str]
+
+    @property
+    def label(self) -> str:
+        """Name the site and its version, as reports do, e.g. ``kampala/v0003``."""
+        return f"{self.name}/{version_name(self.version)}"
+
+    @property
+    def alarms_text(self) -> str:
+        """Write how often ordinary cells are called abnormal, for a person."""
+        levels = sorted(self.false_alarms, key=float, reverse=True)
+        return ", ".join(f"{self.false_alarms[level]:.3f} at {level}" for level in levels)
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        """Locate the version, relative to the store."""
+        return (FOLDER, self.name, version_name(self.version))
+
+    @property
+    def commissioned_nights(self) -> list[SiteNight]:
+        """List the nights that a person chose, which calibrate."""
+        return [night for night in self.nights if not night.learned]
+
+    def night(self, batch: str) -> SiteNight | None:
+        """Find a batch among the nights, or None."""
+        return next((night for night in self.nights if night.batch == batch), None)
+
+
+def list_sites(store: Store, on_damage: Tell | None = None) -> list[SiteCard]:
+    """List the newest version of every site, by name; see `read_readable` for damaged ones."""
+    names = [name for name in store.names(FOLDER) if site_versions(store, name)]
+    return read_readable(lambda name: load_site(store, name), names, on_damage)
+
+
+def site_versions(store: Store, name: str) -> list[int]:
+    """List the numbers of a site's versions, oldest first."""
+    folders = store.folders(FOLDER, name, having="card.json")
+    return sorted(int(folder.removeprefix("v")) for folder in folders)
+
+
+def find_site(store: Store, name: str) -> SiteCard | None:
+    """Load the card of a site's newest version; None where the site was never commissioned."""
+    check_name("site", name)
+    versions = site_versions(store, name)
+    return load_site_version(store, name, versions[-1]) if versions else None
+
+
+def load_site(store: Store, name: str) -> SiteCard:
+    """Load the card of a site's newest version; StoreError lists the sites that there are."""
+    found = find_site(store, name)
+    if found is None:
+        have = [each for each in store.names(FOLDER) if site_versions(store, each)]
+        raise StoreError(
+            f"no site {name!r} in {store.url}; "
+            + (f"there are: {', '.join(have)}" if have else "make one with: slidewatch commission")
+        )
+    return found
+
+
+def load_site_version(store: Store, name: str, version: int) -> SiteCard:
+    """Load the card of one version of a site."""
+    return SiteCard.read(store, FOLDER, name, version_name(version), "card.json")
+
+
+def detector_at(
+    store: Store, detector: str | None, site: str | None, tell: Tell | None = None
+) -> tuple[DetectorCard, SiteCard | None]:
+    """Load the detector to screen with, and the site, if any.
+
+    Args:
+        store: where they are.
+        detector: its name; by default the site's, or the newest where there is no site.
+        site: its name.
+        tell: is told of damaged detectors, and that there is a newer one than the site's.
+
+    Raises:
+        StoreError: one of them does not exist or is damaged, or the site is of another detector.
+    """
+    if site is None:
+        return load_detector_card(store, detector, on_damage=tell), None
+    card = load_site(store, site)
+    found = load_detector_card(store, detector or card.detector)
+    refuse_other_detector(card, found)
+    newest = load_detector_card(store, on_damage=tell)
+    if tell and detector is None and newest.name != found.name:
+        tell(
+            f"site {site} is screened with its own detector {found.name}, though {newest.name} is "
+            f"newer: to use that one, commission the site again with --detector {newest.name}"
+        )
+    return found, card
+
+
+def refuse_other_detector(site: SiteCard, detector: DetectorCard) -> None:
+    """Raise StoreError where a site was learned with another detector."""
+    if site.detector_digest != detector.digest:
+        raise StoreError(
+            f"site {site.name} was commissioned with detector {site.detector}, not with "
+            f"{detector.name}: give --detector {site.detector}, or commission the site again with "
+            f"--detector {detector.name}"
+        )
+
+
+def save_site(store: Store, card: SiteCard, content: bytes) -> None:
+    """Write a version; StoreError where another run has written it meanwhile."""
+    try:
+        save_described(
+            store, content, card, *card.folder, file="site.safetensors", card_file="card.json"
+        )
+    except AlreadyExistsError:
+        raise StoreError(
+            f"{card.label} was written by another run meanwhile: run the command again, and it "
+            "will build on it"
+        ) from None
+
+
+def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
+    """Load the arrays of a version, and verify their digest."""
+    return arrays_from_bytes(load_described(store, card, *card.folder, "site.safetensors"))
+
+
+def save_night(store: Store, site: str, content: bytes) -> str:
+    """Write what a night adds to a site, and return its digest, by which it is found again."""
+    digest = digest_of(content)
+    path = (FOLDER, site, NIGHTS, f"{digest}.safetensors")
+    if not store.exists(*path):
+        store.write_bytes(content, *path)
+    return digest
+
+
+def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
+    """Load what a night added to a site, and verify its digest."""
+    path = (FOLDER, site, NIGHTS, f"{night.digest}.safetensors")
+    content = store.read_bytes(*path)
+    if digest_of(content) != night.digest:
+        raise StoreError(
+            f"{store.address(*path)} is not what night {night.batch} added to site {site} (sha256 "
+            "differs): restore it from a backup"
+        )
+    return arrays_from_bytes(content)
+
+
+class Learning(Record):
+    """The decision on a screened night: the version that it joined, or why it joined none."""
+
+    version: int | None
+    drift_p_value: float | None
+    reason: str | None = None
+
+
+def find_learning(store: Store, site: str, batch: str) -> Learning | None:
+    """Find the decision on a batch, by its key; None where none was taken yet."""
+    path = (FOLDER, site, "learned", f"{batch}.json")
+    return Learning.read(store, *path) if store.exists(*path) else None
+
+
+def note_learning(store: Store, site: str, batch: str, learning: Learning) -> None:
+    """Note the decision on a batch, so that no later run of the night takes it again."""
+    learning.write(store, FOLDER, site, "learned", f"{batch}.json")

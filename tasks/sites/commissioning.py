@@ -1,0 +1,210 @@
+"""Say what may be believed at a site: false alarms, what is caught, and the diagnosis.
+
+Every slide is judged by all that is known without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.detector.calibration import p_values
+from tasks.detector.own_normal import OwnNormal
+from tasks.detector.slide_distance import SlideNormal
+from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.reports.parasitaemia import wilson_interval
+from tasks.sites.learning import Distances, SlideEvidence, fused, mixed
+from tasks.types import Float
+
+LEVELS = (0.05, 0.01)
+ENOUGH_SLIDES = 20  # below these the calibration of a site is a guess
+REPEATS = 1000
+# The diagnosis is accepted where the lower ends of both intervals reach these.
+LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
+ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
+NOT_EXAMINED = "not examined at this site"
+ALARMS, CAUGHT, DIAGNOSIS = "false alarms", "caught", "diagnosis"
+OWN, ALONE, POPULATION = "the site", "without the site", "the population"
+
+FIGURES = pa.schema(
+    [
+        ("part", pa.string()),
+        ("name", pa.string()),
+        ("level", pa.float64()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("worst", pa.float64()),
+        ("slides", pa.int64()),
+        ("cells", pa.int64()),
+        ("site", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share of cells, with its 95% interval, at a level of p-values where it has one.
+
+    ``worst`` is the largest share of a slide.
+    """
+
+    part: str
+    name: str
+    level: float | None
+    found: Interval
+    worst: float | None
+    slides: int
+    cells: int
+
+    def row(self) -> dict[str, Any]:
+        """Make the figure a row of `FIGURES`, but for the site."""
+        row = asdict(self)
+        return row | self.found._asdict()
+
+
+def figures_table(figures: Sequence[Figure], site: str) -> pa.Table:
+    """Make a table of `FIGURES`; what is not a number is null."""
+    rows = [figure.row() | {"site": site} for figure in figures]
+    columns = [
+        pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
+        for field in FIGURES
+    ]
+    return pa.Table.from_arrays(columns, schema=FIGURES)
+
+
+def leave_out_p_values(
+    own: OwnNormal,
+    reference: SlideNormal,
+    slides: Sequence[SlideEvidence],
+    others: Sequence[Distances | None] | None = None,
+) -> list[Float]:
+    """Compute p-values (n,) for each slide, by a calibration on the other slides.
+
+    Args:
+        own: the population.
+        reference: of the site.
+        slides: of the site.
+        others: the cells to judge for each slide, if any; by default its own.
+    """
+    scores = [fused(own, reference, slide.cells) for slide in slides]
+    judged: Sequence[Distances | None]
+    judged = [slide.cells for slide in slides] if others is None else others
+    return [
+        p_values(
+            mixed(own.calibration.cells, scores[:i] + scores[i + 1 :]),
+            np.empty(0) if cells is None else fused(own, reference, cells),
+        )
+        for i, cells in enumerate(judged)
+    ]
+
+
+def false_alarms(
+    own: OwnNormal, reference: SlideNormal, slides: Sequence[SlideEvidence]
+) -> list[Figure]:
+    """Measure the share of ordinary cells called abnormal, a mean over slides, in three ways.
+
+    A cell of an unlabelled night counts as ordinary, so the share is an upper bound.
+    """
+    ways = {
+        OWN: leave_out_p_values(own, reference, slides),
+        ALONE: [slide.p_alone for slide in slides],
+        POPULATION: [slide.p_population for slide in slides],
+    }
+    cells = sum(len(slide.p_alone) for slide in slides)
+    found = []
+    for name, p in ways.items():
+        for level in LEVELS:
+            shares = np.asarray([np.mean(each <= level) for each in p])
+            if len(shares):
+                worst = float(shares.max())
+                estimate = _mean_over_slides(shares)
+                found.append(Figure(ALARMS, name, level, estimate, worst, len(slides), cells))
+    return found
+
+
+def caught(
+    own: OwnNormal,
+    reference: SlideNormal,
+    slides: Sequence[SlideEvidence],
+    planted: Sequence[Mapping[str, Distances]],
+) -> list[Figure]:
+    """Measure the share of planted things that is abnormal, a mean over slides.
+
+    Args:
+        own: the population.
+        reference: of the site.
+        slides: of the site.
+        planted: by name for each slide, things that are not ordinary there.
+    """
+    found = []
+    for name in dict.fromkeys(name for each in planted for name in each):
+        others = [each.get(name) for each in planted]
+        p = [each for each in leave_out_p_values(own, reference, slides, others) if len(each)]
+        for level in LEVELS if p else ():
+            shares = np.asarray([np.mean(each <= level) for each in p])
+            cells = sum(len(each) for each in p)
+            estimate = _mean_over_slides(shares)
+            found.append(Figure(CAUGHT, name, level, estimate, None, len(p), cells))
+    return found
+
+
+def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[Figure]]:
+    """Say whether the diagnosis may be believed: sensitivity and specificity by labelled cells.
+
+    Intervals are the wider of Wilson's, of cells, and of that from resampling slides.
+
+    Args:
+        confusion: (G, C, C) cells of each slide, by label and by diagnosis.
+        positive: the class to be found.
+    """
+    labelled = confusion.sum(axis=2)
+    is_positive = np.arange(confusion.shape[1]) == positive
+    sick, called = labelled[:, positive], confusion[:, positive, positive]
+    well = labelled[:, ~is_positive].sum(axis=1)
+    cleared = confusion[:, ~is_positive][:, :, ~is_positive].sum(axis=(1, 2))
+    figures = [
+        Figure(DIAGNOSIS, name, None, _share(right, of), None, int((of > 0).sum()), int(of.sum()))
+        for name, right, of in (("sensitivity", called, sick), ("specificity", cleared, well))
+        if of.sum()
+    ]
+    if len(figures) < 2:
+        return NOT_EXAMINED, figures
+    reached = zip(figures, (LEAST_SENSITIVITY, LEAST_SPECIFICITY), strict=True)
+    good = all(figure.found.low >= least for figure, least in reached)
+    return ACCEPTED if good else NOT_ACCEPTED, figures
+
+
+def _mean_over_slides(shares: Float) -> Interval:
+    """Average shares (G,), with a bootstrap interval over slides; one slide has none."""
+    mean = float(shares.mean())
+    if len(shares) < 2:
+        return Interval(mean)
+    return interval(mean, resampled(np.arange(len(shares)), REPEATS) @ shares / len(shares))
+
+
+def _share(right: NDArray[np.integer], of: NDArray[np.integer]) -> Interval:
+    total = int(of.sum())
+    low, high = (
+        float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))
+    )
+    if np.count_nonzero(of) > 1:
+        times = resampled(np.arange(len(of)), REPEATS)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_slide = interval(0.0, times @ right / (times @ of))
+        low, high = min(low, by_slide.low), max(high, by_slide.high)
+    return Interval(float(right.sum()) / total, low, high)
+
+
+def site_warnings(slides: int) -> list[str]:
+    """Say where a site is known too little."""
+    if slides >= ENOUGH_SLIDES:
+        return []
+    few = "one slide calibrates" if slides == 1 else f"only {slides} slides calibrate"
+    return [
+        f"{few} this site: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the most "
+        "part that of the fitted slides"
+    ]

@@ -1,0 +1,377 @@
+"""Learn a site's own normal: the posterior that its slides make, and its calibration.
+
+The statistics of a site are those of the cells that references of its slides are made of, by slide.
+A slide of few cells has no reference: its cells count that are like the others of its night. Which
+cells these are depends on the night and the population alone, so nights merge and retract exactly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky
+
+from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
+from tasks.detector.detector import Detector, score
+from tasks.detector.groups import (
+    GroupKey,
+    GroupStatistics,
+    empty_groups,
+    group_statistics,
+    merge_groups,
+    retract_groups,
+)
+from tasks.detector.own_normal import OwnNormal, cell_scores
+from tasks.detector.slide_distance import (
+    Level,
+    Prior,
+    SlideNormal,
+    TapNormal,
+    Taps,
+    squared_distances,
+    standardised_distances,
+    usable_rows,
+)
+from tasks.detector.slide_normal import (
+    Choices,
+    leaning_spread,
+    reference_rows,
+    site_prior,
+    slide_normal,
+)
+from tasks.types import Arrays, Float, Mask, below, nested
+
+CELLS_A_SLIDE = 500  # that calibrate, spread evenly over a slide
+# Of a night that a person vouches for, so many are enough: a screened slide needs more, for it may
+# be spoilt. The population still counts as ten times as many in the covariance.
+LEAST_CELLS = 10
+
+
+class NightNormal(NamedTuple):
+    """The reference of a night's cells, and the rows (k,) of its batch that it is made of."""
+
+    normal: SlideNormal
+    rows: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SlideCells:
+    """The cells of one slide: their rows (n,), taps (n, d), and classes (n,) as diagnosed.
+
+    Cells that are known to be something else, as white cells by their nucleus, are not
+    ``ordinary`` (n,): they calibrate nothing and are no false alarms.
+    """
+
+    key: GroupKey
+    rows: NDArray[np.intp]
+    taps: Taps
+    predicted: NDArray[np.intp]
+    ordinary: Mask
+
+
+@dataclass(frozen=True)
+class Distances:
+    """The log distances (n, T) of cells, from their slide, standardised, or from their site."""
+
+    values: Float
+    level: Level
+
+
+@dataclass(frozen=True)
+class SlideEvidence:
+    """The distances of a slide of a site by all that is known without it.
+
+    ``cells`` are those of its ``n`` ordinary cells, from the slide or, where it has too few, from
+    the site; ``log_t2`` (T,) is how far the slide is. ``p_population`` and ``p_alone`` (n,) are
+    what these cells get without a site, by their distance to the population and by their slide.
+    """
+
+    key: GroupKey
+    cells: Distances
+    log_t2: Float
+    p_population: Float
+    p_alone: Float
+
+
+@dataclass(frozen=True)
+class SiteNormal:
+    """All that scoring at a site needs: what is known of its slides, and p-values.
+
+    ``reference`` is what cells are compared with whose slide has too few.
+    """
+
+    own: OwnNormal
+    reference: SlideNormal
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        return {
+            **nested("own", self.own.to_arrays()),
+            **nested("reference", normal_to_arrays(self.reference)),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "SiteNormal":
+        """Read it back from `to_arrays`."""
+        own = OwnNormal.from_arrays(below("own", arrays))
+        return cls(own, normal_from_arrays(below("reference", arrays), "site"))
+
+
+def normal_to_arrays(normal: SlideNormal) -> Arrays:
+    """Name the arrays of a reference, but for the cells that it is made of."""
+    arrays: Arrays = {}
+    for tap, own in normal.taps.items():
+        numbers = [own.nu, own.kappa, own.location, own.scale, own.t2]
+        arrays |= nested(
+            tap, {"means": own.means, "factor": own.factor, "numbers": np.asarray(numbers)}
+        )
+    return arrays
+
+
+def normal_from_arrays(arrays: Arrays, level: Level) -> SlideNormal:
+    """Read a reference back from `normal_to_arrays`."""
+    taps = sorted(name.removesuffix("/means") for name in arrays if name.endswith("/means"))
+    return SlideNormal(
+        {
+            tap: TapNormal(
+                arrays[f"{tap}/means"],
+                arrays[f"{tap}/factor"],
+                *map(float, arrays[f"{tap}/numbers"].tolist()),
+            )
+            for tap in taps
+        },
+        level,
+        np.zeros(0, bool),
+    )
+
+
+def kept_statistics(
+    own: OwnNormal,
+    slide: SlideCells,
+    classes: int,
+    night: NightNormal | None,
+    wanted: Mask | None = None,
+) -> GroupStatistics:
+    """Compute the statistics of the cells of a slide that its site learns.
+
+    Args:
+        own: the population.
+        slide: its cells.
+        classes: C.
+        night: the reference of its night, for a slide of few cells; without one it adds nothing.
+        wanted: (n,) leave the others out, too, where given.
+    """
+    normal = slide_normal(own.priors, slide.taps, slide.predicted)
+    kept = normal.kept
+    if normal.level != "slide" and night is not None and night.normal.level != "population":
+        weighs = np.isin(slide.rows, night.rows)
+        z = standardised_distances(night.normal, slide.taps, slide.predicted, weighs)
+        kept = np.nan_to_num(fuse(z), nan=np.inf) <= Choices.cut
+    if wanted is not None:
+        kept = kept & wanted
+    labels = np.where(kept, slide.predicted, -1)
+    taps = {tap: slide.taps[tap] for tap in sorted(own.priors)}
+    return group_statistics(taps, labels, [slide.key] * len(labels), classes)
+
+
+def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics:
+    """Merge the statistics of nights, in their order; of none, make the statistics of nothing."""
+    widths = {tap: prior.means.shape[1] for tap, prior in sorted(like.priors.items())}
+    total = empty_groups(widths, len(next(iter(like.priors.values())).means))
+    for part in parts:
+        total = merge_groups(total, part)
+    return total
+
+
+def site_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Prior]:
+    """Compute the prior of a site's slides at every tap; that of the population without any."""
+    if not statistics.keys:
+        return own.priors
+    return {tap: site_prior(prior, statistics, tap, Choices()) for tap, prior in own.priors.items()}
+
+
+def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
+    """Make the reference of cells of which only the site is known: W + B around its means.
+
+    Its location and scale are those that log distances usually have.
+    """
+    return SlideNormal(
+        {
+            tap: TapNormal(
+                prior.means,
+                cholesky(prior.within + prior.between, lower=True),
+                1.0,
+                np.inf,
+                prior.location,
+                prior.scale,
+                float("nan"),
+            )
+            for tap, prior in sorted(priors.items())
+        },
+        "site",
+        np.zeros(0, bool),
+    )
+
+
+def slide_evidence(
+    detector: Detector,
+    statistics: GroupStatistics,
+    slide: SlideCells,
+    night: NightNormal | None,
+) -> SlideEvidence | None:
+    """Judge a slide that is in a site's statistics by what these say without it.
+
+    None where they say nothing without it, or where it has no ordinary cell.
+
+    Args:
+        detector: with a population's own normal.
+        statistics: of the site, this slide included.
+        slide: its cells.
+        night: the reference of its night, by which a slide of few cells was learned.
+    """
+    own = detector.own
+    assert own is not None
+    others = without(own, statistics, slide, night)
+    rows = np.flatnonzero(usable_rows(own.priors, slide.taps, slide.predicted) & slide.ordinary)
+    rows = rows[reference_rows(len(rows), CELLS_A_SLIDE)]
+    if not others.keys or not len(rows):
+        return None
+    priors = site_priors(own, others)
+    normal = slide_normal(priors, slide.taps, slide.predicted)
+    alone = slide_normal(own.priors, slide.taps, slide.predicted)
+    deviations = standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
+    _, p_alone = cell_scores(own.calibration, alone, deviations)
+    return SlideEvidence(
+        slide.key,
+        _distances(priors, normal, slide.taps, slide.predicted, normal.kept, rows),
+        log_distance(np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])),
+        score(detector, {tap: x[rows] for tap, x in slide.taps.items()}).population_p_value,
+        p_alone[rows],
+    )
+
+
+def planted_distances(
+    own: OwnNormal,
+    statistics: GroupStatistics,
+    slide: SlideCells,
+    night: NightNormal | None,
+    planted: Mapping[str, tuple[Taps, NDArray[np.intp]]],
+) -> dict[str, Distances]:
+    """Judge other things as cells of a slide that is in a site's statistics, without the slide.
+
+    Args:
+        own: the population.
+        statistics: of the site, this slide included.
+        slide: its cells, of which its reference is made.
+        night: as in `slide_evidence`.
+        planted: by name, taps (m, d) and classes (m,) as diagnosed.
+    """
+    others = without(own, statistics, slide, night)
+    priors = site_priors(own, others)
+    normal = slide_normal(priors, slide.taps, slide.predicted)
+    found = {}
+    for name, (taps, classes) in planted.items():
+        rows = np.flatnonzero(usable_rows(own.priors, taps, classes))
+        weighs = np.zeros(len(classes), bool)
+        if len(rows):
+            found[name] = _distances(priors, normal, taps, classes, weighs, rows)
+    return found
+
+
+def without(
+    own: OwnNormal, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
+) -> GroupStatistics:
+    """Take a slide out of its site's statistics."""
+    mine = kept_statistics(own, slide, statistics.classes, night)
+    there = mine.keys and mine.keys[0] in statistics.keys
+    return retract_groups(statistics, mine) if there else statistics
+
+
+def _distances(
+    priors: Mapping[str, Prior],
+    normal: SlideNormal,
+    taps: Taps,
+    predicted: NDArray[np.intp],
+    weighs: Mask,
+    rows: NDArray[np.intp],
+) -> Distances:
+    """Measure cells at ``rows`` from their slide or, where it has no reference, from the site."""
+    mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
+    if normal.level == "slide":
+        return Distances(
+            standardised_distances(normal, mine, predicted[rows], weighs[rows]), "slide"
+        )
+    expected, none = expected_normal(priors), np.zeros(len(rows), bool)
+    logs = [
+        log_distance(squared_distances(normal, mine[tap], predicted[rows], none))
+        for tap, normal in sorted(expected.taps.items())
+    ]
+    return Distances(np.stack(logs, axis=1), "site")
+
+
+def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> Float:
+    """Fuse the distances of cells to scores (n,) that compare with the population's."""
+    values = cells.values
+    if cells.level == "site":
+        taps = [reference.taps[tap] for tap in sorted(reference.taps)]
+        values = (values - [tap.location for tap in taps]) / [tap.scale for tap in taps]
+    return fuse(standardised(own.calibration.cells, values))
+
+
+def site_normal(
+    own: OwnNormal, statistics: GroupStatistics, slides: Sequence[SlideEvidence]
+) -> SiteNormal:
+    """Make all that scoring a site's cells and slides needs.
+
+    Args:
+        own: the population.
+        statistics: of the site.
+        slides: how each is judged by what is known without it.
+    """
+    population, priors = own.calibration, site_priors(own, statistics)
+    reference = site_reference(priors, slides)
+    t2 = [fuse(standardised(population.slides, s.log_t2[np.newaxis])) for s in slides]
+    calibration = replace(
+        population,
+        cells=mixed(population.cells, [fused(own, reference, s.cells) for s in slides]),
+        slides=mixed(population.slides, t2),
+    )
+    return SiteNormal(OwnNormal(priors, calibration), reference)
+
+
+def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence]) -> SlideNormal:
+    """Make the reference of a site with the location and scale that log distances have there."""
+    expected = expected_normal(priors)
+    logs = [s.cells.values for s in slides if s.cells.level == "site"]
+    if not logs:
+        return expected
+    values = np.concatenate(logs)
+    taps = {}
+    for column, tap in enumerate(sorted(priors)):
+        location, scale = leaning_spread(priors[tap], values[:, column], Choices())
+        taps[tap] = replace(expected.taps[tap], location=location, scale=scale)
+    return replace(expected, taps=taps)
+
+
+def mixed(population: Calibration, slides: Sequence[Float]) -> Calibration:
+    """Add a site's slides to a calibration, in which the population counts as `Choices.slides`.
+
+    A site of a few slides is thereby calibrated by the population for the most part, and one of
+    many by itself.
+
+    Args:
+        population: whose standardisation the scores have.
+        slides: fused scores (n,) of each slide, n not 0; every slide weighs the same.
+    """
+    total = Choices.slides + len(slides)
+    scores = np.concatenate([population.scores, *slides])
+    weights = np.concatenate(
+        [
+            population.weights * (Choices.slides / total),
+            *(np.full(len(s), 1 / (len(s) * total)) for s in slides),
+        ]
+    )
+    order = np.argsort(scores, kind="stable")
+    return Calibration(population.mean, population.deviation, scores[order], weights[order])

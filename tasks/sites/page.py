@@ -1,0 +1,90 @@
+"""Make the commissioning report of a site as an HTML page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.sites.commissioning import (
+    ACCEPTED,
+    ALARMS,
+    CAUGHT,
+    DIAGNOSIS,
+    LEAST_SENSITIVITY,
+    LEAST_SPECIFICITY,
+    LEVELS,
+    NOT_EXAMINED,
+    Figure,
+)
+from tasks.visualisation.page import render
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """All that the page shows."""
+
+    site: str
+    facts: Mapping[str, str]
+    warnings: Sequence[str]
+    figures: Sequence[Figure]
+    diagnosis: str
+    made_by: Mapping[str, str]
+
+
+def site_page(view: SiteView) -> str:
+    """Make a page that needs no other file."""
+    return render(
+        "site.html",
+        title=f"Site {view.site}",
+        facts=view.facts,
+        warnings=view.warnings,
+        levels=[f"{level:g}".removeprefix("0") for level in LEVELS],
+        alarms=_by_level(view.figures, ALARMS),
+        caught=_by_level(view.figures, CAUGHT),
+        examined=[
+            (figure.name, percent(figure), f"{figure.cells:,}", f"{figure.slides:,}")
+            for figure in view.figures
+            if figure.part == DIAGNOSIS
+        ],
+        diagnosis=view.diagnosis,
+        accepted=view.diagnosis == ACCEPTED,
+        unexamined=view.diagnosis == NOT_EXAMINED,
+        least=(f"{LEAST_SENSITIVITY:.0%}", f"{LEAST_SPECIFICITY:.0%}"),
+        made_by=view.made_by,
+    )
+
+
+def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
+    """Make a row for each name, with a cell for each level."""
+    names = dict.fromkeys(figure.name for figure in figures if figure.part == part)
+    rows = []
+    for name in names:
+        mine = {f.level: f for f in figures if (f.part, f.name) == (part, name)}
+        first = next(iter(mine.values()))
+        rows.append(
+            {
+                "name": name,
+                "cells": [percent(mine[level]) for level in LEVELS],
+                "worst": [_share(mine[level].worst) for level in LEVELS],
+                "count": f"{first.cells:,}",
+                "slides": f"{first.slides:,}",
+            }
+        )
+    return rows
+
+
+def percent(figure: Figure) -> str:
+    """Write a share and its interval.
+
+    >>> from tasks.evaluation.metrics import Interval
+    >>> percent(Figure("caught", "debris", .05, Interval(0.98, 0.95, 1.0), None, 3, 60))
+    '98.0% (95.0 to 100.0)'
+    """
+    value, low, high = (100 * number for number in figure.found)
+    text = f"{value:.1f}%"
+    return text if np.isnan(low) else f"{text} ({low:.1f} to {high:.1f})"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -1,0 +1,189 @@
+"""Commissioning a site, screening there, and taking a night out, on real Dask workers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_allclose
+
+from flows.commands.status import status, verify
+from flows.commission import commission
+from flows.federation import export, import_file
+from flows.fit import fit, retract
+from flows.screen import screen
+from flows.settings import Settings
+from flows.sites.jobs import night_from_arrays
+from flows.sites.learning import SiteError
+from flows.sites.outcome import SiteOutcome
+from storage.batches.ledger import list_seals
+from storage.batches.manifests import load_batch
+from storage.models.sites import (
+    find_learning,
+    find_site,
+    load_night,
+    load_site,
+    load_site_arrays,
+    load_site_version,
+    save_site,
+)
+from storage.records import now
+from storage.retention import expired_features
+from storage.store import Store, StoreError
+from tasks.images.listing import SourceError
+from tasks.synthetic.cells import write_collection
+from tests.support.fitted import copied
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+PATIENT = {"cells_per_patient": 36, "parasitized_fraction": 0.5}
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled cells of patients of two kinds: `fitted`, and `may`, `june`, `july` of a lab."""
+    folder = tmp_path_factory.mktemp("nights")
+    write_collection(folder / "fitted", patients=9, seed=5, **PATIENT)
+    for number, name in enumerate(("may", "june", "july"), 1):
+        write_collection(
+            folder / name, patients=2, seed=5 + number, first_patient=100 * number, **PATIENT
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_slides(
+    nights: Path, tiny_fitted: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings of a store whose newest detector knows how slides differ; only its copies change."""
+    folder = tmp_path_factory.mktemp("slides")
+    # Of an untrained network every diagnosis is uncertain.
+    settings = copied(tiny_fitted, folder / "store", uncertain_below=0.5)
+    fit(str(nights / "fitted"), batch="slides", settings=settings)
+    return settings
+
+
+@pytest.fixture
+def lab(with_slides: Settings, tmp_path: Path) -> Settings:
+    return copied(with_slides, tmp_path / "store")
+
+
+def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab: Settings) -> None:
+    store = Store(lab.store)
+    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    assert (first.site, first.nights, first.slides) == ("lab/v0001", 1, 8)
+    assert "guess" in first.warnings[0]
+    assert first.diagnosis in {"accepted", "not accepted"}
+    assert first.report is not None
+    page = Path(first.report).read_text()
+    assert "lab/v0001" in page
+    figures = pq.read_table(first.report.replace(".html", ".parquet")).to_pylist()
+    assert {row["part"] for row in figures} == {"false alarms", "caught", "diagnosis"}
+    again = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    assert "counts once" in again.changed
+    assert again.site == "lab/v0001"
+
+    second = commission(str(nights / "june"), site="lab", batch="june", settings=lab)
+    assert (second.site, second.nights, second.slides) == ("lab/v0002", 2, 16)
+
+    night = screen(str(nights / "july"), batch="july", site="lab", learn=True, settings=lab)
+    assert night.site == "lab/v0002"
+    assert night.learned == "the night, as v0003 of the site"
+    assert [n.learned for n in load_site(store, "lab").nights] == [False, False, True]
+    for kind in ("images", "slides", "batches"):
+        (file,) = (Path(lab.store) / "reports" / kind).rglob("july.parquet")
+        assert set(pq.ParquetFile(file).read()["site"].to_pylist()) == {"lab/v0002"}
+    (seal,) = list_seals(store, load_batch(store, "july"))
+    assert seal.site == "lab/v0002"
+    assert "--site lab" in Path(night.page).read_text()
+
+    left = retract(site="lab", site_night="june", settings=lab)
+    assert left.text().startswith("night june taken out of site lab")
+    retract(site="lab", site_night="july", settings=lab)
+    before, after = (load_site_arrays(store, card(store, n)) for n in (1, 5))
+    assert before.keys() == after.keys()
+    for name in before:
+        assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
+    # A repeated night keeps the version that it was screened with.
+    repeated = screen(str(nights / "july"), batch="july", site="lab", learn=True, settings=lab)
+    assert repeated.repeated
+    assert repeated.learned is None
+    assert repeated.site == "lab/v0002"
+    (row,) = status(settings=lab).sites
+    assert (row["site"], row["version"], row["nights"]) == ("lab", "v0005", "1")
+    assert verify(settings=lab).damaged == []
+    kept = {found.batch.name for found in expired_features(store, now())}
+    assert "may" not in kept
+
+
+def test_a_site_travels_without_its_cells(
+    nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
+) -> None:
+    here, there = lab, copied(with_slides, tmp_path / "there")
+    commission(str(nights / "may"), site="lab", batch="may", settings=here)
+    file = str(tmp_path / "lab.sw")
+    assert "site lab/v0001 written" in export(file, site="lab", settings=here).text()
+    taken = import_file(file, settings=there)
+    assert isinstance(taken, SiteOutcome)
+    assert (taken.site, taken.slides, taken.report) == ("lab/v0001", 8, None)
+    same = [
+        load_site_arrays(Store(s.store), load_site(Store(s.store), "lab")) for s in (here, there)
+    ]
+    for name in same[0]:
+        np.testing.assert_array_equal(same[1][name], same[0][name])
+    (night,) = load_site(Store(there.store), "lab").nights
+    kept = load_night(Store(there.store), "lab", night)
+    groups, _ = night_from_arrays(kept)
+    assert not (groups.n == 1).any()
+    assert all(len(key.patient) in {0, 16} for key in groups.keys)
+    with pytest.raises(StoreError, match="there is a site lab"):
+        import_file(file, settings=there)
+    with pytest.raises(SiteError, match="was imported"):
+        retract(site="lab", site_night="may", settings=there)
+    assert verify(settings=there).damaged == []
+
+
+def card(store: Store, version: int) -> Any:
+    return load_site_version(store, "lab", version)
+
+
+def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no site .moon. in .*slidewatch commission"):
+        screen(str(nights / "july"), batch="july", site="moon", settings=lab)
+    with pytest.raises(StoreError, match="is no site name"):
+        commission(str(nights / "may"), site="../lab", settings=lab)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((SiteError, SourceError)):
+        commission(str(tmp_path / "empty"), site="lab", settings=lab)
+    assert find_site(Store(lab.store), "lab") is None
+
+
+def test_a_site_of_another_detector_or_model_is_refused(nights: Path, lab: Settings) -> None:
+    store = Store(lab.store)
+    commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    known = load_site(store, "lab")
+    with pytest.raises(SiteError, match="only commissioned night"):
+        retract(site="lab", site_night="may", settings=lab)
+    with pytest.raises(SiteError, match="night never is not in lab/v0001; there are: may"):
+        retract(site="lab", site_night="never", settings=lab)
+    later = fit(str(nights / "june"), batch="more", settings=lab)
+    assert later.detector is not None
+    with pytest.raises(StoreError, match="was commissioned with detector"):
+        screen(
+            str(nights / "july"), batch="july", site="lab", detector=later.detector, settings=lab
+        )
+    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    assert night.detector == known.detector
+    # Commissioned again, earlier nights are learned anew with the newer detector.
+    both = commission(
+        str(nights / "july"), site="lab", batch="july", detector=later.detector, settings=lab
+    )
+    assert (both.site, both.nights) == ("lab/v0002", 2)
+    assert load_site(store, "lab").detector == later.detector
+    other = known.model_copy(update={"version": 3, "model_digest": "other"})
+    save_site(store, other, store.read_bytes(*known.folder, "site.safetensors"))
+    with pytest.raises(StoreError, match="choose another --site for another model"):
+        commission(str(nights / "june"), site="lab", batch="june", settings=lab)
+    assert find_learning(store, "lab", "july") is None
+    assert np.isfinite(list(both.false_alarms.values())).all()

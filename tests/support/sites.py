@@ -1,0 +1,89 @@
+"""Simulated slides of a population and of a site, and a detector that was fitted on the first."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from tasks.detector.calibration import calibrate, leave_group_out
+from tasks.detector.detector import Detector, fit_gaussians
+from tasks.detector.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.moments import statistics_of
+from tasks.detector.own_normal import (
+    OwnNormal,
+    fitted_slide,
+    own_calibration,
+    priors_of,
+    slides_spread,
+    with_spread,
+)
+from tasks.sites.learning import SlideCells
+
+WIDTHS = {"early": 5, "late": 8}
+MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
+SITE = {tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()}  # how far all its slides are
+
+
+def slide(
+    rng: np.random.Generator,
+    name: str,
+    n: int = 80,
+    *,
+    batch: str = "night",
+    away: dict[str, np.ndarray] | None = None,
+    shift: float = 1.0,
+) -> SlideCells:
+    """Cells of one slide: B is shift^2 I around the population, or around a site, and W is I."""
+    classes = rng.integers(0, 2, n)
+    taps = {
+        tap: means[classes]
+        + (0.0 if away is None else away[tap])
+        + shift * rng.normal(size=means.shape[1])
+        + rng.normal(size=(n, means.shape[1]))
+        for tap, means in MEANS.items()
+    }
+    key = GroupKey(batch, "", name)
+    return SlideCells(key, np.arange(n), taps, classes, np.ones(n, bool))
+
+
+def of_site(
+    seed: int, count: int, n: int = 80, *, batch: str = "night", drift: float = 0.0
+) -> list[SlideCells]:
+    """Slides of the site, each a third as far from each other as slides of the population."""
+    rng = np.random.default_rng(seed)
+    away = {tap: shift + drift for tap, shift in SITE.items()}
+    return [
+        slide(rng, f"{batch}-{i:02d}", n, batch=batch, away=away, shift=0.3) for i in range(count)
+    ]
+
+
+@lru_cache(maxsize=1)
+def detector() -> Detector:
+    """A detector of 30 slides, each left out of its own prior."""
+    rng = np.random.default_rng(0)
+    slides = [slide(rng, f"{i:02d}", int(rng.integers(40, 120))) for i in range(30)]
+    parts = [group_statistics(s.taps, s.predicted, [s.key] * len(s.rows), 2) for s in slides]
+    taps = {tap: np.concatenate([s.taps[tap] for s in slides]) for tap in WIDTHS}
+    labels = np.concatenate([s.predicted for s in slides])
+    keys = [s.key for s in slides for _ in s.rows]
+    total = statistics_of(taps, labels, 2, keys)
+    assert total.slides is not None
+    priors = [priors_of(retract_groups(total.slides, part)) for part in parts]
+    pairs = list(zip(priors, slides, strict=True))
+    spread = slides_spread([fitted_slide(p, s.taps, s.predicted) for p, s in pairs])
+    known = [fitted_slide(with_spread(p, *spread), s.taps, s.predicted) for p, s in pairs]
+    own = OwnNormal(with_spread(priors_of(total.slides), *spread), own_calibration(known))
+    own = OwnNormal.from_arrays(own.to_arrays())  # as it is where it is used
+    logs = np.concatenate(
+        [
+            np.stack(
+                [
+                    leave_group_out(total.taps[tap], s.taps[tap], s.predicted)
+                    for tap in sorted(WIDTHS)
+                ],
+                axis=1,
+            )
+            for s in slides
+        ]
+    )
+    number = np.repeat(np.arange(len(slides)), [len(s.rows) for s in slides])
+    return Detector(fit_gaussians(total), calibrate(logs, number), own)

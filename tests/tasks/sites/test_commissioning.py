@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from tasks.sites.commissioning import (
+    ACCEPTED,
+    ALARMS,
+    CAUGHT,
+    NOT_ACCEPTED,
+    NOT_EXAMINED,
+    caught,
+    diagnosis,
+    false_alarms,
+    figures_table,
+    site_warnings,
+)
+from tasks.sites.learning import (
+    kept_statistics,
+    merged,
+    planted_distances,
+    site_normal,
+    slide_evidence,
+)
+from tests.support.sites import detector, of_site
+
+
+@pytest.fixture(scope="module")
+def site():
+    own, slides = detector().own, of_site(1, 12)
+    statistics = merged([kept_statistics(own, s, 2, None) for s in slides], own)
+    evidence = [slide_evidence(detector(), statistics, s, None) for s in slides]
+    things = [
+        planted_distances(
+            own, statistics, s, None,
+            {"far": ({t: x[:9] + 6 for t, x in s.taps.items()}, s.predicted[:9])},
+        )
+        for s in slides
+    ]  # fmt: skip
+    return own, site_normal(own, statistics, evidence).reference, evidence, things
+
+
+def test_false_alarms_are_near_the_level_with_the_site_and_everything_without_slides(site) -> None:
+    own, reference, evidence, _ = site
+    found = {(f.name, f.level): f for f in false_alarms(own, reference, evidence)}
+    here = found["the site", 0.05]
+    assert here.part == ALARMS
+    assert here.slides == 12
+    assert here.cells == 12 * 80
+    assert 0.02 <= here.found.value <= 0.08
+    assert here.found.low <= here.found.value <= here.found.high <= here.worst
+    assert found["the population", 0.05].found.value > 0.9
+    assert found["the site", 0.01].found.value < here.found.value
+
+
+def test_planted_things_are_caught(site) -> None:
+    found = caught(*site)
+    assert [(f.part, f.name, f.level) for f in found] == [
+        (CAUGHT, "far", 0.05),
+        (CAUGHT, "far", 0.01),
+    ]
+    assert found[0].found.value == 1.0
+    assert found[0].cells == 12 * 9
+
+
+def test_figures_are_a_table_without_nan(site) -> None:
+    own, reference, evidence, _ = site
+    table = figures_table(false_alarms(own, reference, evidence[:1]), "lab/v0001")
+    row = table.to_pylist()[0]
+    assert row["low"] is None
+    assert row["site"] == "lab/v0001"
+    assert false_alarms(own, reference, []) == []
+
+
+def confusion(slides: int, right: int, wrong: int) -> np.ndarray:
+    """Of either class so many cells a slide are diagnosed right, and wrong."""
+    return np.asarray([[[right, wrong], [wrong, right]]] * slides)
+
+
+def test_a_diagnosis_is_accepted_only_where_both_intervals_reach_far_enough() -> None:
+    verdict, figures = diagnosis(confusion(10, 99, 1), 0)
+    assert verdict == ACCEPTED
+    assert [figure.name for figure in figures] == ["sensitivity", "specificity"]
+    assert figures[0].found.value == 0.99
+    assert diagnosis(confusion(10, 70, 30), 0)[0] == NOT_ACCEPTED
+    # As good, but of too few cells to tell.
+    assert diagnosis(confusion(1, 12, 0), 0)[0] == NOT_ACCEPTED
+
+
+def test_slides_that_differ_make_the_interval_wide() -> None:
+    alike = diagnosis(confusion(10, 95, 5), 0)[1][0].found
+    uneven = np.concatenate([confusion(9, 100, 0), confusion(1, 50, 50)])
+    differing = diagnosis(uneven, 0)[1][0].found
+    assert differing.value == alike.value
+    assert differing.low < alike.low
+
+
+def test_without_labels_of_both_kinds_a_diagnosis_was_not_examined() -> None:
+    assert diagnosis(np.zeros((3, 2, 2), np.int64), 0) == (NOT_EXAMINED, [])
+    one = np.asarray([[[5, 1], [0, 0]]])
+    assert diagnosis(one, 0)[0] == NOT_EXAMINED
+
+
+def test_a_site_of_a_few_slides_says_that_it_is_a_guess() -> None:
+    assert "guess" in site_warnings(1)[0]
+    assert "one slide" in site_warnings(1)[0]
+    assert "only 19 slides" in site_warnings(19)[0]
+    assert site_warnings(20) == []
