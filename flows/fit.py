@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
+from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Fit, Retract
@@ -32,7 +33,7 @@ from flows.stages.statistics import (
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows
-from storage.models.detectors import DetectorCard
+from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.statistics import (
     Contribution,
     Lineage,
@@ -180,19 +181,14 @@ def retract(
         latest = latest_statistics(store, card.name)
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
-        taken: list[Rows] = []
-        foreign: list[Contribution] = []
-        kept: list[Contribution] = []
-        for contribution in latest.contributions:
-            if contribution.foreign is not None:
-                # Who is in it only its own store knows: it goes as a whole, or stays.
-                goes = (kind, name) == ("batch", contribution.batch)
-                (foreign if goes else kept).append(contribution)
-                continue
-            rows, left = take_out(store, card, contribution, kind, name)
-            taken += [rows] if len(rows.rows) else []
-            kept += [left] if left else []
+        taken, foreign, kept = _found(store, card, latest, kind, name)
+        operation = f"retract {kind} {name}"
         if not taken and not foreign:
+            if latest.operation == operation and not _has_detector(store, latest):
+                # An earlier run ended between the statistics and their detector.
+                changed = f"{kind} {name} was taken out of the statistics before"
+                with open_client(settings) as client:
+                    return _finish(client, settings, store, card, latest, changed)
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         count = sum(len(rows.rows) for rows in taken) + sum(each.images for each in foreign)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
@@ -206,8 +202,32 @@ def retract(
                 given_by = load_foreign(store, card.name, each)
                 total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
             held.check()
-            lineage = save_version(store, card, latest, total, f"retract {kind} {name}", kept)
+            lineage = save_version(store, card, latest, total, operation, kept)
             return _finish(client, settings, store, card, lineage, changed)
+
+
+def _found(
+    store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
+) -> tuple[list[Rows], list[Contribution], list[Contribution]]:
+    """Find the rows to take out, contributions of other stores that go, and what is left."""
+    taken: list[Rows] = []
+    foreign: list[Contribution] = []
+    kept: list[Contribution] = []
+    for contribution in latest.contributions:
+        if contribution.foreign is not None:
+            # Who is in it only its own store knows: it goes as a whole, or stays.
+            goes = (kind, name) == ("batch", contribution.batch)
+            (foreign if goes else kept).append(contribution)
+            continue
+        rows, left = take_out(store, card, contribution, kind, name)
+        taken += [rows] if len(rows.rows) else []
+        kept += [left] if left else []
+    return taken, foreign, kept
+
+
+def _has_detector(store: Store, lineage: Lineage) -> bool:
+    made = list_detectors(store, on_damage=warn)
+    return any((d.model, d.statistics_version) == (lineage.model, lineage.version) for d in made)
 
 
 def _extract_batch(

@@ -40,7 +40,8 @@ def lease_of(stage: str) -> tuple[tuple[str, ...], int] | None:
 def open_stage(store: Store, stage: str) -> None:
     """Make the folder of a holder that has just taken a lease."""
     if store.is_local:
-        disk.make_folder(Path(store.path(STAGED, stage)))
+        with store.saying_if_full():
+            disk.make_folder(Path(store.path(STAGED, stage)))
 
 
 def close_stage(store: Store, stage: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 TRIES = 3
 ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice as much is one PUT
@@ -13,13 +14,18 @@ def put(fs: Any, stage: Path, target: str, once: bool) -> None:
     if not once:
         fs.put_file(str(stage), target)
         return
+    ours = {"writer": uuid4().hex}
+    options = {"Metadata": ours} if is_conditional(fs) else {}
     try:
-        fs.pipe_file(target, stage.read_bytes(), mode="create")
+        fs.pipe_file(target, stage.read_bytes(), mode="create", **options)
     except OSError as error:
+        fs.invalidate_cache()
         # Not every S3 server refuses in the words by which s3fs knows a FileExistsError.
-        if isinstance(error, FileExistsError) or fs.exists(target):
+        if not (isinstance(error, FileExistsError) or fs.exists(target)):
+            raise
+        # Where the answer to a first attempt was lost, the client's next one meets our own object.
+        if not options or fs.metadata(target) != ours:
             raise FileExistsError(target) from None
-        raise
 
 
 def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[], None]) -> None:

@@ -149,8 +149,9 @@ def naming_damage(store: Store, *path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise MissingError(f"{store.address(*path)} does not exist") from None
     except (pa.ArrowException, OSError) as error:
-        # What a filesystem raises has a number; what Arrow finds in the bytes has none.
-        if isinstance(error, OSError) and error.errno is not None:
+        # What a filesystem raises has a number, or never came over a network; what Arrow finds in
+        # the bytes has none.
+        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None):
             raise
         reason = " ".join(str(error).split())
         raise StoreError(

@@ -1,5 +1,6 @@
 """Read and write a store: one root URL on any fsspec filesystem, and the only way to write."""
 
+import errno
 import json
 import tempfile
 import uuid
@@ -29,6 +30,10 @@ class MissingError(StoreError):
 
 class AlreadyExistsError(StoreError):
     """A thing that is written once is there already."""
+
+
+class FullError(StoreError):
+    """The disk of the store is full."""
 
 
 class Fence(Protocol):
@@ -174,9 +179,10 @@ class Store:
         Locally it lies in the store, to be renamed. For an object store it lies in the temporary
         folder and is PUT, which is atomic there.
         """
-        stage = self._stages() / f"staged-{uuid.uuid4().hex}"
+        with self.saying_if_full():
+            stage = self._stages() / f"staged-{uuid.uuid4().hex}"
         try:
-            with self._saying_who_took_over():
+            with self._saying_who_took_over(), self.saying_if_full():
                 yield stage
         finally:
             if stage.is_dir():
@@ -234,6 +240,20 @@ class Store:
             return folder / self.fence.stage
         disk.make_folder(folder)
         return folder
+
+    @contextmanager
+    def saying_if_full(self) -> Iterator[None]:
+        """Raise FullError for an error in the block that comes of a full disk."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = self.url if self.is_local else f"{tempfile.gettempdir()}, or in {self.url}"
+            raise FullError(
+                f"No space left in {where}: make room, for slidewatch prune lists what may go, and "
+                "run the same command again"
+            ) from None
 
     @contextmanager
     def _saying_who_took_over(self) -> Iterator[None]:

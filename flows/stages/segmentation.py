@@ -29,6 +29,7 @@ from storage.batches.segmentations import (
     SlideIs,
     complete_parts,
     count_places,
+    discard_parts,
     find_segmentation,
     freeze_segmentation,
     publish,
@@ -95,6 +96,7 @@ def cut_up(
         frozen = _start_or_resume(store, name, images, cutting, root, slide_is, limit)
         done = read_segmented(store, name)
         if done is not None:
+            discard_parts(store, name)  # a run may die right after it has declared it complete
             return done
         if cutting.into == "cells":
             try_finder(cutting.finder)  # before workers say so, each of them

@@ -26,6 +26,10 @@ FIRST_DECODING = 1  # how images were decoded for groups that do not say
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 
 
+class DamagedError(StoreError):
+    """The metadata of features are damaged."""
+
+
 @dataclass(frozen=True)
 class FeatureBlock:
     """The features of consecutive rows of a batch.
@@ -174,8 +178,7 @@ def _whole_attributes(
         found, attributes = _open(store, model, batch, "r")
         # Batches of schema version 1 have no colour; of others it was opened with the rest.
         shapes = [found[name].shape for name in arrays if name != "colour"]
-    # What zarr says of JSON that is cut, of fields and of arrays that are not there.
-    except (ValueError, KeyError, TypeError):
+    except (DamagedError, KeyError):
         return None
     return attributes if shapes else None
 
@@ -193,10 +196,11 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
     if "colour" not in arrays:
         block = replace(block, colour=None)
-    for name, values in block.arrays().items():
-        arrays[name][start:stop] = values
-    if store.is_local:
-        _sync_chunks(store, model, batch, arrays, start // shard_rows)
+    with store.saying_if_full():
+        for name, values in block.arrays().items():
+            arrays[name][start:stop] = values
+        if store.is_local:
+            _sync_chunks(store, model, batch, arrays, start // shard_rows)
     return block.digest()
 
 
@@ -256,14 +260,28 @@ def _open(
         raise StoreError(
             f"{error}: the features of batch {batch} under model {model} were never extracted"
         ) from None
-    attributes: dict[str, Any] = json.loads(metadata).get("attributes", {})
+    try:
+        attributes: dict[str, Any] = json.loads(metadata).get("attributes", {})
+    except (ValueError, AttributeError) as error:
+        raise DamagedError(_damage(address, error)) from None
     version = attributes.get("schema_version", 0)
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"{address} was written by a newer slidewatch (schema version {version}, this one "
             f"knows {SCHEMA_VERSION}): update slidewatch"
         )
-    return _arrays(store, model, batch, mode, metadata), attributes
+    try:
+        return _arrays(store, model, batch, mode, metadata), attributes
+    # What zarr says of JSON that is cut or flipped, of fields and of arrays that are not there.
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(_damage(address, error)) from None
+
+
+def _damage(address: str, error: Exception) -> str:
+    return (
+        f"the metadata of {address} are damaged ({error}): restore them from a backup, or extract "
+        "the batch again"
+    )
 
 
 @lru_cache(maxsize=16)

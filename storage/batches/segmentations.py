@@ -211,6 +211,11 @@ def publish(
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
     """Declare a segmentation complete, and remove the parts that it was joined from."""
     done.write(store, FOLDER, name, DONE)
+    discard_parts(store, name)
+
+
+def discard_parts(store: Store, name: str) -> None:
+    """Remove the parts that a complete segmentation was joined from."""
     for kind in ("surveys", "cells", "fields", "quarantine"):
         store.remove(FOLDER, name, kind)
 

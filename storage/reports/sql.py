@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from storage.parquet import checked_format, read_footer
+from storage.parquet import checked_format, read_footer, read_table
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
@@ -66,7 +66,7 @@ def answer(
         database.execute("SET autoinstall_known_extensions = false")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        with _stopped_after(database, seconds), _plain_errors(seconds):
+        with _stopped_after(database, seconds), _naming_damage(store), _plain_errors(seconds):
             _refuse_writing(database.extract_statements(sql))
             reader = database.sql(sql).to_arrow_reader(BATCH_ROWS)
             names = reader.schema.names
@@ -102,12 +102,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
 
 def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
     """Open all readable reports of a kind as one data set, empty where there is none."""
-    files = [
-        "/".join(("reports", name, folder, file))
-        for folder in store.names("reports", name)
-        for file in store.names("reports", name, folder)
-        if file.endswith(".parquet")
-    ]
+    files = _files(store, name)
     reports = read_readable(lambda file: (file, _schema(store, file)), files, on_damage)
     # The newest report says in which order columns stand; the code, what every table has.
     found = [schema for _, schema in reversed(reports)]
@@ -127,6 +122,15 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
         format=checked_format(),
         filesystem=PyFileSystem(_Pieces(store.fs)),
     )
+
+
+def _files(store: Store, name: str) -> list[str]:
+    return [
+        "/".join(("reports", name, folder, file))
+        for folder in store.names("reports", name)
+        for file in store.names("reports", name, folder)
+        if file.endswith(".parquet")
+    ]
 
 
 def _schema(store: Store, file: str) -> pa.Schema:
@@ -150,6 +154,22 @@ def _refuse_writing(statements: list[Any]) -> None:
             f"{statements[0].type.name} is refused: a query can only read, so begin with SELECT, "
             "FROM, WITH, DESCRIBE, SUMMARIZE or PIVOT"
         )
+
+
+@contextmanager
+def _naming_damage(store: Store) -> Iterator[None]:
+    """Raise StoreError for a report whose pages turn out to be damaged while they are read.
+
+    DuckDB says of which table it is, and not of which of its files.
+    """
+    try:
+        yield
+    except QueryError as error:
+        if "reading the stream" in str(error):
+            for name in TABLES:
+                for file in _files(store, name):
+                    read_table(store, file)
+        raise
 
 
 @contextmanager

@@ -122,14 +122,21 @@ def test_a_missing_file_is_named(any_store: Store) -> None:
             read(any_store, *PATH)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), TimeoutError(), ConnectionResetError("by peer")],
+    ids=repr,
+)
 def test_an_error_of_the_filesystem_is_not_called_damage(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
+    """A report that cannot be read for a moment must not be left out as a damaged one."""
+
     def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise error
 
     monkeypatch.setattr(Store, "open", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(type(error)):
         read_table(store, *PATH)
 
 

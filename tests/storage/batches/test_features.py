@@ -166,6 +166,15 @@ def test_a_group_whose_metadata_are_damaged_is_made_anew(
     assert read(store).logits.shape == (ROWS, CLASSES)
 
 
+@pytest.mark.parametrize("part", ["zarr.json", "logits/zarr.json", "tap/zarr.json"])
+def test_a_group_whose_metadata_are_damaged_is_named(store: Store, part: str) -> None:
+    create(store)
+    path = Path(store.path("features", "tiny", "night.zarr", part))
+    path.write_bytes(path.read_bytes().replace(b'"', b"\xa2"))
+    with pytest.raises(StoreError, match=r"the metadata of \S+/night\.zarr are damaged"):
+        read(store)
+
+
 def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -> None:
     create(any_store)
     assert read(any_store).taps.keys() == WIDTHS.keys()

@@ -121,6 +121,16 @@ def test_a_report_that_is_no_parquet_is_named(store: Store) -> None:
     assert ["bad.parquet" in text for text in told] == [True]
 
 
+def test_a_report_whose_pages_are_damaged_is_named(store: Store) -> None:
+    fill(store)
+    path = Path(store.path("reports", "images", "batch_date=2026-01-04", "night.parquet"))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"2026-01-04/0.png")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"batch_date=2026-01-04/night.parquet cannot be read"):
+        ask(store, "SELECT uri FROM images")
+
+
 def test_a_query_has_a_limit_of_time_and_of_memory(store: Store) -> None:
     endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
     with (
