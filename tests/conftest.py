@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.support.images",
     "tests.support.models",
     "tests.support.fitted",
+    "tests.support.faults.fixtures",
 ]
 
 # Machines differ and are shared: how long an example takes decides nothing.

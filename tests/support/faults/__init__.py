@@ -1,0 +1,1 @@
+"""Faults thrown at runs of flows: crashes, errors, power cuts, bad object stores, flipped bits."""

@@ -1,0 +1,41 @@
+"""A store with a model and a detector, small enough that hundreds of runs are made on copies."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.store import Store
+from tests.support.faults.runs import Run, forking
+from tests.support.faults.trials import Bench
+
+SHARD = 6
+
+
+@pytest.fixture(scope="session")
+def bench(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A bench on a local disk."""
+    from PIL import Image
+
+    from tasks.synthetic.cells import write_collection
+    from tests.support.fields import field_of
+
+    folder = tmp_path_factory.mktemp("faults")
+    for name, patients, cells, first in (
+        ("fitted", 10, 6, 20), ("more", 3, 4, 40), ("night", 2, 6, 60),
+    ):  # fmt: skip
+        write_collection(
+            folder / name, patients=patients, cells_per_patient=cells, parasitized_fraction=0.5,
+            seed=first, first_patient=first,
+        )  # fmt: skip
+    (folder / "fields").mkdir()
+    for number, places in enumerate([((90, 90), (220, 160)), ((120, 150),)]):
+        Image.fromarray(field_of(*places)).save(folder / "fields" / f"field-{number}.png")
+    with forking(folder / "scratch", folder / "root", shard_rows=SHARD) as runs:
+        runs.reset(Path(_store_with_model.root))
+        runs.warm()
+        ended = runs.run(Run("fit", {"images": str(folder / "fitted"), "batch": "first"}))
+        assert ended.code == 0, ended.text
+        shutil.copytree(runs.store, folder / "template")
+        yield Bench(runs, folder, folder / "template")

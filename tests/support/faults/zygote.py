@@ -1,0 +1,172 @@
+"""Run one flow after another, each in a child that is forked for it and may die.
+
+``python -m tests.support.faults.zygote`` reads a JSON object a line, forks, and answers with one.
+It has no thread when it forks but zarr's, which zarr makes anew, and has imported everything, so
+that a run takes a moment.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import zarr
+from PIL import Image
+
+from flows.fit import fit, retract
+from flows.jobs import networks
+from flows.screen import screen
+from flows.segment import segment
+from flows.settings import Settings
+from storage.models.classifiers import find_card
+from storage.store import Store, digest_of
+from tasks.network.inference import Inference
+from tests.support.faults.calls import Calls, Fault
+from tests.support.faults.examine import examine
+from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
+from tests.support.faults.standins import stand_in
+
+ACTIONS = {"fit": fit.fn, "retract": retract.fn, "screen": screen.fn, "segment": segment.fn}
+
+
+def serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    _run_by_pytorch()
+    _warm_up()
+    gc.freeze()  # a collection in a child would copy all memory
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(_do(asked)), file=answers, flush=True)
+
+
+def _do(asked: dict[str, Any]) -> dict[str, Any]:
+    if "warm" in asked:
+        store = Store(asked["warm"])
+        networks.load_inference(store, find_card(store, None))
+        return {}
+    if "start" in asked:
+        return {"pid": _fork(asked["start"])}
+    pid = asked["wait"]
+    ends = time.monotonic() + asked["seconds"]
+    while time.monotonic() < ends:
+        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if found and os.WIFSTOPPED(status):
+            return {"state": "stopped"}
+        if found:
+            return {"state": "ended", "code": os.waitstatus_to_exitcode(status)}
+        time.sleep(0.002)
+    if asked["kill"]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return {"state": "hung"}
+
+
+def _fork(run: dict[str, Any]) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _child(run)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(99)
+
+
+def _child(run: dict[str, Any]) -> None:
+    notes = os.open(run["notes"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    out = os.open(run["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    if run["cold"]:
+        networks.load_classifier.cache_clear()
+        networks.load_inference.cache_clear()
+    stand_in(Path(run["told"]), run["lifetime"], run["clock"])
+    settings = Settings(**run["settings"])
+    _note_what_is_kept(notes)
+    fault = Fault(**run["fault"])
+    if settings.store.startswith(PROTOCOL):
+        FaultyFileSystem.fault, FaultyFileSystem.notes = fault, notes
+    else:
+        Calls(Path(run["root"]), fault, notes)
+    if run["action"] == "examine":
+        found = examine(settings, **run["options"])
+        os.write(notes, f"end {json.dumps({'outcome': found})}\n".encode())
+        os._exit(0)
+    try:
+        outcome = ACTIONS[run["action"]](**run["options"], settings=settings)
+    except Exception as error:
+        kept = getattr(error, "outcome", None)
+        text = f"{type(error).__name__}: {error}"
+        said = {"error": text, "outcome": kept.model_dump(mode="json") if kept else None}
+        code = 3 if kept else 1
+    else:
+        said = {"error": None, "outcome": outcome.model_dump(mode="json")}
+        code = 3 if outcome.failed else 0
+    os.write(notes, f"end {json.dumps(said)}\n".encode())
+    os._exit(code)
+
+
+def _note_what_is_kept(notes: int) -> None:
+    """Note what the store says is written, when it has said so, and what it is about to change."""
+    reveal, reveal_folder, remove = Store.reveal, Store.reveal_folder, Store.remove
+
+    def note(kind: str, *parts: str) -> None:
+        os.write(notes, f"{kind} {'/'.join(parts)}\n".encode())
+
+    def noting(self: Store, stage: Path, *parts: str, once: bool = False) -> None:
+        note("changing", *parts)
+        digest = digest_of(stage.read_bytes())
+        reveal(self, stage, *parts, once=once)
+        note(f"kept {digest}", *parts)
+
+    def noting_folder(self: Store, stage: Path, *parts: str) -> None:
+        note("changing", *parts)
+        files = [path for path in stage.rglob("*") if path.is_file()]
+        digests = {str(path.relative_to(stage)): digest_of(path.read_bytes()) for path in files}
+        reveal_folder(self, stage, *parts)
+        for name, digest in digests.items():
+            note(f"kept {digest}", *parts, name)
+
+    def removing(self: Store, *parts: str) -> None:
+        note("changing", *parts)
+        remove(self, *parts)
+
+    Store.reveal, Store.reveal_folder = noting, noting_folder  # type: ignore[method-assign]
+    Store.remove = removing  # type: ignore[method-assign]
+
+
+def _warm_up() -> None:
+    """Load what libraries load late, or each run would load it again."""
+    Image.init()
+    zarr.create_array(zarr.storage.MemoryStore(), shape=(1,), dtype="f4")[:]
+
+
+def _run_by_pytorch() -> None:
+    """Let PyTorch run networks: the threads of OpenVINO would not be there after a fork."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def inference(classifier: Any) -> Inference:
+        def run(pixels: Any) -> Any:
+            with torch.inference_mode():
+                found = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
+                return classifier.features(found)
+
+        return Inference(classifier.spec, run, threads=1)
+
+    networks.inference = inference
+
+
+if __name__ == "__main__":
+    serve()
