@@ -53,7 +53,7 @@ def test_a_faulting_object_store_ends_a_run_with_a_line_or_changes_nothing(
                 ends = count(remote, getattr(remote, flow), counts, row, fault)
                 counts.note(row, "went on", ends[0].code == 0)
                 error = ends[0].error
-                if ends[0].code and not (error and "\n" not in error and "store/" in error):
+                if ends[0].code and not (error and "\n" not in error and "/store" in error):
                     counts.add("message", f"{row}: {error}", "unclear")
     counts.check()
 
