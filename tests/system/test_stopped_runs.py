@@ -58,7 +58,11 @@ def stopped(bench: Bench, counts: Counts, kind: str, point: int, second: Run) ->
     counts.note(kind, "went on", came_back.code == 0)
     said = came_back.error or ""
     # Before it has the lease, or a manifest, it is told of the batch that is there by now.
-    if came_back.code and not ("taken over by" in said or "StoreError: batch night " in said):
+    # Known: stopped after its last write, it takes the other attempt's report for a damaged one.
+    misled = "states other figures than the report" in said
+    counts.note(kind, "misled", misled)
+    told = "taken over by" in said or "StoreError: batch night " in said or misled
+    if came_back.code and not told:
         found.append("unclear")
     where = f"at {point} ({call}): {took_over.error}; {said}"
     counts.add(kind, where, *sorted(set(found)))
