@@ -1,6 +1,5 @@
 """Stores that older versions of slidewatch wrote must open for ever, with the values they had."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.batches.features import create_features, read_block, write_block
+from storage.batches.features import (
+    SCHEMA_VERSION,
+    create_features,
+    read_block,
+    write_block,
+)
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import (
+    Announced,
     Failure,
+    Quarantine,
+    Screening,
+    Seal,
+    ShardRecord,
     complete_shards,
     list_seals,
     read_quarantine,
@@ -19,26 +28,42 @@ from storage.batches.ledger import (
     read_shard_record,
     screening_start,
 )
-from storage.batches.manifests import load_batch, read_manifest, verify_manifest
-from storage.models.classifiers import find_card, load_weights
-from storage.models.detectors import load_detector, load_detector_card
-from storage.models.statistics import latest_statistics, load_moments
-from storage.parquet import read_table
-from storage.reports.tables import report_digest, report_path
+from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
+from storage.models.classifiers import ModelCard, find_card, load_weights
+from storage.models.detectors import DetectorCard, load_detector, load_detector_card
+from storage.models.sites import (
+    Learning,
+    SiteCard,
+)
+from storage.models.statistics import Lineage, latest_statistics, load_moments
+from storage.parquet import read_footer, read_table
+from storage.records import OWN_DIGEST, Record
+from storage.reports.publication import SCHEMAS
+from storage.reports.schemas.images import image_schema
+from storage.reports.tables import BATCHES, SLIDES, published_batch, report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
+from tasks.images.decoding import DECODING
+from tasks.images.manifest import SCHEMA
+from tasks.types import nested
 from tests.system.golden import make_golden as golden
+from tests.system.golden import slides
+from tests.system.golden.stores import (
+    PATH,
+    STRANGE,
+    VERSIONS,
+    assert_newer_is_refused,
+    assert_same,
+    copied,
+    key,
+)
 
-FOLDER = Path(golden.__file__).parent
-PATH = report_path("night", golden.DAY)
 
-
-@pytest.fixture(params=sorted(folder.name for folder in FOLDER.glob("v*")))
+@pytest.fixture(params=VERSIONS)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A copy of a golden store."""
-    shutil.copytree(FOLDER / request.param, tmp_path / "store")
-    return Store(str(tmp_path / "store"))
+    return copied(request.param, tmp_path)
 
 
 def block(old: Store) -> dict[str, Any]:
@@ -46,12 +71,6 @@ def block(old: Store) -> dict[str, Any]:
     arrays = golden.BLOCK.arrays()
     version = old.read_json("features/golden/night.zarr/zarr.json")["attributes"]["schema_version"]
     return {name: a for name, a in arrays.items() if version > 1 or name != "colour"}
-
-
-def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, values in wanted.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name, strict=True)
 
 
 def test_the_model_opens(old: Store) -> None:
@@ -73,7 +92,7 @@ def test_the_batch_opens(old: Store) -> None:
     uris = [read_manifest(old, batch, shard)["uri"].to_pylist() for shard in batch.shards()]
     assert uris == [golden.URIS[:3], golden.URIS[3:]]
     assert set(read_manifest(old, batch)["patient_id"].to_pylist()) == {"P1"}
-    assert screening_start(old, batch, "golden") == golden.WHEN
+    assert screening_start(old, batch, key(old)) == golden.WHEN
 
 
 def test_the_ledger_opens(old: Store) -> None:
@@ -121,7 +140,8 @@ def test_the_statistics_open(old: Store) -> None:
     assert part.manifest_digest == load_batch(old, "night").manifest_digest
     assert (part.attempt, part.images, part.held_out) == (1, 5, 0)
     assert (part.without_patients, part.without_slides) == (("P9",), ("S9",))
-    assert_same(load_moments(old, lineage), golden.MOMENTS)
+    own = nested("slides", slides.SLIDES) if old.exists("sites") else {}
+    assert_same(load_moments(old, lineage), golden.MOMENTS | own)
     statistics = ClassStatistics.from_arrays(load_moments(old, lineage))
     assert statistics.taps["layer1"].mean.tolist() == [[0, 1], [2, 3]]
 
@@ -133,7 +153,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     assert (card.alpha, card.uncertain_below, card.warnings) == (0.05, 0.75, ["it is tiny"])
     assert card.taps["layer1"].shrinkage == 0.125
     arrays = load_detector(old, card)
-    assert_same(arrays, golden.DETECTOR)
+    assert_same(arrays, golden.DETECTOR | (slides.OWN if old.exists("sites") else {}))
     scores = score(Detector.from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})
     # By hand: squared distances to the nearer mean, in units of the factor's diagonal.
     np.testing.assert_allclose(
@@ -144,7 +164,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
 
 def test_the_report_and_its_seal_open(old: Store) -> None:
     batch = load_batch(old, "night")
-    seal = read_seal(old, batch, "golden")
+    seal = read_seal(old, batch, key(old))
     assert seal is not None
     assert list_seals(old, batch) == [seal]
     assert seal.report_digest == report_digest(old, PATH)
@@ -153,6 +173,50 @@ def test_the_report_and_its_seal_open(old: Store) -> None:
     assert (seal.abnormal, seal.review, seal.failures) == (1, 2, {"killed_worker": 1})
     assert seal.diagnoses == {"Parasitized": 0, "Uninfected": 4}
     assert read_table(old, *PATH, columns=list(golden.REPORT)).to_pydict() == golden.REPORT
+    assert published_batch(old, "night") == batch
+
+
+# The newest store
+
+WRITTEN: dict[str, type[Record]] = {
+    "models/golden/card.json": ModelCard,
+    "batches/night/batch.json": Batch,
+    "batches/night/ledger/golden/000000.json": ShardRecord,
+    "batches/night/quarantine/golden/000001.json": Quarantine,
+    f"batches/night/screenings/{slides.KEY}.json": Screening,
+    f"batches/night/sealed/{slides.KEY}.json": Seal,
+    f"batches/night/announced/{slides.KEY}.json": Announced,
+    "statistics/golden/v0001/lineage.json": Lineage,
+    "detectors/golden/card.json": DetectorCard,
+    "sites/kampala/v0001/card.json": SiteCard,
+    "sites/kampala/learned/night.json": Learning,
+}
+
+
+@pytest.fixture
+def newest(tmp_path: Path) -> Store:
+    """A copy of the newest golden store: where it is not of today, the next one is to be made."""
+    return copied(VERSIONS[-1], tmp_path)
+
+
+@pytest.mark.parametrize("path", WRITTEN)
+def test_the_newest_golden_store_has_the_fields_of_today(newest: Store, path: str) -> None:
+    fields = WRITTEN[path].model_fields
+    data = newest.read_json(path)
+    assert data["schema_version"] == fields["schema_version"].default
+    assert data.keys() - {OWN_DIGEST} == fields.keys()
+
+
+def test_the_newest_golden_store_has_the_columns_of_today(newest: Store) -> None:
+    schemas = {"images": image_schema(golden.CLASSES, ["layer1", "layer2"])}
+    schemas |= {kind: SCHEMAS[kind]() for kind in (SLIDES, BATCHES)}
+    for kind, schema in schemas.items():
+        path = report_path("night", golden.DAY, kind)
+        assert read_footer(newest, *path).schema.to_arrow_schema().equals(schema), kind
+    manifest = read_manifest(newest, load_batch(newest, "night"))
+    assert manifest.schema.equals(SCHEMA)
+    attributes = newest.read_json("features/golden/night.zarr/zarr.json")["attributes"]
+    assert (attributes["schema_version"], attributes["decoding"]) == (SCHEMA_VERSION, DECODING)
 
 
 # Stores from the future
@@ -168,25 +232,21 @@ RECORDS: dict[str, Callable[[Store], object]] = {
         read_quarantine(store, load_batch(store, "night"), "golden", shard)
         for shard in load_batch(store, "night").shards()
     ],
-    "batches/night/screenings/golden.json": lambda store: screening_start(
-        store, load_batch(store, "night"), "golden"
+    "batches/night/screenings/{key}.json": lambda store: screening_start(
+        store, load_batch(store, "night"), key(store)
     ),
-    "batches/night/sealed/golden.json": lambda store: list_seals(store, load_batch(store, "night")),
+    "batches/night/sealed/{key}.json": lambda store: list_seals(store, load_batch(store, "night")),
     "statistics/golden/v0001/lineage.json": lambda store: latest_statistics(store, "golden"),
     "detectors/golden/card.json": lambda store: load_detector_card(store),
 }
 
 
 @pytest.mark.parametrize("path", RECORDS)
-@pytest.mark.parametrize("strange", [{}, {"surprise": 1}], ids=["same fields", "a new field"])
+@STRANGE
 def test_what_a_newer_slidewatch_wrote_is_refused(
     old: Store, path: str, strange: dict[str, int]
 ) -> None:
-    RECORDS[path](old)
-    data = old.read_json(path)
-    old.write_json(data | {"schema_version": 99} | strange, path)
-    with pytest.raises(StoreError, match=f"{path} was written by a newer slidewatch"):
-        RECORDS[path](old)
+    assert_newer_is_refused(old, path, RECORDS[path], strange)
 
 
 def read_the_features(store: Store) -> None:

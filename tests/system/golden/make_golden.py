@@ -1,10 +1,12 @@
-"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v2``.
+"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v5``.
 
 One is made and committed whenever a schema version changes; those that are there stay as they
-are. All hold the same values, those below, and must open for ever.
+are. All hold the same values, those below, and must open for ever; from v4 on those of `slides`,
+too.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,23 @@ from storage.batches.ledger import (
     Screening,
     Seal,
     ShardRecord,
+    note_announced,
     write_quarantine,
     write_seal,
     write_shard_record,
 )
-from storage.batches.manifests import BatchPlan, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
-from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.models.sites import Learning, SiteCard, SiteNight, note_learning, save_night, save_site
+from storage.models.statistics import Contribution, Lineage, save_foreign, save_statistics
+from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import BATCHES, IMAGES, SLIDES, report_path
 from storage.store import Store, digest_of
+from tasks.images.manifest import SCHEMA
+from tasks.types import nested
+from tests.system.golden import slides
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 DAY = date(2026, 1, 3)
@@ -104,38 +112,43 @@ REPORT = {
 
 
 def write_store(store: Store) -> None:
-    """A model, a batch with its features, statistics, a detector and a sealed report."""
-    weights, moments, detector = map(arrays_to_bytes, (WEIGHTS, MOMENTS, DETECTOR))
-    save_model(
-        store,
-        ModelCard(
-            created_at=WHEN, digest=digest_of(weights), name="golden",
-            network={"architecture": "none", "classes": CLASSES}, preprocessing="RGB",
-            tap_widths={"layer1": 2, "layer2": 1}, temperature=1.5, split_by="patient",
-            split={"train": ["P1"], "validation": ["P2"], "test": ["P3"]}, training={"epochs": 1},
-            metrics={"accuracy": 0.5}, versions={"torch": "2.6"},
-        ),
-        weights,
+    """A model, a batch with its features, statistics, a detector, a site and sealed reports."""
+    model = write_model(store)
+    batch = write_batch(store, model)
+    lineage = write_statistics(store, batch)
+    detector = write_detector(store, model, lineage)
+    write_site(store, batch, detector)
+    write_reports(store, batch)
+
+
+def write_model(store: Store) -> ModelCard:
+    weights = arrays_to_bytes(WEIGHTS)
+    card = ModelCard(
+        created_at=WHEN, digest=digest_of(weights), name="golden",
+        network={"architecture": "none", "classes": CLASSES}, preprocessing="RGB",
+        tap_widths={"layer1": 2, "layer2": 1}, temperature=1.5, split_by="patient",
+        split={"train": ["P1"], "validation": ["P2"], "test": ["P3"]}, training={"epochs": 1},
+        metrics={"accuracy": 0.5}, versions={"torch": "2.6"}, sequence=1,
     )  # fmt: skip
-    manifest = pa.table(
-        {
-            "uri": URIS,
-            "size": pa.array(range(ROWS), pa.int64()),
-            "label": REPORT["label"],
-            "slide_id": ["S1"] * ROWS,
-            "patient_id": ["P1"] * ROWS,
-            "acquired_at": pa.array([WHEN.replace(tzinfo=None)] * ROWS, pa.timestamp("us")),
-        }
-    )
+    save_model(store, card, weights)
+    return card
+
+
+def write_batch(store: Store, model: ModelCard) -> Batch:
+    """A batch, its features and its ledger."""
+    there = {
+        "uri": URIS, "size": range(ROWS), "label": REPORT["label"], "slide_id": ["S1"] * ROWS,
+        "patient_id": ["P1"] * ROWS, "acquired_at": [WHEN.replace(tzinfo=None)] * ROWS,
+    }  # fmt: skip
     plan = BatchPlan(
         name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
-        started_at=WHEN,
+        started_at=WHEN, sequence=1,
     )  # fmt: skip
-    batch = freeze_batch(store, plan, manifest)
+    batch = freeze_batch(store, plan, table_of(SCHEMA, there, ROWS))
     create_features(
         store, "golden", "night", rows=ROWS, shard_rows=SHARD_ROWS,
         tap_widths={"layer1": 2, "layer2": 1}, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": digest_of(weights)},
+        digests={"manifest": batch.manifest_digest, "model": model.digest}, decoding=2,
     )  # fmt: skip
     for shard in batch.shards():
         block = BLOCK.take(np.arange(shard.start, shard.stop))
@@ -147,41 +160,93 @@ def write_store(store: Store) -> None:
         record = ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(bad),
             failures=[Failure(row=row, reason=reason, message=message) for row in bad],
-            tries=1 + len(bad), digest=block.digest(),
+            tries=1 + len(bad), digest=block.digest(), versions={"numpy": "2.0"},
         )  # fmt: skip
         write_shard_record(store, batch, "golden", record)
+    return batch
+
+
+def write_statistics(store: Store, batch: Batch) -> Lineage:
+    """Statistics of the batch and of one of another store."""
+    moments = arrays_to_bytes(MOMENTS | nested("slides", slides.SLIDES))
     contribution = Contribution(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, images=5, held_out=0,
         without_patients=("P9",), without_slides=("S9",),
     )  # fmt: skip
+    foreign = Contribution(
+        batch="far", attempt=1, manifest_digest="7" * 64, images=0, held_out=0,
+        foreign=save_foreign(store, "golden", arrays_to_bytes(MOMENTS)),
+    )  # fmt: skip
     lineage = Lineage(
         created_at=WHEN, digest=digest_of(moments), model="golden", version=1, parent=None,
-        operation="merge", contributions=[contribution],
+        operation="merge", contributions=[contribution, foreign],
         images={"Parasitized": 2, "Uninfected": 3},
     )  # fmt: skip
     save_statistics(store, lineage, moments)
+    return lineage
+
+
+def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
+    """A detector that knows how slides differ."""
+    content = arrays_to_bytes(DETECTOR | slides.OWN)
     card = DetectorCard(
-        created_at=WHEN, digest=digest_of(detector), name="golden", model="golden",
-        model_digest=digest_of(weights), statistics_version=1,
+        created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
+        model_digest=model.digest, statistics_version=1,
         taps={"layer1": TapCard(width=2, shrinkage=0.125, condition_number=4, dead_units=0),
               "layer2": TapCard(width=1, shrinkage=0.25, condition_number=1, dead_units=0)},
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
+        slides=3, sequence=1,
     )  # fmt: skip
-    save_detector(store, card, detector)
-    schema = image_schema(CLASSES, ["layer1", "layer2"])
-    rows = {f.name: pa.array(REPORT.get(f.name, [None] * ROWS), f.type) for f in schema}
-    path = report_path("night", DAY)
-    digest = publish_report(store, path, schema, [pa.table(rows)])
+    save_detector(store, card, content)
+    return card
+
+
+def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
+    """A version of a site with one night, which a person commissioned."""
+    content = arrays_to_bytes(slides.AT_SITE)
+    night = SiteNight(
+        batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
+        digest=save_night(store, slides.SITE, arrays_to_bytes(slides.NIGHT)),
+    )  # fmt: skip
+    card = SiteCard(
+        created_at=WHEN, digest=digest_of(content), name=slides.SITE, version=1, parent=None,
+        operation="commission night", commissioned=1, detector="golden",
+        detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
+        statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
+        false_alarms={"0.05": 0.0625}, warnings=["it is tiny"],
+    )  # fmt: skip
+    save_site(store, card, content)
+    learning = Learning(version=None, drift_p_value=0.5, reason="it was commissioned")
+    note_learning(store, slides.SITE, "night", learning)
+
+
+def write_reports(store: Store, batch: Batch) -> None:
+    """The reports of the batch at the site, which are sealed and announced."""
+    images = image_schema(CLASSES, ["layer1", "layer2"])
+    with publication(store, batch) as reports:
+        reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES, ROWS)])
+        for kind, values in ((SLIDES, slides.SLIDE), (BATCHES, slides.BATCH)):
+            schema = SCHEMAS[kind]()
+            reports.add(kind, schema, [table_of(schema, {**values, "scored_at": [WHEN]}, 1)])
+        reports.appear()
     seal = Seal(
-        batch="night", detector="golden", model="golden", report="/".join(path),
-        report_digest=digest, rows=ROWS, scored=4, failed=1,
-        diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1, review=2,
-        failures={"killed_worker": 1}, scored_at=WHEN, slides_digest="5" * 64,
-        batch_digest="6" * 64,
+        batch="night", detector="golden", model="golden",
+        report="/".join(report_path("night", DAY)), report_digest=reports.digests[IMAGES],
+        slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
+        rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
+        review=2, failures={"killed_worker": 1}, scored_at=WHEN, site=slides.LABEL,
     )  # fmt: skip
-    Screening(scored_at=WHEN).write(store, "batches", "night", "screenings", "golden.json")
+    begun = Screening(scored_at=WHEN, site_version=1)
+    begun.write(store, "batches", "night", "screenings", f"{seal.key}.json")
     write_seal(store, batch, seal)
+    note_announced(store, batch, seal)
+
+
+def table_of(schema: pa.Schema, values: Mapping[str, Sequence[Any]], rows: int) -> pa.Table:
+    """A table of all columns of a schema; those without values are null."""
+    columns = [pa.array(values.get(each.name, [None] * rows), each.type) for each in schema]
+    return pa.table(columns, schema=schema)
 
 
 if __name__ == "__main__":
