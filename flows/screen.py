@@ -30,12 +30,12 @@ from storage.batches.ledger import (
     screening_version,
 )
 from storage.batches.manifests import Batch
-from storage.leases import Lease
+from storage.leases import Lease, LeaseLostError
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_model_of
 from storage.models.sites import SiteCard, detector_at, load_site_version
 from storage.reports.pages import page_path
-from storage.reports.tables import report_path
+from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
 from tasks.reports.batches import BatchSummary
 
@@ -179,6 +179,7 @@ def screen(
                     )
                 if undecided and site is not None:
                     learned = try_learning(client, store, frozen, seal, site)
+        _refuse_other_attempt(held, frozen)
         night = batch_report(store, frozen)
         _refuse_other_figures(store, frozen, seal, night)
         if not is_announced(store, frozen, seal):
@@ -213,6 +214,20 @@ def _publish(
     held.check()
     with stage("publish"):
         return publish(store, settings, batch, card, detector, parts, site)
+
+
+def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
+    """Raise LeaseLostError where the report is of a later attempt: this run stalled meanwhile."""
+    path = report_path(batch.name, batch.batch_date, BATCHES)
+    stated = stated_attempt(held.store, path)
+    if stated is not None and stated > batch.attempt:
+        successor = held.successor()
+        raise LeaseLostError(
+            f"attempt {stated} at batch {batch.name} was published since"
+            f"{f', after the lease was taken over by {successor}' if successor else ''}: its "
+            f"report replaces that of attempt {batch.attempt}, which this run made, and nothing "
+            "is left to do"
+        )
 
 
 def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:

@@ -129,6 +129,13 @@ class Lease:
             if current and self._is_mine(current):
                 self._record.write(self._store, *self._folder, _file(self.number))
 
+    def successor(self) -> str | None:
+        """Say who has taken the lease over, and when; None where nobody is known to have."""
+        _, current = _current(self._store, self._folder)
+        if current is None or self._is_mine(current):
+            return None
+        return f"{_who(current.holder)} at {_when(current.taken_at)}"
+
     def _check(self) -> None:
         _, current = _current(self._store, self._folder)
         # The clock is read last: the answer may have taken its time.

@@ -40,6 +40,12 @@ def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})
 
 
+def stated_attempt(store: Store, path: tuple[str, ...]) -> int | None:
+    """Read which attempt at its batch a report is of; None in those of before 0.2.0."""
+    stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
+    return None if stated is None else int(stated)
+
+
 def published_batch(store: Store, name: str) -> Batch:
     """Load the attempt at a batch that made its report; a later one may be unfinished.
 
@@ -55,9 +61,9 @@ def published_batch(store: Store, name: str) -> Batch:
             f"the reports of batch {batch.name} are being replaced: wait for the run that does, or "
             "run slidewatch screen again if there is none"
         )
-    stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
+    stated = stated_attempt(store, path)
     if stated is not None:
-        return load_batch(store, batch.name, int(stated))
+        return load_batch(store, batch.name, stated)
     # Reports of before 0.2.0 do not state it, but an attempt's seal does, by the report's digest.
     digest = report_digest(store, path)
     for attempt in range(batch.attempt, 0, -1):
