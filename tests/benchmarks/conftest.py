@@ -6,8 +6,7 @@
 
 import json
 import os
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,23 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.cells import write_collection
-from tests.support.measuring import QUICK, Record
+from tests.support.measuring import QUICK, Record, figure, line, ratio_table
 from tests.support.paths import DATA
+
+FIGURES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Record:
-    """Tell a figure: a line of the table, and one of the JSON file.
+    """Tell a figure: on a line, in the table at the session's end, and in the JSON file."""
 
-    ``ours`` and ``rival`` are measured in the same rounds, so the ratio, by how much ours is
-    better, is taken round by round.
-    """
-
-    def tell(
-        name: str,
-        unit: str,
-        *,
-        ours: Sequence[float],
-        rival: Sequence[float] | None = None,
-        limit: float | None = None,
-        higher_is_better: bool = False,
-    ) -> dict[str, Any]:
-        row: dict[str, Any] = {"benchmark": request.node.name, "name": name, "unit": unit}
-        row |= {"ours": _spread(ours), "higher_is_better": higher_is_better}
-        text = f"{name:<58} {_text(row['ours'])} {unit}"
-        if rival is not None:
-            pairs = zip(ours, rival, strict=True)
-            row["rival"] = _spread(rival)
-            row["ratio"] = _spread([a / b if higher_is_better else b / a for a, b in pairs])
-            text += f"; rival {_text(row['rival'])}; ratio {_text(row['ratio'])}"
-        if limit is not None:
-            value = row["ours"]["median"]
-            row["limit"] = limit
-            row["met"] = bool(value >= limit if higher_is_better else value <= limit)
-            text += f"; limit {limit:g}: {'met' if row['met'] else 'missed'}"
+    def tell(name: str, unit: str, **measured: Any) -> dict[str, Any]:
+        row = {"file": request.node.path.name, "benchmark": request.node.name}
+        row |= figure(name, unit, **measured)
         row |= {"quick": QUICK, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+        request.config.stash.setdefault(FIGURES, []).append(row)
         with capsys.disabled():
-            print(f"\n{text}", end="", flush=True)
+            print(f"\n{line(row)}", end="", flush=True)
         if path := os.environ.get("SLIDEWATCH_BENCH_JSON"):
             with Path(path).open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -63,12 +42,15 @@ def record(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
     return tell
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _text(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.4g} ({spread['min']:.4g}-{spread['max']:.4g})"
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print all ratios of the session in one table."""
+    table = ratio_table(config.stash.get(FIGURES, []))
+    if table:
+        title = "ratios: above 1 is better than the peer or within the limit"
+        terminalreporter.section(f"{title}{'; quick, so without meaning' if QUICK else ''}")
+        terminalreporter.write_line("\n".join(table))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,11 +26,14 @@ from storage.store import Store
 from tasks.images.decoding import decode_rgb
 from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
+from tasks.network.training import TrainingPlan
+from tests.support.measuring import QUICK, Record
 from tests.support.paths import DATA
 
 NIGHTS, PATIENTS = 14, 8
 STAIN, FOCUS, OTHERS, EMPTY, RERUN = 7, 9, 11, 12, 13
 FIRST = date(2026, 3, 1)
+EPOCHS, IMAGES, CELLS = (1, 1000, 40) if QUICK else (TrainingPlan.epochs, None, None)
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -82,13 +85,13 @@ def manifest(cells: pa.Table, to: Path) -> str:
     return str(to)
 
 
-def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
+def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) -> None:
     patients = list(by_patient(list_images(str(DATA / "cell_images.zip"))).values())
     labelled = list_images(str(DATA / "cell_images.zip"), classes=["Parasitized", "Uninfected"])
     mine = {table["patient_id"][0].as_py() for table in patients[::2]}
     keep = [name in mine for name in labelled["patient_id"].to_pylist()]
     first = manifest(labelled.filter(pa.array(keep)), tmp_path / "first.parquet")
-    nights = night_cells(patients[1::2])
+    nights = [cells.slice(0, CELLS) for cells in night_cells(patients[1::2])]
     others = list_images(str(DATA / "ood.zip"))
     planted = [i for i, uri in enumerate(others["uri"].to_pylist()) if "white_cells" in uri]
     settings = Settings(store=str(tmp_path / "store"), workers=2)
@@ -108,8 +111,8 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
         return manifest(cells, tmp_path / f"night-{night}.parquet")
 
     with prefect_test_harness(server_startup_timeout=120):
-        print(train(first, model="m", settings=settings).text())
-        print(fit(first, batch="first", settings=settings).text())
+        print(train(first, model="m", epochs=EPOCHS, limit=IMAGES, settings=settings).text())
+        print(fit(first, batch="first", limit=IMAGES, settings=settings).text())
         for night in range(NIGHTS):
             day = FIRST + timedelta(days=night)
             with suppress(ImagesFailedError):  # the empty night's
@@ -133,7 +136,11 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path) -> None:
     assert len(rows) == NIGHTS
     lights = [row["light"] for row in rows]
     odd = {STAIN: "abnormal", FOCUS: "abnormal", OTHERS: "false-discovery", EMPTY: "no images"}
-    for night, reason in odd.items():
-        assert lights[night] != "green"
-        assert reason in "; ".join(rows[night]["reasons"])
-    assert {lights[night] for night in range(NIGHTS) if night not in odd} == {"green"}
+    told = [
+        lights[night] != "green" and odd[night] in "; ".join(rows[night]["reasons"])
+        if night in odd
+        else lights[night] == "green"
+        for night in range(NIGHTS)
+    ]
+    record("nights told apart rightly", "", ours=[sum(told)], limit=NIGHTS, higher_is_better=True)
+    assert QUICK or all(told), [night for night, right in enumerate(told) if not right]

@@ -17,11 +17,11 @@ from flows.jobs.worker import settle_worker
 from flows.settings import Settings
 from flows.stages.batch import run_shards
 from flows.stages.publish import publish
+from flows.stages.scoring import score_slides
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import load_detector_card
-from storage.records import now
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
@@ -57,12 +57,8 @@ def tiny(cells: str, fitted: Settings) -> Tiny:
 def make_tiny(settings: Settings, cells: str, name: str) -> Tiny:
     store = Store(settings.store)
     batch = freeze(settings, list_images(cells, limit=SHARDS), name)
-    detector = load_detector_card(store)
-    card = load_card(store, detector.model)
-    jobs = [
-        ShardJob(store, batch, shard, card, detector=detector, scored_at=now())
-        for shard in batch.shards()
-    ]
+    card = load_card(store, load_detector_card(store).model)
+    jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
     return Tiny(settings, store, batch, jobs)
 
 
@@ -88,9 +84,6 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
     detector = load_detector_card(tiny.store)
     card = load_card(tiny.store, detector.model)
 
-    def publish_report() -> None:
-        assert publish.fn(tiny.store, tiny.settings, tiny.batch, card, detector).rows == SHARDS
-
     with open_client(tiny.settings) as client:
 
         def shards() -> None:
@@ -100,13 +93,24 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
         def idle() -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
+        def score() -> int:
+            return score_slides.fn(client, tiny.store, tiny.batch, card, detector)
+
+        def publish_report() -> None:
+            seal = publish.fn(tiny.store, tiny.settings, tiny.batch, card, detector, parts)
+            assert seal.rows == SHARDS
+
         idle()
         shards()  # from now on their features are kept
-        # Publishing takes away the rows that the shards before it left.
-        taken = in_turn(ROUNDS, {"nothing": idle, "kept": shards, "publish": publish_report})
+        parts = score()
+        publish_report()  # which takes away the scores before it
+        taken = in_turn(
+            ROUNDS, {"nothing": idle, "kept": shards, "score": score, "publish": publish_report}
+        )
     for name, what in {
         "nothing": "2 workers, shards that do nothing",
         "kept": "2 workers, shards whose features are kept",
+        "score": "2 workers, scoring, for each shard",
         "publish": "publishing, for each shard",
     }.items():
         record(what, "ms", ours=milliseconds(taken[name]), limit=SHARD_LIMIT)
@@ -148,7 +152,7 @@ IMPORTS = "import flows.screen"
 EMPTY_FLOW = f"{IMPORTS}; from prefect import flow; flow(lambda: None, name='empty')()"
 CLUSTER = f"""
 {IMPORTS}
-from flows.cluster import open_client
+from flows.cluster.client import open_client
 from flows.settings import Settings
 with open_client(Settings(workers=2)) as client:
     pass"""

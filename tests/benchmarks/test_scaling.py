@@ -37,19 +37,17 @@ def test_images_a_second_of_one_worker_and_of_two(
     # Small shards, so that both workers end at nearly the same time.
     settings = fitted.model_copy(update={"shard_rows": 128})
     one, two = (settings.model_copy(update={"workers": n}) for n in (1, 2))
-    manifest, number = list_images(cells, limit=IMAGES), iter(range(100))
+    manifest = list_images(cells, limit=IMAGES)
     with open_client(one) as alone, open_client(two) as both:
         clients = {"1": alone, "2": both}
         for client in clients.values():
             bind_workers(client)
-        for workers, client in clients.items():
-            screen_anew(client, settings, manifest.slice(0, WARM_UP), f"warm-up-{workers}")
+        for client in clients.values():
+            screen_anew(client, settings, manifest.slice(0, WARM_UP), "warm-up")
         taken = in_turn(
             ROUNDS,
             {
-                workers: lambda client=client: screen_anew(
-                    client, settings, manifest, f"scaled-{next(number)}"
-                )
+                workers: lambda client=client: screen_anew(client, settings, manifest, "scaled")
                 for workers, client in clients.items()
             },
         )

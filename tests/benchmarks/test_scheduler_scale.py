@@ -21,7 +21,7 @@ SCRIPT = """
 import json, sys, time
 from dataclasses import dataclass
 from distributed import Client, LocalCluster
-from flows.jobs import run_in_order
+from flows.cluster.executor import run_in_order
 from tests.support.peak import resident
 
 @dataclass(frozen=True)

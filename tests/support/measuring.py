@@ -1,8 +1,9 @@
-"""A clock for benchmarks that is fair to all, and the type of what tells a figure."""
+"""Measure for benchmarks: a clock that is fair to all, figures, and one table of their ratios."""
 
 import os
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
@@ -24,7 +25,7 @@ class Record(Protocol):
 
 
 def in_turn(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """The seconds that every run takes, A B C A B C: what else the machine does is unfair to none.
+    """Measure the seconds of every run, A B C A B C: what else the machine does is unfair to none.
 
     A run that returns a float has measured itself, and that is what counts.
     """
@@ -36,3 +37,69 @@ def in_turn(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, 
             seconds = time.perf_counter() - started
             taken[name].append(own if isinstance(own, float) else seconds)
     return taken
+
+
+def figure(
+    name: str,
+    unit: str,
+    *,
+    ours: Sequence[float],
+    rival: Sequence[float] | None = None,
+    limit: float | None = None,
+    higher_is_better: bool = False,
+) -> dict[str, Any]:
+    """Sum up a figure; its ratios say by how much ours is better than the rival or the limit.
+
+    ``ours`` and ``rival`` are measured in the same rounds, so their ratio is taken round by round.
+    """
+    row: dict[str, Any] = {"name": name, "unit": unit, "ours": _spread(ours)}
+    row["higher_is_better"] = higher_is_better
+    if rival is not None:
+        pairs = zip(ours, rival, strict=True)
+        row["rival"] = _spread(rival)
+        row["ratio"] = _spread([a / b if higher_is_better else b / a for a, b in pairs])
+    if limit is not None:
+        value = row["ours"]["median"]
+        row["limit"] = limit
+        row["met"] = bool(value >= limit if higher_is_better else value <= limit)
+        above, below = (value, limit) if higher_is_better else (limit, value)
+        row["limit_ratio"] = above / below if below else None
+    return row
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Write a figure on a line, with the spread of its rounds."""
+    text = f"{row['name']:<58} {_text(row['ours'])} {row['unit']}"
+    if "rival" in row:
+        text += f"; rival {_text(row['rival'])}; ratio {_text(row['ratio'])}"
+    if "limit" in row:
+        text += f"; limit {row['limit']:g}: {'met' if row['met'] else 'missed'}"
+    return text
+
+
+def ratio_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Write a line for each ratio of figures to a peer or a limit; nothing where there is none."""
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        name, unit, file = row["name"], row["unit"], row["file"]
+        ours = f"{row['ours']['median']:.4g} {unit}"
+        if "rival" in row:
+            peer = f"peer {row['rival']['median']:.4g} {unit}"
+            cells.append((name, f"{row['ratio']['median']:.2f}", ours, peer, file))
+        if "limit" in row:
+            ratio = "-" if row["limit_ratio"] is None else f"{row['limit_ratio']:.2f}"
+            limit = f"limit {row['limit']:g} {unit}: {'met' if row['met'] else 'missed'}"
+            cells.append((name, ratio, ours, limit, file))
+    if not cells:
+        return []
+    cells.insert(0, ("name", "ratio", "ours", "peer or limit", "file"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, each, widths)).rstrip() for each in cells]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.4g} ({spread['min']:.4g}-{spread['max']:.4g})"

@@ -1,6 +1,7 @@
 """Screening as tests and benchmarks do it."""
 
 from datetime import date
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,12 +19,16 @@ from storage.records import now
 from storage.store import Store
 
 DAY = date(2026, 1, 1)
+_numbers = count()
 
 
 def freeze(settings: Settings, manifest: pa.Table, name: str) -> Batch:
-    """Freeze a batch that names no earlier one, so that nothing is used again."""
+    """Freeze a batch that names no earlier one, so that nothing is used again.
+
+    Its name gets a number, for benchmarks share a store.
+    """
     plan = BatchPlan(
-        name=name,
+        name=f"{name}-{next(_numbers)}",
         images="a benchmark's",
         limit=None,
         shard_rows=settings.shard_rows,
