@@ -8,7 +8,7 @@ import pytest
 
 from storage.store import Store
 from tests.support.faults.runs import Run, forking
-from tests.support.faults.trials import Bench
+from tests.support.faults.trials import SITE, Bench
 
 SHARD = 6
 
@@ -18,17 +18,13 @@ def bench(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) ->
     """A bench on a local disk."""
     from PIL import Image
 
-    from tasks.synthetic.cells import write_collection
     from tests.support.fields import field_of
 
     folder = tmp_path_factory.mktemp("faults")
     for name, patients, cells, first in (
         ("fitted", 10, 6, 20), ("more", 3, 4, 40), ("night", 2, 6, 60),
     ):  # fmt: skip
-        write_collection(
-            folder / name, patients=patients, cells_per_patient=cells, parasitized_fraction=0.5,
-            seed=first, first_patient=first,
-        )  # fmt: skip
+        _write(folder / name, patients, cells, first)
     (folder / "fields").mkdir()
     for number, places in enumerate([((90, 90), (220, 160)), ((120, 150),)]):
         Image.fromarray(field_of(*places)).save(folder / "fields" / f"field-{number}.png")
@@ -39,3 +35,29 @@ def bench(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) ->
         assert ended.code == 0, ended.text
         shutil.copytree(runs.store, folder / "template")
         yield Bench(runs, folder, folder / "template")
+
+
+@pytest.fixture(scope="session")
+def sited(bench: Bench) -> Bench:
+    """The bench on a store with a site of two nights."""
+    _write(bench.folder / "many", 8, 36, 100)
+    _write(bench.folder / "third", 2, 12, 70)
+    bench.reset()
+    for action, night, options in (
+        ("fit", "many", {}), ("commission", "third", {"site": SITE}),
+        ("commission", "more", {"site": SITE}),
+    ):  # fmt: skip
+        given = {"images": str(bench.folder / night), "batch": night, **options}
+        ended = bench.runs.run(Run(action, given))
+        assert ended.code == 0, ended.error
+    shutil.copytree(bench.runs.store, bench.folder / "sited")
+    return Bench(bench.runs, bench.folder, bench.folder / "sited")
+
+
+def _write(folder: Path, patients: int, cells: int, first: int) -> None:
+    from tasks.synthetic.cells import write_collection
+
+    write_collection(
+        folder, patients=patients, cells_per_patient=cells, parasitized_fraction=0.5,
+        seed=first, first_patient=first,
+    )  # fmt: skip

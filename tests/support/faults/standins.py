@@ -22,9 +22,9 @@ from prefect.tasks import Task
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
-FLOWS = ("flows.fit", "flows.screen", "flows.segment")
+FLOWS = ("flows.commission", "flows.fit", "flows.screen", "flows.segment")
 WITH_CLIENT = (*FLOWS, "flows.stages.segmentation")
-WITH_TASKS = ("flows.screen", "flows.stages.pages", "flows.stages.segmentation")
+WITH_TASKS = ("flows.commission", "flows.screen", "flows.stages.pages", "flows.stages.segmentation")
 
 
 class Done:

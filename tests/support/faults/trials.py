@@ -8,8 +8,10 @@ from tests.support.faults.calls import NO_FAULT, Fault
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import Ended, Files, Run, Runs, differing, files_of
 
+SITE = "there"
 # What no one reads before it has its name, so that dying there leaves nothing to recover from.
 _UNSEEN = ("fsync", "open")
+_DONE_BEFORE = ("is not in statistics", f"is not in {SITE}/")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ class Bench:
     @property
     def retracting(self) -> Run:
         return Run("retract", {"patient": "C120P20"})
+
+    @property
+    def commissioning(self) -> Run:
+        options = {"images": str(self.folder / "night"), "site": SITE, "batch": "night"}
+        return Run("commission", options)
+
+    @property
+    def withdrawing(self) -> Run:
+        return Run("retract", {"site": SITE, "site_night": "more"})
+
+    @property
+    def learning(self) -> Run:
+        options = {"images": str(self.folder / "night"), "batch": "night"}
+        return Run("screen", options | {"site": SITE, "learn": True})
 
     @property
     def segmenting(self) -> Run:
@@ -108,7 +124,7 @@ def judge(bench: Bench, run: Run, last: Ended) -> list[str]:
         return ["hung"]
     same = not differing(files_of(bench.runs.store), calm.files)
     # A retraction of which all but the last word was done is told that it is done.
-    done_before = same and "is not in statistics" in str(last.error)
+    done_before = same and any(words in str(last.error) for words in _DONE_BEFORE)
     if last.code != calm.ended.code and not done_before:
         return ["lost"]
     return [] if same else ["mixed"]

@@ -18,6 +18,7 @@ from typing import Any
 import zarr
 from PIL import Image
 
+from flows.commission import commission
 from flows.fit import fit, retract
 from flows.jobs import networks
 from flows.screen import screen
@@ -31,7 +32,10 @@ from tests.support.faults.examine import examine
 from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
-ACTIONS = {"fit": fit.fn, "retract": retract.fn, "screen": screen.fn, "segment": segment.fn}
+ACTIONS = {
+    "commission": commission.fn, "fit": fit.fn, "retract": retract.fn, "screen": screen.fn,
+    "segment": segment.fn,
+}  # fmt: skip
 
 
 def serve() -> None:
