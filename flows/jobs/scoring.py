@@ -8,7 +8,6 @@ another.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -39,6 +38,7 @@ SHARDS_HELD = 8  # of features, in memory at once
 SHARDS_OF_A_NIGHT = 40  # that the normal of a night is made of
 
 Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient
+Held = tuple[FeatureBlock, ShardRecord, pa.Table]  # a shard, with its rows of the manifest
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,21 @@ class Features:
 
     def __init__(self, store: Store, batch: Batch, model: ModelCard) -> None:
         self._store, self._batch, self._model = store, batch, model
-        self.shard = lru_cache(maxsize=SHARDS_HELD)(self._read)
+        # No `lru_cache` of a method: it would refer to itself, and the shards of one job would stay
+        # in memory through the next ones, until Python looks for such circles.
+        self._held: dict[int, Held] = {}
 
-    def _read(self, number: int) -> tuple[FeatureBlock, ShardRecord, pa.Table]:
+    def shard(self, number: int) -> Held:
+        """Read a shard, unless it is among the last ones that were asked for."""
+        found = self._held.pop(number, None)
+        if found is None:
+            if len(self._held) == SHARDS_HELD:
+                del self._held[next(iter(self._held))]
+            found = self._read(number)
+        self._held[number] = found
+        return found
+
+    def _read(self, number: int) -> Held:
         shard = self._batch.shard(number)
         found = verified_block(self._store, self._model.name, self._batch, shard)
         if found is None:

@@ -1,4 +1,6 @@
+import gc
 import os
+import weakref
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +11,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from flows.jobs.scoring import NightJob, ScoreJob, night_normal, score_part
+from flows.jobs import scoring
+from flows.jobs.scoring import Features, NightJob, ScoreJob, night_normal, score_part
 from flows.stages.scoring import plan_parts
 from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path, write_shard_record
@@ -91,6 +94,32 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
     classes = np.array(CLASSES)[block.logits.argmax(axis=1)]
     assert rows["diagnosis"].to_pylist() == classes.tolist()
     assert set(rows["scored_at"].to_pylist()) == {WHEN}
+
+
+def test_shards_are_read_once_and_are_gone_with_the_job(night: Night) -> None:
+    night.run()
+    features = Features(night.store, night.batch, night.card)
+    block = weakref.ref(features.shard(1)[0])
+    assert features.shard(1)[0] is block()
+    gc.disable()
+    try:
+        del features
+        assert block() is None
+    finally:
+        gc.enable()
+
+
+def test_so_many_shards_are_held_as_are_allowed(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.run()
+    monkeypatch.setattr(scoring, "SHARDS_HELD", 2)
+    features = Features(night.store, night.batch, night.card)
+    first, second = (weakref.ref(features.shard(number)[0]) for number in (0, 1))
+    features.shard(0)
+    features.shard(2)
+    assert first() is not None
+    assert second() is None
 
 
 def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt: Night) -> None:
