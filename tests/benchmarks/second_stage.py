@@ -18,14 +18,14 @@ from flows.stages.scoring import score_slides
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import SCORED, FeatureBlock, create_features, write_block
 from storage.batches.ledger import ShardRecord, write_shard_record
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tests.support import sites
 from tests.support.models import CLASSES, WHEN
-from tests.support.peak import peak
+from tests.support.peak import peak, resident
 
 MODEL = ModelCard(
     created_at=WHEN, digest="m", name="m", network={"classes": list(CLASSES)},
@@ -103,19 +103,28 @@ def some_cells(rng: np.random.Generator, shifts: dict[str, np.ndarray]) -> Featu
     )
 
 
-def score_night(settings: Settings, slides: int, cells: int) -> dict[str, float]:
-    """Score a night on one worker; returns peaks in MiB, and seconds."""
+def footer(store: Store, batch: Batch) -> float:
+    """MiB that the footer of the manifest takes, which tells of every shard."""
+    before = resident()
+    read_manifest(store, batch, batch.shard(0))
+    return resident() - before
+
+
+def score_night(settings: Settings, batch: Batch, detector: DetectorCard) -> dict[str, float]:
+    """Score a night on one worker; returns MiB, and seconds."""
     store = Store(settings.store)
-    detector = keep_detector(store)
-    batch = make_night(store, slides, cells, settings.shard_rows)
     with open_client(settings) as client:
+        (of_manifest,) = client.run(footer, store, batch).values()
         started = time.perf_counter()
         parts = score_slides.fn(client, store, batch, MODEL, detector)
         seconds = time.perf_counter() - started
         (worker,) = client.run(peak).values()
-    return {"worker": worker, "parts": parts, "seconds": seconds}
+    return {"worker": worker, "footer": of_manifest, "parts": parts, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    url, *sizes = sys.argv[1:]
-    print(json.dumps(score_night(Settings(store=url, workers=1), *map(int, sizes))))
+    url, slides, cells = sys.argv[1:]
+    chosen = Settings(store=url, workers=1)
+    kept = keep_detector(Store(url))
+    night = make_night(Store(url), int(slides), int(cells), chosen.shard_rows)
+    print(json.dumps(score_night(chosen, night, kept)))
