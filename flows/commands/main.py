@@ -185,7 +185,7 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
     file = settings_file()
     if file:
         tell(f"settings: {file}")
-    if "cluster" in command.settings and settings.cluster == "scheduler":
+    if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
         # A file that somebody left in the working folder may have named it.
         tell(f"workers: those of the Dask scheduler {settings.scheduler}")
     if command.flow:

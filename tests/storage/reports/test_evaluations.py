@@ -61,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "images": "others",
     "limit": 100,
     "ood": {"near/white": "elsewhere"},
+    "planted": [0.1],
     "attacks": ["fgsm"],
     "attacked": 501,
     "magnitudes": [0.0],
