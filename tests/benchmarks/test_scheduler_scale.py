@@ -71,4 +71,4 @@ def test_cost_of_a_job_against_the_number_of_jobs(record: Record) -> None:
         record(f"{jobs} jobs, growth of the process", "MiB", ours=found["grown"])
         cost[jobs] = sum(each) / PARTS
     few, many = SIZES[-2:]
-    record(f"a job among {many} / among {few}", "times", ours=[cost[many] / cost[few]])
+    record(f"a job among {many} / among {few}", "ms", ours=[cost[many]], rival=[cost[few]])

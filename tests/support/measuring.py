@@ -88,8 +88,9 @@ def ratio_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             cells.append((name, f"{row['ratio']['median']:.2f}", ours, peer, file))
         if "limit" in row:
             ratio = "-" if row["limit_ratio"] is None else f"{row['limit_ratio']:.2f}"
-            limit = f"limit {row['limit']:g} {unit}: {'met' if row['met'] else 'missed'}"
-            cells.append((name, ratio, ours, limit, file))
+            limit = f"limit {row['limit']:g} {unit}".rstrip()
+            met = "met" if row["met"] else "missed"
+            cells.append((name, ratio, ours, f"{limit}: {met}", file))
     if not cells:
         return []
     cells.insert(0, ("name", "ratio", "ours", "peer or limit", "file"))
