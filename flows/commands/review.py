@@ -7,7 +7,7 @@ has a verdict in both is a label in the one whose verdict came first.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch, find_rows
 from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
-from storage.parquet import iterate_groups
+from storage.parquet import iterate_groups, read_table
 from storage.records import now
 from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
-from storage.reports.tables import published_batch, report_path
+from storage.reports.tables import SLIDES, published_batch, report_path
 from storage.store import Store
+from tasks.detector.verdict import format_reasons
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
 from tasks.images.regions import ImageRef, find_unchanged
@@ -45,9 +46,11 @@ from tasks.reports.reviews import (
 )
 from tasks.reports.spreadsheet import csv_lines
 from tasks.types import Status
+from tasks.types import Verdict as Judgement
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
-SHEET, PICTURES = "review.csv", "images"
+SHEET, SLIDE_SHEET, PICTURES = "review.csv", "slides.csv", "images"
+OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
 
 
 class ExportOutcome(Outcome):
@@ -55,6 +58,7 @@ class ExportOutcome(Outcome):
 
     batch: str
     sheet: str
+    slides: int
     cells: int
     left_out: dict[str, int]
     unreadable: list[str]
@@ -69,6 +73,7 @@ class ExportOutcome(Outcome):
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),
+            ("slides", f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} beside the sheet"),
             ("sheet", self.sheet),
             (
                 "next",
@@ -151,7 +156,7 @@ def export(
     per_slide: int = PER_SLIDE,
     settings: Settings | None = None,
 ) -> ExportOutcome:
-    """Write a batch's cells for review, most abnormal first, as a sheet and image files.
+    """Write a batch's slides and cells for review, most abnormal first, as sheets and image files.
 
     The images are the original bytes, or PNG files of what was cut out of a larger file, named by
     their digest. Cells that have a verdict already are left out.
@@ -186,18 +191,40 @@ def export(
             continue
         sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
     found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
-    stage = folder / f".part-{SHEET}"
-    # Without the byte order mark Excel takes UTF-8 for something else.
-    with stage.open("w", encoding="utf-8-sig", newline="") as file:
-        file.writelines(csv_lines([*FROM_REPORT, *FROM_PERSON, "image"], sheet))
-    stage.replace(folder / SHEET)
+    slides = _slides_for_review(store, frozen)
+    _write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
+    _write_sheet(folder / SHEET, [*FROM_REPORT, *FROM_PERSON, "image"], sheet)
     return ExportOutcome(
         batch=frozen.name,
         sheet=str(folder / SHEET),
+        slides=len(slides),
         cells=len(sheet),
         left_out={reason: n for reason, n in found.left_out.items() if n},
         unreadable=unreadable,
     )
+
+
+def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
+    """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
+    path = report_path(batch.name, batch.batch_date, SLIDES)
+    # Nights of before there was such a report have none, and older ones know no shift.
+    rows = read_table(store, *path).to_pylist() if store.exists(*path) else []
+    chosen = [row for row in rows if row["verdict"] == Judgement.REVIEW]
+    chosen.sort(key=lambda row: (-(row.get("shift") or 0.0), row["slide_id"] or ""))
+    reasons = (format_reasons(row["review_reasons"]) for row in chosen)
+    return [
+        [*(row.get(name) for name in OF_SLIDES[:-1]), told]
+        for row, told in zip(chosen, reasons, strict=True)
+    ]
+
+
+def _write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a sheet, complete or not at all."""
+    stage = path.with_name(f".part-{path.name}")
+    # Without the byte order mark Excel takes UTF-8 for something else.
+    with stage.open("w", encoding="utf-8-sig", newline="") as file:
+        file.writelines(csv_lines(columns, rows))
+    stage.replace(path)
 
 
 def _write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:

@@ -16,7 +16,8 @@ from flows.settings import Settings
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import FIELDS, of_attempt, publish_report, report_path
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import FIELDS, SLIDES, of_attempt, publish_report, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.reports.reviews import VerdictError
@@ -75,6 +76,35 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
     monkeypatch.setattr("flows.commands.review._write_picture", lambda *_: "cell.png")
     out = export("night", str(tmp_path / "out"), settings=Settings(store=store.url))
     assert out.cells == 1
+
+
+def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
+    store: Store, tmp_path: Path
+) -> None:
+    publish(store, freeze(store, [], 1), [])
+    rows = [
+        {"slide_id": "near", "verdict": "review", "shift": 0.5, "review_reasons": ["few cells"]},
+        {"slide_id": "good", "verdict": "accept", "shift": 0.1, "review_reasons": []},
+        {
+            "slide_id": "=far",
+            "verdict": "review",
+            "shift": 7.0,
+            "shift_tap": "blocks.2",
+            "review_reasons": ["shifted", "many uncertain"],
+        },
+    ]
+    schema = of_attempt(slide_schema(), 1)
+    publish_report(
+        store, report_path("night", DAY, SLIDES), schema, [pa.Table.from_pylist(rows, schema)]
+    )
+    out = export("night", str(tmp_path / "out"), settings=Settings(store=store.url))
+    assert out.slides == 2
+    assert "2 to look at as a whole" in out.text()
+    with (tmp_path / "out" / "slides.csv").open(encoding="utf-8-sig", newline="") as file:
+        told = list(csv.DictReader(file))
+    assert [row["slide_id"] for row in told] == ["'=far", "near"]
+    assert told[0]["review_reasons"] == "shifted, many uncertain"
+    assert told[0]["shift_tap"] == "blocks.2"
 
 
 def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Path) -> None:
