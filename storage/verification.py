@@ -15,6 +15,7 @@ from storage.batches.known_features import fitted_block
 from storage.batches.ledger import (
     Seal,
     complete_shards,
+    is_announced,
     list_seals,
     read_quarantine,
     read_seal,
@@ -162,6 +163,9 @@ def _batch_checks(store: Store, key: str) -> Iterator[Check]:
         detector = file.removesuffix(".json")
         path = f"{folder}/screenings/{file}"
         yield Check(path, partial(screening_start, store, batch, detector))
+    for file in store.names("batches", key, "announced"):
+        path = f"{folder}/announced/{file}"
+        yield Check(path, partial(_announced, store, batch, file.removesuffix(".json")))
     for model in store.names("batches", key, "ledger"):
         yield from _feature_checks(store, batch, model)
 
@@ -191,6 +195,12 @@ def _seal(store: Store, batch: Batch, detector: str) -> None:
     stated = row | {"failures": sorted(row["failures"] or [])}
     if any(stated.get(name) != figure for name, figure in figures.items()):
         raise StoreError("its figures are not those of its report: restore it from a backup")
+
+
+def _announced(store: Store, batch: Batch, key: str) -> None:
+    """Read the note of an announcement; one of an earlier report is no damage."""
+    if seal := read_seal(store, batch, key):
+        is_announced(store, batch, seal)
 
 
 def _feature_checks(store: Store, batch: Batch, model: str) -> Iterator[Check]:

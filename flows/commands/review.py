@@ -156,7 +156,7 @@ def export(
     per_slide: int = PER_SLIDE,
     settings: Settings | None = None,
 ) -> ExportOutcome:
-    """Write a batch's slides and cells for review, most abnormal first, as sheets and image files.
+    """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
 
     The images are the original bytes, or PNG files of what was cut out of a larger file, named by
     their digest. Cells that have a verdict already are left out.

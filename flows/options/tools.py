@@ -52,7 +52,7 @@ class Contours(Options):
 
 
 class ReviewExport(Options):
-    """Write a batch's cells for review, most abnormal first, as a sheet and image files."""
+    """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
 
     batch: Annotated[str, Field(description="the screened batch")]
     to: Annotated[str, Field(description="folder for the sheet and the images")]

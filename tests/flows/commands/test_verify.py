@@ -11,8 +11,6 @@ import pytest
 from flows.commands.main import main
 from flows.commands.status import verify
 from flows.settings import Settings
-from storage.batches.ledger import read_seal, write_seal
-from storage.batches.manifests import load_batch
 from storage.batches.nights import freeze_night
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
@@ -24,9 +22,7 @@ from storage.batches.segmentations import (
 )
 from storage.reports.reviews import SCHEMA as REVIEW
 from storage.reports.reviews import Review, save_review
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, SLIDES, publish_report, report_path
+from storage.reports.tables import BATCHES, SLIDES, report_path
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA as MANIFEST
 from tests.support.batches import manifest
@@ -74,8 +70,11 @@ FILES: dict[str, Turn] = {
     "batches/night/ledger/golden/000000.json": digit_of("digest"),
     "batches/night/ledger/golden/000001.json": digit_of("scored"),
     "batches/night/quarantine/golden/000001.json": lambda content: 0,
-    "batches/night/screenings/golden.json": lambda content: 0,
-    "batches/night/sealed/golden.json": digit_of("abnormal"),
+    "batches/night/screenings/golden+kampala.json": lambda content: 0,
+    "batches/night/sealed/golden+kampala.json": digit_of("abnormal"),
+    "batches/night/announced/golden+kampala.json": lambda content: 0,
+    "sites/kampala/v0001/card.json": digit_of("statistics_version"),
+    "sites/kampala/v0001/site.safetensors": last,
     f"{ZARR}/zarr.json": digit_of("model"),
     f"{ZARR}/status/c/0": last,
     f"{ZARR}/label/c/0": last,
@@ -97,22 +96,6 @@ FILES: dict[str, Turn] = {
 def full(store: Store) -> Store:
     """A store with something of everything that is kept."""
     write_store(store)
-    batch = load_batch(store, "night")
-    seal = read_seal(store, batch, "golden")
-    assert seal is not None
-    row = {"images": 5, "batch": "night", "failures": list(seal.failures.items())}
-    row |= {name: getattr(seal, name) for name in ("scored", "failed", "abnormal", "review")}
-    made = {
-        kind: publish_report(
-            store, report_path("night", DAY, kind), schema,
-            [pa.Table.from_pylist([values], schema=schema)],
-        )
-        for kind, schema, values in (
-            (BATCHES, batch_schema(), row), (SLIDES, slide_schema(), {"batch": "night"})
-        )
-    }  # fmt: skip
-    digests = {"batch_digest": made[BATCHES], "slides_digest": made[SLIDES]}
-    write_seal(store, batch, seal.model_copy(update=digests))
     freeze_night(store, "ward", DAY, manifest(3), inbox="/inbox", frozen_at=WHEN)
     store.remove("nights", "ward", "lease")
     cut = freeze_segmentation(
@@ -204,7 +187,7 @@ def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:
 def test_a_seal_that_states_other_figures_than_its_report_is_found(
     full: Store, figure: str
 ) -> None:
-    path = "batches/night/sealed/golden.json"
+    path = "batches/night/sealed/golden+kampala.json"
     seal = full.read_json(path)
     other = {"damaged": 7} if figure == "failures" else seal[figure] + 1
     full.write_json(seal | {figure: other}, path)
