@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.networks import load_inference
 from flows.jobs.scoring import Features, SlideRows, judged_classes
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch, read_manifest
@@ -20,7 +19,6 @@ from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import Taps
 from tasks.detector.slide_normal import reference_rows
-from tasks.evaluation.corruptions import corrupt
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
 from tasks.images.regions import find, image_refs
@@ -208,6 +206,10 @@ def _confusion(
 
 def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArray[np.intp]]]:
     """Spoil some of a slide's own cells, and run the network on them."""
+    # Only workers run this, and PyTorch takes seconds to import.
+    from flows.jobs.networks import load_inference
+    from tasks.evaluation.corruptions import corrupt
+
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = load_inference(job.store, job.model)

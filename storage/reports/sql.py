@@ -189,5 +189,6 @@ def _plain_errors(seconds: float) -> Iterator[None]:
         raise QueryError(
             f"the query needs more than {MEMORY} of memory or {SPILL} of disk: ask for less at once"
         ) from None
-    except (duckdb.Error, pa.ArrowException) as error:
+    # Arrow raises an OSError for what it cannot read of a stream.
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise QueryError(" ".join(str(error).partition("\n\nLINE ")[0].split())) from None
