@@ -301,6 +301,7 @@ def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_night_with_a_bad_image_fails_and_has_its_report(site: Site) -> None:
     folder = site.arrive("bad", patient=62)
     bad = sorted(folder.rglob("*.png"))[3]

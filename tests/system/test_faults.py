@@ -151,6 +151,7 @@ def test_a_poisonous_image_is_quarantined_and_all_others_are_scored(
     assert [record.tries for record in records if record and record.failures] == [4]
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_whoever_looks_at_it_again_is_missing_from_the_page(
     night: tuple[Settings, Path], undisturbed: pa.Table
 ) -> None:
@@ -478,7 +479,14 @@ def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
         subprocess.run(["umount", "-l", small], check=True)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        signal.SIGKILL,
+    ],
+)
 def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
     night: tuple[Settings, Path], undisturbed: pa.Table, tmp_path: Path, sign: signal.Signals
 ) -> None:

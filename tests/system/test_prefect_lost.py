@@ -43,9 +43,8 @@ def night(settings: Settings, folder: Path) -> tuple[subprocess.Popen[str], psut
     return process, server
 
 
-@pytest.mark.parametrize(
-    "sign", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_night_goes_on_without_its_server_and_ends_with_its_outcome(
     tiny_ready: Settings, tmp_path: Path, sign: signal.Signals
 ) -> None:
@@ -64,9 +63,8 @@ def test_a_night_goes_on_without_its_server_and_ends_with_its_outcome(
     assert not is_announced(Store(tiny_ready.store), batch, seal)
 
 
-@pytest.mark.parametrize(
-    "sign", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_night_that_is_told_to_end_ends_though_its_server_is_lost(
     tiny_ready: Settings, tmp_path: Path, sign: signal.Signals
 ) -> None:
