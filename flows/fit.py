@@ -116,7 +116,7 @@ def fit(
         if known and known.contribution(batch):
             changed = f"batch {batch} is in the statistics already: it counts once"
             known = add_slides(client, store, card)
-            return _finish(client, settings, store, card, known, changed)
+            return _warned(fitted_outcome(client, settings, store, card, known, changed))
         part, contribution, failures = _extract_batch(client, store, frozen, card)
         with statistics_lease(store, card) as held:
             store = held.store
@@ -145,7 +145,9 @@ def fit(
                 f"{contribution.held_out:,} left out (the model's validation and test "
                 f"{card.split_by}s), {failures} unreadable{again}"
             )
-            return _finish(client, settings, store, card, lineage, changed, unreadable=failures)
+            return _warned(
+                fitted_outcome(client, settings, store, card, lineage, changed, unreadable=failures)
+            )
 
 
 @flow
@@ -188,7 +190,7 @@ def retract(
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
-                    return _finish(client, settings, store, card, latest, changed)
+                    return _warned(fitted_outcome(client, settings, store, card, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         count = sum(len(rows.rows) for rows in taken) + sum(each.images for each in foreign)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
@@ -203,7 +205,7 @@ def retract(
                 total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
             held.check()
             lineage = save_version(store, card, latest, total, operation, kept)
-            return _finish(client, settings, store, card, lineage, changed)
+            return _warned(fitted_outcome(client, settings, store, card, lineage, changed))
 
 
 def _found(
@@ -263,17 +265,8 @@ def _extract_batch(
     return part, contribution, counts["failures"]
 
 
-def _finish(
-    client: Client,
-    settings: Settings,
-    store: Store,
-    card: ModelCard,
-    lineage: Lineage,
-    changed: str,
-    unreadable: int = 0,
-) -> FitOutcome:
-    """Calibrate a detector on the statistics, or warn why none is possible."""
-    outcome = fitted_outcome(client, settings, store, card, lineage, changed, unreadable)
+def _warned(outcome: FitOutcome) -> FitOutcome:
+    """Warn in the log of the run of what the outcome warns of."""
     log = get_run_logger()
     for warning in outcome.warnings:
         log.warning(warning)

@@ -31,6 +31,7 @@ from tasks.detector.verdict import format_reasons
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
 from tasks.images.regions import ImageRef, find_unchanged
+from tasks.reports.columns import is_for_review
 from tasks.reports.reviews import (
     FROM_PERSON,
     FROM_REPORT,
@@ -46,7 +47,6 @@ from tasks.reports.reviews import (
 )
 from tasks.reports.spreadsheet import csv_lines
 from tasks.types import Status
-from tasks.types import Verdict as Judgement
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 SHEET, SLIDE_SHEET, PICTURES = "review.csv", "slides.csv", "images"
@@ -208,8 +208,10 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = report_path(batch.name, batch.batch_date, SLIDES)
     # Nights of before there was such a report have none, and older ones know no shift.
-    rows = read_table(store, *path).to_pylist() if store.exists(*path) else []
-    chosen = [row for row in rows if row["verdict"] == Judgement.REVIEW]
+    if not store.exists(*path):
+        return []
+    rows = read_table(store, *path)
+    chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
     chosen.sort(key=lambda row: (-(row.get("shift") or 0.0), row["slide_id"] or ""))
     reasons = (format_reasons(row["review_reasons"]) for row in chosen)
     return [

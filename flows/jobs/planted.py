@@ -42,11 +42,6 @@ class PlantJob:
     share: float
     own: bool
 
-    @property
-    def has_cells(self) -> bool:
-        """Tell whether there is something to plant, and where: not every attack succeeds."""
-        return bool(self.hosts.rows and self.things.rows)
-
 
 @dataclass(frozen=True)
 class AlarmJob:
@@ -56,11 +51,6 @@ class AlarmJob:
     hosts: Chosen
     positive: str
 
-    @property
-    def has_cells(self) -> bool:
-        """Tell whether there is a cell."""
-        return bool(self.hosts.rows)
-
 
 @dataclass(frozen=True)
 class WholeJob:
@@ -68,11 +58,6 @@ class WholeJob:
 
     subject: Subject
     things: Chosen
-
-    @property
-    def has_cells(self) -> bool:
-        """Tell whether there is a cell."""
-        return bool(self.things.rows)
 
 
 def measure(job: PlantJob | AlarmJob | WholeJob) -> list[Metric]:

@@ -192,11 +192,8 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
     """Write once the lists of fitted images, of images of unseen patients, and of other sets."""
 
     def freeze(name: str, table: pa.Table, by: str = "image") -> None:
-        path = images_path(run.evaluation, run.detector.name, name)
-        if run.store.exists(*path):
-            return
         keys = table["uri" if by == "image" else f"{by}_id"]
-        write_table(run.store, table.append_column("group", keys), *path)
+        _write_once(run, name, table.append_column("group", keys))
 
     lineage = load_statistics(run.store, card.model, card.statistics_version)
     fitted = []
@@ -260,10 +257,15 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
 
 def _write_some(run: Run, name: str, table: pa.Table, count: int) -> None:
     """Write once a list of so many images, spread evenly over a table."""
+    spread = np.linspace(0, len(table) - 1, min(count, len(table))).astype(int)
+    _write_once(run, name, table.take(spread))
+
+
+def _write_once(run: Run, name: str, table: pa.Table) -> None:
+    """Write a list of images, unless it is there."""
     path = images_path(run.evaluation, run.detector.name, name)
     if not run.store.exists(*path):
-        spread = np.linspace(0, len(table) - 1, min(count, len(table))).astype(int)
-        write_table(run.store, table.take(spread), *path)
+        write_table(run.store, table, *path)
 
 
 @task(cache_policy=NO_CACHE)

@@ -47,7 +47,7 @@ def planted_metrics(
     if load_detector(run).own is None:
         tell(f"detector {run.detector.name} has no normal of its slides: none is planted")
         return []
-    jobs = [job for job in _jobs(findings, scored, parts, healthy, shares) if job.has_cells]
+    jobs = list(_jobs(findings, scored, parts, healthy, shares))
     return [
         metric
         for metrics in run_jobs(client, measure, jobs, title="planted slides")
@@ -73,25 +73,30 @@ def _jobs(
     def subject(group: str, name: str, strength: float | None = None, against: str = "") -> Subject:
         return Subject(findings.model, findings.seed, group, name, strength, against or None)
 
+    others = {name: chosen((images, CLEAN)) for name, images in findings.other_sets.items()}
+    others = {name: things for name, things in others.items() if things.rows}
     for host, images in hosts.items():
         ordinary = chosen((images, CLEAN))
+        if not ordinary.rows:
+            continue
         yield AlarmJob(subject(BY_SLIDE, host), ordinary, findings.classes[0])
         for share in shares:
             against = f"{share:.0%} of {host}"
-            for name, things in findings.other_sets.items():
-                planted = chosen((things, CLEAN))
+            for name, things in others.items():
                 yield PlantJob(
-                    subject(PLANTED, name, None, against), ordinary, planted, share, False
+                    subject(PLANTED, name, None, against), ordinary, things, share, False
                 )
             for key in parts:
                 treated, treatment = key
                 mine = (SAMPLED, ATTACKED) if images == TEST else (some_of(images),)
                 if treated not in mine or not _is_planted(treatment):
                     continue
-                of = subject(PLANTED, *_label(treatment), against)
-                yield PlantJob(of, ordinary, chosen(key), share, True)
-    for name, things in findings.other_sets.items():
-        yield WholeJob(subject(WHOLE, name), chosen((things, CLEAN)))
+                things = chosen(key)
+                if things.rows:  # not every attack succeeds
+                    of = subject(PLANTED, *_label(treatment), against)
+                    yield PlantJob(of, ordinary, things, share, True)
+    for name, things in others.items():
+        yield WholeJob(subject(WHOLE, name), things)
 
 
 def _is_planted(treatment: Treatment) -> bool:

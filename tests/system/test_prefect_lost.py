@@ -16,6 +16,11 @@ from storage.batches.manifests import load_batch
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP]),
+]
+
 LOST = "Prefect's temporary server has"
 
 
@@ -43,8 +48,6 @@ def night(settings: Settings, folder: Path) -> tuple[subprocess.Popen[str], psut
     return process, server
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_night_goes_on_without_its_server_and_ends_with_its_outcome(
     tiny_ready: Settings, tmp_path: Path, sign: signal.Signals
 ) -> None:
@@ -63,8 +66,6 @@ def test_a_night_goes_on_without_its_server_and_ends_with_its_outcome(
     assert not is_announced(Store(tiny_ready.store), batch, seal)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_night_that_is_told_to_end_ends_though_its_server_is_lost(
     tiny_ready: Settings, tmp_path: Path, sign: signal.Signals
 ) -> None:
