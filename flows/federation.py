@@ -108,7 +108,7 @@ def export(
 
 @dataclass(frozen=True)
 class _Shared:
-    """What a batch has given to the statistics, fit to leave the store."""
+    """The contribution of a batch to the statistics, fit to leave the store."""
 
     contribution: Contribution
     statistics: ClassStatistics

@@ -37,7 +37,7 @@ from tasks.sites.learning import (
 )
 from tasks.types import Arrays, Mask, below, nested
 
-# What is planted of a slide's own cells, each spoilt as far as nobody would accept it.
+# A slide's own cells are planted, each spoilt as far as nobody would accept it.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
 SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
 WHITE = "white cells of the slides, by their nucleus"

@@ -1,4 +1,4 @@
-"""What commissioning a laboratory is worth: fields of fields.zip, with and without a site.
+"""Measure the worth of commissioning a laboratory: fields of fields.zip, with and without a site.
 
     python -m tests.benchmarks.site_trial STORE BATCH
 

@@ -1,4 +1,4 @@
-"""What it costs to sync a shard's chunks before the ledger names it.
+"""Measure the cost of syncing a shard's chunks before the ledger names it.
 
 The rival does all the same but for these syncs, in the same rounds. The network is the tests' tiny
 one, so any real one makes the difference smaller.

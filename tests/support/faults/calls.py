@@ -24,7 +24,7 @@ DIED = 137
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong at call number ``at``, from 1; 0 is never.
+    """A fault at call number ``at``, from 1; 0 is never.
 
     ``kind`` is one of: ``die``, before the call; ``tear``, die in the middle of a write; ``fail``,
     an error with the number ``errno`` from it on ``times`` times; ``cut``, the power of the disk

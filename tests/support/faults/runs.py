@@ -23,7 +23,7 @@ Files = dict[str, str]  # digests by path
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended.
+    """The end of a run.
 
     ``calls`` are its changes of files, in order; ``kept`` the digests of files of which the store
     said that they are written, and which nobody was about to change when it ended.

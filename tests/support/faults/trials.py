@@ -16,7 +16,7 @@ _DONE_BEFORE = ("is not in statistics", f"is not in {SITE}/")
 
 @dataclass(frozen=True)
 class Calm:
-    """What an undisturbed run does: its calls, the files it leaves, and how it ends."""
+    """The calls of an undisturbed run, the files that it leaves, and its end."""
 
     ended: Ended
     files: Files
@@ -37,7 +37,7 @@ class Calm:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where runs are tried: sources of images, and a store to copy before each trial."""
+    """The place of trials: sources of images, and a store to copy before each."""
 
     runs: Runs
     folder: Path

@@ -1,4 +1,4 @@
-"""What an address says, and what of it nobody is shown."""
+"""Addresses: their parts, and the part that nobody is shown."""
 
 from pathlib import Path
 
