@@ -14,7 +14,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
 from distributed.security import Security
 from prefect import flow
 from prefect.logging.loggers import LogEavesdropper
@@ -27,6 +27,7 @@ from flows.commands.certificates import certificates
 from flows.jobs import versions
 from flows.settings import Settings
 from tasks.patience import TimedOutError, answered
+from tests.support.strangers import knock
 
 ANOTHER = "tcp://10.0.0.1:8786"
 
@@ -357,9 +358,9 @@ def test_nobody_else_on_this_machine_runs_code_on_the_workers() -> None:
         assert address.startswith("tls://127.0.0.1:")
         for stranger in (None, Security.temporary()):
             with pytest.raises((OSError, TypeError)):
-                Client(address, security=stranger, timeout=2, set_as_default=False)
+                knock(address, stranger)
         with pytest.raises(OSError, match=r"."):
-            Client(address.replace("tls", "tcp"), timeout=2, set_as_default=False)
+            knock(address.replace("tls", "tcp"))
         assert {address for address, _ in _listening() - listening_before} == {"127.0.0.1"}
         (folder,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
         (private,) = [each for each in Path(folder).parents if each.name.startswith("slidewatch-")]

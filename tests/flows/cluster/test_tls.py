@@ -31,6 +31,7 @@ from flows.stages import batch
 from storage.store import Store
 from tests.support.operated import Operated, operated
 from tests.support.reports import comparable, summaries_in
+from tests.support.strangers import knock
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,13 @@ def _well() -> str:
 def test_a_client_of_another_authority_is_refused(cluster: Operated, ca: str) -> None:
     """Whether or not it trusts the scheduler."""
     with pytest.raises(CommClosedError, match=r"SSLError|does not match|closed"):
-        Client(cluster.address, security=_security(cluster, ca, "other"), set_as_default=False)
+        knock(cluster.address, _security(cluster, ca, "other"))
 
 
 def test_a_plain_client_is_refused(cluster: Operated) -> None:
     address = cluster.address.replace("tls://", "tcp://")
     with pytest.raises(CommClosedError):
-        Client(address, set_as_default=False, timeout=3)
+        knock(address)
 
 
 def test_a_client_without_a_certificate_is_refused(cluster: Operated) -> None:
