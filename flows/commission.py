@@ -10,9 +10,10 @@ from flows.options.described import described
 from flows.options.flows import Commission
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.learning import (
-    keep_night,
-    learn_slides,
+from flows.sites.learning import keep_night, learn_slides
+from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
+from flows.sites.versions import (
     make_version,
     population,
     refuse_imported,
@@ -21,8 +22,6 @@ from flows.sites.learning import (
     site_lease,
     unchanged,
 )
-from flows.sites.outcome import SiteOutcome, site_outcome
-from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease

@@ -14,8 +14,8 @@ from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.sites.jobs import night_from_arrays, night_to_arrays
-from flows.sites.learning import site_lease
 from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.versions import site_lease
 from flows.stages.statistics import (
     ROWS_A_JOB,
     save_version,

@@ -14,8 +14,8 @@ from flows.options.described import described
 from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.sites.learning import retract_night
 from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.versions import retract_night
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (

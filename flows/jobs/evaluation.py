@@ -4,7 +4,7 @@ What is written is complete or absent, so a unit that was cut off is done again 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -53,7 +53,18 @@ from tasks.evaluation.baselines import (
 from tasks.evaluation.corruptions import corrupt
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
-from tasks.evaluation.parts import COMPUTED, FILE, NOISE, Norms, Part, Pictures, Transfer, Treatment
+from tasks.evaluation.parts import (
+    COMPUTED,
+    FILE,
+    NOISE,
+    Norms,
+    Part,
+    Pictures,
+    Transfer,
+    Treatment,
+    join,
+    take,
+)
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
@@ -301,22 +312,41 @@ def false_alarms(job: FalseAlarmJob) -> list[Realised]:
 def _images(
     jobs: tuple[PartJob, ...], taps: list[str], wanted: NDArray[np.int64] | None = None
 ) -> Images:
-    run, features, labels, rows = jobs[0].run, [], [], []
-    for part in map(read_part, jobs):
-        if not len(part.rows):
-            continue
-        here = part.rows
-        chosen = np.isin(here, wanted) if wanted is not None else np.ones(len(here), bool)
-        features.append([part.forms[FILE].taps[tap][chosen] for tap in taps])
-        labels.append(part.label[chosen])
-        rows.append(here[chosen])
+    found = read_rows(jobs, taps, wanted)
+    return Images([found.taps[tap] for tap in taps], found.label, found.group)
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """Rows of a set of images as files: taps (n, d), logits (n, C), and what they are.
+
+    ``image_ids`` (n, 32) are digests, ``label`` (n,) classes, ``group`` (n,) patients or slides.
+    """
+
+    taps: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    label: NDArray[np.int8]
+    image_ids: NDArray[np.uint8]
+    group: NDArray[np.str_]
+
+
+def read_rows(
+    jobs: Sequence[PartJob], taps: list[str], wanted: NDArray[np.int64] | None = None
+) -> PartRows:
+    """Read what parts of one set have of some taps, for all their rows or the wanted ones."""
+    run = jobs[0].run
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, jobs[0].images))
-    keys = np.asarray(table["group"].to_pylist())[np.concatenate(rows)]
-    return Images(
-        [np.concatenate(columns) for columns in zip(*features, strict=True)],
-        np.concatenate(labels),
-        keys,
-    )
+    group = np.asarray(table["group"].to_pylist())
+    found = []
+    for part in map(read_part, jobs):
+        every = np.ones(len(part.rows), bool)
+        chosen = np.flatnonzero(every if wanted is None else np.isin(part.rows, wanted))
+        if len(chosen):
+            evidence = part.forms[FILE]
+            some = {tap: evidence.taps[tap] for tap in taps}
+            rows = PartRows(some, evidence.logits, part.label, part.image_ids, group[part.rows])
+            found.append(take(rows, chosen))
+    return join(found)
 
 
 def load_detector(run: Run) -> Detector:

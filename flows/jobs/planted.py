@@ -6,12 +6,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.evaluation import PartJob, load_detector, read_part
+from flows.jobs.evaluation import PartJob, load_detector, read_rows
 from flows.jobs.worker import settle_worker
-from storage.parquet import read_table
-from storage.reports.evaluations import images_path
 from tasks.evaluation.metrics import Interval, Metric, Subject
-from tasks.evaluation.parts import FILE, join
 from tasks.evaluation.planted import (
     Cells,
     alarm_metrics,
@@ -87,22 +84,11 @@ def _none(slides: list[Cells]) -> list[NDArray[np.bool_]]:
 @lru_cache(maxsize=2)
 def _cells(chosen: Chosen) -> Cells:
     """Read cells, with the slides that they are of."""
-    first = chosen.parts[0]
-    run, found = first.run, []
-    names = load_detector(run).taps
-    table = read_table(run.store, *images_path(run.evaluation, run.detector.name, first.images))
-    slides = np.asarray(table["group"].to_pylist())
-    for part in map(read_part, chosen.parts):
-        wanted = np.flatnonzero(np.isin(part.rows, chosen.rows))
-        if not len(wanted):
-            continue
-        evidence = part.forms[FILE]
-        found.append(
-            Cells(
-                {tap: evidence.taps[tap][wanted] for tap in names},
-                evidence.logits[wanted].argmax(axis=1),
-                slides[part.rows[wanted]],
-                np.asarray([row.tobytes().hex() for row in part.image_ids[wanted]]),
-            )
-        )
-    return join(found)
+    taps = load_detector(chosen.parts[0].run).taps
+    found = read_rows(chosen.parts, taps, np.asarray(chosen.rows, np.int64))
+    return Cells(
+        found.taps,
+        found.logits.argmax(axis=1),
+        found.group,
+        np.asarray([row.tobytes().hex() for row in found.image_ids]),
+    )

@@ -1,35 +1,33 @@
-"""Learn nights of a site: what they add, the version that they make, and whether it drifts."""
-
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+"""Learn nights of a site: what they add, and whether a screened night joins or the site drifts."""
 
 import numpy as np
 from distributed import Client
-from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.scoring import NightJob, SlideRows, night_normal
-from flows.monitoring.console import tell, warn
+from flows.jobs.scoring import NightJob, night_normal
+from flows.monitoring.console import warn
 from flows.sites.jobs import (
-    EvidenceJob,
-    Judged,
     SlidesJob,
-    judge_slides,
     night_to_arrays,
     site_statistics,
     slides_statistics,
 )
+from flows.sites.versions import (
+    SiteError,
+    make_version,
+    population,
+    refuse_imported,
+    save_version,
+    site_lease,
+    slides_in_parts,
+)
 from flows.stages.jobs import run_jobs
-from flows.stages.scoring import plan_parts
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import Seal
-from storage.batches.manifests import Batch, load_batch
-from storage.leases import Lease, lease
+from storage.batches.manifests import Batch
+from storage.leases import Lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
 from storage.models.sites import (
-    FOLDER,
     Learning,
     SiteCard,
     SiteNight,
@@ -37,70 +35,23 @@ from storage.models.sites import (
     load_site,
     note_learning,
     save_night,
-    save_site,
 )
 from storage.models.statistics import version_name
 from storage.parquet import read_table
-from storage.records import now
 from storage.reports.tables import SLIDES, report_path
-from storage.store import Store, StoreError, check_name, digest_of
+from storage.store import Store
 from tasks.detector.groups import GroupStatistics, merge_groups
-from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_normal import Choices
-from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
 from tasks.sites.learning import (
     LEAST_CELLS,
     NightNormal,
-    SiteNormal,
     merged,
-    site_normal,
     site_priors,
 )
 from tasks.types import Mask, Verdict
 
 WINDOW = 30  # nights that were learned by themselves, beside those that a person commissioned
-CALIBRATING = 200  # slides at most, spread evenly over commissioned nights: each is scored anew
-SLIDES_A_JOB = 8
-
-Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, taps, classes
-
-
-class SiteError(Exception):
-    """A site cannot be made of these nights."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version that is about to be kept, with all that its report says of its slides."""
-
-    card: SiteCard
-    content: bytes
-    normal: SiteNormal
-    judged: list[Judged]
-    alarms: list[Figure]
-
-
-def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
-    """Take the lease of a site, after waiting for the run that holds it."""
-    check_name("site", site)
-    return lease(store, FOLDER, site, wait=True, on_wait=tell)
-
-
-def population(store: Store, detector: DetectorCard) -> OwnNormal:
-    """Load how fitted slides differ; SiteError where the detector does not know it."""
-    own = load_fitted_detector(store, detector).own
-    if own is None:
-        raise SiteError(
-            f"detector {detector.name} does not know how slides differ, so no site can be learned "
-            "with it: fit a batch that names at least 8 patients or slides"
-        )
-    return own
-
-
-def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
-    """List the slides of a batch in parts, each the work of a job."""
-    return [part.slides for part in plan_parts(store, batch, by_slide=True)]
 
 
 def learn_slides(
@@ -168,154 +119,6 @@ def keep_night(
         digest=save_night(store, site, arrays_to_bytes(night_to_arrays(*added))),
         learned=learned,
     )
-
-
-def make_version(
-    client: Client,
-    store: Store,
-    site: str,
-    known: SiteCard | None,
-    nights: Sequence[SiteNight],
-    detector: DetectorCard,
-    operation: str,
-    *,
-    commissioned: bool,
-    planted: Sequence[Other] = (),
-    spoilt_slides: int = 0,
-) -> Version:
-    """Make the next version of a site; features of its commissioned nights are read again.
-
-    Args:
-        client: of the cluster.
-        store: where the site is.
-        site: its name.
-        known: its newest version, if any.
-        nights: of the new version.
-        detector: of the site.
-        operation: how the version came about.
-        commissioned: whether a person chose its nights.
-        planted: other things that its slides are tried on.
-        spoilt_slides: of how many slides spoilt cells are tried beside.
-    """
-    own, model = population(store, detector), load_model_of(store, detector)
-    statistics = site_statistics(store, site, tuple(nights), detector)
-    # Accepted cells calibrate nothing: what was not accepted is missing among them.
-    examined = [night for night in nights if not night.learned]
-    jobs = [
-        replace(job, nights=tuple(nights))
-        for job in _evidence_jobs(store, site, examined, model, detector, planted, spoilt_slides)
-    ]
-    judged = [each for some in run_jobs(client, judge_slides, jobs, title=f"site {site}")
-              for each in some]  # fmt: skip
-    evidence = [each.evidence for each in judged]
-    normal = site_normal(own, statistics, evidence)
-    alarms = false_alarms(own, normal.reference, evidence)
-    content = arrays_to_bytes(normal.to_arrays())
-    version = known.version + 1 if known else 1
-    card = SiteCard(
-        created_at=now(),
-        digest=digest_of(content),
-        name=site,
-        version=version,
-        parent=known.version if known else None,
-        operation=operation,
-        commissioned=version if commissioned or known is None else known.commissioned,
-        detector=detector.name,
-        detector_digest=detector.digest,
-        model=model.name,
-        model_digest=model.digest,
-        statistics_version=detector.statistics_version,
-        nights=list(nights),
-        slides=sum(night.slides for night in nights),
-        cells=sum(night.cells for night in nights),
-        calibrating_slides=len(evidence),
-        false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
-        warnings=site_warnings(len(evidence)),
-    )
-    return Version(card, content, normal, judged, alarms)
-
-
-def _evidence_jobs(
-    store: Store,
-    site: str,
-    nights: Sequence[SiteNight],
-    model: ModelCard,
-    detector: DetectorCard,
-    planted: Sequence[Other],
-    spoilt_slides: int,
-) -> list[EvidenceJob]:
-    """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
-    slides = [
-        (batch, slide)
-        for batch in (load_batch(store, night.batch, night.attempt) for night in nights)
-        for some in slides_in_parts(store, batch)
-        for slide in some
-    ]
-    most = min(CALIBRATING, len(slides))
-    chosen = [slides[place * len(slides) // most] for place in range(most)]
-    every = max(1, most // spoilt_slides) if spoilt_slides else 0
-    jobs = []
-    for place in range(0, most, SLIDES_A_JOB):
-        some = chosen[place : place + SLIDES_A_JOB]
-        for key in dict.fromkeys((batch.key, _is_tried(place + i, every))
-                                 for i, (batch, _) in enumerate(some)):  # fmt: skip
-            mine = [
-                (batch, slide)
-                for i, (batch, slide) in enumerate(some)
-                if (batch.key, _is_tried(place + i, every)) == key
-            ]
-            jobs.append(EvidenceJob(
-                store, mine[0][0], model, detector, site, tuple(nights),
-                tuple(slide for _, slide in mine), tuple(planted), spoil=key[1],
-            ))  # fmt: skip
-    return jobs
-
-
-def _is_tried(place: int, every: int) -> bool:
-    return bool(every) and place % every == 0
-
-
-def save_version(held: Lease, version: Version) -> SiteCard:
-    """Keep a version, while the run still holds the lease of its site."""
-    held.check()
-    save_site(held.store, version.card, version.content)
-    return version.card
-
-
-def refuse_imported(site: SiteCard) -> None:
-    """Raise SiteError where features of a site's nights are in another store."""
-    if any(night.imported for night in site.nights):
-        raise SiteError(
-            f"site {site.name} was imported, and the features of its nights are not in this store: "
-            "change it where they are and import it again, or commission another --site here"
-        )
-
-
-def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCard:
-    """Take a night out of a site, exactly, and calibrate anew.
-
-    Raises:
-        StoreError: there is no such site.
-        SiteError: the night is not in it, or is the only one that was commissioned.
-    """
-    with site_lease(store, site) as held:
-        store = held.store
-        known = load_site(store, site)
-        refuse_imported(known)
-        left = [night for night in known.nights if night.batch != batch]
-        if len(left) == len(known.nights):
-            have = ", ".join(night.batch for night in known.nights)
-            raise SiteError(f"night {batch} is not in {known.label}; there are: {have}")
-        if all(night.learned for night in left):
-            raise SiteError(
-                f"{batch} is the only commissioned night of site {site}: commission another one "
-                "before it is taken out"
-            )
-        detector = load_detector_card(store, known.detector)
-        version = make_version(
-            client, store, site, known, left, detector, f"retract {batch}", commissioned=True
-        )
-        return save_version(held, version)
 
 
 def is_undecided(store: Store, site: str, batch: Batch) -> bool:
@@ -409,22 +212,3 @@ def _accepted(store: Store, batch: Batch) -> Mask:
         ],
         bool,
     )
-
-
-def unchanged(known: SiteCard | None, batch: Batch, detector: DetectorCard) -> bool:
-    """Tell whether a site has this very batch already, learned with this detector."""
-    if known is None or known.detector_digest != detector.digest:
-        return False
-    night = known.night(batch.name)
-    if night is None or night.learned:
-        return False
-    return (night.attempt, night.manifest_digest) == (batch.attempt, batch.manifest_digest)
-
-
-def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
-    """Raise StoreError where a site's nights were extracted by another model."""
-    if known is not None and known.model_digest != model.digest:
-        raise StoreError(
-            f"site {site} was learned with model {known.model}, not with {model.name}: choose "
-            "another --site for another model"
-        )

@@ -8,7 +8,7 @@ import numpy as np
 from flows.jobs.scoring import Features
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import warn
-from flows.sites.learning import Other, Version, population
+from flows.sites.versions import Other, Version, population
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard

@@ -15,8 +15,8 @@ from flows.fit import fit, retract
 from flows.screen import screen
 from flows.settings import Settings
 from flows.sites.jobs import night_from_arrays
-from flows.sites.learning import SiteError
 from flows.sites.outcome import SiteOutcome
+from flows.sites.versions import SiteError
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.sites import (

@@ -1,7 +1,6 @@
 """Golden stores from v4 on know slides and a site, whose values must open for ever, too."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,15 +46,11 @@ from tests.system.golden.stores import (
     VERSIONS,
     assert_newer_is_refused,
     assert_same,
-    copied,
+    copies,
 )
 
-
-@pytest.fixture(params=VERSIONS[VERSIONS.index("v4") :])
-def of_slides(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A copy of a golden store whose detector knows how slides differ, and that has a site."""
-    return copied(request.param, tmp_path)
-
+# Their detectors know how slides differ, and they have a site.
+of_slides = copies(VERSIONS[VERSIONS.index("v4") :])
 
 TAPS = {tap: values[:4] for tap, values in golden.BLOCK.taps.items()}
 CLASSES = np.ones(4, np.intp)

@@ -56,14 +56,11 @@ from tests.system.golden.stores import (
     assert_newer_is_refused,
     assert_same,
     copied,
+    copies,
     key,
 )
 
-
-@pytest.fixture(params=VERSIONS)
-def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A copy of a golden store."""
-    return copied(request.param, tmp_path)
+old = copies(VERSIONS)
 
 
 def block(old: Store) -> dict[str, Any]:

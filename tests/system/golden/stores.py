@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,16 @@ STRANGE = pytest.mark.parametrize(
 def copied(version: str, tmp_path: Path) -> Store:
     shutil.copytree(FOLDER / version, tmp_path / "store")
     return Store(str(tmp_path / "store"))
+
+
+def copies(versions: Sequence[str]) -> Any:
+    """Make a fixture: a copy of each of these golden stores in turn."""
+
+    @pytest.fixture(params=versions)
+    def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+        return copied(request.param, tmp_path)
+
+    return copy
 
 
 def key(old: Store) -> str:
