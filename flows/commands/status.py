@@ -12,11 +12,11 @@ from flows.options.described import described
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
-from storage.batches.ledger import complete_shards, list_seals
+from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
-from storage.models.sites import SiteCard, list_sites
+from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn
@@ -145,9 +145,20 @@ def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {shards} shards",
         "report": f"by {seals[-1].key}" if seals else None,
+        "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
     }
+
+
+def _learned(store: Store, batch: Batch, seal: Seal) -> str | None:
+    """Say by which version its site has learned a batch, or why by none; None if undecided."""
+    found = find_learning(store, site_name(seal.site), batch.key) if seal.site else None
+    if found is None:
+        return None
+    if found.version is not None:
+        return f"as {version_name(found.version)}"
+    return f"no, the site drifts (p = {found.drift_p_value:.2g})" if found.drifts else "no"
 
 
 def _figure(metric: dict[str, float | None] | None) -> str | None:

@@ -20,7 +20,7 @@ from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.jobs import run_jobs
 from flows.stages.publish import batch_report, nights_before
-from storage.batches.ledger import Seal
+from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
 from storage.leases import LeaseLostError, lease
 from storage.models.classifiers import ModelCard
@@ -226,6 +226,6 @@ def _command(settings: Settings, batch: Batch, seal: Seal) -> str:
     words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
     words += ["--detector", seal.detector]
-    words += ["--site", seal.site.partition("/")[0]] if seal.site else []
+    words += ["--site", site_name(seal.site)] if seal.site else []
     words += ["--limit", str(batch.limit)] if batch.limit else []
     return shlex.join(words)

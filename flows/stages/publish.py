@@ -21,13 +21,14 @@ from storage.batches.ledger import (
     screening_key,
     screening_start,
     shifts_path,
+    site_name,
     write_seal,
 )
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
+from storage.models.sites import SiteCard, find_learning
 from storage.parquet import iterate_groups, read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
@@ -36,11 +37,12 @@ from storage.reports.tables import (
     FIELDS,
     IMAGES,
     SLIDES,
+    published_batch,
     read_batches_before,
     report_digest,
     report_path,
 )
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import REPEATED, Provenance, repeats
@@ -113,7 +115,7 @@ def publish(
     key = screening_key(detector.name, site.name if site else None)
     scored_at = screening_start(store, batch, key)
     made_by = provenance_of(batch, card.name, detector.name, scored_at, site)
-    tallies = _tallies(settings, store, batch, detector)
+    tallies = _tallies(settings, store, batch, detector, site)
     with publication(store, batch) as reports:
         counts = _stage(reports, key, card, detector, parts, tallies, made_by)
         if counts.images != batch.rows:
@@ -155,7 +157,11 @@ def _stage(
 
 
 def _tallies(
-    settings: Settings, store: Store, batch: Batch, detector: DetectorCard
+    settings: Settings,
+    store: Store,
+    batch: Batch,
+    detector: DetectorCard,
+    site: SiteCard | None,
 ) -> dict[str, Tally]:
     """Make a tally for each report but that on images, in the order of their publication."""
     fitted = load_fitted_detector(store, detector)
@@ -169,8 +175,27 @@ def _tallies(
         tolerated=settings.field_limits.tolerated,
     )
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-    tallies[BATCHES] = BatchTally(NightTally(fitted.scales), earlier, detector.alpha)
+    unlearned = not_learned(store, site.name, earlier) if site else None
+    tallies[BATCHES] = BatchTally(NightTally(fitted.scales), earlier, detector.alpha, unlearned)
     return tallies
+
+
+def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str | None:
+    """Say why a site has not learned its last night, where it drifts; None where all is well.
+
+    A night is learned after it is published, so it is the next night that says it.
+    """
+    here = [each for each in earlier if each.site and site_name(each.site) == site]
+    if not here:
+        return None
+    try:
+        last = published_batch(store, here[-1].batch)
+    except StoreError:  # it is being screened anew
+        return None
+    learning = find_learning(store, site, last.key)
+    if learning is None or not learning.drifts:
+        return None
+    return f"site {site} has not learned the night before, {last.name}: {learning.reason}"
 
 
 def _counted_parts(

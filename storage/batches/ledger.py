@@ -70,7 +70,16 @@ class Seal(Record):
     @property
     def key(self) -> str:
         """Return the key of the screening that it seals."""
-        return screening_key(self.detector, self.site and self.site.partition("/")[0])
+        return screening_key(self.detector, self.site and site_name(self.site))
+
+
+def site_name(label: str) -> str:
+    """Return the site of a version's label.
+
+    >>> site_name("kampala/v0003")
+    'kampala'
+    """
+    return label.partition("/")[0]
 
 
 def screening_key(detector: str, site: str | None) -> str:

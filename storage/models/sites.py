@@ -202,6 +202,11 @@ class Learning(Record):
     drift_p_value: float | None
     reason: str | None = None
 
+    @property
+    def drifts(self) -> bool:
+        """Tell whether it was not learned because the site would have drifted with it."""
+        return self.version is None and self.drift_p_value is not None
+
 
 def find_learning(store: Store, site: str, batch: str) -> Learning | None:
     """Find the decision on a batch, by its key; None where none was taken yet."""

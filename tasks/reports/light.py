@@ -82,6 +82,7 @@ def judge(
     alpha: float,
     slides: int = 0,
     shifted: int = 0,
+    unlearned: str | None = None,
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
@@ -95,6 +96,7 @@ def judge(
         alpha: its level.
         slides: how many there are.
         shifted: how many of them are further from what was fitted than any fitted slide.
+        unlearned: why the night's site has not learned the night before, where it drifts.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
@@ -112,6 +114,8 @@ def judge(
             "look at each as a whole; its cells are judged among themselves"
         )
         found.append((Light.AMBER, told))
+    if unlearned:
+        found.append((Light.AMBER, unlearned))
     if night.repeated:
         told = (
             f"{night.repeated:,} of {night.images:,} images are copies of others: they count once "
@@ -174,10 +178,18 @@ class BatchTally:
         night: what its image rows are counted with.
         earlier: summaries of earlier nights, oldest first.
         alpha: the detector's level.
+        unlearned: why the night's site has not learned the night before, where it drifts.
     """
 
-    def __init__(self, night: NightTally, earlier: Sequence[BatchSummary], alpha: float) -> None:
+    def __init__(
+        self,
+        night: NightTally,
+        earlier: Sequence[BatchSummary],
+        alpha: float,
+        unlearned: str | None = None,
+    ) -> None:
         self.night, self._earlier, self._alpha = night, earlier, alpha
+        self._unlearned = unlearned
         self._slides = self._slides_for_review = 0
         self._shifted: int | None = None
 
@@ -207,6 +219,7 @@ class BatchTally:
             alpha=self._alpha,
             slides=self._slides,
             shifted=self._shifted or 0,
+            unlearned=self._unlearned,
         )
         share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
         return BatchSummary(
