@@ -25,12 +25,12 @@ class Verify(Options):
 
 
 class Query(Options):
-    """Ask the reports of all nights in SQL: tables images, fields, slides, batches."""
+    """Ask the reports of all nights in SQL: tables images, fields, slides, batches, sites."""
 
     sql: Annotated[
         str,
         POSITIONAL,
-        Field(description="a query over the tables images, fields, slides and batches"),
+        Field(description="a query over the tables images, fields, slides, batches and sites"),
     ]
     format: Annotated[
         Format, Field(description="a table to read, or CSV in which no text is a formula")

@@ -1,4 +1,4 @@
-"""Answer SQL over the reports: a table each of images, fields, slides and batches.
+"""Answer SQL over the reports: a table each of images, fields, slides, batches, and one of sites.
 
 DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
@@ -16,16 +16,20 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from storage.models.sites import FOLDER as SITES
+from storage.models.sites import list_sites
 from storage.parquet import checked_format, read_footer, read_table
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.sites import site_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES
 from storage.store import Store, StoreError
 
-TABLES = (IMAGES, FIELDS, SLIDES, BATCHES)
+REPORTS = (IMAGES, FIELDS, SLIDES, BATCHES)
+TABLES = (*REPORTS, SITES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
 SECONDS = 300.0
@@ -58,8 +62,9 @@ def answer(
         StoreError: a report is damaged.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
-        for name in TABLES:
+        for name in REPORTS:
             database.register(name, _table(store, name, on_damage))
+        database.register(SITES, _sites(store, on_damage))
         database.execute("SET temp_directory = $1", [spill])
         database.execute("SET max_temp_directory_size = $1", [SPILL])
         database.execute("SET memory_limit = $1", [MEMORY])
@@ -96,8 +101,13 @@ def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
 
 def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
     """Map the tables to their columns, for a model of these classes and taps."""
-    schemas = (image_schema(classes, taps), field_schema(), slide_schema(), batch_schema())
-    return dict(zip(TABLES, schemas, strict=True))
+    return {
+        IMAGES: image_schema(classes, taps),
+        FIELDS: field_schema(),
+        SLIDES: slide_schema(),
+        BATCHES: batch_schema(),
+        SITES: site_schema(),
+    }
 
 
 def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
@@ -122,6 +132,23 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
         format=checked_format(),
         filesystem=PyFileSystem(_Pieces(store.fs)),
     )
+
+
+def _sites(store: Store, on_damage: Tell | None) -> pa.Table:
+    """Make a row for each site, of its newest version."""
+    rows = [
+        card.model_dump(include={"name", "operation", "model", "detector", "slides", "cells"})
+        | {
+            "site": card.label,
+            "nights": len(card.nights),
+            "nights_learned": len(card.nights) - len(card.commissioned_nights),
+            "false_alarms_05": card.false_alarms.get("0.05"),
+            "false_alarms_01": card.false_alarms.get("0.01"),
+            "created_at": card.created_at,
+        }
+        for card in list_sites(store, on_damage)
+    ]
+    return pa.Table.from_pylist(rows, site_schema())
 
 
 def _files(store: Store, name: str) -> list[str]:
@@ -166,7 +193,7 @@ def _naming_damage(store: Store) -> Iterator[None]:
         yield
     except QueryError as error:
         if "reading the stream" in str(error):
-            for name in TABLES:
+            for name in REPORTS:
                 for file in _files(store, name):
                     read_table(store, file)
         raise

@@ -158,6 +158,11 @@ def test_the_reports_of_a_site_open(of_slides: Store) -> None:
     sql = "select i.site, s.shift from images i join slides s using (slide_id) where i.abnormal"
     with answer(of_slides, sql) as found:
         assert found.read_all().to_pylist() == [{"site": slides.LABEL, "shift": -2.0}]
+    sql = "select name, nights, nights_learned, cells, false_alarms_05, false_alarms_01 from sites"
+    with answer(of_slides, sql) as found:
+        assert [tuple(row.values()) for row in found.read_all().to_pylist()] == [
+            (slides.SITE, 1, 0, 5, 0.0625, None)
+        ]
 
 
 OF_SLIDES: dict[str, Callable[[Store], object]] = {

@@ -153,6 +153,7 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         "fields",
         "slides",
         "batches",
+        "sites",
     ]
     assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]

@@ -1,0 +1,32 @@
+"""Define the columns of the table of sites, which queries ask like the reports."""
+
+import pyarrow as pa
+
+from storage.reports.schemas.columns import COUNT, column
+
+
+def site_schema() -> pa.Schema:
+    """Define the columns of a site's one row, with meaning and unit in field metadata."""
+    return pa.schema(
+        [
+            column("name", pa.string(), "the laboratory"),
+            column("site", pa.string(), "its newest version, as reports name it"),
+            column("operation", pa.string(), "how this version came about"),
+            column("model", pa.string(), "the model that diagnoses there"),
+            column("detector", pa.string(), "the detector that scores there"),
+            column("nights", COUNT, "nights that it was learned from", "batches"),
+            column("nights_learned", COUNT, "of these, such as joined by themselves", "batches"),
+            column("slides", COUNT, "slides of these nights", "slides"),
+            column("cells", COUNT, "cells of these slides that were learned", "images"),
+            *(
+                column(
+                    f"false_alarms_{level:02d}",
+                    pa.float64(),
+                    f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
+                    "each left out; null where not known",
+                )
+                for level in (5, 1)
+            ),
+            column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
+        ]
+    )
