@@ -23,8 +23,10 @@ install: $(INSTALLED)  ## Create .venv and install slidewatch with its developme
 demo: $(INSTALLED)  ## Train, fit, screen and query on rendered cells (a few minutes)
 	$(BIN)/slidewatch demo
 
+# Two processes, each with whole files: what a file's tests share is made once.
 test: $(INSTALLED)  ## Run the tests that finish in minutes
-	$(BIN)/python -m pytest -m 'not slow and not benchmark and not experiment'
+	$(BIN)/python -m pytest -m 'not slow and not benchmark and not experiment' \
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m 'not benchmark and not experiment'
