@@ -28,7 +28,7 @@ from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
 from flows.stages.training import TrainingRecipe
-from flows.train import train
+from flows.train import train_by
 from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.models.classifiers import list_models, load_card
@@ -142,7 +142,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     name = f"{first.model}-seed-{recipe.plan.seed}"
     if name not in {model.name for model in list_models(store)}:
         tell(f"training {name}")
-        train(**recipe.options(), model=name, settings=settings)
+        train_by(recipe, name, settings)
     alike = settings.model_copy(
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )

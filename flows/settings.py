@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
     )
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
+    training_memory: float = Field(
+        2.0,
+        ge=0,
+        description="GiB of decoded images that training holds in memory; more lie in a file in "
+        "the folder of temporary files (TMPDIR)",
+    )
     read_seconds: float = Field(
         READ_SECONDS,
         gt=0,

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-import torch
 from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.jobs.worker import keep_freed_memory
-from flows.monitoring.console import warn
+from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.training import CLASSES, TrainingRecipe, load_labelled_images, train_model
+from flows.stages.labelled_images import CLASSES, load_labelled_images
+from flows.stages.training import TrainingRecipe, train_model, training_digest
+from storage.leases import lease
 from storage.models.classifiers import list_models, refuse_existing, save_model
+from storage.models.trainings import FOLDER as TRAININGS
+from storage.models.trainings import remove_states
 from storage.store import Store
 from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
@@ -68,10 +71,8 @@ def train(
 ) -> TrainOutcome:
     """Train a classifier on labelled images, splitting them by patient."""
     settings = settings or Settings()
-    log = get_run_logger()
-    store = Store(settings.store)
     if model is not None:
-        refuse_existing(store, model)
+        refuse_existing(Store(settings.store), model)
     spec = network_spec(
         network,
         CLASSES,
@@ -88,19 +89,32 @@ def train(
         fractions=fractions,
         plan=TrainingPlan(epochs=epochs, peak_rate=rate, seed=seed),
     )
+    return train_by(recipe, model, settings)
+
+
+def train_by(recipe: TrainingRecipe, model: str | None, settings: Settings) -> TrainOutcome:
+    """Train by a recipe, and keep the model: within a flow, for it writes to the flow's log."""
+    log = get_run_logger()
+    store = Store(settings.store)
     keep_freed_memory()
-    torch.manual_seed(seed)
-    classifier = build(spec, None if weights == "scratch" else weights)
-    tap_widths(classifier)  # a tap that gives no features is told of before images are read
-    data = load_labelled_images(recipe)
+    weights = None if recipe.weights == "scratch" else recipe.weights
+    tap_widths(
+        build(recipe.network, weights)
+    )  # what cannot be built is told before images are read
+    data = load_labelled_images(
+        recipe.images, recipe.network.side, limit=recipe.limit, memory=settings.training_memory
+    )
     for uri, failure in list(data.unreadable.items())[:20]:
         log.warning("left out %s: %s", uri, failure)
     if data.by != "patient":
         log.warning("some images have no patient: split by %s, which flatters metrics", data.by)
-    card, content = train_model(classifier, recipe, data, model)
-    others = list_models(store, on_damage=warn)
-    newest = max((other.sequence for other in others), default=0)
-    save_model(store, card.model_copy(update={"sequence": newest + 1}), content)
+    training = training_digest(recipe, data)
+    with lease(store, TRAININGS, training, wait=True, on_wait=tell) as held:
+        card, content = train_model(held.store, training, recipe, data, model)
+        others = list_models(store, on_damage=warn)
+        newest = max((other.sequence for other in others), default=0)
+        save_model(store, card.model_copy(update={"sequence": newest + 1}), content)
+        remove_states(held.store, training)
     keys = {part: set(names) for part, names in card.split.items()}
     return TrainOutcome(
         model=card.name,

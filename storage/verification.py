@@ -28,6 +28,7 @@ from storage.batches.segmentations import FOLDER as SEGMENTATIONS
 from storage.batches.segmentations import verify_segmentation
 from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import detector_names, load_detector, load_detector_card
+from storage.models.out_of_fold import load_out_of_fold
 from storage.models.sites import FOLDER as SITES
 from storage.models.sites import (
     load_night,
@@ -121,7 +122,9 @@ def _attempts(store: Store, name: str) -> list[str]:
 
 
 def _model(store: Store, name: str) -> None:
-    load_weights(store, load_card(store, name))
+    card = load_card(store, name)
+    load_weights(store, card)
+    load_out_of_fold(store, card)
 
 
 def _statistics(store: Store, model: str, version: str) -> None:

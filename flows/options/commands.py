@@ -8,6 +8,7 @@ from flows.options.described import Options
 # Settings by what they are about, in the order in which help shows them.
 STORE = ("store",)
 READ = ("read_seconds",)
+TRAINING = ("training_memory", *READ)
 BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below")
 REPORT = ("field_limits", "detectable_percent", "metrics")
@@ -20,6 +21,7 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 GROUPS = {
     "store": STORE,
     "cluster": CLUSTER,
+    "training": ("training_memory",),
     "batch": BATCH,
     "detector": DETECTOR,
     "report": REPORT,
@@ -46,7 +48,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE + READ, flow=True),
+    "train": Command(flows.Train, "flows.train:train", STORE + TRAINING, flow=True),
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
@@ -88,7 +90,8 @@ COMMANDS = {
     ),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "config": Command(
-        tools.Config, "flows.commands.config:config", STORE + BATCH + DETECTOR + REPORT + CLUSTER
+        tools.Config, "flows.commands.config:config",
+        STORE + TRAINING + BATCH + DETECTOR + REPORT + CLUSTER,
     ),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "completion": Command(tools.Completion, "flows.commands.config:completion"),

@@ -67,7 +67,7 @@ class Train(Options):
 
     images: Annotated[Images, SAFE, Field(description=f"labelled images: {SOURCES}")]
     model: Annotated[str | None, Field(description="name of the new model")] = None
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 4
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 8
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
     seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
     network: Annotated[

@@ -1,32 +1,30 @@
-"""Train in steps: read a recipe, load its labelled images, train, and write the model's card."""
+"""Train by a recipe, from where the same training was cut off, and describe the model."""
 
+import json
 import platform
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from flows.jobs.versions import OF_A_MODEL, exact
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
+from flows.stages.labelled_images import LabelledImages
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
+from storage.models.trainings import load_state, save_state
 from storage.records import now
-from storage.store import StoreError, digest_of
+from storage.store import Store, StoreError, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
-from tasks.images.files import SourceError
-from tasks.images.listing import class_numbers, list_images, named
-from tasks.images.regions import image_refs
+from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
-from tasks.network.features import load_images
-from tasks.network.split import Split, SplitBy, split, split_by
+from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
-
-CLASSES = ("Parasitized", "Uninfected")
 
 
 @dataclass(frozen=True)
@@ -68,102 +66,70 @@ class TrainingRecipe:
             network=NetworkSpec.from_dict(card.network),
             weights=kept["weights"],
             fractions=tuple(kept["fractions"]),
-            plan=TrainingPlan(
-                epochs=kept["epochs"], peak_rate=kept["peak_rate"], seed=kept["seed"]
-            ),
+            plan=TrainingPlan.from_dict(kept),
         )
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the split and of the training."""
+        return self.plan.seed
 
     def with_seed(self, seed: int) -> "TrainingRecipe":
         """Copy the recipe with another seed."""
         return replace(self, plan=replace(self.plan, seed=seed))
 
-    def options(self) -> dict[str, Any]:
-        """List the options of the flow `train` that follow the recipe, ``images`` among them."""
-        return {
-            "images": self.images,
-            "limit": self.limit,
-            "network": self.network.network,
-            "taps": list(self.network.taps),
-            "frozen": list(self.network.frozen),
-            "side": self.network.side,
-            "weights": self.weights,
-            "fractions": self.fractions,
-            "epochs": self.plan.epochs,
-            "rate": self.plan.peak_rate,
-            "seed": self.plan.seed,
-        }
+
+def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
+    """Compute the digest of all that decides what a training comes to, the images among it."""
+    pixels = sha256()
+    for start in range(0, len(data.pixels), 1024):
+        pixels.update(data.pixels[start : start + 1024].tobytes())
+    decided = {
+        **recipe.as_dict(),
+        "network": recipe.network.as_dict(),
+        "pixels": pixels.hexdigest(),
+        "labels": data.labels.tolist(),
+        "keys": data.keys,
+        "versions": exact(OF_A_MODEL),
+    }
+    return digest_of(json.dumps(decided, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
+class Trained:
+    """A trained classifier, and its logits (n, C) of rows of validation and test."""
 
-    ``unreadable`` says by address why images are left out.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    keys: list[str]
-    by: SplitBy
-    unreadable: dict[str, str]
-
-    def split(self, recipe: TrainingRecipe) -> Split:
-        """Split the images by their keys; SplitError where there are too few."""
-        return split(
-            self.keys, self.labels, by=self.by, fractions=recipe.fractions, seed=recipe.plan.seed
-        )
+    classifier: Classifier
+    history: list[Epoch]
+    temperature: float
+    test_logits: NDArray[np.float32]
 
 
-def load_labelled_images(recipe: TrainingRecipe) -> LabelledImages:
-    """Read and decode the images of a recipe.
+def train_rows(
+    store: Store,
+    training: str,
+    recipe: TrainingRecipe,
+    data: LabelledImages,
+    rows: Mapping[str, NDArray[np.intp]],
+    title: str = "",
+) -> Trained:
+    """Train on some rows, from where the same training was cut off if it was, and test on others.
 
-    Raises:
-        SourceError: a class has no image, or none can be read.
-    """
-    images = recipe.images
-    manifest = list_images(images, classes=CLASSES, limit=recipe.limit)
-    found = set(manifest["label"].drop_null().to_pylist())
-    if found != set(CLASSES):
-        raise SourceError(
-            f"{named(images)} has the labels {', '.join(sorted(found)) or '(none)'} but training "
-            f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
-        )
-    manifest = manifest.filter(pc.is_valid(manifest["label"]))
-    uris = manifest["uri"].to_pylist()
-    pixels, image_ids, good, unreadable = [], [], [], {}
-    refs, side = image_refs(manifest), recipe.network.side
-    for row, image in enumerate(load_images(refs, side, threads=torch.get_num_threads())):
-        if image.pixels is None or image.image_id is None:
-            unreadable[uris[row]] = str(image.failure)
-            continue
-        good.append(row)
-        pixels.append(image.pixels)
-        image_ids.append(image.image_id.hex())
-    if not good:
-        raise SourceError(f"none of the {len(uris)} images of {named(images)} can be read")
-    manifest = manifest.take(good)
-    by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
-    return LabelledImages(
-        pixels=np.stack(pixels),
-        labels=class_numbers(manifest, CLASSES).astype(np.int64),
-        keys=image_ids if by == "image" else manifest[f"{by}_id"].to_pylist(),
-        by=by,
-        unreadable=unreadable,
-    )
-
-
-def train_model(
-    classifier: Classifier, recipe: TrainingRecipe, data: LabelledImages, name: str | None
-) -> tuple[ModelCard, bytes]:
-    """Train a classifier in place; return its card, by default named after its digest, and weights.
+    Args:
+        store: where the training's states are kept.
+        training: the name of these states.
+        recipe: how to train.
+        data: all images.
+        rows: those of the parts train, validation and test.
+        title: is said before each epoch.
 
     Raises:
         DivergedError: a loss is not finite.
-        SplitError: there are too few images for three parts.
     """
-    widths = tap_widths(classifier)
-    parts = data.split(recipe)
-    rows = {part: parts.rows(part, data.keys) for part in parts.keys}
+    torch.manual_seed(recipe.plan.seed)
+    classifier = build(recipe.network, None if recipe.weights == "scratch" else recipe.weights)
+    start = load_state(store, training, on_damage=warn)
+    epochs = recipe.plan.epochs
     history = train(
         classifier.to("cuda" if torch.cuda.is_available() else "cpu"),
         data.pixels,
@@ -171,10 +137,30 @@ def train_model(
         rows["train"],
         rows["validation"],
         recipe.plan,
-        _told(recipe.plan.epochs),
+        lambda epoch: tell(f"{title}epoch {epoch.number} of {epochs}: {epoch}"),
+        keep=lambda number, state: save_state(store, training, number, state),
+        start=start,
     )
-    validation, test = (predict(classifier, data.pixels[rows[p]]) for p in ("validation", "test"))
-    content = arrays_to_bytes({k: v.cpu().numpy() for k, v in classifier.state_dict().items()})
+    validation, test = (predict(classifier, data.pixels, rows[p]) for p in ("validation", "test"))
+    return Trained(
+        classifier, history, fit_temperature(validation, data.labels[rows["validation"]]), test
+    )
+
+
+def train_model(
+    store: Store, training: str, recipe: TrainingRecipe, data: LabelledImages, name: str | None
+) -> tuple[ModelCard, bytes]:
+    """Train a classifier; return its card, by default named after its digest, and its weights.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        SplitError: there are too few images for three parts.
+    """
+    parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
+    rows = {part: parts.rows(part, data.keys) for part in parts.keys}
+    made = train_rows(store, training, recipe, data, rows)
+    weights = made.classifier.state_dict().items()
+    content = arrays_to_bytes({name: value.cpu().numpy() for name, value in weights})
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",
@@ -184,18 +170,16 @@ def train_model(
         preprocessing=(
             f"RGB, {spec.side} x {spec.side} pixels, Pillow's {RESIZE.name.lower()} resize"
         ),
-        tap_widths=widths,
-        temperature=fit_temperature(validation, data.labels[rows["validation"]]),
+        tap_widths=tap_widths(made.classifier),
+        temperature=made.temperature,
         split_by=data.by,
         split=parts.keys,
-        training=recipe.as_dict() | {"history": [asdict(epoch) for epoch in history]},
+        training=recipe.as_dict() | {"history": [asdict(epoch) for epoch in made.history]},
         metrics=diagnosis_metrics(
-            test, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
+            made.test_logits,
+            data.labels[rows["test"]],
+            [data.keys[row] for row in rows["test"]],
         ),
         versions=exact(OF_A_MODEL) | {"python": platform.python_version()},
     )
     return card, content
-
-
-def _told(epochs: int) -> Callable[[Epoch], None]:
-    return lambda epoch: tell(f"epoch {epoch.number} of {epochs}: {epoch}")

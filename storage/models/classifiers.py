@@ -3,8 +3,20 @@
 from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Tell, load_described, read_readable, save_described
+from storage.records import Card, Part, Tell, load_described, read_readable, save_described
 from storage.store import Store, StoreError, check_name
+
+
+class CrossValidation(Part):
+    """The figures of a model's recipe on patients that it was not trained on, in all folds.
+
+    ``digest`` is the sha256 of the table of `storage.models.out_of_fold`; ``metrics`` are rows of
+    plain data, with intervals from resampling patients.
+    """
+
+    digest: str
+    folds: int
+    metrics: list[dict[str, Any]]
 
 
 class ModelCard(Card):
@@ -13,7 +25,7 @@ class ModelCard(Card):
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
     of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file;
     ``sequence`` counts the models of a store as they are made, for clocks go wrong. It is 0 in
-    models of before 0.2.
+    models of before 0.2. ``cross_validation`` is there if the model was trained with folds.
     """
 
     name: str
@@ -27,6 +39,7 @@ class ModelCard(Card):
     metrics: dict[str, Any]
     versions: dict[str, str]
     sequence: int = 0
+    cross_validation: CrossValidation | None = None
 
     @property
     def classes(self) -> list[str]:

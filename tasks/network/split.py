@@ -1,6 +1,6 @@
 """Split images into training, validation and test parts without splitting a patient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,34 @@ def split(
     """
     if not min(fractions) > 0:
         raise SplitError(f"{', '.join(PARTS)} need fractions above 0, not {fractions}")
+    parts = deal(keys, labels, dict(zip(PARTS, fractions, strict=True)), seed=seed)
+    classes: dict[str, set[int]] = {part: set() for part in PARTS}
+    part_of = {key: part for part, names in parts.items() for key in names}
+    for key, label in zip(keys, labels.tolist(), strict=True):
+        classes[part_of[key]].add(label)
+    for part, names in parts.items():
+        if not names or len(classes[part]) < len(set(labels.tolist())):
+            raise SplitError(
+                f"{len(part_of)} {by}s are too few, or too alike, for a {part} part with every "
+                f"class: give images of more {by}s, or other fractions"
+            )
+    return Split(by, parts)
+
+
+def deal(
+    keys: Sequence[str], labels: NDArray[np.integer], shares: Mapping[str, float], *, seed: int
+) -> dict[str, list[str]]:
+    """Deal keys out to parts, stratum by stratum; see `split`.
+
+    Args:
+        keys: the patient (slide, image) of each row.
+        labels: (n,) classes.
+        shares: of the keys, above 0, by the name of the part; relative to their sum.
+        seed: of the shuffling.
+
+    Returns:
+        Sorted keys by part. A part may lack a class, or every key, where keys are few.
+    """
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
     for key, label in zip(keys, labels.tolist(), strict=True):
@@ -69,12 +97,10 @@ def split(
     strata: dict[tuple[int, ...], list[str]] = {}
     for key in sorted(classes_of):
         strata.setdefault(tuple(sorted(classes_of[key])), []).append(key)
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    have: dict[str, set[int]] = {part: set() for part in PARTS}
-    target = {
-        part: fraction / sum(fractions) * len(classes_of)
-        for part, fraction in zip(PARTS, fractions, strict=True)
-    }
+    parts: dict[str, list[str]] = {part: [] for part in shares}
+    have: dict[str, set[int]] = {part: set() for part in shares}
+    whole = sum(shares.values())
+    target = {part: share / whole * len(classes_of) for part, share in shares.items()}
 
     def need(part: str, key: str) -> tuple[int, float]:
         lacking = len(classes_of[key] - have[part])
@@ -84,13 +110,7 @@ def split(
     # The richest strata first: a key with every class serves any part.
     for classes in sorted(strata, key=lambda c: (-len(c), c)):
         for key in rng.permutation(strata[classes]).tolist():
-            neediest = max(PARTS, key=lambda part: need(part, key))
+            neediest = max(shares, key=lambda part: need(part, key))
             parts[neediest].append(key)
             have[neediest] |= classes_of[key]
-    for part, names in parts.items():
-        if not names or len(have[part]) < len(set(labels.tolist())):
-            raise SplitError(
-                f"{len(classes_of)} {by}s are too few, or too alike, for a {part} part with every "
-                f"class: give images of more {by}s, or other fractions"
-            )
-    return Split(by, {part: sorted(names) for part, names in parts.items()})
+    return {part: sorted(names) for part, names in parts.items()}

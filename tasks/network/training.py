@@ -1,10 +1,9 @@
 """Train a classifier on decoded images, and fit the temperature that calibrates it."""
 
-import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -12,24 +11,53 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from torch import Tensor, nn
 
+from tasks.network.augmentation import MILD, Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
+from tasks.network.learning import (
+    Arrays,
+    Learner,
+    array_to_json,
+    json_to_array,
+    tensors_of,
+    weights_of,
+)
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Describe how to train: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0."""
+    """Describe how to train: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
 
-    epochs: int = 4
+    ``label_smoothing`` is the share of a label that is spread over all classes; ``averaging`` the
+    epochs over which weights are averaged, exponentially, 0 for not at all.
+    """
+
+    epochs: int = 8
     batch: int = 128
     peak_rate: float = 1e-3
     weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
+        """Read a plan back from a card; what cards of before 0.3 do not tell was not done then."""
+        told = _NOT_TOLD | dict(kept)
+        plan = {each.name: told[each.name] for each in fields(cls)}
+        return cls(**plan | {"augmentation": Augmentation(**told["augmentation"])})
+
+
+_NOT_TOLD: dict[str, Any] = {
+    "label_smoothing": 0.0,
+    "averaging": 0.0,
+    "augmentation": MILD.as_dict(),
+}
 
 
 @dataclass(frozen=True)
@@ -61,85 +89,114 @@ def train(
     validation_rows: NDArray[np.intp],
     plan: TrainingPlan,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    *,
+    keep: Callable[[int, Arrays], None] = lambda number, state: None,
+    start: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Epoch]:
     """Train in place; the classifier is left with the weights of its best epoch.
 
     The best epoch is that of the least validation loss. On a CUDA device arithmetic is mixed
-    precision.
+    precision. What goes on from a state comes to the same bytes as what was never cut off, on a
+    processor with as many threads.
 
     Args:
         classifier: on the device to train on.
-        pixels: (n, side, side, 3).
+        pixels: (n, side, side, 3), in memory or in a file.
         labels: (n,) classes.
         train_rows: rows to learn from.
         validation_rows: rows to choose the epoch by.
         plan: the recipe of the training.
         on_epoch: called after every epoch.
+        keep: given every epoch's number and the state after it, from which training can go on.
+        start: such a state, of the same training.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    generator = torch.Generator().manual_seed(plan.seed)
-    torch.manual_seed(plan.seed)  # dropout, where a network has it, draws from the global generator
-    steps = math.ceil(len(train_rows) / plan.batch)
-    targets = torch.as_tensor(np.asarray(labels, np.int64))
-    learner = _Learner(classifier, plan, plan.epochs * steps)
-    epochs: list[Epoch] = []
-    best: dict[str, Tensor] = {}
-    for number in range(1, plan.epochs + 1):
-        start, total = time.monotonic(), 0.0
-        classifier.train()
-        order = train_rows[torch.randperm(len(train_rows), generator=generator).numpy()]
-        for rows in np.array_split(order, steps):
-            loss = learner.step(augment(to_pixels(pixels[rows]), generator), targets[rows])
-            _refuse_diverged("loss", number, loss)
-            total += loss * len(rows)
-        logits = predict(classifier, pixels[validation_rows])
-        truth = np.asarray(labels)[validation_rows]
+    truth = np.asarray(labels, np.int64)
+    training = _Training(classifier, plan, math.ceil(len(train_rows) / plan.batch))
+    if start is not None:
+        training.restore(start)
+    while len(training.epochs) < plan.epochs:
+        began = time.monotonic()
+        number = len(training.epochs) + 1
+        train_loss = training.learn(pixels, truth, train_rows, number)
+        logits = predict(training.learner.judged, pixels, validation_rows)
         epoch = Epoch(
             number=number,
-            train_loss=total / len(train_rows),
-            validation_loss=negative_log_likelihood(logits, truth),
-            validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
-            seconds=time.monotonic() - start,
+            train_loss=train_loss,
+            validation_loss=negative_log_likelihood(logits, truth[validation_rows]),
+            validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth[validation_rows])),
+            seconds=time.monotonic() - began,
         )
         _refuse_diverged("validation loss", number, epoch.validation_loss)
-        if not best or epoch.validation_loss < min(e.validation_loss for e in epochs):
-            best = copy.deepcopy(classifier.state_dict())
-        epochs.append(epoch)
+        training.add(epoch)
+        keep(number, training.state())
         on_epoch(epoch)
-    classifier.load_state_dict(best)
+    classifier.load_state_dict(tensors_of(training.best, "best"))
     classifier.eval()
-    return epochs
+    return training.epochs
 
 
-class _Learner:
-    """Train a classifier's weights by its optimiser, schedule and loss scaler."""
+class _Training:
+    """All that changes from epoch to epoch: the learner, its past, and random numbers."""
 
     def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
-        self._classifier, self._device = classifier, classifier.mean.device
-        learned = [p for p in classifier.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            learned, lr=plan.peak_rate, weight_decay=plan.weight_decay
+        self._classifier, self._plan, self._steps = classifier, plan, steps
+        self.epochs: list[Epoch] = []
+        self.best: Arrays = {}
+        self._generator = torch.Generator().manual_seed(plan.seed)
+        torch.manual_seed(plan.seed)  # dropout, where there is any, draws from the global generator
+        self.learner = Learner(
+            classifier,
+            steps=plan.epochs * steps,
+            rate=plan.peak_rate,
+            decay=plan.weight_decay,
+            smoothing=plan.label_smoothing,
+            lifetime=plan.averaging * steps,
         )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, max_lr=plan.peak_rate, total_steps=steps
-        )
-        self._mixed = self._device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
 
-    def step(self, pixels: Tensor, targets: Tensor) -> float:
-        """Learn from a batch; give its mean loss, from which nothing is learned if not finite."""
-        with torch.autocast(self._device.type, enabled=self._mixed):
-            logits = self._classifier(pixels.to(self._device))
-            loss = nn.functional.cross_entropy(logits, targets.to(self._device))
-        if torch.isfinite(loss):
-            self._optimizer.zero_grad(set_to_none=True)
-            self._scaler.scale(loss).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self._schedule.step()
-        return loss.item()
+    def learn(
+        self,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        train_rows: NDArray[np.intp],
+        number: int,
+    ) -> float:
+        """Learn from every row once, in random order; give the mean loss."""
+        self._classifier.train()
+        total, targets = 0.0, torch.from_numpy(labels)
+        order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
+        for rows in np.array_split(order, self._steps):
+            varied = augment(to_pixels(pixels[rows]), self._generator, self._plan.augmentation)
+            loss = self.learner.step(varied, targets[rows])
+            _refuse_diverged("loss", number, loss)
+            total += loss * len(rows)
+        return total / len(train_rows)
+
+    def add(self, epoch: Epoch) -> None:
+        """Remember an epoch, and its weights if it is the best until now."""
+        if all(epoch.validation_loss < before.validation_loss for before in self.epochs):
+            self.best = weights_of(self.learner.judged, "best")
+        self.epochs.append(epoch)
+
+    def state(self) -> Arrays:
+        """Copy all that a later `restore` needs."""
+        return {
+            **self.learner.state(),
+            **self.best,
+            "epochs": json_to_array([asdict(epoch) for epoch in self.epochs]),
+            "generator": self._generator.get_state().numpy(),
+            "global_generator": torch.get_rng_state().numpy(),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state of the same training."""
+        self.learner.restore(state)
+        self.best = {name: value for name, value in state.items() if name.startswith("best/")}
+        self.epochs = [Epoch(**kept) for kept in array_to_json(state["epochs"])]
+        self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
+        torch.set_rng_state(torch.from_numpy(np.array(state["global_generator"])))
 
 
 def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
@@ -148,37 +205,20 @@ def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
         raise DivergedError(f"the {name} of epoch {epoch} is {loss}: lower the rate")
 
 
-def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip and turn each image at random, and jitter its brightness and colour a little.
-
-    A cell has no up and no left. Gains multiply, so that a black surround stays black.
-    """
-    count = len(pixels)
-    turned = torch.stack(
-        [
-            torch.rot90(image.flip(2) if flip else image, int(turns), (1, 2))
-            for image, flip, turns in zip(
-                pixels,
-                torch.randint(0, 2, (count,), generator=generator),
-                torch.randint(0, 4, (count,), generator=generator),
-                strict=True,
-            )
-        ]
-    )
-    brightness = 1.0 + 0.1 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-    colour = 1.0 + 0.05 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
-    jittered = (turned * brightness * colour).clamp_(0.0, 1.0)
-    return jittered.contiguous(memory_format=torch.channels_last)
-
-
-def predict(classifier: Classifier, images: NDArray[np.uint8], batch: int = 256) -> NDArray[Any]:
-    """Compute logits float32 (n, C) of images (n, side, side, 3)."""
+def predict(
+    classifier: Classifier,
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.intp] | None = None,
+    batch: int = 256,
+) -> NDArray[Any]:
+    """Compute logits float32 (n, C) of images (n, side, side, 3), or of some rows of them."""
     device = classifier.mean.device
+    wanted = np.arange(len(pixels)) if rows is None else rows
     classifier.eval()
     with torch.inference_mode():
         logits = [
-            classifier(to_pixels(images[start : start + batch]).to(device)).float().cpu()
-            for start in range(0, len(images), batch)
+            classifier(to_pixels(pixels[wanted[start : start + batch]]).to(device)).float().cpu()
+            for start in range(0, len(wanted), batch)
         ]
     return np.asarray(torch.cat(logits))
 

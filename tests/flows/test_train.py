@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.settings import Settings
+from flows.stages import training as stages
+from flows.stages.labelled_images import load_labelled_images
 from flows.train import TrainOutcome, train
+from storage.arrays import Arrays
 from storage.models.classifiers import load_card
 from storage.store import Store, StoreError
 from tasks.images.files import SourceError
@@ -44,3 +48,47 @@ def test_a_model_is_never_overwritten(images: Path, settings: Settings) -> None:
 def test_training_without_labels_says_what_is_missing(images: Path, settings: Settings) -> None:
     with pytest.raises(SourceError, match="Parasitized and Uninfected"):
         train(str(images / "night"), model="n", settings=settings)
+
+
+def test_a_training_that_was_killed_goes_on_where_it_was(
+    images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 2 of 3 is cut off in its middle; the same command goes on behind epoch 1."""
+    options = {"epochs": 3, "side": 32, "limit": 96, "settings": settings}
+    smears, store = str(images / "smears"), Store(settings.store)
+    train(smears, model="undisturbed", **options)
+    epochs: list[int] = []
+    keep = stages.save_state
+
+    def killed(_store: Store, training: str, epoch: int, arrays: Arrays) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        keep(_store, training, epoch, arrays)
+
+    monkeypatch.setattr(stages, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(smears, model="resumed", **options)
+    monkeypatch.setattr(stages, "save_state", keep)
+    monkeypatch.setattr(stages, "tell", lambda text: epochs.append(int(text.split()[1])))
+    train(smears, model="resumed", **options)
+    assert epochs == [2, 3]
+    cards = [load_card(store, name) for name in ("undisturbed", "resumed")]
+    assert cards[0].digest == cards[1].digest
+    assert cards[0].temperature == cards[1].temperature
+    assert len(cards[1].training["history"]) == 3
+    kept = {name for each in store.names("trainings") for name in store.names("trainings", each)}
+    assert kept == {"lease"}
+
+
+def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
+    images: Path, settings: Settings
+) -> None:
+    options = {"epochs": 1, "side": 32, "limit": 96}
+    tight = settings.model_copy(update={"training_memory": 0.0})
+    assert isinstance(
+        load_labelled_images(str(images / "smears"), 32, limit=96, memory=0.0).pixels, np.memmap
+    )
+    for name, used in (("memory", settings), ("file", tight)):
+        train(str(images / "smears"), model=name, settings=used, **options)
+    digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
+    assert len(digests) == 1

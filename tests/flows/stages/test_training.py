@@ -1,12 +1,16 @@
-import inspect
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
-from flows.stages.training import TrainingRecipe
-from flows.train import train
+from flows.stages.labelled_images import LabelledImages
+from flows.stages.training import TrainingRecipe, training_digest
 from storage.models.classifiers import ModelCard
 from storage.store import StoreError
+from tasks.network.augmentation import MILD
 from tasks.network.classifier import NetworkSpec
 from tasks.network.training import TrainingPlan
 
@@ -48,12 +52,36 @@ def test_a_card_without_fractions_is_no_recipe() -> None:
         TrainingRecipe.from_card(card(**kept))
 
 
+def test_a_card_of_before_0_3_is_a_recipe_of_its_own_augmentation() -> None:
+    kept = RECIPE.as_dict()
+    for name in ("augmentation", "averaging", "label_smoothing"):
+        del kept[name]
+    found = TrainingRecipe.from_card(card(**kept)).plan
+    assert found == replace(RECIPE.plan, augmentation=MILD, averaging=0.0, label_smoothing=0.0)
+
+
 def test_a_recipe_with_another_seed_differs_in_nothing_else() -> None:
-    options, others = RECIPE.options(), RECIPE.with_seed(8).options()
-    assert others == options | {"seed": 8}
+    other = RECIPE.with_seed(8)
+    assert other.as_dict() == RECIPE.as_dict() | {"seed": 8}
+    assert other.seed == 8
     assert RECIPE.with_seed(7) == RECIPE
 
 
-def test_a_recipe_has_every_option_of_training_but_the_name() -> None:
-    names = inspect.signature(train.fn).parameters.keys()
-    assert RECIPE.options().keys() == names - {"model", "settings"}
+def labelled(pixels: NDArray[np.uint8], labels: list[int]) -> LabelledImages:
+    keys = [f"p{i}" for i in range(len(labels))]
+    rows = pa.table({"uri": keys})
+    return LabelledImages(pixels, np.asarray(labels), keys, "patient", rows, {})
+
+
+def test_a_training_is_named_by_all_that_decides_its_outcome() -> None:
+    pixels = np.zeros((4, 48, 48, 3), np.uint8)
+    other = pixels.copy()
+    other[3, 0, 0, 0] = 1
+    digests = [
+        training_digest(RECIPE, labelled(pixels, [0, 1, 0, 1])),
+        training_digest(RECIPE, labelled(other, [0, 1, 0, 1])),
+        training_digest(RECIPE, labelled(pixels, [0, 1, 1, 1])),
+        training_digest(RECIPE.with_seed(8), labelled(pixels, [0, 1, 0, 1])),
+    ]
+    assert len(set(digests)) == 4
+    assert digests[0] == training_digest(RECIPE, labelled(pixels.copy(), [0, 1, 0, 1]))

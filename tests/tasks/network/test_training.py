@@ -1,5 +1,8 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network import training
+from tasks.network.augmentation import MILD, Augmentation, augment
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
 from tasks.network.training import (
     DivergedError,
     Epoch,
     TrainingPlan,
-    augment,
     fit_temperature,
     negative_log_likelihood,
     predict,
@@ -155,7 +159,7 @@ def test_augmenting_keeps_black_black_and_the_range(seed: int, count: int) -> No
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, 8, 8, generator=generator)
     images[torch.rand(count, 1, 8, 8, generator=generator).expand_as(images) < 0.3] = 0.0
-    found = augment(images, generator)
+    found = augment(images, generator, MILD)
     assert found.shape == images.shape
     assert found.min() >= 0
     assert found.max() <= 1
@@ -166,7 +170,7 @@ def test_augmenting_keeps_black_black_and_the_range(seed: int, count: int) -> No
 def test_augmenting_turns_and_flips_but_never_mixes_images() -> None:
     image = torch.zeros(1, 3, 8, 8)
     image[0, :, 1, 2] = 0.5
-    found = augment(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0))
+    found = augment(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0), MILD)
     places = {tuple(divmod(int(each.sum(dim=0).argmax()), 8)) for each in found}
     assert places == {(y, x) for a, b in ((1, 2), (2, 1)) for y in (a, 7 - a) for x in (b, 7 - b)}
     assert (found > 0).sum() == 200 * 3
@@ -175,7 +179,7 @@ def test_augmenting_turns_and_flips_but_never_mixes_images() -> None:
 def test_augmenting_leaves_its_input_alone() -> None:
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     before = images.clone()
-    augment(images, torch.Generator().manual_seed(0))
+    augment(images, torch.Generator().manual_seed(0), Augmentation())
     assert images.equal(before)
 
 
@@ -218,3 +222,96 @@ def test_the_loss_of_knowing_nothing_is_a_bit() -> None:
     assert negative_log_likelihood(np.zeros((3, 2)), np.array([0, 1, 1])) == pytest.approx(
         math.log(2)
     )
+
+
+RESUMED = TrainingPlan(epochs=4, batch=8, peak_rate=3e-3, label_smoothing=0.1, averaging=0.5)
+
+
+class CutOffError(Exception):
+    """Training was killed."""
+
+
+@pytest.mark.parametrize("plan", [RESUMED, replace(RESUMED, averaging=0.0)])
+@pytest.mark.parametrize("network", ["timm:test_resnet", "torchvision:mobilenet_v3_small"])
+def test_training_that_was_cut_off_in_epoch_3_comes_to_the_same_bytes(
+    pixels: NDArray[np.uint8], network: str, plan: TrainingPlan
+) -> None:
+    """The second network has dropout, which draws from the global generator."""
+
+    def made() -> Classifier:
+        torch.manual_seed(1)
+        return build(network_spec(network, CLASSES, SIDE, taps=(), frozen=()))
+
+    def fitted(
+        classifier: Classifier,
+        on_epoch: Callable[[Epoch], None] = lambda _: None,
+        keep: Callable[[int, dict[str, NDArray[Any]]], None] = lambda *_: None,
+        start: dict[str, NDArray[Any]] | None = None,
+    ) -> list[Epoch]:
+        return train(
+            classifier, pixels, LABELS, TRAIN, VALIDATION, plan, on_epoch, keep=keep, start=start
+        )  # fmt: skip
+
+    def cut_off(epoch: Epoch) -> None:
+        if epoch.number == 3:
+            raise CutOffError
+
+    undisturbed, states = made(), {}
+    expected = fitted(undisturbed)
+    with pytest.raises(CutOffError):
+        fitted(made(), cut_off, lambda number, state: states.update({number: state}))
+    torch.rand(7)
+    # What happened in epoch 3 is lost with the process; the state of epoch 2 is the newest whole.
+    kept = arrays_from_bytes(arrays_to_bytes(states[2]))
+    resumed = made()
+    found = fitted(resumed, start=kept)
+    assert weights(resumed) == weights(undisturbed)
+    assert [replace(e, seconds=0.0) for e in found] == [replace(e, seconds=0.0) for e in expected]
+
+
+def test_a_finished_training_is_not_repeated(spec: NetworkSpec, pixels: NDArray[np.uint8]) -> None:
+    states: dict[int, dict[str, NDArray[Any]]] = {}
+    first, again = make(spec), make(spec)
+    plan = TrainingPlan(epochs=2, batch=8)
+    args = (pixels, LABELS, TRAIN, VALIDATION, plan)
+    train(first, *args, keep=lambda number, state: states.update({number: state}))
+    train(again, *args, lambda _: pytest.fail("an epoch was trained"), start=states[2])
+    assert weights(again) == weights(first)
+
+
+def test_averaged_weights_are_left_where_weights_are_averaged(
+    spec: NetworkSpec, pixels: NDArray[np.uint8]
+) -> None:
+    plain, averaged = make(spec), make(spec)
+    losses = [e.train_loss for e in run(plain, pixels)]
+    assert [e.train_loss for e in run(averaged, pixels, averaging=1.0)] == losses
+    assert weights(averaged) != weights(plain)
+    fc = "backbone.fc.weight"
+    assert averaged.state_dict()[fc].norm() < plain.state_dict()[fc].norm()  # it began at 0
+
+
+def test_smoothed_labels_keep_logits_small(spec: NetworkSpec, pixels: NDArray[np.uint8]) -> None:
+    plain, smooth = make(spec), make(spec)
+    run(plain, pixels, epochs=6)
+    run(smooth, pixels, epochs=6, label_smoothing=0.3)
+    assert np.abs(predict(smooth, pixels)).max() < np.abs(predict(plain, pixels)).max()
+
+
+def test_pixels_in_a_file_train_the_same_network(
+    spec: NetworkSpec, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    file = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=pixels.shape)
+    file[:] = pixels
+    in_memory, in_file = make(spec), make(spec)
+    run(in_memory, pixels, epochs=1)
+    run(in_file, file, epochs=1)
+    assert weights(in_file) == weights(in_memory)
+
+
+def test_a_plan_of_a_card_of_before_has_its_own_recipe() -> None:
+    card = {"epochs": 4, "batch": 128, "peak_rate": 1e-3, "weight_decay": 0.01, "seed": 3}
+    found = TrainingPlan.from_dict(card | {"images": "smears", "history": []})
+    assert found == TrainingPlan(
+        epochs=4, label_smoothing=0.0, averaging=0.0, augmentation=MILD, seed=3
+    )
+    assert TrainingPlan.from_dict(RESUMED.as_dict()) == RESUMED

@@ -1,0 +1,96 @@
+"""Read labelled images for training: decoded pixels lie in memory, or in a file beyond a limit."""
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from tasks.images.files import SourceError
+from tasks.images.listing import class_numbers, list_images, named
+from tasks.images.regions import image_refs
+from tasks.network.features import load_images
+from tasks.network.split import SplitBy, split_by
+
+CLASSES = ("Parasitized", "Uninfected")
+KEPT = ("uri", "label", "patient_id", "slide_id")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
+
+    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` says by
+    address why images are left out.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    keys: list[str]
+    by: SplitBy
+    rows: pa.Table
+    unreadable: dict[str, str]
+
+
+def load_labelled_images(
+    images: str | list[str], side: int, *, limit: int | None = None, memory: float = 2.0
+) -> LabelledImages:
+    """Read and decode labelled images.
+
+    Args:
+        images: sources of images with the labels `CLASSES`.
+        side: of the squares that they are resized to.
+        limit: take only so many.
+        memory: GiB of pixels beyond which they lie in a file in the folder of temporary files.
+
+    Raises:
+        SourceError: a class has no image, or none can be read.
+    """
+    manifest = list_images(images, classes=CLASSES, limit=limit)
+    found = set(manifest["label"].drop_null().to_pylist())
+    if found != set(CLASSES):
+        raise SourceError(
+            f"{named(images)} has the labels {', '.join(sorted(found)) or '(none)'} but training "
+            f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
+        )
+    manifest = manifest.filter(pc.is_valid(manifest["label"]))
+    uris = manifest["uri"].to_pylist()
+    pixels = _room(len(uris), side, memory)
+    image_ids: list[str] = []
+    good: list[int] = []
+    unreadable: dict[str, str] = {}
+    refs = image_refs(manifest)
+    for row, image in enumerate(load_images(refs, side, threads=torch.get_num_threads())):
+        if image.pixels is None or image.image_id is None:
+            unreadable[uris[row]] = str(image.failure)
+            continue
+        pixels[len(good)] = image.pixels
+        good.append(row)
+        image_ids.append(image.image_id.hex())
+    if not good:
+        raise SourceError(f"none of the {len(uris)} images of {named(images)} can be read")
+    manifest = manifest.take(good)
+    by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
+    rows = manifest.select(KEPT).append_column("image_id", pa.array(image_ids, pa.string()))
+    return LabelledImages(
+        pixels=pixels[: len(good)],
+        labels=class_numbers(manifest, CLASSES).astype(np.int64),
+        keys=rows["image_id" if by == "image" else f"{by}_id"].to_pylist(),
+        by=by,
+        rows=rows,
+        unreadable=unreadable,
+    )
+
+
+def _room(count: int, side: int, memory: float) -> NDArray[np.uint8]:
+    """Make room for pixels (count, side, side, 3): in memory, or in a file that nobody else sees.
+
+    The file has no name, so that it is gone with the process, however that ends.
+    """
+    shape = (count, side, side, 3)
+    if np.prod(shape) <= memory * 2**30:
+        return np.empty(shape, np.uint8)
+    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)

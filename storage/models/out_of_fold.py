@@ -1,0 +1,66 @@
+"""Keep what cross-validation says of every training image: ``models/<model>/out_of_fold.parquet``.
+
+Each row was diagnosed by a network that was trained without the image's patient. The card's
+``cross_validation`` names the table's digest, and has the metrics that were computed from it.
+"""
+
+import pyarrow as pa
+
+from storage.models.classifiers import ModelCard
+from storage.parquet import table_from_bytes, table_to_bytes
+from storage.store import Store, StoreError, digest_of
+
+FILE = "out_of_fold.parquet"
+
+_MEANINGS = {
+    "uri": "address of the image",
+    "image_id": "sha256 of the image's bytes",
+    "patient_id": "patient, or null where the image names none",
+    "slide_id": "slide, or null where the image names none",
+    "label": "class that the image was given",
+    "fold": "number of the fold, from 0, that the image's patient was tested in",
+    "log_odds": "logit of the first class minus that of the second, by the fold's network",
+    "probability": "of the first class, by the temperature of the fold's network",
+    "stain": "number of the cluster, from 0, of the patient's stain; the palest first",
+}
+_TYPES: dict[str, pa.DataType] = {
+    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(), "stain": pa.int16(),
+}  # fmt: skip
+_NULLABLE = {"patient_id", "slide_id"}
+
+OUT_OF_FOLD = pa.schema(
+    [
+        pa.field(
+            name,
+            _TYPES.get(name, pa.string()),
+            nullable=name in _NULLABLE,
+            metadata={"description": meaning},
+        )
+        for name, meaning in _MEANINGS.items()
+    ]
+)
+
+
+def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
+    """Write the table of a model that has no card yet; return the digest for its card."""
+    content = table_to_bytes(table.cast(OUT_OF_FOLD))
+    store.write_bytes(content, "models", model, FILE)
+    return digest_of(content)
+
+
+def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
+    """Read the table (`OUT_OF_FOLD`) of a model; None where it was trained without folds.
+
+    Raises:
+        MissingError: the file is not there.
+        StoreError: it is not the one that the card describes.
+    """
+    if card.cross_validation is None:
+        return None
+    content = store.read_bytes("models", card.name, FILE)
+    if digest_of(content) != card.cross_validation.digest:
+        raise StoreError(
+            f"{store.address('models', card.name, FILE)} is not the file that its card describes "
+            "(sha256 differs): restore it from a backup or train anew"
+        )
+    return table_from_bytes(content)

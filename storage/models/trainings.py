@@ -1,0 +1,56 @@
+"""Keep the states of trainings that are not finished: ``trainings/<training>/epoch-NNNN...``.
+
+A training is named by the digest of all that decides its outcome, so only the same one goes on from
+its states. They are removed when its model is there.
+"""
+
+from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
+from storage.records import Card, Tell, load_described, now, save_described
+from storage.store import Store, StoreError, digest_of
+
+FOLDER = "trainings"
+
+
+class TrainingState(Card):
+    """The card of a state: the number of epochs that are behind it."""
+
+    epoch: int
+
+
+def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
+    """Write the state after an epoch, then remove those before; a kill leaves one of them."""
+    content = arrays_to_bytes(arrays)
+    card = TrainingState(created_at=now(), digest=digest_of(content), epoch=epoch)
+    earlier = [name for name in store.names(FOLDER, training) if name.startswith("epoch-")]
+    stem = f"epoch-{epoch:04d}"
+    for name in (f"{stem}.json", f"{stem}.safetensors"):
+        store.remove(FOLDER, training, name)  # damaged, or this epoch would not be trained again
+    save_described(
+        store, content, card, FOLDER, training,
+        file=f"{stem}.safetensors", card_file=f"{stem}.json",
+    )  # fmt: skip
+    for name in earlier:
+        if not name.startswith(stem):
+            store.remove(FOLDER, training, name)
+
+
+def load_state(store: Store, training: str, on_damage: Tell) -> Arrays | None:
+    """Read the newest state of a training that is whole; None where there is none."""
+    cards = [name for name in store.names(FOLDER, training) if name.endswith(".json")]
+    for name in sorted(cards, reverse=True):
+        try:
+            card = TrainingState.read(store, FOLDER, training, name)
+            stem = name.removesuffix(".json")
+            return arrays_from_bytes(
+                load_described(store, card, FOLDER, training, f"{stem}.safetensors")
+            )
+        except StoreError as error:
+            on_damage(f"left out: {error}")
+    return None
+
+
+def remove_states(store: Store, training: str) -> None:
+    """Remove the states of a training."""
+    for name in store.names(FOLDER, training):
+        if name.startswith("epoch-"):
+            store.remove(FOLDER, training, name)

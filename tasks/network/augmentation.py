@@ -1,0 +1,227 @@
+"""Vary training images as stains, cameras, light and files do, whole batches at a time.
+
+Cells lie on black, which is no dye and no light, so black stays black whatever is done. Dyes act on
+absorbance, the negative logarithm of the light that is let through (Beer and Lambert): another
+amount of a dye is a factor there, and another light a shift. Haematoxylin, eosin and the third
+vector of Ruifrok & Johnston (2001) span it; they stand for the dyes of Giemsa only roughly, but the
+network is to learn not to lean on colour, rather than these colours.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from skimage.color import hed_from_rgb, rgb_from_hed
+from torch import Tensor, nn
+
+DARKEST = 1 / 255  # the least light that an 8-bit image tells from none
+
+# Luminance table of the JPEG standard (ITU-T T.81, annex K.1).
+_JPEG = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+_KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Tell how far training images are varied; what is 0 is not done.
+
+    ``stain_scale`` and ``stain_shift`` vary the amount of each dye, by a factor of 1 +- scale and
+    by +- shift in units of absorbance; ``gamma`` and ``zoom`` are logarithms of the largest factor;
+    ``gain`` and ``channel_gain`` multiply all channels, and each, by 1 +- themselves; ``mixing``
+    is the largest part that a channel takes of another; ``degraded`` is the share of images that
+    are blurred, noisy, compressed or of fewer pixels.
+    """
+
+    stain_scale: float = 0.3
+    stain_shift: float = 0.1
+    gamma: float = 0.35
+    mixing: float = 0.12
+    gain: float = 0.25
+    channel_gain: float = 0.15
+    zoom: float = 0.15
+    degraded: float = 0.3
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain data, for a model's card."""
+        return asdict(self)
+
+
+# That of models of before 0.3, whose cards do not tell.
+MILD = Augmentation(
+    stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
+    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0,
+)  # fmt: skip
+
+
+def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:
+    """Vary each image at random: turn, flip, zoom, stain, light, camera and file.
+
+    Args:
+        pixels: (n, 3, side, side) in [0, 1]; left as they are.
+        generator: of all that is drawn, on the processor.
+        how: how far.
+
+    Returns:
+        (n, 3, side, side) in [0, 1], channels last.
+    """
+    made = turned(pixels, generator)
+    if how.zoom:
+        made = zoomed(made, _factors(how.zoom, (len(made),), generator))
+    lit = made.amax(dim=1, keepdim=True) > 0
+    made = _gained(made, generator, how)
+    if how.stain_scale or how.stain_shift or how.gamma:
+        made = stained(made, *_stain(len(made), generator, how))
+    if how.mixing:
+        made = mixed(made, _mixture(len(made), generator, how.mixing))
+    if how.degraded:
+        made = _degraded(made.clamp_(0.0, 1.0), generator, how.degraded)
+    return made.mul_(lit).clamp_(0.0, 1.0).contiguous(memory_format=torch.channels_last)
+
+
+def turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn each image by quarters and flip it at random: a cell has no up and no left."""
+    count = len(pixels)
+    flips = torch.randint(0, 2, (count,), generator=generator)
+    quarters = torch.randint(0, 4, (count,), generator=generator)
+    made = torch.empty_like(pixels)
+    for flip in (0, 1):
+        for turns in range(4):
+            rows = torch.nonzero((flips == flip) & (quarters == turns))[:, 0]
+            some = pixels[rows]
+            made[rows] = torch.rot90(some.flip(3) if flip else some, turns, (2, 3))
+    return made
+
+
+def zoomed(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Enlarge images (n, C, side, side) about their middle by factors (n,); black comes in."""
+    turn = torch.zeros(len(pixels), 2, 3)
+    turn[:, 0, 0] = turn[:, 1, 1] = 1.0 / factors
+    grid = nn.functional.affine_grid(turn, list(pixels.shape), align_corners=False)
+    return nn.functional.grid_sample(pixels, grid, align_corners=False)
+
+
+def stained(pixels: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Change absorbance by a matrix (n, 3, 3) and a shift (n, 3), of row vectors of channels."""
+    absorbance = pixels.clamp(min=DARKEST).log_().neg_()
+    return _through(absorbance, matrix, shift).neg_().exp_()
+
+
+def mixed(pixels: Tensor, matrix: Tensor) -> Tensor:
+    """Mix channels by matrices (n, 3, 3), as the filters of another camera do."""
+    return _through(pixels, matrix, torch.zeros(len(pixels), 3))
+
+
+def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur each image by a Gaussian of its own deviation (n,), in pixels, cut off at 2 pixels."""
+    weights = torch.exp(-0.5 * (torch.arange(-2, 3) / sigmas[:, None]) ** 2)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    side = pixels.shape[-1]
+    for axis in (2, 3):
+        padding = (0, 0, 2, 2) if axis == 2 else (2, 2, 0, 0)
+        wide = nn.functional.pad(pixels, padding, mode="replicate")
+        pixels = sum(
+            (wide.narrow(axis, k, side) * weights[:, k, None, None, None] for k in range(5)),
+            torch.zeros(()),
+        )
+    return pixels
+
+
+def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
+    """Lose what JPEG loses at qualities (n,) of 1 to 100: cosines of blocks of 8 x 8 are rounded.
+
+    Channels are rounded as they are, all by the table of luminance. That is a tenth of the cost of
+    a file, and close to it, for colour is coarser in a file but these images are small.
+    """
+    side = pixels.shape[-1]
+    spare = -side % 8
+    wide = nn.functional.pad(pixels, (0, spare, 0, spare), mode="replicate") * 255.0 - 128.0
+    blocks = wide.unfold(2, 8, 8).unfold(3, 8, 8)
+    scale = torch.where(qualities < 50, 5000 / qualities, 200 - 2 * qualities) / 100
+    steps = (torch.tensor(_JPEG) * scale[:, None, None]).clamp_(min=1.0)[:, None, None, None]
+    basis = _cosines()
+    rounded = ((basis @ blocks @ basis.T) / steps).round_() * steps
+    made = (basis.T @ rounded @ basis).transpose(3, 4).reshape(wide.shape)
+    return ((made[:, :, :side, :side] + 128.0) / 255.0).clamp_(0.0, 1.0)
+
+
+def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor:
+    """Make images smaller by a factor below 1, and as large as before, by two of the kernels."""
+    side = pixels.shape[-1]
+    sizes = (max(1, round(factor * side)), side)
+    for size, kernel in zip(sizes, kernels, strict=True):
+        corners = False if kernel in ("bilinear", "bicubic") else None
+        pixels = nn.functional.interpolate(pixels, size, mode=kernel, align_corners=corners)
+    return pixels.clamp(0.0, 1.0)
+
+
+def _gained(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:
+    count = len(pixels)
+    gain = 1.0 + how.gain * _signs((count, 1, 1, 1), generator)
+    channel_gain = 1.0 + how.channel_gain * _signs((count, 3, 1, 1), generator)
+    return pixels * gain * channel_gain
+
+
+def _stain(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
+    """Draw the change of absorbance: dyes scaled and shifted, then all to a power."""
+    to_dyes, from_dyes = (torch.tensor(m).float() for m in (hed_from_rgb, rgb_from_hed))
+    scales = 1.0 + how.stain_scale * _signs((count, 1, 3), generator)
+    shifts = how.stain_shift * _signs((count, 3), generator)
+    gamma = _factors(how.gamma, (count, 1), generator)
+    return (to_dyes * scales) @ from_dyes * gamma[:, :, None], shifts @ from_dyes * gamma
+
+
+def _mixture(count: int, generator: torch.Generator, part: float) -> Tensor:
+    parts = part * _signs((count, 3, 3), generator)
+    return torch.eye(3) + parts * (1.0 - torch.eye(3))
+
+
+def _degraded(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """Blur, spoil with noise, compress or resample a share of images, each kind as often."""
+    kinds = torch.rand(len(pixels), generator=generator) * 4 / share
+    blur, noise, file, coarse = (torch.nonzero(kinds.floor() == kind)[:, 0] for kind in range(4))
+    sigmas = 0.3 + 0.9 * torch.rand(len(blur), generator=generator)
+    pixels[blur] = blurred(pixels[blur], sigmas)
+    grain = torch.randn((len(noise), *pixels.shape[1:]), generator=generator)
+    strength = 0.04 * torch.rand(len(noise), 1, 1, 1, generator=generator)
+    pixels[noise] += strength * grain
+    qualities = 30 + 60 * torch.rand(len(file), generator=generator)
+    pixels[file] = compressed(pixels[file], qualities)
+    down, up = torch.randint(0, len(_KERNELS), (2,), generator=generator).tolist()
+    factor = 0.4 + 0.5 * float(torch.rand((), generator=generator))
+    pixels[coarse] = resampled(pixels[coarse], factor, (_KERNELS[down], _KERNELS[up]))
+    return pixels
+
+
+def _through(pixels: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Apply to the channels of each pixel, a row vector, a matrix (n, 3, 3) and a shift (n, 3)."""
+    count, _, *size = pixels.shape
+    flat = torch.baddbmm(shift[:, None], pixels.permute(0, 2, 3, 1).flatten(1, 2), matrix)
+    return flat.view(count, *size, 3).permute(0, 3, 1, 2)
+
+
+def _cosines() -> Tensor:
+    """Make the orthonormal cosine basis (8, 8) of 8 samples, a row for each frequency (DCT-II)."""
+    k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    basis = torch.cos(math.pi * (2 * x + 1) * k / 16) / 2
+    basis[0] /= math.sqrt(2.0)
+    return basis
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw numbers evenly from -1 to 1."""
+    return 2 * torch.rand(*shape, generator=generator) - 1
+
+
+def _factors(largest: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw factors whose logarithm lies evenly within +- ``largest``."""
+    return torch.exp(largest * _signs(shape, generator))

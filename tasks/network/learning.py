@@ -1,0 +1,136 @@
+"""Learn from batches: optimiser, schedule, averaged weights, and their state between two epochs."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tasks.network.classifier import Classifier
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Learner:
+    """Train a classifier's weights by one-cycle AdamW: the rate rises to its peak, then falls to 0.
+
+    Args:
+        classifier: whose weights are trained in place, on its device; mixed precision on CUDA.
+        steps: how many there will be.
+        rate: peak learning rate.
+        decay: of weights, by AdamW.
+        smoothing: share of a label that is spread over all classes.
+        lifetime: steps over which weights are averaged, exponentially; 0 averages nothing.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        steps: int,
+        rate: float,
+        decay: float,
+        smoothing: float = 0.0,
+        lifetime: float = 0.0,
+    ) -> None:
+        self._classifier, self._device = classifier, classifier.mean.device
+        self._smoothing = smoothing
+        learned = [p for p in classifier.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=decay)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, max_lr=rate, total_steps=steps
+        )
+        self._mixed = self._device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
+        self._average: AveragedModel | None = None
+        if lifetime:
+            rule = get_ema_multi_avg_fn(math.exp(-1.0 / lifetime))
+            self._average = AveragedModel(classifier, multi_avg_fn=rule, use_buffers=True)
+
+    @property
+    def judged(self) -> Classifier:
+        """Return the classifier that counts: that of averaged weights, where these are averaged."""
+        if self._average is None:
+            return self._classifier
+        averaged = self._average.module
+        assert isinstance(averaged, Classifier)
+        return averaged
+
+    def step(self, pixels: Tensor, targets: Tensor) -> float:
+        """Learn from a batch; give its mean loss, from which nothing is learned if not finite."""
+        with torch.autocast(self._device.type, enabled=self._mixed):
+            logits = self._classifier(pixels.to(self._device))
+            loss = nn.functional.cross_entropy(
+                logits, targets.to(self._device), label_smoothing=self._smoothing
+            )
+        if torch.isfinite(loss):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._schedule.step()
+            if self._average is not None:
+                self._average.update_parameters(self._classifier)
+        return loss.item()
+
+    def state(self) -> Arrays:
+        """Copy all that a later `restore` needs, the generators of random numbers apart."""
+        optimizer = self._optimizer.state_dict()
+        arrays = _arrays("model", self._classifier.state_dict())
+        if self._average is not None:
+            arrays |= _arrays("average", self._average.state_dict())
+        for index, values in optimizer["state"].items():
+            arrays |= _arrays(f"optimizer/{index}", values)
+        plain = {
+            "groups": optimizer["param_groups"],
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        return arrays | {"learner": json_to_array(plain)}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a `state` of a learner that was made alike."""
+        plain = array_to_json(arrays["learner"])
+        self._classifier.load_state_dict(tensors_of(arrays, "model"))
+        if self._average is not None:
+            self._average.load_state_dict(tensors_of(arrays, "average"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors_of(arrays, "optimizer").items():
+            index, _, part = name.partition("/")
+            state.setdefault(int(index), {})[part] = value
+        self._optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+        self._schedule.load_state_dict(plain["schedule"])
+        self._scaler.load_state_dict(plain["scaler"])
+
+
+def weights_of(classifier: Classifier, prefix: str) -> Arrays:
+    """Copy a classifier's weights into arrays whose names begin with a prefix."""
+    return _arrays(prefix, classifier.state_dict())
+
+
+def tensors_of(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    """Copy the arrays below a prefix into tensors."""
+    return {
+        name.removeprefix(f"{prefix}/"): torch.from_numpy(np.array(values))
+        for name, values in arrays.items()
+        if name.startswith(f"{prefix}/")
+    }
+
+
+def json_to_array(plain: Any) -> NDArray[np.uint8]:
+    """Write plain data as an array of bytes; numbers come back as they are."""
+    return np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def array_to_json(array: NDArray[np.uint8]) -> Any:
+    """Read plain data back from `json_to_array`."""
+    return json.loads(array.tobytes())
+
+
+def _arrays(prefix: str, values: Mapping[str, Tensor]) -> Arrays:
+    return {f"{prefix}/{name}": np.array(value.cpu()) for name, value in values.items()}

@@ -1,0 +1,159 @@
+"""Compare training recipes by stains that they have not seen: leave one stain out, train, test.
+
+    python -m tests.benchmarks.recipe_trial TO MANIFEST [RECIPE ...]
+
+Patients of cell_images.zip are clustered by the colour of their cells. A recipe is trained without
+one cluster and tested on it, and on red cells of fields.zip, every one of which is healthy. No
+foreign laboratory with parasites is looked at, so that figures reported on those stay honest.
+MANIFEST is that of a segmentation of fields.zip with the defaults. Each training writes a line of
+JSON to the file TO, and is not repeated when its line is there.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from flows.jobs.worker import keep_freed_memory
+from tasks.evaluation.metrics import auroc
+from tasks.images.listing import list_images
+from tasks.images.regions import image_refs
+from tasks.network.augmentation import MILD, Augmentation
+from tasks.network.backbones import build, network_spec
+from tasks.network.features import load_images
+from tasks.network.split import deal
+from tasks.network.stains import mean_absorbance, stain_clusters
+from tasks.network.training import TrainingPlan, predict, train
+from tests.support.paths import DATA
+
+CLASSES = ("Parasitized", "Uninfected")
+SIDE = 64
+TRAINED, TESTED = 40, 100  # cells of a patient, at most
+
+PLAN = TrainingPlan()
+COLOUR = Augmentation(
+    stain_scale=0.5, stain_shift=0.2, gamma=0.5, mixing=0.25, gain=0.35, channel_gain=0.25
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is changed in one of the trials: the plan, or the stages that stay frozen."""
+
+    plan: TrainingPlan
+    frozen: tuple[str, ...] | None = None
+
+
+RECIPES = {
+    "0.2: gains .1 / .05, 4 epochs": Recipe(replace(PLAN, epochs=4, augmentation=MILD)),
+    "0.2, 8 epochs": Recipe(replace(PLAN, augmentation=MILD)),
+    "strong": Recipe(PLAN),
+    "strong, labels smoothed by .1": Recipe(replace(PLAN, label_smoothing=0.1)),
+    "strong, weights averaged": Recipe(replace(PLAN, averaging=1.0)),
+    "strong, no degraded images": Recipe(
+        replace(PLAN, augmentation=replace(PLAN.augmentation, degraded=0.0))
+    ),
+    "colours varied twice as far": Recipe(replace(PLAN, augmentation=COLOUR)),
+    "strong, nothing frozen": Recipe(PLAN, frozen=()),
+}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells as a network sees them, and what is known of them."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.str_]
+    stains: NDArray[np.intp]
+
+
+@cache
+def cells() -> Cells:
+    """Read the malaria cells."""
+    table = list_images(str(DATA / "cell_images.zip"), classes=CLASSES)
+    pixels = np.stack([each.pixels for each in load_images(image_refs(table), SIDE, threads=2)])
+    patients = np.asarray(table["patient_id"].to_pylist())
+    return Cells(
+        pixels,
+        np.asarray([CLASSES.index(label) for label in table["label"].to_pylist()]),
+        patients,
+        stain_clusters(mean_absorbance(pixels), patients.tolist()),
+    )
+
+
+@cache
+def healthy(manifest: Path) -> NDArray[np.uint8]:
+    """Read the red cells of a segmentation's manifest, which are of another laboratory."""
+    table = pq.read_table(manifest)
+    red = table.filter(pc.equal(table["kind"], "red"))
+    loaded = load_images(image_refs(red), SIDE, threads=2)
+    return np.stack([each.pixels for each in loaded if each.pixels is not None])
+
+
+def few(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """Choose at most so many rows of each patient."""
+    rng, found = np.random.default_rng(0), []
+    shuffled = rng.permutation(rows)
+    patients = cells().patients[shuffled]
+    for patient in np.unique(patients):
+        found.append(shuffled[patients == patient][:most])
+    return np.concatenate(found)
+
+
+def one_trial(recipe: Recipe, stain: int, manifest: Path) -> dict[str, float]:
+    """Train without a stain, and test on it."""
+    data = cells()
+    seen = few(np.flatnonzero(data.stains != stain), TRAINED)
+    unseen = few(np.flatnonzero(data.stains == stain), TESTED)
+    parts = deal(
+        data.patients[seen].tolist(), data.labels[seen], {"train": 0.88, "validation": 0.12}, seed=0
+    )
+    rows = {name: seen[np.isin(data.patients[seen], keys)] for name, keys in parts.items()}
+    keep_freed_memory()
+    torch.manual_seed(0)
+    spec = network_spec("efficientnet_lite0", CLASSES, SIDE, frozen=recipe.frozen)
+    classifier = build(spec, "imagenet")
+    started = time.process_time()
+    train(
+        classifier, data.pixels, data.labels, rows["train"], rows["validation"], recipe.plan,
+        lambda epoch: print(epoch, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    seconds = time.process_time() - started
+    logits = predict(classifier, data.pixels, unseen)
+    odds, truth = logits[:, 0] - logits[:, 1], data.labels[unseen]
+    foreign = predict(classifier, healthy(manifest))
+    return {
+        "AUROC": auroc(truth == 0, odds),
+        "accuracy": float(np.mean((odds < 0) == (truth == 1))),
+        "healthy": float(np.mean(foreign[:, 0] > foreign[:, 1])),
+        "seconds": seconds,
+    }
+
+
+def trials(to: Path, manifest: Path, names: list[str]) -> list[dict[str, object]]:
+    """Make the trials whose lines are not in the file yet, and read all lines."""
+    done = {(d["recipe"], d["stain"]) for d in _lines(to)}
+    for name in names:
+        for stain in range(int(cells().stains.max()) + 1):
+            if (name, stain) not in done:
+                found = one_trial(RECIPES[name], stain, manifest)
+                with to.open("a") as file:
+                    file.write(json.dumps({"recipe": name, "stain": stain, **found}) + "\n")
+    return _lines(to)
+
+
+def _lines(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+if __name__ == "__main__":
+    trials(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(RECIPES))
