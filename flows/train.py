@@ -12,13 +12,22 @@ from flows.options.described import described
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.stages.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
 from flows.stages.labelled_images import CLASSES, load_labelled_images
 from flows.stages.training import TrainingRecipe, train_model, training_digest
 from storage.leases import lease
-from storage.models.classifiers import list_models, refuse_existing, save_model
+from storage.models.classifiers import (
+    CrossValidation,
+    list_models,
+    refuse_existing,
+    save_model,
+)
+from storage.models.out_of_fold import save_out_of_fold
 from storage.models.trainings import FOLDER as TRAININGS
 from storage.models.trainings import remove_states
 from storage.store import Store
+from tasks.evaluation.cross_validation import metrics_by_stain
+from tasks.evaluation.metrics import POSITIVE
 from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
@@ -35,6 +44,7 @@ class TrainOutcome(Outcome):
     metrics: dict[str, Any]
     split_by: str
     groups: dict[str, int]
+    folds: list[dict[str, Any]]
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
@@ -46,9 +56,23 @@ class TrainOutcome(Outcome):
             (name, f"{m['value']:.3f}  (95% interval {m['low']:.3f} to {m['high']:.3f})")
             for name, m in self.metrics.items()
         ]
+        for row in self.folds:
+            stain = "" if row["stain"] is None else f", stain {row['stain']}"
+            found = [_figure(row[bound]) for bound in ("value", "low", "high")]
+            rows.append(
+                (
+                    f"folds: {row['metric']}{stain}",
+                    f"{found[0]}  (95% interval {found[1]} to {found[2]}; {row['images']:,} images "
+                    f"of {row['patients']} {self.split_by}s)",
+                )
+            )
         if self.unreadable:
             rows.append(("left out", f"{self.unreadable} images that cannot be read"))
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @flow
@@ -67,6 +91,7 @@ def train(
     fractions: tuple[float, float, float] = (0.75, 0.10, 0.15),
     seed: int = 0,
     limit: int | None = None,
+    folds: int | None = None,
     settings: Settings | None = None,
 ) -> TrainOutcome:
     """Train a classifier on labelled images, splitting them by patient."""
@@ -89,11 +114,16 @@ def train(
         fractions=fractions,
         plan=TrainingPlan(epochs=epochs, peak_rate=rate, seed=seed),
     )
-    return train_by(recipe, model, settings)
+    return train_by(recipe, model, settings, folds)
 
 
-def train_by(recipe: TrainingRecipe, model: str | None, settings: Settings) -> TrainOutcome:
-    """Train by a recipe, and keep the model: within a flow, for it writes to the flow's log."""
+def train_by(
+    recipe: TrainingRecipe, model: str | None, settings: Settings, folds: int | None = None
+) -> TrainOutcome:
+    """Train by a recipe, and keep the model: within a flow, for it writes to the flow's log.
+
+    The model is there when its folds are, too; a run that is cut off goes on with the same command.
+    """
     log = get_run_logger()
     store = Store(settings.store)
     keep_freed_memory()
@@ -108,13 +138,21 @@ def train_by(recipe: TrainingRecipe, model: str | None, settings: Settings) -> T
         log.warning("left out %s: %s", uri, failure)
     if data.by != "patient":
         log.warning("some images have no patient: split by %s, which flatters metrics", data.by)
+    parts = fold_rows(recipe, data, folds) if folds else []
     training = training_digest(recipe, data)
     with lease(store, TRAININGS, training, wait=True, on_wait=tell) as held:
         card, content = train_model(held.store, training, recipe, data, model)
-        others = list_models(store, on_damage=warn)
-        newest = max((other.sequence for other in others), default=0)
-        save_model(store, card.model_copy(update={"sequence": newest + 1}), content)
+        found = None
+        if parts:
+            tested = cross_validate(held.store, training, recipe, data, parts)
+            metrics = metrics_by_stain(diagnosed(tested, data.keys, data.labels == POSITIVE))
+            digest = save_out_of_fold(store, card.name, tested)
+            found = CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
+        newest = max((other.sequence for other in list_models(store, on_damage=warn)), default=0)
+        card = card.model_copy(update={"sequence": newest + 1, "cross_validation": found})
+        save_model(store, card, content)
         remove_states(held.store, training)
+        remove_fold_states(held.store, training, len(parts))
     keys = {part: set(names) for part, names in card.split.items()}
     return TrainOutcome(
         model=card.name,
@@ -124,4 +162,5 @@ def train_by(recipe: TrainingRecipe, model: str | None, settings: Settings) -> T
         metrics=card.metrics,
         split_by=data.by,
         groups={part: len(own) for part, own in keys.items()},
+        folds=card.cross_validation.metrics if card.cross_validation else [],
     )

@@ -88,6 +88,15 @@ class Train(Options):
     frozen: Annotated[
         list[str] | None, Field(description="modules to freeze, if not the usual ones")
     ] = None
+    folds: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=20,
+            description="also cross-validate by patient in so many folds: figures with intervals, "
+            "and a table of every image's diagnosis without its patient, beside the model",
+        ),
+    ] = None
 
 
 class Fit(Options):

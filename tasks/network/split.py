@@ -114,3 +114,48 @@ def deal(
             parts[neediest].append(key)
             have[neediest] |= classes_of[key]
     return {part: sorted(names) for part, names in parts.items()}
+
+
+def folds(
+    keys: Sequence[str],
+    labels: NDArray[np.integer],
+    count: int,
+    *,
+    by: SplitBy,
+    validation: float,
+    seed: int,
+) -> list[dict[str, NDArray[np.intp]]]:
+    """Split rows so often that each is tested once, by keys; see `split`.
+
+    Args:
+        keys: the patient (slide, image) of each row.
+        labels: (n,) classes.
+        count: how many folds.
+        by: what the keys are, for a message.
+        validation: the share of the keys that are not tested which go to validation.
+        seed: of the shuffling.
+
+    Returns:
+        For each fold the row numbers of the parts train, validation and test.
+
+    Raises:
+        SplitError: a part of a fold lacks keys, or a part that is learned from lacks a class.
+    """
+    tested = deal(keys, labels, dict.fromkeys(map(str, range(count)), 1.0), seed=seed)
+    everything, classes = np.asarray(keys), len(np.unique(labels))
+    found = []
+    for number, names in tested.items():
+        test = np.isin(everything, names)
+        rest = np.flatnonzero(~test)
+        shares = {"train": 1.0 - validation, "validation": validation}
+        dealt = deal(everything[rest].tolist(), labels[rest], shares, seed=seed)
+        parts = {part: rest[np.isin(everything[rest], own)] for part, own in dealt.items()}
+        lacking = [part for part, rows in parts.items() if len(np.unique(labels[rows])) < classes]
+        if lacking or not names:
+            raise SplitError(
+                f"{len(set(keys))} {by}s are too few, or too alike, for {count} folds: fold "
+                f"{number} has no {' and no '.join(lacking) or 'test'} part with every class; "
+                f"give images of more {by}s, or fewer folds"
+            )
+        found.append({**parts, "test": np.flatnonzero(test)})
+    return found

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from flows.settings import Settings
@@ -10,7 +11,8 @@ from flows.stages import training as stages
 from flows.stages.labelled_images import load_labelled_images
 from flows.train import TrainOutcome, train
 from storage.arrays import Arrays
-from storage.models.classifiers import load_card
+from storage.models.classifiers import list_models, load_card
+from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError
 from tasks.images.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
@@ -92,3 +94,38 @@ def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
         train(str(images / "smears"), model=name, settings=used, **options)
     digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
     assert len(digests) == 1
+
+
+def test_folds_diagnose_every_image_without_its_patient(
+    images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the second fold costs neither the model nor the first fold."""
+    options = {"epochs": 1, "side": 32, "settings": settings}
+    smears, store = str(images / "smears"), Store(settings.store)
+    keep, kept = stages.save_state, []
+
+    def killed(_store: Store, training: str, epoch: int, arrays: Arrays) -> None:
+        if training.endswith("fold-1-of-2"):
+            raise KeyboardInterrupt
+        keep(_store, training, epoch, arrays)
+
+    monkeypatch.setattr(stages, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(smears, model="folded", folds=2, **options)
+    assert "folded" not in {card.name for card in list_models(store)}
+    monkeypatch.setattr(stages, "save_state", lambda *of: (kept.append(of[1][64:]), keep(*of)))
+    outcome = train(smears, model="folded", folds=2, **options)
+    assert kept == ["-fold-1-of-2"]
+    card = load_card(store, "folded")
+    assert card.digest == load_card(store, "m").digest  # the model is that of without folds
+    table = load_out_of_fold(store, card)
+    assert table is not None
+    assert table.num_rows == PATIENTS * CELLS == len(set(table["uri"].to_pylist()))
+    by_patient = pc.count_distinct(
+        table.group_by("patient_id").aggregate([("fold", "count_distinct")])["fold_count_distinct"]
+    )
+    assert by_patient.as_py() == 1
+    assert card.cross_validation is not None
+    assert outcome.folds == card.cross_validation.metrics
+    assert {row["metric"] for row in outcome.folds} >= {"AUROC", "sensitivity at 0.003"}
+    assert "folds: AUROC" in outcome.text()

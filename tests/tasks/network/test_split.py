@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tasks.network.split import PARTS, Split, SplitError, split, split_by
+from tasks.network.split import PARTS, Split, SplitError, folds, split, split_by
 from tests.support.paths import ROOT
 
 FRACTIONS = st.tuples(*[st.floats(0.05, 1)] * 3)
@@ -145,3 +145,24 @@ def test_a_split_is_made_without_importing_pytorch() -> None:
     """A coordinator splits images long before it needs a network."""
     program = "import sys, tasks.network.split; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_folds_test_every_row_once_and_never_split_a_patient() -> None:
+    rng = np.random.default_rng(0)
+    keys = [f"p{i}" for i in rng.integers(0, 30, 600)]
+    labels = rng.integers(0, 2, 600)
+    found = folds(keys, labels, 5, by="patient", validation=0.12, seed=0)
+    everything = np.asarray(keys)
+    assert np.sort(np.concatenate([parts["test"] for parts in found])).tolist() == [*range(600)]
+    for parts in found:
+        assert np.sort(np.concatenate([*parts.values()])).tolist() == [*range(600)]
+        held = [set(everything[rows]) for rows in parts.values()]
+        assert sum(map(len, held)) == len(set.union(*held)) == 30
+        assert len(held[list(parts).index("test")]) == 6
+        assert all(set(labels[parts[part]]) == {0, 1} for part in ("train", "validation"))
+
+
+def test_too_few_patients_for_folds_are_told() -> None:
+    keys, labels = ["a", "a", "b", "b"], np.array([0, 1, 0, 1])
+    with pytest.raises(SplitError, match=r"2 patients are too few.* for 2 folds.*fewer folds"):
+        folds(keys, labels, 2, by="patient", validation=0.12, seed=0)

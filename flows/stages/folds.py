@@ -1,0 +1,96 @@
+"""Cross-validate a recipe: every labelled image is diagnosed without its patient."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.monitoring.console import tell
+from flows.stages.labelled_images import LabelledImages
+from flows.stages.training import TrainingRecipe, train_rows
+from storage.models.out_of_fold import OUT_OF_FOLD
+from storage.models.trainings import remove_states
+from storage.store import Store
+from tasks.detector.probabilities import probabilities
+from tasks.evaluation.cross_validation import Diagnosed
+from tasks.evaluation.metrics import POSITIVE
+from tasks.network.split import folds
+from tasks.network.stains import mean_absorbance, stain_clusters
+
+
+def fold_rows(
+    recipe: TrainingRecipe, data: LabelledImages, count: int
+) -> list[dict[str, NDArray[np.intp]]]:
+    """Split the images of a recipe into folds; SplitError where there are too few."""
+    learned, judged, _ = recipe.fractions
+    return folds(
+        data.keys,
+        data.labels,
+        count,
+        by=data.by,
+        validation=judged / (learned + judged),
+        seed=recipe.seed,
+    )
+
+
+def cross_validate(
+    store: Store,
+    training: str,
+    recipe: TrainingRecipe,
+    data: LabelledImages,
+    parts: list[dict[str, NDArray[np.intp]]],
+) -> pa.Table:
+    """Train once a fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
+
+    States of trainings are kept until `remove_fold_states`, so that a fold that is finished is not
+    trained again when a later one was cut off.
+
+    Raises:
+        DivergedError: a loss is not finite.
+    """
+    count = len(data.keys)
+    fold, log_odds = np.zeros(count, np.int16), np.zeros(count)
+    probability = np.zeros(count)
+    for number, rows in enumerate(parts):
+        title = f"fold {number + 1} of {len(parts)}, "
+        name = _name(training, len(parts), number)
+        made = train_rows(store, name, recipe, data, rows, title=title)
+        test = rows["test"]
+        fold[test] = number
+        log_odds[test] = made.test_logits[:, POSITIVE] - made.test_logits[:, 1 - POSITIVE]
+        probability[test] = probabilities(made.test_logits, made.temperature)[:, POSITIVE]
+        right = np.mean((log_odds[test] > 0) == (data.labels[test] == POSITIVE))
+        tell(f"{title}{len(test):,} images of other {data.by}s: accuracy {right:.4f}")
+    stains = stain_clusters(mean_absorbance(data.pixels), data.keys)
+    own = {
+        "fold": pa.array(fold),
+        "log_odds": pa.array(log_odds),
+        "probability": pa.array(probability),
+        "stain": pa.array(stains.astype(np.int16)),
+    }
+    columns = [own[name] if name in own else data.rows[name] for name in OUT_OF_FOLD.names]
+    return pa.table(columns, schema=OUT_OF_FOLD)
+
+
+def remove_fold_states(store: Store, training: str, count: int) -> None:
+    """Remove what `cross_validate` kept in order to go on."""
+    for number in range(count):
+        remove_states(store, _name(training, count, number))
+
+
+def diagnosed(table: pa.Table, keys: list[str], positive: NDArray[np.bool_]) -> Diagnosed:
+    """Prepare a table of `OUT_OF_FOLD` for its metrics, by what its images are said to be.
+
+    Args:
+        table: n images.
+        keys: (n,), what images are resampled by: their patients.
+        positive: (n,), which images are of the first class.
+    """
+    log_odds, probability, stains = (
+        table[name].to_numpy() for name in ("log_odds", "probability", "stain")
+    )
+    _, patients = np.unique(keys, return_inverse=True)
+    return Diagnosed(positive, log_odds, probability, patients, stains)
+
+
+def _name(training: str, count: int, number: int) -> str:
+    return f"{training}-fold-{number}-of-{count}"

@@ -1,0 +1,137 @@
+"""Measure diagnoses of cross-validation: as a whole and by stain, with intervals over patients."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.evaluation.metrics import SAMPLES_AT_ONCE, detection, interval, resampled
+
+Float = NDArray[np.float64]
+
+FALSE_POSITIVE_RATES = (1e-2, 3e-3, 1e-3)
+BINS = 15  # of confidence, as Guo et al. (2017) have them
+REPEATS = 500
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """Images that were diagnosed by networks that had not seen their patients.
+
+    ``positive`` (n,) tells the label, ``log_odds`` (n,) and ``probability`` (n,) speak for the
+    positive class, ``patients`` and ``stains`` (n,) are numbers.
+    """
+
+    positive: NDArray[np.bool_]
+    log_odds: Float
+    probability: Float
+    patients: NDArray[np.integer]
+    stains: NDArray[np.integer]
+
+    def take(self, rows: NDArray[np.bool_]) -> "Diagnosed":
+        """Take some of the images."""
+        return Diagnosed(*(values[rows] for values in vars(self).values()))
+
+
+def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str, Any]]:
+    """Measure all images, and those of each stain where there are several.
+
+    Returns:
+        A row for each metric: ``stain`` (None for all), ``patients``, ``images``, ``metric``,
+        ``value``, ``low`` and ``high``; None where it cannot be computed.
+    """
+    stains = np.unique(found.stains).tolist()
+    rows = _rows(None, found, repeats)
+    if len(stains) > 1:
+        for stain in stains:
+            rows += _rows(stain, found.take(found.stains == stain), repeats)
+    return rows
+
+
+def _rows(stain: int | None, found: Diagnosed, repeats: int) -> list[dict[str, Any]]:
+    once = np.ones((1, len(found.positive)))
+    values = measured(found, once)
+    draws = measured(found, resampled(found.patients, repeats))
+    about = {
+        "stain": stain,
+        "patients": len(np.unique(found.patients)),
+        "images": len(found.positive),
+    }
+    return [
+        {**about, "metric": name, **_finite(interval(value[0], draws[name])._asdict())}
+        for name, value in values.items()
+    ]
+
+
+def measured(found: Diagnosed, weights: Float) -> dict[str, Float]:
+    """Compute the metrics (R,) by name, images counted by weights (R, n)."""
+    right = (found.log_odds > 0) == found.positive
+    auroc = detection(found.positive, found.log_odds, weights)["AUROC"]
+    by_rate = sensitivities(found.positive, found.log_odds, weights)
+    return {
+        "accuracy": weights @ right / weights.sum(axis=1),
+        "AUROC": auroc,
+        **{
+            f"sensitivity at {rate:g}": each
+            for rate, each in zip(FALSE_POSITIVE_RATES, by_rate.T, strict=True)
+        },
+        "calibration error": calibration_error(found.probability, right, weights),
+    }
+
+
+def sensitivities(
+    positive: NDArray[np.bool_],
+    scores: Float,
+    weights: Float,
+    rates: Sequence[float] = FALSE_POSITIVE_RATES,
+) -> Float:
+    """Compute the share of positive images above the least threshold of a false-positive rate.
+
+    Args:
+        positive: (n,), which images are.
+        scores: (n,), higher for images that look positive.
+        weights: (R, n), how often each image counts.
+        rates: the largest share of negative images that may lie above the threshold.
+
+    Returns:
+        (R, len(rates)); NaN where there are no positive, or no negative images.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
+    found = np.empty((len(weights), len(rates)))
+    for start in range(0, len(weights), SAMPLES_AT_ONCE):
+        some = weights[start : start + SAMPLES_AT_ONCE][:, order]
+        above = [np.cumsum(some * side[order], axis=1)[:, ends] for side in (positive, ~positive)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            true, false = (counts / counts[:, -1:] for counts in above)
+        for column, rate in enumerate(rates):
+            allowed = np.where(false <= rate, true, 0.0).max(axis=1)
+            allowed[np.isnan(true[:, -1]) | np.isnan(false[:, -1])] = np.nan
+            found[start : start + SAMPLES_AT_ONCE, column] = allowed
+    return found
+
+
+def calibration_error(probability: Float, right: NDArray[np.bool_], weights: Float) -> Float:
+    """Compute the expected calibration error (R,): |confidence - accuracy|, averaged over bins.
+
+    Confidence is the probability of the diagnosis, of 1/2 to 1, in `BINS` bins of equal width over
+    [0, 1] (Guo et al. 2017).
+
+    Args:
+        probability: (n,), of the positive class.
+        right: (n,), whether the diagnosis is.
+        weights: (R, n), how often each image counts.
+    """
+    confidence = np.maximum(probability, 1.0 - probability)
+    bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
+    excess = np.zeros((len(probability), BINS))
+    excess[np.arange(len(probability)), bins] = confidence - right
+    found: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
+    return found
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
