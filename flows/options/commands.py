@@ -8,7 +8,7 @@ from flows.options.described import Options
 # Settings by what they are about, in the order in which help shows them.
 STORE = ("store",)
 READ = ("read_seconds",)
-TRAINING = ("training_memory", *READ)
+TRAINING = ("training_memory",)
 BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below")
 REPORT = ("field_limits", "detectable_percent", "metrics")
@@ -21,7 +21,7 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 GROUPS = {
     "store": STORE,
     "cluster": CLUSTER,
-    "training": ("training_memory",),
+    "training": TRAINING,
     "batch": BATCH,
     "detector": DETECTOR,
     "report": REPORT,
@@ -48,7 +48,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE + TRAINING, flow=True),
+    "train": Command(flows.Train, "flows.train:train", STORE + TRAINING + READ, flow=True),
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
