@@ -27,7 +27,7 @@ from flows.options.flows import (
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
-from flows.stages.training import TrainingRecipe
+from flows.stages.training.recipes import TrainingRecipe
 from flows.train import train_by
 from storage.batches.manifests import load_batch
 from storage.leases import lease

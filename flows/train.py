@@ -12,9 +12,9 @@ from flows.options.described import described
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.stages.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
-from flows.stages.labelled_images import CLASSES, load_labelled_images
-from flows.stages.training import TrainingRecipe, train_model, training_digest
+from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
+from flows.stages.training.images import CLASSES, load_labelled_images
+from flows.stages.training.recipes import TrainingRecipe, train_model, training_digest
 from storage.leases import lease
 from storage.models.classifiers import (
     CrossValidation,

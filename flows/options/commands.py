@@ -81,9 +81,15 @@ COMMANDS = {
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE + READ),
-    "review export": Command(tools.ReviewExport, "flows.commands.review:export", STORE),
-    "review import": Command(tools.ReviewImport, "flows.commands.review:import_verdicts", STORE),
-    "review report": Command(tools.ReviewReport, "flows.commands.review:report", STORE),
+    "review export": Command(tools.ReviewExport, "flows.commands.review.cells:export", STORE),
+    "review import": Command(
+        tools.ReviewImport, "flows.commands.review.cells:import_verdicts", STORE
+    ),
+    "review report": Command(tools.ReviewReport, "flows.commands.review.cells:report", STORE),
+    "labels export": Command(
+        tools.LabelsExport, "flows.commands.review.labels:export", STORE + READ
+    ),
+    "labels apply": Command(tools.LabelsApply, "flows.commands.review.labels:apply", STORE + READ),
     "site export": Command(tools.SiteExport, "flows.federation:export", STORE),
     "site import": Command(
         tools.SiteImport, "flows.federation:import_file", STORE + DETECTOR + CLUSTER, workers=True

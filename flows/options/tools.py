@@ -74,6 +74,24 @@ class ReviewReport(Options):
     batch: Annotated[str, Field(description="the reviewed batch")]
 
 
+class LabelsExport(Options):
+    """Write the labels of training images, the least probable first, and a sheet for a person."""
+
+    to: Annotated[str, Field(description="folder for the table, the sheet and the images")]
+    model: Annotated[
+        str | None,
+        Field(description="the model, trained with --folds; by default the newest"),
+    ] = None
+    limit: Annotated[int, Field(ge=1, description="so many labels on the sheet")] = LIMIT
+
+
+class LabelsApply(Options):
+    """Write a manifest to train on, with a person's verdicts in the place of labels."""
+
+    file: Annotated[str, POSITIONAL, Field(description="the sheet with its verdicts")]
+    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+
+
 class SiteExport(Options):
     """Write a site, or a model's class statistics, into a file for another store: no images."""
 

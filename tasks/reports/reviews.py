@@ -1,4 +1,4 @@
-"""Choose cells for a person to look at, read the person's verdicts, and measure the precision."""
+"""Choose cells and labels for a person to look at, read verdicts, and measure the precision."""
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
@@ -27,6 +27,10 @@ FROM_REPORT = (
     "review_reason",
 )
 FROM_PERSON = ("verdict", "note", "reviewer")
+SUSPECTS = (
+    "rank", "label_probability", "label", "diagnosis", "image_id", "uri", "patient_id", "slide_id",
+    "log_odds", "fold", "stain",
+)  # fmt: skip
 PROBLEMS_SHOWN = 5
 
 
@@ -115,6 +119,37 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
             taken.add(image_id)
             slides[slide] += 1
     return Candidates(rows.take(pa.array(keep, pa.int64())), left_out)
+
+
+def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Rank all labels, the least probable first; images that are the same count once.
+
+    A network that has not seen a patient diagnoses that patient's cells; the less probable it finds
+    a cell's own label, the more likely the label is wrong. This is the ranking by self-confidence
+    of Northcutt, Jiang & Chuang (2021, arXiv 1911.00068).
+
+    Args:
+        out_of_fold: ``probability`` is that of the first class by a network that has not seen the
+            image's patient; ``label``, ``log_odds``, and what else `SUSPECTS` names.
+        classes: the two, in the order of logits.
+
+    Returns:
+        A table of `SUSPECTS`: ``label_probability`` is that of the label, ``rank`` begins at 1.
+    """
+    first = np.asarray(pc.equal(out_of_fold["label"], classes[0]))
+    probability = out_of_fold["probability"].to_numpy()
+    confidence = np.where(first, probability, 1.0 - probability)
+    # Probabilities of 1 and 0 are ties; log-odds are not.
+    odds = out_of_fold["log_odds"].to_numpy()
+    order = np.lexsort((out_of_fold["uri"].to_pylist(), np.where(first, odds, -odds), confidence))
+    found = out_of_fold.append_column("label_probability", pa.array(confidence)).append_column(
+        "diagnosis", pa.array(np.where(odds > 0, classes[0], classes[1]))
+    )
+    found = found.take(pa.array(order))
+    _, once = np.unique(found["image_id"].to_pylist(), return_index=True)
+    found = found.take(pa.array(np.sort(once)))
+    rank = pa.array(np.arange(1, found.num_rows + 1))
+    return found.append_column("rank", rank).select(SUSPECTS)
 
 
 def image_name(image_id: str, uri: str) -> str:
@@ -212,6 +247,26 @@ def check_verdicts(
         )
         for line in lines
     ]
+
+
+def corrected(
+    manifest: pa.Table, image_ids: Sequence[str], verdicts: Mapping[str, str]
+) -> pa.Table:
+    """Put verdicts in the place of labels; ``published_label`` keeps the old ones.
+
+    Args:
+        manifest: images with the column ``label``.
+        image_ids: of its rows.
+        verdicts: by digest, a class, or what is none: such an image has no label then, so that
+            nothing is learned from it.
+    """
+    classes = set(manifest["label"].to_pylist())
+    published = manifest["label"].to_pylist()
+    labels = [verdicts.get(i, label) for i, label in zip(image_ids, published, strict=True)]
+    kept = [label if label in classes else None for label in labels]
+    place = manifest.column_names.index("label")
+    made = manifest.set_column(place, "label", pa.array(kept, pa.string()))
+    return made.add_column(place + 1, "published_label", pa.array(published, pa.string()))
 
 
 def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:

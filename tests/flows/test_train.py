@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 import pytest
 
 from flows.settings import Settings
-from flows.stages import training as stages
-from flows.stages.labelled_images import load_labelled_images
+from flows.stages.training import recipes as stages
+from flows.stages.training.images import load_labelled_images
 from flows.train import TrainOutcome, train
 from storage.arrays import Arrays
 from storage.models.classifiers import list_models, load_card

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.commands.review import ImportOutcome, export, import_verdicts, report
+from flows.commands.review.cells import ImportOutcome, export, import_verdicts, report
 from flows.fit import fit, retract
 from flows.screen import screen
 from flows.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flows.commands.contours import contours
-from flows.commands.review import export, import_verdicts, report
+from flows.commands.review.cells import export, import_verdicts, report
 from flows.settings import Settings
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.reports.schemas.fields import field_schema
@@ -73,7 +73,7 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published_and_forced(store, tmp_path / "cell.png")
-    monkeypatch.setattr("flows.commands.review._write_picture", lambda *_: "cell.png")
+    monkeypatch.setattr("flows.commands.review.cells.write_picture", lambda *_: "cell.png")
     out = export("night", str(tmp_path / "out"), settings=Settings(store=store.url))
     assert out.cells == 1
 

@@ -7,12 +7,12 @@ has a verdict in both is a label in the one whose verdict came first.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 
+from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
 from flows.monitoring.console import tell
 from flows.options.described import described
 from flows.options.tools import LIMIT, PER_SLIDE, ReviewExport, ReviewImport, ReviewReport
@@ -30,7 +30,6 @@ from storage.store import Store
 from tasks.detector.verdict import format_reasons
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
-from tasks.images.regions import ImageRef, find_unchanged
 from tasks.reports.columns import is_for_review
 from tasks.reports.reviews import (
     FROM_PERSON,
@@ -41,15 +40,13 @@ from tasks.reports.reviews import (
     VerdictError,
     candidates,
     check_verdicts,
-    image_name,
     precision,
     read_verdicts,
 )
-from tasks.reports.spreadsheet import csv_lines
 from tasks.types import Status
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
-SHEET, SLIDE_SHEET, PICTURES = "review.csv", "slides.csv", "images"
+SLIDE_SHEET = "slides.csv"
 OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
 
 
@@ -162,13 +159,7 @@ def export(
     their digest. Cells that have a verdict already are left out.
     """
     store = Store((settings or Settings()).store)
-    if "://" in to:
-        raise SourceError(f"{to} is no folder of this machine, where a person looks at images")
-    folder = Path(to)
-    if (folder / SHEET).exists():
-        raise SourceError(
-            f"{folder / SHEET} is there already and may hold verdicts: give another --to"
-        )
+    folder = new_folder(to)
     frozen = published_batch(store, batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
@@ -185,15 +176,15 @@ def export(
         if len(sheet) == limit:
             break
         try:
-            name = _write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
+            name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
         except (OSError, SourceError, BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
         sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
     found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
     slides = _slides_for_review(store, frozen)
-    _write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
-    _write_sheet(folder / SHEET, [*FROM_REPORT, *FROM_PERSON, "image"], sheet)
+    write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
+    write_sheet(folder / SHEET, [*FROM_REPORT, *FROM_PERSON, "image"], sheet)
     return ExportOutcome(
         batch=frozen.name,
         sheet=str(folder / SHEET),
@@ -218,27 +209,6 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
         [*(row.get(name) for name in OF_SLIDES[:-1]), told]
         for row, told in zip(chosen, reasons, strict=True)
     ]
-
-
-def _write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a sheet, complete or not at all."""
-    stage = path.with_name(f".part-{path.name}")
-    # Without the byte order mark Excel takes UTF-8 for something else.
-    with stage.open("w", encoding="utf-8-sig", newline="") as file:
-        file.writelines(csv_lines(columns, rows))
-    stage.replace(path)
-
-
-def _write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
-    """Write the image of a cell into a folder, and return its file name."""
-    found = find_unchanged(ref, image_id)
-    if found.content is None:
-        name = f"{image_id}.png"
-        found.image().save(folder / name)
-    else:
-        name = image_name(image_id, ref.uri)
-        (folder / name).write_bytes(found.content)
-    return name
 
 
 @described(ReviewImport)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flows.jobs.versions import OF_A_MODEL, exact
 from flows.monitoring.console import tell, warn
-from flows.stages.labelled_images import LabelledImages
+from flows.stages.training.images import LabelledImages
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.trainings import load_state, save_state

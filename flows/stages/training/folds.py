@@ -5,8 +5,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.monitoring.console import tell
-from flows.stages.labelled_images import LabelledImages
-from flows.stages.training import TrainingRecipe, train_rows
+from flows.stages.training.images import LabelledImages
+from flows.stages.training.recipes import TrainingRecipe, train_rows
 from storage.models.out_of_fold import OUT_OF_FOLD
 from storage.models.trainings import remove_states
 from storage.store import Store

@@ -1,0 +1,1 @@
+"""Commands by which persons look at cells and labels, on sheets with pictures."""

@@ -1,0 +1,44 @@
+"""Write sheets that a person fills in, and the pictures that they name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.images.files import SourceError
+from tasks.images.regions import ImageRef, find_unchanged
+from tasks.reports.reviews import image_name
+from tasks.reports.spreadsheet import csv_lines
+
+SHEET, PICTURES = "review.csv", "images"
+
+
+def new_folder(to: str) -> Path:
+    """Return the folder for a sheet; SourceError where one is there, which may hold verdicts."""
+    if "://" in to:
+        raise SourceError(f"{to} is no folder of this machine, where a person looks at images")
+    folder = Path(to)
+    if (folder / SHEET).exists():
+        raise SourceError(
+            f"{folder / SHEET} is there already and may hold verdicts: give another --to"
+        )
+    return folder
+
+
+def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a sheet, complete or not at all."""
+    stage = path.with_name(f".part-{path.name}")
+    # Without the byte order mark Excel takes UTF-8 for something else.
+    with stage.open("w", encoding="utf-8-sig", newline="") as file:
+        file.writelines(csv_lines(columns, rows))
+    stage.replace(path)
+
+
+def write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
+    """Write the image of a cell into a folder, and return its file name."""
+    found = find_unchanged(ref, image_id)
+    if found.content is None:
+        name = f"{image_id}.png"
+        found.image().save(folder / name)
+    else:
+        name = image_name(image_id, ref.uri)
+        (folder / name).write_bytes(found.content)
+    return name
