@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 
-from flows.jobs.worker import keep_freed_memory
+from flows.jobs.worker import settle_finder
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     PLACE_SCHEMA,
@@ -28,7 +29,16 @@ from tasks.images.files import digest_of_file, read_bytes, stamp
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of
 from tasks.images.slides import is_slide, open_slide
-from tasks.segmentation.fields import Finder, Row, box_columns, box_of, cells_of_place, load_finder
+from tasks.segmentation.cells import typical_diameter
+from tasks.segmentation.fields import (
+    Finder,
+    Row,
+    box_columns,
+    box_of,
+    cells_of_place,
+    finite,
+    load_finder,
+)
 from tasks.segmentation.survey import survey
 from tasks.segmentation.tiles import tiles_of_place
 
@@ -37,7 +47,10 @@ TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be k
 
 @dataclass(frozen=True)
 class SurveyJob:
-    """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number."""
+    """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number.
+
+    Cells of every ``measured``-th photograph are measured; of none where it is 0.
+    """
 
     store: Store
     name: str
@@ -45,6 +58,7 @@ class SurveyJob:
     start: int
     stop: int
     cutting: Cutting
+    measured: int = 0
 
     def rows(self) -> int:
         """Count the sources."""
@@ -54,7 +68,11 @@ class SurveyJob:
         """Survey one source as many are, and keep nothing."""
         at = self.start + row
         (source,) = read_sources(self.store, self.name, at, at + 1).to_pylist()
-        list(_survey_source(source, self.cutting))
+        list(_survey_source(source, self.cutting, measure=self.measures(at)))
+
+    def measures(self, source: int) -> bool:
+        """Tell whether the cells of a source are measured, where it is a photograph."""
+        return self.measured > 0 and source % self.measured == 0
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep sources that kill workers from being read again."""
@@ -88,12 +106,15 @@ class SearchJob:
 
 def survey_sources(job: SurveyJob) -> int:
     """Find the fields of view of some sources, write them, and return how many there are."""
+    settle_finder()
     sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
     killers = read_quarantine(job.store, job.name, "surveys", job.number)
     places = [
         place
         for row, source in enumerate(sources)
-        for place in _survey_source(source, job.cutting, kills=row in killers)
+        for place in _survey_source(
+            source, job.cutting, measure=job.measures(job.start + row), kills=row in killers
+        )
     ]
     write_part(
         job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
@@ -101,7 +122,9 @@ def survey_sources(job: SurveyJob) -> int:
     return len(places)
 
 
-def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Iterator[Row]:
+def _survey_source(
+    source: Row, cutting: Cutting, *, measure: bool, kills: bool = False
+) -> Iterator[Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
@@ -115,8 +138,10 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
         if not is_slide(uri):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
-            width, height = decode_rgb(content, upright=False).size
-            yield about | box_columns((0, 0, width, height)) | {"level": 0, "kind": "field"}
+            picture = decode_rgb(content, upright=False)
+            if measure:
+                about |= {"diameter": finite(typical_diameter(np.asarray(picture)))}
+            yield about | box_columns((0, 0, *picture.size)) | {"level": 0, "kind": "field"}
             return
         about |= {"source_id": digest_of_file(uri).hex()}
         given = cutting.microns_per_pixel
@@ -140,7 +165,7 @@ def _survey_source(source: Row, cutting: Cutting, *, kills: bool = False) -> Ite
 
 def search_places(job: SearchJob) -> int:
     """Cut up the fields of one part, write the images, and return how many there are."""
-    keep_freed_memory()
+    settle_finder()
     finder = load_finder(job.cutting.finder)
     images: list[Row] = []
     fields: list[Row] = []

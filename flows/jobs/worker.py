@@ -26,6 +26,15 @@ def settle_worker() -> None:
 
 
 @cache
+def settle_finder() -> None:
+    """Set this process up to find cells in one field at a time, on one core."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+
+
+@cache
 def keep_freed_memory() -> None:
     """Keep the memory that this process frees, for it needs as much again in a moment.
 

@@ -49,6 +49,7 @@ from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.columns import failure_reasons
 from tasks.segmentation.fields import OUTLINES, try_finder
+from tasks.segmentation.magnification import measured_every, typical_diameters
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8
@@ -204,6 +205,8 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
         return
     done = complete_parts(store, frozen.name, "surveys")
     starts = range(0, frozen.sources, SOURCES_A_JOB)
+    outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
+    measured = measured_every(frozen.sources) if outlined else 0
     jobs = [
         SurveyJob(
             store,
@@ -212,6 +215,7 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
             start,
             min(start + SOURCES_A_JOB, frozen.sources),
             frozen.cutting,
+            measured,
         )
         for number, start in enumerate(starts)
         if number not in done
@@ -219,8 +223,18 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
     title = f"survey {frozen.name}"
     for _ in run_jobs(client, survey_sources, jobs, title=title):
         pass
-    parts = list(read_parts(store, frozen.name, "surveys", len(starts)))
-    write_places(store, frozen.name, parts or [PLACE_SCHEMA.empty_table()], FIELDS_A_JOB)
+    parts = read_parts(store, frozen.name, "surveys", len(starts))
+    places = pa.concat_tables([PLACE_SCHEMA.empty_table(), *parts])
+    write_places(store, frozen.name, _with_diameters(places), FIELDS_A_JOB)
+
+
+def _with_diameters(places: pa.Table) -> pa.Table:
+    """Let photographs of one size share the diameter that was measured on some of them."""
+    about = places.select(["width", "height", "is_slide"]).to_pylist()
+    sizes = [None if row["is_slide"] else (row["width"], row["height"]) for row in about]
+    diameters = typical_diameters(sizes, places["diameter"].to_pylist())
+    column = PLACE_SCHEMA.get_field_index("diameter")
+    return places.set_column(column, PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64()))
 
 
 @task(cache_policy=NO_CACHE)

@@ -180,12 +180,9 @@ def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
     return read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
 
 
-def write_places(store: Store, name: str, parts: Iterable[pa.Table], group: int) -> int:
-    """Join the places that surveys found into parts of ``group`` rows; return how many parts."""
-    places = pa.concat_tables(parts)
+def write_places(store: Store, name: str, places: pa.Table, group: int) -> None:
+    """Write the places that surveys found, in parts of ``group`` rows."""
     write_table(store, places, FOLDER, name, PLACES, group_rows=group)
-    count: int = places.num_rows
-    return -(-count // group)
 
 
 def count_places(store: Store, name: str) -> int | None:

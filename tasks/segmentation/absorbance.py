@@ -72,8 +72,8 @@ def _background(levels: Amount) -> Amount:
         weights = np.linalg.solve(a.T @ a / len(a) + np.diag(STIFFNESS), a.T @ b / len(a))
         darker = (terms @ weights - samples).mean(axis=1)
         spread = 1.4826 * np.median(np.abs(darker[unstained])) + 0.005
-        unstained = lit & (np.abs(darker) < 2.5 * spread)
-        if not unstained.any():
+        before, unstained = unstained, lit & (np.abs(darker) < 2.5 * spread)
+        if not unstained.any() or np.array_equal(unstained, before):
             break
     surface = np.zeros((3, 3, 3), np.float32)
     surface[POWERS] = weights

@@ -7,6 +7,7 @@ programming. A cell that lies over another one has edges on all sides, since abs
 that the overlap belongs to both.
 """
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
@@ -124,17 +125,18 @@ def enclosed_area(outlines: Float) -> Float:
 
 def _between_pixels(edge: Edges, places: Edges) -> Edges:
     """Interpolate edges at places x + iy bilinearly, 0 outside the field; of places' shape."""
-    padded = np.pad(edge, 1)
-    height, width = padded.shape
-    x = np.clip(places.real + 1, 0, width - 1.001)
-    y = np.clip(places.imag + 1, 0, height - 1.001)
-    column, row = x.astype(np.int32), y.astype(np.int32)
-    x -= column
-    y -= row
-    first, flat = row * width + column, padded.ravel()
-    upper = flat[first] * (1 - x) + flat[first + 1] * x
-    lower = flat[first + width] * (1 - x) + flat[first + width + 1] * x
-    return np.asarray(upper * (1 - y) + lower * y)
+    if not places.size:
+        return places
+    flat = places.reshape(-1, places.shape[-1])
+    met = cv2.remap(
+        edge.view(np.float32).reshape(*edge.shape, 2),
+        np.ascontiguousarray(flat.real),
+        np.ascontiguousarray(flat.imag),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return np.asarray(met.view(np.complex64).reshape(places.shape))
 
 
 def _ring(radius: float) -> tuple[Edges, int]:

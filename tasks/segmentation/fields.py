@@ -23,6 +23,7 @@ Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
 ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
+ALIKE = 0.15  # by which the medians of photographs of one magnification differ at most
 TRIED = 128  # pixels of the side of the field on which a finder is tried
 GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
 
@@ -84,7 +85,8 @@ def cells_of_place(
         least_sharpness: below which a slide's field is out of focus, and not searched.
         most_packed: beyond which it is too thick, and not searched.
     """
-    expected = place["diameter"]
+    # Of a slide the magnification is known; of photographs it was measured on some of them.
+    expected = place["diameter"] if place["is_slide"] else None
     around = _grown(place) if place["is_slide"] else box_of(place)
     _refuse_changed(place)
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
@@ -97,7 +99,10 @@ def cells_of_place(
         thick = packed(pixels, expected / step)
         if thick > most_packed:
             return field | {"kind": "thick", "sharpness": seen, "packed": thick}, []
-    found = finder(pixels, None if expected is None else expected / step)
+    if expected is None:
+        found = _found_like_others(finder, pixels, place["diameter"])
+    else:
+        found = finder(pixels, expected / step)
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
@@ -122,13 +127,22 @@ def cells_of_place(
     quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter), focus=seen))
     stain = quality.pop("stain")
     quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
-    known = {name: _finite(value) for name, value in quality.items()}
+    known = {name: finite(value) for name, value in quality.items()}
     known |= {
-        "diameter": _finite(diameter),
+        "diameter": finite(diameter),
         "white_cells": sum(cell.kind == "white" for cell in kept),
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
     return field | known, list(rows.values())
+
+
+def _found_like_others(finder: Finder, pixels: Field, diameter: float | None) -> Cells:
+    """Find the cells of a photograph by the typical diameter of others, unless its own differs."""
+    if diameter is not None:
+        found = finder(pixels, diameter)
+        if abs(found.diameter / diameter - 1) < ALIKE:
+            return found
+    return finder(pixels, None)
 
 
 def _level_of_cells(place: Row, diameter: float) -> int:
@@ -214,5 +228,6 @@ def box_of(place: Row) -> Box:
     return place["x"], place["y"], place["width"], place["height"]
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a finite value, and None of another one."""
     return value if np.isfinite(value) else None

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy.optimize import linear_sum_assignment
 
-from tasks.segmentation.cells import Cells, Kind, find_cells
+from tasks.segmentation.cells import Cells, Kind, find_cells, typical_diameter
 from tests.support.boxes import Boxes, overlap
-from tests.support.measuring import QUICK, Record
+from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.paths import DATA
 
 BORDER = 4  # pixels; a box that comes so close to the border may be cut by it
@@ -118,6 +118,28 @@ def test_fields_as_they_are(fields: list[Annotated], half: str, record: Record) 
 
 def test_fields_of_known_magnification(fields: list[Annotated]) -> None:
     measure("the diameter told", fields, told=95)
+
+
+def test_photographs_of_one_magnification_are_measured_once(
+    fields: list[Annotated], record: Record
+) -> None:
+    """As `segment` does: some photographs are measured, and all are searched by their median."""
+    images = [np.asarray(field.image) for field in fields]
+    typical = float(np.nanmedian([typical_diameter(image) for image in images[::4]]))
+    measure(f"by the others' {typical:.0f} pixels", fields, told=typical)
+    times = in_turn(
+        1 if QUICK else 3,
+        {
+            "others": lambda: [find_cells(image, typical) for image in images],
+            "own": lambda: [find_cells(image) for image in images],
+        },
+    )
+    record(
+        "cells of a photograph, by the diameter of others and by its own",
+        "ms",
+        ours=[1000 * seconds / len(images) for seconds in times["others"]],
+        rival=[1000 * seconds / len(images) for seconds in times["own"]],
+    )
 
 
 @pytest.mark.parametrize("change", CHANGES)

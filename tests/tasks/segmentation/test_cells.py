@@ -270,3 +270,9 @@ def test_a_photograph_of_too_many_small_cells_is_refused_before_it_is_enlarged()
     with pytest.raises(BadImageError, match=r"in 6000 x 6000 pixels, .* cut the photograph") as why:
         find_cells(np.zeros((1000, 1000, 3), np.uint8), 8)
     assert why.value.reason == "too_large"
+
+
+def test_a_strip_that_is_longer_than_can_be_searched_is_refused() -> None:
+    with pytest.raises(BadImageError, match=r"cut the photograph") as why:
+        find_cells(np.zeros((40, 6000, 3), np.uint8), 8)
+    assert why.value.reason == "too_large"

@@ -3,7 +3,14 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.images.files import SourceError
-from tasks.segmentation.fields import _level_of_cells, load_finder, try_finder
+from tasks.segmentation.cells import Cells
+from tasks.segmentation.fields import (
+    _found_like_others,
+    _level_of_cells,
+    load_finder,
+    try_finder,
+)
+from tests.support.fields import ground
 
 
 @pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
@@ -41,3 +48,21 @@ def test_a_wrong_finder_is_known_before_any_photograph_is_read(name: str, says: 
         try_finder(name)
     try_finder("tests.support.finders:upper_half")
     try_finder("outlines")
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "asked"),
+    [(95, 90, [95]), (95, 60, [95, None]), (95, float("nan"), [95, None]), (None, 90, [None])],
+    ids=["alike", "another magnification", "no cells", "none measured"],
+)
+def test_a_photograph_is_searched_as_others_unless_its_cells_differ(
+    others: float | None, own: float, asked: list[float | None]
+) -> None:
+    told = list[float | None]()
+
+    def finder(field: object, diameter: float | None) -> Cells:
+        told.append(diameter)
+        return Cells((), own)
+
+    _found_like_others(finder, ground(), others)
+    assert told == asked
