@@ -128,9 +128,7 @@ def train_by(
     store = Store(settings.store)
     keep_freed_memory()
     weights = None if recipe.weights == "scratch" else recipe.weights
-    tap_widths(
-        build(recipe.network, weights)
-    )  # what cannot be built is told before images are read
+    tap_widths(build(recipe.network, weights))  # told before images are read, if there is none
     data = load_labelled_images(
         recipe.images, recipe.network.side, limit=recipe.limit, memory=settings.training_memory
     )

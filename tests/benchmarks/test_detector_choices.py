@@ -10,7 +10,7 @@ A seed of `test_choices` takes about eight minutes on one core, five of them for
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -23,7 +23,6 @@ from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor, nn
 
-import tasks.network.training
 from flows.jobs.worker import keep_freed_memory
 from tasks.detector.calibration import Calibration, calibrate, group_weights, log_distance, p_values
 from tasks.detector.mahalanobis import (
@@ -39,6 +38,7 @@ from tasks.evaluation.metrics import accuracy, auroc
 from tasks.images.decoding import decode_rgb, resize
 from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
+from tasks.network.augmentation import MILD, Augmentation
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
@@ -107,15 +107,11 @@ def cells() -> Cells:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: which stages stay frozen, the input's side, and how far colours are jittered.
-
-    ``jitter`` is that of brightness, (1 +- jitter), on top of `augment` of training; that of single
-    channels is half of it.
-    """
+    """How to train: which stages stay frozen, the input's side, and how far images are varied."""
 
     frozen: tuple[str, ...]
     side: int = 64
-    jitter: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 STEM = ("conv_stem", "bn1")
@@ -125,8 +121,8 @@ RECIPES = {
     "frozen through blocks.3": Recipe((*STEM, *(f"blocks.{i}" for i in range(4)))),
     "frozen through blocks.4": Recipe((*STEM, *(f"blocks.{i}" for i in range(5)))),
     "nothing frozen": Recipe(()),
-    "colour jitter three times as strong": Recipe(
-        (*STEM, "blocks.0", "blocks.1", "blocks.2"), jitter=0.3
+    "images varied as in 0.2": Recipe(
+        (*STEM, "blocks.0", "blocks.1", "blocks.2"), augmentation=MILD
     ),
     "input of 96 pixels": Recipe((*STEM, "blocks.0", "blocks.1", "blocks.2"), side=96),
 }
@@ -139,26 +135,14 @@ def train_by(recipe: Recipe, cells: Cells, parts: dict[str, list[str]], seed: in
     classifier = build(spec, "imagenet")
     seen = cells.of(parts["train"] + parts["validation"])
     rows = {p: np.flatnonzero(np.isin(seen.patients, parts[p])) for p in ("train", "validation")}
-    augment = tasks.training.augment
-
-    def stronger(pixels: Tensor, generator: torch.Generator) -> Tensor:
-        gains = [
-            1.0 + size * (2 * torch.rand(len(pixels), channels, 1, 1, generator=generator) - 1)
-            for size, channels in ((recipe.jitter, 1), (recipe.jitter / 2, 3))
-        ]
-        return (augment(pixels, generator) * gains[0] * gains[1]).clamp_(0.0, 1.0)
-
-    with pytest.MonkeyPatch.context() as patched:
-        if recipe.jitter:
-            patched.setattr(tasks.training, "augment", stronger)
-        train(
-            classifier,
-            seen.pixels(Cut(recipe.side)),
-            seen.labels,
-            rows["train"],
-            rows["validation"],
-            TrainingPlan(seed=seed),
-        )
+    train(
+        classifier,
+        seen.pixels(Cut(recipe.side)),
+        seen.labels,
+        rows["train"],
+        rows["validation"],
+        TrainingPlan(seed=seed, augmentation=recipe.augmentation),
+    )
     return classifier
 
 
