@@ -1,0 +1,41 @@
+"""Labels that were turned round on purpose are what folds find least probable."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.commands.review.labels import export
+from flows.settings import Settings
+from flows.train import train
+from tasks.images.listing import list_images
+from tasks.synthetic.cells import write_collection
+from tests.support.models import CLASSES
+
+SHARE = 0.05
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
+
+
+def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:
+    """As many labels are looked at as are wrong, so that precision and recall are one number."""
+    write_collection(
+        tmp_path / "smears", patients=20, cells_per_patient=30, parasitized_fraction=0.5, seed=1
+    )
+    listed = list_images(str(tmp_path / "smears"), classes=CLASSES)
+    wrong = np.random.default_rng(0).permutation(listed.num_rows) < SHARE * listed.num_rows
+    positive = np.asarray([label == CLASSES[0] for label in listed["label"].to_pylist()])
+    labels = np.where(positive ^ wrong, *CLASSES)
+    place = listed.column_names.index("label")
+    manifest = tmp_path / "flipped.parquet"
+    pq.write_table(listed.set_column(place, "label", pa.array(labels)), manifest)
+    settings = Settings(store=str(tmp_path / "store"))
+    train(str(manifest), folds=4, epochs=4, side=48, settings=settings)
+    ranked = pq.read_table(export(to=str(tmp_path / "out"), settings=settings).ranked)
+    planted = {uri for uri, own in zip(listed["uri"].to_pylist(), wrong, strict=True) if own}
+    worst = set(ranked["uri"].to_pylist()[: len(planted)])
+    recall = len(worst & planted) / len(planted)
+    print(f"{len(planted)} planted, {recall:.2f} of them among the {len(worst)} worst")
+    assert recall > 0.8
