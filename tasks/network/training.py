@@ -37,7 +37,7 @@ class TrainingPlan:
     peak_rate: float = 1e-3
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
-    averaging: float = 0.0
+    averaging: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 

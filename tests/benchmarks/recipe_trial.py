@@ -52,17 +52,20 @@ class Recipe:
     frozen: tuple[str, ...] | None = None
 
 
+DEFAULT = "strong, weights averaged"
+BEFORE = "0.2: gains .1 / .05, 4 epochs"
+STRONG = replace(PLAN, averaging=0.0)
 RECIPES = {
-    "0.2: gains .1 / .05, 4 epochs": Recipe(replace(PLAN, epochs=4, augmentation=MILD)),
-    "0.2, 8 epochs": Recipe(replace(PLAN, augmentation=MILD)),
-    "strong": Recipe(PLAN),
-    "strong, labels smoothed by .1": Recipe(replace(PLAN, label_smoothing=0.1)),
-    "strong, weights averaged": Recipe(replace(PLAN, averaging=1.0)),
+    BEFORE: Recipe(replace(STRONG, epochs=4, augmentation=MILD)),
+    "0.2, 8 epochs": Recipe(replace(STRONG, augmentation=MILD)),
+    "strong": Recipe(STRONG),
+    DEFAULT: Recipe(PLAN),
+    "strong, labels smoothed by .1": Recipe(replace(STRONG, label_smoothing=0.1)),
     "strong, no degraded images": Recipe(
-        replace(PLAN, augmentation=replace(PLAN.augmentation, degraded=0.0))
+        replace(STRONG, augmentation=replace(PLAN.augmentation, degraded=0.0))
     ),
-    "colours varied twice as far": Recipe(replace(PLAN, augmentation=COLOUR)),
-    "strong, nothing frozen": Recipe(PLAN, frozen=()),
+    "colours varied twice as far": Recipe(replace(STRONG, augmentation=COLOUR)),
+    "strong, nothing frozen": Recipe(STRONG, frozen=()),
 }
 
 

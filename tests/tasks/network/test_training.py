@@ -58,7 +58,7 @@ def run(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     **plan: float,
 ) -> list[Epoch]:
-    made = TrainingPlan(**({"epochs": 3, "batch": 8, "peak_rate": 3e-3} | plan))  # type: ignore[arg-type]
+    made = TrainingPlan(**({"epochs": 3, "batch": 8, "peak_rate": 3e-3, "averaging": 0.0} | plan))  # type: ignore[arg-type]
     return train(classifier, pixels, LABELS, TRAIN, VALIDATION, made, on_epoch)
 
 
