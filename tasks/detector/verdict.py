@@ -17,6 +17,7 @@ class Reason(StrEnum):
 
     ABNORMAL = "abnormal"
     UNCERTAIN = "uncertain"
+    UNSTABLE = "unstable"  # only beside another: what nothing else calls is not looked at twice
     FAILED = "failed"
 
 

@@ -68,6 +68,19 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
+def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the rows (n,) before each that have the same code.
+
+    >>> rank_within(np.asarray([7, 2, 7, 7]))
+    array([0, 0, 1, 2])
+    """
+    order = np.argsort(codes, kind="stable")
+    _, sizes = np.unique(codes, return_counts=True)
+    ranks = np.empty(len(codes), np.int64)
+    ranks[order] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ranks
+
+
 def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
     codes, reasons = coded(rows["review_reason"])

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import log_distance
-from tasks.reports.columns import coded, failure_reasons, flags, numbers_of
+from tasks.reports.columns import coded, failure_reasons, flags, numbers_of, rank_within
 from tasks.types import Float
 
 ABNORMAL, UNCERTAIN, SAMPLE = "abnormal", "uncertain", "sample"
@@ -137,7 +137,7 @@ def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | No
     rows = _ordered(rows if known is None else pa.concat_tables([known, rows]))
     if a_slide is not None:
         codes, _ = coded(rows["slide_id"])
-        rows = rows.filter(pa.array(_rank_within(codes) < a_slide))
+        rows = rows.filter(pa.array(rank_within(codes) < a_slide))
     return rows.slice(0, CELLS_SHOWN[sheet]).combine_chunks()
 
 
@@ -146,16 +146,6 @@ _ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]
 
 def _ordered(rows: pa.Table) -> pa.Table:
     return rows.take(pc.sort_indices(rows, _ORDER))
-
-
-def _rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the rows before each that have the same code."""
-    order = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    ranks = np.empty(len(codes), np.int64)
-    ranks[order] = np.arange(len(codes)) - starts
-    return ranks
 
 
 def _names(rows: pa.Table) -> list[tuple[str, str]]:

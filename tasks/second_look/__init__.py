@@ -1,0 +1,1 @@
+"""Look twice at images that go to a person: turned, flipped and filtered."""

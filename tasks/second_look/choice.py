@@ -1,0 +1,131 @@
+"""Choose the images of a night that are looked at twice, so that the night does not grow with them.
+
+A night of another laboratory may be for review as a whole. So a share of it is looked at twice: of
+each slide the most doubtful image, then of each the next, as long as the share lasts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.detector.verdict import VerdictRule
+from tasks.reports.columns import coded, flags, is_for_review, numbers_of, rank_within
+from tasks.types import Float
+
+# A second look costs nine passes of the network and reads the file again. With one image in twenty
+# that is a quarter of what a night takes (`tests/benchmarks/test_second_look.py`).
+SHARE = 20
+LEAST = 64  # images, however small the night: they take a second
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """Hold images for review, each with what puts the most doubtful ones first.
+
+    ``rows`` (n,) count in the batch and ``part`` (n,) names the part that each is in; ``place``
+    (n,) counts the more doubtful ones of the same slide; ``doubt`` (n,) is lower where there is
+    more of it, and among equals ``abnormality`` (n,) is higher.
+    """
+
+    rows: NDArray[np.int64]
+    part: NDArray[np.int64]
+    place: NDArray[np.int64]
+    doubt: Float
+    abnormality: Float
+
+    @staticmethod
+    def none() -> "Doubtful":
+        """Hold no image."""
+        rows, doubt = np.zeros(0, np.int64), np.zeros(0, np.float64)
+        return Doubtful(rows, rows, rows, doubt, doubt)
+
+    def first(self, count: int) -> "Doubtful":
+        """Take the first so many, of every slide in turn."""
+        order = np.lexsort((self.rows, -self.abnormality, self.doubt, self.place))
+        return self._take(order[:count])
+
+    def of_part(self, part: int) -> NDArray[np.int64]:
+        """List the rows of one part in rising order."""
+        return np.sort(self.rows[self.part == part])
+
+    def beside(self, other: "Doubtful") -> "Doubtful":
+        """Join the images of two parts."""
+        mine, theirs = vars(self), vars(other)
+        return Doubtful(**{name: np.concatenate([mine[name], theirs[name]]) for name in mine})
+
+    def _take(self, chosen: NDArray[np.intp]) -> "Doubtful":
+        return Doubtful(**{name: values[chosen] for name, values in vars(self).items()})
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """List the columns of image rows that `doubtful` reads."""
+    names = [f"probability_{name}" for name in classes]
+    kept = ("p_value", "abnormality", "abnormal", "review_reason", "verdict", "status")
+    return [*names, *kept, "slide_id", "patient_id"]
+
+
+def most_looked_at(images: int) -> int:
+    """Compute how many images of a night may be looked at twice.
+
+    >>> most_looked_at(100), most_looked_at(8000)
+    (64, 400)
+    """
+    return max(LEAST, images // SHARE)
+
+
+def doubtful(
+    rows: pa.Table, classes: Sequence[str], rule: VerdictRule, *, part: int, start: int
+) -> Doubtful:
+    """List the scored images of a part that are for review.
+
+    Doubt is how far within its level an image is: its p-value as a share of alpha, or the
+    probability of its diagnosis as a share of the least that is certain, whichever is lower.
+
+    Args:
+        rows: `columns` of the part's image rows, in order.
+        classes: of the network.
+        rule: by which they are for review.
+        part: its number.
+        start: the row of the batch that is its first.
+    """
+    scored, _, _ = flags(rows)
+    chosen = np.flatnonzero(scored & is_for_review(rows))
+    rows = rows.take(pa.array(chosen))
+    chances = np.stack([numbers_of(rows, f"probability_{name}") for name in classes]).max(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        doubt = np.fmin(numbers_of(rows, "p_value") / rule.alpha, chances / rule.uncertain_below)
+    # A cell that the border cuts has no abnormality, and is not the first among its equals.
+    abnormality = np.nan_to_num(numbers_of(rows, "abnormality"), nan=-np.inf, posinf=np.inf)
+    order = np.lexsort((chosen, -abnormality, doubt))
+    slides = _pairs(rows)
+    place = np.empty(len(chosen), np.int64)
+    place[order] = rank_within(slides[order])
+    return Doubtful(start + chosen, np.full(len(chosen), part), place, doubt, abnormality)
+
+
+def _pairs(rows: pa.Table) -> NDArray[np.int64]:
+    """Number the pairs of patient and slide (n,) that rows are of."""
+    patients, _ = coded(rows["patient_id"])
+    slides, names = coded(rows["slide_id"])
+    return np.asarray(patients * max(1, len(names)) + slides)
+
+
+def spread_over(groups: NDArray[np.integer], most: int) -> NDArray[np.intp]:
+    """Choose at most so many rows, as many of each group (n,) as of others, in rising order.
+
+    Of a group they are spread evenly over its rows; one that has fewer gives all of them.
+
+    >>> spread_over(np.asarray([0, 0, 0, 0, 0, 1, 2, 2]), 5)
+    array([0, 4, 5, 6, 7])
+    """
+    names, sizes = np.unique(groups, return_counts=True)
+    share = max((q for q in range(most + 1) if np.minimum(sizes, q).sum() <= most), default=0)
+    chosen = []
+    for name, size in zip(names, np.minimum(sizes, max(1, share)), strict=True):
+        own = np.flatnonzero(groups == name)
+        chosen.append(own[np.linspace(0, len(own) - 1, size).astype(np.intp)])
+    rows = np.concatenate([np.zeros(0, np.intp), *chosen])[:most]
+    return np.sort(rows)
