@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
+from flows.looks.calibration import ordinary_stability
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
@@ -285,7 +286,8 @@ def fitted_outcome(
     """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
     detector: DetectorCard | None = None
     try:
-        detector = calibrate_detector(client, settings, store, card, lineage)
+        stability = ordinary_stability(client, store, card, lineage)
+        detector = calibrate_detector(client, settings, store, card, lineage, stability)
         warnings = detector.warnings
     except CalibrationError as error:
         warnings = [f"no detector: {error}"]

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
+from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.telemetry import observed, stage
@@ -204,13 +205,15 @@ def _publish(
     detector: DetectorCard,
     newest: SiteCard | None,
 ) -> Seal:
-    """Extract, score and publish a batch, at the newest version of its site where it begins now."""
+    """Extract, score, look twice and publish, at the newest version of a site that begins now."""
     store = held.store
     with stage("extract"):
         extract(client, store, batch, card)
     with stage("score"):
         site = _site_of(store, batch, detector, newest)
         parts = score_slides(client, store, batch, card, detector, site)
+    with stage("look"):
+        look_at_doubtful(client, store, batch, card, detector, parts, site)
     held.check()
     with stage("publish"):
         return publish(store, settings, batch, card, detector, parts, site)

@@ -24,6 +24,7 @@ from storage.store import Store
 from storage.verification import all_checks, batch_checks
 
 Row = dict[str, Any]
+LEARN_IT = "fit again to have it"
 
 
 class StatusOutcome(Outcome):
@@ -104,6 +105,7 @@ def status(
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
                 "alpha": card.alpha,
+                "second look": f"{card.second_look:,} images" if card.second_look else LEARN_IT,
                 "warnings": len(card.warnings) or None,
             }
             for card in list_detectors(store, leave_out, models)

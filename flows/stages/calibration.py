@@ -23,7 +23,7 @@ from storage.models.detectors import (
 from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
 from storage.store import Store, digest_of
-from tasks.detector.calibration import calibrate
+from tasks.detector.calibration import Calibration, calibrate
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.groups import by_patient, coarser
 from tasks.detector.mahalanobis import condition_number
@@ -37,6 +37,7 @@ from tasks.detector.own_normal import (
     with_spread,
 )
 from tasks.network.split import SplitBy, split_by
+from tasks.second_look.stability import NOISE
 from tasks.types import Float
 
 ENOUGH_GROUPS = 20
@@ -49,15 +50,30 @@ class CalibrationError(Exception):
 
 
 def calibrate_detector(
-    client: Client, settings: Settings, store: Store, card: ModelCard, lineage: Lineage
+    client: Client,
+    settings: Settings,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    stability: tuple[Calibration | None, list[str]],
 ) -> DetectorCard:
     """Make the detector of a version of the statistics, or find the one that was made before.
+
+    Args:
+        client: of the cluster.
+        settings: with the levels of the detector.
+        store: where it is kept.
+        card: of the model.
+        lineage: of the statistics.
+        stability: what calibrates second looks, or None, and what to warn of.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
     """
     others = list_detectors(store, on_damage=warn)
-    made = [d for d in others if _same(d, settings, card, lineage)]
+    calibrates_looks, cannot_look = stability
+    looks = len(calibrates_looks.scores) // (1 + len(NOISE)) if calibrates_looks else None
+    made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
     if made:
         return made[-1]
     missing = [name for name, count in lineage.images.items() if not count]
@@ -83,7 +99,9 @@ def calibrate_detector(
     distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
-    detector = Detector(gaussians, calibrate(np.concatenate(distances), number), own)
+    detector = Detector(
+        gaussians, calibrate(np.concatenate(distances), number), own, calibrates_looks
+    )
     content = arrays_to_bytes(detector.to_arrays())
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
@@ -100,8 +118,9 @@ def calibrate_detector(
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
         slides=len(own.calibration.slides.scores) if own else None,
-        warnings=[*_warnings(by, len(groups), settings.alpha), *without],
+        warnings=[*_warnings(by, len(groups), settings.alpha), *without, *cannot_look],
         sequence=1 + max((made.sequence for made in others), default=0),
+        second_look=looks,
     )
     save_detector(store, detector_card, content)
     return detector_card

@@ -15,7 +15,9 @@ from flows.monitoring.console import warn
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
+    complete_looks,
     discard_scores,
+    looks_path,
     read_seal,
     scores_path,
     screening_key,
@@ -43,6 +45,7 @@ from storage.reports.tables import (
     report_path,
 )
 from storage.store import Store, StoreError
+from tasks.detector.verdict import VerdictRule
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import REPEATED, Provenance, repeats
@@ -50,6 +53,7 @@ from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
 from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
+from tasks.second_look.rows import Looked, with_second_look
 from tasks.types import Verdict
 
 NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
@@ -138,7 +142,7 @@ def _stage(
 ) -> NightTally:
     """Stage all reports of a batch; return what they count."""
     store, batch = reports.store, reports.batch
-    rows = _counted_parts(store, batch, key, parts, list(tallies.values()))
+    rows = _counted_parts(store, batch, key, parts, list(tallies.values()), card, detector)
     reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
     slides, night = tallies[SLIDES], tallies[BATCHES]
     assert isinstance(slides, SlideTally)
@@ -199,9 +203,18 @@ def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str
 
 
 def _counted_parts(
-    store: Store, batch: Batch, key: str, parts: int, tallies: Sequence[Tally]
+    store: Store,
+    batch: Batch,
+    key: str,
+    parts: int,
+    tallies: Sequence[Tally],
+    card: ModelCard,
+    detector: DetectorCard,
 ) -> Iterator[pa.Table]:
-    """Read the rows of the batch's parts with their ``q_value``, each counted by all tallies."""
+    """Read the rows of the batch's parts, have all tallies count them, and look at them twice.
+
+    Tallies count the first pass, by which the error rates of a count are known.
+    """
     paths = [scores_path(batch, key, part) for part in range(parts)]
     # A night may have no images.
     p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
@@ -213,6 +226,8 @@ def _counted_parts(
             f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
             "they count once, and their slides are for review"
         )
+    rule = VerdictRule(detector.alpha, detector.uncertain_below)
+    looked = _looked(store, batch, key, card) if detector.second_look else None
     start = 0
     for rows in (group for path in paths for group in iterate_groups(store, *path)):
         here = slice(start, start + rows.num_rows)
@@ -221,7 +236,16 @@ def _counted_parts(
         marked = rows.append_column(REPEATED, pa.array(repeated[here]))
         for tally in tallies:
             tally.count(marked)
-        yield rows
+        found = looked.within(here.start, here.stop) if looked else None
+        yield with_second_look(rows, card.classes, rule, found)
+
+
+def _looked(store: Store, batch: Batch, key: str, card: ModelCard) -> Looked:
+    """Read what was found of all images of a batch that were looked at twice."""
+    paths = [looks_path(batch, key, part) for part in sorted(complete_looks(store, batch, key))]
+    return Looked.joined(
+        [Looked.from_table(read_table(store, *p), card.classes) for p in paths], len(card.classes)
+    )
 
 
 def _seal(

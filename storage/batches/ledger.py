@@ -2,7 +2,8 @@
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
 ``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
-of a part and of its slides until the report is published;
+of a part and of its slides until the report is published, and ``looks/<screening>/<part>.parquet``
+what was found of those of its images that were looked at twice;
 ``sealed/<screening>.json`` says that it is. All lie in ``batches/<batch>/``. A screening is named
 by its detector, and by its site if it has one (`screening_key`).
 """
@@ -144,10 +145,22 @@ def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:
     return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
 
 
+def looks_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
+    """Name the file with what a second look found of some of a part's images."""
+    return ("batches", batch.key, "looks", key, f"{part:06d}.parquet")
+
+
+def complete_looks(store: Store, batch: Batch, key: str) -> set[int]:
+    """List the parts of a batch of which a screening has looked at some images twice."""
+    names = store.names("batches", batch.key, "looks", key)
+    return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
+
+
 def discard_scores(store: Store, batch: Batch, key: str) -> None:
     """Remove the rows that waited for a report which is published now."""
     # Those that say that a part is complete go first.
     store.remove("batches", batch.key, "shifts", key)
+    store.remove("batches", batch.key, "looks", key)
     store.remove("batches", batch.key, "scores", key)
     store.remove("batches", batch.key, "rows", key)  # what 0.1 wrote
 

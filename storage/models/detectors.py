@@ -37,10 +37,11 @@ class DetectorCard(Card):
 
     ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
     has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
-    they are made; it is 0 in those of before 0.2.
+    they are made; it is 0 in those of before 0.2. ``second_look`` counts the images that calibrate
+    a second look; None where the detector cannot look twice, as all of before schema version 3.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     name: str
     model: str
     model_digest: str
@@ -55,6 +56,7 @@ class DetectorCard(Card):
     warnings: list[str]
     slides: int | None = None
     sequence: int = 0
+    second_look: int | None = None
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:

@@ -20,12 +20,14 @@ class Detector:
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None where too few slides were fitted to know how
-    slides differ.
+    slides differ. ``stability`` says what losses of the diagnosis under filters are ordinary
+    (`tasks.second_look.stability`); None where that was not measured.
     """
 
     gaussians: dict[str, TiedGaussian]
     calibration: Calibration
     own: OwnNormal | None = None
+    stability: Calibration | None = None
 
     @property
     def taps(self) -> list[str]:
@@ -45,17 +47,20 @@ class Detector:
             arrays |= nested(f"tap/{tap}", gaussian.to_arrays())
         if self.own is not None:
             arrays |= nested("own", self.own.to_arrays())
+        if self.stability is not None:
+            arrays |= nested("stability", vars(self.stability))
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Detector":
         """Read a detector back from `to_arrays`."""
         names = sorted(key.split("/")[1] for key in arrays if key.endswith("/factor"))
-        own = below("own", arrays)
+        own, stability = below("own", arrays), below("stability", arrays)
         return cls(
             {tap: TiedGaussian.from_arrays(below(f"tap/{tap}", arrays)) for tap in names},
             Calibration(**below("calibration", arrays)),
             OwnNormal.from_arrays(own) if own else None,
+            Calibration(**stability) if stability else None,
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
+from tasks.detector.verdict import Reason, parse_reasons
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
 from tasks.reports.parasitaemia import density_text, negative_call_text
@@ -48,6 +49,7 @@ LIGHTS = {
     Light.AMBER: "Amber: something needs a look",
     Light.RED: "Red: look before using any result",
 }
+REASONS: Mapping[str, str] = {Reason.UNSTABLE: "the diagnosis does not survive a blur"}
 SHEETS = {
     ABNORMAL: (
         "Most abnormal cells",
@@ -183,7 +185,7 @@ def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) 
         "probability": f"{probability:.0%}",
         "abnormality": number_text(row["abnormality"]),
         "p_value": p_text(row["p_value"]),
-        "reason": row["review_reason"],
+        "reason": _reasons_text(row["review_reason"]),
         "missing": exhibit.missing,
         "thumbnail": exhibit.thumbnail and data_uri(exhibit.thumbnail, "webp"),
         "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
@@ -191,6 +193,15 @@ def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) 
         "nearest": why and shortened(view.classes[why.nearest]),
         "bars": _bars(view, deviations),
     }
+
+
+def _reasons_text(reasons: str | None) -> str:
+    """Say why a person looks at a cell.
+
+    >>> _reasons_text("abnormal, unstable")
+    'abnormal, the diagnosis does not survive a blur'
+    """
+    return ", ".join(REASONS.get(reason, reason) for reason in parse_reasons(reasons))
 
 
 def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:

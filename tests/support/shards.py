@@ -77,13 +77,16 @@ def add_detector(night: Night) -> tuple[DetectorCard, Detector]:
     return keep_detector(night.store, detector), detector
 
 
-def keep_detector(store: Store, detector: Detector, slides: int | None = None) -> DetectorCard:
+def keep_detector(
+    store: Store, detector: Detector, slides: int | None = None, alpha: float = 0.05
+) -> DetectorCard:
     """Keep a detector under the name ``d``."""
     content = arrays_to_bytes(detector.to_arrays())
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
         statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
-        calibrating_images=9, alpha=0.05, uncertain_below=0.75, warnings=[], slides=slides,
+        calibrating_images=9, alpha=alpha, uncertain_below=0.75, warnings=[], slides=slides,
+        second_look=None if detector.stability is None else 25,
         taps={
             name: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
             for name in detector.gaussians

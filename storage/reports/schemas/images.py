@@ -48,7 +48,20 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
         column("diagnosis", TEXT, "the most probable class"),
         *(
-            column(f"probability_{name}", pa.float32(), f"calibrated probability of {name}")
+            column(
+                f"probability_{name}",
+                pa.float32(),
+                f"calibrated probability of {name}; of an image that was looked at twice, by the "
+                "mean logits of its eight turns and flips",
+            )
+            for name in classes
+        ),
+        *(
+            column(
+                f"first_probability_{name}",
+                pa.float32(),
+                f"calibrated probability of {name} in the first pass, by which slides are counted",
+            )
             for name in classes
         ),
         *(
@@ -80,7 +93,21 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         ),
         column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
         column("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
+        column(
+            "stability",
+            pa.float64(),
+            "loss of the diagnosis' log-odds when the image is blurred or median-filtered, the "
+            "larger one; higher is less stable; null: not looked at twice",
+            "deviations over ordinary images and their noisy copies",
+        ),
+        column("unstable", pa.bool_(), "whether the diagnosis does not survive a blur"),
+        column(
+            "second_look",
+            TEXT,
+            "of images for review: made; beyond the night's share; or why not: a reason, a colon "
+            "and the details",
+        ),
         column("verdict", TEXT, "accept, or review by a person"),
-        column("review_reason", TEXT, "abnormal, uncertain, both, or failed"),
+        column("review_reason", TEXT, "abnormal, uncertain, unstable, or several; or failed"),
         *made_by(),
     ]

@@ -91,6 +91,19 @@ DETECTOR: Arrays = {
     "tap/layer2/factor": np.asarray([[0.5]]),
     "tap/layer2/shrinkage": np.asarray([0.25]),
 }
+# From v5 on.
+STABILITY: Arrays = {
+    "stability/mean": np.asarray([0.0, 0.5]),
+    "stability/deviation": np.asarray([1.0, 2.0]),
+    "stability/scores": np.asarray([-1.0, 0.0, 1.0, 2.0]),
+    "stability/weights": np.asarray([0.25, 0.25, 0.25, 0.25]),
+}
+LOOKED = {
+    "first_probability_Uninfected": [0.625, 0.625, 0.75, 0.5, None],
+    "stability": [None, None, None, 2.5, None],
+    "unstable": [None, None, None, True, None],
+    "second_look": [None, None, None, "made", None],
+}
 REPORT = {
     "uri": URIS,
     "label": ["Parasitized", "Uninfected", None, "Uninfected", "Parasitized"],
@@ -188,7 +201,7 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
 
 def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
     """A detector that knows how slides differ."""
-    content = arrays_to_bytes(DETECTOR | slides.OWN)
+    content = arrays_to_bytes(DETECTOR | slides.OWN | STABILITY)
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
         model_digest=model.digest, statistics_version=1,
@@ -196,7 +209,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
               "layer2": TapCard(width=1, shrinkage=0.25, condition_number=1, dead_units=0)},
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
-        slides=3, sequence=1,
+        slides=3, sequence=1, second_look=1,
     )  # fmt: skip
     save_detector(store, card, content)
     return card
@@ -225,7 +238,7 @@ def write_reports(store: Store, batch: Batch) -> None:
     """The reports of the batch at the site, which are sealed and announced."""
     images = image_schema(CLASSES, ["layer1", "layer2"])
     with publication(store, batch) as reports:
-        reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES, ROWS)])
+        reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES | LOOKED, ROWS)])
         for kind, values in ((SLIDES, slides.SLIDE), (BATCHES, slides.BATCH)):
             schema = SCHEMAS[kind]()
             reports.add(kind, schema, [table_of(schema, {**values, "scored_at": [WHEN]}, 1)])

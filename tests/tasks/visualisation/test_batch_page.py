@@ -343,3 +343,8 @@ def test_hostile_names_of_fields_stay_text() -> None:
     found = Page(page)
     assert [tag for tag, _ in found.elements].count("script") == 1
     assert all(str(image["src"]).startswith("data:") for image in found.of("img"))
+
+
+def test_a_diagnosis_that_does_not_survive_a_blur_is_told() -> None:
+    rows = image_rows(200, review_reason=["abnormal, unstable"] * 200)
+    assert "abnormal, the diagnosis does not survive a blur" in batch_page(night_of(rows))

@@ -1,0 +1,1 @@
+"""Look twice at images that go to a person, and learn from others what such a look finds."""

@@ -1,0 +1,196 @@
+"""Units of work of second looks: of a night's images, and of those that say what is ordinary."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.scoring import Features
+from flows.jobs.worker import settle_worker
+from storage.batches.ledger import looks_path
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.parquet import write_table
+from storage.store import Store
+from tasks.detector.calibration import abnormality, p_values
+from tasks.detector.probabilities import probabilities
+from tasks.images.decoding import BadImageError
+from tasks.images.regions import ImageRef, image_refs
+from tasks.network.features import Loaded, load_images
+from tasks.second_look.rows import MADE, Looked
+from tasks.second_look.stability import NOISE, losses, with_noise
+from tasks.second_look.views import FILTERS, VIEWS, filtered, turned
+from tasks.types import Float
+
+if TYPE_CHECKING:
+    from tasks.network.inference import Inference
+
+Each = TypeVar("Each")
+Image = tuple[ImageRef, bytes]  # where it lies, and its digest
+KILLER = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
+
+
+@dataclass(frozen=True)
+class LookJob:
+    """Images of a part that are looked at twice, by their ``places`` in the batch.
+
+    ``killers`` are those of them that kill workers, counted among the places.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    key: str
+    part: int
+    places: tuple[int, ...]
+    killers: frozenset[int] = frozenset()
+
+    def rows(self) -> int:
+        """Count the images."""
+        return len(self.places)
+
+    def probe(self, row: int) -> None:
+        """Look at one image as the job looks at many, and keep nothing."""
+        _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Return the job that leaves these images alone and says so."""
+        return replace(self, killers=frozenset(rows))
+
+
+def look_twice(job: LookJob) -> int:
+    """Look at a part's images, and write what is found; returns how many could be looked at."""
+    settle_worker()
+    found = _look(job)
+    write_table(
+        job.store, found.to_table(job.model.classes), *looks_path(job.batch, job.key, job.part)
+    )
+    return found.outcome.count(MADE)
+
+
+def _look(job: LookJob) -> Looked:
+    calibration = load_fitted_detector(job.store, job.detector).stability
+    assert calibration is not None
+    network = _network(job.store, job.model)
+    first, known, refs = _recalled(job)
+    n, classes = first.shape
+    views = np.full((n, classes), np.nan)
+    after = np.full((n, len(FILTERS), classes), np.nan, np.float32)
+    outcome: list[str] = []
+    failed = dict.fromkeys(job.killers, KILLER)
+    loading = enumerate(load_images(refs, network.spec.side, network.threads, failed))
+    for some in _batched(loading, max(1, network.batch // (VIEWS + 1))):
+        outcome += [_outcome(loaded, known[row]) for row, loaded in some]
+        good = [(row, loaded.pixels) for row, loaded in some if outcome[row] == MADE]
+        if good:
+            rows, pixels = (list(column) for column in zip(*good, strict=True))
+            views[rows], after[rows] = _passes(network, np.stack(pixels), first[rows])
+    lost = losses(first, after)
+    stability = abnormality(calibration, lost)
+    return Looked(
+        np.asarray(job.places, np.int64),
+        outcome,
+        probabilities(views, job.model.temperature),
+        stability,
+        np.isfinite(stability) & (p_values(calibration, stability) <= job.detector.alpha),
+    )
+
+
+def _recalled(job: LookJob) -> tuple[NDArray[np.float32], list[bytes], list[ImageRef]]:
+    """Recall what the first pass knows of a job's images: logits, digests, and where they lie."""
+    features = Features(job.store, job.batch, job.model)
+    size = job.batch.shard_rows
+    logits, known, rows = [], [], []
+    for place in job.places:
+        block, _, manifest = features.shard(place // size)
+        logits.append(block.logits[place % size])
+        known.append(block.image_id[place % size].tobytes())
+        rows.append(manifest.slice(place % size, 1))
+    return np.stack(logits), known, image_refs(pa.concat_tables(rows))
+
+
+def _outcome(loaded: Loaded, image_id: bytes) -> str:
+    if loaded.failure is not None:
+        return f"{loaded.failure.reason}: {loaded.failure}"
+    if loaded.image_id != image_id:
+        return "changed: the file is not the one any more that was screened"
+    return MADE
+
+
+def _passes(
+    network: "Inference", pixels: NDArray[np.uint8], first: NDArray[np.float32]
+) -> tuple[Float, NDArray[np.float32]]:
+    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network.
+
+    Returns:
+        The mean logits (k, C) of all views, of which ``first`` is one, and logits (k, F, C) under
+        the filters.
+    """
+    seen = [*turned(pixels), *filtered(pixels).values()]
+    found = _logits(network, np.concatenate(seen)).reshape(len(seen), len(pixels), -1)
+    views = np.concatenate([first[np.newaxis], found[: VIEWS - 1]]).astype(np.float64)
+    return views.mean(axis=0), np.moveaxis(found[VIEWS - 1 :], 0, 1)
+
+
+@dataclass(frozen=True)
+class OrdinaryJob:
+    """Images that the network was not trained on."""
+
+    store: Store
+    model: ModelCard
+    images: tuple[Image, ...]
+
+
+def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
+    """Measure what filters do to ordinary diagnoses, of images as they are and with noise.
+
+    Returns:
+        Which images (n,) are there still, and the losses (k, 1 + sizes of noise, F) of these.
+    """
+    settle_worker()
+    network = _network(job.store, job.model)
+    refs = [ref for ref, _ in job.images]
+    there, found = [], []
+    loading = zip(load_images(refs, network.spec.side, network.threads), job.images, strict=True)
+    for some in _batched(loading, network.batch):
+        same = [_outcome(loaded, known) == MADE for loaded, (_, known) in some]
+        there += same
+        good = [each for each, is_same in zip(some, same, strict=True) if is_same]
+        if not good:
+            continue
+        pixels = np.stack([loaded.pixels for loaded, _ in good if loaded.pixels is not None])
+        seeds = np.asarray([int.from_bytes(known[:4], "big") for _, (_, known) in good])
+        noisy = (with_noise(pixels, size, seeds) for size in (0, *NOISE))
+        found.append(np.stack([_losses(network, images) for images in noisy], axis=1))
+    return np.asarray(there, bool), np.concatenate(found) if found else np.zeros((0, 0, 0))
+
+
+def _losses(network: "Inference", pixels: NDArray[np.uint8]) -> Float:
+    after = [_logits(network, images) for images in filtered(pixels).values()]
+    return losses(_logits(network, pixels), np.stack(after, axis=1))
+
+
+def _logits(network: "Inference", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    _, logits = network.run(pixels)
+    return np.asarray(logits.cpu().numpy(), np.float32)
+
+
+def _network(store: Store, model: ModelCard) -> "Inference":
+    # The coordinator has this module too, and need not wait for what only workers run.
+    from flows.jobs.networks import load_inference
+
+    return load_inference(store, model)
+
+
+def _batched(values: Iterable[Each], size: int) -> Iterator[list[Each]]:
+    """Take so many at a time; the last may be fewer."""
+    iterator = iter(values)
+    while some := list(islice(iterator, size)):
+        yield some

@@ -1,0 +1,67 @@
+"""Look twice at the images of a night that go to a person, on workers, before it is published."""
+
+from distributed import Client
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.looks.jobs import LookJob, look_twice
+from flows.monitoring.console import warn
+from flows.stages.jobs import run_jobs
+from storage.batches.ledger import complete_looks, scores_path, screening_key
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.parquet import read_table
+from storage.store import Store
+from tasks.detector.verdict import VerdictRule
+from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
+
+
+@task(cache_policy=NO_CACHE)
+def look_at_doubtful(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: int,
+    site: SiteCard | None = None,
+) -> None:
+    """Look twice at the most doubtful images of a batch whose parts are all scored.
+
+    What is looked at follows from the scores alone, so that a run that goes on looks at the same;
+    parts whose images an earlier run has looked at are not looked at again.
+    """
+    if detector.second_look is None:
+        warn(
+            f"no image is looked at twice: detector {detector.name} has not learnt what is "
+            "ordinary then; fit again to have the second look"
+        )
+        return
+    key = screening_key(detector.name, site.name if site else None)
+    chosen = _most_doubtful(store, batch, card, detector, key, parts)
+    done = complete_looks(store, batch, key)
+    wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
+    jobs = [
+        LookJob(store, batch, card, detector, key, part, tuple(rows))
+        for part, rows in wanted.items()
+        if rows
+    ]
+    for _ in run_jobs(client, look_twice, jobs, title=f"look twice {batch.name}"):
+        pass
+
+
+def _most_doubtful(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
+) -> Doubtful:
+    """Choose the images to look at; memory does not grow with how many are for review."""
+    rule = VerdictRule(detector.alpha, detector.uncertain_below)
+    most, start, chosen = most_looked_at(batch.rows), 0, Doubtful.none()
+    for part in range(parts):
+        path = scores_path(batch, key, part)
+        rows = read_table(store, *path, columns=columns(card.classes))
+        found = doubtful(rows, card.classes, rule, part=part, start=start)
+        chosen = chosen.beside(found).first(most)
+        start += rows.num_rows
+    return chosen
