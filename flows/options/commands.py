@@ -82,6 +82,7 @@ COMMANDS = {
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE + READ),
     "review export": Command(tools.ReviewExport, "flows.commands.review.cells:export", STORE),
+    "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE + READ),
     "review import": Command(
         tools.ReviewImport, "flows.commands.review.cells:import_verdicts", STORE
     ),

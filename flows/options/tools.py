@@ -10,6 +10,7 @@ Format = Literal["table", "csv"]
 Shell = Literal["bash", "zsh", "fish"]
 
 LIMIT, PER_SLIDE = 100, 10
+UNMARKED = 0.25
 
 
 class Status(Options):
@@ -62,6 +63,29 @@ class ReviewExport(Options):
     )
 
 
+class ReviewServe(Options):
+    """Serve pages on which persons read a batch's cells, until Ctrl-C; every verdict is kept."""
+
+    batch: Annotated[str | None, Field(description="the screened batch; by default the newest")] = (
+        None
+    )
+    port: Annotated[int, Field(ge=1024, le=65535, description="of 127.0.0.1")] = 8077
+    reader: Annotated[
+        str | None, Field(description="who reads; by default the page asks for the name")
+    ] = None
+    blind: Annotated[
+        bool, Field(description="hide diagnosis and scores until the verdict is there")
+    ] = True
+    unmarked: Annotated[
+        float,
+        Field(ge=0, le=0.9, description="share of cells that were not flagged, mixed in unmarked"),
+    ] = UNMARKED
+    limit: Annotated[int, Field(ge=1, description="flagged cells at most")] = LIMIT
+    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
+        PER_SLIDE
+    )
+
+
 class ReviewImport(Options):
     """Keep a person's verdicts in the store, all or none, and say how to fit them."""
 
@@ -69,7 +93,7 @@ class ReviewImport(Options):
 
 
 class ReviewReport(Options):
-    """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
+    """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
 
     batch: Annotated[str, Field(description="the reviewed batch")]
 

@@ -263,6 +263,32 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     return photograph[y : y + height, x : x + width]
 
 
+def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
+    """Read a region and what lies around it, as far as its source goes.
+
+    Args:
+        source: the photograph or slide.
+        region: a box in it.
+        more: pixels of the source's full size to each side.
+
+    Returns:
+        The pixels, RGB (h, w, 3), and the region that they are.
+    """
+    x, y, width, height, level = region
+    current = _stamp_at(source, int(time.monotonic() / LOOK))
+    if _is_slide(source, current):
+        slide = open_slide(source)
+        most = slide.width, slide.height
+    else:
+        with _DECODING:
+            photograph = _photograph(source, current)
+        most = photograph.shape[1], photograph.shape[0]
+    left, top = max(0, x - more), max(0, y - more)
+    right, bottom = min(most[0], x + width + more), min(most[1], y + height + more)
+    wide = Region(left, top, right - left, bottom - top, level)
+    return read_region(source, wide), wide
+
+
 _DECODING = threading.Lock()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from prefect.utilities.schema_tools import validate
 from flows.options.commands import COMMANDS
 from tasks.synthetic.cells import write_collection
 from tests.support.paths import ROOT
+from tests.support.servers import free_port
 
 FILE = ROOT / "deploy" / "prefect.yaml"
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
@@ -231,9 +231,7 @@ def processes_with(variable: str) -> list[psutil.Process]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """All that a laboratory would start, in a folder of its own; it ends with the tests."""
     home = tmp_path_factory.mktemp("site")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "SLIDE"))}
     environment |= {
         "PREFECT_HOME": str(home / "prefect"),

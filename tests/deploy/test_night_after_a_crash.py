@@ -8,7 +8,6 @@ and the slot is taken for ever: every later night waits, or is cancelled.
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Pending, Running
 
 from tests.support.paths import ROOT
+from tests.support.servers import free_port
 
 LEASE = 30  # seconds, the shortest that Prefect knows; it is 300 where nobody says otherwise
 SHIPPED = dict(
@@ -102,9 +102,7 @@ async def begin(client: PrefectClient, deployment: UUID) -> str:
 
 @pytest.mark.slow
 def test_the_night_after_a_crash_starts_with_each_collision_strategy(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def begin_all(api: str, deployments: list[UUID]) -> list[str]:
         async with PrefectClient(api) as client:

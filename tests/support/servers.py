@@ -1,6 +1,7 @@
 """Servers that all tests share: S3, Prefect and Dask."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,6 +9,14 @@ from typing import Any
 import pytest
 
 LOST_ANSWERS: set[str] = set()  # paths of which the S3 server does the next PUT and says it did not
+
+
+def free_port() -> int:
+    """Find a port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,26 @@
-"""Run the commands `review`: give a person cells to look at, and make verdicts labels.
-
-A cell counts once, however often verdicts on it are imported. Every import holds all that is known
-of its batch, so the newest replaces the one before: what was fitted from that is retracted first,
-and `slidewatch fit` refuses to hold two imports of one batch. A cell that lies in two batches and
-has a verdict in both is a label in the one whose verdict came first.
-"""
-
-from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime
+"""Run the commands `review`: give a person cells to look at, and make verdicts labels."""
 
 import pyarrow as pa
 
+from flows.commands.review.figures import ToldFigure, figures
+from flows.commands.review.imports import (
+    ImportOutcome,
+    ReviewOutcome,
+    import_lines,
+    judged,
+    report_rows,
+)
+from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
-from flows.monitoring.console import tell
 from flows.options.described import described
-from flows.options.tools import LIMIT, PER_SLIDE, ReviewExport, ReviewImport, ReviewReport
+from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.batch import find_refs
-from storage.batches.manifests import Batch, find_rows
-from storage.leases import lease
-from storage.models.classifiers import ModelCard, load_card
-from storage.parquet import iterate_groups, read_table
-from storage.records import now
-from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
+from storage.batches.manifests import Batch
+from storage.parquet import read_table
+from storage.reports.readings import find_sample
+from storage.reports.reviews import latest_review
 from storage.reports.tables import SLIDES, published_batch, report_path
 from storage.store import Store
 from tasks.detector.verdict import format_reasons
@@ -34,18 +30,11 @@ from tasks.reports.columns import is_for_review
 from tasks.reports.reviews import (
     FROM_PERSON,
     FROM_REPORT,
-    OTHER,
-    Precision,
-    Verdict,
     VerdictError,
     candidates,
-    check_verdicts,
-    precision,
     read_verdicts,
 )
-from tasks.types import Status
 
-FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 SLIDE_SHEET = "slides.csv"
 OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
 
@@ -81,70 +70,6 @@ class ExportOutcome(Outcome):
         return f"batch {self.batch}: {self.cells:,} cells to look at\n{table(rows)}"
 
 
-class ReviewOutcome(Outcome):
-    """Persons' verdicts on a batch, and the precision of its abnormal list by them."""
-
-    batch: str
-    verdicts: dict[str, int]
-    abnormal_looked_at: int
-    abnormal_other: int
-    abnormal_wrong: int
-    precision: float | None
-    precision_low: float | None
-    precision_high: float | None
-
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
-        return f"batch {self.batch}: {sum(self.verdicts.values()):,} verdicts\n{table(self.rows())}"
-
-    def rows(self) -> list[tuple[str, object]]:
-        """List the verdicts and the precision as names and texts."""
-        verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
-        worth = self.abnormal_other + self.abnormal_wrong
-        abnormal = "nobody has looked at an abnormal cell yet"
-        if self.precision is not None:
-            abnormal = (
-                f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth it: precision "
-                f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
-                f"{self.abnormal_other:,} no such cell, {self.abnormal_wrong:,} diagnosed wrongly"
-            )
-        return [("verdicts", verdicts or "none"), ("abnormal", abnormal)]
-
-
-class ImportOutcome(ReviewOutcome):
-    """The changes that an import of verdicts made, and the commands that fit them."""
-
-    file: str
-    new: int
-    changed: int
-    labels: int
-    elsewhere: int
-    without_patient: int
-    review: str
-    commands: list[str]
-
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
-        rows = self.rows()
-        if self.elsewhere:
-            rows.append(("counted", f"{self.elsewhere:,} of them as a label of another batch"))
-        if self.without_patient:
-            rows.append(
-                (
-                    "warning",
-                    f"{self.without_patient:,} labels name no patient: a detector fitted with "
-                    "them is calibrated by slides or images, which is too optimistic",
-                )
-            )
-        rows.append(("review", self.review))
-        rows += [("next", command) for command in self.commands]
-        if not self.labels:
-            rows.append(("next", "nothing to fit: no verdict is a class of the model"))
-        return f"batch {self.batch}: {self.new:,} new verdicts, {self.changed:,} changed\n" + table(
-            rows
-        )
-
-
 @described(ReviewExport)
 def export(
     batch: str,
@@ -163,7 +88,7 @@ def export(
     frozen = published_batch(store, batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
-        _report(store, frozen, [*FROM_REPORT, "verdict", "status"]),
+        report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
         done=reviewed,
         per_slide=per_slide,
     )
@@ -223,148 +148,37 @@ def import_verdicts(
     """
     store = Store((settings or Settings()).store)
     try:
-        content = read_bytes(file)
-        batch, lines = read_verdicts(content)
+        batch, lines = read_verdicts(read_bytes(file))
     except FileNotFoundError:
         raise SourceError(f"{file} does not exist") from None
     except VerdictError as error:
         raise VerdictError(f"{file}: {error}") from None
-    # One import at a time: it looks whether a cell is a label of another batch.
-    with lease(store, "reviews", wait=True, on_wait=tell) as held:
-        frozen = published_batch(store, batch)
-        try:
-            scored, card = _scored(store, frozen)
-            verdicts = check_verdicts(lines, batch=batch, known=scored, classes=card.classes)
-        except VerdictError as error:
-            raise VerdictError(f"{file}: {error}") from None
-        before = latest_review(store, batch)
-        uris = [str(scored[each.image_id]["uri"]) for each in verdicts]
-        places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
-        review, new, changed, elsewhere = _next_review(
-            store, before, verdicts, scored, places, card
-        )
-        if new or changed:
-            save_review(held.store, review)
-        else:
-            review = before
-    labelled = review.rows.filter(review.rows["label"].is_valid())
-    return ImportOutcome(
-        **_judged(store, frozen, review).model_dump(),
-        file=file,
-        new=new,
-        changed=changed,
-        labels=labelled.num_rows,
-        elsewhere=elsewhere,
-        without_patient=labelled["patient_id"].null_count,
-        review=store.address(*review.path),
-        commands=_commands(store, card, review) if labelled.num_rows else [],
-    )
+    return import_lines(store, batch, lines, file)
+
+
+class ReportOutcome(ReviewOutcome):
+    """Persons' verdicts on a batch, and how far those agree who have read it."""
+
+    figures: list[ToldFigure]
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the verdicts, the precision and the figures as names and texts."""
+        return [*super().rows(), *((each.name, each.text) for each in self.figures)]
 
 
 @described(ReviewReport)
 def report(
     batch: str,
     settings: Settings | None = None,
-) -> ReviewOutcome:
-    """Say how many of a batch's abnormal cells were worth a person's look, by its verdicts."""
+) -> ReportOutcome:
+    """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
     store = Store((settings or Settings()).store)
     frozen = published_batch(store, batch)
-    return _judged(store, frozen, latest_review(store, frozen.name))
-
-
-def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
-    """List the commands that fit the newest verdicts, after taking earlier ones out."""
-    # The number first, so that it is not what is cut off a long name.
-    batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
-    end = ("--model", card.name, "--store", store.url)
-    retract = [
-        shell_command("retract", "--batch", name, *end)
-        for name in fitted_from(store, card.name, review.batch)
-        if name != batch
-    ]
-    images = store.address(*review.path)
-    return [*retract, shell_command("fit", "--images", images, "--batch", batch, *end)]
-
-
-def _report(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table]:
-    return iterate_groups(store, *report_path(batch.name, batch.batch_date), columns=columns)
-
-
-def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
-    """Read a report's scored images by digest, and the card of the model that diagnosed them."""
-    columns = [*FROM_SCORED, "status", "model"]
-    scored: dict[str, dict[str, object]] = {}
-    model = None
-    for part in _report(store, batch, columns):
-        for row in part.to_pylist():
-            model = row["model"]
-            if row["status"] == Status.SCORED:
-                scored.setdefault(row["image_id"], row)
-    if model is None:
-        raise VerdictError(f"batch {batch.name} has no images that a verdict could be on")
-    return scored, load_card(store, model)
-
-
-def _next_review(
-    store: Store,
-    before: Review,
-    verdicts: list[Verdict],
-    scored: dict[str, dict[str, object]],
-    places: dict[str, dict[str, object]],
-    card: ModelCard,
-) -> tuple[Review, int, int, int]:
-    """Merge new verdicts into a batch's; count the new, the changed, and labels elsewhere."""
-    # A batch that was forced since may have lost images; verdicts on these stay in its history.
-    known: dict[str, dict[str, object]] = {
-        row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored
-    }
-    when: datetime = now()
-    new = changed = 0
-    for each in verdicts:
-        old = known.get(each.image_id)
-        said = {"verdict": each.verdict, "note": each.note, "reviewer": each.reviewer}
-        if old is None:
-            new += 1
-        elif any(old[name] != value for name, value in said.items()):
-            changed += 1
-        else:
-            continue
-        row = scored[each.image_id]
-        known[each.image_id] = {
-            **places[str(row["uri"])],
-            **{name: row[name] for name in FROM_SCORED},
-            **said,
-            "reviewed_at": when,
-        }
-    labels_elsewhere = {
-        image_id
-        for other in other_reviews(store, before.batch)
-        for image_id in other.rows.filter(other.rows["label"].is_valid())["image_id"].to_pylist()
-    }
-    elsewhere = 0
-    for image_id, row in known.items():
-        is_class = row["verdict"] in card.classes
-        elsewhere += is_class and image_id in labels_elsewhere
-        row["label"] = row["verdict"] if is_class and image_id not in labels_elsewhere else None
-    rows = pa.Table.from_pylist(list(known.values()), before.rows.schema)
-    return Review(before.batch, before.number + 1, rows), new, changed, elsewhere
-
-
-def _judged(store: Store, batch: Batch, review: Review) -> ReviewOutcome:
-    ids, said = review.rows["image_id"].to_pylist(), review.rows["verdict"].to_pylist()
-    counts = Counter(said)
-    found: Precision = precision(
-        _report(store, batch, ["image_id", "diagnosis", "abnormal"]),
-        dict(zip(ids, said, strict=True)),
-    )
-    low, high = found.interval or (None, None)
-    return ReviewOutcome(
-        batch=batch.name,
-        verdicts={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
-        abnormal_looked_at=found.looked_at,
-        abnormal_other=found.other,
-        abnormal_wrong=found.wrong,
-        precision=found.share,
-        precision_low=low,
-        precision_high=high,
-    )
+    told: list[ToldFigure] = []
+    if find_sample(store, frozen.key) is not None:
+        session, _ = open_session(
+            store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
+        )
+        told = figures(session)
+    found = judged(store, frozen, latest_review(store, frozen.name))
+    return ReportOutcome(**found.model_dump(), figures=told)

@@ -72,8 +72,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_a_command_of_two_words_names_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run("review", capsys=capsys)
     assert code == 2
-    assert err == "slidewatch: no command 'review'; there are: review export, review import, " + (
-        "review report\n"
+    assert err == "slidewatch: no command 'review'; there are: review export, review serve, " + (
+        "review import, review report\n"
     )
 
 

@@ -30,6 +30,7 @@ from storage.models.detectors import list_detectors
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.tables import BATCHES, publish_report, report_path
 from storage.store import Store
+from tests.support.servers import free_port
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -211,11 +212,6 @@ def test_where_metrics_cannot_be_delivered_it_is_said_once_and_the_work_goes_on(
         done.append("port")
     assert "Address already in use" in capsys.readouterr().err
     assert len(done) == 3
-
-
-def free_port() -> int:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        return server.server_port
 
 
 def until(there: Any) -> None:

@@ -1,6 +1,5 @@
 """The page of a batch in a real browser: an installed Chromium, without a network."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownField, ShownSlide
 from tasks.visualisation.thumbnails import Exhibit
+from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
     exhibit,
     field_picture,
@@ -23,49 +23,11 @@ from tests.support.nights import (
 )
 from tests.support.pages import EVIL
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-if not BROWSER:
-    pytest.skip("no Chromium on this machine", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-# The least contrast of text with what is painted behind it (WCAG 2.2, 1.4.3), and where it is.
-LEAST_CONTRAST = """() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const light = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  let least = [99, ""];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.getClientRects().length) continue;
-    if (element.closest("svg, script")) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < least[0]) least = [ratio, walker.currentNode.data.trim()];
-  }
-  return least;
-}"""
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        # Chromium refuses its sandbox to root, and the page is our own.
-        made = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

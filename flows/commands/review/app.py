@@ -1,0 +1,268 @@
+"""Serve the pages on which a person reads cells; they work without script, by forms."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, ImageDraw
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from flows.commands.review.figures import figures
+from flows.commands.review.session import Session
+from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from flows.stages.batch import find_refs
+from storage.models.detectors import DetectorCard
+from storage.store import StoreError, check_name
+from tasks.images.crops import TRAINING_DIAMETER
+from tasks.images.decoding import BadImageError
+from tasks.images.files import SourceError
+from tasks.images.regions import ImageRef, find_unchanged, read_around
+
+FILES = Path(__file__).parent / "templates"
+KEYS = "puwo?"  # of the verdicts, in their order
+RED_CELL = 7.5  # microns across: cells are cut out of a field so that one has a known size
+ZOOM = 2  # pixels on the screen for one of a cell's image
+AROUND = 3  # widths of a cell to each side that are shown of its field
+FRAME = 213, 94, 0  # of the cell in its field, told from any stain by the colour-blind, too
+LONGEST_LOOK = 600.0  # seconds; whoever takes longer has gone for coffee
+
+_PAGES = Environment(
+    loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+
+
+class Bench:
+    """The pages of a session. ``blind`` hides diagnosis and scores until the verdict is there."""
+
+    def __init__(
+        self, session: Session, detector: DetectorCard | None, *, blind: bool, reader: str | None
+    ) -> None:
+        self._session, self._detector = session, detector
+        self._blind, self._reader = blind, reader
+        self._picture = lru_cache(maxsize=512)(self._read_picture)
+
+    def app(self) -> Starlette:
+        """Make the application."""
+        return Starlette(
+            routes=[
+                Route("/", self.start, methods=["GET"]),
+                Route("/reader", self.name_reader, methods=["POST"]),
+                Route("/files/{name}", self.file, methods=["GET"]),
+                Route("/picture/{image_id}", self.picture, methods=["GET"]),
+                Route("/field/{image_id}", self.field, methods=["GET"]),
+                Route("/heat/{image_id}", self.heat, methods=["GET"]),
+                Route("/report", self.report, methods=["GET"]),
+                Route("/import", self.take, methods=["POST"]),
+                Route("/by/{reader}", self.next_cell, methods=["GET"]),
+                Route("/by/{reader}/undo", self.undo, methods=["POST"]),
+                Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
+                Route("/by/{reader}/{image_id}", self.say, methods=["POST"]),
+            ]
+        )
+
+    def start(self, request: Request) -> Response:
+        """Ask for the reader's name, unless the command has given it."""
+        if self._reader is not None:
+            return _to(request, f"/by/{self._reader}")
+        return self._page(request, "start.html", problem=None)
+
+    async def name_reader(self, request: Request) -> Response:
+        """Go to the cells of the reader who has given her name."""
+        name = (await _form(request)).get("reader", "").strip()
+        try:
+            return _to(request, f"/by/{check_name('reader', name)}")
+        except StoreError as error:
+            return self._page(request, "start.html", problem=str(error), status=400)
+
+    def next_cell(self, request: Request) -> Response:
+        """Show the next cell that the reader has not read, or that there is none."""
+        reader = _reader(request)
+        self._session.refresh()
+        queue = self._session.queue(reader)
+        if not queue:
+            return _to(request, "/report")
+        return _to(request, f"/by/{reader}/{queue[0]}")
+
+    def cell(self, request: Request) -> Response:
+        """Show a cell."""
+        reader, image_id = _reader(request), self._known(request)
+        said = self._session.said(reader)
+        row = self._session.cells[image_id]
+        verdict, seconds = said.get(image_id), self._session.seconds(reader)
+        shown: dict[str, Any] = {
+            "reader": reader,
+            "image_id": image_id,
+            "verdicts": list(zip(KEYS, self._session.verdicts, strict=True)),
+            "verdict": verdict,
+            "row": row if verdict is not None or not self._blind else None,
+            "read": len(said),
+            "cells": len(self._session.cells),
+            "seconds": seconds,
+            "beside": self._session.beside(image_id),
+            "before": self._before(said, image_id),
+            "problem": None,
+            "width": 0,
+            "bar": None,
+            "field": False,
+        }
+        try:
+            ref, (_, width) = self._ref(image_id), self._picture(image_id)
+            bar = None if ref.region is None else round(ZOOM * TRAINING_DIAMETER / RED_CELL * 5)
+            shown |= {"width": ZOOM * width, "bar": bar, "field": ref.region is not None}
+        except (BadImageError, SourceError, OSError) as error:
+            shown["problem"] = f"the image cannot be read: {error}"
+        return self._page(request, "cell.html", **shown)
+
+    def _before(self, said: dict[str, str], image_id: str) -> str | None:
+        """Find the cell that was read before this one."""
+        order = list(said)
+        if image_id in said:
+            order = order[: order.index(image_id)]
+        return order[-1] if order else None
+
+    async def say(self, request: Request) -> Response:
+        """Keep a verdict, and go on."""
+        reader, image_id = _reader(request), self._known(request)
+        form = await _form(request)
+        verdict = form.get("verdict", "")
+        if verdict not in self._session.verdicts:
+            raise HTTPException(400, f"{verdict!r} is no verdict")
+        try:
+            seconds = min(max(float(form.get("seconds", "0")), 0.0), LONGEST_LOOK)
+        except ValueError:
+            seconds = 0.0
+        self._session.say(reader, image_id, verdict, seconds)
+        return _to(request, f"/by/{reader}")
+
+    def undo(self, request: Request) -> Response:
+        """Take back the last verdict, and show its cell."""
+        reader = _reader(request)
+        image_id = self._session.undo(reader)
+        return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
+
+    def report(self, request: Request) -> Response:
+        """Show how far readers agree, and what an import would change."""
+        self._session.refresh()
+        outcome = self._session.imported(keep=False)
+        return self._page(
+            request,
+            "report.html",
+            figures=figures(self._session),
+            changes=outcome,
+            lines=None,
+        )
+
+    def take(self, request: Request) -> Response:
+        """Make the verdicts labels."""
+        self._session.refresh()
+        outcome = self._session.imported(keep=True)
+        lines = None if outcome is None else outcome.text().splitlines()
+        return self._page(
+            request, "report.html", figures=figures(self._session), changes=None, lines=lines
+        )
+
+    def picture(self, request: Request) -> Response:
+        """Send the image of a cell."""
+        return self._image(lambda image_id: self._picture(image_id)[0], request)
+
+    def field(self, request: Request) -> Response:
+        """Send the cell within its field."""
+        return self._image(self._read_field, request)
+
+    def heat(self, request: Request) -> Response:
+        """Send the map of what makes a cell abnormal."""
+        return self._image(self._read_heat, request)
+
+    def file(self, request: Request) -> Response:
+        """Send the style or the script."""
+        name = request.path_params["name"]
+        if name not in {"bench.css", "bench.js"}:
+            raise HTTPException(404)
+        return FileResponse(FILES / name)
+
+    def _image(self, read: Any, request: Request) -> Response:
+        image_id = request.path_params["image_id"]
+        try:
+            content = read(image_id)
+        except (BadImageError, SourceError, OSError) as error:
+            return Response(f"{error}\n", 404, media_type="text/plain")
+        kind = "image/webp" if content[:4] == b"RIFF" else "image/png"
+        return Response(content, media_type=kind, headers={"Cache-Control": "private"})
+
+    def _read_picture(self, image_id: str) -> tuple[bytes, int]:
+        """Read the image of a cell as PNG, with its width in pixels."""
+        image = find_unchanged(self._ref(image_id), image_id).image()
+        return _png(image), image.width
+
+    def _read_field(self, image_id: str) -> bytes:
+        ref = self._ref(image_id)
+        if ref.region is None:
+            raise BadImageError("unreadable", "this cell is a file of its own, without a field")
+        x, y, width, height, _ = ref.region
+        pixels, wide = read_around(ref.source, ref.region, AROUND * max(width, height))
+        image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
+        corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
+        box = [scale * each for each in (*corner, *opposite)]
+        ImageDraw.Draw(image).rectangle(box, outline=FRAME, width=2)
+        return _png(image)
+
+    def _read_heat(self, image_id: str) -> bytes:
+        if self._detector is None:
+            raise BadImageError("unreadable", "the batch was screened without a detector")
+        session = self._session
+        cells = ((self._ref(image_id), image_id),)
+        (shown,) = make_exhibits(ExhibitJob(session.store, session.card, self._detector, cells))
+        if shown.heat is None:
+            raise BadImageError("unreadable", shown.missing or "this tap has no places")
+        return shown.heat
+
+    def _ref(self, image_id: str) -> ImageRef:
+        uri = self._session.address(image_id)
+        if uri is None:
+            raise HTTPException(404, "no such cell")
+        return find_refs(self._session.store, self._session.batch, [uri])[uri]
+
+    def _known(self, request: Request) -> str:
+        image_id = str(request.path_params["image_id"])
+        if image_id not in self._session.cells:
+            raise HTTPException(404, "no such cell")
+        return image_id
+
+    def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        base = request.scope["root_path"]
+        page = _PAGES.get_template(name).render(
+            base=base, batch=self._session.batch.name, blind=self._blind, **values
+        )
+        return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
+
+
+async def _form(request: Request) -> dict[str, str]:
+    try:
+        return dict(parse_qsl((await request.body()).decode()))
+    except ValueError:
+        raise HTTPException(400, "this is no form of these pages") from None
+
+
+def _reader(request: Request) -> str:
+    try:
+        return check_name("reader", request.path_params["reader"])
+    except StoreError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _to(request: Request, path: str) -> Response:
+    return RedirectResponse(request.scope["root_path"] + path, 303)
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,92 @@
+"""Let nobody in but the person who was given the address, from pages of this server alone.
+
+Any page in the person's browser can send requests to this machine. It cannot read the token in the
+address, nor say that it is this server (``Origin``), nor reach it by another name (``Host``: DNS
+rebinding).
+"""
+
+import secrets
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",  # a form's Origin would be null without any referrer
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+MOST_BODY = 10_000  # bytes of a form
+
+
+class Guarded:
+    """An application whose addresses begin with a token, for requests from its own pages.
+
+    Args:
+        app: what is guarded; it sees addresses without the token.
+        token: the first part of every address.
+        hosts: names and ports under which the server is reached, such as ``127.0.0.1:8077``.
+        scheme: ``http`` or ``https``.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], scheme: str) -> None:
+        self._app, self._token = app, token
+        self._hosts = {host.encode() for host in hosts}
+        self._origins = {f"{scheme}://{host}".encode() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it in one line."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        prefix = f"/{self._token}"
+        inner = dict(scope)
+        inner["root_path"] = scope.get("root_path", "") + prefix
+        await self._app(inner, receive, _with_headers(send))
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        if scope["type"] != "http":
+            return 400, "this server speaks HTTP alone"
+        headers = dict(scope["headers"])
+        if headers.get(b"host") not in self._hosts:
+            return 421, "this server has another name"
+        first = scope["path"].lstrip("/").partition("/")[0]
+        if not secrets.compare_digest(first.encode(), self._token.encode()):
+            return 404, "not here: use the address that the command has printed"
+        if scope["method"] not in {"GET", "HEAD"}:
+            if headers.get(b"origin") not in self._origins:
+                return 403, "forms are taken from this server's own pages alone"
+            if int(headers.get(b"content-length") or MOST_BODY + 1) > MOST_BODY:
+                return 413, "this form is too long"
+        return None
+
+
+def _with_headers(send: Send) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            known = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(
+                    (name.lower().encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.lower().encode() not in known
+                ),
+            ]
+        await send(message)
+
+    return wrapped
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    kind = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": kind})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})

@@ -1,0 +1,247 @@
+"""Make persons' verdicts labels, from a sheet or from readings.
+
+A cell counts once, however often verdicts on it are imported. Every import holds all that is known
+of its batch, so the newest replaces the one before: what was fitted from that is retracted first,
+and `slidewatch fit` refuses to hold two imports of one batch. A cell that lies in two batches and
+has a verdict in both is a label in the one whose verdict came first.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+
+from flows.monitoring.console import tell
+from flows.outcome import Outcome, shell_command, table
+from storage.batches.manifests import Batch, find_rows
+from storage.leases import lease
+from storage.models.classifiers import ModelCard, load_card
+from storage.parquet import iterate_groups
+from storage.records import now
+from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
+from storage.reports.tables import published_batch, report_path
+from storage.store import Store
+from tasks.reports.reviews import (
+    OTHER,
+    Line,
+    Precision,
+    Verdict,
+    VerdictError,
+    check_verdicts,
+    precision,
+)
+from tasks.types import Status
+
+FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
+
+
+class ReviewOutcome(Outcome):
+    """Persons' verdicts on a batch, and the precision of its abnormal list by them."""
+
+    batch: str
+    verdicts: dict[str, int]
+    abnormal_looked_at: int
+    abnormal_other: int
+    abnormal_wrong: int
+    precision: float | None
+    precision_low: float | None
+    precision_high: float | None
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        return f"batch {self.batch}: {sum(self.verdicts.values()):,} verdicts\n{table(self.rows())}"
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the verdicts and the precision as names and texts."""
+        verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
+        worth = self.abnormal_other + self.abnormal_wrong
+        abnormal = "nobody has looked at an abnormal cell yet"
+        if self.precision is not None:
+            abnormal = (
+                f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth it: precision "
+                f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
+                f"{self.abnormal_other:,} no such cell, {self.abnormal_wrong:,} diagnosed wrongly"
+            )
+        return [("verdicts", verdicts or "none"), ("abnormal", abnormal)]
+
+
+class ImportOutcome(ReviewOutcome):
+    """The changes that an import of verdicts made, and the commands that fit them."""
+
+    file: str
+    new: int
+    changed: int
+    labels: int
+    elsewhere: int
+    without_patient: int
+    review: str
+    commands: list[str]
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows = self.rows()
+        if self.elsewhere:
+            rows.append(("counted", f"{self.elsewhere:,} of them as a label of another batch"))
+        if self.without_patient:
+            rows.append(
+                (
+                    "warning",
+                    f"{self.without_patient:,} labels name no patient: a detector fitted with "
+                    "them is calibrated by slides or images, which is too optimistic",
+                )
+            )
+        rows.append(("review", self.review))
+        rows += [("next", command) for command in self.commands]
+        if not self.labels:
+            rows.append(("next", "nothing to fit: no verdict is a class of the model"))
+        return f"batch {self.batch}: {self.new:,} new verdicts, {self.changed:,} changed\n" + table(
+            rows
+        )
+
+
+def import_lines(
+    store: Store, batch: str, lines: Sequence[Line], file: str, *, keep: bool = True
+) -> ImportOutcome:
+    """Keep verdicts on a batch in the store, all or none, and say how to fit them.
+
+    Args:
+        store: where the batch is.
+        batch: its name.
+        lines: the verdicts, each on another image.
+        file: where they come from, for messages.
+        keep: whether they are kept; otherwise only what would change is said.
+
+    Raises:
+        VerdictError: a verdict or an image is unknown, or an image is judged twice.
+    """
+    # One import at a time: it looks whether a cell is a label of another batch.
+    with lease(store, "reviews", wait=True, on_wait=tell) as held:
+        frozen = published_batch(store, batch)
+        try:
+            scored, card = _scored(store, frozen)
+            verdicts = check_verdicts(lines, batch=batch, known=scored, classes=card.classes)
+        except VerdictError as error:
+            raise VerdictError(f"{file}: {error}") from None
+        before = latest_review(store, batch)
+        uris = [str(scored[each.image_id]["uri"]) for each in verdicts]
+        places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
+        review, new, changed, elsewhere = _next_review(
+            store, before, verdicts, scored, places, card
+        )
+        if keep and (new or changed):
+            save_review(held.store, review)
+        elif not (new or changed):
+            review = before
+    labelled = review.rows.filter(review.rows["label"].is_valid())
+    return ImportOutcome(
+        **judged(store, frozen, review).model_dump(),
+        file=file,
+        new=new,
+        changed=changed,
+        labels=labelled.num_rows,
+        elsewhere=elsewhere,
+        without_patient=labelled["patient_id"].null_count,
+        review=store.address(*review.path),
+        commands=_commands(store, card, review) if labelled.num_rows else [],
+    )
+
+
+def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
+    """List the commands that fit the newest verdicts, after taking earlier ones out."""
+    # The number first, so that it is not what is cut off a long name.
+    batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
+    end = ("--model", card.name, "--store", store.url)
+    retract = [
+        shell_command("retract", "--batch", name, *end)
+        for name in fitted_from(store, card.name, review.batch)
+        if name != batch
+    ]
+    images = store.address(*review.path)
+    return [*retract, shell_command("fit", "--images", images, "--batch", batch, *end)]
+
+
+def report_rows(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table]:
+    """Read the rows of a batch's report on images, part by part."""
+    return iterate_groups(store, *report_path(batch.name, batch.batch_date), columns=columns)
+
+
+def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
+    """Read a report's scored images by digest, and the card of the model that diagnosed them."""
+    columns = [*FROM_SCORED, "status", "model"]
+    scored: dict[str, dict[str, object]] = {}
+    model = None
+    for part in report_rows(store, batch, columns):
+        for row in part.to_pylist():
+            model = row["model"]
+            if row["status"] == Status.SCORED:
+                scored.setdefault(row["image_id"], row)
+    if model is None:
+        raise VerdictError(f"batch {batch.name} has no images that a verdict could be on")
+    return scored, load_card(store, model)
+
+
+def _next_review(
+    store: Store,
+    before: Review,
+    verdicts: list[Verdict],
+    scored: dict[str, dict[str, object]],
+    places: dict[str, dict[str, object]],
+    card: ModelCard,
+) -> tuple[Review, int, int, int]:
+    """Merge new verdicts into a batch's; count the new, the changed, and labels elsewhere."""
+    # A batch that was forced since may have lost images; verdicts on these stay in its history.
+    known: dict[str, dict[str, object]] = {
+        row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored
+    }
+    when: datetime = now()
+    new = changed = 0
+    for each in verdicts:
+        old = known.get(each.image_id)
+        said = {"verdict": each.verdict, "note": each.note, "reviewer": each.reviewer}
+        if old is None:
+            new += 1
+        elif any(old[name] != value for name, value in said.items()):
+            changed += 1
+        else:
+            continue
+        row = scored[each.image_id]
+        known[each.image_id] = {
+            **places[str(row["uri"])],
+            **{name: row[name] for name in FROM_SCORED},
+            **said,
+            "reviewed_at": when,
+        }
+    labels_elsewhere = {
+        image_id
+        for other in other_reviews(store, before.batch)
+        for image_id in other.rows.filter(other.rows["label"].is_valid())["image_id"].to_pylist()
+    }
+    elsewhere = 0
+    for image_id, row in known.items():
+        is_class = row["verdict"] in card.classes
+        elsewhere += is_class and image_id in labels_elsewhere
+        row["label"] = row["verdict"] if is_class and image_id not in labels_elsewhere else None
+    rows = pa.Table.from_pylist(list(known.values()), before.rows.schema)
+    return Review(before.batch, before.number + 1, rows), new, changed, elsewhere
+
+
+def judged(store: Store, batch: Batch, review: Review) -> ReviewOutcome:
+    """Count verdicts on a batch, and measure the precision of its abnormal list by them."""
+    ids, said = review.rows["image_id"].to_pylist(), review.rows["verdict"].to_pylist()
+    counts = Counter(said)
+    found: Precision = precision(
+        report_rows(store, batch, ["image_id", "diagnosis", "abnormal"]),
+        dict(zip(ids, said, strict=True)),
+    )
+    low, high = found.interval or (None, None)
+    return ReviewOutcome(
+        batch=batch.name,
+        verdicts={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
+        abnormal_looked_at=found.looked_at,
+        abnormal_other=found.other,
+        abnormal_wrong=found.wrong,
+        precision=found.share,
+        precision_low=low,
+        precision_high=high,
+    )

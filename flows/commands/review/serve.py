@@ -1,0 +1,84 @@
+"""Run the command `review serve`: pages on which a person reads cells, on this machine alone."""
+
+import secrets
+import socket
+from contextlib import suppress
+
+import uvicorn
+
+from flows.commands.review.app import Bench
+from flows.commands.review.figures import ToldFigure, figures
+from flows.commands.review.guards import Guarded
+from flows.commands.review.session import open_session
+from flows.monitoring.console import tell, warn
+from flows.options.described import UsageError, described
+from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewServe
+from flows.outcome import Outcome, shell_command, table
+from flows.settings import Settings
+from storage.reports.tables import newest_batches, published_batch
+from storage.store import Store, StoreError, check_name
+
+HOST = "127.0.0.1"
+
+
+class ReadOutcome(Outcome):
+    """The readings of a batch when its pages were closed."""
+
+    batch: str
+    cells: int
+    figures: list[ToldFigure]
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows: list[tuple[str, object]] = [(each.name, each.text) for each in self.figures]
+        rows.append(("next", shell_command("review", "report", "--batch", self.batch)))
+        return f"batch {self.batch}: {self.cells:,} cells to read\n{table(rows)}"
+
+
+@described(ReviewServe)
+def serve(
+    batch: str | None = None,
+    port: int = 8077,
+    reader: str | None = None,
+    blind: bool = True,
+    unmarked: float = UNMARKED,
+    limit: int = LIMIT,
+    per_slide: int = PER_SLIDE,
+    settings: Settings | None = None,
+) -> ReadOutcome:
+    """Serve pages on which persons read a batch's cells, until Ctrl-C; every verdict is kept."""
+    store = Store((settings or Settings()).store)
+    if reader is not None:
+        check_name("reader", reader)
+    frozen = published_batch(store, batch or _newest(store))
+    session, detector = open_session(
+        store, frozen, limit=limit, per_slide=per_slide, unmarked=unmarked
+    )
+    bench = Bench(session, detector, blind=blind, reader=reader)
+    token = secrets.token_urlsafe(24)
+    hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
+    app = Guarded(bench.app(), token, hosts, "http")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    # Who opens the address at once waits a moment, and is not refused.
+    with _listening(port) as listening:
+        tell(f"{len(session.cells):,} cells of batch {frozen.name}; open, and Ctrl-C to end:")
+        tell(f"http://{HOST}:{port}/{token}/")
+        with suppress(KeyboardInterrupt):  # the server ends first, and then says that it was told
+            uvicorn.Server(config).run(sockets=[listening])
+    return ReadOutcome(batch=session.batch.name, cells=len(session.cells), figures=figures(session))
+
+
+def _listening(port: int) -> socket.socket:
+    """Listen on a port of this machine alone; UsageError where somebody else does."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise UsageError(f"--port: {HOST}:{port} cannot be had ({error.strerror})") from None
+
+
+def _newest(store: Store) -> str:
+    """Name the newest published batch; StoreError where there is none."""
+    row, _ = next(newest_batches(store, lambda name: True, warn), (None, None))
+    if row is None:
+        raise StoreError("no batch has a report yet: slidewatch screen makes it")
+    return str(row["batch"])

@@ -1,0 +1,194 @@
+"""Keep what readers have said of a batch's cells, and choose what each of them sees next."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
+
+import pyarrow as pa
+
+from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard, load_card
+from storage.models.detectors import DetectorCard, load_detector_card
+from storage.records import now
+from storage.reports.readings import (
+    Reading,
+    ReadingSample,
+    Stratum,
+    add_reading,
+    find_sample,
+    keep_sample,
+    read_readings,
+)
+from storage.store import Store, StoreError
+from tasks.reading.agreement import UNSURE, consensus, discordant
+from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled
+from tasks.reports.reviews import OTHER, Line
+from tasks.types import Status
+
+WHITE = "white cell"
+BESIDE = 8  # other cells of the slide
+
+
+@dataclass
+class Session:
+    """The cells of a batch that readers look at, and their readings, which are kept at once."""
+
+    store: Store
+    batch: Batch
+    card: ModelCard
+    sample: Sample
+    _readings: dict[str, Reading] = field(default_factory=dict)
+    _shown: dict[str, str] = field(default_factory=dict)  # addresses of cells beside others
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """List what a reader can say."""
+        return (*self.card.classes, WHITE, OTHER, UNSURE)
+
+    @cached_property
+    def cells(self) -> dict[str, dict[str, object]]:
+        """Find the row of the report of each cell, by digest."""
+        return {row["image_id"]: row for row in self.sample.rows.to_pylist()}
+
+    @cached_property
+    def _scored(self) -> pa.Table:
+        columns = ["image_id", "uri", "slide_id", "status"]
+        rows = pa.concat_tables(
+            report_rows(self.store, self.batch, columns), promote_options="permissive"
+        ).unify_dictionaries()
+        return rows.filter(pa.compute.equal(rows["status"].cast(pa.string()), Status.SCORED))
+
+    def beside(self, image_id: str) -> list[str]:
+        """List some other cells of the slide of a cell, by digest."""
+        slide = self.cells[image_id]["slide_id"]
+        if slide is None:
+            return []
+        same = pa.compute.equal(self._scored["slide_id"].cast(pa.string()), slide)
+        rows = {row["image_id"]: row for row in self._scored.filter(same).to_pylist()}
+        rows.pop(image_id, None)
+        chosen = ordered(rows, image_id)[:BESIDE]
+        self._shown |= {each: str(rows[each]["uri"]) for each in chosen}
+        return chosen
+
+    def address(self, image_id: str) -> str | None:
+        """Find the address of a cell that is read or stands beside one; None of another."""
+        row = self.cells.get(image_id)
+        return self._shown.get(image_id) if row is None else str(row["uri"])
+
+    def refresh(self) -> None:
+        """Read what others have said meanwhile, through other servers too."""
+        with self._lock:
+            self._readings |= dict(read_readings(self.store, self.batch.key, self._readings))
+
+    def said(self, reader: str) -> dict[str, str]:
+        """Give the verdicts of a reader that stand, by digest of the image."""
+        found: dict[str, str] = {}
+        for _, reading in sorted(self._readings.items()):
+            if reading.reader == reader and reading.image_id in self.cells:
+                found.pop(reading.image_id, None)  # what was said last comes last
+                if reading.verdict is not None:
+                    found[reading.image_id] = reading.verdict
+        return found
+
+    def readers(self) -> list[str]:
+        """List those who have said something."""
+        return sorted({reading.reader for reading in self._readings.values()})
+
+    def all_said(self) -> dict[str, dict[str, str]]:
+        """Give the verdicts that stand, by reader and by digest of the image."""
+        return {reader: self.said(reader) for reader in self.readers()}
+
+    def seconds(self, reader: str) -> float | None:
+        """Average how long a reader looks at a cell, in seconds."""
+        looks = [
+            reading.seconds
+            for reading in self._readings.values()
+            if reading.reader == reader and reading.verdict is not None
+        ]
+        return sum(looks) / len(looks) if looks else None
+
+    def queue(self, reader: str) -> list[str]:
+        """Order the cells that a reader has not read: those on which others differ come first."""
+        mine = self.said(reader)
+        others = {name: said for name, said in self.all_said().items() if name != reader}
+        differing = discordant(others)
+        order = [*ordered(differing, reader), *ordered(self.cells, reader)]
+        return [image for image in dict.fromkeys(order) if image not in mine]
+
+    def say(self, reader: str, image_id: str, verdict: str | None, seconds: float) -> None:
+        """Keep what a reader says of a cell; None takes the last verdict back."""
+        reading = Reading(
+            reader=reader, image_id=image_id, verdict=verdict, at=now(), seconds=seconds
+        )
+        with self._lock:
+            number = len(self._readings)
+            name = add_reading(self.store, self.batch.key, reading, number)
+            self._readings[name] = reading
+
+    def undo(self, reader: str) -> str | None:
+        """Take back the last verdict of a reader, and return the digest of its image."""
+        mine = self.said(reader)
+        if not mine:
+            return None
+        image_id = list(mine)[-1]
+        self.say(reader, image_id, None, 0.0)
+        return image_id
+
+    def lines(self) -> list[Line]:
+        """List the verdicts of the majority as lines of a sheet; what is unsure is left out."""
+        readings = self.all_said()
+        lines: list[Line] = []
+        for image_id, verdict in consensus(readings).items():
+            if verdict == UNSURE:
+                continue
+            names = [name for name, said in readings.items() if said.get(image_id) == verdict]
+            note, verdict = (WHITE, OTHER) if verdict == WHITE else ("", verdict)
+            lines.append(
+                Line(len(lines) + 1, image_id, self.batch.name, verdict, note, " and ".join(names))
+            )
+        return lines
+
+    def imported(self, *, keep: bool) -> ImportOutcome | None:
+        """Make verdicts of the majority labels, or only say what would change; None without any."""
+        lines = self.lines()
+        if not lines:
+            return None
+        return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
+
+
+def open_session(
+    store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
+) -> tuple[Session, DetectorCard | None]:
+    """Read the cells of a batch that were chosen before, or choose them, and what was said of them.
+
+    Args:
+        store: where the batch is.
+        batch: which; it is published.
+        limit: of flagged cells, where none were chosen yet; the same of the next two.
+        per_slide: limit of them that a slide may send.
+        unmarked: share of cells that were not flagged.
+
+    Raises:
+        StoreError: the batch has no scored cell.
+    """
+    kept = find_sample(store, batch.key)
+    if kept is None:
+        rows = report_rows(store, batch, list(COLUMNS))
+        sample = choose(rows, limit=limit, per_slide=per_slide, unmarked=unmarked)
+        if not sample.rows.num_rows:
+            raise StoreError(f"batch {batch.name} has no scored cell that a person could read")
+        strata = [
+            Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
+            for (flagged, diagnosis), n in sorted(sample.of.items())
+        ]
+        wanted = ReadingSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
+        kept = keep_sample(store, batch.key, wanted)
+    rows = recalled(report_rows(store, batch, list(COLUMNS)), kept.image_ids)
+    sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
+    by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
+    detector = load_detector_card(store, by["detector"]) if by["detector"] else None
+    session = Session(store, batch, load_card(store, by["model"]), sample)
+    session.refresh()
+    return session, detector

@@ -1,0 +1,130 @@
+"""Measure how far readers agree with each other and with the machine."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
+
+UNSURE = "unsure"
+REPEATS = 500
+LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
+
+Verdicts = Mapping[str, str]  # by digest of the image
+Groups = Mapping[str, str | None]  # the patient of an image, by its digest
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Hold a figure with its 95% interval from resampled patients, and of how many cells it is."""
+
+    value: float
+    low: float
+    high: float
+    cells: int
+
+
+def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
+    """List the images, by digest, on which at least two readers differ and none has a majority."""
+    images = sorted({image for said in readings.values() for image in said})
+    return [
+        image
+        for image in images
+        if sum(image in said for said in readings.values()) > 1
+        and majority([said[image] for said in readings.values() if image in said]) is None
+    ]
+
+
+def majority(verdicts: Sequence[str]) -> str | None:
+    """Return what more than half of the verdicts say; None where there is no such."""
+    if not verdicts:
+        return None
+    (verdict, count), *_ = Counter(verdicts).most_common(1)
+    return verdict if 2 * count > len(verdicts) else None
+
+
+def consensus(readings: Mapping[str, Verdicts]) -> dict[str, str]:
+    """Give the verdict of the majority of readers on each image that has one, by digest."""
+    images = sorted({image for said in readings.values() for image in said})
+    found = {
+        image: majority([said[image] for said in readings.values() if image in said])
+        for image in images
+    }
+    return {image: verdict for image, verdict in found.items() if verdict is not None}
+
+
+def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:
+    """Measure Cohen's kappa of two readers on the images that both have read (Cohen 1960).
+
+    What one of them is unsure of counts as a verdict of its own.
+
+    Returns:
+        The figure; None where they share fewer than two images, or both say the same of all.
+    """
+    shared = sorted(set(first) & set(second))
+    one, two = ([said[image] for image in shared] for said in (first, second))
+    if len(shared) < 2 or len({*one, *two}) < 2:
+        return None
+    draws = [
+        cohen_kappa_score(one, two, sample_weight=weights)
+        for weights in _resampled([groups[image] or image for image in shared])
+        if len({*np.compress(weights > 0, one), *np.compress(weights > 0, two)}) > 1
+    ]
+    return _figure(float(cohen_kappa_score(one, two)), draws, len(shared))
+
+
+def sensitivity(
+    truth: Verdicts,
+    diagnosed: Mapping[str, str],
+    flagged: Mapping[str, bool],
+    of: Mapping[tuple[bool, str], int],
+    groups: Groups,
+    positive: str,
+) -> Figure | None:
+    """Estimate which share of a batch's parasitized cells the machine has called or flagged.
+
+    Cells that were read stand for those of their stratum (flagged or not, by diagnosis): each
+    counts as many times as the stratum has cells for one that was read (Horvitz & Thompson 1952).
+
+    Args:
+        truth: what persons say, by digest.
+        diagnosed: the machine's class, by digest.
+        flagged: whether it went to a person, by digest.
+        of: how many cells of the batch each stratum has.
+        groups: patients, by digest.
+        positive: the class whose cells are sought.
+
+    Returns:
+        The figure, of as many cells as persons call positive; None where there are none.
+    """
+    images = sorted(truth)
+    strata = [(flagged[image], diagnosed[image]) for image in images]
+    read = Counter(strata)
+    weights = np.asarray([of[stratum] / read[stratum] for stratum in strata])
+    is_true = np.asarray([truth[image] == positive for image in images])
+    is_found = np.asarray([was or called == positive for was, called in strata])
+    if not is_true.any():
+        return None
+
+    def share(drawn: NDArray[np.float64]) -> float:
+        sought = drawn * weights * is_true
+        return float((sought * is_found).sum() / sought.sum()) if sought.sum() else float("nan")
+
+    draws = [share(drawn) for drawn in _resampled([groups[image] or image for image in images])]
+    known = [draw for draw in draws if np.isfinite(draw)]
+    return _figure(share(np.ones(len(images))), known, int(is_true.sum()))
+
+
+def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
+    """Draw patients with replacement; give how often each image (n,) is drawn, `REPEATS` times."""
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=REPEATS)
+    return [each[codes].astype(np.float64) for each in drawn]
+
+
+def _figure(value: float, draws: Sequence[float], cells: int) -> Figure:
+    low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
+    return Figure(value, float(low), float(high), cells)

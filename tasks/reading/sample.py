@@ -1,0 +1,89 @@
+"""Choose the cells that readers look at: those for review, and others mixed in unmarked.
+
+A reader who is shown only what the machine has flagged cannot find what it missed, and learns to
+expect something. So some cells that were not flagged are mixed in. Every reader gets the same
+cells, each in another order.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.reports.columns import is_for_review
+from tasks.reports.reviews import candidates
+from tasks.types import Status
+
+# What is read of a report's rows.
+COLUMNS = (
+    "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",
+    "review_reason", "verdict", "status", "abnormal",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold the cells of a reading, a table of `COLUMNS` and ``flagged``, and how many there are.
+
+    ``of`` counts the scored cells of the batch by whether they are flagged and by diagnosis: those
+    that were chosen stand for them.
+    """
+
+    rows: pa.Table
+    of: dict[tuple[bool, str], int]
+
+
+def choose(parts: Iterable[pa.Table], *, limit: int, per_slide: int, unmarked: float) -> Sample:
+    """Choose cells for review, the most abnormal first, and a random share of others.
+
+    The choice depends on the batch alone, so that all readers get the same cells, at any time.
+
+    Args:
+        parts: image rows of `COLUMNS`.
+        limit: of cells for review.
+        per_slide: limit of them that a slide may send.
+        unmarked: the share of all chosen cells that are others, in [0, 1).
+    """
+    scored = _scored(parts)
+    keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
+    of: dict[tuple[bool, str], int] = {}
+    for key in keys:
+        of[key] = of.get(key, 0) + 1
+    marked = candidates(iter([scored]), done=(), per_slide=per_slide).rows.slice(0, limit)
+    others = scored.filter(pc.invert(scored["flagged"]))
+    wanted = round(marked.num_rows * unmarked / (1 - unmarked)) if marked.num_rows else limit
+    order = ordered(others["image_id"].to_pylist(), "unmarked")
+    chosen = [*marked["image_id"].to_pylist(), *order[: min(wanted, limit)]]
+    keep = pc.is_in(scored["image_id"].cast(pa.string()), pa.array(chosen, pa.string()))
+    return Sample(scored.filter(keep), of)
+
+
+def recalled(parts: Iterable[pa.Table], image_ids: Iterable[str]) -> pa.Table:
+    """Find the rows of cells that were chosen before, with ``flagged``."""
+    scored = _scored(parts)
+    wanted = pa.array(list(image_ids), pa.string())
+    return scored.filter(pc.is_in(scored["image_id"].cast(pa.string()), wanted))
+
+
+def _scored(parts: Iterable[pa.Table]) -> pa.Table:
+    """Read the scored cells, each once, and mark those for review as ``flagged``."""
+    # A night without images has no parts.
+    none = pa.table({name: pa.nulls(0, pa.string()) for name in COLUMNS})
+    rows = pa.concat_tables(list(parts) or [none]).unify_dictionaries()
+    rows = rows.append_column("flagged", pa.array(np.asarray(is_for_review(rows), bool)))
+    scored = rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED))
+    return _once(scored)
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    """Keep the first row of each image."""
+    _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), object), return_index=True)
+    return rows.take(pa.array(np.sort(first), pa.int64()))
+
+
+def ordered(image_ids: Iterable[str], reader: str) -> list[str]:
+    """Shuffle digests of images in a way that is a reader's own, and always the same."""
+    return sorted(image_ids, key=lambda each: sha256(f"{reader}\0{each}".encode()).digest())

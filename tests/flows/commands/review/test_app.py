@@ -1,0 +1,147 @@
+"""The pages of readers, asked as a browser asks, and as somebody else does."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from httpx import Response
+from starlette.testclient import TestClient
+
+from flows.commands.review.app import Bench
+from flows.commands.review.guards import Guarded
+from flows.commands.review.session import Session, open_session
+from storage.store import Store
+from tests.support.pages import EVIL, Page
+from tests.support.reading import night
+
+HOST = "127.0.0.1:8077"
+OWN = {"host": HOST, "origin": f"http://{HOST}"}
+Open = Callable[..., TestClient]
+
+
+@pytest.fixture
+def session(store_with_model: Store, tmp_path: Path) -> Session:
+    batch = night(store_with_model, tmp_path / "cells", slide=EVIL)
+    made, _ = open_session(store_with_model, batch, limit=100, per_slide=99, unmarked=0.25)
+    return made
+
+
+@pytest.fixture
+def client(session: Session) -> TestClient:
+    return client_of(session)
+
+
+def client_of(session: Session, *, blind: bool = True) -> TestClient:
+    app = Guarded(Bench(session, None, blind=blind, reader=None).app(), "secret", [HOST], "http")
+    return TestClient(app, base_url=f"http://{HOST}")
+
+
+def ask(client: TestClient, path: str, **headers: str) -> Response:
+    return client.get(f"/secret{path}", headers={"host": HOST} | headers)
+
+
+def send(client: TestClient, path: str, fields: dict[str, str], **headers: str) -> Response:
+    return client.post(f"/secret{path}", data=fields, headers=OWN | headers, follow_redirects=False)
+
+
+def test_a_whole_session_without_script(client: TestClient, session: Session) -> None:
+    assert send(client, "/reader", {"reader": "Ada"}).headers["location"] == "/secret/by/Ada"
+    for read in range(len(session.cells)):
+        page = ask(client, "/by/Ada")
+        assert f"{read} of 12 read" in page.text
+        image_id = str(page.url).rpartition("/")[2]
+        assert ask(client, f"/picture/{image_id}").headers["content-type"] == "image/png"
+        answer = send(client, f"/by/Ada/{image_id}", {"verdict": "Uninfected", "seconds": "1.5"})
+        assert answer.status_code == 303
+    assert str(ask(client, "/by/Ada").url).endswith("/secret/report")
+    assert session.seconds("Ada") == 1.5
+    undone = send(client, "/by/Ada/undo", {})
+    assert undone.headers["location"].endswith(image_id)
+    assert len(session.said("Ada")) == 11
+    assert "<b>11</b> new" in ask(client, "/report").text
+    assert "11 new verdicts" in send(client, "/import", {}).text
+
+
+def test_diagnosis_and_scores_are_hidden_until_the_verdict_is_there(
+    client: TestClient, session: Session
+) -> None:
+    image_id = session.queue("Ada")[0]
+    before = ask(client, f"/by/Ada/{image_id}").text
+    assert "The machine says" not in before
+    assert "p-value" not in before
+    assert "abnormal" not in before
+    send(client, f"/by/Ada/{image_id}", {"verdict": "other"})
+    assert "The machine says" in ask(client, f"/by/Ada/{image_id}").text
+    assert "The machine says" not in ask(client, f"/by/Ben/{image_id}").text
+    told = client_of(session, blind=False)
+    assert "The machine says" in ask(told, f"/by/Ben/{image_id}").text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/wrong/", OWN, 404),
+        ("/", OWN, 404),
+        ("/secretly/", OWN, 404),
+        ("/secret/", {"host": "evil.example:8077"}, 421),
+        ("/secret/", {"host": "127.0.0.1:1"}, 421),
+        ("/secret/files/../app.py", OWN, 404),
+        ("/secret/files/base.html", OWN, 404),
+        ("/secret/picture/nobody", OWN, 404),
+        ("/secret/by/Ada/nobody", OWN, 404),
+        ("/secret/by/.hidden", OWN, 404),
+    ],
+)
+def test_a_stranger_sees_nothing(
+    client: TestClient, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert client.get(path, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": HOST}, 403),
+        ({"host": HOST, "origin": "null"}, 403),
+        ({"host": HOST, "origin": "https://evil.example"}, 403),
+        ({"host": HOST, "origin": f"https://{HOST}"}, 403),
+        (OWN | {"content-length": "99999"}, 413),
+        (OWN, 400),
+    ],
+    ids=["no origin", "null", "another", "another scheme", "too long", "no verdict"],
+)
+def test_forms_of_other_pages_are_refused(
+    client: TestClient, session: Session, headers: dict[str, str], status: int
+) -> None:
+    path = f"/secret/by/Ada/{session.queue('Ada')[0]}"
+    answer = client.post(path, content="verdict=dead", headers=headers)
+    assert answer.status_code == status
+    assert session.all_said() == {}
+
+
+def test_a_name_cannot_break_out_of_a_page(client: TestClient, session: Session) -> None:
+    for image_id in session.queue("Ada"):
+        send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
+        page = Page(ask(client, f"/by/Ada/{image_id}").text)
+        assert [each["src"] for each in page.of("script")] == ["/secret/files/bench.js"]
+    refused = send(client, "/reader", {"reader": EVIL})
+    assert refused.status_code == 400
+    assert not re.search("<script>alert", refused.text)
+
+
+def test_nothing_that_a_page_shows_comes_from_elsewhere(client: TestClient) -> None:
+    page = ask(client, "/by/Ada")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert page.headers["cache-control"] == "no-store"
+    assert page.headers["referrer-policy"] == "same-origin"
+    assert "http" not in re.sub(r"http-equiv", "", page.text)
+
+
+def test_a_cell_whose_file_has_changed_is_told(client: TestClient, session: Session) -> None:
+    image_id = session.queue("Ada")[0]
+    Path(str(session.cells[image_id]["uri"])).write_bytes(b"another")
+    assert "cannot be read: the file was changed" in ask(client, f"/by/Ada/{image_id}").text
+    assert ask(client, f"/picture/{image_id}").status_code == 404

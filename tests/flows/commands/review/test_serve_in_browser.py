@@ -1,0 +1,84 @@
+"""A session by keyboard in a real browser, with the server killed in the middle."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from storage.reports.readings import read_readings
+from storage.store import Store
+from tests.support.browser import LEAST_CONTRAST, chromium
+from tests.support.reading import night
+from tests.support.servers import free_port
+
+
+@contextmanager
+def served(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    arguments = [
+        "review",
+        "serve",
+        "--batch",
+        "night",
+        "--store",
+        store.url,
+        "--port",
+        str(port),
+        "--per-slide",
+        "99",
+    ]
+    command = [sys.executable, "-m", "flows.commands.main", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            yield next(found[0] for line in server.stderr
+                       if (found := re.search(r"http://\S+", line))), server  # fmt: skip
+        finally:
+            server.kill()
+
+
+def press(page: Any, key: str, then: str) -> None:
+    page.keyboard.press(key)
+    page.get_by_text(then).wait_for()
+
+
+def test_a_session_by_keyboard_loses_nothing_when_its_server_is_killed(
+    store_with_model: Store, tmp_path: Path
+) -> None:
+    batch = night(store_with_model, tmp_path / "cells")
+    port = free_port()
+    asked: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.on("request", lambda request: asked.append(request.url))
+        with served(store_with_model, port) as (address, server):
+            page.goto(address)
+            page.fill("#reader", "Ada")
+            page.keyboard.press("Enter")
+            page.get_by_text("0 of 12 read").wait_for()
+            for number, key in enumerate("puwo?", start=1):
+                press(page, key, f"{number} of 12 read")
+            press(page, "z", "4 of 12 read")
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+        said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
+        assert said == ["Parasitized", "Uninfected", "white cell", "other", "unsure", None]
+        with served(store_with_model, port) as (address, server):
+            page.goto(f"{address}by/Ada")
+            page.get_by_text("4 of 12 read").wait_for()
+            names = page.get_by_role("button").all_inner_texts()
+            assert [name.split(maxsplit=1)[1] for name in names] == [
+                "Parasitized", "Uninfected", "white cell", "other", "unsure", "undo",
+            ]  # fmt: skip
+            for width in (1280, 390):
+                page.set_viewport_size({"width": width, "height": 800})
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                ratio, where = page.evaluate(LEAST_CONTRAST)
+                assert ratio >= 4.5, where
+            server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 0
+    assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked)

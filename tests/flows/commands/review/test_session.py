@@ -1,0 +1,104 @@
+"""What readers see and say, and what becomes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.commands.review.cells import report
+from flows.commands.review.session import Session, open_session
+from flows.settings import Settings
+from storage.reports.reviews import latest_review
+from storage.store import Store
+from tests.support.reading import FLAGGED, night
+
+SIZE = 12  # nine flagged cells, and a quarter of others
+
+
+@pytest.fixture
+def session(store_with_model: Store, tmp_path: Path) -> Session:
+    return opened(store_with_model, night(store_with_model, tmp_path / "cells"))
+
+
+def opened(store: Store, batch: object, limit: int = 100) -> Session:
+    made, _ = open_session(store, batch, limit=limit, per_slide=99, unmarked=0.25)  # type: ignore[arg-type]
+    return made
+
+
+def test_all_readers_get_the_same_cells_each_in_another_order(session: Session) -> None:
+    ada, ben = session.queue("Ada"), session.queue("Ben")
+    assert len(ada) == SIZE
+    assert sorted(ada) == sorted(ben)
+    assert ada != ben
+    flagged = [bool(session.cells[image]["flagged"]) for image in ada]
+    assert sum(flagged) == FLAGGED
+
+
+def test_the_cells_stay_though_another_limit_is_asked(session: Session) -> None:
+    assert len(opened(session.store, session.batch, limit=2).cells) == SIZE
+
+
+def test_a_verdict_is_there_after_a_crash_and_undone_by_another_file(session: Session) -> None:
+    first, second = session.queue("Ada")[:2]
+    session.say("Ada", first, "Parasitized", 2.0)
+    session.say("Ada", second, "unsure", 4.0)
+    again = opened(session.store, session.batch)
+    assert again.said("Ada") == {first: "Parasitized", second: "unsure"}
+    assert again.seconds("Ada") == 3.0
+    assert again.undo("Ada") == second
+    assert opened(session.store, session.batch).said("Ada") == {first: "Parasitized"}
+    assert again.undo("Ada") == first
+    assert again.undo("Ada") is None
+
+
+def test_readers_at_two_servers_do_not_disturb_each_other(session: Session) -> None:
+    other = opened(session.store, session.batch)
+    image = session.queue("Ada")[0]
+    session.say("Ada", image, "Parasitized", 1.0)
+    other.say("Ben", image, "Uninfected", 1.0)
+    for each in (session, other):
+        each.refresh()
+        assert each.all_said() == {"Ada": {image: "Parasitized"}, "Ben": {image: "Uninfected"}}
+
+
+def test_a_third_reader_gets_what_two_differ_on_first_and_decides(session: Session) -> None:
+    images = sorted(session.cells)
+    for image in images:
+        session.say("Ada", image, "Parasitized", 1.0)
+        session.say("Ben", image, "Uninfected" if image == images[7] else "Parasitized", 1.0)
+    assert session.queue("Cleo")[0] == images[7]
+    assert len(session.lines()) == SIZE - 1
+    session.say("Cleo", images[7], "Uninfected", 1.0)
+    assert len(session.lines()) == SIZE
+
+
+def test_what_an_import_would_change_is_told_before_it_does_so(session: Session) -> None:
+    parasite, white, doubt = session.queue("Ada")[:3]
+    session.say("Ada", parasite, "Parasitized", 1.0)
+    session.say("Ada", white, "white cell", 1.0)
+    session.say("Ada", doubt, "unsure", 1.0)
+    told = session.imported(keep=False)
+    assert told is not None
+    assert (told.new, told.changed, told.labels) == (2, 0, 1)
+    assert latest_review(session.store, "night").number == 0
+    done = session.imported(keep=True)
+    assert done is not None
+    rows = {row["image_id"]: row for row in latest_review(session.store, "night").rows.to_pylist()}
+    assert {(row["verdict"], row["note"]) for row in rows.values()} == {
+        ("Parasitized", None),
+        ("other", "white cell"),
+    }
+    assert rows[parasite]["reviewer"] == "Ada"
+    again = session.imported(keep=False)
+    assert again is not None
+    assert (again.new, again.changed) == (0, 0)
+
+
+def test_the_report_tells_how_far_readers_agree(session: Session) -> None:
+    for image, row in session.cells.items():
+        session.say("Ada", image, str(row["diagnosis"]), 1.0)
+        session.say("Ben", image, str(row["diagnosis"]), 2.0)
+    told = report("night", settings=Settings(store=session.store.url))
+    figures = {each.name: each for each in told.figures}
+    assert figures["Ada and Ben: Cohen's kappa"].value == 1.0
+    assert figures["persons and the machine: Cohen's kappa"].value == 1.0
+    assert "Ada: seconds a cell, of 12 of 12 read" in told.text()
