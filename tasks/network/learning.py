@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tasks.network.classifier import Classifier
 
 Arrays = dict[str, NDArray[Any]]
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Learner:
@@ -49,8 +50,9 @@ class Learner:
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
         self._average: AveragedModel | None = None
         if lifetime:
-            rule = get_ema_multi_avg_fn(math.exp(-1.0 / lifetime))
-            self._average = AveragedModel(classifier, multi_avg_fn=rule, use_buffers=True)
+            self._average = AveragedModel(
+                classifier, multi_avg_fn=_averaging(math.exp(-1.0 / lifetime)), use_buffers=True
+            )
 
     @property
     def judged(self) -> Classifier:
@@ -106,6 +108,20 @@ class Learner:
         self._optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
         self._schedule.load_state_dict(plain["schedule"])
         self._scaler.load_state_dict(plain["scaler"])
+
+
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Average exponentially, at first over a ninth of the steps until now.
+
+    A short training would otherwise be left with the weights that it began with.
+    """
+
+    def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        seen = int(steps)
+        rule = get_ema_multi_avg_fn(min(decay, (1 + seen) / (10 + seen)))
+        rule(averaged, current, steps)
+
+    return average
 
 
 def weights_of(classifier: Classifier, prefix: str) -> Arrays:

@@ -299,6 +299,18 @@ def test_averaged_weights_are_left_where_weights_are_averaged(
     assert averaged.state_dict()[fc].norm() < plain.state_dict()[fc].norm()  # it began at 0
 
 
+def test_a_short_training_is_not_left_with_the_weights_it_began_with(
+    spec: NetworkSpec, pixels: NDArray[np.uint8]
+) -> None:
+    """Averaged over 10 epochs, of which there are 4: half of the way at least is kept."""
+    start, plain, averaged = make(spec), make(spec), make(spec)
+    run(plain, pixels, epochs=4)
+    run(averaged, pixels, epochs=4, averaging=10.0)
+    fc = "backbone.fc.weight"
+    began, moved, kept = (c.state_dict()[fc] for c in (start, plain, averaged))
+    assert (kept - began).norm() > 0.5 * (moved - began).norm()
+
+
 def test_smoothed_labels_keep_logits_small(spec: NetworkSpec, pixels: NDArray[np.uint8]) -> None:
     plain, smooth = make(spec), make(spec)
     run(plain, pixels, epochs=6)
