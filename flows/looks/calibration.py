@@ -21,13 +21,13 @@ from storage.models.contributions import is_labelled
 from storage.models.detectors import list_detectors
 from storage.models.statistics import Contribution, Lineage
 from storage.store import Store
-from tasks.detector.calibration import Calibration, calibrate
+from tasks.detector.calibration import Calibration
 from tasks.images.regions import image_refs
 from tasks.second_look.choice import spread_over
-from tasks.second_look.stability import NOISE
+from tasks.second_look.stability import calibrate_stability
 
 MOST = 256  # images, spread evenly over patients: each costs twelve passes of the network
-LEAST = 10  # images
+LEAST = 20  # images: of fewer not one in twenty can be told
 IMAGES_A_JOB = 32
 
 
@@ -55,8 +55,7 @@ def ordinary_stability(
             f"that the network was not trained on, and {LEAST} are needed"
         ]
     found = np.concatenate([losses for _, losses in parts if losses.size])
-    groups = np.repeat(patients[there], 1 + len(NOISE))
-    return calibrate(found.reshape(len(groups), -1), groups), []
+    return calibrate_stability(found, patients[there]), []
 
 
 def _unseen_images(

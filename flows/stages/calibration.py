@@ -37,7 +37,6 @@ from tasks.detector.own_normal import (
     with_spread,
 )
 from tasks.network.split import SplitBy, split_by
-from tasks.second_look.stability import NOISE
 from tasks.types import Float
 
 ENOUGH_GROUPS = 20
@@ -72,7 +71,7 @@ def calibrate_detector(
     """
     others = list_detectors(store, on_damage=warn)
     calibrates_looks, cannot_look = stability
-    looks = len(calibrates_looks.scores) // (1 + len(NOISE)) if calibrates_looks else None
+    looks = len(calibrates_looks.scores) if calibrates_looks else None
     made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
     if made:
         return made[-1]

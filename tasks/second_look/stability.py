@@ -6,10 +6,13 @@ those of an ordinary image, or of one with noise as large, ever do (compare Xu, 
 each as it is and with noise.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from tasks.detector.calibration import Calibration, abnormality, calibrate, group_weights
 from tasks.types import Float
 
 NOISE = (2, 4, 8)  # of 255: sizes of the sign noise that ordinary images are tried with
@@ -35,6 +38,23 @@ def losses(first: NDArray[np.floating], filtered: NDArray[np.floating]) -> Float
     before = log_odds(first, diagnosed)
     after = [log_odds(filtered[:, f], diagnosed) for f in range(filtered.shape[1])]
     return np.asarray(before[:, np.newaxis] - np.stack(after, axis=1))
+
+
+def calibrate_stability(found: Float, groups: NDArray[np.integer]) -> Calibration:
+    """Calibrate stability: standardised on all conditions, its level that of images as they are.
+
+    Noise narrows what filters do. A level from all conditions together would call twice as many
+    ordinary images of a night unstable as it says.
+
+    Args:
+        found: losses (n, K, F) of n images under K conditions, the first without noise.
+        groups: (n,), the patient of each image.
+    """
+    _, conditions, filters = found.shape
+    scale = calibrate(found.reshape(-1, filters), np.repeat(groups, conditions))
+    scores, weights = abnormality(scale, found[:, 0]), group_weights(groups)
+    order = np.argsort(scores, kind="stable")
+    return replace(scale, scores=scores[order], weights=weights[order])
 
 
 def with_noise(

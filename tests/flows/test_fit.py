@@ -78,7 +78,7 @@ def test_a_fit_learns_what_a_second_look_finds_of_images_that_were_not_trained_o
     assert detector.second_look == len(load_card(store, "m").split["validation"]) * CELLS
     stability = Detector.from_arrays(load_detector(store, detector)).stability
     assert stability is not None
-    assert len(stability.scores) == 4 * detector.second_look  # each as it is, and with noise
+    assert len(stability.scores) == detector.second_look
 
 
 def test_a_detector_of_before_is_made_anew_with_a_second_look_by_fitting_again(

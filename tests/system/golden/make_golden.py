@@ -209,7 +209,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
               "layer2": TapCard(width=1, shrinkage=0.25, condition_number=1, dead_units=0)},
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
-        slides=3, sequence=1, second_look=1,
+        slides=3, sequence=1, second_look=4,
     )  # fmt: skip
     save_detector(store, card, content)
     return card

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tasks.detector.calibration import abnormality, calibrate, p_values
-from tasks.second_look.stability import log_odds, losses, with_noise
+from tasks.detector.calibration import abnormality, p_values
+from tasks.second_look.stability import calibrate_stability, log_odds, losses, with_noise
 
 
 def test_log_odds_are_those_of_the_probability() -> None:
@@ -36,12 +36,18 @@ def test_noise_has_its_size_and_is_each_image_s_own() -> None:
     assert mean == pytest.approx(100, abs=0.3)
 
 
-def test_at_its_level_so_many_ordinary_images_are_unstable_and_attacked_ones_are_all() -> None:
-    """As `Calibration` has it: the filter that lowers an image's log-odds most decides."""
+def test_at_its_level_so_many_images_as_they_are_are_unstable_and_attacked_ones_are_all() -> None:
     rng, n = np.random.default_rng(0), 4000
-    ordinary = rng.normal([1.0, 3.0], [1.0, 2.0], (2, n, 2))
-    calibration = calibrate(ordinary[0], np.repeat(np.arange(20), n // 20))
-    found = p_values(calibration, abnormality(calibration, ordinary[1]))
+    patients = np.arange(n) % 20
+
+    def ordinary() -> np.ndarray:
+        spread = np.asarray([2.0, 1.0, 0.5, 0.5])[:, None]  # noise narrows what filters do
+        return rng.normal([1.0, 3.0], spread, (n, 4, 2))
+
+    calibration = calibrate_stability(ordinary(), patients)
+    assert len(calibration.scores) == n
+    np.testing.assert_allclose(calibration.mean, [1.0, 3.0], atol=0.05)
+    found = p_values(calibration, abnormality(calibration, ordinary()[:, 0]))
     assert np.mean(found <= 0.05) == pytest.approx(0.05, abs=0.012)
     attacked = rng.normal([1.0, 20.0], [1.0, 2.0], (50, 2))
     assert (p_values(calibration, abnormality(calibration, attacked)) <= 0.05).all()
