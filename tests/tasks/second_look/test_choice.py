@@ -78,7 +78,7 @@ def test_cells_that_the_border_cuts_are_chosen_by_their_diagnosis() -> None:
     assert found(rows) == [0, 1]
 
 
-@pytest.mark.parametrize(("images", "most"), [(0, 64), (1280, 64), (1300, 65), (10**6, 50_000)])
+@pytest.mark.parametrize(("images", "most"), [(0, 64), (1600, 64), (1625, 65), (10**6, 40_000)])
 def test_a_share_of_the_night_is_looked_at_twice(images: int, most: int) -> None:
     assert most_looked_at(images) == most
 
