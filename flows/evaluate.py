@@ -3,6 +3,7 @@
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -12,7 +13,7 @@ from prefect import flow
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation import Run
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import (
@@ -35,9 +36,9 @@ from storage.models.classifiers import list_models, load_card
 from storage.models.detectors import (
     DetectorCard,
     list_detectors,
-    load_detector_card,
     load_model_of,
 )
+from storage.models.sites import SiteImages, detector_at, images_of_site
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
@@ -60,6 +61,8 @@ class EvaluationOutcome(Outcome):
     scores: str
     unseen_images: int
     left_out: int
+    site: str | None = None
+    left_out_of_nights: int = 0
     auroc: dict[str, float]
     seconds: float
 
@@ -71,6 +74,11 @@ class EvaluationOutcome(Outcome):
             f"evaluation {self.evaluation} of {', '.join(self.detectors)}: "
             f"{self.unseen_images:,} images of unseen patients, {self.seconds:.0f} s"
         )
+        if self.site:
+            head += (
+                f"\n  slides judged at site {self.site}, too, without "
+                f"{self.left_out_of_nights:,} images of its nights"
+            )
         return "\n".join(
             [head, "  AUROC of slidewatch's score (mean over seeds)", *lines, f"  {self.report}"]
         )
@@ -82,6 +90,7 @@ class EvaluationOutcome(Outcome):
 def evaluate(
     images: str | list[str],
     detector: str | None = None,
+    site: str | None = None,
     ood: list[str] = NO_SETS,
     planted: list[float] = PLANTED,
     attacks: list[Attack] = ATTACKS,
@@ -97,7 +106,7 @@ def evaluate(
     settings = settings or Settings()
     store = Store(settings.store)
     started = time.monotonic()
-    first = load_detector_card(store, detector)
+    first, place = detector_at(store, detector, site, warn)
     sets = dict(named_set(given) for given in ood)
     cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, seeds))]
     asked = Evaluation(
@@ -108,6 +117,7 @@ def evaluate(
         limit=limit,
         ood=sets,
         planted=planted,
+        site=place.label if place else None,
         attacks=list(attacks),
         attacked=attacked,
         magnitudes=magnitudes,
@@ -117,20 +127,27 @@ def evaluate(
     with lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
+        known = images_of_site(store, place) if place else SiteImages(frozenset(), ())
+        if known.unknown:
+            nights = ", ".join(known.unknown)
+            warn(f"the images of {nights} are not known here: none of them is left out of nights")
         results = []
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
                 other = models[(seed + 1) % len(models)] if len(models) > 1 else None
                 pixels = tuple(magnitudes)
-                run = Run(store, asked.name, card, model, pixels, other, save_attacks)
-                results.append(evaluate_seed(client, run, asked, seed))
-        return _publish(store, asked, cards, results, time.monotonic() - started)
+                # A site is of one detector.
+                at = place if seed == 0 else None
+                run = Run(store, asked.name, card, model, pixels, other, save_attacks, at)
+                results.append(evaluate_seed(client, run, asked, seed, known.image_ids))
+        return _publish(store, asked, cards, results, known.unknown, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
     """Name an evaluation by a digest of what it asks, so that the same command goes on with it."""
-    asked = wanted.model_dump(mode="json", exclude={"started_at", "name"})
+    left = {"started_at", "name"} | (set() if wanted.site else {"site"})
+    asked = wanted.model_dump(mode="json", exclude=left)
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return f"{wanted.detectors[0]}-{digest[:8]}"
 
@@ -158,6 +175,7 @@ def _publish(
     evaluation: Evaluation,
     cards: list[DetectorCard],
     results: list[SeedResult],
+    unknown: Sequence[str],
     seconds: float,
 ) -> EvaluationOutcome:
     """Write the tables of metrics and scores, and the report as HTML and Markdown."""
@@ -175,6 +193,7 @@ def _publish(
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images a seed",
         "Left out, for they were fitted on": f"{left_out:,}",
+        **_site_facts(evaluation, cards[0], results[0], unknown),
         "Time of the last run": f"{seconds:,.0f} s",
     }
     examples = [example for result in results for example in result.examples]
@@ -191,9 +210,26 @@ def _publish(
         scores=store.address(*folder, "scores.parquet"),
         unseen_images=sum(result.unseen for result in results),
         left_out=left_out,
+        site=evaluation.site,
+        left_out_of_nights=results[0].left_out_of_nights,
         auroc=_mean_auroc(metrics),
         seconds=seconds,
     )
+
+
+def _site_facts(
+    evaluation: Evaluation, detector: DetectorCard, first: SeedResult, unknown: Sequence[str]
+) -> dict[str, str]:
+    """Say at which site slides were judged, and what was left out for it."""
+    if evaluation.site is None:
+        return {}
+    left_out = f"{first.left_out_of_nights:,}"
+    if unknown:
+        left_out += f"; the images of {', '.join(unknown)} are not known here"
+    return {
+        "Site": f"{evaluation.site}, of {detector.name}",
+        "Left out of nights, for they are in those of the site": left_out,
+    }
 
 
 def _mean_auroc(metrics: pa.Table) -> dict[str, float]:

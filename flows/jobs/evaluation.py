@@ -20,6 +20,7 @@ from flows.jobs.networks import load_classifier
 from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
 from storage.parquet import read_table
 from storage.reports.evaluations import (
     attacked_path,
@@ -83,7 +84,8 @@ PICTURES = 2  # images of each part that are kept to be shown
 class Run:
     """An evaluation of one detector, with all that its units of work share.
 
-    ``model`` is the detector's, and ``other`` a model that the attacks' transfer is tried on.
+    ``model`` is the detector's, and ``other`` a model that the attacks' transfer is tried on;
+    slides are judged at ``site``, too, where the detector is of one.
     """
 
     store: Store
@@ -93,6 +95,7 @@ class Run:
     magnitudes: tuple[float, ...]
     other: ModelCard | None = None
     save_attacks: bool = False
+    site: SiteCard | None = None
 
 
 @dataclass(frozen=True)

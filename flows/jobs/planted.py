@@ -6,11 +6,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.jobs.detectors import load_site_normal
 from flows.jobs.evaluation import PartJob, load_detector, read_rows
 from flows.jobs.worker import settle_worker
 from tasks.evaluation.metrics import Interval, Metric, Subject
 from tasks.evaluation.planted import (
     Cells,
+    Normal,
     alarm_metrics,
     by_slide,
     judge,
@@ -63,18 +65,30 @@ def measure(job: PlantJob | AlarmJob | WholeJob) -> list[Metric]:
     if isinstance(job, PlantJob):
         detector = load_detector(job.hosts.parts[0].run)
         hosts, things = _cells(job.hosts), _cells(job.things)
-        judged = plant(detector, hosts, things, job.share, own=job.own)
+        site = _site(job.hosts)
+        judged = plant(detector, hosts, things, job.share, own=job.own, site=site)
         return planted_metrics(job.subject, judged)
     if isinstance(job, WholeJob):
         slides = whole_slides(_cells(job.things))
         detector = load_detector(job.things.parts[0].run)
-        return whole_metrics(job.subject, judge(detector, slides, _none(slides)))
+        judged = judge(detector, slides, _none(slides), _site(job.things))
+        return whole_metrics(job.subject, judged)
     hosts = _cells(job.hosts)
     slides = by_slide(hosts)
-    judged = judge(load_detector(job.hosts.parts[0].run), slides, _none(slides))
+    detector = load_detector(job.hosts.parts[0].run)
+    judged = judge(detector, slides, _none(slides), _site(job.hosts))
     called = Interval(float(np.mean(hosts.predicted == 0)))
     diagnosed = Metric(job.subject, None, f"called {job.positive}", called, negatives=len(hosts))
     return [*alarm_metrics(job.subject, judged), diagnosed]
+
+
+def _site(chosen: Chosen) -> Normal | None:
+    """Load what is known at the site of a run, if it has one."""
+    run = chosen.parts[0].run
+    if run.site is None:
+        return None
+    found = load_site_normal(run.store, run.site)
+    return Normal(found.own, found.reference)
 
 
 def _none(slides: list[Cells]) -> list[NDArray[np.bool_]]:

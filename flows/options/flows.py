@@ -19,9 +19,12 @@ SlideIs = Literal["file", "folder"]
 
 SAFE = AfterValidator(without_secret)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
-DETECTOR = "the detector; by default the newest"
 DETECTOR_AT = "the detector; by default that of the site, or the newest"
 SITE = "the laboratory, as it was commissioned: its slides are expected to be like its own"
+OWN_SITE = (
+    "the laboratory, as it was commissioned, by whose normal slides are judged beside their own; "
+    "of the first seed only, and the images of its nights are left out of the nights"
+)
 LEARN = "let accepted cells of this night join the site, unless it drifts; needs --site"
 ONLY_SO_MANY = "take only so many images"
 MICRONS = "of slides whose file does not say"
@@ -239,7 +242,8 @@ class Evaluate(Options):
         SAFE,
         Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
     ]
-    detector: Annotated[str | None, Field(description=DETECTOR)] = None
+    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
+    site: Annotated[str | None, Field(description=OWN_SITE)] = None
     ood: Annotated[
         list[str],
         AfterValidator(_known_form),

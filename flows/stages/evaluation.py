@@ -1,7 +1,7 @@
 """Evaluate a detector in steps: freeze and choose images, extract, fit, score, compare."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,7 @@ from tasks.network.classifier import NetworkSpec
 from tasks.network.split import split_by
 
 Key = tuple[str, Treatment]
+Rows = NDArray[np.int64]
 
 ROWS, ATTACKED_ROWS = 512, 64  # images a part
 CALIBRATING = (5, 10, 20, 40)  # patients
@@ -72,10 +73,16 @@ class SeedResult:
     examples: list[Example]
     unseen: int
     left_out: int
+    left_out_of_nights: int
 
 
-def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> SeedResult:
-    """Evaluate the detector of one seed: freeze images, extract, fit, score and compare."""
+def evaluate_seed(
+    client: Client, run: Run, asked: Evaluation, seed: int, of_site: frozenset[bytes]
+) -> SeedResult:
+    """Evaluate the detector of one seed: freeze images, extract, fit, score and compare.
+
+    Images whose digests are ``of_site`` are left out of slides and of what is planted in them.
+    """
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
     others = {name: _set_name(name) for name in asked.ood}
@@ -90,7 +97,9 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
     wanted = {(name, CLEAN): jobs for name, jobs in clean.items() if name != "fitted"}
     some = [some_of(images) for images in healthy.values()]
     for name, images in zip(some, healthy.values(), strict=True):
-        _write_some(run, name, _read_images(run, images), asked.attacked)
+        table = _read_images(run, images)
+        table = table.take(_good(clean[images], seen | of_site)[0])
+        _write_some(run, name, table, asked.attacked)
     wanted |= _treated(run, asked.attacks, some)
     title = f"{card.name}: corruptions and attacks"
     extract(client, [job for jobs in wanted.values() for job in jobs], title)
@@ -110,13 +119,18 @@ def evaluate_seed(client: Client, run: Run, asked: Evaluation, seed: int) -> See
         scored={k: v for k, v in scored.items() if k[0] not in (*healthy.values(), *some)},
         other_sets={name: images for name, images in others.items() if name not in healthy},
     )
-    planted = planted_metrics(client, run, findings, scored, wanted, healthy, asked.planted)
+    planted = planted_metrics(
+        client, run, findings, scored, wanted, healthy, asked.planted, of_site
+    )
     return SeedResult(
         [*planted, *_metrics(client, run, findings, clean)],
         findings.score_tables(),
         findings.examples() if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
+        left_out_of_nights=sum(
+            row.tobytes() in of_site for name in sets[1:] for row in scored[name, CLEAN].image_ids
+        ),
     )
 
 
@@ -240,19 +254,25 @@ def _by(table: pa.Table) -> str:
 def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: int) -> None:
     """Write once the lists of unseen images to corrupt, and of rightly diagnosed ones to attack."""
     table = _read_images(run, TEST)
-    good: list[int] = []
-    right: list[int] = []
-    for part in map(read_part, test):
-        if not len(part.rows):
-            continue
-        unseen = np.asarray([row.tobytes() not in seen for row in part.image_ids], bool)
-        diagnosed = part.forms[FILE].logits.argmax(axis=1)
-        good += part.rows[unseen].tolist()
-        right += part.rows[unseen & (diagnosed == part.label)].tolist()
-    if not right:
+    good, right = _good(test, seen)
+    if not len(right):
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     for name, among in ((SAMPLED, good), (ATTACKED, right)):
         _write_some(run, name, table.take(among), count)
+
+
+def _good(jobs: Sequence[PartJob], but: Set[bytes]) -> tuple[Rows, Rows]:
+    """List the rows of a set whose digests are not among some, and those diagnosed rightly."""
+    good: list[int] = []
+    right: list[int] = []
+    for part in map(read_part, jobs):
+        if not len(part.rows):
+            continue
+        others = np.asarray([row.tobytes() not in but for row in part.image_ids], bool)
+        diagnosed = part.forms[FILE].logits.argmax(axis=1)
+        good += part.rows[others].tolist()
+        right += part.rows[others & (diagnosed == part.label)].tolist()
+    return np.asarray(good, np.int64), np.asarray(right, np.int64)
 
 
 def _write_some(run: Run, name: str, table: pa.Table, count: int) -> None:
@@ -304,7 +324,7 @@ def false_alarm_rows(
     client: Client,
     run: Run,
     clean: dict[str, list[PartJob]],
-    unseen_rows: NDArray[np.int64],
+    unseen_rows: Rows,
     model: str,
     seed: int,
 ) -> list[Metric]:

@@ -1,14 +1,15 @@
 """Measure a detector over the full spectrum: slides of known patients and foreign ones, planted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
+import numpy as np
 from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.evaluation import PartJob, Run, load_detector
 from flows.jobs.planted import AlarmJob, Chosen, PlantJob, WholeJob, measure
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.stages.jobs import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
@@ -42,12 +43,16 @@ def planted_metrics(
     parts: Mapping[Key, list[PartJob]],
     healthy: Mapping[str, str],
     shares: list[float],
+    left_out: Set[bytes],
 ) -> list[Metric]:
-    """Measure false alarms by slide, what is caught in each slide, and slides of one kind."""
+    """Measure false alarms by slide, what is caught in each slide, and slides of one kind.
+
+    Images whose digests are in ``left_out`` take no part.
+    """
     if load_detector(run).own is None:
         tell(f"detector {run.detector.name} has no normal of its slides: none is planted")
         return []
-    jobs = list(_jobs(findings, scored, parts, healthy, shares))
+    jobs = list(_jobs(findings, scored, parts, healthy, shares, left_out))
     return [
         metric
         for metrics in run_jobs(client, measure, jobs, title="planted slides")
@@ -61,14 +66,16 @@ def _jobs(
     parts: Mapping[Key, list[PartJob]],
     healthy: Mapping[str, str],
     shares: list[float],
+    left_out: Set[bytes],
 ) -> Iterator[PlantJob | AlarmJob | WholeJob]:
     hosts = {HOME: TEST} | {name.removeprefix(HEALTHY): images for name, images in healthy.items()}
 
     def chosen(key: Key) -> Chosen:
-        rows = scored[key].forms[FILE].rows
+        part = scored[key]
+        counts = np.asarray([row.tobytes() not in left_out for row in part.image_ids], bool)
         if key[1].kind == "attack":
-            rows = rows[findings.counted(key[1], FILE)]
-        return Chosen(tuple(parts[key]), tuple(rows.tolist()))
+            counts[np.setdiff1d(np.arange(len(counts)), findings.counted(key[1], FILE))] = False
+        return Chosen(tuple(parts[key]), tuple(part.forms[FILE].rows[counts].tolist()))
 
     def subject(group: str, name: str, strength: float | None = None, against: str = "") -> Subject:
         return Subject(findings.model, findings.seed, group, name, strength, against or None)
@@ -78,6 +85,7 @@ def _jobs(
     for host, images in hosts.items():
         ordinary = chosen((images, CLEAN))
         if not ordinary.rows:
+            warn(f"{host}: no image is left to judge, so nothing is said of its slides")
             continue
         yield AlarmJob(subject(BY_SLIDE, host), ordinary, findings.classes[0])
         for share in shares:

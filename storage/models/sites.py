@@ -4,7 +4,11 @@ A version is written once. What each of its nights added lies in ``sites/<site>/
 digest, so that a night can be taken out again exactly, and versions share it.
 """
 
+from typing import NamedTuple
+
 from storage.arrays import Arrays, arrays_from_bytes
+from storage.batches.features import SCORED, read_block
+from storage.batches.manifests import load_batch
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.models.statistics import version_name
 from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
@@ -193,6 +197,31 @@ def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
             "differs): restore it from a backup"
         )
     return arrays_from_bytes(content)
+
+
+class SiteImages(NamedTuple):
+    """The sha256 digests of the images of a site's nights, and the nights of which none is here."""
+
+    image_ids: frozenset[bytes]
+    unknown: tuple[str, ...]
+
+
+def images_of_site(store: Store, card: SiteCard) -> SiteImages:
+    """Collect the images of a site's nights, from their features."""
+    found: set[bytes] = set()
+    unknown = []
+    for night in card.nights:
+        if night.imported:
+            unknown.append(night.batch)
+            continue
+        try:
+            batch = load_batch(store, night.batch, night.attempt)
+            block = read_block(store, card.model, batch.key, 0, batch.rows, taps=False)
+        except StoreError:  # those of a learned night may have been removed since
+            unknown.append(night.batch)
+            continue
+        found |= {row.tobytes() for row in block.image_id[block.status == SCORED]}
+    return SiteImages(frozenset(found), tuple(unknown))
 
 
 class Learning(Record):

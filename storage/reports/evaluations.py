@@ -20,8 +20,9 @@ class Evaluation(Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
-    ``planted`` are shares of a slide, none in an evaluation of before they were; ``attacked`` is
-    how many images are attacked, ``magnitudes`` those of input pre-processing.
+    ``planted`` are shares of a slide, none in an evaluation of before they were; ``site`` is the
+    version of a site that the first detector is at; ``attacked`` is how many images are attacked,
+    ``magnitudes`` those of input pre-processing.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Evaluation(Record):
     limit: int | None
     ood: dict[str, str]
     planted: list[float] = Field(default_factory=list)
+    site: str | None = None
     attacks: list[str]
     attacked: int
     magnitudes: list[float]

@@ -2,11 +2,13 @@
 
 This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): healthy cells of
 another laboratory are ordinary, and what is planted among them is abnormal. Every slide is scored
-as `screen` scores it, by its own normal and by the distance to the population.
+as `screen` scores it: by its own normal, at a site where one is given, and by the distance to the
+population.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from tasks.evaluation.metrics import Interval, Metric, Subject, detection, inter
 from tasks.evaluation.parts import join, take
 from tasks.types import Float
 
-OWN_NORMAL, POPULATION = "own normal", "population"
+OWN_NORMAL, SITE_NORMAL, POPULATION = "own normal", "site normal", "population"
 ALPHAS = (0.05, 0.01)
 REPEATS = 200
 TRIALS = 20  # slides wholly of one kind
@@ -39,23 +41,38 @@ class Cells:
         return len(self.predicted)
 
 
+class Normal(NamedTuple):
+    """What is known of slides, and the reference of a slide of too few cells, if there is one."""
+
+    own: OwnNormal
+    reference: SlideNormal | None
+
+
 @dataclass(frozen=True)
 class Judged:
     """Hold what is said of the cells of some slides.
 
     ``slide`` (n,) numbers the slides, ``planted`` (n,) marks what was planted. ``scores`` and
-    ``p_values`` (n,) are by detector; ``shifted`` (S,) says which slides are farther than all
-    fitted ones.
+    ``p_values`` (n,) are by detector; so is ``shifted`` (S,), which says which slides are farther
+    than all fitted ones, or all that the site was calibrated by.
     """
 
     slide: NDArray[np.intp]
     planted: NDArray[np.bool_]
     scores: dict[str, Float]
     p_values: dict[str, Float]
-    shifted: NDArray[np.bool_]
+    shifted: dict[str, NDArray[np.bool_]]
 
 
-def plant(detector: Detector, hosts: Cells, things: Cells, share: float, *, own: bool) -> Judged:
+def plant(
+    detector: Detector,
+    hosts: Cells,
+    things: Cells,
+    share: float,
+    *,
+    own: bool,
+    site: Normal | None = None,
+) -> Judged:
     """Plant things into every slide of some hosts, and score these slides.
 
     Args:
@@ -65,6 +82,7 @@ def plant(detector: Detector, hosts: Cells, things: Cells, share: float, *, own:
         share: of a slide that is planted at most, in (0, 1); less where there are too few things.
         own: the things are changed cells of the same slides, which take the place of the ordinary
             ones; otherwise every slide gets a draw of its own.
+        site: what is known at a site, if slides are judged there, too.
     """
     slides, truth = [], []
     for number, name in enumerate(np.unique(hosts.slides)):
@@ -79,36 +97,45 @@ def plant(detector: Detector, hosts: Cells, things: Cells, share: float, *, own:
             host = take(host, np.flatnonzero(~np.isin(host.image_ids, planted.image_ids)))
         slides.append(join([host, planted]))
         truth.append(np.arange(len(slides[-1])) >= len(host))
-    return judge(detector, slides, truth)
+    return judge(detector, slides, truth, site)
 
 
 def judge(
-    detector: Detector, slides: Sequence[Cells], planted: Sequence[NDArray[np.bool_]]
+    detector: Detector,
+    slides: Sequence[Cells],
+    planted: Sequence[NDArray[np.bool_]],
+    site: Normal | None = None,
 ) -> Judged:
-    """Score slides, each by its own normal and each cell by the population.
+    """Score slides, each by its own normal, with and without a site, and by the population.
 
-    They are one night: a slide of too few cells leans on all of them, as in `screen`.
+    They are one night: a slide of too few cells leans on all of them or, at a site, on the site, as
+    in `screen`.
     """
     assert detector.own is not None
-    night = _night_normal(detector.own, slides)
-    found: dict[str, list[Float]] = {OWN_NORMAL: [], POPULATION: []}
-    chances: dict[str, list[Float]] = {OWN_NORMAL: [], POPULATION: []}
-    shifted = []
+    normals = {OWN_NORMAL: Normal(detector.own, _night_normal(detector.own, slides))}
+    if site is not None:
+        normals[SITE_NORMAL] = site
+    found: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
+    chances: dict[str, list[Float]] = {name: [] for name in found}
+    shifted: dict[str, list[bool]] = {name: [] for name in normals}
     for cells in slides:
-        priors, calibration = detector.own.priors, detector.own.calibration
-        by_slide = score_slide(priors, calibration, cells.taps, cells.predicted, site=night)
-        by_all = score(detector, cells.taps)
-        for name, scores in ((OWN_NORMAL, by_slide), (POPULATION, by_all)):
+        for name, (own, reference) in normals.items():
+            scores = score_slide(
+                own.priors, own.calibration, cells.taps, cells.predicted, site=reference
+            )
             found[name].append(scores.abnormality)
             chances[name].append(scores.p_value)
-        shifted.append(by_slide.beyond)
+            shifted[name].append(scores.beyond)
+        by_all = score(detector, cells.taps)
+        found[POPULATION].append(by_all.abnormality)
+        chances[POPULATION].append(by_all.p_value)
     sizes = [len(cells) for cells in slides]
     return Judged(
         np.repeat(np.arange(len(slides)), sizes),
         np.concatenate([np.empty(0, bool), *planted]),
         {name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()},
         {name: np.concatenate([np.empty(0), *parts]) for name, parts in chances.items()},
-        np.asarray(shifted, bool),
+        {name: np.asarray(each, bool) for name, each in shifted.items()},
     )
 
 
@@ -158,7 +185,7 @@ def planted_metrics(subject: Subject, judged: Judged) -> list[Metric]:
 
 def alarm_metrics(subject: Subject, judged: Judged) -> list[Metric]:
     """Measure how often ordinary cells are abnormal, slide by slide: mean, deviation and worst."""
-    slides = len(judged.shifted)
+    slides = len(judged.shifted[OWN_NORMAL])
     sizes = np.bincount(judged.slide, minlength=slides)
     draws = np.random.default_rng(0).integers(0, slides, (REPEATS, slides))
     found = []
@@ -180,7 +207,7 @@ def alarm_metrics(subject: Subject, judged: Judged) -> list[Metric]:
                 )
                 for kind, statistic in kinds.items()
             ]
-    return [*found, _shifted(subject, judged)]
+    return [*found, *_shifted(subject, judged)]
 
 
 def whole_metrics(subject: Subject, judged: Judged) -> list[Metric]:
@@ -189,12 +216,14 @@ def whole_metrics(subject: Subject, judged: Judged) -> list[Metric]:
         Metric(subject, name, "cells abnormal at 0.05", Interval(float(np.mean(p <= 0.05))), len(p))
         for name, p in judged.p_values.items()
     ]
-    return [_shifted(subject, judged), *cells]
+    return [*_shifted(subject, judged), *cells]
 
 
-def _shifted(subject: Subject, judged: Judged) -> Metric:
-    share = Interval(float(judged.shifted.mean()))
-    return Metric(subject, OWN_NORMAL, "slides shifted", share, len(judged.shifted))
+def _shifted(subject: Subject, judged: Judged) -> list[Metric]:
+    return [
+        Metric(subject, name, "slides shifted", Interval(float(shifted.mean())), len(shifted))
+        for name, shifted in judged.shifted.items()
+    ]
 
 
 def _share(alarm: NDArray[np.bool_], among: NDArray[np.bool_], weights: Float) -> Interval:

@@ -1,5 +1,6 @@
 """Commissioning a site, screening there, and taking a night out, on real Dask workers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.testing import assert_allclose
 
 from flows.commands.status import status, verify
 from flows.commission import commission
+from flows.evaluate import evaluate
 from flows.federation import export, import_file
 from flows.fit import fit, retract
 from flows.screen import screen
@@ -17,6 +19,7 @@ from flows.settings import Settings
 from flows.sites.jobs import night_from_arrays
 from flows.sites.outcome import SiteOutcome
 from flows.sites.versions import SiteError
+from flows.stages import planted as planted_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.sites import (
@@ -31,6 +34,7 @@ from storage.models.sites import (
 from storage.records import now
 from storage.retention import expired_features
 from storage.store import Store, StoreError
+from tasks.evaluation.planted import OWN_NORMAL, POPULATION, SITE_NORMAL
 from tasks.images.listing import SourceError
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import copied
@@ -142,6 +146,49 @@ def test_a_site_travels_without_its_cells(
     with pytest.raises(SiteError, match="was imported"):
         retract(site="lab", site_night="may", settings=there)
     assert verify(settings=there).damaged == []
+
+
+def test_an_evaluation_judges_slides_at_a_site_without_the_images_of_its_nights(
+    nights: Path, lab: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(planted_stage, "warn", told.append)
+    commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    screened = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    for name in ("may", "july"):
+        shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
+    outcome = evaluate(
+        str(nights / "june"),
+        site="lab",
+        ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
+        attacks=["fgsm"],
+        attacked=2,
+        magnitudes=[0.001],
+        settings=lab,
+    )
+    assert (outcome.site, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
+    assert "without 144 images of its nights" in outcome.text()
+    assert told == ["known: no image is left to judge, so nothing is said of its slides"]
+    metrics = pq.read_table(outcome.metrics).to_pandas()
+    by_slide = metrics[metrics.group == "slides as they are"]
+    assert set(by_slide.set) == {"unseen patients", "ward"}
+    alarms = by_slide[(by_slide.metric == "mean at 0.05") & (by_slide.set == "ward")]
+    assert set(alarms.detector) == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    assert set(alarms.negatives) == {2}
+    # It is what `screen --site` says of the patients that are not of the site's night.
+    report = pq.read_table(screened.report).to_pandas()
+    called = (report.p_value <= 0.05).groupby(report.patient_id.astype(str)).mean()
+    (at_site,) = alarms.value[alarms.detector == SITE_NORMAL]
+    assert at_site == pytest.approx(called.mean())
+    shifted = by_slide[(by_slide.metric == "slides shifted") & (by_slide.set == "ward")]
+    assert set(shifted.detector) == {OWN_NORMAL, SITE_NORMAL}
+    planted = metrics[(metrics.group == "planted in slides") & (metrics.against == "10% of ward")]
+    assert set(planted.detector) == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    for text in (Path(outcome.report), Path(outcome.report).with_suffix(".md")):
+        assert "lab/v0001" in text.read_text()
+        assert "144" in text.read_text()
+    with pytest.raises(StoreError, match="was commissioned with detector"):
+        evaluate(str(nights / "june"), site="lab", detector="tiny-v0001", settings=lab)
 
 
 def card(store: Store, version: int) -> Any:

@@ -5,13 +5,15 @@ from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.detector.own_normal import OwnNormal
+from tasks.detector.own_normal import OwnNormal, score_slide
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import (
     OWN_NORMAL,
     POPULATION,
+    SITE_NORMAL,
     Cells,
+    Normal,
     alarm_metrics,
     by_slide,
     judge,
@@ -20,6 +22,8 @@ from tasks.evaluation.planted import (
     whole_metrics,
     whole_slides,
 )
+from tasks.sites.learning import kept_statistics, merged, site_normal, slide_evidence
+from tests.support import sites
 from tests.support.simulated import WIDTHS, fitted, slide_of, strangers
 
 SUBJECT = Subject("m", 0, "g", "s")
@@ -74,7 +78,7 @@ def test_a_foreign_laboratory_is_ordinary_by_its_slides_and_what_is_planted_is_f
     assert own["caught at 0.05"] > 0.95
     assert own["false alarms at 0.05"] < 0.1
     assert population["false alarms at 0.05"] == 1.0
-    assert found.shifted.all()
+    assert found.shifted[OWN_NORMAL].all()
 
 
 def test_changed_cells_of_a_slide_take_the_place_of_its_ordinary_ones(detector: Detector) -> None:
@@ -100,6 +104,52 @@ def test_slides_of_few_cells_lean_on_their_night(detector: Detector) -> None:
     judged = judge(detector, few, [np.zeros(10, bool)] * 20)
     assert np.mean(judged.p_values[OWN_NORMAL] <= 0.05) < 0.1
     assert np.mean(judged.p_values[POPULATION] <= 0.05) == 1.0
+
+
+def test_slides_are_judged_at_a_site_beside() -> None:
+    detector = sites.detector()
+    own = detector.own
+    assert own is not None
+    nights = sites.of_site(1, 20)
+    statistics = merged([kept_statistics(own, s, 2, None) for s in nights], own)
+    evidence = [slide_evidence(detector, statistics, s, None) for s in nights]
+    made = site_normal(own, statistics, [each for each in evidence if each])
+    there = Normal(made.own, made.reference)
+    hosts = [*sites.of_site(2, 12), *sites.of_site(3, 12, n=12)]
+    slides = [
+        Cells(
+            s.taps,
+            s.predicted,
+            np.full(len(s.rows), str(i)),
+            np.asarray([f"{i}-{j}" for j in s.rows]),
+        )
+        for i, s in enumerate(hosts)
+    ]
+    none = [np.zeros(len(slide), bool) for slide in slides]
+    judged = judge(detector, slides, none, there)
+    for host, slide in enumerate(slides):
+        reference = made.reference
+        alone = score_slide(
+            made.own.priors, made.own.calibration, slide.taps, slide.predicted, site=reference
+        )
+        assert alone.level == ("slide" if len(slide) > 12 else "site")
+        np.testing.assert_array_equal(
+            judged.p_values[SITE_NORMAL][judged.slide == host], alone.p_value
+        )
+    without = judge(detector, slides, none)
+    np.testing.assert_array_equal(judged.p_values[OWN_NORMAL], without.p_values[OWN_NORMAL])
+    assert SITE_NORMAL not in without.p_values
+    metrics = alarm_metrics(SUBJECT, judged)
+    here, alone = values(metrics, SITE_NORMAL), values(metrics, OWN_NORMAL)
+    assert 0.02 < here["mean at 0.05"] < 0.1
+    assert here["slides shifted"] < 0.2
+    assert alone["slides shifted"] == 1.0
+    whole = whole_metrics(SUBJECT, judged)
+    assert {m.detector for m in whole} == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    planted = plant(
+        detector, join(slides), rubbish(np.random.default_rng(8), 50), 0.1, own=False, site=there
+    )
+    assert values(planted_metrics(SUBJECT, planted), SITE_NORMAL)["caught at 0.05"] > 0.95
 
 
 def test_nothing_to_plant_is_nothing_measured(detector: Detector) -> None:
