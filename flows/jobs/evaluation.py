@@ -4,7 +4,7 @@ What is written is complete or absent, so a unit that was cut off is done again 
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -24,7 +24,6 @@ from storage.models.sites import SiteCard
 from storage.parquet import read_table
 from storage.reports.evaluations import (
     attacked_path,
-    fitted_path,
     images_path,
     part_path,
     read_arrays,
@@ -33,8 +32,6 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
-from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
-from tasks.detector.moments import Moments, partial_fit
 from tasks.evaluation.attacks import (
     Target,
     attack,
@@ -42,14 +39,6 @@ from tasks.evaluation.attacks import (
     linf_norm,
     matched_noise,
     round_to_8_bits,
-)
-from tasks.evaluation.baselines import (
-    Fitted,
-    Residual,
-    residual_directions,
-    residual_norm,
-    unit,
-    whole_gaussian,
 )
 from tasks.evaluation.corruptions import corrupt
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
@@ -66,17 +55,15 @@ from tasks.evaluation.parts import (
     join,
     take,
 )
-from tasks.evaluation.scored import ScoredPart, score
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
-from tasks.network.classifier import PENULTIMATE, Classifier, last_layer, to_pixels, with_taps
+from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.folding import folded
-from tasks.types import Float, below, nested
+from tasks.second_look.stability import with_noise
 
-BANK = 5000  # images that nearest neighbours are looked for among
 PICTURES = 2  # images of each part that are kept to be shown
 
 
@@ -132,7 +119,7 @@ def make_part(job: PartJob) -> None:
     if run.store.exists(*job.path):
         return
     settle_worker()
-    target = _target(run.store, run.detector, run.model)
+    target = load_target(run.store, run.detector, run.model)
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, job.images))
     table = table.slice(job.start, job.stop - job.start)
     rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
@@ -170,9 +157,13 @@ def _load(
                 np.asarray(image), treatment.name, int(treatment.strength or 0), seed=row
             )
             image = Image.fromarray(changed)
+        small = resize(image, side)
+        if treatment.kind == "noise":
+            seeds = np.frombuffer(found.image_id[:4], ">u4")
+            (small,) = with_noise(small[np.newaxis], int(treatment.strength or 0), seeds)
         rows.append(row)
         image_ids.append(np.frombuffer(found.image_id, np.uint8))
-        pixels.append(resize(image, side))
+        pixels.append(small)
     return (
         np.asarray(rows, np.int64),
         np.asarray(image_ids, np.uint8).reshape(-1, 32),
@@ -189,7 +180,7 @@ def _attack(job: PartJob, target: Target, pixels: Tensor, part: Part, table: pa.
     noise = round_to_8_bits(matched_noise(pixels, computed, treatment.strength, seed))
     transfer = None
     if run.other is not None:
-        other = _classifier(run.store, run.other)
+        other = tapped_classifier(run.store, run.other)
         with torch.inference_mode():
             transfer = Transfer(to_numpy(other(pixels)), to_numpy(other(file)))
     images = to_images(file)
@@ -223,71 +214,6 @@ def _save_attacked(job: PartJob, images: NDArray[np.uint8], table: pa.Table) -> 
         Image.fromarray(image).save(buffer, "PNG")
         folder = (run.evaluation, run.detector.name, job.treatment.key, row["label"])
         run.store.write_bytes(buffer.getvalue(), *attacked_path(*folder, f"{stem}-{number}.png"))
-
-
-@dataclass(frozen=True)
-class FitJob:
-    """The compared detectors at one tap, fitted on a set of images."""
-
-    run: Run
-    tap: str
-    parts: tuple[PartJob, ...]
-
-
-def fit_tap(job: FitJob) -> None:
-    """Write what is fitted at a tap, unless it is there; at the last one, all that scores need."""
-    run = job.run
-    path = fitted_path(run.evaluation, run.detector.name, job.tap)
-    if run.store.exists(*path):
-        return
-    settle_worker()
-    classifier = _classifier(run.store, run.model)
-    last = job.tap == PENULTIMATE
-    raw = on_sphere = None
-    for features, _, labels in _fitted_features(job):
-        raw = raw or Moments.empty(len(classifier.spec.classes), features.shape[1])
-        raw = partial_fit(raw, features, labels)
-        if last:
-            on_sphere = on_sphere or Moments.empty(raw.classes, raw.width)
-            on_sphere = partial_fit(on_sphere, unit(features), labels)
-    assert raw is not None
-    arrays = nested("layer", tied_gaussian(raw).to_arrays())
-    if last:
-        assert on_sphere is not None
-        arrays |= nested("unit", tied_gaussian(on_sphere).to_arrays())
-        arrays |= nested("whole", whole_gaussian(raw).to_arrays())
-        residual, bank = _residual_and_bank(job, classifier, raw)
-        arrays |= nested("residual", residual.to_arrays()) | {"bank": bank}
-    write_arrays(run.store, arrays, *path)
-
-
-def _fitted_features(
-    job: FitJob,
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
-    """Yield features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
-    for part in map(read_part, job.parts):
-        if len(part.rows):
-            yield part.forms[FILE].taps[job.tap], part.forms[FILE].logits, part.label
-
-
-def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tuple[Residual, Float]:
-    """Fit ViM's residual, whose scale needs a second pass; pick images as possible neighbours."""
-    weight, bias = (np.asarray(to_numpy(values), np.float64) for values in last_layer(classifier))
-    origin, directions = residual_directions(raw, weight, bias)
-    lengths, largest, bank = 0.0, 0.0, []
-    every = max(1, round(raw.n.sum() / BANK))
-    for features, logits, _ in _fitted_features(job):
-        lengths += float(residual_norm(Residual(origin, directions, 1.0), features).sum())
-        largest += float(logits.max(axis=1).sum())
-        bank.append(unit(features[::every]))
-    return Residual(origin, directions, largest / lengths), np.concatenate(bank)
-
-
-def score_part(job: PartJob) -> ScoredPart:
-    """Score a part's images in every form that it has."""
-    run = job.run
-    settle_worker()
-    return score(read_part(job), _fitted(run), run.model.temperature)
 
 
 @dataclass(frozen=True)
@@ -358,36 +284,15 @@ def load_detector(run: Run) -> Detector:
 
 
 @lru_cache(maxsize=4)
-def _classifier(store: Store, model: ModelCard) -> Classifier:
+def tapped_classifier(store: Store, model: ModelCard) -> Classifier:
     """Load a classifier, tapped at every stage, with no gradients of its weights."""
     classifier = folded(load_classifier(store, model))
     return with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
 
 
 @lru_cache(maxsize=4)
-def _target(store: Store, card: DetectorCard, model: ModelCard) -> Target:
+def load_target(store: Store, card: DetectorCard, model: ModelCard) -> Target:
     """Load a detector with its classifier, to be attacked."""
     detector = load_fitted_detector(store, card)
     alarm = threshold(detector.calibration, card.alpha)
-    return Target(_classifier(store, model), detector, alarm)
-
-
-@lru_cache(maxsize=2)
-def _fitted(run: Run) -> Fitted:
-    target = _target(run.store, run.detector, run.model)
-    arrays = {
-        tap: read_arrays(run.store, *fitted_path(run.evaluation, run.detector.name, tap))
-        for tap in target.classifier.spec.taps
-    }
-    last = arrays[PENULTIMATE]
-    return Fitted(
-        detector=target.detector,
-        last=PENULTIMATE,
-        layers={
-            tap: TiedGaussian.from_arrays(below("layer", values)) for tap, values in arrays.items()
-        },
-        unit_last=TiedGaussian.from_arrays(below("unit", last)),
-        whole=TiedGaussian.from_arrays(below("whole", last)),
-        residual=Residual.from_arrays(below("residual", last)),
-        bank=last["bank"],
-    )
+    return Target(tapped_classifier(store, model), detector, alarm)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from flows.options.described import Options, without_secret
 
 Images = str | list[str]  # one source or several
-Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
+Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NO_SETS: list[str] = []
 PLANTED: list[float] = [0.1]

@@ -4,8 +4,9 @@ Known attacks are foolbox's (Rauber et al. 2020); the adaptive one is ours and k
 Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ CLIPPED_ROUNDS = 5
 ADAPTIVE_STEPS = 30
 # How much the adaptive attack cares for the detector beside the classifier; each is tried.
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
+SEEN_THROUGH = 1e6  # of abnormality, that a filter costs which gives the true class back
 
 
 class AttackError(Exception):
@@ -139,11 +141,31 @@ def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
     return (pixels - magnitude * gradient.sign()).detach()
 
 
-def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
+def blur(pixels: Tensor) -> Tensor:
+    """Average pixels (B, 3, S, S) over 3 x 3, as a second look does, so that torch follows it."""
+    return nn.functional.avg_pool2d(nn.functional.pad(pixels, (1, 1, 1, 1), "replicate"), 3, 1)
+
+
+def median(pixels: Tensor) -> Tensor:
+    """Take the median of pixels (B, 3, S, S) over 3 x 3; its gradient is that of the one chosen."""
+    padded = nn.functional.pad(pixels, (1, 1, 1, 1), "replicate")
+    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
+    return windows.median(dim=4).values
+
+
+def _adaptive(
+    target: Target,
+    pixels: Tensor,
+    labels: Tensor,
+    strength: float | None,
+    filters: Sequence[Callable[[Tensor], Tensor]] = (),
+) -> Tensor:
     """Descend classification and abnormality together; keep what fools with the least abnormality.
 
     A signed projected ascent of the cross-entropy minus w times the abnormality above the alarm's
-    threshold, for each weight w, in steps that shrink to nothing.
+    threshold, for each weight w, in steps that shrink to nothing. With filters the cross-entropy is
+    the mean over the image and all of them (expectation over transformations, Athalye et al. 2018),
+    and what fools more of them is kept before what is less abnormal.
     """
     assert strength is not None
     best = pixels.clone()
@@ -156,13 +178,15 @@ def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | 
             moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
             taps, logits = target.classifier.features(moved)
             abnormality = differentiable_abnormality(target.detector, taps)
-            wrong = logits.argmax(dim=1) != labels
-            better = wrong & (abnormality < best_abnormality)
+            seen = [logits, *(target.classifier(each(moved)) for each in filters)]
+            wrong = torch.stack([each.argmax(dim=1) != labels for each in seen])
+            cost = abnormality.detach() + SEEN_THROUGH * (~wrong).sum(dim=0)
+            better = wrong[0] & (cost < best_abnormality)
             best[better] = moved.detach()[better]
-            best_abnormality[better] = abnormality.detach()[better]
-            loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+            best_abnormality[better] = cost[better]
+            losses = [nn.functional.cross_entropy(each, labels, reduction="none") for each in seen]
             # An image that is wrong for sure need not become more so.
-            loss = loss.clamp_max(1.0).double() - weight * (
+            loss = torch.stack(losses).clamp_max(1.0).mean(dim=0).double() - weight * (
                 abnormality - target.threshold
             ).clamp_min(-0.5)
             (gradient,) = torch.autograd.grad(loss.sum(), moved)
@@ -213,5 +237,6 @@ ATTACKS: dict[str, Attack] = {
         ),
         (None,),
     ),
+    "adaptive-filters": Attack(partial(_adaptive, filters=(blur, median)), (8 / 255,)),
     "adaptive": Attack(_adaptive, (8 / 255,)),
 }

@@ -5,7 +5,7 @@ others (`Fitted`). A new one is a function and a line in `SCORES`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,26 @@ from tasks.detector.detector import score as score_images
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments
 from tasks.detector.probabilities import probabilities
+from tasks.second_look.both import Ordinary, Seen, both_scores, stability_score
+from tasks.second_look.views import FILTERS
 from tasks.types import Arrays, Float, below, nested
 
 ODIN_TEMPERATURE = 1000.0
 NEIGHBOURS = 50
+STABILITY, BOTH = "stability", "distance and stability"
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """Hold logits (n, C) of n images under a filter, and the detector's taps (n, d)."""
+
+    logits: NDArray[np.float32]
+    taps: Mapping[str, NDArray[np.float32]]
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Filtered":
+        """Read it back from `Evidence.to_arrays`."""
+        return cls(arrays["logits"], below("tap", arrays))
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Evidence:
     ``taps`` are pooled features (n, d) of the network's stages, `PENULTIMATE` among them;
     ``logits`` (n, C); ``border`` (n,) the mean brightness in [0, 1] of the outermost pixels;
     ``odin`` the logits and ``moved`` the detector's taps after input pre-processing, by its
-    magnitude.
+    magnitude; ``filtered`` what a second look sees, by filter.
     """
 
     taps: Mapping[str, NDArray[np.float32]]
@@ -40,6 +56,7 @@ class Evidence:
     border: NDArray[np.float32]
     odin: Mapping[float, NDArray[np.float32]]
     moved: Mapping[float, Mapping[str, NDArray[np.float32]]]
+    filtered: Mapping[str, Filtered] = field(default_factory=dict)
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
@@ -48,6 +65,9 @@ class Evidence:
             arrays[f"odin/{magnitude}"] = logits
         for magnitude, taps in self.moved.items():
             arrays |= nested(f"moved/{magnitude}", taps)
+        for name, seen in self.filtered.items():
+            arrays[f"filtered/{name}/logits"] = seen.logits
+            arrays |= nested(f"filtered/{name}/tap", seen.taps)
         return arrays
 
     @classmethod
@@ -61,6 +81,11 @@ class Evidence:
             border=arrays["border"],
             odin={float(name): odin[name] for name in names},
             moved={float(name): below(f"moved/{name}", arrays) for name in names},
+            filtered={
+                name: Filtered.from_arrays(below(f"filtered/{name}", arrays))
+                for name in FILTERS
+                if f"filtered/{name}/logits" in arrays
+            },
         )
 
 
@@ -92,7 +117,8 @@ class Fitted:
 
     ``layers`` has a Gaussian for each stage; ``unit_last`` one of the last features on the unit
     sphere; ``whole`` one around a single mean; ``bank`` (m, d) are some last features on the unit
-    sphere; ``last`` is the tap that they all come from.
+    sphere; ``last`` is the tap that they all come from. ``ordinary`` is what a second look finds of
+    images that the network was not trained on; None where none were given.
     """
 
     detector: Detector
@@ -102,6 +128,7 @@ class Fitted:
     whole: TiedGaussian
     residual: Residual
     bank: Float
+    ordinary: Ordinary | None = None
 
 
 Score = Callable[[Evidence, Fitted], Float]
@@ -193,6 +220,17 @@ def preprocessed(evidence: Evidence, fitted: Fitted, magnitude: float) -> Float:
     return score_images(fitted.detector, evidence.moved[magnitude]).abnormality
 
 
+def seen_of(evidence: Evidence, detector: Detector) -> Seen:
+    """Put together what the first look and the filters say of images."""
+    looks = [evidence.taps, *(evidence.filtered[name].taps for name in FILTERS)]
+    distances = [log_distance(score_images(detector, taps).distances) for taps in looks]
+    return Seen(
+        evidence.logits,
+        np.stack([evidence.filtered[name].logits for name in FILTERS], axis=1),
+        np.stack(distances, axis=1),
+    )
+
+
 def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
     """Compute every score (n,) by its detector's name; pre-processing where the evidence has it."""
     scores = {name: function(evidence, fitted) for name, function in SCORES.items()}
@@ -201,6 +239,10 @@ def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
         scores[f"slidewatch, pre-processed {magnitude:g}"] = preprocessed(
             evidence, fitted, magnitude
         )
+    if fitted.ordinary is not None:
+        seen = seen_of(evidence, fitted.detector)
+        scores[STABILITY] = stability_score(fitted.ordinary, seen)
+        scores[BOTH] = both_scores(fitted.ordinary, seen)
     return scores
 
 

@@ -24,6 +24,8 @@ VERDICT = "slidewatch verdict"
 UNSEEN_ATTACK = "mahalanobis, all layers (unseen-attack)"
 KNOWN_ATTACK = "mahalanobis, all layers (known-attack)"
 KNOWN_STACK = "layers and margin (known-attack)"
+KNOWN_LOOK = "layers and second look (known-attack)"
+UNSEEN_LOOK = "layers and second look (unseen-attack)"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Side:
 
     ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
     largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
-    (n,) whose images are resampled together.
+    (n,) whose images are resampled together; ``looked`` (n, d) what both looks see, or None.
     """
 
     scores: Mapping[str, Float]
@@ -40,6 +42,7 @@ class Side:
     margin: Float
     verdict: NDArray[np.bool_]
     clusters: NDArray[np.str_]
+    looked: Float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,31 @@ def _regressions(
             taught,
             np.r_[clean.clusters, attacked.clusters],
         )
+    return scores | _with_second_look(comparison, truth, clusters)
+
+
+def _with_second_look(
+    comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
+) -> dict[str, Float]:
+    """Score by the same regressions over stages and all that a second look sees, if there was."""
+    sides = (comparison.ordinary, comparison.abnormal)
+    if any(side.looked is None for side in sides):
+        return {}
+    both = np.concatenate([_all_looks(side) for side in sides])
+    scores = {KNOWN_LOOK: _cross_fitted(both, clusters, both, truth, clusters)}
+    if comparison.teachers:
+        taught = np.concatenate(
+            [np.full(len(side.layers), k, bool) for k, side in enumerate(comparison.teachers)]
+        )
+        teachers = np.concatenate([_all_looks(side) for side in comparison.teachers])
+        theirs = np.concatenate([side.clusters for side in comparison.teachers])
+        scores[UNSEEN_LOOK] = _cross_fitted(both, clusters, teachers, taught, theirs)
     return scores
+
+
+def _all_looks(side: Side) -> Float:
+    assert side.looked is not None
+    return np.hstack([side.layers, side.looked])
 
 
 def _cross_fitted(

@@ -6,8 +6,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.evaluation.attacks import Target, differentiable_abnormality, preprocess
-from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence
+from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence, Filtered
 from tasks.evaluation.parts import join
+from tasks.network.classifier import to_pixels
+from tasks.second_look.views import filtered
 
 BATCH = 32
 
@@ -41,7 +43,18 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
         border=to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
         odin=odin,
         moved=moved,
+        filtered={
+            name: _under_filter(images, target)
+            for name, images in filtered(to_images(pixels.detach())).items()
+        },
     )
+
+
+def _under_filter(images: NDArray[np.uint8], target: Target) -> Filtered:
+    with torch.inference_mode():
+        pixels = to_pixels(images).to(target.classifier.mean.device)
+        taps, logits = target.classifier.features(pixels)
+    return Filtered(to_numpy(logits), {tap: to_numpy(taps[tap]) for tap in target.detector.taps})
 
 
 def to_numpy(values: Tensor) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ Record = TypeVar("Record")
 class Treatment:
     """Describe a treatment of images before they are scored; ``strength`` in the name's unit."""
 
-    kind: Literal["none", "corruption", "attack"] = "none"
+    kind: Literal["none", "noise", "corruption", "attack"] = "none"
     name: str = "clean"
     strength: float | None = None
 

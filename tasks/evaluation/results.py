@@ -248,6 +248,7 @@ class Findings:
             ordered[:, -1] - ordered[:, -2],
             self._review(scored),
             self._clusters(images, scored),
+            scored.looked,
         )
 
     def _review(self, scored: Scored) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import probabilities
-from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances
+from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
 from tasks.evaluation.parts import Norms, Part, Pictures, Transfer, join, take
 from tasks.types import Float
 
@@ -21,7 +21,8 @@ class Scored:
 
     ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
     distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
-    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C).
+    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C);
+    ``looked`` (n, d) what a first and a second look see, None where there was no second.
     """
 
     rows: NDArray[np.int64]
@@ -32,6 +33,7 @@ class Scored:
     diagnosed: NDArray[np.int8]
     probability: Float
     logits: Float
+    looked: Float | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -96,4 +98,5 @@ def _scored(part: Part, evidence: Evidence, fitted: Fitted, temperature: float) 
         diagnosed=chances.argmax(axis=1).astype(np.int8),
         probability=chances.max(axis=1),
         logits=np.asarray(evidence.logits, np.float64),
+        looked=seen_of(evidence, fitted.detector).vectors if fitted.ordinary else None,
     )

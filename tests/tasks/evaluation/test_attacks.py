@@ -23,19 +23,24 @@ from tasks.evaluation.attacks import (
     AttackError,
     Target,
     attack,
+    blur,
     differentiable_abnormality,
     find_attack,
     l2_norm,
     linf_norm,
     matched_noise,
+    median,
     preprocess,
     round_to_8_bits,
 )
+from tasks.evaluation.evidence import to_images
 from tasks.images.decoding import decode_rgb
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
+from tasks.second_look.views import filtered
 
 SIDE = 32
+OURS = {"adaptive", "adaptive-filters"}  # the others are foolbox's
 # A bound holds but for the rounding of float32.
 ROUNDING = 1e-6
 
@@ -195,7 +200,7 @@ def test_seeds_make_attacks_repeatable(
     torch.manual_seed(100)
     assert first.equal(attack(name, target, *few, strength, seed=5))
     other = attack(name, target, *few, strength, seed=6)
-    assert first.equal(other) == (name not in {"pgd", "adaptive"})
+    assert first.equal(other) == (name not in {"pgd", *OURS})
 
 
 def test_an_attack_of_another_name_is_answered_with_the_choices() -> None:
@@ -208,7 +213,7 @@ def test_without_foolbox_the_error_says_what_to_install(
     target: Target, images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    for name in set(ATTACKS) - {"adaptive"}:
+    for name in ATTACKS.keys() - OURS:
         with pytest.raises(AttackError, match=r"pip install 'slidewatch\[attacks\]'"):
             attack(name, target, *images, 8 / 255, seed=0)
     few = (images[0][:1], images[1][:1])
@@ -468,3 +473,26 @@ def test_images_that_cannot_be_made_to_fool_come_back_as_far_as_the_attack_got(
     assert (linf_norm(moved - pixels) > 4 / 255).all()
     assert linf_norm(moved - pixels).max() <= 8 / 255 + ROUNDING
     assert moved.equal(round_to_8_bits(moved))
+
+
+def test_filters_that_an_attack_follows_are_those_of_a_second_look() -> None:
+    pixels = blotches(3, seed=5)
+    for ours, name in ((blur, "blur"), (median, "median")):
+        wanted = filtered(to_images(pixels))[name]
+        assert np.abs(to_images(ours(pixels)).astype(int) - wanted).max() <= (name == "blur")
+
+
+def test_an_attack_through_the_filters_fools_more_of_them_than_one_that_knows_of_none(
+    target: Target, images: tuple[Tensor, Tensor], attacked: Callable[[str, float | None], Tensor]
+) -> None:
+    fooled = {}
+    for name in OURS:
+        made = attacked(name, 8 / 255)
+        assert_array_equal(made, round_to_8_bits(made))
+        assert linf_norm(made - images[0]).max() <= 8 / 255 + ROUNDING
+        seen = [made, blur(made), median(made)]
+        fooled[name] = sum(
+            int((margin(target.classifier, each, images[1]) < 0).sum()) for each in seen
+        )
+    assert fooled["adaptive-filters"] >= fooled["adaptive"]
+    assert fooled["adaptive-filters"] > 0

@@ -1,0 +1,147 @@
+"""Fit the detectors that an evaluation compares, and score its parts by all of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.jobs.evaluation import (
+    PartJob,
+    Run,
+    load_detector,
+    load_target,
+    read_part,
+    tapped_classifier,
+)
+from flows.jobs.worker import settle_worker
+from storage.parquet import read_table
+from storage.reports.evaluations import fitted_path, images_path, read_arrays, write_arrays
+from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.detector.moments import Moments, partial_fit
+from tasks.evaluation.baselines import (
+    Fitted,
+    Residual,
+    residual_directions,
+    residual_norm,
+    seen_of,
+    unit,
+    whole_gaussian,
+)
+from tasks.evaluation.evidence import to_numpy
+from tasks.evaluation.parts import FILE, join
+from tasks.evaluation.scored import ScoredPart, score
+from tasks.network.classifier import PENULTIMATE, Classifier, last_layer
+from tasks.second_look.both import Ordinary, fit_ordinary
+from tasks.types import Float, below, nested
+
+BANK = 5000  # images that nearest neighbours are looked for among
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """The compared detectors at one tap, fitted on a set of images.
+
+    ``ordinary`` are images that the network was not trained on, as they are and with noise.
+    """
+
+    run: Run
+    tap: str
+    parts: tuple[PartJob, ...]
+    ordinary: tuple[tuple[PartJob, ...], ...] = ()
+
+
+def fit_tap(job: FitJob) -> None:
+    """Write what is fitted at a tap, unless it is there; at the last one, all that scores need."""
+    run = job.run
+    path = fitted_path(run.evaluation, run.detector.name, job.tap)
+    if run.store.exists(*path):
+        return
+    settle_worker()
+    classifier = tapped_classifier(run.store, run.model)
+    last = job.tap == PENULTIMATE
+    raw = on_sphere = None
+    for features, _, labels in _fitted_features(job):
+        raw = raw or Moments.empty(len(classifier.spec.classes), features.shape[1])
+        raw = partial_fit(raw, features, labels)
+        if last:
+            on_sphere = on_sphere or Moments.empty(raw.classes, raw.width)
+            on_sphere = partial_fit(on_sphere, unit(features), labels)
+    assert raw is not None
+    arrays = nested("layer", tied_gaussian(raw).to_arrays())
+    if last:
+        assert on_sphere is not None
+        arrays |= nested("unit", tied_gaussian(on_sphere).to_arrays())
+        arrays |= nested("whole", whole_gaussian(raw).to_arrays())
+        residual, bank = _residual_and_bank(job, classifier, raw)
+        arrays |= nested("residual", residual.to_arrays()) | {"bank": bank}
+        if job.ordinary:
+            arrays |= nested("ordinary", _ordinary(job).to_arrays())
+    write_arrays(run.store, arrays, *path)
+
+
+def _fitted_features(
+    job: FitJob,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
+    """Yield features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
+    for part in map(read_part, job.parts):
+        if len(part.rows):
+            yield part.forms[FILE].taps[job.tap], part.forms[FILE].logits, part.label
+
+
+def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tuple[Residual, Float]:
+    """Fit ViM's residual, whose scale needs a second pass; pick images as possible neighbours."""
+    weight, bias = (np.asarray(to_numpy(values), np.float64) for values in last_layer(classifier))
+    origin, directions = residual_directions(raw, weight, bias)
+    lengths, largest, bank = 0.0, 0.0, []
+    every = max(1, round(raw.n.sum() / BANK))
+    for features, logits, _ in _fitted_features(job):
+        lengths += float(residual_norm(Residual(origin, directions, 1.0), features).sum())
+        largest += float(logits.max(axis=1).sum())
+        bank.append(unit(features[::every]))
+    return Residual(origin, directions, largest / lengths), np.concatenate(bank)
+
+
+def _ordinary(job: FitJob) -> Ordinary:
+    """Learn what both looks find of images that the network was not trained on."""
+    run, detector = job.run, load_detector(job.run)
+    seen, groups = [], []
+    for condition in job.ordinary:
+        path = images_path(run.evaluation, run.detector.name, condition[0].images)
+        names = np.asarray(read_table(run.store, *path, columns=["group"])["group"].to_pylist())
+        numbers = np.unique(names, return_inverse=True)[1]
+        found = [part for part in map(read_part, condition) if len(part.rows)]
+        seen.append(seen_of(join([part.forms[FILE] for part in found]), detector))
+        groups.append(numbers[np.concatenate([part.rows for part in found])])
+    return fit_ordinary(seen, groups)
+
+
+def score_part(job: PartJob) -> ScoredPart:
+    """Score a part's images in every form that it has."""
+    run = job.run
+    settle_worker()
+    return score(read_part(job), _fitted(run), run.model.temperature)
+
+
+@lru_cache(maxsize=2)
+def _fitted(run: Run) -> Fitted:
+    target = load_target(run.store, run.detector, run.model)
+    arrays = {
+        tap: read_arrays(run.store, *fitted_path(run.evaluation, run.detector.name, tap))
+        for tap in target.classifier.spec.taps
+    }
+    last = arrays[PENULTIMATE]
+    ordinary = below("ordinary", last)
+    return Fitted(
+        detector=target.detector,
+        last=PENULTIMATE,
+        layers={
+            tap: TiedGaussian.from_arrays(below("layer", values)) for tap, values in arrays.items()
+        },
+        unit_last=TiedGaussian.from_arrays(below("unit", last)),
+        whole=TiedGaussian.from_arrays(below("whole", last)),
+        residual=Residual.from_arrays(below("residual", last)),
+        bank=last["bank"],
+        ordinary=Ordinary.from_arrays(ordinary) if ordinary else None,
+    )
