@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from tasks.types import Float
 
@@ -14,3 +14,16 @@ def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
     array([[0.5, 0.5]])
     """
     return np.asarray(softmax(np.asarray(logits, np.float64) / temperature, axis=1))
+
+
+def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Float:
+    """Compute the log-odds (n,) of one class, as calibrated, of logits (n, C).
+
+    Unlike the logarithm of a probability's odds it is exact where that is near 1.
+
+    >>> log_odds(np.asarray([[3.0, 1.0]]), 2.0, 0)
+    array([1.])
+    """
+    scaled = np.asarray(logits, np.float64) / temperature
+    others = np.delete(scaled, place, axis=1)
+    return np.asarray(scaled[:, place] - logsumexp(others, axis=1))

@@ -1,0 +1,104 @@
+"""Estimate the errors of diagnoses whose truth is not known, from their calibrated probabilities.
+
+Where a cell is diagnosed as the class of probability p, the diagnosis is right with probability p:
+sums over cells estimate what a count against the truth would give (confidence-based performance
+estimation, CBPE, as NannyML does it). It holds while the calibration does; a shift that moves
+features away from those of the calibration moves its errors too.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from tasks.types import Float
+
+Z = float(norm.ppf(0.975))
+
+
+@dataclass(frozen=True)
+class ExpectedErrors:
+    """Estimates for one group of cells, and the 95% intervals that chance alone gives them.
+
+    ``false_calls`` cells are expected to be called parasitized wrongly and ``missed`` ones not to
+    be called; ``sensitivity`` and ``accuracy`` are shares, NaN where there is nothing to share.
+    """
+
+    false_calls: float
+    missed: float
+    sensitivity: float
+    sensitivity_low: float
+    sensitivity_high: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
+@dataclass(frozen=True)
+class ProbabilitySums:
+    """Sums over cells of some groups (G,), of which the expected errors follow; they add up.
+
+    ``called`` and ``others`` count cells, ``p_*`` sum their probability to be parasitized, ``v_*``
+    sum p (1 - p).
+    """
+
+    called: Float
+    others: Float
+    p_called: Float
+    p_others: Float
+    v_called: Float
+    v_others: Float
+
+    @classmethod
+    def of(
+        cls, probability: Float, called: NDArray[np.bool_], group: NDArray[np.intp], groups: int
+    ) -> "ProbabilitySums":
+        """Sum over cells.
+
+        Args:
+            probability: (n,) to be parasitized; a cell whose is not finite is left out.
+            called: (n,), which are called parasitized.
+            group: (n,), of each cell.
+            groups: G.
+        """
+        sums = []
+        known = np.isfinite(probability)
+        for weight in (
+            np.ones(len(probability)),
+            probability,
+            probability * (1 - probability),
+        ):
+            for which in (called & known, ~called & known):
+                sums.append(np.bincount(group[which], weight[which], minlength=groups))
+        return cls(*(np.asarray(each, np.float64) for each in sums))
+
+    def __add__(self, other: "ProbabilitySums") -> "ProbabilitySums":
+        return ProbabilitySums(*(a + b for a, b in zip(self._all, other._all, strict=True)))
+
+    @property
+    def _all(self) -> tuple[Float, ...]:
+        return tuple(vars(self).values())
+
+    def expected(self, group: int) -> ExpectedErrors:
+        """Estimate the errors of a group."""
+        called, others, found, missed, v_found, v_missed = (float(x[group]) for x in self._all)
+        cells, parasites = called + others, found + missed
+        sensitivity = found / parasites if parasites else float("nan")
+        accuracy = (found + others - missed) / cells if cells else float("nan")
+        # The delta method: of a share of two independent sums, and of a mean.
+        spread = (1 - sensitivity) ** 2 * v_found + sensitivity**2 * v_missed
+        by_sensitivity = Z * np.sqrt(spread) / parasites if parasites else float("nan")
+        by_accuracy = Z * np.sqrt(v_found + v_missed) / cells if cells else float("nan")
+        return ExpectedErrors(
+            called - found,
+            missed,
+            sensitivity,
+            *_within(sensitivity, by_sensitivity),
+            accuracy,
+            *_within(accuracy, by_accuracy),
+        )
+
+
+def _within(value: float, half: float) -> tuple[float, float]:
+    return float(np.clip(value - half, 0, 1)), float(np.clip(value + half, 0, 1))

@@ -1,0 +1,106 @@
+"""Choose the thresholds that count parasites: one where they are few, and one where they are many.
+
+The threshold that diagnoses a cell weighs both errors alike. On a slide with few parasites nearly
+all cells have none, so the false-positive rate limits what can be seen, and a higher threshold,
+which misses more parasites, counts them better. On a slide with many it is the other way round:
+patients differ in how many of their parasites are missed, and the fewer the less.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.counting.error_rates import THRESHOLDS, Counts, ErrorCounts
+from tasks.counting.limits import ErrorRates, KnownRates, detection_limit, expected_width
+from tasks.counting.rates import Rate, predict_rate
+
+LEAST_SLIDES = 5  # with cells of a kind: fewer say next to nothing of how slides differ
+COARSE = 4  # thresholds between those that are tried first
+DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
+DENSE = 0.03  # a parasitaemia that is dense: thirty cells in a thousand
+LEAST_FOUND = 0.2  # of all parasites: a threshold that fewer pass is not worth trying
+
+
+def are_enough(counts: ErrorCounts) -> bool:
+    """Tell whether there are slides enough, of both kinds of cells, to know error rates by."""
+    known = ((cells > 0).sum() for cells in (counts.negatives, counts.positives))
+    return bool(min(known) >= LEAST_SLIDES)
+
+
+def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
+    """Predict the error rates of a slide not seen at one of `THRESHOLDS`.
+
+    Raises:
+        ValueError: no slide has cells of a kind.
+    """
+    return _Predictions(counts).at(int(np.argmin(np.abs(THRESHOLDS - log_odds))))
+
+
+def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
+    """Choose both thresholds that count, from that of the diagnosis upwards.
+
+    The one for few parasites has the least limit of detection; where no parasitaemia would be seen
+    for certain at any, it is the one of the fewest false positives. The one for many has the
+    narrowest interval of a parasitaemia of `DENSE`. Every fourth threshold is tried, then those
+    beside the best one.
+
+    Args:
+        counts: of slides whose cells are known.
+        cells: red cells of a slide for which the thresholds are best.
+
+    Raises:
+        ValueError: no slide has cells of a kind.
+    """
+    predict = _Predictions(counts)
+
+    def limit(rates: ErrorRates) -> tuple[float, float]:
+        found = detection_limit(cells, rates)
+        return (1.0 if found is None else found), rates.false.mean
+
+    def width(rates: ErrorRates) -> tuple[float, float]:
+        return expected_width(rates, DENSE, cells), rates.false.mean
+
+    return KnownRates(_best(counts, predict, limit), _best(counts, predict, width))
+
+
+def _best(
+    counts: ErrorCounts,
+    predict: "_Predictions",
+    loss: Callable[[ErrorRates], tuple[float, float]],
+) -> ErrorRates:
+    """Find the threshold of the least loss."""
+    tried: dict[int, tuple[float, float]] = {}
+
+    def best(places: NDArray[np.intp]) -> int:
+        for place in places.tolist():
+            if place not in tried:
+                tried[place] = loss(predict.at(place))
+        return min(tried, key=lambda place: (*tried[place], place))
+
+    first = int(np.searchsorted(THRESHOLDS, DIAGNOSIS))
+    passing = counts.found.sum(axis=0) >= LEAST_FOUND * counts.positives.sum()
+    last = max(first, int(np.flatnonzero(passing).max(initial=0)))
+    near = best(np.arange(first, last + 1, COARSE))
+    beside = np.arange(max(first, near - COARSE + 1), min(last + 1, near + COARSE))
+    return predict.at(best(beside))
+
+
+class _Predictions:
+    """Predicts the rates at the thresholds of some counts, those with equal hits once."""
+
+    def __init__(self, counts: ErrorCounts) -> None:
+        self._counts, self._known = counts, dict[tuple[bool, bytes], Rate]()
+
+    def at(self, place: int) -> ErrorRates:
+        """Predict both rates at the threshold of that place in `THRESHOLDS`."""
+        counts = self._counts
+        false = self._rate(False, counts.false[:, place], counts.negatives)
+        found = self._rate(True, counts.found[:, place], counts.positives)
+        return ErrorRates(float(THRESHOLDS[place]), false, found)
+
+    def _rate(self, parasites: bool, hits: Counts, cells: Counts) -> Rate:
+        key = parasites, hits.tobytes()
+        if key not in self._known:
+            self._known[key] = predict_rate(hits, cells)
+        return self._known[key]
