@@ -93,6 +93,7 @@ def evaluate(
     site: str | None = None,
     ood: list[str] = NO_SETS,
     planted: list[float] = PLANTED,
+    slides: bool = False,
     attacks: list[Attack] = ATTACKS,
     seeds: int = 1,
     attacked: int = 500,
@@ -118,6 +119,7 @@ def evaluate(
         ood=sets,
         planted=planted,
         site=place.label if place else None,
+        slides=slides,
         attacks=list(attacks),
         attacked=attacked,
         magnitudes=magnitudes,
@@ -184,6 +186,9 @@ def _publish(
     scores = pa.concat_tables([table for result in results for table in result.scores])
     write_table(store, metrics, *folder, "metrics.parquet")
     write_table(store, scores, *folder, "scores.parquet")
+    composed = [result.composed for result in results if result.composed is not None]
+    if composed:
+        write_table(store, pa.concat_tables(composed), *folder, "slides.parquet")
     left_out = sum(result.left_out for result in results)
     facts = {
         "Evaluation": evaluation.name,
@@ -199,7 +204,9 @@ def _publish(
     examples = [example for result in results for example in result.examples]
     title = "Robustness of " + cards[0].name
     store.write_bytes(
-        robustness_page(title, facts, metrics, scores, examples).encode(), *folder, "report.html"
+        robustness_page(title, facts, metrics, scores, examples, composed[:1]).encode(),
+        *folder,
+        "report.html",
     )
     store.write_bytes(robustness_markdown(title, facts, metrics).encode(), *folder, "report.md")
     return EvaluationOutcome(

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from flows.cluster.client import open_client
+from flows.counting.errors import errors_of_version
 from flows.fit import FitOutcome, fitted_outcome
 from flows.jobs.statistics import RowsJob, rows_statistics
 from flows.options.described import described
@@ -46,9 +47,12 @@ from storage.models.statistics import (
 from storage.models.transfers import Transfer, read_transfer, site_of, write_transfer
 from storage.records import now
 from storage.store import Store, StoreError
+from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree
 from tasks.sites.sharing import of_batch, shareable, shareable_groups
 from tasks.types import below, nested
+
+SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held_out")
 
 
 class ExportOutcome(Outcome):
@@ -134,7 +138,7 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage) -> Iterator[_Shared
             raise StoreError(f"batch {each.batch} cannot be shared: {error}") from None
         assert found.slides is not None
         found = ClassStatistics(found.taps, of_batch(found.slides, name))
-        left = dict.fromkeys(("without_patients", "without_slides", "repeated"), ())
+        left = dict.fromkeys(SAID_OF_ROWS, ())
         told = {"batch": name, "attempt": 1, **left}
         yield _Shared(each.model_copy(update=told), found)
 
@@ -188,6 +192,7 @@ def _import_statistics(
             if latest
             else ClassStatistics.empty(card.tap_widths, len(card.classes))
         )
+        errors = errors_of_version(store, card, latest) if latest else ErrorCounts.empty()
         there, new = {each.manifest_digest for each in known}, []
         for number, each in enumerate(header.contributions):
             if each.manifest_digest in there:
@@ -201,7 +206,7 @@ def _import_statistics(
             return fitted_outcome(client, settings, store, card, latest, changed)
         held.check()
         cells = sum(each.images for each in new)
-        lineage = save_version(store, card, latest, total, "import", [*known, *new])
+        lineage = save_version(store, card, latest, total, errors, "import", [*known, *new])
         changed = f"{len(new)} batches of another store: {cells:,} images added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 

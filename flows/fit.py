@@ -7,6 +7,12 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
+from flows.counting.errors import (
+    errors_of_batch,
+    errors_of_rows,
+    errors_of_version,
+    without_repeated_errors,
+)
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.looks.calibration import ordinary_stability
 from flows.monitoring.console import warn
@@ -20,7 +26,7 @@ from flows.sites.versions import retract_night
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
-    add_slides,
+    add_what_is_new,
     check_labels,
     refuse_damage,
     refuse_second_review,
@@ -43,6 +49,7 @@ from storage.models.statistics import (
     version_name,
 )
 from storage.store import Store, StoreError
+from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors
 from tasks.detector.moments import (
     ClassStatistics,
     merge_statistics,
@@ -116,7 +123,7 @@ def fit(
         known = latest_statistics(store, card.name)
         if known and known.contribution(batch):
             changed = f"batch {batch} is in the statistics already: it counts once"
-            known = add_slides(client, store, card)
+            known = add_what_is_new(client, store, card)
             return _warned(fitted_outcome(client, settings, store, card, known, changed))
         part, contribution, failures = _extract_batch(client, store, frozen, card)
         with statistics_lease(store, card) as held:
@@ -129,14 +136,17 @@ def fit(
                 else ClassStatistics.empty(card.tap_widths, len(card.classes))
             )
             others = latest.contributions if latest else []
+            errors = errors_of_version(store, card, latest) if latest else ErrorCounts.empty()
             refuse_damage(client, store, card, others)
             part, contribution = without_repeats(client, store, card, part, contribution, others)
+            contribution = without_repeated_errors(store, card, contribution, others)
             held.check()
             lineage = save_version(
                 store,
                 card,
                 latest,
                 merge_statistics(before, part),
+                merge_errors(errors, errors_of_batch(store, card, contribution)),
                 f"fit {batch}",
                 [*others, contribution],
             )
@@ -184,20 +194,25 @@ def retract(
         latest = latest_statistics(store, card.name)
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
-        taken, foreign, kept = _found(store, card, latest, kind, name)
+        taken, held_out, foreign, kept = _found(store, card, latest, kind, name)
         operation = f"retract {kind} {name}"
-        if not taken and not foreign:
+        if not taken and not held_out and not foreign:
             if latest.operation == operation and not _has_detector(store, latest):
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
                     return _warned(fitted_outcome(client, settings, store, card, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
-        count = sum(len(rows.rows) for rows in taken) + sum(each.images for each in foreign)
+        count = sum(map(len, taken)) + sum(each.images for each in foreign)
         changed = f"{kind} {name}: {count:,} images taken out of the statistics"
+        if held_out:
+            changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
             refuse_damage(client, store, card, latest.contributions)
             total = statistics_with_slides(client, store, card, latest)
+            errors = errors_of_version(store, card, latest)
+            for rows in (*taken, *held_out):
+                errors = retract_errors(errors, errors_of_rows(store, card, rows))
             if taken:
                 part = statistics_of_rows(client, store, card, taken, f"retract {name}")
                 total = retract_statistics(total, part)
@@ -205,15 +220,16 @@ def retract(
                 given_by = load_foreign(store, card.name, each)
                 total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
             held.check()
-            lineage = save_version(store, card, latest, total, operation, kept)
+            lineage = save_version(store, card, latest, total, errors, operation, kept)
             return _warned(fitted_outcome(client, settings, store, card, lineage, changed))
 
 
 def _found(
     store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
-) -> tuple[list[Rows], list[Contribution], list[Contribution]]:
-    """Find the rows to take out, contributions of other stores that go, and what is left."""
+) -> tuple[list[Rows], list[Rows], list[Contribution], list[Contribution]]:
+    """Find the rows to take out, fitted and held out, what goes of other stores, and what stays."""
     taken: list[Rows] = []
+    held_out: list[Rows] = []
     foreign: list[Contribution] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
@@ -222,10 +238,11 @@ def _found(
             goes = (kind, name) == ("batch", contribution.batch)
             (foreign if goes else kept).append(contribution)
             continue
-        rows, left = take_out(store, card, contribution, kind, name)
-        taken += [rows] if len(rows.rows) else []
-        kept += [left] if left else []
-    return taken, foreign, kept
+        found = take_out(store, card, contribution, kind, name)
+        taken += [found.fitted] if len(found.fitted) else []
+        held_out += [found.held_out] if len(found.held_out) else []
+        kept += [found.left] if found.left else []
+    return taken, held_out, foreign, kept
 
 
 def _has_detector(store: Store, lineage: Lineage) -> bool:

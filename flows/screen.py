@@ -6,6 +6,7 @@ from datetime import date
 from distributed import Client
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
@@ -55,6 +56,7 @@ class ScreenOutcome(Outcome):
     scored: int
     failures: dict[str, int]
     diagnoses: dict[str, int]
+    patients: dict[str, int] = Field(default_factory=dict)
     abnormal: int
     review: int
     slides_for_review: int
@@ -80,6 +82,7 @@ class ScreenOutcome(Outcome):
                 f"{self.images:,}: {self.scored:,} scored, {self.images - self.scored} failed",
             ),
             ("diagnoses", diagnoses or "none"),
+            ("patients", ", ".join(f"{n:,} {call}" for call, n in self.patients.items()) or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", f"{self.review:,} images, {self.slides_for_review:,} slides"),
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
@@ -283,6 +286,7 @@ def _outcome(
         scored=seal.scored,
         failures=seal.failures,
         diagnoses=seal.diagnoses,
+        patients=dict(night.patient_calls or {}),
         abnormal=seal.abnormal,
         review=seal.review,
         slides_for_review=night.slides_for_review,

@@ -22,7 +22,13 @@ from pydantic_settings import (
 
 from flows.options.described import UsageError, without_secret
 from tasks.images.addresses import redact
-from tasks.limits import DETECTABLE_PERCENT, READ_SECONDS, FieldLimits
+from tasks.limits import (
+    DETECTABLE_PERCENT,
+    NEGATIVE_PERCENT,
+    READ_SECONDS,
+    RED_CELLS_PER_MICROLITRE,
+    FieldLimits,
+)
 
 PREFIX = "SLIDEWATCH_"
 
@@ -110,6 +116,22 @@ class Settings(BaseSettings):
         gt=0,
         lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",
+    )
+    counting_cells: int = Field(
+        5000,
+        ge=1,
+        description="red cells of a slide for which a new detector's counting threshold is best",
+    )
+    negative_percent: float = Field(
+        NEGATIVE_PERCENT,
+        gt=0,
+        lt=100,
+        description="parasitaemia above which a negative slide must exclude everything (95%)",
+    )
+    red_cells_per_microlitre: float = Field(
+        RED_CELLS_PER_MICROLITRE,
+        gt=0,
+        description="red-cell count that parasites per microlitre are computed with",
     )
     finders: list[str] = Field(
         [], description="finders of cells, module:function, that a deployment may name"

@@ -16,7 +16,7 @@ from storage.models.sites import list_sites
 from storage.models.statistics import latest_statistics
 from storage.records import Tell, read_readable
 from storage.reports.pages import page_path
-from storage.reports.tables import FIELDS, IMAGES, SLIDES, report_path
+from storage.reports.tables import FIELDS, IMAGES, PATIENTS, SLIDES, report_path
 from storage.store import Store
 
 
@@ -69,7 +69,7 @@ def _batch_of(features: str) -> str:
 def expired_reports(
     store: Store, before: date, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find reports on images, fields and slides, and pages, of batches of days before a date.
+    """Find reports of batches of days before a date, but for those on batches, and pages.
 
     See `read_readable` for damaged records.
     """
@@ -85,6 +85,7 @@ def expired_reports(
             report_path(name, batch.batch_date, IMAGES),
             report_path(name, batch.batch_date, FIELDS),
             report_path(name, batch.batch_date, SLIDES),
+            report_path(name, batch.batch_date, PATIENTS),
             page_path(name),
         )
         there = tuple(path for path in paths if store.exists(*path))

@@ -49,6 +49,7 @@ from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
+    PATIENTS,
     SLIDES,
     is_withdrawn,
     report_digest,
@@ -59,6 +60,7 @@ from storage.store import Store, StoreError, check_name
 SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
     IMAGES: lambda seal: seal.report_digest,
     SLIDES: lambda seal: seal.slides_digest,
+    PATIENTS: lambda seal: seal.patients_digest,
     BATCHES: lambda seal: seal.batch_digest,
     FIELDS: lambda seal: seal.fields_digest,
 }

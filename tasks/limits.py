@@ -5,6 +5,10 @@ from pydantic import BaseModel, ConfigDict, Field
 TOLERATED = 0.02  # see `FieldLimits`
 # About 5,000 cells, a hundred fields of some fifty, are enough to show this parasitaemia.
 DETECTABLE_PERCENT = 0.06
+# What a few thousand cells exclude where one healthy cell in a thousand is called parasitized.
+NEGATIVE_PERCENT = 1.0
+# Of a healthy adult; a patient's own count is better, and anaemia makes it much lower.
+RED_CELLS_PER_MICROLITRE = 5e6
 # The slowest answers that do come: a tape library behind a mount, a server that restarts.
 READ_SECONDS = 120.0
 

@@ -92,7 +92,8 @@ def _evaluate(store: Store, values: Values) -> None:
     load_detector_card(store, values["detector"])
     if values["name"] is None or not store.exists("evaluations", values["name"], "card.json"):
         refuse_missing(values["images"])
-        refuse_missing([named_set(each)[1] for each in values["ood"]])
+        if values["ood"]:
+            refuse_missing([named_set(each)[1] for each in values["ood"]])
 
 
 LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {

@@ -94,7 +94,7 @@ def query(
     seconds: float = SECONDS,
     settings: Settings | None = None,
 ) -> QueryOutcome:
-    """Ask the reports of all nights in SQL: tables images, fields, slides, batches, sites."""
+    """Ask all nights in SQL: tables images, fields, slides, patients, batches and sites."""
     settings = settings or Settings()
     return QueryOutcome(store=settings.store, sql=sql, format=format, seconds=seconds)
 

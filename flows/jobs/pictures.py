@@ -8,8 +8,7 @@ from tasks.images.decoding import BadImageError
 from tasks.images.files import ChangedError
 from tasks.images.regions import ImageRef, Region, find_unchanged, read_region
 from tasks.images.slides import open_slide
-from tasks.visualisation.overlay import encode_png, field_picture, slide_picture
-from tasks.visualisation.slide_overview import from_afar
+from tasks.visualisation.overlay import encode_png, field_picture, from_afar, slide_picture
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,12 @@ from storage.parquet import write_parts, write_table
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.own_normal import cell_scores, slide_shift
+from tasks.detector.probabilities import log_odds
 from tasks.detector.slide_distance import SlideNormal, standardised_distances
 from tasks.detector.slide_normal import Choices, reference_rows, slide_normal
 from tasks.detector.verdict import VerdictRule
-from tasks.reports.columns import Provenance
+from tasks.reports.columns import PARASITIZED, Provenance
+from tasks.reports.counts import LOG_ODDS
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows, is_cut
 from tasks.reports.slides import SHIFTS
 
@@ -253,7 +255,7 @@ class _Scorer:
             for f in record.failures
             if piece.start <= f.row < piece.stop
         }
-        return image_rows(
+        rows = image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(card.classes, block.logits, card.temperature),
@@ -262,6 +264,10 @@ class _Scorer:
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=self._made_by(),
         )
+        if PARASITIZED not in card.classes:
+            return rows
+        found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+        return rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
 
     def _made_by(self) -> Provenance:
         job = self.job

@@ -10,8 +10,10 @@ STORE = ("store",)
 READ = ("read_seconds",)
 TRAINING = ("training_memory",)
 BATCH = ("shard_rows", *READ)
-DETECTOR = ("alpha", "uncertain_below")
-REPORT = ("field_limits", "detectable_percent", "metrics")
+DETECTOR = ("alpha", "uncertain_below", "counting_cells")
+REPORT = (
+    "field_limits", "detectable_percent", "negative_percent", "red_cells_per_microlitre", "metrics",
+)  # fmt: skip
 FIELDS = ("field_limits.least_sharpness", "field_limits.most_packed")
 CLUSTER = (
     "cluster", "workers", "scheduler", "tls_ca", "tls_certificate", "tls_key", "unencrypted",

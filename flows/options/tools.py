@@ -26,12 +26,12 @@ class Verify(Options):
 
 
 class Query(Options):
-    """Ask the reports of all nights in SQL: tables images, fields, slides, batches, sites."""
+    """Ask all nights in SQL: tables images, fields, slides, patients, batches and sites."""
 
     sql: Annotated[
         str,
         POSITIONAL,
-        Field(description="a query over the tables images, fields, slides, batches and sites"),
+        Field(description="a query over images, fields, slides, patients, batches and sites"),
     ]
     format: Annotated[
         Format, Field(description="a table to read, or CSV in which no text is a formula")

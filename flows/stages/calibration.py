@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
+from flows.counting.threshold import COUNTING, counting_of
 from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
 from flows.monitoring.console import warn
 from flows.settings import Settings
@@ -37,7 +38,7 @@ from tasks.detector.own_normal import (
     with_spread,
 )
 from tasks.network.split import SplitBy, split_by
-from tasks.types import Float
+from tasks.types import Float, nested
 
 ENOUGH_GROUPS = 20
 LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
@@ -101,7 +102,9 @@ def calibrate_detector(
     detector = Detector(
         gaussians, calibrate(np.concatenate(distances), number), own, calibrates_looks
     )
-    content = arrays_to_bytes(detector.to_arrays())
+    rates, counting, unknown = counting_of(store, card, lineage, settings.counting_cells)
+    counted = nested(COUNTING, rates.to_arrays()) if rates else {}
+    content = arrays_to_bytes(detector.to_arrays() | counted)
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
         created_at=now(),
@@ -117,9 +120,10 @@ def calibrate_detector(
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
         slides=len(own.calibration.slides.scores) if own else None,
-        warnings=[*_warnings(by, len(groups), settings.alpha), *without, *cannot_look],
+        warnings=[*_warnings(by, len(groups), settings.alpha), *without, *cannot_look, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
         second_look=looks,
+        counting=counting,
     )
     save_detector(store, detector_card, content)
     return detector_card
@@ -164,6 +168,7 @@ def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Line
         and made.statistics_version == lineage.version
         and made.alpha == settings.alpha
         and made.uncertain_below == settings.uncertain_below
+        and (made.counting is None or made.counting.cells == settings.counting_cells)
     )
 
 

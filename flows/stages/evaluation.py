@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.counting.composed import composed_slides
 from flows.jobs.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation import (
     FalseAlarmJob,
@@ -75,6 +76,7 @@ class SeedResult:
     unseen: int
     left_out: int
     left_out_of_nights: int
+    composed: pa.Table | None = None
 
 
 def evaluate_seed(
@@ -122,8 +124,13 @@ def evaluate_seed(
     planted = planted_metrics(
         client, run, findings, scored, wanted, healthy, asked.planted, of_site
     )
+    counted, composed = (
+        composed_slides(run, scored[TEST, CLEAN], _read_images(run, TEST), seed)
+        if asked.slides
+        else ([], None)
+    )
     return SeedResult(
-        [*planted, *_metrics(client, run, findings, clean)],
+        [*planted, *_metrics(client, run, findings, clean), *counted],
         findings.score_tables(),
         findings.examples() if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
@@ -131,6 +138,7 @@ def evaluate_seed(
         left_out_of_nights=sum(
             row.tobytes() in of_site for name in sets[1:] for row in scored[name, CLEAN].image_ids
         ),
+        composed=composed,
     )
 
 

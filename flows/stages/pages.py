@@ -29,6 +29,7 @@ from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.tables import (
     FIELDS,
+    PATIENTS,
     SLIDES,
     report_path,
 )
@@ -86,11 +87,19 @@ def write_page(
         made_by=_made_by(batch, seal, card, detector),
         command=_command(settings, batch, seal),
         made_from=_made_from(seal),
+        patients=_patients(store, batch, seal),
     )
     page = batch_page(view).encode()
     # Before the page, so that where a page is there the index lists it, whenever a run was killed.
     _write_index(store, batch)
     store.write_bytes(page, *page_path(batch.name))
+
+
+def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
+    """Read the report on patients; None for a batch of before 0.3, which has none."""
+    if seal.patients_digest is None:
+        return None
+    return read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS))
 
 
 def try_page(
@@ -199,7 +208,7 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
 def _made_from(seal: Seal) -> str:
     """Compute the digest that identifies the reports of a batch together."""
     digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
-    digests += [seal.fields_digest] if seal.fields_digest else []
+    digests += [each for each in (seal.fields_digest, seal.patients_digest) if each]
     return digest_of(" ".join(str(digest) for digest in digests).encode())
 
 
@@ -211,12 +220,29 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
+        **({"counting": _counting(detector)} if detector.counting else {}),
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
         **({"site": seal.site} if seal.site else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
         "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
     }
+
+
+def _counting(detector: DetectorCard) -> str:
+    """Say what the counting threshold of a detector does."""
+    card = detector.counting
+    assert card is not None
+    used = card.counting
+    limit = used.limit_of_detection
+    return (
+        f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
+        f"{card.dense.log_odds:g} on: sensitivity "
+        f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
+        f"(deviation between patients {used.false_positives.deviation:.3%}), of "
+        f"{used.false_positives.slides} patients or slides; limit of detection of {card.cells:,} "
+        f"cells {'none' if limit is None else f'{limit:.2%}'}"
+    )
 
 
 def _command(settings: Settings, batch: Batch, seal: Seal) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.counting.threshold import load_error_rates
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring import provenance_of
 from flows.monitoring.console import warn
@@ -38,6 +39,7 @@ from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
+    PATIENTS,
     SLIDES,
     published_batch,
     read_batches_before,
@@ -45,10 +47,12 @@ from storage.reports.tables import (
     report_path,
 )
 from storage.store import Store, StoreError
+from tasks.counting.call import Answers
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import REPEATED, Provenance, repeats
+from tasks.reports.counts import Counting, CountTally
 from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
 from tasks.reports.light import BatchTally
@@ -74,6 +78,8 @@ def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
         return None
     if seal.fields_digest:
         sealed[FIELDS] = seal.fields_digest
+    if seal.patients_digest:
+        sealed[PATIENTS] = seal.patients_digest
     for kind, digest in sealed.items():
         if report_digest(store, report_path(batch.name, batch.batch_date, kind)) != digest:
             return None
@@ -92,11 +98,15 @@ def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
     return [BatchSummary.parse(row) for row in rows]
 
 
-class Tally(Protocol):
-    """A count of image rows that come in parts, and of which the rows of a report are made."""
+class CountsRows(Protocol):
+    """A count of image rows that come in parts."""
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their ``q_value``."""
+
+
+class Tally(CountsRows, Protocol):
+    """A count of image rows of which the rows of a report are made."""
 
     def table(self, made_by: Provenance) -> pa.Table:
         """Make the rows of the report."""
@@ -120,8 +130,9 @@ def publish(
     scored_at = screening_start(store, batch, key)
     made_by = provenance_of(batch, card.name, detector.name, scored_at, site)
     tallies = _tallies(settings, store, batch, detector, site)
+    parasites = CountTally(counting_at(settings, store, detector, site))
     with publication(store, batch) as reports:
-        counts = _stage(reports, key, card, detector, parts, tallies, made_by)
+        counts = _stage(reports, key, card, detector, parts, tallies, parasites, made_by)
         if counts.images != batch.rows:
             raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
         reports.appear()
@@ -138,11 +149,12 @@ def _stage(
     detector: DetectorCard,
     parts: int,
     tallies: Mapping[str, Tally],
+    parasites: CountTally,
     made_by: Provenance,
 ) -> NightTally:
     """Stage all reports of a batch; return what they count."""
     store, batch = reports.store, reports.batch
-    rows = _counted_parts(store, batch, key, parts, list(tallies.values()), card, detector)
+    rows = _counted_parts(store, batch, key, parts, [*tallies.values(), parasites], card, detector)
     reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
     slides, night = tallies[SLIDES], tallies[BATCHES]
     assert isinstance(slides, SlideTally)
@@ -151,12 +163,17 @@ def _stage(
         slides.count_shifts(read_table(store, *shifts_path(batch, key, part)))
     for kind, tally in tallies.items():
         table = tally.table(made_by)
-        reports.add(kind, SCHEMAS[kind](), [table])
-        # Fields tell of their slide, and slides of their night.
+        # Fields tell of their slide, and slides of their patients and their night.
         if kind == FIELDS:
             slides.count_fields(table)
         if kind == SLIDES:
             night.count_slides(table)
+            patients = parasites.patients(table, made_by)
+            night.count_patients(patients)
+            night.expect(*parasites.night(table, made_by))
+            reports.add(PATIENTS, SCHEMAS[PATIENTS](), [patients])
+            table = parasites.slide_columns(table, made_by)
+        reports.add(kind, SCHEMAS[kind](), [table])
     return night.night
 
 
@@ -202,12 +219,24 @@ def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str
     return f"site {site} has not learned the night before, {last.name}: {learning.reason}"
 
 
+def counting_at(
+    settings: Settings, store: Store, detector: DetectorCard, site: SiteCard | None
+) -> Counting:
+    """Say how parasites are counted: at a site without error rates of its own, without any.
+
+    Those of a detector are of the laboratories that were fitted.
+    """
+    rates = None if site else load_error_rates(store, detector)
+    answers = Answers(rates, settings.negative_percent / 100)
+    return Counting(answers, settings.red_cells_per_microlitre)
+
+
 def _counted_parts(
     store: Store,
     batch: Batch,
     key: str,
     parts: int,
-    tallies: Sequence[Tally],
+    tallies: Sequence[CountsRows],
     card: ModelCard,
     detector: DetectorCard,
 ) -> Iterator[pa.Table]:
@@ -264,6 +293,7 @@ def _seal(
         slides_digest=digests[SLIDES],
         batch_digest=digests[BATCHES],
         fields_digest=digests.get(FIELDS),
+        patients_digest=digests[PATIENTS],
         rows=batch.rows,
         scored=counts.scored,
         failed=counts.images - counts.scored,

@@ -1,12 +1,14 @@
 """Change class statistics in steps: check labels, compute, take out, save a version."""
 
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.compute as pc
 from distributed import Client
+from numpy.typing import NDArray
 
+from flows.counting.errors import ERRORS, errors_of_version, kept_errors
 from flows.jobs.statistics import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
@@ -15,7 +17,7 @@ from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows, contributed, repeated_rows
+from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import (
     Contribution,
     Lineage,
@@ -27,9 +29,11 @@ from storage.models.statistics import (
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
 from storage.store import Store, StoreError, digest_of
+from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.images.files import SourceError
 from tasks.images.listing import named
+from tasks.types import nested
 
 ROWS_A_JOB = 4096
 
@@ -63,16 +67,23 @@ def statistics_with_slides(
     return replace(statistics, slides=found.slides)
 
 
-def add_slides(client: Client, store: Store, card: ModelCard) -> Lineage:
-    """Return a model's newest version, after what slides tell was added to one that lacks it."""
+def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
+    """Return a model's newest version, after what older ones lack was added to it.
+
+    Those of before 0.2 know of no slides, those of before 0.3 count no errors.
+    """
     with statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)
         assert latest is not None
-        if latest.schema_version > 1:
+        if kept_errors(store, latest) is not None:
             return latest
         statistics = statistics_with_slides(client, store, card, latest)
-        return save_version(store, card, latest, statistics, "slides", latest.contributions)
+        errors = errors_of_version(store, card, latest)
+        operation = "slides" if latest.schema_version == 1 else "errors"
+        return save_version(
+            store, card, latest, statistics, errors, operation, latest.contributions
+        )
 
 
 def without_repeats(
@@ -146,27 +157,42 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
         )
 
 
+@dataclass(frozen=True)
+class TakenOut:
+    """The rows to take out of a contribution, and the contribution that is left, if any.
+
+    ``held_out`` are those whose errors alone were counted.
+    """
+
+    fitted: Rows
+    held_out: Rows
+    left: Contribution | None
+
+
 def take_out(
     store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
-) -> tuple[Rows, Contribution | None]:
-    """Find the rows to take out, and the contribution that is left, or None if nothing is."""
+) -> TakenOut:
+    """Find the rows of a batch, a slide or a patient in a contribution."""
     given = contributed(store, card, contribution)
-    if kind == "batch":
-        goes = np.full(len(given.rows), contribution.batch == name)
-    else:
-        goes = np.asarray([key == name for key in getattr(given, f"{kind}s")], bool)
-    rows = given.take(np.flatnonzero(goes))
+    held_out = held_out_rows(store, card, contribution)
+    goes, errors = (_are_of(rows, contribution, kind, name) for rows in (given, held_out))
     if goes.all():
-        return rows, None
-    if not goes.any():
-        return rows, contribution
+        return TakenOut(given, held_out, None)
+    rows, counted = given.take(np.flatnonzero(goes)), held_out.take(np.flatnonzero(errors))
+    if not goes.any() and not errors.any():
+        return TakenOut(rows, counted, contribution)
     without = f"without_{kind}s"
-    return rows, contribution.model_copy(
-        update={
-            without: (*getattr(contribution, without), name),
-            "images": contribution.images - len(rows.rows),
-        }
-    )
+    update = {
+        without: (*getattr(contribution, without), name),
+        "images": contribution.images - len(rows),
+    }
+    return TakenOut(rows, counted, contribution.model_copy(update=update))
+
+
+def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> NDArray[np.bool_]:
+    if kind == "batch":
+        return np.full(len(rows), contribution.batch == name)
+    return np.asarray([key == name for key in getattr(rows, f"{kind}s")], bool)
 
 
 def save_version(
@@ -174,11 +200,12 @@ def save_version(
     card: ModelCard,
     parent: Lineage | None,
     statistics: ClassStatistics,
+    errors: ErrorCounts,
     operation: str,
     contributions: list[Contribution],
 ) -> Lineage:
-    """Write statistics as the next version of a model's statistics."""
-    content = arrays_to_bytes(statistics.to_arrays())
+    """Write statistics and error counts as the next version of a model's statistics."""
+    content = arrays_to_bytes(statistics.to_arrays() | nested(ERRORS, errors.to_arrays()))
     lineage = Lineage(
         model=card.name,
         version=parent.version + 1 if parent else 1,

@@ -46,10 +46,11 @@ class Seal(Record):
 
     Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
     on fields, which only batches of a segmentation have. Of those of version 4 it is noted whether
-    they were announced, those of version 5 name the site and its version, if any.
+    they were announced, those of version 5 name the site and its version, if any, and those of
+    version 6 the report on patients.
     """
 
-    schema_version: int = 5
+    schema_version: int = 6
     batch: str
     detector: str
     model: str
@@ -67,6 +68,7 @@ class Seal(Record):
     failures: dict[str, int]
     scored_at: datetime
     site: str | None = None
+    patients_digest: str | None = None
 
     @property
     def key(self) -> str:

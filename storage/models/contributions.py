@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block
-from storage.batches.manifests import load_batch, read_manifest, verify_manifest
+from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.statistics import Contribution
 from storage.store import Store, StoreError
@@ -46,16 +46,7 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
     Raises:
         StoreError: its manifest or its features are not those that were fitted.
     """
-    batch = load_batch(store, contribution.batch, contribution.attempt)
-    verify_manifest(store, batch)
-    manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
-    chosen = is_labelled(block) & ~is_held_out(card, manifest, block)
-    patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
-    chosen &= ~np.isin(patients, contribution.without_patients)
-    chosen &= ~np.isin(slides, contribution.without_slides)
-    chosen[list(contribution.repeated)] = False
-    rows = np.flatnonzero(chosen)
+    batch, rows = _labelled(store, card, contribution, held_out=False)
     given = (batch.manifest_digest, len(rows))
     if given != (contribution.manifest_digest, contribution.images):
         raise StoreError(
@@ -64,21 +55,57 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
             f"{store.address('batches', batch.key)} and "
             f"{store.address('features', card.name, f'{batch.key}.zarr')} from a backup"
         )
+    return rows
+
+
+def held_out_rows(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
+    """List the rows of a batch whose cells are known, but held out from the statistics.
+
+    They are of the model's validation and test parts, whose errors are counted.
+    """
+    return _labelled(store, card, contribution, held_out=True)[1]
+
+
+def _labelled(
+    store: Store, card: ModelCard, contribution: Contribution, *, held_out: bool
+) -> tuple[Batch, Rows]:
+    batch = load_batch(store, contribution.batch, contribution.attempt)
+    verify_manifest(store, batch)
+    manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
+    block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
+    chosen = is_labelled(block) & (is_held_out(card, manifest, block) == held_out)
+    patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
+    chosen &= ~np.isin(patients, contribution.without_patients)
+    chosen &= ~np.isin(slides, contribution.without_slides)
+    chosen[list(contribution.repeated_held_out if held_out else contribution.repeated)] = False
     everything = Rows(batch.key, np.arange(batch.rows), patients, slides)
-    return everything.take(rows)
+    return batch, everything.take(np.flatnonzero(chosen))
 
 
 def repeated_rows(
-    store: Store, card: ModelCard, contribution: Contribution, others: Sequence[Contribution]
+    store: Store,
+    card: ModelCard,
+    contribution: Contribution,
+    others: Sequence[Contribution],
+    *,
+    held_out: bool = False,
 ) -> list[int]:
     """List the rows of a contribution whose images others have given, or an earlier row of it.
 
     Which images batches of other stores have is not known here.
     Half of an image's digest tells a billion images apart: 16 bytes of each are in memory.
+
+    Args:
+        store: where the batches are.
+        card: of the model.
+        contribution: the batch.
+        others: the batches before it.
+        held_out: list those of its rows that are held out, and not those that are fitted.
     """
+    rows_of = held_out_rows if held_out else contributed
     here = [other for other in others if other.foreign is None]
-    known = [_heads(store, card, contributed(store, card, other)) for other in here]
-    rows = contributed(store, card, contribution)
+    known = [_heads(store, card, rows_of(store, card, other)) for other in here]
+    rows = rows_of(store, card, contribution)
     heads = _heads(store, card, rows)
     repeated = np.ones(len(heads), bool)
     repeated[np.unique(heads, return_index=True)[1]] = False

@@ -32,13 +32,53 @@ class TapCard(Part):
     dead_units: int
 
 
+class RateCard(Part):
+    """An error rate of cells, a share: mean and deviation between slides, and how well it is known.
+
+    ``low`` and ``high`` bound the mean (95%); ``slides`` and ``cells`` are those it was counted on.
+    """
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    slides: int
+    cells: int
+
+
+class ThresholdCard(Part):
+    """What a threshold on a cell's log-odds of "parasitized" does.
+
+    ``limit_of_detection`` is a share, of a slide of so many red cells as the card of the counting
+    says; None where no parasitaemia would be seen for certain.
+    """
+
+    log_odds: float
+    limit_of_detection: float | None
+    false_positives: RateCard
+    sensitivity: RateCard
+
+
+class CountingCard(Part):
+    """The thresholds that count parasites, best for ``cells`` red cells, beside the diagnosis'.
+
+    ``counting`` is for few parasites, ``dense`` for many.
+    """
+
+    cells: int
+    counting: ThresholdCard
+    dense: ThresholdCard
+    diagnosis: ThresholdCard
+
+
 class DetectorCard(Card):
     """What a detector was made from and at which level it speaks.
 
     ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
     has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
     they are made; it is 0 in those of before 0.2. ``second_look`` counts the images that calibrate
-    a second look; None where the detector cannot look twice, as all of before schema version 3.
+    a second look; None where the detector cannot look twice. ``counting`` is None where the error
+    rates of a count are not known. Both are None in all of before schema version 3.
     """
 
     schema_version: int = 3
@@ -57,6 +97,7 @@ class DetectorCard(Card):
     slides: int | None = None
     sequence: int = 0
     second_look: int | None = None
+    counting: CountingCard | None = None
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:

@@ -14,7 +14,8 @@ FOREIGN = "foreign"
 class Contribution(Part):
     """The contribution of one batch to the statistics, and what was taken out of it since.
 
-    ``repeated`` are rows that never went in, for the same images were in already.
+    ``repeated`` are rows that never went in, for the same images were in already, and
+    ``repeated_held_out`` rows whose errors are not counted, for the same reason.
     ``foreign`` is the digest of what a batch of another store gave, whose features are not here;
     None for a batch of this store.
     """
@@ -27,13 +28,14 @@ class Contribution(Part):
     without_patients: tuple[str, ...] = ()
     without_slides: tuple[str, ...] = ()
     repeated: tuple[int, ...] = ()
+    repeated_held_out: tuple[int, ...] = ()
     foreign: str | None = None
 
 
 class Lineage(Card):
     """The origin of a version of the statistics; ``images`` counts by class."""
 
-    schema_version: int = 3  # 1 knew of no slides, 2 of no other stores
+    schema_version: int = 4  # 1 knew of no slides, 2 of no other stores, 3 of no error counts
     model: str
     version: int
     parent: int | None

@@ -21,7 +21,8 @@ class Evaluation(Record):
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
     ``planted`` are shares of a slide, none in an evaluation of before they were; ``site`` is the
-    version of a site that the first detector is at; ``attacked`` is how many images are attacked,
+    version of a site that the first detector is at; ``slides`` tells whether
+    slides of known parasitaemia are composed; ``attacked`` is how many images are attacked,
     ``magnitudes`` those of input pre-processing.
     """
 
@@ -33,6 +34,7 @@ class Evaluation(Record):
     ood: dict[str, str]
     planted: list[float] = Field(default_factory=list)
     site: str | None = None
+    slides: bool = False
     attacks: list[str]
     attacked: int
     magnitudes: list[float]

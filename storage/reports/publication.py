@@ -1,10 +1,11 @@
 """Let the reports of an attempt appear in place of those of another, never mixed with them.
 
 All reports are staged before the first one appears. Where there are others of the batch, those on
-batches, slides and fields, and the page, are withdrawn: replaced by tables without rows and a page
-that says so. Then the report on images is replaced by one rename, and the others follow it. So at
-every moment all rows of a batch that a reader finds are of one attempt by one detector, and a batch
-whose row is withdrawn is not published. The seal, written last, says that all of it is there.
+batches, patients, slides and fields, and the page, are withdrawn: replaced by tables without rows
+and a page that says so. Then the report on images is replaced by one rename, and the others follow
+it. So at every moment all rows of a batch that a reader finds are of one attempt by one detector,
+and a batch whose row is withdrawn is not published. The seal, written last, says that all of it is
+there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,11 +20,13 @@ from storage.parquet import read_footer
 from storage.reports.pages import page_path, withdrawn_page
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
+from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
     IMAGES,
+    PATIENTS,
     SLIDES,
     of_attempt,
     report_digest,
@@ -35,9 +38,10 @@ from storage.store import Store
 SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
     FIELDS: field_schema,
     SLIDES: slide_schema,
+    PATIENTS: patient_schema,
     BATCHES: batch_schema,
 }
-APPEARING = (IMAGES, FIELDS, SLIDES, BATCHES)
+APPEARING = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
 
 
 @dataclass

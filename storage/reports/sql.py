@@ -1,4 +1,4 @@
-"""Answer SQL over the reports: a table each of images, fields, slides, batches, and one of sites.
+"""Answer SQL over the reports: images, fields, slides, patients, batches; and a table of sites.
 
 DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
@@ -23,12 +23,13 @@ from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.sites import site_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES
+from storage.reports.tables import BATCHES, FIELDS, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, StoreError
 
-REPORTS = (IMAGES, FIELDS, SLIDES, BATCHES)
+REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
 TABLES = (*REPORTS, SITES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
@@ -105,6 +106,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
         IMAGES: image_schema(classes, taps),
         FIELDS: field_schema(),
         SLIDES: slide_schema(),
+        PATIENTS: patient_schema(),
         BATCHES: batch_schema(),
         SITES: site_schema(),
     }

@@ -1,7 +1,7 @@
 """Keep reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
-Of ``images`` there is one row for each image, of ``slides`` one for each slide, of ``batches`` one,
-and where cells are cut out here, of ``fields`` one for each field of view.
+Of ``images`` there is one row for each image, of ``slides`` and ``patients`` one for each of these,
+of ``batches`` one, and where cells are cut out here, of ``fields`` one for each field of view.
 ``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
 A report is staged and renamed once, so a reader of the folder sees the old one or the new one; how
 those of a batch are replaced together is in `storage.reports.publication`.
@@ -27,6 +27,7 @@ from storage.store import Store, StoreError, digest_of
 GROUP_ROWS = 16_384
 BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
+PATIENTS = "patients"
 ATTEMPT = b"slidewatch.attempt"  # in the metadata of a report's schema
 
 

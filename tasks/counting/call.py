@@ -7,22 +7,18 @@ from functools import cached_property
 from typing import TypeVar
 
 from tasks.counting.limits import (
+    DENSE,
     KnownRates,
     blank_count,
     cells_needed,
     corrected,
     detection_limit,
-    expected_width,
     interval,
     upper_bound,
 )
 
 Key = TypeVar("Key")
 Found = TypeVar("Found")
-
-
-CELLS = 5000  # of a slide by which the thresholds are compared
-SHARES = tuple(10 ** (power / 8) for power in range(-24, 0))  # parasitaemias, from a thousandth on
 
 
 class Call(StrEnum):
@@ -90,7 +86,7 @@ class Answers:
 
         A count above the limit of blank is positive. Below it the slide is negative where its upper
         bound is no more than what is wanted, and else indeterminate. A positive slide from
-        `dense_from` on has the parasitaemia that the threshold for many parasites gives.
+        `DENSE` on has the parasitaemia that the threshold for many parasites gives.
 
         Args:
             called: red cells above the counting threshold.
@@ -111,23 +107,6 @@ class Answers:
         """Compute how many cells have a limit of detection of what is wanted; None: no number."""
         return None if self.rates is None else cells_needed(self.wanted, self.rates.counting)
 
-    @cached_property
-    def dense_from(self) -> float:
-        """Compute from which parasitaemia on the threshold for many gives narrower intervals.
-
-        It is told from the rates alone: to take whichever of two intervals of a slide is narrower
-        would prefer counts that are too low.
-        """
-        if self.rates is None:
-            return 1.0
-        few, many = self.rates.counting, self.rates.dense
-        narrower = (
-            share
-            for share in SHARES
-            if expected_width(many, share, CELLS) < expected_width(few, share, CELLS)
-        )
-        return next(narrower, 1.0)
-
     def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Answer:
         rates = known.counting
         blank, limit = _once(
@@ -139,7 +118,7 @@ class Answers:
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
-        elif estimate >= self.dense_from:
+        elif estimate >= DENSE:
             by, estimate = CountedBy.DENSE, corrected(dense, cells, known.dense)
             low, high = interval(dense, cells, known.dense)
         if call == Call.INDETERMINATE:

@@ -21,6 +21,9 @@ from tasks.types import Arrays, Float, below, nested
 LEVEL = 0.95
 TURNS = 3  # how often each false-positive rate meets another sensitivity
 MOST_CELLS = 10_000_000
+# A parasitaemia from which on parasites are many: false positives of a lower threshold, of which
+# some slides have none and others a few in a hundred, matter less there than what it finds more.
+DENSE = 0.05
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.counting.error_rates import THRESHOLDS, Counts, ErrorCounts
-from tasks.counting.limits import ErrorRates, KnownRates, detection_limit, expected_width
+from tasks.counting.limits import DENSE, ErrorRates, KnownRates, detection_limit, expected_width
 from tasks.counting.rates import Rate, predict_rate
 
 LEAST_SLIDES = 5  # with cells of a kind: fewer say next to nothing of how slides differ
 COARSE = 4  # thresholds between those that are tried first
 DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
-DENSE = 0.03  # a parasitaemia that is dense: thirty cells in a thousand
+NEAR = 1.2  # times the least loss: see `known_rates`
 LEAST_FOUND = 0.2  # of all parasites: a threshold that fewer pass is not worth trying
 
 
@@ -43,7 +43,8 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
     The one for few parasites has the least limit of detection; where no parasitaemia would be seen
     for certain at any, it is the one of the fewest false positives. The one for many has the
     narrowest interval of a parasitaemia of `DENSE`. Every fourth threshold is tried, then those
-    beside the best one.
+    beside the best one. Of those that are nearly as good the highest is taken, for chance favours
+    one just above the false positives of the slides that are known.
 
     Args:
         counts: of slides whose cells are known.
@@ -69,7 +70,7 @@ def _best(
     predict: "_Predictions",
     loss: Callable[[ErrorRates], tuple[float, float]],
 ) -> ErrorRates:
-    """Find the threshold of the least loss."""
+    """Find the highest threshold of about the least loss."""
     tried: dict[int, tuple[float, float]] = {}
 
     def best(places: NDArray[np.intp]) -> int:
@@ -82,8 +83,9 @@ def _best(
     passing = counts.found.sum(axis=0) >= LEAST_FOUND * counts.positives.sum()
     last = max(first, int(np.flatnonzero(passing).max(initial=0)))
     near = best(np.arange(first, last + 1, COARSE))
-    beside = np.arange(max(first, near - COARSE + 1), min(last + 1, near + COARSE))
-    return predict.at(best(beside))
+    best(np.arange(max(first, near - COARSE + 1), min(last + 1, near + COARSE)))
+    least = min(tried.values())[0]
+    return predict.at(max(place for place, (found, _) in tried.items() if found <= NEAR * least))
 
 
 class _Predictions:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.counting.call import Call, CallReason
+from tasks.counting.call import Call, CallReason, CountedBy
 
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
@@ -46,7 +46,9 @@ def call_text(row: Mapping[str, Any]) -> str:
     'no more than 0.31% with 95% confidence: 1 of 5,000 cells called, as healthy blood may have'
     """
     reasons: Sequence[str] = row.get("call_reasons") or ()
-    counted = f"{row['cells_called']:,} of {row['cells_read']:,} cells called"
+    dense = row.get("corrected_by") == CountedBy.DENSE
+    called = row["cells_called_dense" if dense else "cells_called"]
+    counted = f"{called:,} of {row['cells_read']:,} cells called"
     if row["call"] == Call.POSITIVE:
         return (
             f"parasites, about {percent_text(row['corrected_percent'])} of red cells "

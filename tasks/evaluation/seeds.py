@@ -11,11 +11,12 @@ from tasks.evaluation.metrics import AS_FILES, METRICS
 COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "diagnosis"
 # The full spectrum: ordinary slides, slides with something planted, slides wholly of one kind.
 BY_SLIDE, PLANTED, WHOLE = "slides as they are", "planted in slides", "slides of one kind"
+COMPOSED = "composed slides"  # of known parasitaemia
 NIGHTS = (BY_SLIDE, PLANTED, WHOLE)
 # Groups stand in this order; all others, which are of foreign images, stand between the two.
 FIRST = (*NIGHTS, "near", "near, masked", "far")
-LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS)
-ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS)  # to call such a cell abnormal is a false alarm
+LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)
+ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)  # to call such a cell abnormal is a false alarm
 THRESHOLD = "threshold"  # a metric that is drawn, not tabulated: the own detector's, by seed
 
 _COMPARED = ["group", "set", "strength", "images", "against"]

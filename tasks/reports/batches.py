@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.counting.expected import ExpectedErrors
 from tasks.types import Light
 
 BINS = 20  # of p-values; the first holds those that are abnormal at the default alpha of .05
@@ -17,6 +18,7 @@ TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 FIRST_P_VALUE_EDGES = tuple(place / 20 for place in range(21))
 FIRST_TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
+EXPECTED = tuple(each.name for each in fields(ExpectedErrors))
 _COUNTS, _EDGES = pa.list_(pa.int64()), pa.list_(pa.float64())
 _KINDS = {
     "failures": pa.map_(pa.string(), pa.int64()),
@@ -30,6 +32,9 @@ _KINDS = {
     "site": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
+    "patient_calls": pa.map_(pa.string(), pa.int64()),
+    "expected_doubt": pa.string(),
+    **dict.fromkeys((f"expected_{name}" for name in EXPECTED), pa.float64()),
     **dict.fromkeys(("ks_distance", "ks_p_value", "psi", "psi_earlier"), pa.float64()),
     **{f"parasitaemia_{name}": pa.float64() for name in ("percent", "low", "high")},
 }
@@ -40,7 +45,8 @@ class BatchSummary:
     """Hold the row of a batch in the report on batches; its columns say what each field means.
 
     ``p_values`` count in bins between ``p_value_edges``, ``tap_scores`` by tap in bins between
-    ``tap_edges``, of which the outermost are open.
+    ``tap_edges``, of which the outermost are open. ``patient_calls`` counts patients by call; it
+    and what is ``expected`` are None in reports of before 0.3.
     """
 
     images: int
@@ -78,6 +84,16 @@ class BatchSummary:
     tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
     slides_shifted: int | None = None
     site: str | None = None
+    patient_calls: Mapping[str, int] | None = None
+    expected_false_calls: float | None = None
+    expected_missed: float | None = None
+    expected_sensitivity: float | None = None
+    expected_sensitivity_low: float | None = None
+    expected_sensitivity_high: float | None = None
+    expected_accuracy: float | None = None
+    expected_accuracy_low: float | None = None
+    expected_accuracy_high: float | None = None
+    expected_doubt: str | None = None
 
     @property
     def bins(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -93,6 +109,8 @@ class BatchSummary:
                 del values[name]
         for name in ("failures", "tap_scores", "psi_taps"):
             values[name] = dict(values[name] or ())
+        if values.get("patient_calls") is not None:
+            values["patient_calls"] = dict(values["patient_calls"])
         for name in ("p_values", "p_value_edges", "tap_edges", "reasons"):
             if name in values:
                 values[name] = tuple(values[name] or ())

@@ -1,5 +1,6 @@
 """Judge a batch: a green, amber or red light, with reasons."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.counting.expected import ExpectedErrors
 from tasks.reports.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
 from tasks.reports.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
 from tasks.reports.columns import Provenance, is_for_review
@@ -192,6 +194,8 @@ class BatchTally:
         self._unlearned = unlearned
         self._slides = self._slides_for_review = 0
         self._shifted: int | None = None
+        self._calls: Counter[str] | None = None
+        self._expected: dict[str, Any] = {}
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their ``q_value``."""
@@ -204,6 +208,15 @@ class BatchTally:
         known = rows["shifted"].drop_null().to_pylist()
         if known:
             self._shifted = (self._shifted or 0) + sum(known)
+
+    def count_patients(self, rows: pa.Table) -> None:
+        """Count rows of the report on patients by their call."""
+        self._calls = (self._calls or Counter()) + Counter(rows["call"].to_pylist())
+
+    def expect(self, errors: ExpectedErrors, doubt: str | None) -> None:
+        """Note the errors that probabilities let expect, and why they are not to be believed."""
+        known = {f"expected_{name}": each for name, each in vars(errors).items() if each == each}
+        self._expected = {**known, "expected_doubt": doubt}
 
     def table(self, made_by: Provenance) -> pa.Table:
         """Make the one row of the report on batches."""
@@ -242,6 +255,8 @@ class BatchTally:
             p_value_edges=P_VALUE_EDGES,
             tap_scores={tap: tuple(n.tolist()) for tap, n in night.tap_scores.items()},
             tap_edges=TAP_EDGES,
+            patient_calls=None if self._calls is None else dict(self._calls),
+            **self._expected,
             **vars(drift),
             **vars(made_by) | {"batch_date": made_by.batch_date.isoformat()},
         )

@@ -61,6 +61,15 @@ def density_class(parasitized: int, cells: int) -> DensityClass | None:
     return next(found for bound, found in BOUNDS if 100 * parasitized < bound * cells)
 
 
+def density_of_percent(percent: float) -> DensityClass:
+    """Classify a parasitaemia of which some was seen; see `density_class`.
+
+    >>> str(density_of_percent(0.4)), str(density_of_percent(2.0))
+    ('below 2%', '2% to 5%')
+    """
+    return next(found for bound, found in BOUNDS if percent < bound)
+
+
 def density_text(density: str) -> str:
     """Say in words what a class of density means.
 

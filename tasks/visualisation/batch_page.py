@@ -1,7 +1,6 @@
 """Make the page of a batch, which a person reads in the morning: one file that needs no other."""
 
 import base64
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,12 +16,26 @@ from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
 from tasks.reports.parasitaemia import density_text, negative_call_text
 from tasks.reports.slides import SlideReason
-from tasks.types import FieldKind, Light, Verdict
+from tasks.types import Light, Verdict
 from tasks.visualisation import charts
+from tasks.visualisation.answers import (
+    answer_of,
+    axis,
+    calls_of,
+    expected_text,
+    patient_rows,
+    places_of_slides,
+)
 from tasks.visualisation.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
 from tasks.visualisation.index_page import night_row, share_of
 from tasks.visualisation.overlay import COLOURS as CONTOURS
-from tasks.visualisation.overlay import ShownField, ShownSlide, describe_field, describe_slide
+from tasks.visualisation.overlay import (
+    ShownField,
+    ShownSlide,
+    counted_fields,
+    describe_field,
+    describe_slide,
+)
 from tasks.visualisation.page import (
     LONGEST_TEXT,
     TEMPLATES,
@@ -76,7 +89,8 @@ class BatchView:
     ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
-    to show of a batch whose cells were cut out of them.
+    to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
+    None in batches of before 0.3.
     """
 
     row: BatchSummary
@@ -92,12 +106,16 @@ class BatchView:
     made_from: str
     fields: Sequence[ShownField] = ()
     whole_slides: Sequence[ShownSlide] = ()
+    patients: pa.Table | None = None
 
 
 def batch_page(view: BatchView) -> str:
     """Make the page, HTML; the same night gives the same text."""
     row, script = view.row, (TEMPLATES / "batch.js").read_text()
-    slides = _slide_rows(view.slides)
+    fields = _fields(view)
+    sorted_slides = _sorted(view.slides)
+    slides = _slide_rows(sorted_slides, {each["slide_key"]: each["id"] for each in fields[::-1]})
+    places = places_of_slides(sorted_slides[:SLIDES_SHOWN])
     together, shifted = (
         [each for each in slides if reason in each["reasons"]]
         for reason in (SlideReason.TOGETHER, SlideReason.SHIFTED)
@@ -117,9 +135,14 @@ def batch_page(view: BatchView) -> str:
         sheets=[
             (name, heading, words, _cells(view, name)) for name, (heading, words) in SHEETS.items()
         ],
-        fields=[describe_field(each) for each in view.fields],
+        fields=fields,
+        calls=[] if view.patients is None else calls_of(view.patients),
+        patients=[] if view.patients is None else patient_rows(view.patients, places),
+        all_patients=0 if view.patients is None else view.patients.num_rows,
+        axis=axis(),
+        expected=expected_text(row),
         whole_slides=[describe_slide(each) for each in view.whole_slides],
-        counted_fields=_counted_fields(view.slides),
+        counted_fields=counted_fields(view.slides),
         contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
         gradient=_gradient(),
         threshold=number_text(view.threshold),
@@ -222,29 +245,17 @@ def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
     ]
 
 
-def _counted_fields(slides: pa.Table) -> list[str]:
-    """Count the fields of view that were read, and the others by reason; empty without fields."""
-    if "fields" not in slides.column_names:  # in reports of before there were any
-        return []
-    rows = [row for row in slides.to_pylist() if row["fields"]]
-    left_out = Counter[str]()
-    for row in rows:
-        left_out.update(dict(row["exclusions"]))
-    counts = {
-        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
-        **dict(sorted(left_out.items())),
-    }
-    words: dict[str, str] = {FieldKind.FIELD: "read"}
-    return (
-        [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
-        if rows
-        else []
-    )
+def _fields(view: BatchView) -> list[dict[str, Any]]:
+    """Describe the fields for the page, each with a name that slides link to."""
+    return [
+        describe_field(each) | {"id": f"field-{number}", "slide_key": each.row["slide_id"]}
+        for number, each in enumerate(view.fields)
+    ]
 
 
-def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
-    """Describe the slides for the page: those under review first, the most abnormal before."""
-    rows = slides.to_pylist()
+def _sorted(slides: pa.Table) -> list[dict[str, Any]]:
+    """Sort the slides for the page: those under review first, the most abnormal before."""
+    rows: list[dict[str, Any]] = slides.to_pylist()
     rows.sort(
         key=lambda row: (
             row["verdict"] != Verdict.REVIEW,
@@ -254,8 +265,17 @@ def _slide_rows(slides: pa.Table) -> list[dict[str, Any]]:
             row["slide_id"] or "",
         )
     )
+    return rows
+
+
+def _slide_rows(
+    rows: Sequence[Mapping[str, Any]], fields: Mapping[str | None, str]
+) -> list[dict[str, Any]]:
+    """Describe the slides for the page, with the first of the fields that are shown of each."""
     return [
         {
+            "field": fields.get(row["slide_id"]),
+            "answer": answer_of(row),
             "name": "no slide named" if row["slide_id"] is None else shortened(row["slide_id"]),
             "patient": shortened(row["patient_id"] or "–"),
             "colour": _colour([row[name] for name in COLOURS]),

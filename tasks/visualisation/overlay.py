@@ -5,8 +5,10 @@ dashed, so that a contour needs no colour to be read.
 """
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from tasks.images.geometry import rescaled
+from tasks.images.slides import Slide
 from tasks.reports.columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
 from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
@@ -35,6 +38,7 @@ LINE = 1 / 270  # of the picture's longer side
 SMOOTHING = 3  # times as large as the picture a line is drawn, to be smooth
 DASH = 4.0  # of a line's width, and as long a gap
 
+BLOCK = 2048  # pixels of the side of what is read of a slide at once
 LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
 SHRINK = 0.85  # of its sides, until a picture is small enough
 PALETTE = 240  # colours of a picture beside those of its contours: a stained field has few hues
@@ -246,6 +250,27 @@ def _dashes(points: Outline, length: float) -> list[Outline]:
     return dashes
 
 
+def from_afar(slide: Slide) -> Pixels:
+    """Read a slide with a longer side of `LONGEST` pixels in blocks, RGB uint8 (h, w, 3)."""
+    shrink = max(1.0, max(slide.width, slide.height) / LONGEST)
+    level = max(
+        (n for n, each in enumerate(slide.downsamples) if each <= shrink),
+        key=lambda n: slide.downsamples[n],
+        default=0,
+    )
+    picture = Image.new("RGB", (ceil(slide.width / shrink), ceil(slide.height / shrink)))
+    # Whole pixels of the picture, so that no seam is seen.
+    step = max(1, int(BLOCK * slide.downsamples[level] / shrink))
+    for y in range(0, picture.height, step):
+        for x in range(0, picture.width, step):
+            box = [round(n * shrink) for n in (x, y, x + step, y + step)]
+            right, bottom = min(box[2], slide.width), min(box[3], slide.height)
+            pixels = slide.read(box[0], box[1], right - box[0], bottom - box[1], level)
+            size = min(step, picture.width - x), min(step, picture.height - y)
+            picture.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), (x, y))
+    return np.asarray(picture)
+
+
 @dataclass(frozen=True)
 class ShownField:
     """Hold a field of view on the page: its row of the report on fields, and its picture.
@@ -309,3 +334,23 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
         "picture": slide.picture and data_uri(slide.picture, "png"),
         "missing": slide.missing,
     }
+
+
+def counted_fields(slides: pa.Table) -> list[str]:
+    """Count the fields of view that were read, and the others by reason; empty without fields."""
+    if "fields" not in slides.column_names:  # in reports of before there were any
+        return []
+    rows = [row for row in slides.to_pylist() if row["fields"]]
+    left_out = Counter[str]()
+    for row in rows:
+        left_out.update(dict(row["exclusions"]))
+    counts = {
+        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
+        **dict(sorted(left_out.items())),
+    }
+    words: dict[str, str] = {FieldKind.FIELD: "read"}
+    return (
+        [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
+        if rows
+        else []
+    )

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from tasks.evaluation.composed import agreements
 from tasks.evaluation.metrics import AS_FILES, METRICS
 from tasks.evaluation.results import Example
 from tasks.evaluation.scored import OWN
 from tasks.evaluation.seeds import (
     ALARMS,
     ATTACK,
+    COMPOSED,
     COVARIATE,
     NIGHTS,
     ORDINARY,
@@ -90,6 +92,7 @@ def robustness_page(
     metrics: pa.Table,
     scores: pa.Table,
     examples: Sequence[Example],
+    composed: Sequence[pa.Table] = (),
 ) -> str:
     """Make a page that needs no other file.
 
@@ -99,6 +102,7 @@ def robustness_page(
         metrics: as ``METRICS``, any further columns ignored.
         scores: as ``SCORES``, any further columns ignored; up to a million rows.
         examples: changed cells; their images are embedded as they are.
+        composed: tables of composed slides, as ``SLIDES`` of `tasks.evaluation.composed`.
     """
     means = means_over_seeds(metrics)
     drawn = _scores_by_detector(scores)
@@ -115,10 +119,18 @@ def robustness_page(
         rocs=_roc_charts(drawn, main_detectors(detectors_of(means))),
         strengths=_strength_charts(means),
         covariates=_covariate_charts(means),
+        composed=group_tables(means, COMPOSED),
+        agreements=[
+            (f"Agreement, {cells:,} cells", Markup(charts.agreement(pairs)))
+            for table in composed
+            for cells, pairs in agreements(table).items()
+        ],
         alarms=group_tables(means, ALARMS),
         alarm_charts=_alarm_charts(means),
         groups=[
-            (g, group_tables(means, g)) for g in groups_of(means) if g not in (ALARMS, *NIGHTS)
+            (g, group_tables(means, g))
+            for g in groups_of(means)
+            if g not in (ALARMS, COMPOSED, *NIGHTS)
         ],
         examples=[_pictures(example) for example in examples],
     )

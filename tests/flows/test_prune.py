@@ -136,6 +136,7 @@ def test_reports_go_later_and_the_history_of_nights_stays(
         "reports/fields/batch_date=2026-03-01/one.parquet",
         "reports/html/one.html",
         "reports/images/batch_date=2026-03-01/one.parquet",
+        "reports/patients/batch_date=2026-03-01/one.parquet",
         "reports/slides/batch_date=2026-03-01/one.parquet",
     ]
     assert prune(features=30, reports=30, apply=True, settings=settings).removed == {}

@@ -12,10 +12,13 @@ import pyarrow as pa
 from PIL import Image
 
 from storage.reports.schemas.slides import slide_schema
+from tasks.counting.call import Answers
+from tasks.counting.limits import KnownRates
 from tasks.detector.explanation import Explanation
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import Provenance
+from tasks.reports.counts import Counting, CountTally
 from tasks.reports.light import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Light
@@ -159,18 +162,25 @@ def night_of(
     see: Callable[[int], Exhibit] = exhibit,
     fields: Sequence[dict[str, Any]] = (),
     shown: Sequence[ShownField] = (),
+    rates: KnownRates | None = None,
 ) -> BatchView:
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
     tally, slides = BatchTally(NightTally(CALIBRATION), [], ALPHA), SlideTally(ALPHA)
+    counts = CountTally(Counting(Answers(rates, 0.01), 5e6))
     for part in parts(rows):
         tally.count(part)
         slides.count(part)
+        counts.count(part)
     if fields:
         slides.count_fields(pa.Table.from_pylist(list(fields)))
-    slide_rows = slides.table(made_by).select(slide_schema().names)
+    slide_rows = slides.table(made_by)
     tally.count_slides(slide_rows)
+    patient_rows = counts.patients(slide_rows, made_by)
+    tally.count_patients(patient_rows)
+    tally.expect(*counts.night(slide_rows, made_by))
+    slide_rows = counts.slide_columns(slide_rows, made_by).select(slide_schema().names)
     row = tally.summary(made_by)
     highlights = highlights_of(rows, classes=classes)
     uris = dict.fromkeys(
@@ -192,4 +202,5 @@ def night_of(
         command="slidewatch screen --batch night",
         made_from=64 * "f",
         fields=shown,
+        patients=patient_rows,
     )

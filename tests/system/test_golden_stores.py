@@ -40,15 +40,22 @@ from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, Record
 from storage.reports.publication import SCHEMAS
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import BATCHES, SLIDES, published_batch, report_digest, report_path
+from storage.reports.tables import (
+    BATCHES,
+    PATIENTS,
+    SLIDES,
+    published_batch,
+    report_digest,
+    report_path,
+)
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
 from tasks.images.decoding import DECODING
 from tasks.images.manifest import SCHEMA
 from tasks.types import nested
+from tests.system.golden import counts, slides
 from tests.system.golden import make_golden as golden
-from tests.system.golden import slides
 from tests.system.golden.stores import (
     PATH,
     STRANGE,
@@ -138,6 +145,7 @@ def test_the_statistics_open(old: Store) -> None:
     assert (part.attempt, part.images, part.held_out) == (1, 5, 0)
     assert (part.without_patients, part.without_slides) == (("P9",), ("S9",))
     own = nested("slides", slides.SLIDES) if old.exists("sites") else {}
+    own |= counts.ERRORS if lineage.schema_version > 3 else {}
     assert_same(load_moments(old, lineage), golden.MOMENTS | own)
     statistics = ClassStatistics.from_arrays(load_moments(old, lineage))
     assert statistics.taps["layer1"].mean.tolist() == [[0, 1], [2, 3]]
@@ -152,6 +160,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     arrays = load_detector(old, card)
     own = slides.OWN if old.exists("sites") else {}
     looks = golden.STABILITY if card.second_look else {}
+    own |= counts.RATES if card.counting else {}
     assert_same(arrays, golden.DETECTOR | own | looks)
     assert (Detector.from_arrays(arrays).stability is None) == (card.second_look is None)
     scores = score(Detector.from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})
@@ -209,7 +218,7 @@ def test_the_newest_golden_store_has_the_fields_of_today(newest: Store, path: st
 
 def test_the_newest_golden_store_has_the_columns_of_today(newest: Store) -> None:
     schemas = {"images": image_schema(golden.CLASSES, ["layer1", "layer2"])}
-    schemas |= {kind: SCHEMAS[kind]() for kind in (SLIDES, BATCHES)}
+    schemas |= {kind: SCHEMAS[kind]() for kind in (SLIDES, PATIENTS, BATCHES)}
     for kind, schema in schemas.items():
         path = report_path("night", golden.DAY, kind)
         assert read_footer(newest, *path).schema.to_arrow_schema().equals(schema), kind

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from storage.reports.schemas.columns import COUNT, COUNTS, TEXT, column, made_by, parasitaemia
+from storage.reports.schemas.counts import expected
 
 
 def batch_schema() -> pa.Schema:
@@ -58,6 +59,13 @@ def batch_schema() -> pa.Schema:
             column(
                 "reasons", pa.list_(pa.string()), "why it is not green; what could not be judged"
             ),
+            column(
+                "patient_calls",
+                COUNTS,
+                "how many patients are positive, negative, indeterminate and unreadable",
+                "patients",
+            ),
+            *expected("the night"),
             *made_by(),
         ]
     )

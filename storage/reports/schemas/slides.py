@@ -12,12 +12,13 @@ from storage.reports.schemas.columns import (
     parasitaemia,
     per_1000,
 )
+from storage.reports.schemas.counts import counts
 from storage.reports.schemas.fields import NO_FIELDS
 
 
 def slide_schema() -> pa.Schema:
     """Define the columns of a slide report, with meaning and unit in field metadata."""
-    return pa.schema([*_of_cells(), *_of_parasites(), *_of_scores()])
+    return pa.schema([*_of_cells(), *_of_parasites(), *counts("the slide"), *_of_scores()])
 
 
 def _of_cells() -> list[pa.Field]:

@@ -8,6 +8,7 @@ from flows.commands import main as command_line
 from flows.commands.main import main
 from storage.store import Store
 from tests.support.batches import freeze, manifest
+from tests.system.golden.stores import VERSIONS, copied
 
 
 @pytest.fixture(autouse=True)
@@ -65,4 +66,13 @@ def test_a_batch_that_goes_on_needs_its_images_no_more(
     freeze(store, manifest(0), "b", images="none")
     with pytest.raises(SystemExit):
         main(typed)
+    assert "something was started" in capsys.readouterr().err
+
+
+def test_an_evaluation_needs_no_other_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = copied(VERSIONS[-1], tmp_path)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--images", "cells", "--store", store.url])
     assert "something was started" in capsys.readouterr().err

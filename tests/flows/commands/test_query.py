@@ -152,6 +152,7 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         "images",
         "fields",
         "slides",
+        "patients",
         "batches",
         "sites",
     ]

@@ -233,7 +233,7 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     settings = Settings(store=store.url)
     assert published_batch(store, "night").attempt == 1
     with (
-        Moments(5, killed).watched(),
+        Moments(6, killed).watched(),
         pytest.raises(KeyboardInterrupt),
     ):
         publish_attempt(store, 2)

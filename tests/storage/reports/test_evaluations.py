@@ -62,6 +62,8 @@ CHANGES: dict[str, Any] = {
     "limit": 100,
     "ood": {"near/white": "elsewhere"},
     "planted": [0.1],
+    "site": "kampala/v0001",
+    "slides": True,
     "attacks": ["fgsm"],
     "attacked": 501,
     "magnitudes": [0.0],

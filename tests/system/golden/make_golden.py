@@ -2,7 +2,7 @@
 
 One is made and committed whenever a schema version changes; those that are there stay as they
 are. All hold the same values, those below, and must open for ever; from v4 on those of `slides`,
-too.
+from v5 on those of `counts`, too.
 """
 
 import sys
@@ -34,11 +34,11 @@ from storage.models.sites import Learning, SiteCard, SiteNight, note_learning, s
 from storage.models.statistics import Contribution, Lineage, save_foreign, save_statistics
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import BATCHES, IMAGES, SLIDES, report_path
+from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.types import nested
-from tests.system.golden import slides
+from tests.system.golden import counts, slides
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 DAY = date(2026, 1, 3)
@@ -181,10 +181,10 @@ def write_batch(store: Store, model: ModelCard) -> Batch:
 
 def write_statistics(store: Store, batch: Batch) -> Lineage:
     """Statistics of the batch and of one of another store."""
-    moments = arrays_to_bytes(MOMENTS | nested("slides", slides.SLIDES))
+    moments = arrays_to_bytes(MOMENTS | nested("slides", slides.SLIDES) | counts.ERRORS)
     contribution = Contribution(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, images=5, held_out=0,
-        without_patients=("P9",), without_slides=("S9",),
+        without_patients=("P9",), without_slides=("S9",), repeated_held_out=(4,),
     )  # fmt: skip
     foreign = Contribution(
         batch="far", attempt=1, manifest_digest="7" * 64, images=0, held_out=0,
@@ -201,7 +201,7 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
 
 def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
     """A detector that knows how slides differ."""
-    content = arrays_to_bytes(DETECTOR | slides.OWN | STABILITY)
+    content = arrays_to_bytes(DETECTOR | slides.OWN | counts.RATES | STABILITY)
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
         model_digest=model.digest, statistics_version=1,
@@ -209,7 +209,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
               "layer2": TapCard(width=1, shrinkage=0.25, condition_number=1, dead_units=0)},
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
-        slides=3, sequence=1, second_look=4,
+        slides=3, sequence=1, second_look=4, counting=counts.CARD,
     )  # fmt: skip
     save_detector(store, card, content)
     return card
@@ -239,7 +239,12 @@ def write_reports(store: Store, batch: Batch) -> None:
     images = image_schema(CLASSES, ["layer1", "layer2"])
     with publication(store, batch) as reports:
         reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES | LOOKED, ROWS)])
-        for kind, values in ((SLIDES, slides.SLIDE), (BATCHES, slides.BATCH)):
+        values_of = {
+            SLIDES: slides.SLIDE | counts.COUNTED,
+            PATIENTS: counts.PATIENT,
+            BATCHES: slides.BATCH | counts.BATCH,
+        }
+        for kind, values in values_of.items():
             schema = SCHEMAS[kind]()
             reports.add(kind, schema, [table_of(schema, {**values, "scored_at": [WHEN]}, 1)])
         reports.appear()
@@ -247,6 +252,7 @@ def write_reports(store: Store, batch: Batch) -> None:
         batch="night", detector="golden", model="golden",
         report="/".join(report_path("night", DAY)), report_digest=reports.digests[IMAGES],
         slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
+        patients_digest=reports.digests[PATIENTS],
         rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
         review=2, failures={"killed_worker": 1}, scored_at=WHEN, site=slides.LABEL,
     )  # fmt: skip

@@ -3,7 +3,7 @@ import pytest
 
 from tasks.counting.call import Answers, Call, CallReason, CountedBy
 from tasks.counting.limits import ErrorRates, KnownRates
-from tasks.counting.rates import NODES, Rate
+from tasks.counting.rates import NODES, Rate, predict_rate
 
 
 def fixed(value: float) -> Rate:
@@ -93,3 +93,35 @@ def test_few_parasites_are_counted_by_one_threshold_and_many_by_the_other() -> N
     assert (many.call, many.by) == (Call.POSITIVE, CountedBy.DENSE)
     assert many.parasitaemia == pytest.approx((1900 / 5000 - 0.02) / 0.93)
     assert answers.of(2, 80, 5000).by == CountedBy.COUNTING
+
+
+def drawn(rng: np.random.Generator, slides: int) -> tuple[np.ndarray, ...]:
+    """Rates of slides at two thresholds: what passes the higher one has passed the lower one."""
+    false, found = rng.beta(0.6, 59.4, slides), rng.beta(30, 3, slides)
+    return false, found, false * rng.beta(2, 8, slides), found * rng.beta(8, 4, slides)
+
+
+def test_the_interval_of_whichever_threshold_counts_covers_the_truth() -> None:
+    covered = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        cells = rng.integers(100, 800, 40)
+        many_false, many_found, few_false, few_found = (
+            predict_rate(rng.binomial(cells, rate), cells) for rate in drawn(rng, 40)
+        )
+        answers = Answers(
+            KnownRates(
+                ErrorRates(3.0, few_false, few_found), ErrorRates(1.0, many_false, many_found)
+            ),
+            0.01,
+        )
+        for share in np.repeat([0.003, 0.02, 0.05, 0.1, 0.3], 20):
+            false, found, few, seen = (float(rate[0]) for rate in drawn(rng, 1))
+            parasites = rng.binomial(5000, share)
+            passing = rng.binomial(parasites, found), rng.binomial(5000 - parasites, false)
+            called = rng.binomial(passing[0], seen / found) + rng.binomial(passing[1], few / false)
+            answer = answers.of(int(called), int(sum(passing)), 5000)
+            assert answer.low is not None
+            assert answer.high is not None
+            covered.append(answer.low <= share <= answer.high)
+    assert 0.91 <= np.mean(covered) <= 0.98

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
-from tasks.counting.limits import KnownRates, detection_limit, expected_width
-from tasks.counting.threshold import DENSE, are_enough, known_rates, rates_at
+from tasks.counting.limits import DENSE, KnownRates, detection_limit, expected_width
+from tasks.counting.threshold import NEAR, are_enough, known_rates, rates_at
 
 
 def counts(slides: int = 12, healthy: int = 300, parasites: int = 60) -> ErrorCounts:
@@ -17,13 +17,13 @@ def counts(slides: int = 12, healthy: int = 300, parasites: int = 60) -> ErrorCo
     return count_errors(log_odds, parasitized, names)
 
 
-def test_the_chosen_threshold_has_the_least_limit_of_detection() -> None:
+def test_the_chosen_threshold_has_about_the_least_limit_of_detection() -> None:
     known = counts()
     chosen = known_rates(known, 5000).counting
     limits = [detection_limit(5000, rates_at(known, t)) for t in np.arange(0.0, 6.0, 1.0)]
     least = detection_limit(5000, chosen)
     assert least is not None
-    assert least <= min(limit for limit in limits if limit is not None) + 1e-9
+    assert least <= NEAR * min(limit for limit in limits if limit is not None) + 1e-9
     assert chosen.log_odds > 0
 
 
@@ -38,7 +38,7 @@ def test_many_parasites_are_counted_by_the_threshold_of_the_narrowest_interval()
     rates = known_rates(known, 5000)
     assert rates.dense.log_odds < rates.counting.log_odds
     widths = [expected_width(rates_at(known, t), DENSE, 5000) for t in np.arange(0.0, 6.0, 1.0)]
-    assert expected_width(rates.dense, DENSE, 5000) <= min(widths) + 1e-9
+    assert expected_width(rates.dense, DENSE, 5000) <= NEAR * min(widths) + 1e-9
 
 
 def test_few_slides_are_not_enough() -> None:

@@ -10,7 +10,9 @@ from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
 from storage.reports.schemas.slides import slide_schema
+from tasks.counting.call import Answers
 from tasks.reports.columns import REPEATED, repeats
+from tasks.reports.counts import LOG_ODDS, Counting, CountTally
 from tasks.reports.parasitaemia import binomial_p_value, wilson_interval
 from tasks.reports.slides import SHIFTS, SlideTally
 from tests.support.cell_rows import (
@@ -40,6 +42,13 @@ def field(kind: str | None = "field", **other: Any) -> dict[str, Any]:
 
 
 UNREADABLE = field(None, failure="damaged: cut short", review_reason="failed", cells_at_border=None)
+
+
+COUNTING = Counting(Answers(None, 0.01), 5e6)
+
+
+def with_log_odds(table: pa.Table) -> pa.Table:
+    return table.append_column(LOG_ODDS, pa.nulls(len(table), pa.float64()))
 
 
 def rows(cells: list[dict[str, Any]]) -> pa.Table:
@@ -219,7 +228,9 @@ def test_rows_as_they_are_published_give_the_same_summary() -> None:
 def test_the_table_has_the_columns_of_the_report(cells: list[dict[str, Any]]) -> None:
     tally = SlideTally(ALPHA)
     tally.count(rows(cells))
-    table = tally.table(MADE_BY)
+    counts = CountTally(COUNTING)
+    counts.count(with_log_odds(rows(cells)))
+    table = counts.slide_columns(tally.table(MADE_BY), MADE_BY)
     assert table.select(slide_schema().names).cast(slide_schema()).num_rows == len(cells)
 
 
@@ -340,7 +351,7 @@ def test_the_table_of_slides_with_fields_has_the_columns_of_the_report() -> None
     tally = SlideTally(ALPHA)
     tally.count(rows([cell()]))
     tally.count_fields(pa.Table.from_pylist([field(), UNREADABLE], schema=FIELD_KINDS))
-    table = tally.table(MADE_BY)
+    table = CountTally(COUNTING).slide_columns(tally.table(MADE_BY), MADE_BY)
     assert table.select(slide_schema().names).cast(slide_schema()).num_rows == 1
 
 

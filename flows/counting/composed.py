@@ -1,0 +1,64 @@
+"""Compose slides of the cells of unseen patients, with the error rates of others."""
+
+import numpy as np
+import pyarrow as pa
+
+from flows.counting.errors import kept_errors, key_of, out_of_fold
+from flows.counting.threshold import load_error_rates
+from flows.jobs.evaluation import Run
+from flows.monitoring.console import tell
+from storage.models.statistics import load_statistics
+from tasks.detector.probabilities import log_odds
+from tasks.evaluation.composed import KnownCells, compose, composed_metrics
+from tasks.evaluation.metrics import Metric
+from tasks.evaluation.parts import FILE
+from tasks.evaluation.scored import ScoredPart
+from tasks.reports.columns import PARASITIZED
+
+
+def composed_slides(
+    run: Run, test: ScoredPart, images: pa.Table, seed: int
+) -> tuple[list[Metric], pa.Table | None]:
+    """Compose slides of an evaluation's unseen patients; nothing where error rates are unknown.
+
+    Args:
+        run: whose detector counts.
+        test: the images of unseen patients, as scored.
+        images: the list of these images.
+        seed: number of the seed.
+    """
+    card = run.model
+    rates = load_error_rates(run.store, run.detector)
+    lineage = load_statistics(run.store, card.name, run.detector.statistics_version)
+    counts = kept_errors(run.store, lineage)
+    if rates is None or counts is None or run.detector.counting is None:
+        tell(f"detector {run.detector.name} knows no error rates: no slide is composed")
+        return [], None
+    scored = test.forms[FILE]
+    place = card.classes.index(PARASITIZED)
+    whose = images.select(["patient_id", "slide_id"]).take(pa.array(scored.rows)).to_pylist()
+    cells = _with_folds(
+        run,
+        KnownCells(
+            log_odds(scored.logits, card.temperature, place),
+            np.asarray(scored.label == place),
+            [key_of(each["patient_id"], each["slide_id"], "") for each in whose],
+        ),
+    )
+    slides = compose(cells, counts, run.detector.counting.cells, seed)
+    return composed_metrics(slides, counts, rates, card.name, seed), slides
+
+
+def _with_folds(run: Run, cells: KnownCells) -> KnownCells:
+    """Add the cells of other patients whom a network of a fold has not seen."""
+    folds = out_of_fold(run.store, run.model)
+    if folds is None:
+        return cells
+    known = set(cells.patients)
+    names = [name and key_of(name, None, "") for name in folds.patients.tolist()]
+    new = np.asarray([name is not None and name not in known for name in names], bool)
+    return KnownCells(
+        np.concatenate([cells.log_odds, folds.log_odds[new]]),
+        np.concatenate([cells.parasitized, folds.parasitized[new]]),
+        [*cells.patients, *(name for name in names if name is not None and name not in known)],
+    )

@@ -1,0 +1,144 @@
+"""Define the columns that reports on slides and on patients share: counts, limits and the call."""
+
+import pyarrow as pa
+
+from storage.reports.schemas.columns import COUNT, TEXT, column
+
+NO_FIGURE = "null where error rates are unknown, or the call is unreadable"
+BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of it (95%): "}
+
+
+def counts(whose: str) -> list[pa.Field]:
+    """Define what the red cells of a slide or a patient say, and with which error."""
+    return [
+        column(
+            "cells_read",
+            COUNT,
+            f"red cells of {whose} that count: scored, whole, not abnormal, each image once",
+            "cells",
+        ),
+        column(
+            "cells_called",
+            COUNT,
+            "of these, those whose log-odds reach the counting threshold, at the first look",
+            "cells",
+        ),
+        column(
+            "cells_called_dense",
+            COUNT,
+            "the same for the threshold that is used where parasites are many",
+            "cells",
+        ),
+        column(
+            "counting_threshold",
+            pa.float64(),
+            "log-odds of Parasitized from which on a cell counts; 0, as in the diagnosis, where "
+            "error rates are unknown",
+        ),
+        column("dense_threshold", pa.float64(), "the same where parasites are many"),
+        *_corrected(),
+        *_limits(),
+        column(
+            "corrected_density_class",
+            TEXT,
+            "class of the corrected parasitaemia of a positive call; none seen of a negative one",
+        ),
+        column("call", TEXT, "positive, negative, indeterminate or unreadable"),
+        column(
+            "call_reasons",
+            pa.list_(pa.string()),
+            "why it is neither positive nor negative: no red cells, error rates unknown, too few "
+            "cells, error rates too high, or what is wrong with a slide as a whole",
+        ),
+        *expected(whose),
+    ]
+
+
+def _corrected() -> list[pa.Field]:
+    """Define the corrected parasitaemia, and its interval, in three units."""
+    how = (
+        "parasitized red cells, corrected for false positives and misses (Rogan & Gladen 1978); "
+        f"the bounds carry counting and the error of both rates; {NO_FIGURE}"
+    )
+    units = {
+        "corrected": ("_percent", "%"),
+        "parasites_per_1000": ("", "for 1,000 red cells"),
+        "parasites_per_microlitre": ("", "for a microlitre"),
+    }
+    by = column(
+        "corrected_by",
+        TEXT,
+        "the threshold whose count is corrected: counting, or dense where parasites are many, for "
+        "there it gives narrower intervals",
+    )
+    return [
+        by,
+        *(
+            column(f"{name}{bound or suffix}", pa.float64(), f"{words}{how}", unit)
+            for name, (suffix, unit) in units.items()
+            for bound, words in BOUNDS.items()
+        ),
+    ]
+
+
+def _limits() -> list[pa.Field]:
+    """Define what could have been seen."""
+    return [
+        column(
+            "limit_of_blank_percent",
+            pa.float64(),
+            "corrected parasitaemia that 95% of slides without parasites stay at or below; more is "
+            f"positive; {NO_FIGURE}",
+            "%",
+        ),
+        column(
+            "limit_of_detection_percent",
+            pa.float64(),
+            "least parasitaemia that is above the limit of blank in 95% of slides of so many "
+            f"cells; null too where none is; {NO_FIGURE}",
+            "%",
+        ),
+        column(
+            "none_above_percent",
+            pa.float64(),
+            f"parasitaemia above which is excluded with 95% confidence; {NO_FIGURE}",
+            "%",
+        ),
+        column(
+            "cells_needed",
+            COUNT,
+            "cells of which the limit of detection is what a negative call must exclude "
+            "(negative_percent); null where no number of cells is enough, or rates are unknown",
+            "cells",
+        ),
+    ]
+
+
+def expected(whose: str) -> list[pa.Field]:
+    """Define the errors of diagnoses that probabilities let expect, without labels."""
+    shares = {
+        "sensitivity": "share of parasitized cells that are diagnosed as such",
+        "accuracy": "share of cells that are diagnosed rightly",
+    }
+    bounds = {"": "", "_low": "lower bound (95%): ", "_high": "upper bound (95%): "}
+    return [
+        column(
+            "expected_false_calls",
+            pa.float64(),
+            f"cells read of {whose} that are expected to be diagnosed as parasitized wrongly: a "
+            "sum of calibrated probabilities",
+            "cells",
+        ),
+        column("expected_missed", pa.float64(), "parasitized cells expected to be missed", "cells"),
+        *(
+            column(f"expected_{name}{bound}", pa.float64(), f"{words}{what}, as expected")
+            for name, what in shares.items()
+            for bound, words in bounds.items()
+        ),
+        column(
+            "expected_doubt",
+            TEXT,
+            "why what is expected is not to be believed: shifted, or other laboratory; null where "
+            "nothing speaks against it",
+        ),
+    ]

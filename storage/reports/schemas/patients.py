@@ -1,0 +1,32 @@
+"""Define the columns of the report on patients."""
+
+import pyarrow as pa
+
+from storage.reports.schemas.columns import COUNT, TEXT, column, made_by
+from storage.reports.schemas.counts import counts
+
+
+def patient_schema() -> pa.Schema:
+    """Define the columns of a patient report, with meaning and unit in field metadata."""
+    return pa.schema(
+        [
+            column(
+                "patient_id",
+                TEXT,
+                "the patient; null where a slide that names none stands for one, or images name "
+                "neither",
+            ),
+            column(
+                "slide_id", TEXT, "the slide that stands for a patient; null where one is named"
+            ),
+            column("slides", COUNT, "slides with cells of the patient", "slides"),
+            column(
+                "slides_read",
+                COUNT,
+                "of these, those that can be read: their cells count",
+                "slides",
+            ),
+            *counts("the patient's readable slides"),
+            *made_by(),
+        ]
+    )

@@ -1,0 +1,312 @@
+"""Compose slides of known parasitaemia from cells of unseen patients, and judge what is counted.
+
+A slide is composed of one patient's cells: so many parasites by chance as its parasitaemia says,
+each found with the share of that patient's parasites that pass the threshold, and likewise its
+other cells. This is resampling cells with replacement, which is all that a patient of whom a
+hundred cells are known allows: how patients differ is shown, how slides of one patient do is not.
+Error rates are always those of other patients.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.counting.call import Answers, Call
+from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
+from tasks.counting.limits import KnownRates, blank_count, corrected, detection_limit
+from tasks.counting.threshold import DIAGNOSIS, are_enough, known_rates, rates_at
+from tasks.evaluation.metrics import Interval, Metric, Subject
+from tasks.evaluation.scored import OWN
+from tasks.evaluation.seeds import COMPOSED
+from tasks.reports.parasitaemia import wilson_interval
+from tasks.types import Float
+
+SHARES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
+SIZES = (1000, 5000, 20_000)  # red cells
+FOLDS = 5
+LEAST_CELLS = 20  # of a kind, of a patient whose slides are composed: fewer tell no rate
+HEALTHY_SLIDES, INFECTED_SLIDES = 12, 2  # of a patient, a size and a parasitaemia
+WITHIN = 0.25  # of the true count, as the first level of microscopists of the WHO asks
+COUNTED_BY_IT = 0.01  # parasitaemia from which on counts are compared so
+MICROLITRE = 5e6  # red cells
+TODAY = "cells over cells"  # the diagnosed share with its Wilson interval
+
+
+@dataclass(frozen=True)
+class KnownCells:
+    """Cells (n,) of known kind: log-odds by a network that has not seen their patient (n,)."""
+
+    log_odds: Float
+    parasitized: NDArray[np.bool_]
+    patients: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """The shares of a patient's cells that pass the thresholds: the diagnosis', dense, counting."""
+
+    name: str
+    false: tuple[float, ...]
+    found: tuple[float, ...] | None
+
+
+def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) -> pa.Table:
+    """Compose slides, and say what is counted on each; a row a slide.
+
+    Args:
+        cells: of the patients to compose slides of.
+        counts: error counts by patient; those of a fold of patients are left out for its slides.
+        cells_best: red cells for which the counting threshold is chosen.
+        seed: of folds and chance.
+    """
+    rng = np.random.default_rng(seed)
+    own = count_errors(cells.log_odds, cells.parasitized, cells.patients)
+    healthy = own.positives == 0
+    rows: list[dict[str, object]] = []
+    for fold in _folds(healthy, rng):
+        names = {own.slides[place] for place in fold}
+        others = without(counts, names)
+        if not are_enough(others):
+            continue
+        rates = known_rates(others, cells_best)
+        answers = Answers(rates, wanted=COUNTED_BY_IT)
+        for patient in _patients(own, fold, rates):
+            rows += _slides(patient, answers, rng)
+    return pa.Table.from_pylist(rows, SLIDES)
+
+
+def without(counts: ErrorCounts, slides: set[str]) -> ErrorCounts:
+    """Leave some slides out of error counts."""
+    kept = np.asarray([name not in slides for name in counts.slides], bool)
+    return ErrorCounts(
+        tuple(name for name in counts.slides if name not in slides),
+        counts.negatives[kept],
+        counts.positives[kept],
+        counts.false[kept],
+        counts.found[kept],
+    )
+
+
+SLIDES = pa.schema(
+    [
+        ("patient", pa.string()),
+        ("healthy", pa.bool_()),
+        ("cells", pa.int64()),
+        ("parasitaemia", pa.float64()),
+        ("threshold", pa.float64()),
+        ("called", pa.int64()),
+        ("diagnosed", pa.int64()),
+        ("corrected", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("call", pa.string()),
+        ("limit_of_blank", pa.float64()),
+        ("limit_of_detection", pa.float64()),
+    ]
+)
+
+
+def _folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Divide patients into folds that have as many healthy ones each."""
+    fold = np.zeros(len(healthy), np.intp)
+    for kind in (healthy, ~healthy):
+        places = rng.permutation(np.flatnonzero(kind))
+        fold[places] = np.arange(len(places)) % FOLDS
+    for number in range(FOLDS):
+        yield np.flatnonzero(fold == number)
+
+
+def _patients(own: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> Iterator[_Patient]:
+    thresholds = (DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
+    # In rising order, so that what passes one passes those before.
+    places = [
+        int(np.argmin(np.abs(THRESHOLDS - each))) for each in np.maximum.accumulate(thresholds)
+    ]
+    for row in fold.tolist():
+        negatives, positives = int(own.negatives[row]), int(own.positives[row])
+        if negatives < LEAST_CELLS or 0 < positives < LEAST_CELLS:
+            continue
+        false = [own.false[row, place] / negatives for place in places]
+        found = [own.found[row, place] / positives for place in places] if positives else None
+        yield _Patient(own.slides[row], tuple(false), tuple(found) if found else None)
+
+
+def _slides(
+    patient: _Patient, answers: Answers, rng: np.random.Generator
+) -> Iterator[dict[str, object]]:
+    """Compose slides of a healthy patient without parasites, of others with some."""
+    shares = (0.0,) if patient.found is None else SHARES[1:]
+    each = HEALTHY_SLIDES if patient.found is None else INFECTED_SLIDES
+    assert answers.rates is not None
+    for cells in SIZES:
+        for share in shares:
+            for _ in range(each):
+                parasites = int(rng.binomial(cells, share))
+                diagnosed, dense, called = _counts(patient, cells - parasites, parasites, rng)
+                answer = answers.of(called, dense, cells)
+                yield {
+                    "patient": patient.name,
+                    "healthy": patient.found is None,
+                    "cells": cells,
+                    "parasitaemia": share,
+                    "threshold": answers.rates.counting.log_odds,
+                    "called": called,
+                    "diagnosed": diagnosed,
+                    "corrected": answer.parasitaemia,
+                    "low": answer.low,
+                    "high": answer.high,
+                    "call": answer.call,
+                    "limit_of_blank": answer.limit_of_blank,
+                    "limit_of_detection": answer.limit_of_detection,
+                }
+
+
+def _counts(
+    patient: _Patient, negatives: int, parasites: int, rng: np.random.Generator
+) -> list[int]:
+    """Draw how many cells pass each threshold; what passes one has passed those before."""
+    total = np.zeros(len(patient.false), np.int64)
+    for cells, shares in ((negatives, patient.false), (parasites, patient.found)):
+        left, before = cells, 1.0
+        for place, share in enumerate(shares or ()):
+            left = int(rng.binomial(left, min(share / before, 1.0))) if before else 0
+            before = share
+            total[place] += left
+    return [int(n) for n in total]
+
+
+def composed_metrics(
+    slides: pa.Table, counts: ErrorCounts, rates: KnownRates, model: str, seed: int
+) -> list[Metric]:
+    """Measure what composed slides show, beside today's way, cells over cells with Wilson.
+
+    Args:
+        slides: rows of `compose`.
+        counts: all error counts, of which the rates of the diagnosis are told.
+        rates: of the detector's thresholds.
+        model: its name.
+        seed: of the evaluation.
+    """
+    found: list[Metric] = []
+    columns = {name: np.asarray(slides[name].to_pylist()) for name in SLIDES.names}
+    ways = {OWN: _own(columns), TODAY: _today(columns)}
+    diagnosis = rates_at(counts, DIAGNOSIS)
+    for cells in SIZES:
+        subject = Subject(model, seed, COMPOSED, f"{cells:,} cells")
+        for name, each in ((OWN, rates.counting), (TODAY, diagnosis)):
+            limit = detection_limit(cells, each)
+            blank = corrected(blank_count(cells, each), cells, each)
+            figures = {
+                "limit of blank": blank,
+                "limit of detection": limit,
+                "false positives, mean": each.false.mean,
+                "false positives, deviation": each.false.deviation,
+                "sensitivity, mean": each.found.mean,
+                "sensitivity, deviation": each.found.deviation,
+            }
+            found += [
+                Metric(subject, name, metric, Interval(np.nan if value is None else value))
+                for metric, value in figures.items()
+            ]
+        of_size = columns["cells"] == cells
+        for name, way in ways.items():
+            found += _of_slides(subject, name, way, columns, of_size)
+    return found
+
+
+Way = Mapping[str, NDArray[Any]]
+
+
+def _own(columns: Mapping[str, NDArray[Any]]) -> Way:
+    return {
+        "estimate": columns["corrected"],
+        "low": columns["low"],
+        "high": columns["high"],
+        "positive": columns["call"] == Call.POSITIVE,
+    }
+
+
+def _today(columns: Mapping[str, NDArray[Any]]) -> Way:
+    """Count diagnosed cells over cells; a slide with a single one is positive."""
+    diagnosed, cells = columns["diagnosed"].astype(np.int64), columns["cells"].astype(np.int64)
+    low, high = wilson_interval(diagnosed, cells)
+    return {"estimate": diagnosed / cells, "low": low, "high": high, "positive": diagnosed > 0}
+
+
+def _of_slides(
+    subject: Subject,
+    name: str,
+    way: Way,
+    columns: Mapping[str, NDArray[Any]],
+    of_size: NDArray[np.bool_],
+) -> list[Metric]:
+    """Measure slides of one size by one way, with intervals over patients."""
+    truth, patients = columns["parasitaemia"].astype(np.float64), columns["patient"]
+    estimate = way["estimate"].astype(np.float64)
+    covered = (way["low"] <= truth) & (truth <= way["high"])
+    near = np.abs(estimate - truth) <= WITHIN * truth
+    found = []
+    for share in np.unique(truth[of_size]).tolist():
+        which = of_size & (truth == share)
+        at = Subject(subject.model, subject.seed, COMPOSED, subject.set, 100 * share)
+        measured = {"covered": covered, "called positive": way["positive"]}
+        measured |= {"within 25%": near} if share >= COUNTED_BY_IT else {}
+        found += [
+            Metric(at, name, metric, _over_patients(values[which], patients[which]),
+                   positives=int(which.sum()) if share else 0,
+                   negatives=0 if share else int(which.sum()))
+            for metric, values in measured.items()
+        ]  # fmt: skip
+    with_parasites = of_size & (truth > 0)
+    difference = agreement(truth[with_parasites], estimate[with_parasites])[1]
+    middle, spread = float(difference.mean()), float(difference.std(ddof=1))
+    limits = Interval(middle, middle - 1.96 * spread, middle + 1.96 * spread)
+    counted = of_size & (truth >= COUNTED_BY_IT)
+    found.append(Metric(subject, name, "agreement, roots of parasites a microlitre", limits))
+    found.append(
+        Metric(
+            subject, name, "within 25% from 1% on", _over_patients(near[counted], patients[counted])
+        )
+    )
+    return found
+
+
+def agreement(truth: Float, estimate: Float) -> tuple[Float, Float]:
+    """Compute mean and difference (n,) of the square roots of parasites a microlitre.
+
+    On this scale counts vary alike at all densities (Alexander et al. 2010); the limits of
+    agreement are the mean difference and 1.96 deviations.
+    """
+    roots = np.sqrt(MICROLITRE * estimate), np.sqrt(MICROLITRE * truth)
+    return (roots[0] + roots[1]) / 2, roots[0] - roots[1]
+
+
+def agreements(slides: pa.Table) -> dict[int, dict[str, tuple[Float, Float]]]:
+    """List, by size of slide and way, means and differences of roots of slides with parasites."""
+    columns = {name: np.asarray(slides[name].to_pylist()) for name in SLIDES.names}
+    truth = columns["parasitaemia"].astype(np.float64)
+    found = {}
+    for cells in SIZES:
+        which = (columns["cells"] == cells) & (truth > 0)
+        found[cells] = {
+            name: agreement(truth[which], way["estimate"][which].astype(np.float64))
+            for name, way in ((OWN, _own(columns)), (TODAY, _today(columns)))
+        }
+    return found
+
+
+def _over_patients(values: NDArray[Any], patients: NDArray[Any]) -> Interval:
+    """Average over patients, with the normal 95% interval of their means."""
+    _, index = np.unique(patients.astype(str), return_inverse=True)
+    if not len(values):
+        return Interval(np.nan)
+    means = np.bincount(index, values.astype(np.float64)) / np.bincount(index)
+    middle = float(means.mean())
+    if len(means) < 2:
+        return Interval(middle)
+    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5
+    return Interval(middle, max(0.0, middle - half), min(1.0, middle + half))

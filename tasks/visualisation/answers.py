@@ -1,0 +1,168 @@
+"""Describe for the page what a laboratory asks first: which patients have parasites, how many."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import asinh
+from typing import Any
+
+import pyarrow as pa
+from markupsafe import Markup
+
+from tasks.counting.call import Call
+from tasks.counting.words import call_text, density_text, percent_text, range_text
+from tasks.reports.batches import BatchSummary
+from tasks.visualisation.page import shortened
+
+WORDS = {
+    Call.POSITIVE: "parasites seen",
+    Call.NEGATIVE: "none above what is stated",
+    Call.INDETERMINATE: "not enough to tell",
+    Call.UNREADABLE: "the slide is not to be used",
+}
+PATIENTS_SHOWN = 500
+Key = tuple[str | None, str | None]  # a patient, or the slide that stands for one
+
+# An interval is drawn on an axis that is linear below a tenth of a percent, logarithmic above.
+WIDTH, HEIGHT, KNEE = 150, 18, 0.05
+TICKS = (0.0, 0.1, 1.0, 10.0, 100.0)
+
+
+def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
+    """List call, number of patients and what it means, for each call."""
+    counts = Counter(patients["call"].to_pylist())
+    return [(call, f"{counts[call]:,}", words) for call, words in WORDS.items()]
+
+
+def patient_rows(patients: pa.Table, slides: Mapping[Key, str]) -> list[dict[str, Any]]:
+    """Describe patients for the page: the positive ones with the most parasites first.
+
+    Args:
+        patients: the report on patients.
+        slides: where each slide stands on the page, by its patient and name.
+    """
+    order = {call: place for place, call in enumerate(WORDS)}
+    rows = patients.to_pylist()
+    rows.sort(
+        key=lambda row: (
+            order[row["call"]],
+            -(row["corrected_percent"] or 0.0),
+            row["patient_id"] or "",
+            row["slide_id"] or "",
+        )
+    )
+    return [_patient(row, slides) for row in rows[:PATIENTS_SHOWN]]
+
+
+def _patient(row: Mapping[str, Any], slides: Mapping[Key, str]) -> dict[str, Any]:
+    name = row["patient_id"]
+    if name is None:
+        name = "no patient named" if row["slide_id"] is None else f"slide {row['slide_id']}"
+    return {
+        "name": shortened(name),
+        "slide": slides.get(_key(row)),
+        "slides": f"{row['slides_read']:,} of {row['slides']:,}",
+        **answer_of(row),
+    }
+
+
+def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the call of a row on a slide or patient; all None in reports of before 0.3."""
+    if row.get("call") is None:
+        names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read")
+        return dict.fromkeys(names) | {"order": -1.0}
+    known = row["corrected_percent"] is not None
+    return {
+        "call": row["call"],
+        "sentence": call_text(row),
+        "corrected": percent_text(row["corrected_percent"]) if known else "–",
+        "range": range_text(row["corrected_low"], row["corrected_high"]) if known else "",
+        "density": density_text(row["parasites_per_microlitre"]) if known else "–",
+        "plot": interval_plot(row) if known else "",
+        "called": row["cells_called"],
+        "read": row["cells_read"],
+        "order": row["corrected_percent"] if known else -1.0,
+    }
+
+
+def place_of(percent: float) -> float:
+    """Compute where a parasitaemia lies on the axis of an interval, from 0 to 1.
+
+    >>> place_of(0.0), place_of(100.0)
+    (0.0, 1.0)
+    """
+    return asinh(percent / KNEE) / asinh(100 / KNEE)
+
+
+def interval_plot(row: Mapping[str, Any]) -> Markup:
+    """Draw a parasitaemia with its interval, and the limit of blank as a tick, as inline SVG."""
+
+    def x(percent: float) -> str:
+        return f"{4 + (WIDTH - 8) * place_of(percent):.1f}"
+
+    middle, (low, high) = HEIGHT / 2, (row["corrected_low"], row["corrected_high"])
+    blank = row["limit_of_blank_percent"]
+    said = f"{percent_text(row['corrected_percent'])}, {range_text(low, high)}"
+    said += f"; limit of blank {percent_text(blank)}"
+    grid = "".join(f"M{x(tick)} 2v{HEIGHT - 4}" for tick in TICKS)
+    return Markup(
+        '<svg class="range" role="img" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
+        'aria-label="{said}"><path class="grid" d="{grid}"/>'
+        '<path class="blank" d="M{blank} 3v{tall}"/>'
+        '<path class="span" d="M{low} {y}H{high}"/><circle cx="{dot}" cy="{y}" r="3.2"/></svg>'
+    ).format(
+        w=WIDTH, h=HEIGHT, said=said, grid=grid, blank=x(blank), tall=HEIGHT - 6, low=x(low),
+        high=x(high), y=middle, dot=x(row["corrected_percent"]),
+    )  # fmt: skip
+
+
+def axis() -> Markup:
+    """Draw the axis of all intervals, for the head of their column."""
+    texts = "".join(
+        f'<text x="{4 + (WIDTH - 8) * place_of(tick):.1f}" y="11" text-anchor="{anchor}">'
+        f"{tick:g}</text>"
+        for tick, anchor in zip(TICKS, ("start", "middle", "middle", "middle", "end"), strict=True)
+    )
+    return Markup(
+        f'<svg class="range" aria-hidden="true" viewBox="0 0 {WIDTH} 14" width="{WIDTH}" '
+        f'height="14">{texts}</svg>'
+    )
+
+
+def expected_text(night: BatchSummary) -> tuple[str, str | None] | None:
+    """Say which errors are to be expected, and why not to believe that; None where not known."""
+    if night.expected_accuracy is None or night.expected_false_calls is None:
+        return None
+    told = (
+        f"about {night.expected_false_calls:,.0f} cells diagnosed as parasitized wrongly and "
+        f"{night.expected_missed:,.0f} parasitized ones missed; accuracy "
+        f"{_share(night, 'accuracy')}"
+    )
+    if night.expected_sensitivity is not None:
+        told += f", sensitivity {_share(night, 'sensitivity')}"
+    doubts = {
+        "shifted": "Do not believe this: a tenth of the cells or more are of slides unlike every "
+        "slide that was fitted, where probabilities are not calibrated.",
+        "other laboratory": "Do not believe this: probabilities were calibrated on cells of other "
+        "laboratories than this site's.",
+    }
+    doubt = night.expected_doubt
+    return told, None if doubt is None else doubts.get(doubt, doubt)
+
+
+def _share(night: BatchSummary, name: str) -> str:
+    value, low, high = (
+        getattr(night, f"expected_{name}{bound}") for bound in ("", "_low", "_high")
+    )
+    return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
+
+
+def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Key, str]:
+    """Name the first row on the page of each patient's slides, and of each slide without one."""
+    found: dict[Key, str] = {}
+    for number, slide in enumerate(slides):
+        found.setdefault(_key(slide), f"slide-{number}")
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return (row["slide_id"], None) if row["patient_id"] is None else (None, row["patient_id"])

@@ -1,0 +1,68 @@
+"""Golden stores from v5 on count errors, whose values must open for ever; older ones know none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.counting.errors import kept_errors
+from flows.counting.threshold import load_error_rates
+from storage.batches.ledger import read_seal
+from storage.batches.manifests import load_batch
+from storage.models.detectors import load_detector_card
+from storage.models.statistics import latest_statistics
+from storage.parquet import read_table
+from storage.reports.sql import answer
+from storage.reports.tables import BATCHES, PATIENTS, SLIDES, report_digest, report_path
+from tests.system.golden import counts, slides
+from tests.system.golden import make_golden as golden
+from tests.system.golden.stores import VERSIONS, copied
+
+COUNTING = VERSIONS.index("v5")
+
+
+@pytest.mark.parametrize("version", VERSIONS[:COUNTING])
+def test_an_older_store_opens_and_its_error_rates_are_unknown(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    lineage = latest_statistics(store, "golden")
+    assert lineage is not None
+    assert kept_errors(store, lineage) is None
+    card = load_detector_card(store)
+    assert card.counting is None
+    assert load_error_rates(store, card) is None
+    with answer(store, "select count(*) as n from patients") as found:
+        assert found.read_all().to_pylist() == [{"n": 0}]
+
+
+@pytest.mark.parametrize("version", VERSIONS[COUNTING:])
+def test_error_counts_and_rates_open(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    lineage = latest_statistics(store, "golden")
+    assert lineage is not None
+    errors = kept_errors(store, lineage)
+    assert errors is not None
+    assert errors.slides == ('["patient", "P2"]', '["patient", "P3"]')
+    assert errors.negatives.tolist() == [40, 60]
+    np.testing.assert_array_equal(errors.found[0], counts.PASSING)
+    card = load_detector_card(store)
+    assert card.counting == counts.CARD
+    rates = load_error_rates(store, card)
+    assert rates is not None
+    found = rates.counting.found
+    assert (rates.counting.log_odds, found.mean, found.slides) == (2.5, 0.5, 6)
+    assert rates.dense.log_odds == 1.5
+
+
+@pytest.mark.parametrize("version", VERSIONS[COUNTING:])
+def test_reports_with_calls_open(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    seal = read_seal(store, load_batch(store, "night"), slides.KEY)
+    assert seal is not None
+    path = report_path("night", golden.DAY, PATIENTS)
+    assert seal.patients_digest == report_digest(store, path)
+    tables = {SLIDES: counts.COUNTED, PATIENTS: counts.PATIENT, BATCHES: counts.BATCH}
+    for kind, values in tables.items():
+        path = report_path("night", golden.DAY, kind)
+        assert read_table(store, *path, columns=list(values)).to_pydict() == values
+    with answer(store, "select call, call_reasons[1] as why from patients") as found:
+        assert found.read_all().to_pylist() == [{"call": "unreadable", "why": "shifted"}]

@@ -1,0 +1,100 @@
+"""The page answers first what a laboratory asks: patients by their call, and what each one says."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tasks.counting.limits import ErrorRates, KnownRates
+from tasks.counting.rates import NODES, Rate
+from tasks.counting.words import call_text
+from tasks.visualisation.answers import interval_plot
+from tasks.visualisation.batch_page import batch_page
+from tests.support.nights import image_rows, night_of
+from tests.support.pages import EVIL, Page
+
+
+def fixed(value: float) -> Rate:
+    return Rate(value, value, value, 0.0, 9, 900, np.full(NODES, value))
+
+
+RATES = KnownRates(
+    ErrorRates(3.0, fixed(0.001), fixed(0.8)), ErrorRates(1.0, fixed(0.01), fixed(0.9))
+)
+
+
+def page_of(patients: int, rates: KnownRates | None = RATES) -> str:
+    rows = image_rows(
+        2000,
+        slide_id=[f"{EVIL} {i % (2 * patients)}" for i in range(2000)],
+        patient_id=[f"p{i % patients}" for i in range(2000)],
+    )
+    return batch_page(night_of(rows, rates=rates))
+
+
+def test_the_page_begins_with_how_many_patients_have_which_call() -> None:
+    page = page_of(5)
+    calls = re.findall(r'<strong>(\d+)</strong><a href="#patients">(\w+)</a>', page)
+    assert [call for _, call in calls] == ["positive", "negative", "indeterminate", "unreadable"]
+    assert sum(int(count) for count, _ in calls) == 5
+    assert page.index('class="calls"') < page.index('class="verdict"')
+    shown = Counter(re.findall(r'<td class="text"><span class="call (\w+)">', page))
+    assert {call: int(count) for count, call in calls if count != "0"} == shown
+
+
+def test_a_patient_leads_to_its_slides_and_nothing_breaks_out() -> None:
+    page = Page(page_of(3))
+    ids = {each["id"] for _, each in page.elements if each.get("id")}
+    links = {each["href"] for each in page.of("a")}
+    slides = {link for link in links if link and link.startswith("#slide-")}
+    assert len(slides) == 3
+    assert {link.removeprefix("#") for link in slides} <= ids
+    assert not [each for each in page.of("img") if each.get("src") == "x"]
+
+
+def test_without_error_rates_every_patient_is_indeterminate_and_has_no_figure() -> None:
+    page = page_of(4, rates=None)
+    assert '<strong>4</strong><a href="#patients">indeterminate</a>' in page
+    assert "error rates unknown here" in page
+    assert 'class="range" role="img"' not in page
+
+
+def test_an_interval_lies_on_its_axis() -> None:
+    row = {
+        "corrected_percent": 100.0,
+        "corrected_low": 0.0,
+        "corrected_high": 100.0,
+        "limit_of_blank_percent": 0.02,
+    }
+    plot = str(interval_plot(row))
+    assert 'd="M4.0 9.0H146.0"' in plot
+    assert 'aria-label="100%, 0 to 100%; limit of blank 0.02%"' in plot
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (
+            {"call": "positive", "corrected_percent": 0.42, "corrected_low": 0.21,
+             "corrected_high": 0.8, "parasites_per_microlitre": 21_000.0},
+            "parasites, about 0.42% of red cells (0.21 to 0.8%), 21,000 a microlitre: "
+            "9 of 4,000 cells called",
+        ),
+        (
+            {"call": "indeterminate", "call_reasons": ["too few cells"], "cells_needed": 5200,
+             "none_above_percent": 1.3},
+            "nothing above what healthy blood may have: 9 of 4,000 cells called; up to 1.3% may be "
+            "there, and 5,200 cells would tell",
+        ),
+        (
+            {"call": "indeterminate", "call_reasons": ["error rates too high"],
+             "cells_needed": None, "none_above_percent": 1.3},
+            "nothing above what healthy blood may have: 9 of 4,000 cells called; up to 1.3% may be "
+            "there, and more cells of one slide would not tell: healthy slides differ too much",
+        ),
+        ({"call": "unreadable", "call_reasons": ["shifted"]}, "no answer: shifted"),
+    ],
+)  # fmt: skip
+def test_a_call_is_one_sentence(told: dict[str, object], sentence: str) -> None:
+    assert call_text({"cells_called": 9, "cells_read": 4000} | told) == sentence
