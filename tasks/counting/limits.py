@@ -80,8 +80,12 @@ class KnownRates:
 
 
 def corrected(called: int, cells: int, rates: ErrorRates) -> float:
-    """Correct the called share for both error rates, within [0, 1] (Rogan & Gladen 1978)."""
-    false, found = rates.false.mean, rates.found.mean
+    """Correct the called share for both error rates, within [0, 1] (Rogan & Gladen 1978).
+
+    The rates are the medians between slides: they are skewed, and their means are those of a few
+    slides that make most errors.
+    """
+    false, found = rates.false.median, rates.found.median
     if found <= false:
         return float("nan")
     return float(np.clip((called / cells - false) / (found - false), 0.0, 1.0))

@@ -38,6 +38,11 @@ class Rate:
     cells: int
     nodes: Float
 
+    @property
+    def median(self) -> float:
+        """Return the rate that half of all slides not seen stay below."""
+        return float(self.nodes[NODES // 2])
+
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
         figures = (self.mean, self.low, self.high, self.deviation, self.slides, self.cells)

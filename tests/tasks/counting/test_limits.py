@@ -107,6 +107,13 @@ def test_counts_are_corrected_for_both_rates() -> None:
     assert corrected(CELLS, CELLS, known) == 1.0
 
 
+def test_a_few_slides_of_many_errors_do_not_pull_the_count_of_all_others_down() -> None:
+    nodes = np.where(np.arange(NODES) < 90, 0.001, 0.1)
+    skewed = Rate(float(nodes.mean()), 0.0, 0.1, 0.03, 9, 900, nodes)
+    known = ErrorRates(0.0, skewed, fixed(0.801))
+    assert corrected(45, CELLS, known) == pytest.approx(0.01)
+
+
 def test_no_call_bounds_what_may_be_there() -> None:
     known = ErrorRates(0.0, fixed(1e-7), fixed(1.0))
     assert upper_bound(0, CELLS, known) == pytest.approx(0.0005 * np.log(10) / 2.3, rel=0.2)
