@@ -42,6 +42,7 @@ def served(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[str]
 
 
 def press(page: Any, key: str, then: str) -> None:
+    page.wait_for_load_state("load")  # the script that knows keys is there
     page.keyboard.press(key)
     page.get_by_text(then).wait_for()
 
