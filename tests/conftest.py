@@ -35,6 +35,14 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def speak_again() -> Iterator[None]:
+    """End the silence that a command of this process was told to keep."""
+    yield
+    if "flows.monitoring.console" in sys.modules:
+        sys.modules["flows.monitoring.console"].be_quiet(False)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Make an empty store on a disk."""

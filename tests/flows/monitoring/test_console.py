@@ -10,13 +10,6 @@ from flows.monitoring.console import CONSOLE, ProgressBar, be_quiet, progress_ba
 from flows.monitoring.events import Event, Kind
 
 
-@pytest.fixture(autouse=True)
-def speak_again() -> object:
-    be_quiet(False)
-    yield
-    be_quiet(False)
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

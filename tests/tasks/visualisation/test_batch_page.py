@@ -161,7 +161,7 @@ def test_slides_abnormal_together_are_named_first_and_once() -> None:
     assert 'href="#together"' in page
     slides = re.search(r'<section id="slides">(.*?)</section>', page, re.DOTALL)
     assert slides is not None
-    first = re.findall(r'<th scope="row" class="name">(.*?)</th>', slides[1])[0]
+    first = re.findall(r'<th scope="row" class="name" id="slide-0">(.*?)</th>', slides[1])[0]
     assert re.fullmatch(r'C0P1_IMG_0<i class="swatch".*rgb\(20\d, 1[45]\d, 1[56]\d\)"></i>', first)
 
 

@@ -147,11 +147,11 @@ def test_slides_are_sorted_by_number_and_by_name(browser: Any, folder: Path) -> 
         before = visit.shown()
         button = visit.page.get_by_role("button", name="abnormal")
         button.click()
-        counts = [int(text) for text in visit.shown(5)]
+        counts = [int(text) for text in visit.shown(7)]
         assert counts == sorted(counts)
         assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
         button.click()
-        counts = [int(text) for text in visit.shown(5)]
+        counts = [int(text) for text in visit.shown(7)]
         assert counts == sorted(counts, reverse=True)
         assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
         visit.page.get_by_role("button", name="slide").click()
