@@ -28,12 +28,10 @@ class Figure:
 
 def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
     """List the images, by digest, on which at least two readers differ and none has a majority."""
-    images = sorted({image for said in readings.values() for image in said})
     return [
         image
-        for image in images
-        if sum(image in said for said in readings.values()) > 1
-        and majority([said[image] for said in readings.values() if image in said]) is None
+        for image, verdicts in _by_image(readings).items()
+        if len(verdicts) > 1 and majority(verdicts) is None
     ]
 
 
@@ -47,12 +45,14 @@ def majority(verdicts: Sequence[str]) -> str | None:
 
 def consensus(readings: Mapping[str, Verdicts]) -> dict[str, str]:
     """Give the verdict of the majority of readers on each image that has one, by digest."""
-    images = sorted({image for said in readings.values() for image in said})
-    found = {
-        image: majority([said[image] for said in readings.values() if image in said])
-        for image in images
-    }
+    found = {image: majority(verdicts) for image, verdicts in _by_image(readings).items()}
     return {image: verdict for image, verdict in found.items() if verdict is not None}
+
+
+def _by_image(readings: Mapping[str, Verdicts]) -> dict[str, list[str]]:
+    """List all verdicts on each image, by digest."""
+    images = sorted({image for said in readings.values() for image in said})
+    return {image: [said[image] for said in readings.values() if image in said] for image in images}
 
 
 def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:

@@ -14,13 +14,19 @@ from tasks.visualisation import charts
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+
+def environment(folder: Path) -> Environment:
+    """Read templates of a folder, which escape everything they are given."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+_ENVIRONMENT = environment(TEMPLATES)
 _ENVIRONMENT.globals["chart_style"] = Markup(charts.STYLE)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,26 +16,23 @@ from starlette.routing import Route
 from flows.commands.review.figures import figures
 from flows.commands.review.session import Session
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
-from flows.stages.batch import find_refs
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
+from tasks.segmentation.survey import RED_CELL
+from tasks.visualisation.overlay import COLOURS
+from tasks.visualisation.page import environment
 
 FILES = Path(__file__).parent / "templates"
 KEYS = "puwo?"  # of the verdicts, in their order
-RED_CELL = 7.5  # microns across: cells are cut out of a field so that one has a known size
 ZOOM = 2  # pixels on the screen for one of a cell's image
 AROUND = 3  # widths of a cell to each side that are shown of its field
-FRAME = 213, 94, 0  # of the cell in its field, told from any stain by the colour-blind, too
 LONGEST_LOOK = 600.0  # seconds; whoever takes longer has gone for coffee
 
-_PAGES = Environment(
-    loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
-)  # fmt: skip
+_PAGES = environment(FILES)
 
 
 class Bench:
@@ -211,7 +207,7 @@ class Bench:
         image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
         corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
         box = [scale * each for each in (*corner, *opposite)]
-        ImageDraw.Draw(image).rectangle(box, outline=FRAME, width=2)
+        ImageDraw.Draw(image).rectangle(box, outline=COLOURS["parasitized"], width=2)
         return _png(image)
 
     def _read_heat(self, image_id: str) -> bytes:
@@ -225,10 +221,10 @@ class Bench:
         return shown.heat
 
     def _ref(self, image_id: str) -> ImageRef:
-        uri = self._session.address(image_id)
-        if uri is None:
+        ref = self._session.ref(image_id)
+        if ref is None:
             raise HTTPException(404, "no such cell")
-        return find_refs(self._session.store, self._session.batch, [uri])[uri]
+        return ref
 
     def _known(self, request: Request) -> str:
         image_id = str(request.path_params["image_id"])

@@ -7,6 +7,7 @@ from threading import Lock
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
+from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, load_detector_card
@@ -21,6 +22,7 @@ from storage.reports.readings import (
     read_readings,
 )
 from storage.store import Store, StoreError
+from tasks.images.regions import ImageRef
 from tasks.reading.agreement import UNSURE, consensus, discordant
 from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled
 from tasks.reports.reviews import OTHER, Line
@@ -39,7 +41,7 @@ class Session:
     card: ModelCard
     sample: Sample
     _readings: dict[str, Reading] = field(default_factory=dict)
-    _shown: dict[str, str] = field(default_factory=dict)  # addresses of cells beside others
+    _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -69,13 +71,21 @@ class Session:
         rows = {row["image_id"]: row for row in self._scored.filter(same).to_pylist()}
         rows.pop(image_id, None)
         chosen = ordered(rows, image_id)[:BESIDE]
-        self._shown |= {each: str(rows[each]["uri"]) for each in chosen}
+        self._find({each: str(rows[each]["uri"]) for each in chosen})
         return chosen
 
-    def address(self, image_id: str) -> str | None:
-        """Find the address of a cell that is read or stands beside one; None of another."""
-        row = self.cells.get(image_id)
-        return self._shown.get(image_id) if row is None else str(row["uri"])
+    def ref(self, image_id: str) -> ImageRef | None:
+        """Find where a cell lies that is read or stands beside one; None of another."""
+        if image_id in self.cells:
+            self._find({image_id: str(self.cells[image_id]["uri"])})
+        return self._refs.get(image_id)
+
+    def _find(self, uris: dict[str, str]) -> None:
+        """Look the addresses of cells up in the manifest, all at once, unless they are known."""
+        missing = {image_id: uri for image_id, uri in uris.items() if image_id not in self._refs}
+        if missing:
+            found = find_refs(self.store, self.batch, list(missing.values()))
+            self._refs |= {image_id: found[uri] for image_id, uri in missing.items()}
 
     def refresh(self) -> None:
         """Read what others have said meanwhile, through other servers too."""
