@@ -89,7 +89,7 @@ def without_repeated_errors(
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What networks of folds say of images (n,): the heads of their digests, sorted, and log-odds.
+    """Hold diagnoses of images (n,) by networks of folds: heads of digests, sorted, and log-odds.
 
     ``patients`` (n,) are theirs, None where an image names none; ``parasitized`` (n,) are labels.
     """

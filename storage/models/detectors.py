@@ -47,7 +47,7 @@ class RateCard(Part):
 
 
 class ThresholdCard(Part):
-    """What a threshold on a cell's log-odds of "parasitized" does.
+    """Describe a threshold on a cell's log-odds of "parasitized", and its error rates.
 
     ``limit_of_detection`` is a share, of a slide of so many red cells as the card of the counting
     says; None where no parasitaemia would be seen for certain.

@@ -48,7 +48,7 @@ class CallReason(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a count says: shares in [0, 1], None where the error rates do not apply.
+    """Hold the meaning of a count: shares in [0, 1], None where the error rates do not apply.
 
     ``by`` names the threshold whose count was corrected;
     ``limit_of_detection`` is None too where no parasitaemia would be seen for certain, and

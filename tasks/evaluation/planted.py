@@ -42,7 +42,7 @@ class Cells:
 
 
 class Normal(NamedTuple):
-    """What is known of slides, and the reference of a slide of too few cells, if there is one."""
+    """Hold the normal of slides, and the reference of those of too few cells, if there is one."""
 
     own: OwnNormal
     reference: SlideNormal | None

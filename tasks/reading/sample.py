@@ -17,7 +17,7 @@ from tasks.reports.columns import is_for_review
 from tasks.reports.reviews import candidates
 from tasks.types import Status
 
-# What is read of a report's rows.
+# The columns that are read of a report.
 COLUMNS = (
     "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",
     "review_reason", "verdict", "status", "abnormal",

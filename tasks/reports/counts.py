@@ -37,7 +37,7 @@ Pair = tuple[str | None, str | None]  # slide and patient
 
 @dataclass(frozen=True)
 class Counting:
-    """How cells are counted: what counts mean, and the red-cell count that densities are by."""
+    """Tell how cells are counted: the meaning of counts, and the red-cell count of densities."""
 
     answers: Answers
     red_cells_per_microlitre: float

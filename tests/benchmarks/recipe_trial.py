@@ -46,7 +46,7 @@ COLOUR = Augmentation(
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is changed in one of the trials: the plan, or the stages that stay frozen."""
+    """Hold the change of one of the trials: the plan, or the stages that stay frozen."""
 
     plan: TrainingPlan
     frozen: tuple[str, ...] | None = None

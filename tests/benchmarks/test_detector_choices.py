@@ -107,7 +107,7 @@ def cells() -> Cells:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: which stages stay frozen, the input's side, and how far images are varied."""
+    """Tell how to train: frozen stages, the input's side, and how far images are varied."""
 
     frozen: tuple[str, ...]
     side: int = 64

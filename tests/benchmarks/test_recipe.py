@@ -1,4 +1,4 @@
-"""Which training recipe is the default, decided by stains and cells that it has not seen.
+"""The choice of the default training recipe, decided by stains and cells that it has not seen.
 
 See `recipe_trial`. A recipe takes about five minutes on one core; the table is written to
 ``tables/recipe.md`` beside this file. Lines that are in ``recipe.jsonl`` of the folder that

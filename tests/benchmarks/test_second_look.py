@@ -1,4 +1,4 @@
-"""What a second look costs of a night, in processor time, where every cell is for review."""
+"""The cost of a second look as a share of a night's processor time: all cells are for review."""
 
 import time
 from collections.abc import Callable, Iterator

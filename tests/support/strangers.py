@@ -1,4 +1,4 @@
-"""Whoever knocks at a scheduler without the right to be let in."""
+"""Strangers, who knock at a scheduler without the right to be let in."""
 
 import asyncio
 

@@ -59,7 +59,7 @@ def serve(
     hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
     app = Guarded(bench.app(), token, hosts, "http")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    # Who opens the address at once waits a moment, and is not refused.
+    # A person who opens the address at once waits a moment, and is not refused.
     with _listening(port) as listening:
         tell(f"{len(session.cells):,} cells of batch {frozen.name}; open, and Ctrl-C to end:")
         tell(f"http://{HOST}:{port}/{token}/")

@@ -1,4 +1,4 @@
-"""What a count says, against simulations whose truth is known."""
+"""The meaning of a count, against simulations whose truth is known."""
 
 from functools import lru_cache
 
@@ -39,7 +39,7 @@ def rates(mean: float, precision: float, seed: int) -> ErrorRates:
 
 
 def covered(mean: float, precision: float, share: float, trials: int) -> list[bool]:
-    """Whether intervals of slides hold their parasitaemia, of rates known from 40 other slides."""
+    """Intervals of slides hold their parasitaemia, of rates known from 40 other slides."""
     rng = np.random.default_rng(7)
     found = []
     for seed in range(4):

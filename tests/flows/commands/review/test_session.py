@@ -1,4 +1,4 @@
-"""What readers see and say, and what becomes of it."""
+"""Cells that readers see, their verdicts, and what becomes of these."""
 
 from pathlib import Path
 
