@@ -33,7 +33,8 @@ class ReadingSample(Record):
 class Reading(Record):
     """A verdict of a reader on an image; None takes back that reader's last one on it.
 
-    ``seconds`` is how long the reader looked.
+    ``seconds`` is how long the reader looked. ``act`` is the same in verdicts that were said at
+    once on several images, and None in one that stands alone.
     """
 
     reader: str
@@ -41,6 +42,7 @@ class Reading(Record):
     verdict: str | None
     at: datetime
     seconds: float
+    act: str | None = None
 
 
 def find_sample(store: Store, batch: str) -> ReadingSample | None:

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from flows.commands.review.figures import figures
+from flows.commands.review.nearness import Like, Nearness
 from flows.commands.review.session import Session
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from storage.models.detectors import DetectorCard
@@ -43,6 +44,7 @@ class Bench:
     ) -> None:
         self._session, self._detector = session, detector
         self._blind, self._reader = blind, reader
+        self._nearness = Nearness(session.store, session.batch, session.card, detector)
         self._picture = lru_cache(maxsize=512)(self._read_picture)
 
     def app(self) -> Starlette:
@@ -61,6 +63,8 @@ class Bench:
                 Route("/by/{reader}/undo", self.undo, methods=["POST"]),
                 Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
                 Route("/by/{reader}/{image_id}", self.say, methods=["POST"]),
+                Route("/by/{reader}/{image_id}/like", self.like, methods=["GET"]),
+                Route("/by/{reader}/{image_id}/like", self.mark, methods=["POST"]),
             ]
         )
 
@@ -90,16 +94,17 @@ class Bench:
     def cell(self, request: Request) -> Response:
         """Show a cell."""
         reader, image_id = _reader(request), self._known(request)
-        said = self._session.said(reader)
-        row = self._session.cells[image_id]
+        said = self._session.standing(reader)
+        row = self._session.row(image_id)
         verdict, seconds = said.get(image_id), self._session.seconds(reader)
         shown: dict[str, Any] = {
             "reader": reader,
             "image_id": image_id,
-            "verdicts": list(zip(KEYS, self._session.verdicts, strict=True)),
+            "verdicts": self._verdicts,
             "verdict": verdict,
             "row": row if verdict is not None or not self._blind else None,
-            "read": len(said),
+            "read": len(self._session.said(reader)),
+            "undoable": bool(said),
             "cells": len(self._session.cells),
             "seconds": seconds,
             "beside": self._session.beside(image_id),
@@ -117,6 +122,11 @@ class Bench:
             shown["problem"] = f"the image cannot be read: {error}"
         return self._page(request, "cell.html", **shown)
 
+    @property
+    def _verdicts(self) -> list[tuple[str, str]]:
+        """List what a reader can say, each with its key."""
+        return list(zip(KEYS, self._session.verdicts, strict=True))
+
     def _before(self, said: dict[str, str], image_id: str) -> str | None:
         """Find the cell that was read before this one."""
         order = list(said)
@@ -127,21 +137,69 @@ class Bench:
     async def say(self, request: Request) -> Response:
         """Keep a verdict, and go on."""
         reader, image_id = _reader(request), self._known(request)
-        form = await _form(request)
+        verdict, seconds = self._given(await _form(request))
+        self._session.say(reader, image_id, verdict, seconds)
+        return _to(request, f"/by/{reader}")
+
+    def _given(self, form: dict[str, str]) -> tuple[str, float]:
+        """Read a verdict, and for how many seconds the reader has looked."""
         verdict = form.get("verdict", "")
         if verdict not in self._session.verdicts:
             raise HTTPException(400, f"{verdict!r} is no verdict")
         try:
-            seconds = min(max(float(form.get("seconds", "0")), 0.0), LONGEST_LOOK)
+            return verdict, min(max(float(form.get("seconds", "0")), 0.0), LONGEST_LOOK)
         except ValueError:
-            seconds = 0.0
-        self._session.say(reader, image_id, verdict, seconds)
-        return _to(request, f"/by/{reader}")
+            return verdict, 0.0
 
-    def undo(self, request: Request) -> Response:
-        """Take back the last verdict, and show its cell."""
-        reader = _reader(request)
+    def like(self, request: Request) -> Response:
+        """Show the cells most like one, by their features; nothing that the machine says of them.
+
+        ``?nights=all`` looks among other nights too, and ``?ticked=all`` ticks all boxes.
+        """
+        reader, image_id = _reader(request), self._known(request)
+        all_nights = request.query_params.get("nights") == "all"
+        ready, found = self._nearness.ready(all_nights=all_nights), list[Like]()
+        problem = self._nearness.problem
+        if ready:
+            try:
+                found = self._nearness.like(image_id, all_nights=all_nights)
+            except StoreError as error:
+                problem = str(error)
+        self._session.show({each.image_id: each.ref for each in found})
+        said = self._session.standing(reader)
+        return self._page(
+            request,
+            "like.html",
+            reader=reader,
+            image_id=image_id,
+            verdicts=self._verdicts,
+            said=said,
+            found=found,
+            all_nights=all_nights,
+            ticked=request.query_params.get("ticked") == "all",
+            reading=None if ready or problem else self._nearness,
+            problem=problem,
+        )
+
+    async def mark(self, request: Request) -> Response:
+        """Keep one verdict on all cells that are ticked."""
+        reader, image_id = _reader(request), self._known(request)
+        fields = await _fields(request)
+        verdict, seconds = self._given(dict(fields))
+        cells = list(dict.fromkeys(value for name, value in fields if name == "cell"))
+        if not all(self._session.row(each) for each in cells):
+            raise HTTPException(400, "a ticked cell is not of this batch")
+        if cells:
+            self._session.mark(reader, cells, verdict, seconds)
+        nights = "?nights=all" if request.query_params.get("nights") == "all" else ""
+        return _to(request, f"/by/{reader}/{image_id}/like{nights}")
+
+    async def undo(self, request: Request) -> Response:
+        """Take back what was said last, and show its cell, or the cells where it was said."""
+        reader, form = _reader(request), await _form(request)
         image_id = self._session.undo(reader)
+        if "like" in form and self._session.row(form["like"]):
+            return _to(request, f"/by/{reader}/{form['like']}/like")
         return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
 
     def report(self, request: Request) -> Response:
@@ -228,7 +286,7 @@ class Bench:
 
     def _known(self, request: Request) -> str:
         image_id = str(request.path_params["image_id"])
-        if image_id not in self._session.cells:
+        if self._session.row(image_id) is None:
             raise HTTPException(404, "no such cell")
         return image_id
 
@@ -241,8 +299,12 @@ class Bench:
 
 
 async def _form(request: Request) -> dict[str, str]:
+    return dict(await _fields(request))
+
+
+async def _fields(request: Request) -> list[tuple[str, str]]:
     try:
-        return dict(parse_qsl((await request.body()).decode()))
+        return parse_qsl((await request.body()).decode())
     except ValueError:
         raise HTTPException(400, "this is no form of these pages") from None
 

@@ -1,8 +1,10 @@
 """Keep what readers have said of a batch's cells, and choose what each of them sees next."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -56,15 +58,22 @@ class Session:
 
     @cached_property
     def _scored(self) -> pa.Table:
-        columns = ["image_id", "uri", "slide_id", "status"]
         rows = pa.concat_tables(
-            report_rows(self.store, self.batch, columns), promote_options="permissive"
+            report_rows(self.store, self.batch, list(COLUMNS)), promote_options="permissive"
         ).unify_dictionaries()
         return rows.filter(pa.compute.equal(rows["status"].cast(pa.string()), Status.SCORED))
 
+    def row(self, image_id: str) -> dict[str, object] | None:
+        """Find the row of the report of any scored cell of the batch; None of another."""
+        if image_id in self.cells:
+            return self.cells[image_id]
+        found = self._scored.filter(pa.compute.equal(self._scored["image_id"], image_id))
+        return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
+
     def beside(self, image_id: str) -> list[str]:
         """List some other cells of the slide of a cell, by digest."""
-        slide = self.cells[image_id]["slide_id"]
+        row = self.row(image_id)
+        slide = row and row["slide_id"]
         if slide is None:
             return []
         same = pa.compute.equal(self._scored["slide_id"].cast(pa.string()), slide)
@@ -75,10 +84,15 @@ class Session:
         return chosen
 
     def ref(self, image_id: str) -> ImageRef | None:
-        """Find where a cell lies that is read or stands beside one; None of another."""
-        if image_id in self.cells:
-            self._find({image_id: str(self.cells[image_id]["uri"])})
+        """Find where a cell of the batch lies, or of another night that was shown; None of more."""
+        if image_id not in self._refs:
+            row = self.row(image_id)
+            self._find({} if row is None else {image_id: str(row["uri"])})
         return self._refs.get(image_id)
+
+    def show(self, refs: Mapping[str, ImageRef]) -> None:
+        """Remember where cells lie that a page shows."""
+        self._refs |= refs
 
     def _find(self, uris: dict[str, str]) -> None:
         """Look the addresses of cells up in the manifest, all at once, unless they are known."""
@@ -92,23 +106,42 @@ class Session:
         with self._lock:
             self._readings |= dict(read_readings(self.store, self.batch.key, self._readings))
 
-    def said(self, reader: str) -> dict[str, str]:
-        """Give the verdicts of a reader that stand, by digest of the image."""
-        found: dict[str, str] = {}
+    def standing(self, reader: str) -> dict[str, str]:
+        """Give the verdicts of a reader that stand, on any cells of the batch, by digest."""
+        return {image: str(reading.verdict) for image, reading in self._last(reader).items()}
+
+    def _last(self, reader: str) -> dict[str, Reading]:
+        """Give the last reading of each cell by a reader, unless it was taken back, in order."""
+        found: dict[str, Reading] = {}
         for _, reading in sorted(self._readings.items()):
-            if reading.reader == reader and reading.image_id in self.cells:
+            if reading.reader == reader:
                 found.pop(reading.image_id, None)  # what was said last comes last
                 if reading.verdict is not None:
-                    found[reading.image_id] = reading.verdict
+                    found[reading.image_id] = reading
         return found
+
+    def said(self, reader: str) -> dict[str, str]:
+        """Give those that stand on the cells that all readers see, for these were drawn by lot.
+
+        Others were sought because they are like one of them, and would bias every figure.
+        """
+        return {
+            image: verdict
+            for image, verdict in self.standing(reader).items()
+            if image in self.cells
+        }
 
     def readers(self) -> list[str]:
         """List those who have said something."""
         return sorted({reading.reader for reading in self._readings.values()})
 
     def all_said(self) -> dict[str, dict[str, str]]:
-        """Give the verdicts that stand, by reader and by digest of the image."""
+        """Give the verdicts that stand on the cells of all, by reader and by digest."""
         return {reader: self.said(reader) for reader in self.readers()}
+
+    def all_standing(self) -> dict[str, dict[str, str]]:
+        """Give the verdicts that stand on any cells, by reader and by digest."""
+        return {reader: self.standing(reader) for reader in self.readers()}
 
     def seconds(self, reader: str) -> float | None:
         """Average how long a reader looks at a cell, in seconds."""
@@ -121,34 +154,58 @@ class Session:
 
     def queue(self, reader: str) -> list[str]:
         """Order the cells that a reader has not read: those on which others differ come first."""
-        mine = self.said(reader)
-        others = {name: said for name, said in self.all_said().items() if name != reader}
-        differing = discordant(others)
-        order = [*ordered(differing, reader), *ordered(self.cells, reader)]
+        others = self.all_standing()
+        mine = others.pop(reader, {})
+        order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
-    def say(self, reader: str, image_id: str, verdict: str | None, seconds: float) -> None:
-        """Keep what a reader says of a cell; None takes the last verdict back."""
-        reading = Reading(
-            reader=reader, image_id=image_id, verdict=verdict, at=now(), seconds=seconds
-        )
+    def say(self, reader: str, image_id: str, verdict: str, seconds: float) -> None:
+        """Keep what a reader says of a cell."""
+        self._keep(reader, [image_id], verdict, seconds, None)
+
+    def mark(self, reader: str, image_ids: list[str], verdict: str, seconds: float) -> None:
+        """Keep what a reader says of several cells at once; one undo takes all of it back."""
+        self._keep(reader, image_ids, verdict, seconds / len(image_ids), uuid4().hex)
+
+    def _keep(
+        self,
+        reader: str,
+        image_ids: list[str],
+        verdict: str | None,
+        seconds: float,
+        act: str | None,
+    ) -> None:
+        """Write a verdict on each cell; None takes the last one back."""
         with self._lock:
-            number = len(self._readings)
-            name = add_reading(self.store, self.batch.key, reading, number)
-            self._readings[name] = reading
+            for image_id in image_ids:
+                reading = Reading(
+                    reader=reader,
+                    image_id=image_id,
+                    verdict=verdict,
+                    at=now(),
+                    seconds=seconds,
+                    act=act,
+                )
+                name = add_reading(self.store, self.batch.key, reading, len(self._readings))
+                self._readings[name] = reading
 
     def undo(self, reader: str) -> str | None:
-        """Take back the last verdict of a reader, and return the digest of its image."""
-        mine = self.said(reader)
-        if not mine:
+        """Take back what a reader has said last, and return the digest of its image, or of one."""
+        last = self._last(reader)
+        if not last:
             return None
-        image_id = list(mine)[-1]
-        self.say(reader, image_id, None, 0.0)
+        *_, (image_id, said) = last.items()
+        together = [
+            each
+            for each, reading in last.items()
+            if each == image_id or (said.act is not None and reading.act == said.act)
+        ]
+        self._keep(reader, together, None, 0.0, None)
         return image_id
 
     def lines(self) -> list[Line]:
         """List the verdicts of the majority as lines of a sheet; what is unsure is left out."""
-        readings = self.all_said()
+        readings = self.all_standing()
         lines: list[Line] = []
         for image_id, verdict in consensus(readings).items():
             if verdict == UNSURE:

@@ -8,7 +8,7 @@ say.addEventListener("submit", (event) => {
   sent = true;
   say.elements.seconds.value = ((performance.now() - shown) / 1000).toFixed(1);
 });
-const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next" };
+const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", l: "like", a: "all" };
 const toggle = { f: "field", h: "heat" };
 // The browser shows a page that it has kept, and the person has come back to it.
 addEventListener("pageshow", () => { sent = false; });
