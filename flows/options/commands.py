@@ -82,7 +82,8 @@ COMMANDS = {
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
-    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE + READ),
+    "contours": Command(tools.Contours, "flows.commands.exports.contours:contours", STORE + READ),
+    "export": Command(tools.Export, "flows.commands.exports.cells:export", STORE),
     "review export": Command(tools.ReviewExport, "flows.commands.review.cells:export", STORE),
     "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE + READ),
     "review import": Command(

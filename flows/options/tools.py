@@ -52,6 +52,13 @@ class Contours(Options):
     to: Annotated[str, Field(description="folder for the files")]
 
 
+class Export(Options):
+    """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
+
+    batch: Annotated[str, Field(description="the screened batch")]
+    to: Annotated[str, Field(description="the .h5ad file to write")]
+
+
 class ReviewExport(Options):
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
 

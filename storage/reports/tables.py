@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from storage.batches.ledger import list_seals
-from storage.batches.manifests import Batch, load_batch
-from storage.parquet import read_footer, read_table, stage_parts
+from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
+from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, StoreError, digest_of
@@ -156,6 +156,29 @@ def newest_batches(
                 for rows in read_readable(partial(read_table, store), [file], on_damage):
                     for row in rows.to_pylist():
                         yield row, store.modified(file)
+
+
+def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:
+    """Read the rows of a batch's report on images, in the manifest's order and by its shards.
+
+    Raises:
+        StoreError: the report is not of the manifest.
+    """
+    parts = iterate_groups(store, *report_path(batch.name, batch.batch_date))
+    waiting: pa.Table | None = None
+    for shard in batch.shards():
+        told = read_manifest(store, batch, shard, ["uri"])["uri"].to_pylist()
+        while waiting is None or waiting.num_rows < len(told):
+            more = next(parts, None)
+            if more is None:
+                break
+            waiting = more if waiting is None else pa.concat_tables([waiting, more])
+        if waiting is None or waiting["uri"].slice(0, len(told)).to_pylist() != told:
+            raise StoreError(
+                f"the report of batch {batch.name} is not of its present manifest: screen it again"
+            )
+        yield shard, waiting.slice(0, len(told))
+        waiting = waiting.slice(len(told))
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

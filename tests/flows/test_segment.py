@@ -18,7 +18,7 @@ import pytest
 from geojson_pydantic import FeatureCollection
 from PIL import Image
 
-from flows.commands.contours import contours
+from flows.commands.exports.contours import contours
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.segment import FinderError, SegmentOutcome, SourcesFailedError, segment

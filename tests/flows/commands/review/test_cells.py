@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from flows.commands.contours import contours
+from flows.commands.exports.contours import contours
 from flows.commands.review.cells import export, import_verdicts, report
 from flows.settings import Settings
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch

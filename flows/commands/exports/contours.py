@@ -14,8 +14,8 @@ from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from storage.batches.manifests import Batch, read_manifest
-from storage.parquet import iterate_groups, read_table
-from storage.reports.tables import FIELDS, published_batch, report_path
+from storage.parquet import read_table
+from storage.reports.tables import FIELDS, published_batch, report_path, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.images.addresses import path_of
 from tasks.images.files import SourceError
@@ -79,18 +79,8 @@ def contours(
 
 def _parts(store: Store, batch: Batch) -> Iterator[Part]:
     """Yield the rows of a batch's report by source, in order, with their outlines."""
-    report = iterate_groups(store, *report_path(batch.name, batch.batch_date))
-    waiting = next(report, None)
-    for shard in batch.shards():
-        told = read_manifest(store, batch, shard, ["uri", "source_uri", "outline"])
-        while waiting is not None and waiting.num_rows < told.num_rows:
-            waiting = pa.concat_tables([waiting, next(report)])
-        assert waiting is not None
-        rows, waiting = waiting.slice(0, told.num_rows), waiting.slice(told.num_rows)
-        if rows["uri"].to_pylist() != told["uri"].to_pylist():
-            raise StoreError(
-                f"the report of batch {batch.name} is not of its present manifest: screen it again"
-            )
+    for shard, rows in rows_by_shard(store, batch):
+        told = read_manifest(store, batch, shard, ["source_uri", "outline"])
         sources = told["source_uri"].to_pylist()
         outlines = told["outline"].to_pylist()
         start = 0

@@ -1,0 +1,99 @@
+"""Look at all nights of a store: a marimo notebook over its Parquet files.
+
+Open it with ``SLIDEWATCH_STORE=store marimo edit nights.py`` (pip install marimo), and change what
+you like. The reports are plain Parquet, one file a batch; ``slidewatch schema`` tells what a
+column means. For a store on S3, load DuckDB's extension ``httpfs`` in the first cell.
+"""
+
+import marimo
+
+app = marimo.App(width="medium")
+
+
+@app.cell
+def _():
+    import os
+
+    import duckdb
+    import marimo as mo
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    store = os.environ.get("SLIDEWATCH_STORE", "store")
+
+    def ask(sql: str, kind: str = "images"):
+        """Ask the reports of a kind, as the table `reports`; older ones lack some columns."""
+        files = f"{store}/reports/{kind}/*/*.parquet"
+        scan = f"read_parquet('{files}', union_by_name = true)"
+        return duckdb.sql(f"WITH reports AS (FROM {scan}) {sql}").arrow().read_all()
+
+    return ask, mo, np, plt
+
+
+@app.cell
+def _(ask, mo):
+    nights = ask(
+        """
+        SELECT batch_date, batch, count(*) AS images,
+            count(*) FILTER (status = 'failed') AS failed,
+            count(*) FILTER (verdict = 'review') AS for_review,
+            count(*) FILTER (abnormal) AS abnormal,
+            avg(probability_Parasitized) AS mean_probability
+        FROM reports GROUP BY ALL ORDER BY batch_date, batch
+        """
+    )
+    mo.vstack([mo.md("# Nights"), mo.ui.table(nights.to_pylist(), selection=None)])
+    return (nights,)
+
+
+@app.cell
+def _(mo, nights):
+    names = nights["batch"].to_pylist()
+    night = mo.ui.dropdown(names, value=names[-1], label="night")
+    mo.vstack([mo.md("## One night"), night])
+    return (night,)
+
+
+@app.cell
+def _(ask, mo, night, np, plt):
+    cells = ask(
+        f"""
+        SELECT diagnosis, abnormality FROM reports
+        WHERE batch = '{night.value}' AND abnormality IS NOT NULL
+        """
+    )
+    scores = cells["abnormality"].to_numpy()
+    diagnoses = np.asarray(cells["diagnosis"].to_pylist())
+    figure, axes = plt.subplots(figsize=(7, 3))
+    for diagnosis in np.unique(diagnoses):
+        axes.hist(
+            scores[diagnoses == diagnosis], bins=60, histtype="step", density=True, label=diagnosis
+        )
+    axes.set(xlabel="abnormality", ylabel="density of cells", title=night.value)
+    if len(diagnoses):
+        axes.legend()
+    mo.as_html(figure)
+    return (cells,)
+
+
+@app.cell
+def _(ask, mo, night):
+    slides = ask(
+        f"""
+        SELECT slide_id, count(*) AS cells, avg(abnormal::DOUBLE) AS abnormal,
+            count(*) FILTER (diagnosis = 'Parasitized') AS parasitized
+        FROM reports WHERE batch = '{night.value}' AND status = 'scored'
+        GROUP BY slide_id ORDER BY abnormal DESC NULLS LAST, slide_id LIMIT 20
+        """
+    )
+    mo.vstack(
+        [
+            mo.md("## Slides with most abnormal cells"),
+            mo.ui.table(slides.to_pylist(), selection=None),
+        ]
+    )
+    return (slides,)
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,1 @@
+"""Commands that write a batch for tools of others."""
