@@ -83,6 +83,7 @@ def train(
     model: str | None = None,
     network: str = DEFAULT_NETWORK,
     weights: str = "imagenet",
+    licence: str | None = None,
     taps: list[str] | None = None,
     frozen: list[str] | None = None,
     side: int = 96,
@@ -113,6 +114,7 @@ def train(
         weights=weights,
         fractions=fractions,
         plan=TrainingPlan(epochs=epochs, peak_rate=rate, seed=seed),
+        licence=licence,
     )
     return train_by(recipe, model, settings, folds)
 
@@ -127,8 +129,7 @@ def train_by(
     log = get_run_logger()
     store = Store(settings.store)
     keep_freed_memory()
-    weights = None if recipe.weights == "scratch" else recipe.weights
-    tap_widths(build(recipe.network, weights))  # told before images are read, if there is none
+    tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
     data = load_labelled_images(
         recipe.images, recipe.network.side, limit=recipe.limit, memory=settings.training_memory
     )

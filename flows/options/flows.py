@@ -79,6 +79,9 @@ class Train(Options):
     weights: Annotated[
         str, Field(description="where training starts: imagenet, scratch, or a weights file")
     ] = "imagenet"
+    licence: Annotated[
+        str | None, Field(description="under which a weights file is used, for the model's card")
+    ] = None
     side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96
     rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
     fractions: Annotated[

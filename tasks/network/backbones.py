@@ -1,7 +1,9 @@
 """Build networks by name: which stages are tapped, which stay frozen, and their weights."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -43,6 +45,15 @@ _RECIPES = {
         frozen=("conv1", "bn1", "layer1", "layer2"),
         stages=("layer1", "layer2", "layer3", "layer4"),
     ),
+    # Of twelve blocks. A foundation model's first ones know more than two classes can teach them.
+    "vit_": _Recipe(
+        taps=("blocks.5", "blocks.8", "blocks.10"),
+        frozen=(
+            *("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"),
+            *(f"blocks.{block}" for block in range(9)),
+        ),
+        stages=tuple(f"blocks.{block}" for block in range(12)),
+    ),
 }
 
 
@@ -64,12 +75,14 @@ def network_spec(
         if recipe is None:
             raise NetworkError(
                 f"{network} has no usual taps: name some of its modules with --taps "
-                f"({', '.join(_stage_names(network))})"
+                f"({', '.join(_stages(_backbone(network, len(classes), None, side)))})"
             )
         taps = recipe.taps
+    backbone = _backbone(network, len(classes), None, side)
     if frozen is None:
-        frozen = recipe.frozen if recipe else ()
-    config = getattr(_backbone(network, len(classes), None), "default_cfg", {})
+        # Not every network of a family has all of its parts.
+        frozen = tuple(name for name in recipe.frozen if name in _parts(backbone)) if recipe else ()
+    config = getattr(backbone, "default_cfg", {})
     return NetworkSpec(
         network=network,
         classes=classes,
@@ -107,25 +120,29 @@ def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
     Raises:
         NetworkError: the network, a tap, a frozen stage or the weights do not exist.
     """
-    classifier = Classifier(spec, _backbone(spec.network, len(spec.classes), weights))
-    modules = dict(classifier.backbone.named_modules())
-    for name in (*(tap for tap in spec.taps if tap != PENULTIMATE), *spec.frozen):
-        if name not in modules:
-            raise NetworkError(
-                f"{spec.network} has no module {name!r}; "
-                f"its stages are: {', '.join(_stages(classifier.backbone))}"
-            )
+    backbone = _backbone(spec.network, len(spec.classes), weights, spec.side)
+    classifier = Classifier(spec, backbone)
+    modules = {name for name, _ in backbone.named_modules()}
+    absent = {*spec.taps} - {PENULTIMATE} - modules | {*spec.frozen} - _parts(backbone)
+    if absent:
+        raise NetworkError(
+            f"{spec.network} has no module {min(absent)!r}; "
+            f"its stages are: {', '.join(_stages(backbone))}"
+        )
     return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
+def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.Module:
     library, _, name = network.rpartition(":")
     published = weights == "imagenet"
     try:
         if network == DEFAULT_NETWORK:
             backbone = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
         elif library == "timm":
-            backbone = timm.create_model(name, pretrained=published, num_classes=classes)
+            config = timm.get_pretrained_cfg(name)
+            sized: dict[str, Any] = {"img_size": side} if config and config.fixed_input_size else {}
+            backbone = timm.create_model(name, published, num_classes=classes, **sized)
+            _check_side(network, backbone, side)
         elif library == "torchvision":
             origin = "DEFAULT" if published else None
             backbone = torchvision.models.get_model(name, weights=origin)
@@ -145,7 +162,7 @@ def _backbone(network: str, classes: int, weights: str | None) -> nn.Module:
     if published and network == DEFAULT_NETWORK:
         _load_matching(backbone, _efficientnet_lite0_weights())
     elif weights and not published:
-        _load_matching(backbone, _read_weights(weights))
+        _load_matching(backbone, _renamed(backbone, _read_weights(weights)))
     return backbone
 
 
@@ -166,26 +183,47 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     try:
         if path.endswith(".safetensors"):
             return dict(load_file(path))
-        loaded = torch.load(path, weights_only=True, map_location="cpu")
+        loaded: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise NetworkError(f"the weights {path} do not exist") from None
     except Exception as error:
         raise NetworkError(f"the weights {path} cannot be read: {error}") from None
-    return dict(loaded.get("state_dict", loaded))
+    # A training by distillation keeps the network that others use as its teacher's backbone.
+    for key in ("state_dict", "model", "teacher"):
+        loaded = loaded.get(key, loaded)
+    return {name.removeprefix("module.").removeprefix("backbone."): t for name, t in loaded.items()}
+
+
+def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights timm's names and the sizes of this network's patches and positions."""
+    family = importlib.import_module(type(backbone).__module__)
+    rename = getattr(family, "checkpoint_filter_fn", None)
+    return dict(rename(weights, backbone)) if rename else weights
 
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights whose last layer may be of other classes, but nothing else."""
+    """Load weights whose last layer may be of other classes, or missing, but nothing else."""
     own = backbone.state_dict()
-    other = {name for name in own if name in weights and own[name].shape != weights[name].shape}
-    missing = own.keys() - weights.keys()
+    unlike = {name for name in own if name not in weights or own[name].shape != weights[name].shape}
     head, _ = last_linear(backbone)
-    if missing or not other <= {f"{head}.weight", f"{head}.bias"}:
+    if wrong := unlike - {f"{head}.weight", f"{head}.bias"}:
+        missing = sum(name not in weights for name in wrong)
         raise NetworkError(
-            f"these weights are of another network: {len(missing)} tensors missing, "
-            f"{len(other)} of another shape, e.g. {min(missing | other)}"
+            f"these weights are of another network: {missing} tensors missing, "
+            f"{len(wrong) - missing} of another shape, e.g. {min(wrong)}"
         )
-    backbone.load_state_dict(own | {n: weights[n] for n in own.keys() - other})
+    backbone.load_state_dict(own | {name: weights[name] for name in own.keys() - unlike})
+
+
+def _check_side(network: str, backbone: nn.Module, side: int) -> None:
+    """Refuse a side that a transformer cannot divide into its patches."""
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    length = patch[0] if isinstance(patch, tuple) else patch
+    if length and side % length:
+        raise NetworkError(
+            f"{network} looks at patches of {length} pixels: give a --side that is a multiple of "
+            f"it, such as {round(side / length) * length or length}"
+        )
 
 
 def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
@@ -194,8 +232,10 @@ def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
     setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
 
 
-def _stage_names(network: str) -> list[str]:
-    return _stages(_backbone(network, 2, None))
+def _parts(backbone: nn.Module) -> set[str]:
+    """Name all that can be frozen: modules, and parameters that are of none."""
+    parts = [*backbone.named_modules(), *backbone.named_parameters()]
+    return {name for name, _ in parts}
 
 
 def _stages(backbone: nn.Module) -> list[str]:

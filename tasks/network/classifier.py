@@ -1,5 +1,6 @@
 """Wrap a network as a classifier: normalisation inside, and pooled taps after chosen stages."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,9 +28,9 @@ class NetworkSpec:
     """Describe all that rebuilds a network, its weights apart.
 
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
-    names of modules whose output maps are averaged over height and width, or `PENULTIMATE`; modules
-    whose names begin with one of ``frozen`` keep the weights they started with. ``side`` is that of
-    the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    names of modules whose output maps, or tokens (`located`), are averaged over height and width,
+    or `PENULTIMATE`; what is named in ``frozen``, or lies below, keeps the weights it started with.
+    ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
     """
 
     network: str
@@ -99,10 +100,11 @@ class Classifier(nn.Module):
     def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
         """Collect of every tap's output what ``keep`` keeps; the output itself is released."""
         kept: dict[str, Tensor] = {}
+        prefix = int(getattr(self.backbone, "num_prefix_tokens", 1))
 
         def keep_as(name: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                kept[name] = keep(output)
+                kept[name] = keep(located(output, prefix))
 
             return hook
 
@@ -120,6 +122,27 @@ class Classifier(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def located(output: Tensor, prefix: int) -> Tensor:
+    """Lay a transformer's tokens (B, n, d) out as a map (B, 2d, h, w); return others as they are.
+
+    The first half of the channels is the class token, everywhere, and the second the patch's own:
+    averaged over locations that is the class token and the mean of the patches (Oquab et al. 2023).
+
+    Args:
+        output: of a module.
+        prefix: how many tokens are before those of the patches, the class token first; registers
+            are left out. Without any, a map has only the patches' channels.
+    """
+    if output.ndim != 3:
+        return output
+    patches = output[:, prefix:].transpose(1, 2)
+    side = math.isqrt(patches.shape[2])
+    grid: Tensor = patches.unflatten(2, (side, patches.shape[2] // side))
+    if not prefix:
+        return grid
+    return torch.cat([output[:, 0, :, None, None].expand_as(grid), grid], dim=1)
 
 
 def pooled(output: Tensor) -> Tensor:

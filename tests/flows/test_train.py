@@ -10,10 +10,10 @@ from flows.settings import Settings
 from flows.stages.training import recipes as stages
 from flows.stages.training.images import load_labelled_images
 from flows.train import TrainOutcome, train
-from storage.arrays import Arrays
+from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import list_models, load_card
 from storage.models.out_of_fold import load_out_of_fold
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, digest_of
 from tasks.images.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
 
@@ -94,6 +94,27 @@ def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
         train(str(images / "smears"), model=name, settings=used, **options)
     digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
     assert len(digests) == 1
+
+
+def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settings) -> None:
+    store = Store(settings.store)
+    kept = settings.store + "/models/m/model.safetensors"
+    begun = arrays_from_bytes(Path(kept).read_bytes())
+    file = Path(settings.store).parent / "weights.safetensors"
+    file.write_bytes(
+        arrays_to_bytes({name.removeprefix("backbone."): a for name, a in begun.items()})
+    )
+    train(
+        str(images / "smears"), model="n", weights=str(file), licence="CC0-1.0", epochs=1, side=32,
+        limit=96, settings=settings,
+    )  # fmt: skip
+    training = load_card(store, "n").training
+    assert training["licence"] == "CC0-1.0"
+    assert training["weights_digest"] == digest_of(file.read_bytes())
+    assert (
+        training["history"][0]["train_loss"]
+        < load_card(store, "m").training["history"][0]["train_loss"]
+    )
 
 
 def test_folds_diagnose_every_image_without_its_patient(

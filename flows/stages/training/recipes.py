@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict
 class TrainingRecipe:
     """The recipe of a model: the same recipe makes the same model.
 
-    ``weights`` is where training starts: imagenet, scratch, or a file; ``fractions`` are shares of
-    patients for training, validation and test.
+    ``weights`` is where training starts: imagenet, scratch, or a file, whose ``licence`` is noted
+    on the model's card; ``fractions`` are shares of patients for training, validation and test.
     """
 
     images: str | list[str]
@@ -41,6 +42,7 @@ class TrainingRecipe:
     weights: str
     fractions: tuple[float, float, float]
     plan: TrainingPlan
+    licence: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Write the recipe as plain data for a model's card, which has the network elsewhere."""
@@ -49,6 +51,7 @@ class TrainingRecipe:
             "limit": self.limit,
             "fractions": self.fractions,
             "weights": self.weights,
+            "licence": self.licence,
         }
 
     @classmethod
@@ -67,7 +70,20 @@ class TrainingRecipe:
             weights=kept["weights"],
             fractions=tuple(kept["fractions"]),
             plan=TrainingPlan.from_dict(kept),
+            licence=kept.get("licence"),
         )
+
+    @property
+    def start(self) -> str | None:
+        """Return published weights or a file to start from; None for fresh weights."""
+        return None if self.weights == "scratch" else self.weights
+
+    @property
+    def weights_digest(self) -> str | None:
+        """Compute the digest of a file of weights; None where training starts from no file."""
+        if self.weights in ("imagenet", "scratch"):
+            return None
+        return digest_of(Path(self.weights).read_bytes())
 
     @property
     def seed(self) -> int:
@@ -86,6 +102,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
         pixels.update(data.pixels[start : start + 1024].tobytes())
     decided = {
         **recipe.as_dict(),
+        "weights_digest": recipe.weights_digest,
         "network": recipe.network.as_dict(),
         "pixels": pixels.hexdigest(),
         "labels": data.labels.tolist(),
@@ -127,7 +144,7 @@ def train_rows(
         DivergedError: a loss is not finite.
     """
     torch.manual_seed(recipe.plan.seed)
-    classifier = build(recipe.network, None if recipe.weights == "scratch" else recipe.weights)
+    classifier = build(recipe.network, recipe.start)
     start = load_state(store, training, on_damage=warn)
     epochs = recipe.plan.epochs
     history = train(
@@ -174,7 +191,9 @@ def train_model(
         temperature=made.temperature,
         split_by=data.by,
         split=parts.keys,
-        training=recipe.as_dict() | {"history": [asdict(epoch) for epoch in made.history]},
+        training=recipe.as_dict()
+        | {"weights_digest": recipe.weights_digest}
+        | {"history": [asdict(epoch) for epoch in made.history]},
         metrics=diagnosis_metrics(
             made.test_logits,
             data.labels[rows["test"]],

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network.backbones import DEFAULT_NETWORK, build, every_stage, network_spec
@@ -16,9 +18,11 @@ from tasks.network.classifier import (
     NetworkSpec,
     last_layer,
     tap_widths,
+    to_pixels,
     with_taps,
 )
 from tasks.network.folding import folded
+from tasks.network.inference import inference
 from tests.support.models import CLASSES
 
 THOUSAND = tuple(map(str, range(1000)))
@@ -247,10 +251,22 @@ def test_what_cannot_be_built_is_answered_with_the_choices(
         make()
 
 
+class Films(nn.Module):
+    """A network of moving pictures, (B, d, time, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.film = nn.Unflatten(1, (3, 1))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.head(self.film(pixels).mean(dim=(2, 3, 4)))
+
+
 def test_a_tap_that_gives_no_vector_is_refused() -> None:
-    spec = network_spec("timm:test_vit", CLASSES, 160, taps=("blocks.0",))
-    with pytest.raises(NetworkError, match=r"'blocks\.0' has shape \(1, \d+, \d+\)"):
-        tap_widths(build(spec))
+    spec = NetworkSpec("films", CLASSES, ("film",), (), 32, (0, 0, 0), (1, 1, 1))
+    with pytest.raises(NetworkError, match=r"'film' has shape \(1, 3, 1, 32, 32\)"):
+        tap_widths(Classifier(spec, Films()))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -380,3 +396,79 @@ def test_a_convolution_that_is_tapped_is_not_folded() -> None:
         after, _ = folded(classifier).features(pixels)
     assert torch.equal(before["conv1"], after["conv1"])
     assert torch.allclose(before["layer1"], after["layer1"], atol=1e-4)
+
+
+VIT = "timm:vit_small_patch14_reg4_dinov2"
+
+
+@pytest.fixture(scope="module")
+def foundation() -> dict[str, torch.Tensor]:
+    """Weights of the shapes and names that a DINOv2 training publishes, for another input size."""
+    own = timm.create_model(VIT.removeprefix("timm:"), num_classes=0, img_size=42).state_dict()
+    made = {"mask_token": torch.zeros(1, 384)}
+    for name, tensor in own.items():
+        published = name.replace("reg_token", "register_tokens")
+        drawn = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(made)))
+        made[published] = 0.02 * drawn
+    # Published position embeddings have a place for the class token.
+    made["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), made["pos_embed"]], dim=1)
+    return made
+
+
+@pytest.mark.parametrize("kept_as", ["plain", "teacher"])
+def test_a_foundation_models_weights_start_a_training(
+    foundation: dict[str, torch.Tensor], tmp_path: Path, kept_as: str
+) -> None:
+    path = str(tmp_path / "blood.pth")
+    kept = {f"backbone.{name}": tensor for name, tensor in foundation.items()}
+    torch.save(foundation if kept_as == "plain" else {"teacher": kept}, path)
+    classifier = build(network_spec(VIT, CLASSES, 56), path)
+    taken = classifier.backbone.state_dict()
+    torch.testing.assert_close(
+        taken["blocks.3.attn.qkv.weight"], foundation["blocks.3.attn.qkv.weight"]
+    )
+    torch.testing.assert_close(taken["reg_token"], foundation["register_tokens"])
+    assert taken["pos_embed"].shape == (1, 16, 384)  # of 4 x 4 patches, from 3 x 3
+    assert torch.count_nonzero(logits(classifier, pixels(56))) == 0
+    learned = {name for name, p in classifier.backbone.named_parameters() if p.requires_grad}
+    assert {name.split(".")[1] for name in learned if name.startswith("blocks")} == {
+        "9",
+        "10",
+        "11",
+    }
+    assert not learned & {"cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight"}
+
+
+def test_a_transformers_taps_are_its_class_token_and_the_mean_of_its_patches() -> None:
+    torch.manual_seed(0)
+    classifier = build(network_spec(VIT, CLASSES, 56)).eval()
+    assert tap_widths(classifier) == {"blocks.5": 768, "blocks.8": 768, "blocks.10": 768}
+    images = pixels(56)
+    tokens = {}
+    hook = classifier.backbone.blocks[8].register_forward_hook(
+        lambda module, inputs, output: tokens.update(all=output)
+    )
+    with torch.inference_mode():
+        taps, _ = classifier.features(images)
+        maps, _ = classifier.maps(images)
+    hook.remove()
+    expected = torch.cat([tokens["all"][:, 0], tokens["all"][:, 5:].mean(dim=1)], dim=1)
+    torch.testing.assert_close(taps["blocks.8"], expected)
+    assert maps["blocks.8"].shape == (3, 768, 4, 4)
+    torch.testing.assert_close(maps["blocks.8"].mean(dim=(2, 3)), expected)
+
+
+def test_a_transformer_runs_where_nights_are_screened() -> None:
+    torch.manual_seed(0)
+    classifier = build(network_spec(VIT, CLASSES, 56)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, 56, 56, 3), np.uint8)
+    taps, _ = inference(classifier).run(images)
+    with torch.inference_mode():
+        own, _ = classifier.features(to_pixels(images))
+    for name, values in own.items():
+        torch.testing.assert_close(taps[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_a_transformer_takes_whole_patches() -> None:
+    with pytest.raises(NetworkError, match=r"patches of 14 pixels: .* such as 98"):
+        network_spec(VIT, CLASSES, 96)
