@@ -1,5 +1,7 @@
 """Run the flow `commission`: nights of a laboratory, with labels or none -> its own normal."""
 
+from dataclasses import replace
+
 from distributed import Client
 from prefect import flow
 
@@ -7,9 +9,10 @@ from flows.cluster.client import open_client
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
-from flows.options.flows import Commission
+from flows.options.flows import NONE_SAID, Commission, Images
 from flows.screen import extract
 from flows.settings import Settings
+from flows.sites.counting import errors_of_night, negative_of
 from flows.sites.learning import keep_night, learn_slides
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
@@ -39,6 +42,7 @@ def commission(
     images: str | list[str],
     site: str,
     batch: str | None = None,
+    negative: Images = NONE_SAID,
     detector: str | None = None,
     limit: int | None = None,
     wait: bool = False,
@@ -47,7 +51,8 @@ def commission(
     """Learn a laboratory's own normal from a night, and report what may be believed there.
 
     Raises:
-        SiteError: the night adds nothing, or the detector knows of no slides.
+        SiteError: the night adds nothing, the detector knows of no slides, or the night has no such
+            negative ones.
         StoreError: the site was learned with another model.
     """
     settings = settings or Settings()
@@ -61,18 +66,21 @@ def commission(
     name = batch or f"{site}-{digest_of(repr(as_given(images)).encode())[:8]}"
     with lease_batch(store, name, wait=wait) as working, open_client(settings) as client:
         frozen = start_or_resume(working.store, settings, name, images, card.classes, limit=limit)
+        said = _negative(
+            store, known, frozen, [negative] if isinstance(negative, str) else negative
+        )
         if frozen.rows:
             extract(client, working.store, frozen, card)
         with site_lease(store, site) as held:
             store = held.store
             known = find_site(store, site)
             refuse_unknown(site, known, card)
-            if known is not None and unchanged(known, frozen, detector_card):
+            if known is not None and unchanged(known, frozen, detector_card, said):
                 changed = f"batch {name} is in site {site} already: it counts once"
                 return site_outcome(store, known, changed)
             if known is not None:
                 refuse_imported(known)
-            nights = _nights(client, store, site, known, frozen, card, detector_card)
+            nights = _nights(client, store, site, known, frozen, card, detector_card, said)
             made, figures = _make(client, store, held, site, known, nights, detector_card, frozen)
     for warning in made.warnings:
         warn(warning)
@@ -85,6 +93,17 @@ def _detector(store: Store, name: str | None, known: SiteCard | None) -> Detecto
     return load_detector_card(store, name or (known.detector if known else None), on_damage=warn)
 
 
+def _negative(
+    store: Store, known: SiteCard | None, batch: Batch, given: list[str]
+) -> tuple[str, ...]:
+    """Take what is said of negative slides, or what was said when the night was commissioned."""
+    if given:
+        return negative_of(store, batch, given)
+    night = known.night(batch.name) if known else None
+    same = night is not None and night.manifest_digest == batch.manifest_digest
+    return night.negative if night is not None and same else ()
+
+
 def _nights(
     client: Client,
     store: Store,
@@ -93,8 +112,16 @@ def _nights(
     batch: Batch,
     card: ModelCard,
     detector: DetectorCard,
+    negative: tuple[str, ...],
 ) -> list[SiteNight]:
     """Learn a batch, and earlier nights anew where they were learned with another detector."""
+
+    def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
+        added = learn_slides(client, store, night, card, detector)
+        errors = errors_of_night(client, store, night, card, detector, negative)
+        added = replace(added, errors=errors)
+        return keep_night(store, site, night, added, learned=False, negative=negative)
+
     found = []
     for night in known.nights if known else []:
         if night.batch == batch.name:
@@ -105,11 +132,9 @@ def _nights(
             # person chose.
             if night.learned:
                 continue
-            added = learn_slides(client, store, earlier, card, detector)
-            night = keep_night(store, site, earlier, added, learned=False)
+            night = learned_anew(earlier, night.negative)
         found.append(night)
-    added = learn_slides(client, store, batch, card, detector)
-    tonight = keep_night(store, site, batch, added, learned=False)
+    tonight = learned_anew(batch, negative)
     return (
         [night for night in found if not night.learned]
         + [tonight]

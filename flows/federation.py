@@ -14,7 +14,7 @@ from flows.options.described import described
 from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.sites.jobs import night_from_arrays, night_to_arrays
+from flows.sites.jobs import Added
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.versions import site_lease
 from flows.stages.statistics import (
@@ -28,6 +28,7 @@ from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
 from storage.models.sites import (
+    ALL,
     SiteCard,
     find_site,
     load_night,
@@ -49,7 +50,13 @@ from storage.records import now
 from storage.store import Store, StoreError
 from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree
-from tasks.sites.sharing import of_batch, shareable, shareable_groups
+from tasks.sites.sharing import (
+    of_batch,
+    pseudonym,
+    shareable,
+    shareable_errors,
+    shareable_groups,
+)
 from tasks.types import below, nested
 
 SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held_out")
@@ -145,18 +152,24 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage) -> Iterator[_Shared
 
 def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     """Make a file of a site: its normal, and what its nights added, without single cells."""
-    arrays = nested("site", load_site_arrays(store, card))
+    arrays, nights = nested("site", load_site_arrays(store, card)), []
     for number, night in enumerate(card.nights):
-        groups, _ = night_from_arrays(load_night(store, card.name, night))
-        arrays |= nested(f"night/{number}", night_to_arrays(shareable_groups(groups), None))
+        own = Added.from_arrays(load_night(store, card.name, night))
+        told = Added(shareable_groups(own.statistics), errors=shareable_errors(own.errors))
+        arrays |= nested(f"night/{number}", told.to_arrays())
+        nights.append(night.model_copy(update={"negative": _pseudonyms(night.negative)}))
     header = Transfer(
         kind="site",
         model=card.model,
         model_digest=card.model_digest,
         digest="",
-        site=card.model_dump(mode="json"),
+        site=card.model_copy(update={"nights": nights}).model_dump(mode="json"),
     )
     return header, arrays
+
+
+def _pseudonyms(negative: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name if name == ALL else pseudonym(name) for name in negative)
 
 
 @described(SiteImport)

@@ -126,6 +126,7 @@ def _site_row(card: SiteCard) -> Row:
         "slides": f"{card.slides:,}",
         "cells": f"{card.cells:,}",
         "called abnormal": card.alarms_text,
+        "negative slides": card.counting and card.counting.counting.false_positives.slides,
         "warnings": len(card.warnings) or None,
     }
 

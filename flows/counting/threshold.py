@@ -1,4 +1,7 @@
-"""Choose the thresholds that count, write them on a detector's card, and read them back."""
+"""Choose the thresholds that count, write them on a detector's card, and read them back.
+
+A site counts by its detector's thresholds, with error rates of its own.
+"""
 
 from functools import lru_cache
 
@@ -11,11 +14,20 @@ from storage.models.detectors import (
     ThresholdCard,
     load_detector,
 )
-from storage.models.statistics import Lineage
+from storage.models.sites import SiteCard, load_site_arrays
+from storage.models.statistics import Lineage, load_statistics
 from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts
 from tasks.counting.limits import ErrorRates, KnownRates, detection_limit
 from tasks.counting.rates import Rate
-from tasks.counting.threshold import DIAGNOSIS, LEAST_SLIDES, are_enough, known_rates, rates_at
+from tasks.counting.threshold import (
+    DIAGNOSIS,
+    LEAST_SLIDES,
+    are_enough,
+    known_rates,
+    rates_at,
+    site_rates,
+)
 from tasks.reports.columns import PARASITIZED
 from tasks.types import below
 
@@ -42,13 +54,48 @@ def counting_of(
             "not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = known_rates(counts, cells)
-    told = CountingCard(
-        cells=cells,
-        counting=_threshold(rates.counting, cells),
-        dense=_threshold(rates.dense, cells),
-        diagnosis=_threshold(rates_at(counts, DIAGNOSIS), cells),
+    return rates, _card(rates, rates_at(counts, DIAGNOSIS), cells), []
+
+
+def site_counting(
+    store: Store, detector: DetectorCard, counts: ErrorCounts
+) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
+    """Predict the error rates of a site's slides, or warn why that cannot be, or is a guess.
+
+    Args:
+        store: where the detector's statistics are, whose error counts lend what is missing.
+        detector: of the site.
+        counts: of the site's slides whose cells are known; without negative ones it has no rates.
+    """
+    slides = int((counts.negatives > 0).sum())
+    if not slides:
+        return None, None, []
+    known = load_error_rates(store, detector)
+    fitted = kept_errors(store, load_statistics(store, detector.model, detector.statistics_version))
+    if known is None or fitted is None or detector.counting is None:
+        return None, None, [
+            f"the site has {slides} negative slides, but detector {detector.name} knows no error "
+            "rates to begin with: fit labelled images once more, and commission the site again"
+        ]  # fmt: skip
+    rates = KnownRates(
+        *(site_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
     )
-    return rates, told, []
+    told = _card(rates, site_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
+    return rates, told, [] if slides >= LEAST_SLIDES else [_few(slides)]
+
+
+def _few(slides: int) -> str:
+    known = "one slide is" if slides == 1 else f"{slides} slides are"
+    return (
+        f"{known} known to be negative: below {LEAST_SLIDES} the false-positive rate leans on the "
+        "fitted laboratories"
+    )
+
+
+def load_site_rates(store: Store, site: SiteCard) -> KnownRates | None:
+    """Read the error rates of a site; None where no slide of it is known to be negative."""
+    arrays = below(COUNTING, load_site_arrays(store, site))
+    return KnownRates.from_arrays(arrays) if arrays else None
 
 
 @lru_cache(maxsize=4)
@@ -56,6 +103,15 @@ def load_error_rates(store: Store, card: DetectorCard) -> KnownRates | None:
     """Read the error rates of a detector's thresholds; None where they are not known."""
     arrays = below(COUNTING, load_detector(store, card))
     return KnownRates.from_arrays(arrays) if arrays else None
+
+
+def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> CountingCard:
+    return CountingCard(
+        cells=cells,
+        counting=_threshold(rates.counting, cells),
+        dense=_threshold(rates.dense, cells),
+        diagnosis=_threshold(diagnosis, cells),
+    )
 
 
 def _threshold(rates: ErrorRates, cells: int) -> ThresholdCard:

@@ -138,12 +138,16 @@ def site_normal(store: Store, site: SiteCard) -> Reference:
     return Reference(load_site_normal(store, site).reference, np.zeros(0, np.intp), "site")
 
 
+def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
+    """Score a part's cells, and keep nothing."""
+    settle_worker()
+    return _scorer(job).rows()
+
+
 def score_part(job: ScoreJob) -> int:
     """Score a part's cells and slides; returns how many cells there are."""
     settle_worker()
-    detector = load_detector_at(job.store, job.detector, job.site)
-    features = Features(job.store, job.batch, job.model)
-    scorer = _Scorer(job, detector, features)
+    scorer = _scorer(job)
     rows = scorer.rows()
     first = next(rows)
     path = scores_path(job.batch, job.key, job.part)
@@ -212,6 +216,11 @@ def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
     judged = (block.status == SCORED) & ~is_cut(manifest)
     logits = np.where(np.isnan(block.logits), -np.inf, block.logits)
     return np.where(judged, logits.argmax(axis=1), -1)
+
+
+def _scorer(job: ScoreJob) -> "_Scorer":
+    detector = load_detector_at(job.store, job.detector, job.site)
+    return _Scorer(job, detector, Features(job.store, job.batch, job.model))
 
 
 def _reference_of(

@@ -12,6 +12,7 @@ Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NO_SETS: list[str] = []
+NONE_SAID: list[str] = []
 PLANTED: list[float] = [0.1]
 MAGNITUDES = [0.0014]
 Into = Literal["cells", "tiles"]
@@ -147,6 +148,13 @@ class Commission(Options):
     batch: Annotated[
         str | None, Field(description="name of this night; by default made of site and images")
     ] = None
+    negative: Annotated[
+        Images,
+        Field(
+            description="a slide or patient of this night that is known to have no parasites; "
+            "repeat it, or say all or none: they tell how often cells are called wrongly here"
+        ),
+    ] = NONE_SAID
     detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
     wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False

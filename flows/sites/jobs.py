@@ -1,5 +1,6 @@
 """Units of work on a site's slides: what they add to it, and how they are judged without them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteNight, load_night
 from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import Taps
@@ -40,6 +42,7 @@ from tasks.types import Arrays, Mask, below, nested
 # A slide's own cells are planted, each spoilt as far as nobody would accept it.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
 SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
+NO_ERRORS = ErrorCounts.empty()
 WHITE = "white cells of the slides, by their nucleus"
 
 
@@ -135,24 +138,40 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
 def _night_of(job: EvidenceJob) -> NightNormal | None:
     """Read the reference by which small slides of the batch were learned."""
     (night,) = (night for night in job.nights if night.batch == job.batch.name)
-    return night_from_arrays(load_night(job.store, job.site, night))[1]
+    return Added.from_arrays(load_night(job.store, job.site, night)).normal
 
 
-def night_to_arrays(statistics: GroupStatistics, night: NightNormal | None) -> Arrays:
-    """Name the arrays of what a night adds, and of the reference that small slides have lent."""
-    arrays = nested("groups", statistics.to_arrays())
-    if night is not None:
-        arrays |= nested("normal", normal_to_arrays(night.normal)) | {"rows": night.rows}
-    return arrays
+@dataclass(frozen=True)
+class Added:
+    """What a night adds to its site: statistics of its slides, and counts of known errors.
 
+    ``normal`` is the reference that small slides have lent, None where no slide was small.
+    """
 
-def night_from_arrays(arrays: Arrays) -> tuple[GroupStatistics, NightNormal | None]:
-    """Read a night back from `night_to_arrays`."""
-    groups = GroupStatistics.from_arrays(below("groups", arrays))
-    if "rows" not in arrays:
-        return groups, None
-    normal = normal_from_arrays(below("normal", arrays), "slide")
-    return groups, NightNormal(normal, arrays["rows"])
+    statistics: GroupStatistics
+    normal: NightNormal | None = None
+    errors: ErrorCounts = NO_ERRORS
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        arrays = nested("groups", self.statistics.to_arrays())
+        if self.normal is not None:
+            arrays |= nested("normal", normal_to_arrays(self.normal.normal))
+            arrays |= {"rows": self.normal.rows}
+        return arrays | (nested("errors", self.errors.to_arrays()) if self.errors.slides else {})
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Added":
+        """Read a night back from `to_arrays`; nights of before 0.3 know no errors."""
+        errors, lent = below("errors", arrays), None
+        if "rows" in arrays:
+            normal = normal_from_arrays(below("normal", arrays), "slide")
+            lent = NightNormal(normal, arrays["rows"])
+        return cls(
+            GroupStatistics.from_arrays(below("groups", arrays)),
+            lent,
+            ErrorCounts.from_arrays(errors) if errors else NO_ERRORS,
+        )
 
 
 @lru_cache(maxsize=2)
@@ -160,8 +179,16 @@ def site_statistics(
     store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
 ) -> GroupStatistics:
     """Merge what nights added to a site, in their order, once a process."""
-    parts = [night_from_arrays(load_night(store, site, night))[0] for night in nights]
+    parts = [Added.from_arrays(load_night(store, site, night)).statistics for night in nights]
     return merged(parts, _population(store, detector))
+
+
+def site_errors(store: Store, site: str, nights: Sequence[SiteNight]) -> ErrorCounts:
+    """Merge the errors that are known of a site's nights."""
+    total = NO_ERRORS
+    for night in nights:
+        total = merge_errors(total, Added.from_arrays(load_night(store, site, night)).errors)
+    return total
 
 
 def _population(store: Store, detector: DetectorCard) -> OwnNormal:

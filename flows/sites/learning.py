@@ -6,8 +6,8 @@ from distributed import Client
 from flows.jobs.scoring import NightJob, night_normal
 from flows.monitoring.console import warn
 from flows.sites.jobs import (
+    Added,
     SlidesJob,
-    night_to_arrays,
     site_statistics,
     slides_statistics,
 )
@@ -40,7 +40,7 @@ from storage.models.statistics import version_name
 from storage.parquet import read_table
 from storage.reports.tables import SLIDES, report_path
 from storage.store import Store
-from tasks.detector.groups import GroupStatistics, merge_groups
+from tasks.detector.groups import merge_groups
 from tasks.detector.slide_normal import Choices
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
 from tasks.sites.learning import (
@@ -61,7 +61,7 @@ def learn_slides(
     card: ModelCard,
     detector: DetectorCard,
     accepted: Mask | None = None,
-) -> tuple[GroupStatistics, NightNormal | None]:
+) -> Added:
     """Compute what a batch whose features are complete adds to a site.
 
     Args:
@@ -73,7 +73,7 @@ def learn_slides(
         accepted: (n,) rows of the batch that may be learned; None where all may.
 
     Returns:
-        The statistics, and the night's reference, where slides have too few cells.
+        The statistics, and the night's reference, where slides have too few cells; no errors.
     """
     total, night = merged([], population(store, detector)), None
     groups = slides_in_parts(store, batch)
@@ -88,23 +88,24 @@ def learn_slides(
         jobs.append(SlidesJob(store, batch, card, detector, slides, night, wanted))
     for part in run_jobs(client, slides_statistics, jobs, title=f"learn {batch.name}"):
         total = merge_groups(total, part)
-    return total, night
+    return Added(total, night)
 
 
 def keep_night(
     store: Store,
     site: str,
     batch: Batch,
-    added: tuple[GroupStatistics, NightNormal | None],
+    added: Added,
     *,
     learned: bool,
+    negative: tuple[str, ...] = (),
 ) -> SiteNight:
-    """Keep what a batch adds to a site, as `learn_slides` has found it.
+    """Keep what a batch adds to a site; its ``negative`` slides are noted.
 
     Raises:
         SiteError: it adds nothing.
     """
-    statistics, _ = added
+    statistics = added.statistics
     if not statistics.keys:
         raise SiteError(
             f"batch {batch.name} adds nothing to site {site}: fewer than {LEAST_CELLS} of its "
@@ -116,8 +117,9 @@ def keep_night(
         manifest_digest=batch.manifest_digest,
         slides=len(statistics.keys),
         cells=int(statistics.n.sum()),
-        digest=save_night(store, site, arrays_to_bytes(night_to_arrays(*added))),
+        digest=save_night(store, site, arrays_to_bytes(added.to_arrays())),
         learned=learned,
+        negative=negative,
     )
 
 
@@ -170,13 +172,13 @@ def _decide(
     detector = load_detector_card(store, known.detector)
     card, own = load_model_of(store, detector), population(store, detector)
     added = learn_slides(client, store, batch, card, detector, _accepted(store, batch))
-    if not added[0].keys:
+    if not added.statistics.keys:
         return _refused("it has too few accepted cells")
     commissioned = known.commissioned_nights
     running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
     fixed = site_statistics(store, known.name, tuple(commissioned), detector)
     recent = site_statistics(store, known.name, tuple(running), detector)
-    p = drift_p_value(site_priors(own, fixed), fixed, merge_groups(recent, added[0]))
+    p = drift_p_value(site_priors(own, fixed), fixed, merge_groups(recent, added.statistics))
     if p < LEAST_P_VALUE:
         return _refused(
             f"with it the running normal would differ from the commissioned one (p = {p:.2g}): "

@@ -1,6 +1,7 @@
 """Say what a version of a site is made of, and what may be believed there."""
 
 from flows.outcome import Outcome, table
+from storage.models.detectors import CountingCard
 from storage.models.sites import SiteCard
 from storage.store import Store
 
@@ -16,6 +17,7 @@ class SiteOutcome(Outcome):
     false_alarms: dict[str, float]
     alarms: str
     diagnosis: str | None
+    false_positives: str | None = None
     report: str | None
     warnings: list[str]
 
@@ -27,9 +29,19 @@ class SiteOutcome(Outcome):
             ("called abnormal", self.alarms or "not known"),
         ]
         rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
+        rows += [("false positives", self.false_positives)] if self.false_positives else []
         rows += [("warning", warning) for warning in self.warnings]
         rows += [("report", self.report)] if self.report else []
         return f"{self.changed}\n{table(rows)}"
+
+
+def false_positives_text(counting: CountingCard) -> str:
+    """Write a site's false-positive rate at the counting threshold, for a person."""
+    rate = counting.counting.false_positives
+    return (
+        f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
+        f"by {rate.slides:,} negative slides"
+    )
 
 
 def site_outcome(
@@ -46,6 +58,7 @@ def site_outcome(
         false_alarms=card.false_alarms,
         alarms=card.alarms_text,
         diagnosis=diagnosis,
+        false_positives=card.counting and false_positives_text(card.counting),
         report=store.address(*report) if store.exists(*report) else None,
         warnings=card.warnings,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.counting.threshold import load_error_rates
 from flows.jobs.scoring import Features
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import warn
@@ -12,14 +13,18 @@ from flows.sites.versions import Other, Version, population
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteNight
+from storage.models.sites import SiteCard, SiteNight
 from storage.parquet import write_table
 from storage.store import Store, StoreError
+from tasks.counting.words import percent_text
 from tasks.reports.columns import PARASITIZED
 from tasks.sites.commissioning import (
     NOT_EXAMINED,
+    OWN,
+    POPULATION,
     Figure,
     caught,
+    counted,
     diagnosis,
     figures_table,
 )
@@ -66,7 +71,7 @@ def write_report(store: Store, version: Version, detector: DetectorCard) -> Site
     card = version.card
     figures = [*version.alarms, *_caught(store, version, detector)]
     verdict, examined = _diagnosis(version, store)
-    figures += examined
+    figures += [*examined, *_counted(store, version, detector)]
     table = figures_table(figures, card.label)
     view = SiteView(
         site=card.label,
@@ -80,6 +85,7 @@ def write_report(store: Store, version: Version, detector: DetectorCard) -> Site
         warnings=card.warnings,
         figures=figures,
         diagnosis=verdict,
+        limits=_limits(card, detector),
         made_by={
             "nights": ", ".join(night.batch for night in card.nights),
             "detector": f"{detector.name}, sha256 {detector.digest}",
@@ -97,6 +103,20 @@ def _caught(store: Store, version: Version, detector: DetectorCard) -> list[Figu
     slides = [judged.evidence for judged in version.judged]
     planted = [judged.planted for judged in version.judged]
     return caught(population(store, detector), version.normal.reference, slides, planted)
+
+
+def _counted(store: Store, version: Version, detector: DetectorCard) -> list[Figure]:
+    fitted = load_error_rates(store, detector)
+    return counted(version.rates, fitted) if version.rates and fitted else []
+
+
+def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
+    """Say what parasitaemia a slide must have to be told from none, at the site and elsewhere."""
+    if card.counting is None or detector.counting is None:
+        return {}
+    whose = {OWN: card.counting, POPULATION: detector.counting}
+    found = {name: each.counting.limit_of_detection for name, each in whose.items()}
+    return {name: "none" if x is None else percent_text(100 * x) for name, x in found.items()}
 
 
 def _diagnosis(version: Version, store: Store) -> tuple[str, list[Figure]]:

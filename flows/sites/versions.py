@@ -8,6 +8,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.counting.threshold import COUNTING, site_counting
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring import SlideRows
 from flows.monitoring.console import tell
@@ -15,6 +16,7 @@ from flows.sites.jobs import (
     EvidenceJob,
     Judged,
     judge_slides,
+    site_errors,
     site_statistics,
 )
 from flows.stages.jobs import run_jobs
@@ -33,12 +35,14 @@ from storage.models.sites import (
 )
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
+from tasks.counting.limits import KnownRates
 from tasks.detector.own_normal import OwnNormal
 from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings
 from tasks.sites.learning import (
     SiteNormal,
     site_normal,
 )
+from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights: each is scored anew
 SLIDES_A_JOB = 8
@@ -59,6 +63,7 @@ class Version:
     normal: SiteNormal
     judged: list[Judged]
     alarms: list[Figure]
+    rates: KnownRates | None
 
 
 def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
@@ -123,7 +128,9 @@ def make_version(
     evidence = [each.evidence for each in judged]
     normal = site_normal(own, statistics, evidence)
     alarms = false_alarms(own, normal.reference, evidence)
-    content = arrays_to_bytes(normal.to_arrays())
+    rates, counting, unsure = site_counting(store, detector, site_errors(store, site, nights))
+    counted = nested(COUNTING, rates.to_arrays()) if rates else {}
+    content = arrays_to_bytes(normal.to_arrays() | counted)
     version = known.version + 1 if known else 1
     card = SiteCard(
         created_at=now(),
@@ -143,9 +150,10 @@ def make_version(
         cells=sum(night.cells for night in nights),
         calibrating_slides=len(evidence),
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
-        warnings=site_warnings(len(evidence)),
+        warnings=[*site_warnings(len(evidence)), *unsure],
+        counting=counting,
     )
-    return Version(card, content, normal, judged, alarms)
+    return Version(card, content, normal, judged, alarms, rates)
 
 
 def _evidence_jobs(
@@ -240,11 +248,14 @@ def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
         )
 
 
-def unchanged(known: SiteCard | None, batch: Batch, detector: DetectorCard) -> bool:
-    """Tell whether a site has this very batch already, learned with this detector."""
+def unchanged(
+    known: SiteCard | None, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
+) -> bool:
+    """Tell whether a site has this very batch already, learned so with this detector."""
     if known is None or known.detector_digest != detector.digest:
         return False
     night = known.night(batch.name)
     if night is None or night.learned:
         return False
-    return (night.attempt, night.manifest_digest) == (batch.attempt, batch.manifest_digest)
+    kept = night.attempt, night.manifest_digest, night.negative
+    return kept == (batch.attempt, batch.manifest_digest, negative)

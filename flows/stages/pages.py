@@ -24,7 +24,8 @@ from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
 from storage.leases import LeaseLostError, lease
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
+from storage.models.detectors import CountingCard, DetectorCard
+from storage.models.sites import load_site_of
 from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import index_path, page_is_of, page_names, page_path
 from storage.reports.tables import (
@@ -84,7 +85,7 @@ def write_page(
         classes=card.classes,
         taps=fitted.taps,
         threshold=limit,
-        made_by=_made_by(batch, seal, card, detector),
+        made_by=_made_by(store, batch, seal, card, detector),
         command=_command(settings, batch, seal),
         made_from=_made_from(seal),
         patients=_patients(store, batch, seal),
@@ -212,7 +213,10 @@ def _made_from(seal: Seal) -> str:
     return digest_of(" ".join(str(digest) for digest in digests).encode())
 
 
-def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) -> dict[str, str]:
+def _made_by(
+    store: Store, batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard
+) -> dict[str, str]:
+    counting = load_site_of(store, seal.site).counting if seal.site else detector.counting
     return {
         "images": named(batch.images),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
@@ -220,7 +224,7 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
-        **({"counting": _counting(detector)} if detector.counting else {}),
+        **({"counting": _counting(counting, seal.site)} if counting else {}),
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
         **({"site": seal.site} if seal.site else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
@@ -229,18 +233,18 @@ def _made_by(batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard) 
     }
 
 
-def _counting(detector: DetectorCard) -> str:
-    """Say what the counting threshold of a detector does."""
-    card = detector.counting
-    assert card is not None
+def _counting(card: CountingCard, site: str | None) -> str:
+    """Say what the counting threshold does, of a detector or at a site."""
     used = card.counting
     limit = used.limit_of_detection
+    slides = used.false_positives.slides
+    of = f"{slides} negative slides of the site" if site else f"{slides} patients or slides"
     return (
         f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
         f"{card.dense.log_odds:g} on: sensitivity "
         f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
         f"(deviation between patients {used.false_positives.deviation:.3%}), of "
-        f"{used.false_positives.slides} patients or slides; limit of detection of {card.cells:,} "
+        f"{of}; limit of detection of {card.cells:,} "
         f"cells {'none' if limit is None else f'{limit:.2%}'}"
     )
 

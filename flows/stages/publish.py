@@ -9,7 +9,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.counting.threshold import load_error_rates
+from flows.counting.threshold import load_error_rates, load_site_rates
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring import provenance_of
 from flows.monitoring.console import warn
@@ -222,11 +222,11 @@ def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str
 def counting_at(
     settings: Settings, store: Store, detector: DetectorCard, site: SiteCard | None
 ) -> Counting:
-    """Say how parasites are counted: at a site without error rates of its own, without any.
+    """Say how parasites are counted: at a site by its own error rates, or without any.
 
     Those of a detector are of the laboratories that were fitted.
     """
-    rates = None if site else load_error_rates(store, detector)
+    rates = load_site_rates(store, site) if site else load_error_rates(store, detector)
     answers = Answers(rates, settings.negative_percent / 100)
     return Counting(answers, settings.red_cells_per_microlitre)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby, pairwise
 
 from distributed import Client
@@ -57,21 +58,36 @@ def score_slides(
     done = complete_scores(store, batch, key)
     left = [number for number in range(len(parts)) if number not in done]
     scored_at = screening_start(store, batch, key)
+    jobs = plan_jobs(client, store, batch, card, detector, parts, left, scored_at, site)
+    for _ in run_jobs(client, score_part, jobs, title=f"score {batch.name}"):
+        pass
+    return len(parts)
+
+
+def plan_jobs(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: Sequence[Part],
+    wanted: Sequence[int],
+    scored_at: datetime,
+    site: SiteCard | None = None,
+) -> list[ScoreJob]:
+    """Make jobs of some parts of a batch, and first the night's normal where they lean on it."""
     nearest: Reference | None = site_normal(store, site) if site else None
-    leans = any(span.reference is None for number in left for span in parts[number].spans)
+    leans = any(span.reference is None for number in wanted for span in parts[number].spans)
     if leans and nearest is None and detector.slides is not None:
         jobs = [NightJob(store, batch, card, detector)]
         (nearest,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
-    scoring = [
+    return [
         ScoreJob(
             store, batch, card, detector, number,
             parts[number].slides, parts[number].spans, scored_at, nearest, site,
         )
-        for number in left
+        for number in wanted
     ]  # fmt: skip
-    for _ in run_jobs(client, score_part, scoring, title=f"score {batch.name}"):
-        pass
-    return len(parts)
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:

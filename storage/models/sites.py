@@ -9,20 +9,22 @@ from typing import NamedTuple
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
-from storage.models.detectors import DetectorCard, load_detector_card
+from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
 from storage.models.statistics import version_name
 from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
 from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
 
 FOLDER = "sites"
 NIGHTS = "nights"
+ALL, NONE = "all", "none"  # of a night's slides are known to be negative
 
 
 class SiteNight(Part):
     """The night of a site: a batch, what it added, and the digest of the file that keeps this.
 
     ``learned`` nights joined by themselves, the others were commissioned. Of ``imported`` ones no
-    features are here.
+    features are here. ``negative`` names the slides and patients that are known to be negative, or
+    is "all" of them.
     """
 
     batch: str
@@ -33,6 +35,7 @@ class SiteNight(Part):
     digest: str
     learned: bool = False
     imported: bool = False
+    negative: tuple[str, ...] = ()
 
 
 class SiteCard(Card):
@@ -40,9 +43,11 @@ class SiteCard(Card):
 
     ``false_alarms`` maps levels to the realised share of ordinary cells called abnormal, a mean
     over slides, each left out; empty where no slide could be. ``commissioned`` is the version that
-    a person commissioned last.
+    a person commissioned last. ``counting`` holds the site's own error rates at the detector's
+    thresholds; None without slides known to be negative, and before schema version 2.
     """
 
+    schema_version: int = 2
     name: str
     version: int
     parent: int | None
@@ -59,6 +64,7 @@ class SiteCard(Card):
     calibrating_slides: int
     false_alarms: dict[str, float]
     warnings: list[str]
+    counting: CountingCard | None = None
 
     @property
     def label(self) -> str:
@@ -120,6 +126,12 @@ def load_site(store: Store, name: str) -> SiteCard:
 def load_site_version(store: Store, name: str, version: int) -> SiteCard:
     """Load the card of one version of a site."""
     return SiteCard.read(store, FOLDER, name, version_name(version), "card.json")
+
+
+def load_site_of(store: Store, label: str) -> SiteCard:
+    """Load the card of the version that a report names, e.g. ``kampala/v0003``."""
+    name, _, version = label.partition("/v")
+    return load_site_version(store, name, int(version))
 
 
 def detector_at(

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from storage.models.sites import FOLDER as SITES
-from storage.models.sites import list_sites
+from storage.models.sites import SiteCard, list_sites
 from storage.parquet import checked_format, read_footer, read_table
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
@@ -146,11 +146,24 @@ def _sites(store: Store, on_damage: Tell | None) -> pa.Table:
             "nights_learned": len(card.nights) - len(card.commissioned_nights),
             "false_alarms_05": card.false_alarms.get("0.05"),
             "false_alarms_01": card.false_alarms.get("0.01"),
+            **_false_positives(card),
             "created_at": card.created_at,
         }
         for card in list_sites(store, on_damage)
     ]
     return pa.Table.from_pylist(rows, site_schema())
+
+
+def _false_positives(card: SiteCard) -> dict[str, float]:
+    if card.counting is None:
+        return {}
+    rate = card.counting.counting.false_positives
+    return {
+        "negative_slides": rate.slides,
+        "false_positive_rate": rate.mean,
+        "false_positive_rate_low": rate.low,
+        "false_positive_rate_high": rate.high,
+    }
 
 
 def _files(store: Store, name: str) -> list[str]:

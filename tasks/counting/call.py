@@ -99,6 +99,8 @@ class Answers:
         if self.rates is None:
             return Answer(Call.INDETERMINATE, (CallReason.RATES_UNKNOWN,))
         rates = self.rates
+        if not rates.counting.tell:
+            return Answer(Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
         key = called, dense, cells
         return _once(self._answers, key, lambda: self._answer(*key, rates))
 
@@ -118,7 +120,7 @@ class Answers:
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
-        elif estimate >= DENSE:
+        elif estimate >= DENSE and known.dense.tell:
             by, estimate = CountedBy.DENSE, corrected(dense, cells, known.dense)
             low, high = interval(dense, cells, known.dense)
         if call == Call.INDETERMINATE:

@@ -48,6 +48,11 @@ class ErrorRates:
         false, found = (Rate.from_arrays(below(name, arrays)) for name in ("false", "found"))
         return cls(float(arrays["log_odds"][0]), false, found)
 
+    @property
+    def tell(self) -> bool:
+        """Tell whether more parasites are called than healthy cells, so that a count says much."""
+        return self.found.median > self.false.median
+
     def joint(self) -> tuple[Float, Float]:
         """Pair nodes of both rates, (J,) each, as if independent; all pairs are as probable."""
         order = np.arange(NODES)
@@ -85,9 +90,9 @@ def corrected(called: int, cells: int, rates: ErrorRates) -> float:
     The rates are the medians between slides: they are skewed, and their means are those of a few
     slides that make most errors.
     """
-    false, found = rates.false.median, rates.found.median
-    if found <= false:
+    if not rates.tell:
         return float("nan")
+    false, found = rates.false.median, rates.found.median
     return float(np.clip((called / cells - false) / (found - false), 0.0, 1.0))
 
 

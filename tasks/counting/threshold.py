@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.counting.error_rates import THRESHOLDS, Counts, ErrorCounts
 from tasks.counting.limits import DENSE, ErrorRates, KnownRates, detection_limit, expected_width
-from tasks.counting.rates import Rate, predict_rate
+from tasks.counting.rates import Rate, laboratory_prior, predict_rate
 
 LEAST_SLIDES = 5  # with cells of a kind: fewer say next to nothing of how slides differ
 COARSE = 4  # thresholds between those that are tried first
@@ -35,6 +35,25 @@ def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
         ValueError: no slide has cells of a kind.
     """
     return _Predictions(counts).at(int(np.argmin(np.abs(THRESHOLDS - log_odds))))
+
+
+def site_rates(fitted: ErrorCounts, site: ErrorCounts, log_odds: float) -> ErrorRates:
+    """Predict the error rates of a slide of one laboratory at one of `THRESHOLDS`.
+
+    Args:
+        fitted: counts of slides of the laboratories that were fitted, which lend what the site's
+            own do not tell.
+        site: counts of its slides; it may know of cells of one kind alone, or of none.
+        log_odds: the threshold.
+    """
+    place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
+    false = laboratory_prior(fitted.false[:, place], fitted.negatives)
+    found = laboratory_prior(fitted.found[:, place], fitted.positives)
+    return ErrorRates(
+        float(THRESHOLDS[place]),
+        predict_rate(site.false[:, place], site.negatives, false),
+        predict_rate(site.found[:, place], site.positives, found),
+    )
 
 
 def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:

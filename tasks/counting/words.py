@@ -62,6 +62,8 @@ def call_text(row: Mapping[str, Any]) -> str:
         return f"no answer: {', '.join(reasons)}"
     if CallReason.RATES_UNKNOWN in reasons:
         return f"no answer: error rates unknown here; {counted}"
+    if row["none_above_percent"] is None:
+        return f"no answer: healthy cells are called as often as parasites here; {counted}"
     bound = percent_text(row["none_above_percent"])
     told = f"nothing above what healthy blood may have: {counted}; up to {bound} may be there"
     if row.get("cells_needed") is None:

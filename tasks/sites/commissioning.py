@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.counting.limits import KnownRates
 from tasks.detector.calibration import p_values
 from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import SlideNormal
@@ -27,6 +28,7 @@ LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
 ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
 NOT_EXAMINED = "not examined at this site"
 ALARMS, CAUGHT, DIAGNOSIS = "false alarms", "caught", "diagnosis"
+COUNTED = "counting"
 OWN, ALONE, POPULATION = "the site", "without the site", "the population"
 
 FIGURES = pa.schema(
@@ -176,6 +178,22 @@ def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[
     reached = zip(figures, (LEAST_SENSITIVITY, LEAST_SPECIFICITY), strict=True)
     good = all(figure.found.low >= least for figure, least in reached)
     return ACCEPTED if good else NOT_ACCEPTED, figures
+
+
+def counted(own: KnownRates, fitted: KnownRates) -> list[Figure]:
+    """Set a site's error rates at the counting threshold beside those of fitted laboratories.
+
+    The intervals are of the mean over slides. A rate of which the site has no slide is what fitted
+    laboratories let expect of any other one.
+    """
+    found = []
+    for whose, known in ((OWN, own), (POPULATION, fitted)):
+        rates = known.counting
+        for name, rate in (("false positives", rates.false), ("sensitivity", rates.found)):
+            estimate = Interval(rate.mean, rate.low, rate.high)
+            label = f"{name}, {whose}"
+            found.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
+    return sorted(found, key=lambda figure: figure.name.partition(",")[0])
 
 
 def _mean_over_slides(shares: Float) -> Interval:

@@ -1,15 +1,17 @@
 """Make the commissioning report of a site as an HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tasks.counting.words import percent_text, range_text
 from tasks.sites.commissioning import (
     ACCEPTED,
     ALARMS,
     CAUGHT,
+    COUNTED,
     DIAGNOSIS,
     LEAST_SENSITIVITY,
     LEAST_SPECIFICITY,
@@ -29,6 +31,7 @@ class SiteView:
     warnings: Sequence[str]
     figures: Sequence[Figure]
     diagnosis: str
+    limits: Mapping[str, str]
     made_by: Mapping[str, str]
 
 
@@ -42,17 +45,26 @@ def site_page(view: SiteView) -> str:
         levels=[f"{level:g}".removeprefix("0") for level in LEVELS],
         alarms=_by_level(view.figures, ALARMS),
         caught=_by_level(view.figures, CAUGHT),
-        examined=[
-            (figure.name, percent(figure), f"{figure.cells:,}", f"{figure.slides:,}")
-            for figure in view.figures
-            if figure.part == DIAGNOSIS
-        ],
+        examined=_shares(view.figures, DIAGNOSIS, percent),
+        counted=_shares(view.figures, COUNTED, fine_percent),
+        limits=view.limits,
         diagnosis=view.diagnosis,
         accepted=view.diagnosis == ACCEPTED,
         unexamined=view.diagnosis == NOT_EXAMINED,
         least=(f"{LEAST_SENSITIVITY:.0%}", f"{LEAST_SPECIFICITY:.0%}"),
         made_by=view.made_by,
     )
+
+
+def _shares(
+    figures: Sequence[Figure], part: str, written: Callable[[Figure], str]
+) -> list[tuple[str, str, str, str]]:
+    """Make a row for each figure of a part: name, share, cells and slides."""
+    return [
+        (figure.name, written(figure), f"{figure.cells:,}", f"{figure.slides:,}")
+        for figure in figures
+        if figure.part == part
+    ]
 
 
 def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
@@ -84,6 +96,17 @@ def percent(figure: Figure) -> str:
     value, low, high = (100 * number for number in figure.found)
     text = f"{value:.1f}%"
     return text if np.isnan(low) else f"{text} ({low:.1f} to {high:.1f})"
+
+
+def fine_percent(figure: Figure) -> str:
+    """Write a share that may be small, and its interval.
+
+    >>> from tasks.evaluation.metrics import Interval
+    >>> fine_percent(Figure("counting", "sensitivity", None, Interval(2e-4, 1e-4, .51), None, 3, 9))
+    '0.02% (0.01 to 51%)'
+    """
+    value, low, high = (100 * number for number in figure.found)
+    return f"{percent_text(value)} ({range_text(low, high)})"
 
 
 def _share(value: float | None) -> str:

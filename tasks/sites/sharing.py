@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.groups import GroupKey, GroupStatistics
 from tasks.detector.moments import ClassStatistics
 
@@ -47,6 +48,19 @@ def shareable_groups(groups: GroupStatistics) -> GroupStatistics:
         n[places],
         {tap: m[places] for tap, m in means.items()},
         groups.scatter,
+    )
+
+
+def shareable_errors(errors: ErrorCounts) -> ErrorCounts:
+    """Replace the names of slides and patients."""
+    names = [pseudonym(name) for name in errors.slides]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return ErrorCounts(
+        tuple(names[place] for place in order),
+        errors.negatives[order],
+        errors.positives[order],
+        errors.false[order],
+        errors.found[order],
     )
 
 

@@ -11,17 +11,19 @@ from numpy.testing import assert_allclose
 
 from flows.commands.status import status, verify
 from flows.commission import commission
+from flows.counting.threshold import load_site_rates
 from flows.evaluate import evaluate
 from flows.federation import export, import_file
 from flows.fit import fit, retract
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites.jobs import night_from_arrays
+from flows.sites.jobs import Added
 from flows.sites.outcome import SiteOutcome
 from flows.sites.versions import SiteError
 from flows.stages import planted as planted_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
+from storage.models.detectors import load_detector_card
 from storage.models.sites import (
     find_learning,
     find_site,
@@ -53,6 +55,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_collection(
             folder / name, patients=2, seed=5 + number, first_patient=100 * number, **PATIENT
         )
+    healthy = {"cells_per_patient": 36, "parasitized_fraction": 0.0}
+    write_collection(folder / "healthy", patients=2, seed=9, first_patient=400, **healthy)
     return folder
 
 
@@ -121,6 +125,65 @@ def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab:
     assert "may" not in kept
 
 
+def test_negative_slides_give_a_site_error_rates_of_its_own(
+    nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
+) -> None:
+    store, healthy = Store(lab.store), str(nights / "healthy")
+    for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
+        with pytest.raises(SiteError, match=said):
+            commission(str(nights / "may"), "lab", "may", negative=wrong, settings=lab)
+    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    assert first.false_positives is None
+    assert load_site(store, "lab").counting is None
+    without = screen(str(nights / "july"), batch="before", site="lab", settings=lab)
+    assert set(without.patients) == {"indeterminate"}
+
+    outcome = commission(healthy, "lab", "healthy", negative="all", settings=lab)
+    site = load_site(store, "lab")
+    (known,) = (Added.from_arrays(load_night(store, "lab", n)).errors for n in site.nights[1:])
+    assert (len(known.slides), known.positives.sum()) == (2, 0)
+    # As many as a screened night would read.
+    night = screen(healthy, batch="screened", settings=lab)
+    (file,) = (Path(lab.store) / "reports" / "slides").rglob("screened.parquet")
+    assert known.negatives.sum() == sum(pq.read_table(file)["cells_read"].to_pylist())
+    detector = load_detector_card(store, site.detector)
+    assert site.counting is not None
+    assert detector.counting is not None
+    used, fitted = site.counting.counting, detector.counting.counting
+    assert used.log_odds == fitted.log_odds
+    assert used.false_positives.slides == 2
+    assert "2 slides are known to be negative" in site.warnings[-1]
+    assert "by 2 negative slides" in outcome.text()
+    # Labelled parasites of the first night tell the sensitivity.
+    assert used.sensitivity.slides == 2
+    assert outcome.report is not None
+    assert "false positives, the site" in Path(outcome.report).read_text()
+
+    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    (file,) = (Path(lab.store) / "reports" / "patients").rglob("july.parquet")
+    assert "error rates unknown" not in str(pq.read_table(file)["call_reasons"].to_pylist())
+    assert "2 negative slides of the site" in Path(night.page).read_text()
+
+    file = str(tmp_path / "lab.sw")
+    export(file, site="lab", settings=lab)
+    there = copied(with_slides, tmp_path / "there")
+    import_file(file, settings=there)
+    taken = load_site(Store(there.store), "lab")
+    assert taken.counting == site.counting
+    assert load_site_rates(Store(there.store), taken) is not None
+    assert not {"C300", "C301"} & {*str(taken).split("'")}
+
+    same = commission(healthy, "lab", "healthy", settings=lab)
+    assert "counts once" in same.changed
+    commission(healthy, "lab", "healthy", negative="none", settings=lab)
+    assert load_site(store, "lab").counting is None
+    commission(healthy, "lab", "healthy", negative="all", settings=lab)
+    assert load_site(store, "lab").counting == site.counting
+    retract(site="lab", site_night="healthy", settings=lab)
+    assert load_site(store, "lab").counting is None
+    assert verify(settings=lab).damaged == []
+
+
 def test_a_site_travels_without_its_cells(
     nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
 ) -> None:
@@ -138,7 +201,7 @@ def test_a_site_travels_without_its_cells(
         np.testing.assert_array_equal(same[1][name], same[0][name])
     (night,) = load_site(Store(there.store), "lab").nights
     kept = load_night(Store(there.store), "lab", night)
-    groups, _ = night_from_arrays(kept)
+    groups = Added.from_arrays(kept).statistics
     assert not (groups.n == 1).any()
     assert all(len(key.patient) in {0, 16} for key in groups.keys)
     with pytest.raises(StoreError, match="there is a site lab"):

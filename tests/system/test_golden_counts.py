@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from flows.counting.errors import kept_errors
-from flows.counting.threshold import load_error_rates
+from flows.counting.threshold import load_error_rates, load_site_rates
+from flows.sites.jobs import Added
 from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
+from storage.models.sites import load_night, load_site
 from storage.models.statistics import latest_statistics
 from storage.parquet import read_table
 from storage.reports.sql import answer
@@ -51,6 +53,22 @@ def test_error_counts_and_rates_open(version: str, tmp_path: Path) -> None:
     found = rates.counting.found
     assert (rates.counting.log_odds, found.mean, found.slides) == (2.5, 0.5, 6)
     assert rates.dense.log_odds == 1.5
+
+
+@pytest.mark.parametrize("version", VERSIONS[VERSIONS.index("v4") :])
+def test_what_a_site_knows_of_its_errors_opens(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    site = load_site(store, slides.SITE)
+    (night,) = site.nights
+    errors = Added.from_arrays(load_night(store, slides.SITE, night)).errors
+    rates = load_site_rates(store, site)
+    if version in VERSIONS[:COUNTING]:
+        assert (site.counting, night.negative, errors.slides, rates) == (None, (), (), None)
+    else:
+        assert (site.counting, night.negative) == (counts.CARD, ("S1",))
+        assert errors.negatives.tolist() == [40, 60]
+        assert rates is not None
+        assert rates.counting.log_odds == 2.5
 
 
 @pytest.mark.parametrize("version", VERSIONS[COUNTING:])

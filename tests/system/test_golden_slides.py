@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.sites.jobs import night_from_arrays
+from flows.sites.jobs import Added
 from storage.batches.features import decoded_by
 from storage.batches.ledger import (
     is_announced,
@@ -109,7 +109,7 @@ def test_a_site_opens_and_scores_as_it_did(of_slides: Store) -> None:
     assert (site.slides, site.cells, site.false_alarms) == (2, 5, {"0.05": 0.0625})
     assert site.commissioned_nights == site.nights
     arrays = load_site_arrays(of_slides, site)
-    assert_same(arrays, slides.AT_SITE)
+    assert_same({name: arrays[name] for name in slides.AT_SITE}, slides.AT_SITE)
     normal = SiteNormal.from_arrays(arrays)
     # By hand: S is I / 4 at layer1 and 1 at layer2.
     found, p = chances(normal.own, normal.reference)
@@ -126,11 +126,11 @@ def test_the_night_of_a_site_opens(of_slides: Store) -> None:
     assert night.manifest_digest == batch.manifest_digest
     assert (night.slides, night.cells, night.learned, night.imported) == (2, 5, False, False)
     arrays = load_night(of_slides, slides.SITE, night)
-    assert_same(arrays, slides.NIGHT)
-    groups, normal = night_from_arrays(arrays)
-    assert groups.n.tolist() == [[1, 1], [1, 2]]
-    assert normal is not None
-    assert normal.rows.tolist() == [0, 1, 3]
+    assert_same({name: arrays[name] for name in slides.NIGHT}, slides.NIGHT)
+    added = Added.from_arrays(arrays)
+    assert added.statistics.n.tolist() == [[1, 1], [1, 2]]
+    assert added.normal is not None
+    assert added.normal.rows.tolist() == [0, 1, 3]
     learning = find_learning(of_slides, slides.SITE, "night")
     assert learning is not None
     assert (learning.version, learning.reason) == (None, "it was commissioned")

@@ -27,6 +27,22 @@ def site_schema() -> pa.Schema:
                 )
                 for level in (5, 1)
             ),
+            column(
+                "negative_slides",
+                COUNT,
+                "slides, or patients, known to be negative; null where the error rates of counting "
+                "are not known there",
+                "slides",
+            ),
+            column(
+                "false_positive_rate",
+                pa.float64(),
+                "share of healthy cells above the counting threshold there, a mean over slides",
+            ),
+            *(
+                column(f"false_positive_rate_{end}", pa.float64(), f"{end} end of its 95% interval")
+                for end in ("low", "high")
+            ),
             column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
         ]
     )

@@ -217,17 +217,18 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
 
 def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
     """A version of a site with one night, which a person commissioned."""
-    content = arrays_to_bytes(slides.AT_SITE)
+    content = arrays_to_bytes(slides.AT_SITE | counts.RATES)
     night = SiteNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
-        digest=save_night(store, slides.SITE, arrays_to_bytes(slides.NIGHT)),
+        digest=save_night(store, slides.SITE, arrays_to_bytes(slides.NIGHT | counts.ERRORS)),
+        negative=("S1",),
     )  # fmt: skip
     card = SiteCard(
         created_at=WHEN, digest=digest_of(content), name=slides.SITE, version=1, parent=None,
         operation="commission night", commissioned=1, detector="golden",
         detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
         statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
-        false_alarms={"0.05": 0.0625}, warnings=["it is tiny"],
+        false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=counts.CARD,
     )  # fmt: skip
     save_site(store, card, content)
     learning = Learning(version=None, drift_p_value=0.5, reason="it was commissioned")

@@ -56,6 +56,15 @@ def test_where_slides_differ_too_much_no_number_of_cells_is_negative() -> None:
     assert answer.needed is None
 
 
+@pytest.mark.parametrize("called", [0, 4000])
+def test_where_healthy_cells_are_called_as_often_as_parasites_a_count_says_nothing(
+    called: int,
+) -> None:
+    answer = Answers(known(fixed(0.8), fixed(0.7)), 0.005).of(called, called, 5000)
+    assert (answer.call, answer.reasons) == (Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
+    assert answer.parasitaemia is None
+
+
 def test_with_as_many_cells_as_are_needed_no_slide_is_in_doubt() -> None:
     answers = Answers(KNOWN, 0.002)
     assert answers.needed is not None

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
-from tasks.counting.rates import NODES, predict_rate
+from tasks.counting.limits import ErrorRates, blank_count
+from tasks.counting.rates import LABORATORIES, NODES, Rate, laboratory_prior, predict_rate
 
 
 def slides(
@@ -40,3 +42,50 @@ def test_no_error_among_few_cells_is_not_a_rate_of_zero() -> None:
 def test_a_rate_needs_a_slide() -> None:
     with pytest.raises(ValueError, match="no slide has cells"):
         predict_rate(np.zeros(2, np.int64), np.zeros(2, np.int64))
+
+
+def fitted_slides() -> tuple[np.ndarray, np.ndarray]:
+    return slides(np.random.default_rng(3), 30, 0.004, 150.0)
+
+
+def test_a_laboratory_without_slides_is_expected_around_fitted_ones_and_less_certainly() -> None:
+    none = np.zeros(0, np.int64)
+    rate = predict_rate(none, none, laboratory_prior(*fitted_slides()))
+    fitted = predict_rate(*fitted_slides())
+    assert (rate.slides, rate.cells) == (0, 0)
+    assert rate.median == pytest.approx(fitted.median, rel=0.6)
+    assert rate.low < fitted.low / 5
+    assert rate.high > fitted.high * 5
+
+
+@pytest.mark.parametrize("mean", [0.0005, 0.05])
+def test_a_laboratory_that_is_unlike_fitted_ones_is_known_by_its_own_slides(mean: float) -> None:
+    cells = np.full(40, 3000)
+    rng = np.random.default_rng(4)
+    hits = rng.binomial(cells, rng.beta(mean * 150, (1 - mean) * 150, 40))
+    prior = laboratory_prior(*fitted_slides())
+    own, leaning = predict_rate(hits, cells), predict_rate(hits, cells, prior)
+    assert leaning.mean == pytest.approx(own.mean, rel=0.1)
+    few = predict_rate(hits[:5], cells[:5], prior)
+    assert few.low < leaning.mean < few.high
+    assert few.high / few.low > leaning.high / leaning.low
+
+
+def test_negative_slides_of_a_laboratory_stay_below_its_limit_of_blank() -> None:
+    """Of laboratories as different as they are thought, 95% of slides do, however few are known."""
+    rng = np.random.default_rng(5)
+    prior, fitted = laboratory_prior(*fitted_slides()), predict_rate(*fitted_slides())
+    for known in (1, 3, 10):
+        above = []
+        for _ in range(40):
+            mean = expit(logit(0.004) + LABORATORIES * rng.normal())
+            counts = rng.binomial(3000, rng.beta(mean * 150, (1 - mean) * 150, known + 50))
+            own = predict_rate(counts[:known], np.full(known, 3000), prior)
+            above.append([np.mean(counts[known:] > blank_of(rate)) for rate in (own, fitted)])
+        by_site, by_fitted = np.mean(above, axis=0)
+        assert by_site <= 0.05
+        assert by_fitted > 3 * by_site
+
+
+def blank_of(false: Rate) -> int:
+    return blank_count(3000, ErrorRates(0.0, false, false))

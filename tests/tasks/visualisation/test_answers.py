@@ -93,6 +93,12 @@ def test_an_interval_lies_on_its_axis() -> None:
             "nothing above what healthy blood may have: 9 of 4,000 cells called; up to 1.3% may be "
             "there, and more cells of one slide would not tell: healthy slides differ too much",
         ),
+        (
+            {"call": "indeterminate", "call_reasons": ["error rates too high"],
+             "cells_needed": None, "none_above_percent": None},
+            "no answer: healthy cells are called as often as parasites here; 9 of 4,000 cells "
+            "called",
+        ),
         ({"call": "unreadable", "call_reasons": ["shifted"]}, "no answer: shifted"),
     ],
 )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Count the errors of a site's diagnoses: on slides known to be negative, and labelled parasites.
+
+Of a slide known to be negative all cells count that a screened night would count: red cells that
+are whole and not abnormal, each once. What is abnormal is said as it is of a night without a site,
+by the slide and the population, so a night's counts do not depend on other nights of its site:
+they are added with it and go with it, exactly. Of other slides labelled parasites count, which tell
+the sensitivity. Other labelled cells do not: a person has chosen them, so they stand for no slide.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from distributed import Client
+from numpy.typing import NDArray
+
+from flows.counting.errors import key_of
+from flows.jobs.scoring import ScoreJob, scored_rows
+from flows.sites.versions import SiteError
+from flows.stages.jobs import run_jobs
+from flows.stages.scoring import Part, plan_jobs, plan_parts
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import ALL, NONE
+from storage.records import now
+from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.reports.columns import PARASITIZED, repeats
+from tasks.reports.counts import is_read, log_odds_of
+
+NAMED = 5  # slides that an error message names
+COLUMNS = ("image_id", "slide_id", "patient_id", "label")
+
+
+@dataclass(frozen=True)
+class KnownJob:
+    """A part of a batch, and the slides and patients of it that are known to be negative."""
+
+    scored: ScoreJob
+    negative: tuple[str, ...]
+
+
+def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:
+    """Check the slides and patients of a batch that are said to be negative.
+
+    Raises:
+        SiteError: the batch has none of that name, or a cell of one is labelled as a parasite.
+    """
+    if NONE in given:
+        return ()
+    table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
+    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), ALL} - {None}
+    unknown = [name for name in given if name not in there]
+    if unknown:
+        have = ", ".join(sorted(there - {ALL})[:NAMED])
+        raise SiteError(
+            f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
+            f"negative; there are: {have}, ..., or {ALL} of them"
+        )
+    negative = tuple(sorted(set(given)))
+    parasites = is_negative(table, negative) & _is_parasite(table)
+    if parasites.any():
+        slides = table.filter(pa.array(parasites))
+        name = next(slides[c][0] for c in ("slide_id", "patient_id") if slides[c][0].is_valid)
+        raise SiteError(
+            f"{parasites.sum():,} cells of batch {batch.name} are labelled {PARASITIZED} on slides "
+            f"said to be negative, the first of {name}: leave such slides out of --negative"
+        )
+    return negative
+
+
+def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
+    """Mark the rows (n,) of slides, or of patients, that are known to be negative."""
+    if ALL in negative:
+        return np.ones(rows.num_rows, bool)
+    pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)
+    return np.asarray([slide in negative or patient in negative for slide, patient in pairs], bool)
+
+
+def errors_of_night(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    negative: tuple[str, ...],
+) -> ErrorCounts:
+    """Count the errors on the cells of a batch whose kind is known, by patient or slide."""
+    total = ErrorCounts.empty()
+    if PARASITIZED not in card.classes:
+        return total
+    parts = plan_parts(store, batch, by_slide=detector.slides is not None)
+    table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
+    known = is_negative(table, negative) | _is_parasite(table)
+    wanted = [number for number, part in enumerate(parts) if _holds(part, known)]
+    jobs = plan_jobs(client, store, batch, card, detector, parts, wanted, now())
+    counting = [KnownJob(job, negative) for job in jobs]
+    for part in run_jobs(client, known_errors, counting, title=f"errors of {batch.name}"):
+        total = merge_errors(total, part)
+    return total
+
+
+def known_errors(job: KnownJob) -> ErrorCounts:
+    """Count the errors on the cells of a part whose kind is known."""
+    kept = []
+    for rows in scored_rows(job.scored):
+        slides = pa.table({name: rows[name] for name in COLUMNS})
+        slides = slides.append_column("log_odds", pa.array(log_odds_of(rows)))
+        kept.append(slides.append_column("read", pa.array(is_read(rows))))
+    table = pa.concat_tables(kept)
+    once = ~repeats([table["image_id"].combine_chunks()])
+    negative, parasite = is_negative(table, job.negative), _is_parasite(table)
+    chosen = table["read"].to_numpy() & once & (negative | parasite)
+    names = zip(table["patient_id"].to_pylist(), table["slide_id"].to_pylist(), strict=True)
+    keys = [key_of(patient, slide, job.scored.batch.key) for patient, slide in names]
+    return count_errors(
+        table["log_odds"].to_numpy()[chosen],
+        (parasite & ~negative)[chosen],
+        [keys[place] for place in np.flatnonzero(chosen).tolist()],
+    )
+
+
+def _is_parasite(rows: pa.Table) -> NDArray[np.bool_]:
+    return np.asarray([label == PARASITIZED for label in rows["label"].to_pylist()], bool)
+
+
+def _holds(part: Part, known: NDArray[np.bool_]) -> bool:
+    return bool(known[part.spans[0].start : part.spans[-1].stop].any())
