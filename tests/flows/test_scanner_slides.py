@@ -1,0 +1,100 @@
+"""Files as two makers' scanners write them: an Aperio slide of tissue, and fluorescence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.screen import screen
+from flows.segment import segment
+from flows.settings import Settings
+from tasks.images.slides import is_slide, open_slide
+from tasks.segmentation.cells import find_cells
+from tasks.segmentation.survey import survey
+from tests.support.paths import DATA
+
+APERIO, HAMAMATSU = "CMU-1-Small-Region.svs", "test3-TRITC 2 (560).ndpi"
+MIB = 2**20
+
+pytestmark = pytest.mark.skipif(
+    not (DATA / "slides.zip").exists(), reason="the real slides (slides.zip) are not here"
+)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    with zipfile.ZipFile(DATA / "slides.zip") as archive:
+        for name in (APERIO, HAMAMATSU):
+            maker = folder / Path(name).suffix[1:]
+            maker.mkdir()
+            archive.extract(name, maker)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "levels", "microns", "kind"),
+    [
+        (f"svs/{APERIO}", (2220, 2967), 1, 0.499, "field"),
+        (f"ndpi/{HAMAMATSU}", (3968, 4864), 7, 0.2282, "thick"),
+    ],
+)
+def test_a_scanners_slide_is_opened_and_surveyed(
+    scans: Path, path: str, size: tuple[int, int], levels: int, microns: float, kind: str
+) -> None:
+    uri = f"file://{scans / path}"
+    assert is_slide(uri)
+    slide = open_slide(uri)
+    assert (slide.width, slide.height) == size
+    assert len(slide.downsamples) == levels
+    assert slide.microns_per_pixel == pytest.approx(microns, abs=1e-4)
+    surveyed = survey(slide)
+    assert {place.kind for place in surveyed.places} == {kind}
+    for level in range(levels):
+        box = slide.read(0, 0, *size, level)
+        assert box.shape[1] == pytest.approx(size[0] / slide.downsamples[level], abs=1)
+
+
+def test_tissue_is_searched_within_the_memory_that_its_pixels_say(scans: Path) -> None:
+    """Tissue looks like cells that lie over one another, and a square of candidates killed."""
+    slide = open_slide(f"file://{scans}/svs/{APERIO}")
+    field = slide.read(1000, 1300, 400, 400)
+    diameter = survey(slide).diameter
+    tracemalloc.start()
+    found = find_cells(field, diameter)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.cells) > 50
+    assert peak < 600 * MIB
+
+
+@pytest.mark.slow
+def test_a_scanners_slide_is_cut_up_through_a_kill_and_screened(
+    scans: Path, tiny_ready: Settings
+) -> None:
+    command = [
+        sys.executable, "-m", "flows.commands.main", "segment", "--name", "killed",
+        "--images", str(scans / "svs"), "--store", tiny_ready.store,
+    ]  # fmt: skip
+    parts = Path(tiny_ready.store) / "segmentations" / "killed" / "fields"
+    killed = subprocess.Popen(command, start_new_session=True)
+    while not (parts.exists() and any(parts.iterdir())):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = segment(str(scans / "svs"), "whole", settings=tiny_ready)
+    killed_manifest = parts.parent / "manifest.parquet"
+    assert pq.read_table(killed_manifest).equals(pq.read_table(whole.manifest))
+    outcome = screen(whole.manifest, batch="scan", settings=tiny_ready)
+    # At half a micron a pixel most fields of this tissue are out of focus, and counted as such.
+    assert whole.fields == {"field": 1, "unfocused": 8}
+    assert outcome.scored == whole.images > 900
