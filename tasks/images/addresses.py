@@ -22,7 +22,8 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp
 LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
 VENDORS = LOCAL | {".bif", ".scn", ".svs"}
 TIFF = frozenset({".tif", ".tiff"})
-SLIDE_EXTENSIONS = VENDORS | TIFF
+ZARR = ".zarr"  # a folder that is one slide
+SLIDE_EXTENSIONS = VENDORS | TIFF | {ZARR}
 # A manifest may name addresses of these schemes, and those on the filesystem that it lies on
 # itself. A scheme that asks any host, or chains others behind it, is left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
@@ -87,6 +88,17 @@ def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
         uri = split_link(uri.partition("://")[2])[1]
     scheme, found, _ = uri.partition("://")
     return scheme if found and scheme not in allowed else None
+
+
+def slide_folder(path: str, below: str = "") -> str | None:
+    """Return the part of a path that names a folder which is one slide; None if it is in none.
+
+    >>> slide_folder("night/a.ome.zarr/0/zarr.json"), slide_folder("night/a.png")
+    ('night/a.ome.zarr', None)
+    """
+    parts = path.removeprefix(below).split("/")
+    end = next((n for n, part in enumerate(parts, 1) if part.lower().endswith(ZARR)), None)
+    return None if end is None else path[: len(path) - len("/".join(["", *parts[end:]]))]
 
 
 def redact(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.addresses import GLOB, as_text, in_archive, split_link
+from tasks.images.addresses import GLOB, as_text, in_archive, slide_folder, split_link
 from tasks.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes that are in memory at once
@@ -116,6 +116,8 @@ def _list_files(source: str, progress: Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", {root: fs.info(root)}, is_file=True)
+    if slide_folder(root) == root and fs.isdir(root):
+        return Listed(fs, "", {root: {"name": root, "size": fs.du(root)}}, is_file=True)
     if isinstance(fs, LocalFileSystem):
         # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
         fs = LocalFileSystem(skip_instance_cache=True)
@@ -133,8 +135,15 @@ def _list_files(source: str, progress: Progress) -> Listed:
         # A link to a file is neither "file" nor "directory" to fsspec.
         if info.get("islink") and fs.isdir(path):
             linked.append(as_text(path))
+        elif info.get("type") == "directory" and slide_folder(path) == path:  # of a pattern
+            files[path] = {"name": path, "size": fs.du(path)}
         elif info.get("type") == "file" or info.get("islink", False):
-            files[path] = info
+            folder = slide_folder(path, above)
+            if folder is None:
+                files[path] = info
+            else:
+                whole = files.setdefault(folder, {"name": folder, "size": 0})
+                whole["size"] += info.get("size") or 0
     return Listed(fs, above, files, tuple(linked))
 
 
@@ -194,6 +203,9 @@ def _stamp(uri: str) -> str:
     if in_archive(uri):
         return stamp(split_link(uri.partition("://")[2])[1])
     fs, path = filesystem(uri)
+    if slide_folder(path) == path:
+        kept = {n: (i.get("size"), i.get("mtime"), i.get("ETag")) for n, i in _files_of(fs, path)}
+        return sha256(repr(kept).encode()).hexdigest()
     if not isinstance(fs, LocalFileSystem):
         return str(fs.ukey(path))
     status = Path(path).stat()
@@ -202,7 +214,7 @@ def _stamp(uri: str) -> str:
 
 
 def digest_of_file(uri: str) -> bytes:
-    """Compute the sha256 of a file, however large it is."""
+    """Compute the sha256 of a file, or of names and files of a slide's folder, however large."""
     progress = Progress()
     return asked(uri, partial(_digest_of_file, uri, progress), progress)
 
@@ -211,6 +223,16 @@ def _digest_of_file(uri: str, progress: Progress) -> bytes:
     if in_archive(uri):
         return sha256(read_bytes(uri)).digest()
     fs, path = filesystem(uri)
+    if slide_folder(path) != path:
+        return _digest_of_content(fs, path, progress)
+    digest = sha256()
+    for name, _ in _files_of(fs, path):
+        digest.update(as_text(name.removeprefix(path)).encode() + b"\0")
+        digest.update(_digest_of_content(fs, name, progress))
+    return digest.digest()
+
+
+def _digest_of_content(fs: Any, path: str, progress: Progress) -> bytes:
     if isinstance(fs, LocalFileSystem):
         _refuse_devices(path, Path(path).stat())
     digest = sha256()
@@ -219,6 +241,14 @@ def _digest_of_file(uri: str, progress: Progress) -> bytes:
             digest.update(piece)
             progress.advance()
     return digest.digest()
+
+
+def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
+    """List the files below a folder by name; FileNotFoundError where there are none."""
+    found = sorted(fs.find(folder, detail=True).items())
+    if not found:
+        raise FileNotFoundError(folder)
+    return found
 
 
 def _read_local(path: str) -> bytes:

@@ -9,11 +9,12 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from tasks.images.addresses import LOCAL, TIFF, VENDORS, extension_of, in_archive
+from tasks.images.addresses import LOCAL, TIFF, VENDORS, ZARR, extension_of, in_archive
 from tasks.images.decoding import BadImageError
 from tasks.images.files import asked, filesystem, stamp
-from tasks.images.openslide_slide import is_of_a_scanner, open_vendor
-from tasks.images.tiff_slide import is_tiled_or_large, open_tiff
+from tasks.images.formats.ome_zarr import open_ome_zarr
+from tasks.images.formats.tiff import is_tiled_or_large, open_tiff
+from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
 from tasks.patience import TimedOutError
 
 
@@ -90,12 +91,14 @@ class LimitedSlide:
 def is_slide(uri: str) -> bool:
     """Tell whether a file is a whole slide, not a photograph, by its name or, for TIFF, its header.
 
-    A TIFF is a slide where it lies in tiles, holds further levels in its first directory, or has
-    more pixels than a photograph may have. A TIFF that cannot be read is no slide.
+    A folder of OME-Zarr is a slide. A TIFF is one where it lies in tiles, holds further levels in
+    its first directory, or has more pixels than a photograph may have; not if it cannot be read.
     """
     extension = extension_of(uri)
     if extension in VENDORS:
         return True
+    if extension == ZARR:
+        return not in_archive(uri)
     if extension not in TIFF or in_archive(uri):
         return False
     return asked(uri, lambda: is_tiled_or_large(*filesystem(uri)))
@@ -130,6 +133,8 @@ def _open(uri: str, stamp: str) -> Slide:
 
 def _opened(uri: str) -> Slide:
     fs, path = filesystem(uri)
+    if extension_of(uri) == ZARR:
+        return open_ome_zarr(fs, path)
     if isinstance(fs, LocalFileSystem):
         return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)
     if extension_of(uri) in LOCAL:

@@ -16,9 +16,9 @@ from PIL import Image
 from tifffile import TiffFile, TiffWriter, imwrite
 
 from tasks.images.decoding import BadImageError
-from tasks.images.openslide_slide import VendorSlide
+from tasks.images.formats.tiff import open_tiff
+from tasks.images.formats.vendor import VendorSlide
 from tasks.images.slides import LimitedSlide, is_slide, open_slide
-from tasks.images.tiff_slide import open_tiff
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.asarray(
@@ -94,7 +94,7 @@ def test_many_tiles_are_fetched_some_at_a_time(
         return [self.cat_file(*each) for each in zip(paths, starts, ends, strict=True)]
 
     monkeypatch.setattr(LocalFileSystem, "cat_ranges", cat_ranges)
-    monkeypatch.setattr("tasks.images.tiff_slide.MOST_FETCHED", 7 * 128 * 128)
+    monkeypatch.setattr("tasks.images.formats.tiff.MOST_FETCHED", 7 * 128 * 128)
     np.testing.assert_array_equal(open_slide(uri).read(0, 0, 900, 700), SMOOTH)
     assert max(fetched) == 6 * 128 * 128
     assert len(fetched) == 8 * 6 / 2

@@ -9,8 +9,8 @@ from openslide import PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide, OpenS
 from PIL import Image
 
 from tasks.images.decoding import BadImageError
+from tasks.images.formats.tiff import check_tile
 from tasks.images.geometry import credible
-from tasks.images.tiff_slide import check_tile
 
 WHITE = (255, 255, 255, 255)
 

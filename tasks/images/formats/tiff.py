@@ -134,7 +134,7 @@ class TiffSlide:
             content = dict(zip(wanted, contents, strict=True))
             for row, column in group:
                 planes = [self._decode(level, i, content[i]) for i in level.tiles(row, column)]
-                yield row, column, _as_rgb(np.concatenate(planes, axis=2))
+                yield row, column, as_rgb(np.concatenate(planes, axis=2))
 
     def _decode(self, level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
         """Decode a tile to (height, width, channels)."""
@@ -338,7 +338,7 @@ def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
     return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
 
 
-def _as_rgb(tile: NDArray[Any]) -> Pixels:
+def as_rgb(tile: NDArray[Any]) -> Pixels:
     """Convert to eight bits of red, green and blue; scale 16 bits, lay transparency on white."""
     pixels = np.asarray(tile if tile.dtype == np.uint8 else tile // 257, np.uint8)
     colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)

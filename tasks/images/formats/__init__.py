@@ -1,0 +1,1 @@
+"""Open slides in the formats that scanners and archives write."""

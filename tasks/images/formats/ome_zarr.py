@@ -1,0 +1,153 @@
+"""Read whole slides as OME-Zarr, a folder of chunks on any filesystem, with the zarr library.
+
+See the OME-NGFF specification, 0.4 (of zarr 2) and 0.5 (of zarr 3). Chunks under a region are read
+when it is asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+from tasks.images.decoding import BadImageError
+from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
+from tasks.images.geometry import credible
+
+FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
+COLOURS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class ZarrSlide:
+    """Hold the levels of a slide in OME-Zarr, the finest first; see `tasks.images.slides.Slide`.
+
+    ``axes`` are the letters of the arrays' axes, such as tczyx.
+    """
+
+    levels: tuple[zarr.Array[Any], ...]
+    axes: str
+    microns_per_pixel: float | None
+
+    @property
+    def width(self) -> int:
+        """Return the width in pixels of level 0."""
+        return int(self.levels[0].shape[self.axes.index("x")])
+
+    @property
+    def height(self) -> int:
+        """Return the height in pixels of level 0."""
+        return int(self.levels[0].shape[self.axes.index("y")])
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """Return the downsample of each level, 1.0 first."""
+        across = self.axes.index("x")
+        return tuple(self.width / level.shape[across] for level in self.levels)
+
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
+        here, scale = self.levels[level], self.downsamples[level]
+        left, top = round(x / scale), round(y / scale)
+        right, bottom = left + round(width / scale), top + round(height / scale)
+        out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
+        within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
+        whole = {"c": slice(None)}
+        try:
+            chosen = here[tuple((within | whole).get(axis, 0) for axis in self.axes)]
+        # Codecs raise anything on damaged chunks, and a slide must never stop its batch.
+        except Exception as error:
+            raise BadImageError(
+                "damaged", f"{type(error).__name__}: {error}; copy the slide again"
+            ) from None
+        kept = [axis for axis in self.axes if axis in "cyx"]
+        pixels = np.asarray(chosen)
+        if "c" not in kept:
+            pixels, kept = pixels[np.newaxis], ["c", *kept]
+        found = as_rgb(pixels.transpose([kept.index(axis) for axis in "yxc"]))
+        y0, x0 = within["y"].start - top, within["x"].start - left
+        out[y0 : y0 + found.shape[0], x0 : x0 + found.shape[1]] = found
+        return out
+
+
+def open_ome_zarr(fs: Any, path: str) -> ZarrSlide:
+    """Open a folder of OME-Zarr.
+
+    Raises:
+        BadImageError: says why it cannot be read as a slide.
+    """
+    store: Store
+    if isinstance(fs, LocalFileSystem):
+        store = LocalStore(path, read_only=True)
+    else:
+        store = FsspecStore.from_url(str(fs.unstrip_protocol(path)), read_only=True)
+    try:
+        return _opened(zarr.open_group(store, mode="r"))
+    except BadImageError:
+        raise
+    # Metadata of strangers are wrong in as many ways as there are fields.
+    except Exception as error:
+        raise BadImageError(
+            "not_an_image", f"it cannot be read as OME-Zarr ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _opened(group: zarr.Group) -> ZarrSlide:
+    about = _multiscales(group)
+    inner = group.get("0")
+    if about is None and isinstance(inner, zarr.Group):  # as bioformats2raw lays out an image
+        group, about = inner, _multiscales(inner)
+    if about is None:
+        raise BadImageError("not_an_image", "its metadata name no multiscales of OME-Zarr")
+    axes = "".join(each["name"] for each in about["axes"])
+    levels = [group[each["path"]] for each in about["datasets"]]
+    for level in levels:
+        _check(level, axes)
+    return ZarrSlide(tuple(levels), axes, _microns_per_pixel(about))  # type: ignore[arg-type]
+
+
+def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
+    """Find what describes the levels; version 0.5 has it one storey lower."""
+    held: Any = group.attrs.asdict()
+    found = held.get("ome", held).get("multiscales")
+    return found[0] if found else None
+
+
+def _check(level: Any, axes: str) -> None:
+    """Refuse what is no flat picture in colours, and chunks that are too large to be decoded."""
+    shape = dict(zip(axes, level.shape, strict=True))
+    chunks = dict(zip(axes, level.shards or level.chunks, strict=True))
+    if not {"x", "y"} <= set(axes) <= set("tczyx"):
+        raise BadImageError("not_an_image", f"its axes are {axes}, not some of tczyx")
+    if shape.get("t", 1) * shape.get("z", 1) > 1:
+        raise BadImageError(
+            "several_pictures",
+            f"it holds {shape.get('t', 1)} moments of {shape.get('z', 1)} planes, of which one "
+            "alone would be seen: save each as a folder of its own",
+        )
+    if level.dtype not in (np.uint8, np.uint16) or shape.get("c", 1) not in COLOURS:
+        raise BadImageError(
+            "not_an_image",
+            f"it has {shape.get('c', 1)} channels of {level.dtype}: write it as 8-bit RGB",
+        )
+    check_tile(chunks["x"], chunks["y"])
+
+
+def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:
+    """Average both directions of the finest level; None where they differ or no unit is given."""
+    scales: Sequence[float] = [1.0] * len(about["axes"])
+    for each in about["datasets"][0].get("coordinateTransformations", ()):
+        scales = each.get("scale", scales)
+    both = [
+        scale * UNITS.get(FULL_NAMES.get(axis.get("unit", ""), axis.get("unit", "")), np.nan)
+        for axis, scale in zip(about["axes"], scales, strict=True)
+        if axis["name"] in ("x", "y")
+    ]
+    if not min(both) > 0 or max(both) > 1.05 * min(both):
+        return None
+    return credible(sum(both) / 2)
