@@ -28,6 +28,8 @@ _JPEG = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
+# Of a refractile mark, least and most: see `marked`.
+_MARKS = ((-0.8, -0.8, 0.05, 0.05, 0.0, -1.6, -0.6), (0.8, 0.8, 0.3, 0.2, math.pi, 0.6, 0.8))
 _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
 
@@ -39,7 +41,8 @@ class Augmentation:
     by +- shift in units of absorbance; ``gamma`` and ``zoom`` are logarithms of the largest factor;
     ``gain`` and ``channel_gain`` multiply all channels, and each, by 1 +- themselves; ``mixing``
     is the largest part that a channel takes of another; ``degraded`` is the share of images that
-    are blurred, noisy, compressed or of fewer pixels.
+    are blurred, noisy, compressed or of fewer pixels; ``marked`` the share on which refractile
+    marks are drawn, as water leaves them when a smear dries.
     """
 
     stain_scale: float = 0.3
@@ -50,6 +53,7 @@ class Augmentation:
     channel_gain: float = 0.15
     zoom: float = 0.15
     degraded: float = 0.3
+    marked: float = 0.15
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""
@@ -59,7 +63,7 @@ class Augmentation:
 # That of models of before 0.3, whose cards do not tell.
 MILD = Augmentation(
     stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
-    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0,
+    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0, marked=0.0,
 )  # fmt: skip
 
 
@@ -78,6 +82,8 @@ def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Te
     if how.zoom:
         made = zoomed(made, _factors(how.zoom, (len(made),), generator))
     lit = made.amax(dim=1, keepdim=True) > 0
+    if how.marked:
+        made = _marked(made, generator, how.marked)
     made = _gained(made, generator, how)
     if how.stain_scale or how.stain_shift or how.gamma:
         made = stained(made, *_stain(len(made), generator, how))
@@ -162,6 +168,41 @@ def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor
         corners = False if kernel in ("bilinear", "bicubic") else None
         pixels = nn.functional.interpolate(pixels, size, mode=kernel, align_corners=corners)
     return pixels.clamp(0.0, 1.0)
+
+
+def marked(pixels: Tensor, marks: Tensor) -> Tensor:
+    """Draw a refractile mark on each image: it bends light, and is no dye.
+
+    Absorbance is multiplied, so the mark has the colours of what it lies on: its core by e^core,
+    and its rim by e^rim.
+
+    Args:
+        pixels: (n, 3, side, side) in [0, 1].
+        marks: (n, 7): the middle's column and row, in [-1, 1]; half axes, in halves of the side;
+            angle in radians; core and rim.
+    """
+    side = pixels.shape[-1]
+    column, row, long, short, angle, core, rim = marks[:, :, None, None].unbind(1)
+    places = (torch.arange(side) * 2 + 1) / side - 1
+    right, down = places[None, None, :] - column, places[None, :, None] - row
+    along = (right * angle.cos() + down * angle.sin()) / long
+    across = (down * angle.cos() - right * angle.sin()) / short
+    radius = (along.square() + across.square()).sqrt()
+    profile = core * torch.exp(-2 * radius**2) + rim * torch.exp(-8 * (radius - 1) ** 2)
+    return pixels.clamp(min=DARKEST).pow(profile.exp()[:, None])
+
+
+def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """Draw one to four marks on a share of images."""
+    made = pixels.clone()
+    left = torch.rand(len(pixels), generator=generator) < share
+    for _ in range(4):
+        rows = torch.nonzero(left)[:, 0]
+        drawn = torch.rand(len(rows), 7, generator=generator)
+        least, most = torch.tensor(_MARKS).unbind()
+        made[rows] = marked(made[rows], least + (most - least) * drawn)
+        left &= torch.rand(len(pixels), generator=generator) < 0.5
+    return made
 
 
 def _gained(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:

@@ -50,7 +50,9 @@ class TrainingPlan:
         """Read a plan back from a card; what cards of before 0.3 do not tell was not done then."""
         told = _NOT_TOLD | dict(kept)
         plan = {each.name: told[each.name] for each in fields(cls)}
-        return cls(**plan | {"augmentation": Augmentation(**told["augmentation"])})
+        # Models of before marks were drawn say nothing of them.
+        how = Augmentation(**{"marked": 0.0} | told["augmentation"])
+        return cls(**plan | {"augmentation": how})
 
 
 _NOT_TOLD: dict[str, Any] = {

@@ -30,8 +30,9 @@ def table(lines: list[dict[str, object]]) -> str:
     """A row for each recipe that was tried with every stain left out."""
     made = [
         "| recipe | AUROC, mean over stains left out | of the worst stain | accuracy | healthy red "
-        "cells of another laboratory called parasitized | seconds of one core |",
-        "|---|---|---|---|---|---|",
+        "cells of another laboratory called parasitized | the same where 95% of the stain's "
+        "parasites are found | seconds of one core |",
+        "|---|---|---|---|---|---|---|",
     ]
     stains = {line["stain"] for line in lines}
     for name in RECIPES:
@@ -40,12 +41,12 @@ def table(lines: list[dict[str, object]]) -> str:
             continue
         found = {
             metric: np.asarray([line[metric] for line in own], float)
-            for metric in ("AUROC", "accuracy", "healthy", "seconds")
+            for metric in ("AUROC", "accuracy", "healthy", "healthy_at_95", "seconds")
         }
         made.append(
             f"| {name} | {found['AUROC'].mean():.4f} | {found['AUROC'].min():.4f} | "
             f"{found['accuracy'].mean():.4f} | {found['healthy'].mean():.1%} | "
-            f"{found['seconds'].mean():.0f} |"
+            f"{found['healthy_at_95'].mean():.1%} | {found['seconds'].mean():.0f} |"
         )
     return "\n".join(made) + "\n"
 

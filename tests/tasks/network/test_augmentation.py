@@ -15,6 +15,7 @@ from tasks.network.augmentation import (
     augment,
     blurred,
     compressed,
+    marked,
     mixed,
     resampled,
     stained,
@@ -111,6 +112,20 @@ def test_zoom_enlarges_about_the_middle() -> None:
     assert area[0] == pytest.approx(2.25 * area[2], rel=0.1)
     assert area[1] == pytest.approx(0.25 * area[2], rel=0.1)
     assert torch.allclose(same, images, atol=1e-5)
+
+
+def test_a_mark_changes_absorbance_by_its_core_and_rim_and_no_hue() -> None:
+    cell = torch.tensor([0.8, 0.5, 0.6]).view(1, 3, 1, 1).expand(1, 3, 41, 41)
+    core, rim = math.log(0.25), math.log(1.5)
+    marks = torch.tensor([[0.0, 0.0, 0.5, 0.25, 0.0, core, rim]])
+    found = marked(cell, marks)[0]
+    times = found.log() / cell[0].log()
+    torch.testing.assert_close(times[0], times[1])  # as much of each colour: it is no dye
+    assert times[0, 20, 20] == pytest.approx(0.25, rel=0.01)
+    at_rim = math.exp(core * math.exp(-2) + rim)
+    assert times[0, 20, 20 + 10] == pytest.approx(at_rim, rel=0.05)  # half a half side away
+    assert times[0, 20 + 5, 20] == pytest.approx(at_rim, rel=0.05)
+    assert times[0, 0, 0] == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_blur_keeps_the_mean_and_lowers_the_variance() -> None:

@@ -59,6 +59,10 @@ def test_a_card_of_before_0_3_is_a_recipe_of_its_own_augmentation() -> None:
         del kept[name]
     found = TrainingRecipe.from_card(card(**kept)).plan
     assert found == replace(RECIPE.plan, augmentation=MILD, averaging=0.0, label_smoothing=0.0)
+    told = RECIPE.as_dict()
+    told["augmentation"].pop("marked")  # as models of before marks
+    found = TrainingRecipe.from_card(card(**told)).plan
+    assert found.augmentation == replace(RECIPE.plan.augmentation, marked=0.0)
 
 
 def test_a_recipe_with_another_seed_differs_in_nothing_else() -> None:
