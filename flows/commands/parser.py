@@ -59,7 +59,7 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     needed: list[str] = []
     for option, field in command.options.model_fields.items():
         if POSITIONAL in field.metadata:
-            needed.insert(0, option.upper())
+            needed.insert(0, option.upper() if field.is_required() else f"[{option.upper()}]")
         elif field.is_required():
             needed.append(f"{option_name(option)} {_metavar(option, field)}")
     parser = _Parser(
@@ -117,6 +117,8 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
     kinds, choices = _kinds(field.annotation)
     more: dict[str, Any] = {"help": _help(field)}
     if POSITIONAL in field.metadata:
+        if not field.is_required():
+            more |= {"nargs": "?", "default": argparse.SUPPRESS}
         group.add_argument(destination, metavar=name.upper(), choices=choices or None, **more)
         return
     if bool in kinds:

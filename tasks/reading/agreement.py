@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
-UNSURE = "unsure"
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
 

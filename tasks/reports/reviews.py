@@ -15,6 +15,8 @@ from tasks.reports.spreadsheet import SpreadsheetError, read_csv
 from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
+WHITE, UNSURE = "white cell", "unsure"  # what a reader can say, too
+KEYS = "puwo?"  # of the verdicts, in the order of `sayable`
 FROM_REPORT = (
     "image_id",
     "batch",
@@ -36,6 +38,11 @@ PROBLEMS_SHOWN = 5
 
 class VerdictError(Exception):
     """Verdicts cannot be imported; the message names the lines."""
+
+
+def sayable(classes: Sequence[str]) -> tuple[str, ...]:
+    """List what a reader can say of a cell, given the classes of the model."""
+    return (*classes, WHITE, OTHER, UNSURE)
 
 
 @dataclass
@@ -205,7 +212,7 @@ def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
         raise VerdictError("no row has a verdict yet: fill in the column 'verdict'")
     batch = lines[0].batch
     others = [f"line {line.number}: batch {line.batch!r}" for line in lines if line.batch != batch]
-    _refuse(others, f"its first verdict is on batch {batch!r}, but not all are")
+    refuse(others, f"its first verdict is on batch {batch!r}, but not all are")
     return batch, lines
 
 
@@ -237,7 +244,7 @@ def check_verdicts(
                 f"line {line.number}: the image of line {before.number} again"
                 + ("" if same else f", there {before.verdict!r} and here {line.verdict!r}")
             )
-    _refuse(problems, "nothing was imported")
+    refuse(problems, "nothing was imported")
     return [
         Verdict(
             line.image_id,
@@ -293,7 +300,8 @@ def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precisi
     return Precision(len(seen), other, wrong)
 
 
-def _refuse(problems: Sequence[str], summary: str) -> None:
+def refuse(problems: Sequence[str], summary: str) -> None:
+    """Raise VerdictError that names the first of some problems, if there are any."""
     if problems:
         shown = "; ".join(problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN

@@ -23,12 +23,12 @@ from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
+from tasks.reports.reviews import KEYS
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.page import environment
 
 FILES = Path(__file__).parent / "templates"
-KEYS = "puwo?"  # of the verdicts, in their order
 ZOOM = 2  # pixels on the screen for one of a cell's image
 AROUND = 3  # widths of a cell to each side that are shown of its field
 LONGEST_LOOK = 600.0  # seconds; whoever takes longer has gone for coffee

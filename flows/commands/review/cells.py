@@ -10,6 +10,7 @@ from flows.commands.review.imports import (
     judged,
     report_rows,
 )
+from flows.commands.review.outlines import import_outlines
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
 from flows.options.described import described
@@ -138,7 +139,12 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
 
 @described(ReviewImport)
 def import_verdicts(
-    file: str,
+    file: str | None = None,
+    geojson: str | None = None,
+    batch: str | None = None,
+    reader: str | None = None,
+    cells: str | None = None,
+    dry_run: bool = False,
     settings: Settings | None = None,
 ) -> ImportOutcome:
     """Keep a person's verdicts in the store, all or none, and say how to fit them.
@@ -147,13 +153,16 @@ def import_verdicts(
     nobody looked at. A later verdict on a cell replaces the earlier one.
     """
     store = Store((settings or Settings()).store)
+    if geojson is not None and batch is not None:
+        return import_outlines(store, geojson, batch, reader, cells, keep=not dry_run)
+    assert file is not None  # as the options have it
     try:
-        batch, lines = read_verdicts(read_bytes(file))
+        named, lines = read_verdicts(read_bytes(file))
     except FileNotFoundError:
         raise SourceError(f"{file} does not exist") from None
     except VerdictError as error:
         raise VerdictError(f"{file}: {error}") from None
-    return import_lines(store, batch, lines, file)
+    return import_lines(store, named, lines, file, keep=not dry_run)
 
 
 class ReportOutcome(ReviewOutcome):

@@ -70,6 +70,7 @@ class ImportOutcome(ReviewOutcome):
     """The changes that an import of verdicts made, and the commands that fit them."""
 
     file: str
+    kept: bool
     new: int
     changed: int
     labels: int
@@ -91,13 +92,16 @@ class ImportOutcome(ReviewOutcome):
                     "them is calibrated by slides or images, which is too optimistic",
                 )
             )
-        rows.append(("review", self.review))
-        rows += [("next", command) for command in self.commands]
+        if self.kept:
+            rows.append(("review", self.review))
+            rows += [("next", command) for command in self.commands]
+        else:
+            rows.append(("next", "the same command without --dry-run keeps them"))
         if not self.labels:
             rows.append(("next", "nothing to fit: no verdict is a class of the model"))
-        return f"batch {self.batch}: {self.new:,} new verdicts, {self.changed:,} changed\n" + table(
-            rows
-        )
+        would = "" if self.kept else "would have "
+        changes = f"{would}{self.new:,} new verdicts, {self.changed:,} changed"
+        return f"batch {self.batch}: {changes}\n{table(rows)}"
 
 
 def import_lines(
@@ -137,6 +141,7 @@ def import_lines(
     return ImportOutcome(
         **judged(store, frozen, review).model_dump(),
         file=file,
+        kept=keep,
         new=new,
         changed=changed,
         labels=labelled.num_rows,

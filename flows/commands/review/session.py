@@ -25,12 +25,11 @@ from storage.reports.readings import (
 )
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef
-from tasks.reading.agreement import UNSURE, consensus, discordant
+from tasks.reading.agreement import consensus, discordant
 from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled
-from tasks.reports.reviews import OTHER, Line
+from tasks.reports.reviews import OTHER, UNSURE, WHITE, Line, sayable
 from tasks.types import Status
 
-WHITE = "white cell"
 BESIDE = 8  # other cells of the slide
 
 
@@ -49,7 +48,7 @@ class Session:
     @property
     def verdicts(self) -> tuple[str, ...]:
         """List what a reader can say."""
-        return (*self.card.classes, WHITE, OTHER, UNSURE)
+        return sayable(self.card.classes)
 
     @cached_property
     def cells(self) -> dict[str, dict[str, object]]:

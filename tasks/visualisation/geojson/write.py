@@ -76,12 +76,10 @@ def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str,
         outline: x0, y0, x1, y1, ... relative to the row's ``x`` and ``y``, or None.
     """
     name, colour = CLASSES[pen_of(row)]
-    # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
-    points = _box(row) if outline is None else outline_of(row, outline) + 0.5
     measured = [column for column in row if column.startswith(MEASURED)]
     return _feature(
         row["uri"],
-        points,
+        points_of_cell(row, outline),
         objectType="detection",
         classification={"name": name, "color": colour},
         measurements=_numbers(row, measured),
@@ -96,7 +94,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     kind = row["kind"] if row["kind"] != FieldKind.FIELD else row["review_reason"]
     name = "Field" if kind is None else f"Field: {kind}"
     return _feature(
-        f"{row['source_uri']}#{row['x']},{row['y']}",
+        field_identity(row),
         _box(row),
         objectType="annotation",
         name=f"{row['kind']} at {row['x']}, {row['y']}",
@@ -106,6 +104,26 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
+def object_id(identity: str) -> str:
+    """Name an object; QuPath recognises it by that, keeps it, and does not add it twice.
+
+    Args:
+        identity: the ``uri`` of a cell, or the `field_identity` of a field.
+    """
+    return str(uuid5(NAMESPACE_URL, identity))
+
+
+def field_identity(row: Mapping[str, Any]) -> str:
+    """Tell a field from all others, given its row of the report on fields."""
+    return f"{row['source_uri']}#{row['x']},{row['y']}"
+
+
+def points_of_cell(row: Mapping[str, Any], outline: ArrayLike | None) -> Outline:
+    """Compute the corners (n, 2) of a cell's outline, or of its box, where QuPath has them."""
+    # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
+    return _box(row) if outline is None else outline_of(row, outline) + 0.5
+
+
 def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any]:
     x, y = points.T
     # RFC 7946, 3.1.6: an exterior ring goes counterclockwise in its own coordinates, and closes.
@@ -113,8 +131,7 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
     ring = (points if turn >= 0 else points[::-1]).round(DECIMALS).tolist()
     return {
         "type": "Feature",
-        # QuPath recognises an object by it, and does not add it twice.
-        "id": str(uuid5(NAMESPACE_URL, identity)),
+        "id": object_id(identity),
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
     }

@@ -1,0 +1,207 @@
+"""Find what a person has changed in objects that slidewatch wrote: classes and outlines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tasks.images.geometry import Box, box_around
+from tasks.images.regions import Region, address_of
+from tasks.reports.columns import PARASITIZED
+from tasks.reports.reviews import KEYS, WHITE, refuse, sayable
+from tasks.segmentation.separation import with_rim
+from tasks.types import CellKind
+from tasks.visualisation.geojson.read import Drawn, check_outline
+from tasks.visualisation.geojson.write import (
+    CLASSES,
+    DECIMALS,
+    field_identity,
+    object_id,
+    points_of_cell,
+)
+from tasks.visualisation.overlay import Outline, pen_of
+
+Row = Mapping[str, Any]
+MOVED = 0.5  # pixels between corners; files are rounded
+ABNORMAL = ": abnormal"  # what the machine adds to a class
+SAME = (
+    "source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at", "level",
+    "scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """A cell as slidewatch knows it: its rows of the report and of the manifest."""
+
+    told: Row
+    listed: Row
+
+    @property
+    def points(self) -> Outline:
+        """Return its corners (n, 2), where `write` puts them."""
+        return points_of_cell(self.told, self.listed["outline"])
+
+
+@dataclass
+class Changes:
+    """What a person has said: verdicts by cell, and rows of a manifest for outlines.
+
+    ``verdicts`` are the numbers of objects, the rows of their cells, and what they are.
+    ``outlines`` are of cells that were moved, and of new ones; a label is a class of the model.
+    """
+
+    verdicts: list[tuple[int, Row, str]] = field(default_factory=list)
+    outlines: list[dict[str, Any]] = field(default_factory=list)
+    moved: int = 0
+    as_written: int = 0
+
+
+def find_changes(
+    objects: Sequence[Drawn],
+    cells: Mapping[str, Written],
+    fields: Sequence[Row],
+    classes: Sequence[str],
+) -> Changes:
+    """Compare objects with the cells and fields that were written.
+
+    A class that is still the one that was written is no verdict, for nobody may have looked.
+
+    Args:
+        objects: of a file.
+        cells: of its photograph or slide, by the identifier of their objects.
+        fields: rows of the report on fields, of the same.
+        classes: of the model.
+
+    Raises:
+        VerdictError: a class is unknown, or an outline is none of a cell in a field.
+    """
+    found = Changes()
+    own = {object_id(field_identity(row)) for row in fields}
+    problems: list[str] = []
+    for each in objects:
+        if each.id in own:
+            continue
+        try:
+            _add(found, each, cells, fields, classes)
+        except ValueError as error:
+            problems.append(f"object {each.number}: {error}")
+    refuse(problems, "nothing was imported")
+    return found
+
+
+def _add(
+    found: Changes,
+    each: Drawn,
+    cells: Mapping[str, Written],
+    fields: Sequence[Row],
+    classes: Sequence[str],
+) -> None:
+    """Add one object to what was found; ValueError says what is wrong with it."""
+    cell = cells.get(each.id)
+    said = None
+    if each.name is not None and not (cell and each.name == CLASSES[pen_of(cell.told)][0]):
+        said = verdict_of(each.name, classes)
+    if cell is not None and not is_moved(each.points, cell.points):
+        if said is None:
+            found.as_written += 1
+        else:
+            found.verdicts.append((each.number, cell.told, said))
+        return
+    check_outline(each.points)
+    found.moved += cell is not None
+    like = cell or _nearest(each.points, cells)
+    found.outlines.append(_listed(each.points, like, cell is None, fields, said, classes))
+
+
+def verdict_of(name: str, classes: Sequence[str]) -> str:
+    """Read the name of a class as a verdict: a word, its key, or the machine's name for it.
+
+    >>> verdict_of("White cell", ("Parasitized", "Uninfected"))
+    'white cell'
+    >>> verdict_of("u", ("Parasitized", "Uninfected"))
+    'Uninfected'
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    words = sayable(classes)
+    known = {word.lower(): word for word in words} | dict(zip(KEYS, words, strict=False))
+    others = [each for each in classes if each != PARASITIZED]
+    if len(others) == 1:
+        known[f"not {PARASITIZED.lower()}"] = others[0]
+    verdict = known.get(name.strip().lower().removesuffix(ABNORMAL))
+    if verdict is None:
+        raise ValueError(
+            f"no verdict is called {name[:60]!r}; there are {', '.join(words)}, and the keys "
+            f"{' '.join(KEYS)}"
+        )
+    return verdict
+
+
+def is_moved(points: Outline, written: Outline) -> bool:
+    """Tell whether corners (n, 2) lie elsewhere than those (m, 2) that were written."""
+    if points.shape == written.shape and np.allclose(points, written, atol=10**-DECIMALS):
+        return False
+    between = np.linalg.norm(points[:, None] - written[None], axis=2)
+    return bool(max(between.min(axis=0).max(), between.min(axis=1).max()) > MOVED)
+
+
+def _nearest(points: Outline, cells: Mapping[str, Written]) -> Written:
+    if not cells:
+        raise ValueError(
+            "it is new, and no other cell tells how large cells are: export some of the field, too"
+        )
+    middle = points.mean(axis=0)
+    return min(
+        cells.values(),
+        key=lambda cell: float(np.hypot(cell.told["x"] - middle[0], cell.told["y"] - middle[1])),
+    )
+
+
+def _listed(
+    points: Outline,
+    like: Written,
+    new: bool,
+    fields: Sequence[Row],
+    said: str | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Make the row of a manifest of an outline, at the magnification of another cell."""
+    listed = like.listed
+    inner = points - 0.5  # see `points_of_cell`
+    around = _field_of(points, fields)
+    scale = listed["scale"] or 1.0
+    if new:  # a person draws along the edge, and cells are cut out with a rim
+        inner = np.asarray(with_rim(inner, scale), np.float64)
+    right = max(row["x"] + row["width"] for row in fields if row["x"] is not None)
+    bottom = max(row["y"] + row["height"] for row in fields if row["x"] is not None)
+    box: Box = box_around(inner, (right, bottom))
+    x, y, width, height = box
+    inside = around["x"] < x and around["y"] < y
+    kind = CellKind.WHITE if said == WHITE else CellKind.RED
+    return {
+        **{name: listed[name] for name in SAME},
+        **dict(zip(("x", "y", "width", "height"), box, strict=True)),
+        "uri": address_of(listed["source_uri"], Region(*box, listed["level"] or 0)),
+        "outline": (inner - box[:2]).ravel().tolist(),
+        "kind": listed["kind"] if said is None and not new else kind.value,
+        "touches_border": not (
+            inside
+            and x + width < around["x"] + around["width"]
+            and y + height < around["y"] + around["height"]
+        ),
+        "label": said if said in classes else None,
+    }
+
+
+def _field_of(points: Outline, fields: Sequence[Row]) -> Row:
+    """Find the field in which the middle of an outline lies."""
+    x, y = (points.min(axis=0) + points.max(axis=0)) / 2
+    for row in fields:
+        if row["x"] is None:
+            continue
+        if 0 <= x - row["x"] < row["width"] and 0 <= y - row["y"] < row["height"]:
+            return row
+    raise ValueError(f"its outline lies at {x:.6g}, {y:.6g}, where there is no field")
