@@ -89,6 +89,7 @@ COMMANDS = {
     "review import": Command(
         tools.ReviewImport, "flows.commands.review.cells:import_verdicts", STORE
     ),
+    "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review.cells:report", STORE),
     "labels export": Command(
         tools.LabelsExport, "flows.commands.review.labels:export", STORE + READ

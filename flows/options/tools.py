@@ -120,6 +120,16 @@ class ReviewImport(Options):
         return self
 
 
+class ReviewApply(Options):
+    """Write a night as a manifest with its imported verdicts as labels, to commission or train."""
+
+    batch: Annotated[str, Field(description="the reviewed batch")]
+    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
+        False
+    )
+
+
 class ReviewReport(Options):
     """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
 

@@ -257,7 +257,10 @@ def check_verdicts(
 
 
 def corrected(
-    manifest: pa.Table, image_ids: Sequence[str], verdicts: Mapping[str, str]
+    manifest: pa.Table,
+    image_ids: Sequence[str],
+    verdicts: Mapping[str, str],
+    classes: Collection[str],
 ) -> pa.Table:
     """Put verdicts in the place of labels; ``published_label`` keeps the old ones.
 
@@ -266,8 +269,8 @@ def corrected(
         image_ids: of its rows.
         verdicts: by digest, a class, or what is none: such an image has no label then, so that
             nothing is learned from it.
+        classes: of the model.
     """
-    classes = set(manifest["label"].to_pylist())
     published = manifest["label"].to_pylist()
     labels = [verdicts.get(i, label) for i, label in zip(image_ids, published, strict=True)]
     kept = [label if label in classes else None for label in labels]

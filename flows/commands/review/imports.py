@@ -95,6 +95,8 @@ class ImportOutcome(ReviewOutcome):
         if self.kept:
             rows.append(("review", self.review))
             rows += [("next", command) for command in self.commands]
+            more = ("--batch", self.batch, "--to", f"{self.batch}.parquet", "--dry-run")
+            rows.append(("for a site", shell_command("review apply", *more)))
         else:
             rows.append(("next", "the same command without --dry-run keeps them"))
         if not self.labels:

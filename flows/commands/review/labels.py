@@ -175,7 +175,7 @@ def apply(
     listed = _listed(card)
     id_of = dict(zip(out_of_fold["uri"].to_pylist(), image_ids, strict=True))
     ids = [id_of.get(uri, "") for uri in listed["uri"].to_pylist()]
-    manifest = corrected(listed, ids, verdicts)
+    manifest = corrected(listed, ids, verdicts, card.classes)
     pq.write_table(manifest, manifest_file, compression="zstd")
     known = manifest["label"].is_valid()
     differs = pc.not_equal(manifest["label"], manifest["published_label"])
@@ -212,7 +212,7 @@ def _figures(
 ) -> list[dict[str, Any]]:
     """Measure the folds by labels with verdicts in their place; what is no class is left out."""
     ids = out_of_fold["image_id"].to_pylist()
-    labels = corrected(out_of_fold, ids, verdicts)["label"]
+    labels = corrected(out_of_fold, ids, verdicts, card.classes)["label"]
     rows = out_of_fold.set_column(out_of_fold.schema.get_field_index("label"), "label", labels)
     rows = rows.filter(labels.is_valid())
     keys = rows["image_id" if card.split_by == "image" else f"{card.split_by}_id"].to_pylist()

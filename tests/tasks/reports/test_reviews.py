@@ -235,6 +235,6 @@ def test_an_image_that_is_there_twice_is_one_label() -> None:
 
 def test_verdicts_take_the_place_of_labels_and_other_is_none() -> None:
     manifest = pa.table({"uri": ["a", "b", "c"], "label": ["Parasitized", "Uninfected", None]})
-    found = corrected(manifest, ["1", "2", "3"], {"1": "Uninfected", "2": "other"})
+    found = corrected(manifest, ["1", "2", "3"], {"1": "Uninfected", "2": "other"}, CLASSES)
     assert found["label"].to_pylist() == ["Uninfected", None, None]
     assert found["published_label"].to_pylist() == ["Parasitized", "Uninfected", None]

@@ -1,0 +1,112 @@
+"""Run the command `review apply`: make a whole night a manifest, with verdicts as labels."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.options.described import described
+from flows.options.tools import ReviewApply
+from flows.outcome import Outcome, shell_command, table
+from flows.settings import Settings
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard, load_card
+from storage.reports.reviews import latest_review
+from storage.reports.tables import published_batch, rows_by_shard
+from storage.store import Store, StoreError
+from tasks.images.files import SourceError
+from tasks.reports.reviews import OTHER, corrected
+
+
+class AppliedOutcome(Outcome):
+    """A night with its verdicts as labels, and the commands that learn from it."""
+
+    batch: str
+    manifest: str
+    kept: bool
+    images: int
+    labels: int
+    by_persons: int
+    differing: int
+    no_cells: int
+    commands: list[str]
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows: list[tuple[str, object]] = [
+            ("labels", f"{self.labels:,}, of them {self.by_persons:,} verdicts of persons"),
+            ("corrected", f"{self.differing:,} labels of the source, kept as published_label"),
+            ("left out", f"{self.no_cells:,} images that persons call no such cell"),
+        ]
+        if self.kept:
+            rows.append(("manifest", self.manifest))
+            rows += [("next", command) for command in self.commands]
+            rows.append(("", "with --negative SLIDE for each that is known to have no parasites"))
+        else:
+            rows.append(("next", "the same command without --dry-run writes it"))
+        would = "" if self.kept else "would have "
+        return f"batch {self.batch}: {would}{self.images:,} images\n{table(rows)}"
+
+
+@described(ReviewApply)
+def apply(
+    batch: str,
+    to: str,
+    dry_run: bool = False,
+    settings: Settings | None = None,
+) -> AppliedOutcome:
+    """Write a night as a manifest with its imported verdicts as labels, to commission or train.
+
+    What persons call no such cell is left out, so that no site learns it as its own normal.
+    """
+    store = Store((settings or Settings()).store)
+    if "://" in to or Path(to).suffix != ".parquet":
+        raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
+    if Path(to).exists():
+        raise SourceError(f"{to} is there already: give another --to")
+    frozen = published_batch(store, batch)
+    said = latest_review(store, frozen.name).rows
+    if not said.num_rows:
+        raise StoreError(
+            f"no verdict on batch {frozen.name} was imported yet: review import takes a sheet, and "
+            "the report of review serve what readers have said"
+        )
+    pairs = zip(said["image_id"].to_pylist(), said["verdict"].to_pylist(), strict=True)
+    rows = _labelled(store, frozen, dict(pairs))
+    kept = rows.filter(pc.invert(rows["no_cell"]))
+    made = kept.drop_columns(["no_cell", "by_person"])
+    if not dry_run:
+        pq.write_table(made, to, compression="zstd")
+    published = made["published_label"].is_valid()
+    differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
+    more = ("--images", to, "--store", store.url)
+    commands = [shell_command("commission", "--site", "NAME", *more)]
+    if pc.any(published).as_py():
+        commands.append(shell_command("train", *more))
+    return AppliedOutcome(
+        batch=frozen.name,
+        manifest=to,
+        kept=not dry_run,
+        images=made.num_rows,
+        labels=made.num_rows - made["label"].null_count,
+        by_persons=pc.sum(kept["by_person"]).as_py() or 0,
+        differing=pc.sum(differs).as_py() or 0,
+        no_cells=rows.num_rows - kept.num_rows,
+        commands=commands,
+    )
+
+
+def _labelled(store: Store, batch: Batch, verdicts: dict[str, str]) -> pa.Table:
+    """Put verdicts into the manifest, and mark whose they are and what is no cell."""
+    parts: list[pa.Table] = []
+    card: ModelCard | None = None
+    for shard, rows in rows_by_shard(store, batch):
+        card = card or load_card(store, str(rows["model"][0]))
+        ids = rows["image_id"].to_pylist()
+        part = corrected(read_manifest(store, batch, shard), ids, verdicts, card.classes)
+        said = [verdicts.get(each) for each in ids]
+        part = part.append_column("no_cell", pa.array([each == OTHER for each in said]))
+        by_person = pa.array([each in card.classes for each in said])
+        parts.append(part.append_column("by_person", by_person))
+    return pa.concat_tables(parts)
