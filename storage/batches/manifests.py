@@ -171,6 +171,23 @@ def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
     return pa.concat_tables(found) if found else pa.table({"uri": pa.array([], pa.string())})
 
 
+def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
+    """Read rows of the manifest by their numbers, in that order; each shard of them once."""
+    by_shard: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        by_shard.setdefault(number // batch.shard_rows, []).append(place)
+    found, places = [], []
+    for shard, some in by_shard.items():
+        rows = [numbers[place] - shard * batch.shard_rows for place in some]
+        found.append(read_manifest(store, batch, batch.shard(shard)).take(rows))
+        places += some
+    if not found:
+        return pa.table({"uri": pa.array([], pa.string())})
+    return pa.concat_tables(found).take(
+        pa.array(sorted(range(len(places)), key=places.__getitem__))
+    )
+
+
 @lru_cache(maxsize=4)
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     """Read the footer of the manifest with this digest, once a process.

@@ -36,18 +36,17 @@ class Sample:
     of: dict[tuple[bool, str], int]
 
 
-def choose(parts: Iterable[pa.Table], *, limit: int, per_slide: int, unmarked: float) -> Sample:
+def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> Sample:
     """Choose cells for review, the most abnormal first, and a random share of others.
 
     The choice depends on the batch alone, so that all readers get the same cells, at any time.
 
     Args:
-        parts: image rows of `COLUMNS`.
+        scored: of `scored_cells`.
         limit: of cells for review.
         per_slide: limit of them that a slide may send.
         unmarked: the share of all chosen cells that are others, in [0, 1).
     """
-    scored = _scored(parts)
     keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
     of: dict[tuple[bool, str], int] = {}
     for key in keys:
@@ -61,21 +60,27 @@ def choose(parts: Iterable[pa.Table], *, limit: int, per_slide: int, unmarked: f
     return Sample(scored.filter(keep), of)
 
 
-def recalled(parts: Iterable[pa.Table], image_ids: Iterable[str]) -> pa.Table:
-    """Find the rows of cells that were chosen before, with ``flagged``."""
-    scored = _scored(parts)
+def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
+    """Find the rows of cells that were chosen before, among those of `scored_cells`."""
     wanted = pa.array(list(image_ids), pa.string())
     return scored.filter(pc.is_in(scored["image_id"].cast(pa.string()), wanted))
 
 
-def _scored(parts: Iterable[pa.Table]) -> pa.Table:
-    """Read the scored cells, each once, and mark those for review as ``flagged``."""
+def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
+    """Take the scored cells of a report, each once, and mark those for review as ``flagged``.
+
+    Args:
+        parts: image rows of `COLUMNS`, all of a batch in their order.
+
+    Returns:
+        Their rows, with ``flagged``, and ``row``: the number in the batch.
+    """
     # A night without images has no parts.
     none = pa.table({name: pa.nulls(0, pa.string()) for name in COLUMNS})
     rows = pa.concat_tables(list(parts) or [none]).unify_dictionaries()
     rows = rows.append_column("flagged", pa.array(np.asarray(is_for_review(rows), bool)))
-    scored = rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED))
-    return _once(scored)
+    rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
+    return _once(rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED)))
 
 
 def _once(rows: pa.Table) -> pa.Table:

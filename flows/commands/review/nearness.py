@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flows.monitoring.console import warn
 from storage.batches.features import SCORED, FeatureBlock, decoded_by, made_by, read_block
-from storage.batches.manifests import Batch, read_manifest
+from storage.batches.manifests import Batch, rows_at
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector
 from storage.reports.tables import newest_batches, published_batch
@@ -105,17 +105,14 @@ class Nearness:
         ]
 
     def _refs(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], ImageRef]:
-        """Look up where cells lie, reading each shard of a manifest once."""
+        """Look up where cells lie, given the numbers of their nights and their places there."""
         found: dict[tuple[int, int], ImageRef] = {}
-        shards: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for number, at in places:
-            batch, row = self._nights[number].batch, int(self._nights[number].rows[at])
-            shards.setdefault((number, row // batch.shard_rows), []).append((at, row))
-        for (number, shard), rows in shards.items():
-            batch = self._nights[number].batch
-            told = read_manifest(self.store, batch, batch.shard(shard))
-            refs = image_refs(told.take([row - shard * batch.shard_rows for _, row in rows]))
-            found |= {(number, at): ref for (at, _), ref in zip(rows, refs, strict=True)}
+        for number in {number for number, _ in places}:
+            night = self._nights[number]
+            own = [place for place in places if place[0] == number]
+            rows = night.rows[[at for _, at in own]].tolist()
+            refs = image_refs(rows_at(self.store, night.batch, rows))
+            found |= dict(zip(own, refs, strict=True))
         return found
 
     def _read(self, all_nights: bool) -> None:

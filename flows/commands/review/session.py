@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
-from flows.stages.batch import find_refs
-from storage.batches.manifests import Batch
+from storage.batches.manifests import Batch, rows_at
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.records import now
@@ -24,11 +24,10 @@ from storage.reports.readings import (
     read_readings,
 )
 from storage.store import Store, StoreError
-from tasks.images.regions import ImageRef
+from tasks.images.regions import ImageRef, image_refs
 from tasks.reading.agreement import consensus, discordant
-from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled
+from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
 from tasks.reports.reviews import OTHER, UNSURE, WHITE, Line, sayable
-from tasks.types import Status
 
 BESIDE = 8  # other cells of the slide
 
@@ -41,6 +40,7 @@ class Session:
     batch: Batch
     card: ModelCard
     sample: Sample
+    scored: pa.Table  # of all cells of the batch, see `scored_cells`
     _readings: dict[str, Reading] = field(default_factory=dict)
     _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
     _lock: Lock = field(default_factory=Lock)
@@ -55,18 +55,11 @@ class Session:
         """Find the row of the report of each cell, by digest."""
         return {row["image_id"]: row for row in self.sample.rows.to_pylist()}
 
-    @cached_property
-    def _scored(self) -> pa.Table:
-        rows = pa.concat_tables(
-            report_rows(self.store, self.batch, list(COLUMNS)), promote_options="permissive"
-        ).unify_dictionaries()
-        return rows.filter(pa.compute.equal(rows["status"].cast(pa.string()), Status.SCORED))
-
     def row(self, image_id: str) -> dict[str, object] | None:
         """Find the row of the report of any scored cell of the batch; None of another."""
         if image_id in self.cells:
             return self.cells[image_id]
-        found = self._scored.filter(pa.compute.equal(self._scored["image_id"], image_id))
+        found = self.scored.filter(pa.compute.equal(self.scored["image_id"], image_id))
         return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
 
     def beside(self, image_id: str) -> list[str]:
@@ -75,30 +68,30 @@ class Session:
         slide = row and row["slide_id"]
         if slide is None:
             return []
-        same = pa.compute.equal(self._scored["slide_id"].cast(pa.string()), slide)
-        rows = {row["image_id"]: row for row in self._scored.filter(same).to_pylist()}
+        same = pa.compute.equal(self.scored["slide_id"].cast(pa.string()), slide)
+        some = self.scored.filter(same).select(["image_id", "row"])
+        rows = dict(zip(*(column.to_pylist() for column in some.columns), strict=True))
         rows.pop(image_id, None)
         chosen = ordered(rows, image_id)[:BESIDE]
-        self._find({each: str(rows[each]["uri"]) for each in chosen})
+        self._find({each: rows[each] for each in chosen})
         return chosen
 
     def ref(self, image_id: str) -> ImageRef | None:
         """Find where a cell of the batch lies, or of another night that was shown; None of more."""
         if image_id not in self._refs:
             row = self.row(image_id)
-            self._find({} if row is None else {image_id: str(row["uri"])})
+            self._find({} if row is None else {image_id: row["row"]})
         return self._refs.get(image_id)
 
     def show(self, refs: Mapping[str, ImageRef]) -> None:
         """Remember where cells lie that a page shows."""
         self._refs |= refs
 
-    def _find(self, uris: dict[str, str]) -> None:
-        """Look the addresses of cells up in the manifest, all at once, unless they are known."""
-        missing = {image_id: uri for image_id, uri in uris.items() if image_id not in self._refs}
-        if missing:
-            found = find_refs(self.store, self.batch, list(missing.values()))
-            self._refs |= {image_id: found[uri] for image_id, uri in missing.items()}
+    def _find(self, rows: Mapping[str, Any]) -> None:
+        """Look up where cells lie, given their rows in the manifest, unless that is known."""
+        missing = {image_id: row for image_id, row in rows.items() if image_id not in self._refs}
+        refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
+        self._refs |= dict(zip(missing, refs, strict=True))
 
     def refresh(self) -> None:
         """Read what others have said meanwhile, through other servers too."""
@@ -240,9 +233,9 @@ def open_session(
         StoreError: the batch has no scored cell.
     """
     kept = find_sample(store, batch.key)
+    scored = scored_cells(report_rows(store, batch, list(COLUMNS)))
     if kept is None:
-        rows = report_rows(store, batch, list(COLUMNS))
-        sample = choose(rows, limit=limit, per_slide=per_slide, unmarked=unmarked)
+        sample = choose(scored, limit=limit, per_slide=per_slide, unmarked=unmarked)
         if not sample.rows.num_rows:
             raise StoreError(f"batch {batch.name} has no scored cell that a person could read")
         strata = [
@@ -251,10 +244,10 @@ def open_session(
         ]
         wanted = ReadingSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
         kept = keep_sample(store, batch.key, wanted)
-    rows = recalled(report_rows(store, batch, list(COLUMNS)), kept.image_ids)
+    rows = recalled(scored, kept.image_ids)
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
     by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
     detector = load_detector_card(store, by["detector"]) if by["detector"] else None
-    session = Session(store, batch, load_card(store, by["model"]), sample)
+    session = Session(store, batch, load_card(store, by["model"]), sample, scored)
     session.refresh()
     return session, detector

@@ -12,6 +12,7 @@ from storage.batches.manifests import (
     list_batches,
     load_batch,
     read_manifest,
+    rows_at,
 )
 from storage.store import Store, StoreError
 from tests.support.batches import freeze, manifest
@@ -127,3 +128,11 @@ def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:
     batch = freeze(store, manifest(10))
     file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
     assert file.num_row_groups == len(list(batch.shards())) == 3
+
+
+def test_rows_are_found_by_their_numbers_in_any_order(store: Store) -> None:
+    batch = freeze(store, manifest(20))
+    uris = manifest(20)["uri"].to_pylist()
+    wanted = [17, 3, 8, 3, 0, 19]
+    assert rows_at(store, batch, wanted)["uri"].to_pylist() == [uris[row] for row in wanted]
+    assert rows_at(store, batch, []).num_rows == 0

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from tasks.reading.sample import COLUMNS, choose, ordered
+from tasks.reading.sample import COLUMNS, Sample, choose, ordered, scored_cells
 
 
 def report(cells: int, flagged: int) -> pa.Table:
@@ -26,8 +26,12 @@ def report(cells: int, flagged: int) -> pa.Table:
     return pa.Table.from_pylist(rows).select(COLUMNS)
 
 
+def chosen(parts: list[pa.Table], *, limit: int, per_slide: int, unmarked: float) -> Sample:
+    return choose(scored_cells(parts), limit=limit, per_slide=per_slide, unmarked=unmarked)
+
+
 def test_a_quarter_of_the_cells_are_others_unmarked() -> None:
-    sample = choose([report(200, 30)], limit=100, per_slide=100, unmarked=0.25)
+    sample = chosen([report(200, 30)], limit=100, per_slide=100, unmarked=0.25)
     assert sample.rows["flagged"].to_pylist().count(True) == 30
     assert sample.rows["flagged"].to_pylist().count(False) == 10
     assert sample.of == {
@@ -39,9 +43,9 @@ def test_a_quarter_of_the_cells_are_others_unmarked() -> None:
 
 
 def test_the_most_abnormal_are_chosen_and_a_slide_sends_so_many() -> None:
-    sample = choose([report(200, 30)], limit=7, per_slide=2, unmarked=0.0)
+    sample = chosen([report(200, 30)], limit=7, per_slide=2, unmarked=0.0)
     assert sorted(sample.rows["uri"].to_pylist()) == sorted(f"{i}.png" for i in range(7))
-    sample = choose([report(200, 30)], limit=100, per_slide=2, unmarked=0.0)
+    sample = chosen([report(200, 30)], limit=100, per_slide=2, unmarked=0.0)
     assert sorted(int(uri[:-4]) for uri in sample.rows["uri"].to_pylist()) == list(range(10))
 
 
@@ -49,7 +53,7 @@ def test_the_choice_is_the_same_whatever_the_parts_are() -> None:
     whole = report(200, 30)
     parts = [whole.slice(0, 90), whole.slice(90)]
     one, two = (
-        choose(given, limit=20, per_slide=9, unmarked=0.3).rows["image_id"].to_pylist()
+        chosen(given, limit=20, per_slide=9, unmarked=0.3).rows["image_id"].to_pylist()
         for given in ([whole], parts)
     )
     assert one == two
@@ -57,12 +61,12 @@ def test_the_choice_is_the_same_whatever_the_parts_are() -> None:
 
 def test_a_copy_is_one_cell_and_a_night_without_any_has_none() -> None:
     copies = pa.concat_tables([report(20, 5), report(20, 5)])
-    assert choose([copies], limit=100, per_slide=99, unmarked=0.0).rows.num_rows == 5
-    assert choose([], limit=100, per_slide=9, unmarked=0.25).rows.num_rows == 0
+    assert chosen([copies], limit=100, per_slide=99, unmarked=0.0).rows.num_rows == 5
+    assert chosen([], limit=100, per_slide=9, unmarked=0.25).rows.num_rows == 0
 
 
 def test_a_night_in_which_nothing_is_flagged_is_read_all_the_same() -> None:
-    assert choose([report(50, 0)], limit=8, per_slide=9, unmarked=0.25).rows.num_rows == 8
+    assert chosen([report(50, 0)], limit=8, per_slide=9, unmarked=0.25).rows.num_rows == 8
 
 
 @pytest.mark.parametrize("reader", ["Ada", "Ben"])

@@ -153,7 +153,7 @@ def liked(client: TestClient, path: str) -> list[dict[str, str | None]]:
 
 def test_cells_like_one_are_found_and_marked_at_once(client: TestClient, session: Session) -> None:
     add_features(session.store, session.batch)
-    ids = session._scored["image_id"].to_pylist()
+    ids = session.scored["image_id"].to_pylist()
     image_id = session.queue("Ada")[0]
     path = f"/by/Ada/{image_id}/like"
     found = liked(client, path)

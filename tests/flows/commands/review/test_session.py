@@ -107,7 +107,7 @@ def test_the_report_tells_how_far_readers_agree(session: Session) -> None:
 def test_what_is_marked_at_once_is_a_verdict_each_and_undone_at_once(session: Session) -> None:
     first = session.queue("Ada")[0]
     session.say("Ada", first, "unsure", 1.0)
-    others = [str(row["image_id"]) for row in session._scored.to_pylist()]
+    others = [str(row["image_id"]) for row in session.scored.to_pylist()]
     sought = [image for image in others if image not in session.cells][:3]
     session.mark("Ada", [*sought, first], "other", 8.0)
     again = opened(session.store, session.batch)
@@ -121,7 +121,7 @@ def test_what_is_marked_at_once_is_a_verdict_each_and_undone_at_once(session: Se
 def test_readers_who_differ_on_a_cell_that_one_sought_send_it_to_a_third(session: Session) -> None:
     image = next(
         str(row["image_id"])
-        for row in session._scored.to_pylist()
+        for row in session.scored.to_pylist()
         if row["image_id"] not in session.cells
     )
     session.mark("Ada", [image], "other", 1.0)
