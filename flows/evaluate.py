@@ -12,7 +12,7 @@ from prefect import flow
 
 from flows.cluster.client import open_client
 from flows.fit import fit
-from flows.jobs.evaluation import Run
+from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed
 from flows.options.described import described

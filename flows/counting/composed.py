@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from flows.counting.errors import kept_errors, key_of, out_of_fold
 from flows.counting.threshold import load_error_rates
-from flows.jobs.evaluation import Run
+from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell
 from storage.models.statistics import load_statistics
 from tasks.detector.probabilities import log_odds

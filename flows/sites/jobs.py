@@ -235,7 +235,7 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
     from flows.jobs.networks import load_inference
-    from tasks.evaluation.corruptions import corrupt
+    from tasks.evaluation.treatments.corruptions import corrupt
 
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]

@@ -13,8 +13,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.counting.composed import composed_slides
-from flows.jobs.compared import FitJob, fit_tap, score_part
-from flows.jobs.evaluation import (
+from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
+from flows.jobs.evaluation.treated import (
     FalseAlarmJob,
     PartJob,
     Run,
@@ -42,13 +42,13 @@ from storage.reports.evaluations import (
     images_path,
 )
 from tasks.detector.calibration import threshold
-from tasks.evaluation.attacks import find_attack
 from tasks.evaluation.comparison import Comparison, compare
-from tasks.evaluation.corruptions import CORRUPTIONS
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
+from tasks.evaluation.treatments.attacks import find_attack
+from tasks.evaluation.treatments.corruptions import CORRUPTIONS
 from tasks.images.files import SourceError
 from tasks.images.listing import list_images, named
 from tasks.network.backbones import every_stage

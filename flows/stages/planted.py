@@ -7,8 +7,8 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.jobs.evaluation import PartJob, Run, load_detector
-from flows.jobs.planted import AlarmJob, Chosen, PlantJob, WholeJob, measure
+from flows.jobs.evaluation.planted import AlarmJob, Chosen, PlantJob, WholeJob, measure
+from flows.jobs.evaluation.treated import PartJob, Run, load_detector
 from flows.monitoring.console import tell, warn
 from flows.stages.jobs import run_jobs
 from tasks.evaluation.metrics import Metric, Subject

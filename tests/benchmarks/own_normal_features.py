@@ -22,7 +22,7 @@ from PIL import Image
 from flows.jobs.networks import load_inference
 from storage.models.classifiers import find_card
 from storage.store import Store
-from tasks.evaluation.corruptions import corrupt
+from tasks.evaluation.treatments.corruptions import corrupt
 from tasks.images.decoding import decode_rgb, resize
 from tasks.images.files import read_bytes
 from tasks.images.listing import list_images

@@ -11,7 +11,7 @@ from flows.options.commands import COMMANDS, GROUPS, TOLD
 from flows.options.described import Options, described
 from flows.options.flows import Attack
 from flows.settings import Settings
-from tasks.evaluation.attacks import ATTACKS
+from tasks.evaluation.treatments.attacks import ATTACKS
 
 
 class Cut(Options):

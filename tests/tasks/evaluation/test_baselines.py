@@ -19,7 +19,6 @@ from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.evaluation import baselines as scores
-from tasks.evaluation.attacks import preprocess
 from tasks.evaluation.baselines import (
     NEIGHBOURS,
     ODIN_TEMPERATURE,
@@ -36,6 +35,7 @@ from tasks.evaluation.baselines import (
     unit,
     whole_gaussian,
 )
+from tasks.evaluation.treatments.attacks import preprocess
 
 Array = NDArray[np.floating]
 LAST, EARLY = "penultimate", "blocks.2"

@@ -9,12 +9,10 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from flows.jobs.evaluation import PartJob, Run, parts
+from flows.jobs.evaluation.treated import PartJob, Run, parts
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from tasks.evaluation.attacks import ATTACKS
 from tasks.evaluation.comparison import VERDICT, Comparison
-from tasks.evaluation.corruptions import CORRUPTIONS
 from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES, METRICS, Metric
 from tasks.evaluation.parts import (
     CLEAN,
@@ -28,6 +26,8 @@ from tasks.evaluation.parts import (
 )
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import OWN, Scored, ScoredPart, join_parts
+from tasks.evaluation.treatments.attacks import ATTACKS
+from tasks.evaluation.treatments.corruptions import CORRUPTIONS
 from tasks.visualisation.robustness_page import SCORES
 from tests.support.models import CLASSES
 
@@ -461,7 +461,7 @@ def test_parts_are_joined_in_their_order() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_part_of_which_no_image_can_be_read_adds_nothing(place: int) -> None:
-    """`flows.jobs.evaluation.score_part` knows no forms of it, for there are no features."""
+    """`treated.score_part` knows no forms of it, for there are no features."""
     whole = attacked_part()
     pieces = [cut(whole, [0, 1, 2]), cut(whole, [3, 4, 5])]
     pieces.insert(place, ScoredPart({}, np.empty((0, 32), np.uint8)))

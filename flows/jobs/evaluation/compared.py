@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.evaluation import (
+from flows.jobs.evaluation.treated import (
     PartJob,
     Run,
     load_detector,

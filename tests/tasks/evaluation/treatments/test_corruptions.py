@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from tasks.evaluation.treatments.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from tasks.synthetic.cells import draw_patient, red_cell
 
 LEVELS = range(1, STRENGTHS + 1)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.jobs.detectors import load_site_normal
-from flows.jobs.evaluation import PartJob, load_detector, read_rows
+from flows.jobs.evaluation.treated import PartJob, load_detector, read_rows
 from flows.jobs.worker import settle_worker
 from tasks.evaluation.metrics import Interval, Metric, Subject
 from tasks.evaluation.planted import (

@@ -32,15 +32,6 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
-from tasks.evaluation.attacks import (
-    Target,
-    attack,
-    l2_norm,
-    linf_norm,
-    matched_noise,
-    round_to_8_bits,
-)
-from tasks.evaluation.corruptions import corrupt
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.parts import (
@@ -55,6 +46,15 @@ from tasks.evaluation.parts import (
     join,
     take,
 )
+from tasks.evaluation.treatments.attacks import (
+    Target,
+    attack,
+    l2_norm,
+    linf_norm,
+    matched_noise,
+    round_to_8_bits,
+)
+from tasks.evaluation.treatments.corruptions import corrupt
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
 from tasks.images.listing import class_numbers

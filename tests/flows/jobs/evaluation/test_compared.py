@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.jobs.compared import FitJob, fit_tap, score_part
-from flows.jobs.evaluation import PartJob, Run, load_detector, make_part, parts, read_part
+from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
+from flows.jobs.evaluation.treated import PartJob, Run, load_detector, make_part, parts, read_part
 from storage.batches.manifests import read_manifest
 from storage.parquet import write_table
 from storage.reports.evaluations import images_path

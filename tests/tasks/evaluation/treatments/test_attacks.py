@@ -15,8 +15,9 @@ from tasks.detector.calibration import abnormality, calibrate, log_distance, thr
 from tasks.detector.detector import Detector, score
 from tasks.detector.mahalanobis import class_distances, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.evaluation import attacks
-from tasks.evaluation.attacks import (
+from tasks.evaluation.evidence import to_images
+from tasks.evaluation.treatments import attacks
+from tasks.evaluation.treatments.attacks import (
     ATTACKS,
     EPSILONS,
     Attack,
@@ -33,7 +34,6 @@ from tasks.evaluation.attacks import (
     preprocess,
     round_to_8_bits,
 )
-from tasks.evaluation.evidence import to_images
 from tasks.images.decoding import decode_rgb
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, to_pixels

@@ -1,0 +1,1 @@
+"""Jobs of an evaluation, which workers run."""

@@ -1,0 +1,1 @@
+"""Treat images as attackers, cameras and files do."""
