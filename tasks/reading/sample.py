@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.reading.reviews import candidates
 from tasks.reports.columns import is_for_review
-from tasks.reports.reviews import candidates
 from tasks.types import Status
 
 # The columns that are read of a report.

@@ -22,7 +22,7 @@ from storage.models.statistics import latest_statistics
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError, digest_of
 from tasks.images.files import SourceError
-from tasks.reports.reviews import VerdictError
+from tasks.reading.reviews import VerdictError
 from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
 from tests.support.fitted import copied
 from tests.support.models import CLASSES, HELD_OUT

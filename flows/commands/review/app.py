@@ -23,7 +23,7 @@ from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
-from tasks.reports.reviews import KEYS
+from tasks.reading.reviews import KEYS
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.page import environment

@@ -16,7 +16,7 @@ from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.images.files import SourceError
-from tasks.reports.reviews import OTHER, corrected
+from tasks.reading.reviews import OTHER, corrected
 
 
 class AppliedOutcome(Outcome):

@@ -27,14 +27,14 @@ from storage.store import Store
 from tasks.detector.verdict import format_reasons
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
-from tasks.reports.columns import is_for_review
-from tasks.reports.reviews import (
+from tasks.reading.reviews import (
     FROM_PERSON,
     FROM_REPORT,
     VerdictError,
     candidates,
     read_verdicts,
 )
+from tasks.reports.columns import is_for_review
 
 SLIDE_SHEET = "slides.csv"
 OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")

@@ -27,7 +27,7 @@ from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError, read_bytes
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
-from tasks.reports.reviews import (
+from tasks.reading.reviews import (
     FROM_PERSON,
     VerdictError,
     check_verdicts,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
-from tasks.reports.reviews import image_name
+from tasks.reading.reviews import image_name
 from tasks.reports.spreadsheet import csv_lines
 
 SHEET, PICTURES = "review.csv", "images"

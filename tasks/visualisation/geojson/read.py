@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tasks.reports.reviews import VerdictError, refuse
+from tasks.reading.reviews import VerdictError, refuse
 from tasks.types import Float
 from tasks.visualisation.overlay import Outline
 

@@ -24,7 +24,7 @@ from storage.store import Store
 from tasks.images.files import SourceError
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
-from tasks.reports.reviews import VerdictError
+from tasks.reading.reviews import VerdictError
 from tests.support.reading import DAY, WHEN
 
 CELLS, SIDE = 6, 60  # cells of a photograph, at every 100 pixels
