@@ -74,13 +74,33 @@ def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "call": row["call"],
         "sentence": call_text(row),
-        "corrected": percent_text(row["corrected_percent"]) if known else "–",
-        "range": range_text(row["corrected_low"], row["corrected_high"]) if known else "",
-        "density": density_text(row["parasites_per_microlitre"]) if known else "–",
+        **_amounts(row),
         "plot": interval_plot(row) if known else "",
         "called": row["cells_called"],
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
+    }
+
+
+def _amounts(row: Mapping[str, Any]) -> dict[str, str]:
+    """Write a parasitaemia and its density; of a negative patient, the most that they can be.
+
+    An estimate beside the word "negative" would be read as parasites that were seen.
+    """
+    if row["corrected_percent"] is None:
+        return {"corrected": "–", "range": "", "density": "–"}
+    most, high = row["none_above_percent"], row["corrected_high"]
+    if row["call"] == Call.NEGATIVE and most is not None and high:
+        density = row["parasites_per_microlitre_high"] * most / high
+        return {
+            "corrected": f"≤ {percent_text(most)}",
+            "range": "",
+            "density": f"≤ {density_text(density)}",
+        }
+    return {
+        "corrected": percent_text(row["corrected_percent"]),
+        "range": range_text(row["corrected_low"], row["corrected_high"]),
+        "density": density_text(row["parasites_per_microlitre"]),
     }
 
 

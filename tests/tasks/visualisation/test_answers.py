@@ -9,7 +9,7 @@ import pytest
 from tasks.counting.limits import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 from tasks.counting.words import call_text
-from tasks.visualisation.answers import interval_plot
+from tasks.visualisation.answers import answer_of, interval_plot
 from tasks.visualisation.batch_page import batch_page
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import EVIL, Page
@@ -58,6 +58,20 @@ def test_without_error_rates_every_patient_is_indeterminate_and_has_no_figure() 
     assert '<strong>4</strong><a href="#patients">indeterminate</a>' in page
     assert "error rates unknown here" in page
     assert 'class="range" role="img"' not in page
+
+
+def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() -> None:
+    row = {
+        "call": "negative", "call_reasons": [], "corrected_percent": 0.29, "corrected_low": 0.0,
+        "corrected_high": 0.4, "parasites_per_microlitre": 14_000.0, "none_above_percent": 0.36,
+        "parasites_per_microlitre_high": 20_000.0, "limit_of_blank_percent": 1.7,
+        "cells_called": 58, "cells_read": 19_082,
+    }  # fmt: skip
+    found = answer_of(row)
+    assert (found["corrected"], found["range"], found["density"]) == ("≤ 0.36%", "", "≤ 18,000")
+    found = answer_of(row | {"call": "indeterminate"})
+    assert (found["corrected"], found["range"]) == ("0.29%", "0 to 0.4%")
+    assert found["density"] == "14,000"
 
 
 def test_an_interval_lies_on_its_axis() -> None:
