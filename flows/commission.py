@@ -12,7 +12,7 @@ from flows.options.described import described
 from flows.options.flows import NONE_SAID, Commission, Images
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.counting import errors_of_night, negative_of
+from flows.sites.counting import errors_of_night, labelled_of_night, negative_of
 from flows.sites.learning import keep_night, learn_slides
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
@@ -119,7 +119,8 @@ def _nights(
     def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
         added = learn_slides(client, store, night, card, detector)
         errors = errors_of_night(client, store, night, card, detector, negative)
-        added = replace(added, errors=errors)
+        labelled = labelled_of_night(store, night, card)
+        added = replace(added, errors=errors, labelled=labelled)
         return keep_night(store, site, night, added, learned=False, negative=negative)
 
     found = []

@@ -3,10 +3,16 @@
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector
 from storage.models.sites import SiteCard, load_site_arrays
 from storage.store import Store
 from tasks.detector.detector import Detector
+from tasks.detector.probabilities import Adaptation
+from tasks.reports.columns import PARASITIZED
 from tasks.sites.learning import SiteNormal
 
 
@@ -23,6 +29,23 @@ def load_detector_at(store: Store, card: DetectorCard, site: SiteCard | None) ->
     """
     detector = load_fitted_detector(store, card)
     return detector if site is None else replace(detector, own=load_site_normal(store, site).own)
+
+
+def adaptation_at(site: SiteCard | None) -> Adaptation | None:
+    """Tell how a site adapts the diagnosis; None where it does not."""
+    card = site and site.adaptation
+    return Adaptation(card.scale, card.bias) if card and card.accepted else None
+
+
+def adapted_logits(
+    logits: NDArray[np.floating], model: ModelCard, site: SiteCard | None
+) -> NDArray[np.floating]:
+    """Adapt logits (n, C) of a model as a site does, for diagnoses and probabilities alone."""
+    adaptation = adaptation_at(site)
+    if adaptation is None:
+        return logits
+    place = model.classes.index(PARASITIZED)
+    return adaptation.of_logits(logits, model.temperature, place)
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_detector_at, load_fitted_detector, load_site_normal
+from flows.jobs.detectors import (
+    adapted_logits,
+    load_detector_at,
+    load_fitted_detector,
+    load_site_normal,
+)
 from flows.jobs.worker import settle_worker
 from storage.batches.features import SCORED, FeatureBlock, image_ids
 from storage.batches.known_features import verified_block
@@ -267,7 +272,9 @@ class _Scorer:
         rows = image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
-            Diagnoses(card.classes, block.logits, card.temperature),
+            Diagnoses(
+                card.classes, adapted_logits(block.logits, card, self.job.site), card.temperature
+            ),
             self._scores(block, manifest, first + piece.start),
             taps=self.detector.taps,
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
@@ -275,6 +282,7 @@ class _Scorer:
         )
         if PARASITIZED not in card.classes:
             return rows
+        # Of the network itself, as those whose errors were counted.
         found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
         return rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
 

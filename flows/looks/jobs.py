@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.detectors import adapted_logits, load_fitted_detector
 from flows.jobs.scoring import Features
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
 from storage.parquet import write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
@@ -40,7 +41,8 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 class LookJob:
     """Images of a part that are looked at twice, by their ``places`` in the batch.
 
-    ``killers`` are those of them that kill workers, counted among the places.
+    ``killers`` are those of them that kill workers, counted among the places. Diagnoses are adapted
+    as the ``site`` does.
     """
 
     store: Store
@@ -51,6 +53,7 @@ class LookJob:
     part: int
     places: tuple[int, ...]
     killers: frozenset[int] = frozenset()
+    site: SiteCard | None = None
 
     def rows(self) -> int:
         """Count the images."""
@@ -97,7 +100,7 @@ def _look(job: LookJob) -> Looked:
     return Looked(
         np.asarray(job.places, np.int64),
         outcome,
-        probabilities(views, job.model.temperature),
+        probabilities(adapted_logits(views, job.model, job.site), job.model.temperature),
         stability,
         np.isfinite(stability) & (p_values(calibration, stability) <= job.detector.alpha),
     )

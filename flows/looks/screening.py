@@ -44,7 +44,7 @@ def look_at_doubtful(
     done = complete_looks(store, batch, key)
     wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
     jobs = [
-        LookJob(store, batch, card, detector, key, part, tuple(rows))
+        LookJob(store, batch, card, detector, key, part, tuple(rows), site=site)
         for part, rows in wanted.items()
         if rows
     ]

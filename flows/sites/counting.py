@@ -16,10 +16,11 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.counting.errors import key_of
-from flows.jobs.scoring import ScoreJob, scored_rows
+from flows.jobs.scoring import ScoreJob, judged_classes, scored_rows
 from flows.sites.versions import SiteError
 from flows.stages.jobs import run_jobs
 from flows.stages.scoring import Part, plan_jobs, plan_parts
+from storage.batches.features import read_block
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -27,8 +28,10 @@ from storage.models.sites import ALL, NONE
 from storage.records import now
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED, repeats
 from tasks.reports.counts import is_read, log_odds_of
+from tasks.sites.adaptation import Labelled
 
 NAMED = 5  # slides that an error message names
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
@@ -99,6 +102,31 @@ def errors_of_night(
     counting = [KnownJob(job, negative) for job in jobs]
     for part in run_jobs(client, known_errors, counting, title=f"errors of {batch.name}"):
         total = merge_errors(total, part)
+    return total
+
+
+def labelled_of_night(store: Store, batch: Batch, card: ModelCard) -> Labelled:
+    """Read the log-odds of a batch's labelled cells, each image once; none of other classes."""
+    total, seen = Labelled.none(), set[bytes]()
+    if len(card.classes) != 2 or PARASITIZED not in card.classes:
+        return total
+    place = card.classes.index(PARASITIZED)
+    for shard in batch.shards():
+        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
+        manifest = read_manifest(store, batch, shard)
+        known = (block.label >= 0) & (judged_classes(block, manifest) >= 0)
+        heads = [block.image_id[row].tobytes() for row in range(len(block))]
+        rows = []
+        for row in np.flatnonzero(known).tolist():
+            if heads[row] not in seen:
+                seen.add(heads[row])
+                rows.append(row)
+        patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
+        total += Labelled(
+            log_odds(block.logits[rows], card.temperature, place),
+            block.label[rows] == place,
+            tuple(key_of(patients[row], slides[row], batch.key) for row in rows),
+        )
     return total
 
 

@@ -25,6 +25,7 @@ from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
 from tasks.images.regions import find, image_refs
 from tasks.reports.columns import is_white_cell
+from tasks.sites.adaptation import Labelled
 from tasks.sites.learning import (
     Distances,
     NightNormal,
@@ -42,7 +43,7 @@ from tasks.types import Arrays, Mask, below, nested
 # A slide's own cells are planted, each spoilt as far as nobody would accept it.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
 SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
-NO_ERRORS = ErrorCounts.empty()
+NO_ERRORS, NO_LABELS = ErrorCounts.empty(), Labelled.none()
 WHITE = "white cells of the slides, by their nucleus"
 
 
@@ -143,7 +144,7 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 @dataclass(frozen=True)
 class Added:
-    """What a night adds to its site: statistics of its slides, and counts of known errors.
+    """What a night adds to its site: statistics of its slides, known errors and labelled cells.
 
     ``normal`` is the reference that small slides have lent, None where no slide was small.
     """
@@ -151,6 +152,7 @@ class Added:
     statistics: GroupStatistics
     normal: NightNormal | None = None
     errors: ErrorCounts = NO_ERRORS
+    labelled: Labelled = NO_LABELS
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
@@ -158,12 +160,17 @@ class Added:
         if self.normal is not None:
             arrays |= nested("normal", normal_to_arrays(self.normal.normal))
             arrays |= {"rows": self.normal.rows}
-        return arrays | (nested("errors", self.errors.to_arrays()) if self.errors.slides else {})
+        if self.errors.slides:
+            arrays |= nested("errors", self.errors.to_arrays())
+        if self.labelled.slides:
+            arrays |= nested("labelled", self.labelled.to_arrays())
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Added":
         """Read a night back from `to_arrays`; nights of before 0.3 know no errors."""
-        errors, lent = below("errors", arrays), None
+        errors, labelled = below("errors", arrays), below("labelled", arrays)
+        lent = None
         if "rows" in arrays:
             normal = normal_from_arrays(below("normal", arrays), "slide")
             lent = NightNormal(normal, arrays["rows"])
@@ -171,6 +178,7 @@ class Added:
             GroupStatistics.from_arrays(below("groups", arrays)),
             lent,
             ErrorCounts.from_arrays(errors) if errors else NO_ERRORS,
+            Labelled.from_arrays(labelled) if labelled else NO_LABELS,
         )
 
 
@@ -183,12 +191,15 @@ def site_statistics(
     return merged(parts, _population(store, detector))
 
 
-def site_errors(store: Store, site: str, nights: Sequence[SiteNight]) -> ErrorCounts:
-    """Merge the errors that are known of a site's nights."""
-    total = NO_ERRORS
+def site_errors(
+    store: Store, site: str, nights: Sequence[SiteNight]
+) -> tuple[ErrorCounts, Labelled]:
+    """Merge the errors that are known of a site's nights, and their labelled cells."""
+    errors, labelled = NO_ERRORS, NO_LABELS
     for night in nights:
-        total = merge_errors(total, Added.from_arrays(load_night(store, site, night)).errors)
-    return total
+        added = Added.from_arrays(load_night(store, site, night))
+        errors, labelled = merge_errors(errors, added.errors), labelled + added.labelled
+    return errors, labelled
 
 
 def _population(store: Store, detector: DetectorCard) -> OwnNormal:

@@ -17,6 +17,7 @@ class SiteOutcome(Outcome):
     false_alarms: dict[str, float]
     alarms: str
     diagnosis: str | None
+    adaptation: str | None = None
     false_positives: str | None = None
     report: str | None
     warnings: list[str]
@@ -29,6 +30,7 @@ class SiteOutcome(Outcome):
             ("called abnormal", self.alarms or "not known"),
         ]
         rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
+        rows += [("adaptation", self.adaptation)] if self.adaptation else []
         rows += [("false positives", self.false_positives)] if self.false_positives else []
         rows += [("warning", warning) for warning in self.warnings]
         rows += [("report", self.report)] if self.report else []
@@ -58,6 +60,7 @@ def site_outcome(
         false_alarms=card.false_alarms,
         alarms=card.alarms_text,
         diagnosis=diagnosis,
+        adaptation=card.adaptation and card.adaptation.text,
         false_positives=card.counting and false_positives_text(card.counting),
         report=store.address(*report) if store.exists(*report) else None,
         warnings=card.warnings,

@@ -18,6 +18,7 @@ from storage.parquet import write_table
 from storage.store import Store, StoreError
 from tasks.counting.words import percent_text
 from tasks.reports.columns import PARASITIZED
+from tasks.sites.adaptation import PARASITES
 from tasks.sites.commissioning import (
     NOT_EXAMINED,
     OWN,
@@ -86,6 +87,7 @@ def write_report(store: Store, version: Version, detector: DetectorCard) -> Site
         figures=figures,
         diagnosis=verdict,
         limits=_limits(card, detector),
+        adaptation=card.adaptation.text if card.adaptation else "",
         made_by={
             "nights": ", ".join(night.batch for night in card.nights),
             "detector": f"{detector.name}, sha256 {detector.digest}",
@@ -121,6 +123,8 @@ def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
 
 def _diagnosis(version: Version, store: Store) -> tuple[str, list[Figure]]:
     classes = load_card(store, version.card.model).classes
+    if version.trial and version.trial.accepted:
+        return diagnosis(version.trial.confusion, PARASITES)
     if PARASITIZED not in classes or not version.judged:
         return NOT_EXAMINED, []
     confusion = np.stack([judged.confusion for judged in version.judged])

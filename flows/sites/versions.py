@@ -28,6 +28,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
 from storage.models.sites import (
     FOLDER,
+    AdaptationCard,
     SiteCard,
     SiteNight,
     load_site,
@@ -37,6 +38,7 @@ from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.limits import KnownRates
 from tasks.detector.own_normal import OwnNormal
+from tasks.sites.adaptation import Trial, try_adaptation
 from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings
 from tasks.sites.learning import (
     SiteNormal,
@@ -64,6 +66,7 @@ class Version:
     judged: list[Judged]
     alarms: list[Figure]
     rates: KnownRates | None
+    trial: Trial | None
 
 
 def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
@@ -128,7 +131,9 @@ def make_version(
     evidence = [each.evidence for each in judged]
     normal = site_normal(own, statistics, evidence)
     alarms = false_alarms(own, normal.reference, evidence)
-    rates, counting, unsure = site_counting(store, detector, site_errors(store, site, nights))
+    errors, labelled = site_errors(store, site, nights)
+    trial = try_adaptation(labelled)
+    rates, counting, unsure = site_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = arrays_to_bytes(normal.to_arrays() | counted)
     version = known.version + 1 if known else 1
@@ -152,8 +157,28 @@ def make_version(
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
         warnings=[*site_warnings(len(evidence)), *unsure],
         counting=counting,
+        adaptation=trial and adaptation_card(trial),
     )
-    return Version(card, content, normal, judged, alarms, rates)
+    return Version(card, content, normal, judged, alarms, rates, trial)
+
+
+def adaptation_card(trial: Trial) -> AdaptationCard:
+    """Describe an adaptation, and what it did to cells that were held back."""
+    return AdaptationCard(
+        scale=trial.adaptation.scale,
+        bias=trial.adaptation.bias,
+        accepted=trial.accepted,
+        cells=trial.cells,
+        slides=trial.slides,
+        by_slide=trial.by_slide,
+        loss_before=trial.loss_before,
+        loss_after=trial.loss_after,
+        accuracy_before=trial.accuracy_before,
+        accuracy_after=trial.accuracy_after,
+        gain=trial.gain.value,
+        gain_low=trial.gain.low,
+        gain_high=trial.gain.high,
+    )
 
 
 def _evidence_jobs(

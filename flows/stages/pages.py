@@ -216,7 +216,9 @@ def _made_from(seal: Seal) -> str:
 def _made_by(
     store: Store, batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard
 ) -> dict[str, str]:
-    counting = load_site_of(store, seal.site).counting if seal.site else detector.counting
+    site = load_site_of(store, seal.site) if seal.site else None
+    counting = site.counting if site else detector.counting
+    adaptation = site and site.adaptation
     return {
         "images": named(batch.images),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
@@ -227,6 +229,7 @@ def _made_by(
         **({"counting": _counting(counting, seal.site)} if counting else {}),
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
         **({"site": seal.site} if seal.site else {}),
+        **({"diagnosis": adaptation.text} if adaptation else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
         "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),

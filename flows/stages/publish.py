@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.counting.threshold import load_error_rates, load_site_rates
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.detectors import adaptation_at, load_fitted_detector
 from flows.jobs.scoring import provenance_of
 from flows.monitoring.console import warn
 from flows.settings import Settings
@@ -228,7 +228,7 @@ def counting_at(
     """
     rates = load_site_rates(store, site) if site else load_error_rates(store, detector)
     answers = Answers(rates, settings.negative_percent / 100)
-    return Counting(answers, settings.red_cells_per_microlitre)
+    return Counting(answers, settings.red_cells_per_microlitre, adaptation_at(site))
 
 
 def _counted_parts(

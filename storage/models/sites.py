@@ -38,13 +38,50 @@ class SiteNight(Part):
     negative: tuple[str, ...] = ()
 
 
+class AdaptationCard(Part):
+    """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
+
+    It is used where it is ``accepted``: ``gain``, by how much the log loss of cells that were held
+    back falls, is above 0 at the ``gain_low`` end of its 95% interval, and would be so if one more
+    cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds, on
+    cells that were held back, whole slides of them ``by_slide``.
+    """
+
+    scale: float
+    bias: float
+    accepted: bool
+    cells: int
+    slides: int
+    by_slide: bool
+    loss_before: float
+    loss_after: float
+    accuracy_before: float
+    accuracy_after: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+    @property
+    def text(self) -> str:
+        """Say what was fitted, and what it did, for a person."""
+        used = "adapted" if self.accepted else "not adapted"
+        held = "slides" if self.by_slide else "cells"
+        return (
+            f"{used} by {self.cells:,} labelled cells of {self.slides:,} patients or slides: on "
+            f"{held} held back, accuracy {self.accuracy_before:.1%} without and "
+            f"{self.accuracy_after:.1%} with, log loss {self.loss_before:.3f} and "
+            f"{self.loss_after:.3f} (gain {self.gain_low:.3f} to {self.gain_high:.3f})"
+        )
+
+
 class SiteCard(Card):
     """The card of a version of a site: what it is made from, and how often it calls wrongly.
 
     ``false_alarms`` maps levels to the realised share of ordinary cells called abnormal, a mean
     over slides, each left out; empty where no slide could be. ``commissioned`` is the version that
     a person commissioned last. ``counting`` holds the site's own error rates at the detector's
-    thresholds; None without slides known to be negative, and before schema version 2.
+    thresholds; None without slides known to be negative. ``adaptation`` is None without enough
+    labelled cells. Both are None before schema version 2.
     """
 
     schema_version: int = 2
@@ -65,6 +102,7 @@ class SiteCard(Card):
     false_alarms: dict[str, float]
     warnings: list[str]
     counting: CountingCard | None = None
+    adaptation: AdaptationCard | None = None
 
     @property
     def label(self) -> str:

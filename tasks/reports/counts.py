@@ -16,6 +16,7 @@ from scipy.special import logit
 from tasks.counting.call import Answer, Answers, Call
 from tasks.counting.expected import ExpectedErrors, ProbabilitySums
 from tasks.counting.threshold import DIAGNOSIS
+from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.reports.columns import PARASITIZED, Provenance, coded, flags, is_red_cell, numbers_of
 from tasks.reports.parasitaemia import DensityClass, density_of_percent
 from tasks.reports.slides import SlideReason
@@ -37,10 +38,15 @@ Pair = tuple[str | None, str | None]  # slide and patient
 
 @dataclass(frozen=True)
 class Counting:
-    """Tell how cells are counted: the meaning of counts, and the red-cell count of densities."""
+    """Tell how cells are counted: the meaning of counts, and the red-cell count of densities.
+
+    Thresholds are of the network's own log-odds, as their error rates are. Errors are expected of
+    probabilities as the site has adapted them, if it has.
+    """
 
     answers: Answers
     red_cells_per_microlitre: float
+    adaptation: Adaptation | None = None
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -68,17 +74,23 @@ class Counted:
 
     @classmethod
     def of(
-        cls, log_odds: Float, thresholds: tuple[float, float], group: NDArray[np.intp], groups: int
+        cls,
+        log_odds: Float,
+        thresholds: tuple[float, float],
+        group: NDArray[np.intp],
+        groups: int,
+        adaptation: Adaptation = UNCHANGED,
     ) -> "Counted":
         """Count cells (n,) by their group."""
         called, dense = (log_odds >= threshold for threshold in thresholds)
+        adapted = adaptation.of(log_odds)
         with np.errstate(over="ignore"):
-            probability = 1 / (1 + np.exp(-log_odds))
+            probability = 1 / (1 + np.exp(-adapted))
         return cls(
             np.bincount(group, minlength=groups).astype(np.int64),
             np.bincount(group[called], minlength=groups).astype(np.int64),
             np.bincount(group[dense], minlength=groups).astype(np.int64),
-            ProbabilitySums.of(probability, log_odds >= DIAGNOSIS, group, groups),
+            ProbabilitySums.of(probability, adapted >= DIAGNOSIS, group, groups),
         )
 
     def __add__(self, other: "Counted") -> "Counted":
@@ -130,7 +142,10 @@ class CountTally:
         )
         log_odds = log_odds_of(rows)
         read = is_read(rows) & np.isfinite(log_odds)
-        part = Counted.of(log_odds[read], self._counting.thresholds, group[read], len(places))
+        thresholds, adaptation = self._counting.thresholds, self._counting.adaptation
+        part = Counted.of(
+            log_odds[read], thresholds, group[read], len(places), adaptation or UNCHANGED
+        )
         size = len(self._numbers)
         before = self._parts.grouped(np.arange(len(self._parts.read)), size)
         self._parts = before + part.grouped(places, size)
@@ -142,7 +157,7 @@ class CountTally:
         group = np.asarray([place[slide] for slide, _ in self._numbers], np.intp)
         counted = self._parts.grouped(group, len(names))
         shifted = slides["shifted"].to_pylist()
-        doubts = [doubt_of(made_by, shifted=bool(each)) for each in shifted]
+        doubts = [self._doubt(made_by, shifted=bool(each)) for each in shifted]
         columns = self._columns(counted, unreadable_slides(slides), doubts)
         for name, values in columns.items():
             slides = slides.append_column(name, values)
@@ -178,7 +193,7 @@ class CountTally:
             group[readable] = place
             told = sorted({reason for n in own for reason in wrong[pairs[n][0]]})
             reasons.append(() if readable else tuple(told))
-            doubts.append(doubt_of(made_by, shifted=any(shifted[pairs[n][0]] for n in readable)))
+            doubts.append(self._doubt(made_by, shifted=any(shifted[pairs[n][0]] for n in readable)))
             slide_counts.append((len(own), len(readable)))
         return pa.table(
             {
@@ -210,7 +225,17 @@ class CountTally:
         far = np.asarray([bool(shifted[slide]) for slide, _ in self._numbers], bool)
         cells = int(self._parts.read[far].sum())
         many = cells > 0 and cells >= SHIFTED_SHARE * whole.read[0]
-        return whole.sums.expected(0), doubt_of(made_by, shifted=many)
+        return whole.sums.expected(0), self._doubt(made_by, shifted=many)
+
+    def _doubt(self, made_by: Provenance, *, shifted: bool) -> str | None:
+        """Say why expected errors are not to be believed; None where nothing speaks against them.
+
+        Probabilities were calibrated on cells of the laboratories that were fitted, unless the site
+        has adapted them.
+        """
+        if made_by.site is not None and self._counting.adaptation is None:
+            return OTHER_LABORATORY
+        return SHIFTED if shifted else None
 
     def _columns(
         self,
@@ -266,16 +291,6 @@ def unreadable_slides(slides: pa.Table) -> list[tuple[str, ...]]:
         tuple(reason for reason in reasons if reason in UNREADABLE)
         for reasons in slides["review_reasons"].to_pylist()
     ]
-
-
-def doubt_of(made_by: Provenance, *, shifted: bool) -> str | None:
-    """Say why expected errors are not to be believed; None where nothing speaks against them.
-
-    Probabilities were calibrated on cells of the laboratories that were fitted.
-    """
-    if made_by.site is not None:
-        return OTHER_LABORATORY
-    return SHIFTED if shifted else None
 
 
 def _of_answers(answers: Sequence[Answer], counting: Counting) -> dict[str, pa.Array]:

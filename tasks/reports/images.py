@@ -47,7 +47,7 @@ class Diagnoses:
     """Hold a network's outputs for n images: logits (n, C), to be divided by temperature."""
 
     classes: Sequence[str]
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating]
     temperature: float
 
     @cached_property

@@ -32,6 +32,7 @@ class SiteView:
     figures: Sequence[Figure]
     diagnosis: str
     limits: Mapping[str, str]
+    adaptation: str
     made_by: Mapping[str, str]
 
 
@@ -48,6 +49,7 @@ def site_page(view: SiteView) -> str:
         examined=_shares(view.figures, DIAGNOSIS, percent),
         counted=_shares(view.figures, COUNTED, fine_percent),
         limits=view.limits,
+        adaptation=view.adaptation,
         diagnosis=view.diagnosis,
         accepted=view.diagnosis == ACCEPTED,
         unexamined=view.diagnosis == NOT_EXAMINED,

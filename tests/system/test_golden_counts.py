@@ -60,15 +60,19 @@ def test_what_a_site_knows_of_its_errors_opens(version: str, tmp_path: Path) -> 
     store = copied(version, tmp_path)
     site = load_site(store, slides.SITE)
     (night,) = site.nights
-    errors = Added.from_arrays(load_night(store, slides.SITE, night)).errors
+    added = Added.from_arrays(load_night(store, slides.SITE, night))
+    errors, labelled = added.errors, added.labelled
     rates = load_site_rates(store, site)
     if version in VERSIONS[:COUNTING]:
         assert (site.counting, night.negative, errors.slides, rates) == (None, (), (), None)
+        assert (site.adaptation, labelled.slides) == (None, ())
     else:
         assert (site.counting, night.negative) == (counts.CARD, ("S1",))
         assert errors.negatives.tolist() == [40, 60]
         assert rates is not None
         assert rates.counting.log_odds == 2.5
+        assert site.adaptation == counts.ADAPTATION
+        assert (labelled.log_odds.tolist(), labelled.slides) == ([-1.0, 0.5], errors.slides)
 
 
 @pytest.mark.parametrize("version", VERSIONS[COUNTING:])

@@ -4,6 +4,7 @@ import numpy as np
 
 from storage.arrays import Arrays
 from storage.models.detectors import CountingCard, RateCard, ThresholdCard
+from storage.models.sites import AdaptationCard
 from tasks.types import nested
 
 SLIDES = b'["patient", "P2"]\n["patient", "P3"]'
@@ -42,6 +43,21 @@ CARD = CountingCard(
     dense=THRESHOLD.model_copy(update={"log_odds": 1.5}),
     diagnosis=THRESHOLD.model_copy(update={"log_odds": 0.0}),
 )
+
+# What labelled cells of a site tell, and how they adapt its diagnosis.
+LABELLED: Arrays = nested(
+    "labelled",
+    {
+        "log_odds": np.asarray([-1.0, 0.5]),
+        "parasitized": np.asarray([False, True]),
+        "slides": np.frombuffer(SLIDES, np.uint8),
+    },
+)
+ADAPTATION = AdaptationCard(
+    scale=2.0, bias=0.5, accepted=True, cells=40, slides=2, by_slide=False, loss_before=0.5,
+    loss_after=0.25, accuracy_before=0.75, accuracy_after=0.875, gain=0.25, gain_low=0.125,
+    gain_high=0.375,
+)  # fmt: skip
 
 COUNTED = {
     "cells_read": [3],

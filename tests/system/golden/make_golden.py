@@ -218,9 +218,10 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
 def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
     """A version of a site with one night, which a person commissioned."""
     content = arrays_to_bytes(slides.AT_SITE | counts.RATES)
+    added = slides.NIGHT | counts.ERRORS | counts.LABELLED
     night = SiteNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
-        digest=save_night(store, slides.SITE, arrays_to_bytes(slides.NIGHT | counts.ERRORS)),
+        digest=save_night(store, slides.SITE, arrays_to_bytes(added)),
         negative=("S1",),
     )  # fmt: skip
     card = SiteCard(
@@ -229,6 +230,7 @@ def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
         detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
         statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
         false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=counts.CARD,
+        adaptation=counts.ADAPTATION,
     )  # fmt: skip
     save_site(store, card, content)
     learning = Learning(version=None, drift_p_value=0.5, reason="it was commissioned")

@@ -1,0 +1,201 @@
+"""Adapt a diagnosis to a laboratory by some of its labelled cells: a scale and a bias of log-odds.
+
+They are fitted as Platt (1999) did, both kinds of cells weighing alike whatever their share among
+the labelled ones, with a prior around no change. The order of cells stays, and so do features: what
+is abnormal, and how many cells reach a threshold of the network's own log-odds, is not for labels
+to say. The last layer, fitted anew to as many cells, did no better (`README.md`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from tasks.counting.rates import LABORATORIES
+from tasks.detector.probabilities import Adaptation
+from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.types import Arrays, Float, Mask
+
+LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # below these nothing is fitted
+LEAST_SLIDES = 5  # from which on whole slides are held back
+FOLDS = 5
+REPEATS = 1000
+PARASITES = 1  # their place in a `Trial`'s confusion
+SCALES = 0.5  # the prior's standard deviation of the scale's logarithm
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Hold the log-odds (n,) of labelled cells by the network, and what they are.
+
+    ``slides`` (n,) are keys of their patients or slides, without line breaks.
+    """
+
+    log_odds: Float
+    parasitized: Mask
+    slides: tuple[str, ...]
+
+    @classmethod
+    def none(cls) -> "Labelled":
+        """Make the labels of no cell."""
+        return cls(np.empty(0), np.empty(0, bool), ())
+
+    def __add__(self, other: "Labelled") -> "Labelled":
+        return Labelled(
+            np.concatenate([self.log_odds, other.log_odds]),
+            np.concatenate([self.parasitized, other.parasitized]),
+            self.slides + other.slides,
+        )
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        return {
+            "log_odds": self.log_odds,
+            "parasitized": self.parasitized,
+            "slides": np.frombuffer("\n".join(self.slides).encode(), np.uint8),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Labelled":
+        """Read them back from `to_arrays`."""
+        slides = tuple(arrays["slides"].tobytes().decode().split("\n"))
+        return cls(arrays["log_odds"], arrays["parasitized"], slides)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an adaptation does to cells that are held back from it.
+
+    ``slides`` and ``cells`` are those that are labelled; ``gain`` is by how much the log loss
+    falls, a mean of both kinds, with its interval, and ``cautious_gain`` the same if one more cell
+    of each kind were diagnosed wrongly; accuracies are means of both kinds, too.
+    ``confusion`` (S, 2, 2) counts the cells of each slide by label and diagnosis, healthy first.
+    """
+
+    adaptation: Adaptation
+    slides: int
+    cells: int
+    by_slide: bool
+    loss_before: float
+    loss_after: float
+    accuracy_before: float
+    accuracy_after: float
+    gain: Interval
+    cautious_gain: Interval
+    confusion: NDArray[np.int64]
+
+    @property
+    def accepted(self) -> bool:
+        """Tell whether held-back cells are surely diagnosed better.
+
+        A few dozen cells may all be right by chance: then any larger scale seems better, and the
+        cautious gain tells that it need not be.
+        """
+        return self.gain.low > 0 and self.cautious_gain.low > 0
+
+
+def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
+    """Fit a scale and a bias to labelled cells (n,) of both kinds."""
+    weights = _balanced(parasitized) * len(log_odds)
+    targets = parasitized.astype(np.float64)
+
+    def loss(x: Float) -> tuple[float, Float]:
+        scale = np.exp(x[0])
+        adapted = scale * log_odds + x[1]
+        slope = weights * (expit(adapted) - targets)
+        value = weights @ _losses(adapted, targets)
+        value += 0.5 * ((x[0] / SCALES) ** 2 + (x[1] / LABORATORIES) ** 2)
+        by_scale = scale * (slope @ log_odds) + x[0] / SCALES**2
+        return float(value), np.asarray([by_scale, slope.sum() + x[1] / LABORATORIES**2])
+
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-20, 20)])
+    return Adaptation(float(np.exp(found.x[0])), float(found.x[1]))
+
+
+def try_adaptation(labelled: Labelled) -> Trial | None:
+    """Fit an adaptation, and measure one that is fitted alike on cells that are held back.
+
+    Slides are held back whole, and resampled whole, where enough are labelled; otherwise cells.
+    None where fewer than `LEAST_CELLS` are labelled, or few of a kind.
+    """
+    x, parasitized = labelled.log_odds, labelled.parasitized
+    kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
+    if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:
+        return None
+    names, slide = np.unique(np.asarray(labelled.slides, object).astype(str), return_inverse=True)
+    fold = slide % FOLDS
+    by_slide = len(names) >= LEAST_SLIDES and _has_both_kinds(fold, parasitized)
+    fold = fold if by_slide else _dealt(parasitized)
+    after = np.empty(len(x))
+    for each in range(FOLDS):
+        held = fold == each
+        after[held] = fit_adaptation(x[~held], parasitized[~held]).of(x[held])
+    known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
+    before_loss, after_loss = _losses(x, known), _losses(after, known)
+    gained, surely = before_loss - after_loss, _losses(x, cautious) - _losses(after, cautious)
+    weights = _balanced(parasitized)
+    confusion = np.zeros((len(names), 2, 2), np.int64)
+    np.add.at(confusion, (slide, parasitized.astype(np.intp), (after >= 0).astype(np.intp)), 1)
+    group = slide if by_slide else np.arange(len(x))
+    return Trial(
+        fit_adaptation(x, parasitized),
+        slides=len(names),
+        cells=len(x),
+        by_slide=by_slide,
+        loss_before=float(weights @ before_loss),
+        loss_after=float(weights @ after_loss),
+        accuracy_before=float(weights @ ((x >= 0) == parasitized)),
+        accuracy_after=float(weights @ ((after >= 0) == parasitized)),
+        gain=_gain(gained, parasitized, group),
+        cautious_gain=_gain(surely, parasitized, group),
+        confusion=confusion,
+    )
+
+
+def _cautious(parasitized: Mask) -> Float:
+    """Compute the probability (n,) that cells should have if one more of their kind were wrong.
+
+    It is Platt's target, by Laplace's rule of succession.
+    """
+    kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
+    right = (kinds + 1) / (kinds + 2)
+    return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
+
+
+def _losses(log_odds: Float, targets: Float) -> Float:
+    """Compute the log loss (n,) of each cell by the probability that it should have."""
+    return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
+
+
+def _has_both_kinds(fold: NDArray[np.intp], parasitized: Mask) -> bool:
+    """Tell whether cells of both kinds are left, whichever fold is held back."""
+    return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
+
+
+def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval:
+    """Average what cells (n,) gain over both kinds, with an interval by resampling groups."""
+    groups = int(group.max()) + 1
+    times = resampled(np.arange(groups), REPEATS)
+    means = []
+    for kind in (parasitized, ~parasitized):
+        sums = np.bincount(group[kind], gained[kind], minlength=groups)
+        counts = np.bincount(group[kind], minlength=groups)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means.append((times @ sums) / (times @ counts))
+    return interval(float(_balanced(parasitized) @ gained), np.mean(means, axis=0))
+
+
+def _balanced(parasitized: Mask) -> Float:
+    """Weigh cells (n,) so that both kinds have half of the weight, and all sum to 1."""
+    kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
+    return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])
+
+
+def _dealt(parasitized: Mask) -> NDArray[np.intp]:
+    """Deal cells (n,) of each kind into `FOLDS` folds."""
+    fold = np.empty(len(parasitized), np.intp)
+    for kind in (parasitized, ~parasitized):
+        fold[kind] = np.arange(kind.sum()) % FOLDS
+    return fold
