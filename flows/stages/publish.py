@@ -52,7 +52,7 @@ from tasks.detector.verdict import VerdictRule
 from tasks.reports.batch_counts import NightTally
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import REPEATED, Provenance, repeats
-from tasks.reports.counts import Counting, CountTally
+from tasks.reports.counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
 from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
 from tasks.reports.light import BatchTally
@@ -228,7 +228,12 @@ def counting_at(
     """
     rates = load_site_rates(store, site) if site else load_error_rates(store, detector)
     answers = Answers(rates, settings.negative_percent / 100)
-    return Counting(answers, settings.red_cells_per_microlitre, adaptation_at(site))
+    return Counting(
+        answers,
+        settings.red_cells_per_microlitre,
+        adaptation_at(site),
+        UNREADABLE_AT_SITE if site and rates else UNREADABLE,
+    )
 
 
 def _counted_parts(

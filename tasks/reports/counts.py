@@ -33,6 +33,9 @@ UNREADABLE = (
     *(SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
 )
 
+# A site's own error rates were counted on slides where as many cells are in doubt.
+UNREADABLE_AT_SITE = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
+
 Pair = tuple[str | None, str | None]  # slide and patient
 
 
@@ -41,12 +44,14 @@ class Counting:
     """Tell how cells are counted: the meaning of counts, and the red-cell count of densities.
 
     Thresholds are of the network's own log-odds, as their error rates are. Errors are expected of
-    probabilities as the site has adapted them, if it has.
+    probabilities as the site has adapted them, if it has. ``unreadable`` are the reasons for which
+    a slide counts for nothing.
     """
 
     answers: Answers
     red_cells_per_microlitre: float
     adaptation: Adaptation | None = None
+    unreadable: tuple[SlideReason, ...] = UNREADABLE
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -158,7 +163,7 @@ class CountTally:
         counted = self._parts.grouped(group, len(names))
         shifted = slides["shifted"].to_pylist()
         doubts = [self._doubt(made_by, shifted=bool(each)) for each in shifted]
-        columns = self._columns(counted, unreadable_slides(slides), doubts)
+        columns = self._columns(counted, self._unreadable(slides), doubts)
         for name, values in columns.items():
             slides = slides.append_column(name, values)
         return slides
@@ -173,7 +178,7 @@ class CountTally:
             made_by: the same in all rows.
         """
         self._add_without_cells(slides)
-        wrong = dict(zip(slides["slide_id"].to_pylist(), unreadable_slides(slides), strict=True))
+        wrong = dict(zip(slides["slide_id"].to_pylist(), self._unreadable(slides), strict=True))
         shifted = dict(
             zip(slides["slide_id"].to_pylist(), slides["shifted"].to_pylist(), strict=True)
         )
@@ -205,6 +210,13 @@ class CountTally:
                 **made_by.to_columns(len(keys)),
             }
         )
+
+    def _unreadable(self, slides: pa.Table) -> list[tuple[str, ...]]:
+        """List, for rows of the report on slides, the reasons that make a slide unreadable."""
+        return [
+            tuple(reason for reason in reasons if reason in self._counting.unreadable)
+            for reasons in slides["review_reasons"].to_pylist()
+        ]
 
     def _add_without_cells(self, slides: pa.Table) -> None:
         """Add the slides that have fields of view, but no cells."""
@@ -283,14 +295,6 @@ def is_read(rows: pa.Table) -> NDArray[np.bool_]:
     scored, abnormal, _ = flags(rows)
     judged = np.asarray(rows["abnormal"].is_valid().to_numpy(), bool)
     return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
-
-
-def unreadable_slides(slides: pa.Table) -> list[tuple[str, ...]]:
-    """List, for rows of the report on slides, the reasons that make a slide unreadable."""
-    return [
-        tuple(reason for reason in reasons if reason in UNREADABLE)
-        for reasons in slides["review_reasons"].to_pylist()
-    ]
 
 
 def _of_answers(answers: Sequence[Answer], counting: Counting) -> dict[str, pa.Array]:

@@ -13,8 +13,14 @@ from tasks.counting.call import Answers
 from tasks.counting.limits import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.columns import REPEATED
-from tasks.reports.counts import LOG_ODDS, Counting, CountTally
-from tasks.reports.slides import SlideTally
+from tasks.reports.counts import (
+    LOG_ODDS,
+    UNREADABLE,
+    UNREADABLE_AT_SITE,
+    Counting,
+    CountTally,
+)
+from tasks.reports.slides import SlideReason, SlideTally
 from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, UNCERTAIN, cell
 
 THRESHOLD = 3.0
@@ -42,10 +48,15 @@ def healthy(log_odds: float = -5.0, **other: Any) -> dict[str, Any]:
 
 
 def tables(
-    *parts: list[dict[str, Any]], rates: KnownRates | None = KNOWN, made_by: Any = MADE_BY
+    *parts: list[dict[str, Any]],
+    rates: KnownRates | None = KNOWN,
+    made_by: Any = MADE_BY,
+    wanted: float = 0.01,
+    unreadable: tuple[SlideReason, ...] = UNREADABLE,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows on slides and on patients of parts of a night."""
-    slides, counts = SlideTally(0.05), CountTally(Counting(Answers(rates, 0.01), 4e6))
+    counting = Counting(Answers(rates, wanted), 4e6, unreadable=unreadable)
+    slides, counts = SlideTally(0.05), CountTally(counting)
     for part in parts:
         rows = pa.Table.from_pylist(part, schema=SCHEMA)
         slides.count(rows)
@@ -138,6 +149,14 @@ def test_a_slide_that_has_fields_and_no_cells_is_a_patient_of_its_own_too() -> N
     (patient,) = counts.patients(slides.table(MADE_BY), MADE_BY).to_pylist()
     assert (patient["patient_id"], patient["call"]) == ("p", "unreadable")
     assert patient["call_reasons"] == ["no red cells"]
+
+
+def test_a_site_that_knows_its_error_rates_reads_slides_of_which_many_cells_are_in_doubt() -> None:
+    doubted = [healthy(**UNCERTAIN)] * 60 + [healthy()] * 40
+    for unreadable, call in ((UNREADABLE, "unreadable"), (UNREADABLE_AT_SITE, "negative")):
+        (slide,), (patient,) = tables(doubted, wanted=0.5, unreadable=unreadable)
+        assert slide["review_reasons"] == ["many uncertain"]
+        assert slide["call"] == patient["call"] == call
 
 
 def test_without_error_rates_the_count_stands_alone() -> None:
