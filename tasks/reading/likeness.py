@@ -3,8 +3,8 @@
 Features of a network vary a lot where nothing is to be seen, so they are whitened by the covariance
 around the class means, as for the distance of Lee, Lee, Lee & Shin (2018). In the whitened space
 all directions of mere noise vary by one, and together they drown the few in which cells differ: so
-cells are compared in the leading principal directions of that space alone. On cells of 200
-patients (NIH), 82% of the ten nearest of other patients are of the same class in 16 directions, and
+cells are compared in the leading principal directions of that space alone. On cells of the
+NIH set, 82% of the ten nearest of other patients are of the same class in 16 directions, and
 76% in all 120. Sixteen numbers of a million cells are 64 MB, and one product with them takes 20 ms,
 so an approximate index would save nothing.
 """
