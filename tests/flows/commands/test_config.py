@@ -71,7 +71,7 @@ def test_a_script_knows_every_command_and_option(shell: str) -> None:
     ("typed", "offered"),
     [
         (["scr"], {"screen"}),
-        (["review", ""], {"export", "import", "report", "serve"}),
+        (["review", ""], {"apply", "export", "import", "report", "serve"}),
         (["screen", "--det"], {"--detector", "--detectable-percent"}),
         (["segment", "--into", ""], {"cells", "tiles"}),
         (["completion", "z"], {"zsh"}),

@@ -73,7 +73,7 @@ def test_a_command_of_two_words_names_its_parts(capsys: pytest.CaptureFixture[st
     code, _, err = run("review", capsys=capsys)
     assert code == 2
     assert err == "slidewatch: no command 'review'; there are: review export, review serve, " + (
-        "review import, review report\n"
+        "review import, review apply, review report\n"
     )
 
 
