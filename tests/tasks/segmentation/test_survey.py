@@ -168,7 +168,8 @@ def test_a_slide_that_claims_more_than_any_glass_has_is_refused_unread(
     assert slide.most == 0
 
 
-@pytest.mark.parametrize("sides", [(76, 26), pytest.param((52, 76), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sides", [(76, 26), (52, 76)])
 def test_a_slide_as_large_as_its_glass_is_surveyed(sides: tuple[int, int]) -> None:
     width, height = (round(side * 1000 / 0.8) for side in sides)
     assert survey(Blank(width, height, microns_per_pixel=0.8)).places

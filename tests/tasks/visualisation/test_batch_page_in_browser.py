@@ -95,8 +95,7 @@ class Visit:
 
 
 @pytest.mark.parametrize("name", ["night.html", "hostile.html", "index.html"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_a_page_loads_alone_fits_and_can_be_read(
     browser: Any, folder: Path, name: str, scheme: str, width: int
 ) -> None:
