@@ -161,7 +161,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     name = f"{first.model}-seed-{recipe.plan.seed}"
     if name not in {model.name for model in list_models(store)}:
         tell(f"training {name}")
-        train_by(recipe, name, settings)
+        train_by(recipe, name, settings, repeats=True)
     alike = settings.model_copy(
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )

@@ -17,6 +17,7 @@ from flows.stages.training.images import CLASSES, load_labelled_images
 from flows.stages.training.recipes import TrainingRecipe, train_model, training_digest
 from storage.leases import lease
 from storage.models.classifiers import (
+    REPETITION,
     CrossValidation,
     list_models,
     refuse_existing,
@@ -120,11 +121,17 @@ def train(
 
 
 def train_by(
-    recipe: TrainingRecipe, model: str | None, settings: Settings, folds: int | None = None
+    recipe: TrainingRecipe,
+    model: str | None,
+    settings: Settings,
+    folds: int | None = None,
+    *,
+    repeats: bool = False,
 ) -> TrainOutcome:
     """Train by a recipe, and keep the model: within a flow, for it writes to the flow's log.
 
     The model is there when its folds are, too; a run that is cut off goes on with the same command.
+    One that ``repeats`` another, with another seed, is not what nights are screened with.
     """
     log = get_run_logger()
     store = Store(settings.store)
@@ -147,8 +154,9 @@ def train_by(
             metrics = metrics_by_stain(diagnosed(tested, data.keys, data.labels == POSITIVE))
             digest = save_out_of_fold(store, card.name, tested)
             found = CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
-        newest = max((other.sequence for other in list_models(store, on_damage=warn)), default=0)
-        card = card.model_copy(update={"sequence": newest + 1, "cross_validation": found})
+        others = [other.sequence for other in list_models(store, on_damage=warn)]
+        sequence = REPETITION if repeats else 1 + max(others, default=0)
+        card = card.model_copy(update={"sequence": sequence, "cross_validation": found})
         save_model(store, card, content)
         remove_states(held.store, training)
         remove_fold_states(held.store, training, len(parts))

@@ -19,13 +19,18 @@ class CrossValidation(Part):
     metrics: list[dict[str, Any]]
 
 
+# The sequence of a model that an evaluation has trained to repeat another: it is never the default.
+REPETITION = -1
+
+
 class ModelCard(Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
     of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file;
     ``sequence`` counts the models of a store as they are made, for clocks go wrong. It is 0 in
-    models of before 0.2. ``cross_validation`` is there if the model was trained with folds.
+    models of before 0.2, and `REPETITION` comes before all others. ``cross_validation`` is there if
+    the model was trained with folds.
     """
 
     name: str

@@ -16,7 +16,8 @@ from flows.settings import Settings
 from flows.train import train
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
-from storage.models.classifiers import load_card
+from storage.models.classifiers import find_card, load_card
+from storage.models.detectors import load_detector_card
 from storage.parquet import read_table
 from storage.reports.evaluations import part_path, read_arrays
 from storage.reports.tables import report_path
@@ -115,6 +116,15 @@ def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> 
     }
     facts = metrics[(metrics.group == "attack") & metrics.detector.isna()]
     assert {"success rate", "L2", "Linf", "transfer"} <= set(facts.metric)
+
+
+def test_a_model_that_repeats_another_is_not_what_nights_are_screened_with(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    store = Store(settings.store)
+    assert outcome.detectors[1] == "m-seed-1-v0001"
+    assert find_card(store, None).name == "m"
+    assert load_detector_card(store).name == "m-v0001"
 
 
 def test_the_report_stands_alone(outcome: EvaluationOutcome) -> None:
