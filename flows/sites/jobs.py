@@ -144,7 +144,7 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 @dataclass(frozen=True)
 class Added:
-    """What a night adds to its site: statistics of its slides, known errors and labelled cells.
+    """Hold all that a night adds to its site: statistics of slides, known errors, labelled cells.
 
     ``normal`` is the reference that small slides have lent, None where no slide was small.
     """

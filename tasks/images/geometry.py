@@ -51,6 +51,17 @@ def scaled(field: Field, scale: float) -> Field:
 CREDIBLE = (0.01, 10.0)
 
 
+def box_at(box: Box, downsample: float) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of a slide's box in pixels of a level.
+
+    >>> box_at((10, 21, 8, 7), 2.0)
+    (5, 10, 9, 14)
+    """
+    x, y, width, height = box
+    left, top = round(x / downsample), round(y / downsample)
+    return left, top, left + round(width / downsample), top + round(height / downsample)
+
+
 def credible(microns_per_pixel: float | None) -> float | None:
     """Return a number of microns per pixel, or None where no microscope can have it."""
     low, high = CREDIBLE

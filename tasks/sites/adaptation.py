@@ -66,7 +66,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Trial:
-    """What an adaptation does to cells that are held back from it.
+    """Measure an adaptation by cells that are held back from it.
 
     ``slides`` and ``cells`` are those that are labelled; ``gain`` is by how much the log loss
     falls, a mean of both kinds, with its interval, and ``cautious_gain`` the same if one more cell

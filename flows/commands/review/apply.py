@@ -1,11 +1,10 @@
 """Run the command `review apply`: make a whole night a manifest, with verdicts as labels."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.commands.review.sheets import new_manifest
 from flows.options.described import described
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
@@ -15,7 +14,6 @@ from storage.models.classifiers import ModelCard, load_card
 from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
-from tasks.images.files import SourceError
 from tasks.reading.reviews import OTHER, corrected
 
 
@@ -61,10 +59,7 @@ def apply(
     What persons call no such cell is left out, so that no site learns it as its own normal.
     """
     store = Store((settings or Settings()).store)
-    if "://" in to or Path(to).suffix != ".parquet":
-        raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
-    if Path(to).exists():
-        raise SourceError(f"{to} is there already: give another --to")
+    manifest = new_manifest(to)
     frozen = published_batch(store, batch)
     said = latest_review(store, frozen.name).rows
     if not said.num_rows:
@@ -77,7 +72,7 @@ def apply(
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
     if not dry_run:
-        pq.write_table(made, to, compression="zstd")
+        pq.write_table(made, manifest, compression="zstd")
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
     more = ("--images", to, "--store", store.url)

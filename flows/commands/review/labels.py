@@ -5,7 +5,6 @@ the published one, whose labels it keeps too: figures on both are told apart.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
+from flows.commands.review.sheets import (
+    PICTURES,
+    SHEET,
+    new_folder,
+    new_manifest,
+    write_picture,
+    write_sheet,
+)
 from flows.options.described import described
 from flows.options.tools import LIMIT, LabelsApply, LabelsExport
 from flows.outcome import Outcome, shell_command, table
@@ -156,11 +162,7 @@ def apply(
 ) -> ApplyOutcome:
     """Write a manifest to train on, with a person's verdicts in the place of labels."""
     store = Store((settings or Settings()).store)
-    manifest_file = Path(to)
-    if "://" in to or manifest_file.suffix != ".parquet":
-        raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
-    if manifest_file.exists():
-        raise SourceError(f"{to} is there already: give another --to")
+    manifest_file = new_manifest(to)
     try:
         model, lines = read_verdicts(read_bytes(file))
         card = load_card(store, model)

@@ -47,7 +47,7 @@ class Placed:
 
 @dataclass
 class Nearness:
-    """Where cells lie: those of the batch that is read, and of other nights once they are asked."""
+    """Place the cells of the batch that is read, and of other nights once they are asked for."""
 
     store: Store
     batch: Batch

@@ -1,13 +1,12 @@
 """Take back GeoJSON that a person has edited in QuPath: verdicts, and outlines of cells."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.commands.exports.contours import read_fields
 from flows.commands.review.imports import ImportOutcome, import_lines
+from flows.commands.review.sheets import new_manifest
 from flows.outcome import shell_command
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import load_card
@@ -60,7 +59,7 @@ def import_outlines(
         SourceError: it does not exist, or the manifest is there already.
     """
     if cells is not None:
-        _refuse_manifest(cells)
+        new_manifest(cells, "--cells")
     frozen = published_batch(store, batch)
     try:
         fs, path = filesystem(file)
@@ -89,13 +88,6 @@ def import_outlines(
         drawn=len(found.outlines) - found.moved,
         cells=cells,
     )
-
-
-def _refuse_manifest(cells: str) -> None:
-    if "://" in cells or Path(cells).suffix != ".parquet":
-        raise SourceError(f"{cells} is no .parquet file on this machine, which a manifest is")
-    if Path(cells).exists():
-        raise SourceError(f"{cells} is there already: give another --cells")
 
 
 def _line(number: int, row: Row, batch: str, verdict: str, reader: str) -> Line:

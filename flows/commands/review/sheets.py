@@ -23,6 +23,16 @@ def new_folder(to: str) -> Path:
     return folder
 
 
+def new_manifest(to: str, option: str = "--to") -> Path:
+    """Return the path of a manifest to write; SourceError where it is none, or one is there."""
+    path = Path(to)
+    if "://" in to or path.suffix != ".parquet":
+        raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
+    if path.exists():
+        raise SourceError(f"{to} is there already: give another {option}")
+    return path
+
+
 def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a sheet, complete or not at all."""
     stage = path.with_name(f".part-{path.name}")

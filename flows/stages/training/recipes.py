@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class TrainingRecipe:
         """Return published weights or a file to start from; None for fresh weights."""
         return None if self.weights == "scratch" else self.weights
 
-    @property
+    @cached_property
     def weights_digest(self) -> str | None:
         """Compute the digest of a file of weights; None where training starts from no file."""
         if self.weights in ("imagenet", "scratch"):

@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
-from tasks.images.geometry import credible
+from tasks.images.geometry import box_at, credible
 
 FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
 COLOURS = (1, 3, 4)
@@ -52,9 +52,8 @@ class ZarrSlide:
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
         """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
-        here, scale = self.levels[level], self.downsamples[level]
-        left, top = round(x / scale), round(y / scale)
-        right, bottom = left + round(width / scale), top + round(height / scale)
+        here = self.levels[level]
+        left, top, right, bottom = box_at((x, y, width, height), self.downsamples[level])
         out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
         within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
         whole = {"c": slice(None)}
@@ -105,10 +104,8 @@ def _opened(group: zarr.Group) -> ZarrSlide:
     if about is None:
         raise BadImageError("not_an_image", "its metadata name no multiscales of OME-Zarr")
     axes = "".join(each["name"] for each in about["axes"])
-    levels = [group[each["path"]] for each in about["datasets"]]
-    for level in levels:
-        _check(level, axes)
-    return ZarrSlide(tuple(levels), axes, _microns_per_pixel(about))  # type: ignore[arg-type]
+    levels = tuple(_level(group, each["path"], axes) for each in about["datasets"])
+    return ZarrSlide(levels, axes, _microns_per_pixel(about))
 
 
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
@@ -118,8 +115,11 @@ def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
     return found[0] if found else None
 
 
-def _check(level: Any, axes: str) -> None:
-    """Refuse what is no flat picture in colours, and chunks that are too large to be decoded."""
+def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
+    """Open a level; refuse what is no flat picture in colours, and chunks too large to decode."""
+    level = group[path]
+    if not isinstance(level, zarr.Array):
+        raise BadImageError("not_an_image", f"its level {path} is no array")
     shape = dict(zip(axes, level.shape, strict=True))
     chunks = dict(zip(axes, level.shards or level.chunks, strict=True))
     if not {"x", "y"} <= set(axes) <= set("tczyx"):
@@ -136,6 +136,7 @@ def _check(level: Any, axes: str) -> None:
             f"it has {shape.get('c', 1)} channels of {level.dtype}: write it as 8-bit RGB",
         )
     check_tile(chunks["x"], chunks["y"])
+    return level
 
 
 def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:

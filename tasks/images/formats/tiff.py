@@ -20,7 +20,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
 from tasks.images.decoding import MOST_PIXELS, BadImageError
-from tasks.images.geometry import credible
+from tasks.images.geometry import box_at, credible
 
 Pixels = NDArray[np.uint8]
 
@@ -102,9 +102,8 @@ class TiffSlide:
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
         """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
-        here, scale = self.levels[level], self.downsamples[level]
-        left, top = round(x / scale), round(y / scale)
-        right, bottom = left + round(width / scale), top + round(height / scale)
+        here = self.levels[level]
+        left, top, right, bottom = box_at((x, y, width, height), self.downsamples[level])
         out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
         places = product(
             _tiles_between(top, bottom, here.tile_height, here.rows),

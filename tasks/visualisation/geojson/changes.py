@@ -46,7 +46,7 @@ class Written:
 
 @dataclass
 class Changes:
-    """What a person has said: verdicts by cell, and rows of a manifest for outlines.
+    """Collect verdicts of a person by cell, and rows of a manifest for outlines.
 
     ``verdicts`` are the numbers of objects, the rows of their cells, and what they are.
     ``outlines`` are of cells that were moved, and of new ones; a label is a class of the model.

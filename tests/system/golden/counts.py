@@ -44,7 +44,7 @@ CARD = CountingCard(
     diagnosis=THRESHOLD.model_copy(update={"log_odds": 0.0}),
 )
 
-# What labelled cells of a site tell, and how they adapt its diagnosis.
+# An adaptation of a diagnosis by labelled cells of a site.
 LABELLED: Arrays = nested(
     "labelled",
     {
