@@ -24,9 +24,11 @@ class SiteOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
+        nights = f"{self.nights} night{'s' * (self.nights != 1)}"
+        slides = f"{self.slides:,} slide{'s' * (self.slides != 1)}"
         rows: list[tuple[str, object]] = [
             ("site", self.site),
-            ("learned", f"{self.nights} nights, {self.slides:,} slides, {self.cells:,} cells"),
+            ("learned", f"{nights}, {slides}, {self.cells:,} cells"),
             ("called abnormal", self.alarms or "not known"),
         ]
         rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def read_objects(content: bytes) -> list[Drawn]:
         VerdictError: it is no FeatureCollection, or objects in it are no simple outlines.
     """
     try:
-        found: Any = json.loads(content, parse_constant=_refuse_constant)
+        found: Any = json.loads(content)  # QuPath writes NaN for a measurement that is none
     except (ValueError, RecursionError) as error:
         raise VerdictError(f"it is no JSON ({error})") from None
     features = found.get("features") if isinstance(found, dict) else None
@@ -72,10 +72,19 @@ def _object(number: int, feature: Any) -> Drawn:
     if not isinstance(rings, list) or len(rings) != 1:
         raise ValueError("its outline has holes, or is empty")
     properties = feature.get("properties") or {}
-    name = (properties.get("classification") or {}).get("name")
+    name = _class(properties.get("classification") or {})
+    return Drawn(number, str(feature.get("id") or ""), name, _corners(rings[0]))
+
+
+def _class(classification: Any) -> str | None:
+    """Read a class; QuPath writes one that is derived of another as a list of names."""
+    names = classification.get("names")
+    name = classification.get("name") if names is None else names
+    if isinstance(name, list) and all(isinstance(each, str) for each in name):
+        return ": ".join(name)
     if name is not None and not isinstance(name, str):
         raise ValueError("its class is no text")
-    return Drawn(number, str(feature.get("id") or ""), name, _corners(rings[0]))
+    return name
 
 
 def _corners(ring: Any) -> Outline:
@@ -127,7 +136,3 @@ def _refuse_twice(objects: Sequence[Drawn]) -> None:
         if each.id and first.setdefault(each.id, each.number) != each.number
     ]
     refuse(problems, "nothing was imported")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")

@@ -43,6 +43,23 @@ def test_an_object_is_its_class_and_its_corners() -> None:
     assert (bare.id, bare.name) == ("", None)
 
 
+def test_what_qupath_adds_to_an_object_is_no_hindrance() -> None:
+    properties = {
+        "objectType": "cell", "name": "17", "color": [200, 0, 0], "isLocked": True,
+        "classification": {"names": ["Parasitized", "abnormal"], "color": [255, 0, 0]},
+        "measurements": {"Area": 81.5, "Nucleus": float("nan"), "Ratio": "Infinity"},
+        "metadata": {"note": "seen"},
+    }  # fmt: skip
+    plane = {"c": -1, "z": 0, "t": 0}
+    geometry = {"type": "Polygon", "coordinates": [SQUARE], "plane": plane}
+    nucleus = {"type": "Polygon", "coordinates": [SQUARE]}
+    (found,) = read_objects(
+        collection(properties=properties, geometry=geometry, nucleusGeometry=nucleus)
+    )
+    assert found.name == "Parasitized: abnormal"
+    assert verdict_of(found.name, CLASSES) == "Parasitized"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -61,10 +78,11 @@ def test_an_object_is_its_class_and_its_corners() -> None:
         (collection(**ring(*[[0, 0]] * (MOST_POINTS + 1))), "more than 2,000 points"),
         (collection(**ring(*SQUARE[:3], ["x", "y"])), "no x and y"),
         (collection(**ring(*SQUARE[:3], [1])), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "NaN is no number of JSON"),
-        (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "Infinity is no number"),
+        (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "no x and y"),
+        (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "no x and y"),
         (collection(**ring(*SQUARE[:3], [777, 1])).replace(b"777", b"1e999"), "no x and y"),
         (collection(properties={"classification": {"name": 7}}), "its class is no text"),
+        (collection(properties={"classification": {"names": ["p", 7]}}), "its class is no text"),
         (collection(properties={"classification": "p"}), "object 1"),
     ],
 )
