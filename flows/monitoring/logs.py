@@ -66,20 +66,25 @@ def _logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
 
 
 def use_logs(form: LogFormat) -> None:
-    """Set the form of the log until the process ends, and keep secrets out of it."""
+    """Set the form of the log until the process ends, and keep secrets out of it.
+
+    A command calls it before Prefect is imported, which then sets up its own log, and its flow
+    again.
+    """
     for name in OURS:
         logging.getLogger(name).addFilter(_REDACT)
-    if form == "text" or is_json():
+    if form == "text" and not is_json():
         return
-    handler = JsonHandler()
-    handler.setFormatter(JsonFormatter())
     known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
     for logger in [logging.root, *known]:
         for other in list(logger.handlers):
             if _writes_text(other):
                 logger.removeHandler(other)
                 logger.propagate = True
-    logging.root.addHandler(handler)
+    if not is_json():
+        handler = JsonHandler()
+        handler.setFormatter(JsonFormatter())
+        logging.root.addHandler(handler)
     logging.captureWarnings(True)
     for name in ("prefect", PROGRAM):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -129,6 +129,20 @@ def test_json_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines_of(capsys)) == 1
 
 
+@pytest.mark.usefixtures("as_it_was")
+def test_json_is_written_although_prefect_has_silenced_its_log_since(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A command sets its log up, and Prefect, which its flow imports, then sets up its own."""
+    use_logs("json")
+    logger = logging.getLogger("prefect")
+    logger.setLevel(logging.CRITICAL)
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    use_logs("json")
+    logging.getLogger("prefect.said").info("freeze: begin")
+    assert [line["message"] for line in lines_of(capsys)] == ["freeze: begin"]
+
+
 def test_nothing_is_imported_for_a_command_that_runs_no_flow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
