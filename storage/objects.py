@@ -9,6 +9,14 @@ TRIES = 3
 ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice as much is one PUT
 
 
+def one_request(fs: Any) -> dict[str, Any]:
+    """Give the options with which a filesystem reads an object by a single request.
+
+    s3fs asks for the size first, to read large objects in parts: twice the time for small ones.
+    """
+    return {"max_concurrency": 1} if is_conditional(fs) else {}
+
+
 def put(fs: Any, stage: Path, target: str, once: bool) -> None:
     """Put a file; with ``once``, FileExistsError where one is there."""
     if not once:

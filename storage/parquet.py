@@ -6,7 +6,7 @@ is refused, and never gives other values. Files that were written before have no
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,54 @@ def read_group(store: Store, number: int, *path: str) -> pa.Table:
     """Read the n-th row group of a table."""
     with open_table(store, *path) as file:
         return file.read_row_group(number)
+
+
+def read_known_group(
+    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
+) -> pa.Table:
+    """Read the n-th row group of a table whose footer is known, by one request.
+
+    Raises:
+        MissingError: there is no such table.
+        StoreError: it is damaged.
+    """
+    group = footer.row_group(number)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    starts = [c.dictionary_page_offset or c.data_page_offset for c in chunks]
+    ends = [s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True)]
+    with naming_damage(store, *path):
+        piece = _Piece(store.read_range(min(starts), max(ends), *path), min(starts))
+        with pq.ParquetFile(piece, metadata=footer, page_checksum_verification=True) as file:
+            return file.read_row_group(number, columns=columns)
+
+
+class _Piece(RawIOBase):
+    """A file of which only the bytes from ``start`` on are there, as many as were read."""
+
+    def __init__(self, content: bytes, start: int) -> None:
+        self._content, self._start, self._at = content, start, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        before = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._start + len(self._content)}
+        self._at = before[whence] + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        first = self._at - self._start
+        if first < 0:
+            raise OSError(f"bytes from {self._at} on were not read, only from {self._start}")
+        found = self._content[first : None if size < 0 else first + size]
+        self._at += len(found)
+        return found
 
 
 def iterate_groups(

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+from storage.store import AlreadyExistsError, MissingError, Store, StoreError, digest_of
 
 Found = TypeVar("Found")
 Tell = Callable[[str], None]
@@ -61,6 +61,14 @@ class Record(Part):
             raise StoreError(
                 f"{store.address(*parts)} is no valid {cls.__name__}: {where}: {first['msg']}"
             ) from None
+
+    @classmethod
+    def find(cls, store: Store, *parts: str) -> Self | None:
+        """Read the record back, or None where there is none, by one request."""
+        try:
+            return cls.read(store, *parts)
+        except MissingError:
+            return None
 
 
 def _version(data: Any) -> int:

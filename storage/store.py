@@ -4,13 +4,14 @@ import errno
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -18,6 +19,10 @@ from fsspec.implementations.local import LocalFileSystem
 from storage import disk, objects
 
 STAGED = ".staged"  # at the root: beside its target a stage would break Polars, which reads all
+REQUESTS = 16  # that an object store is asked at once
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class StoreError(Exception):
@@ -45,6 +50,21 @@ class Fence(Protocol):
 
     def check(self) -> None:
         """Raise a StoreError that names who has the right now, where this run has it no more."""
+
+
+class _OneByOne(Executor):
+    """Do what is submitted right away."""
+
+    def submit(
+        self, work: Callable[P, Result], /, *args: P.args, **named: P.kwargs
+    ) -> Future[Result]:
+        """Call a function, and return what it returned or raised."""
+        future: Future[Result] = Future()
+        try:
+            future.set_result(work(*args, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,11 @@ class Store:
     def is_local(self) -> bool:
         """Tell whether the store lies on this machine's filesystem."""
         return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether the store lies behind a server, so that each request is mostly waiting."""
+        return bool(self.fs.async_impl)
 
     def path(self, *parts: str) -> str:
         """Join the full path of something in the store, without the protocol."""
@@ -115,15 +140,30 @@ class Store:
 
     def folders(self, *parts: str, having: str) -> list[str]:
         """List the sorted names of a folder's folders that have a file of the given name."""
-        return [name for name in self.names(*parts) if self.exists(*parts, name, having)]
+        names = self.names(*parts)
+        with self.together() as pool:
+            there = pool.map(lambda name: self.exists(*parts, name, having), names)
+            return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
     def read_bytes(self, *parts: str) -> bytes:
         """Read the whole content of a file; MissingError where there is none."""
         try:
-            content: bytes = self.fs.cat_file(self.path(*parts))
+            content: bytes = self.fs.cat_file(self.path(*parts), **objects.one_request(self.fs))
         except FileNotFoundError:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
         return content
+
+    def read_range(self, start: int, end: int, *parts: str) -> bytes:
+        """Read bytes ``start`` to ``end`` of a file; FileNotFoundError where there is none."""
+        content: bytes = self.fs.cat_file(self.path(*parts), start=start, end=end)
+        return content
+
+    def together(self) -> Executor:
+        """Make a pool for calls that wait for the store, of which a disk gets one after the other.
+
+        An object store answers several requests in the time of one.
+        """
+        return ThreadPoolExecutor(REQUESTS) if self.is_far else _OneByOne()
 
     def open(self, *parts: str) -> Any:
         """Open a file to read pieces of it; FileNotFoundError where there is none."""

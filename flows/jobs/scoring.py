@@ -5,7 +5,7 @@ the size of a slide: its reference is made of some of its cells, and the rest co
 another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
@@ -42,6 +42,7 @@ from tasks.reports.images import Diagnoses, ImagesRead, image_rows, is_cut
 from tasks.reports.slides import SHIFTS
 
 SHARDS_HELD = 8  # of features, in memory at once
+SHARDS_AHEAD = 4  # that are read at once where the store is far away
 SHARDS_OF_A_NIGHT = 40  # that the normal of a night is made of
 
 Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient
@@ -173,23 +174,37 @@ class Features:
 
     def shard(self, number: int) -> Held:
         """Read a shard, unless it is among the last ones that were asked for."""
-        found = self._held.pop(number, None)
-        if found is None:
-            if len(self._held) == SHARDS_HELD:
-                del self._held[next(iter(self._held))]
-            found = self._read(number)
-        self._held[number] = found
-        return found
+        return next(self.shards([number]))
+
+    def shards(self, numbers: Iterable[int]) -> Iterator[Held]:
+        """Read shards; from a store that is far away several at once, ahead of their use."""
+        left = list(numbers)
+        size = SHARDS_AHEAD if self._store.is_far else 1
+        for start in range(0, len(left), size):
+            some = left[start : start + size]
+            missing = [number for number in some if number not in self._held]
+            others = [number for number in self._held if number not in some]
+            for oldest in others[: max(0, len(self._held) + len(missing) - SHARDS_HELD)]:
+                del self._held[oldest]
+            with self._store.together() as pool:
+                self._held.update(zip(missing, pool.map(self._read, missing), strict=True))
+            found = [self._held.pop(number) for number in some]
+            self._held.update(zip(some, found, strict=True))
+            while found:
+                yield found.pop(0)
 
     def _read(self, number: int) -> Held:
         shard = self._batch.shard(number)
-        found = verified_block(self._store, self._model.name, self._batch, shard)
+        with self._store.together() as pool:
+            reading = pool.submit(read_manifest, self._store, self._batch, shard)
+            looking = pool.submit(verified_block, self._store, self._model.name, self._batch, shard)
+        found = looking.result()
         if found is None:
             raise StoreError(
                 f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
                 "not those that were extracted: run the same command again to extract them anew"
             )
-        return *found, read_manifest(self._store, self._batch, shard)
+        return *found, reading.result()
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
         """Name the shards that rows lie in, and which of each shard's rows they are."""
@@ -204,8 +219,8 @@ class Features:
         """Read taps (k, d), and the classes (k,) as diagnosed, of some rows in rising order."""
         found: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
         classes: list[NDArray[np.intp]] = []
-        for number in np.unique(rows // self._batch.shard_rows).tolist():
-            block, _, manifest = self.shard(number)
+        numbers = np.unique(rows // self._batch.shard_rows).tolist()
+        for number, (block, _, manifest) in zip(numbers, self.shards(numbers), strict=True):
             own = rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
             for tap in taps:
                 found[tap].append(block.taps[tap][own])
@@ -253,8 +268,9 @@ class _Scorer:
     def rows(self) -> Iterator[pa.Table]:
         """Make image rows shard by shard, all but what needs the whole batch."""
         spans = self.job.spans
-        for number, piece in self.features.pieces(spans[0].start, spans[-1].stop):
-            block, record, manifest = self.features.shard(number)
+        pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
+        shards = self.features.shards(number for number, _ in pieces)
+        for (number, piece), (block, record, manifest) in zip(pieces, shards, strict=True):
             first = number * self.job.batch.shard_rows
             places = np.arange(piece.start, piece.stop)
             yield self._image_rows(block.take(places), record, manifest, first, piece)

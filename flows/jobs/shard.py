@@ -111,9 +111,13 @@ def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features, and fit it if asked."""
     settle_worker()
     begun = time.monotonic()
-    manifest = read_manifest(job.store, job.batch, job.shard)
-    kept = verified_block(job.store, job.model.name, job.batch, job.shard)
-    block, record = kept or _extract_shard(job, manifest)
+    store, batch, model, shard = job.store, job.batch, job.model.name, job.shard
+    with store.together() as pool:
+        reading = pool.submit(read_manifest, store, batch, shard)
+        looking = pool.submit(verified_block, store, model, batch, shard)
+        asking = pool.submit(read_quarantine, store, batch, model, shard)
+    manifest, kept = reading.result(), looking.result()
+    block, record = kept or _extract_shard(job, manifest, asking.result())
     statistics, fitted, held_out = _fit_shard(job, manifest, block) if job.fit else (None, 0, 0)
     return ShardResult(
         job.shard,
@@ -128,10 +132,12 @@ def run_shard(job: ShardJob) -> ShardResult:
     )
 
 
-def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, ShardRecord]:
+def _extract_shard(
+    job: ShardJob, manifest: pa.Table, killers: list[int]
+) -> tuple[FeatureBlock, ShardRecord]:
     card = job.model
     seen = seen_before(job.store, card.name, card.digest, job.batch.earlier, DECODING)
-    features = _extract(job, manifest, seen)
+    features = _extract(job, manifest, killers, seen)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
         row: image.image_id
@@ -139,7 +145,7 @@ def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, Sha
         if image.known and image.image_id is not None
     }
     if not copy_features(job.store, card.name, seen, known, block):
-        features = _extract(job, manifest, ())
+        features = _extract(job, manifest, killers, ())
         known = {}
     failures = []
     for row, image in enumerate(features.images):
@@ -175,14 +181,16 @@ def _extract_shard(job: ShardJob, manifest: pa.Table) -> tuple[FeatureBlock, Sha
     return block, record
 
 
-def _extract(job: ShardJob, manifest: pa.Table, known: Container[bytes]) -> Features:
+def _extract(
+    job: ShardJob, manifest: pa.Table, killers: list[int], known: Container[bytes]
+) -> Features:
     return extract(
         _network(job),
         image_refs(manifest),
         tap_widths=job.model.tap_widths,
         failed={
             row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
-            for row in read_quarantine(job.store, job.batch, job.model.name, job.shard)
+            for row in killers
         },
         known=known,
     )

@@ -2,11 +2,12 @@
 
 A shard of the batch owns whole chunks, so that two writers never share one. The arrays say what
 was seen; whether a shard is complete stands in ``storage.batches.ledger``, because a zarr chunk
-equal to its fill value is not written at all.
+equal to its fill value is not written at all. `storage.batches.layout` says how the two arrays of
+a group hold those of a block; in groups of before schema version 3 each is an array of its own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -18,10 +19,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import FsspecStore, LocalStore
 
+from storage import objects
+from storage.batches.layout import ROWS, TAP, TAPS, described, pack, unpack
 from storage.disk import sync_files
 from storage.store import Store, StoreError
 
-SCHEMA_VERSION = 2  # 1 had no `colour`
+SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had an array for each of a block's
+PACKED = 3  # the first version with two arrays
 FIRST_DECODING = 1  # how images were decoded for groups that do not say
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 
@@ -55,7 +59,7 @@ class FeatureBlock:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Map paths in the zarr group to the arrays, in a fixed order."""
         return {
-            **{f"tap/{name}": values for name, values in sorted(self.taps.items())},
+            **{f"{TAP}{name}": values for name, values in sorted(self.taps.items())},
             "logits": self.logits,
             "label": self.label,
             "status": self.status,
@@ -80,9 +84,17 @@ class FeatureBlock:
     def joined(blocks: Sequence["FeatureBlock"]) -> "FeatureBlock":
         """Join blocks of one batch, at least one, in their order."""
         arrays = [block.arrays() for block in blocks]
-        joined = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
-        taps = {name: joined.pop(f"tap/{name}") for name in blocks[0].taps}
-        return FeatureBlock(taps=taps, **joined)
+        return FeatureBlock.of(
+            {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+        )
+
+    @staticmethod
+    def of(arrays: Mapping[str, NDArray[Any]]) -> "FeatureBlock":
+        """Make a block of its arrays by path."""
+        return FeatureBlock(
+            taps={name.removeprefix(TAP): a for name, a in arrays.items() if name.startswith(TAP)},
+            **{name: a for name, a in arrays.items() if not name.startswith(TAP)},
+        )
 
     def digest(self) -> str:
         """Compute the sha256 over names, shapes and values, the same on every machine."""
@@ -125,9 +137,8 @@ def create_features(
     its shards are not complete. ``decoding`` is the version of how images are decoded.
     """
     attributes = {"shard_rows": shard_rows, **digests}
-    template = empty_block(1, tap_widths, classes).arrays()
     if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
-        have = _whole_attributes(store, model, batch, list(template))
+        have = _whole_attributes(store, model, batch)
         if have and {**have, **attributes} == have:
             return
         if have:
@@ -135,7 +146,9 @@ def create_features(
                 f"{store.address('features', model, f'{batch}.zarr')} belongs to another "
                 "manifest or model; remove it or choose another batch name"
             )
-    attributes |= {"schema_version": SCHEMA_VERSION, "decoding": decoding}
+    arrays = empty_block(1, tap_widths, classes).arrays()
+    attributes |= {"schema_version": SCHEMA_VERSION, "decoding": decoding, **described(arrays)}
+    template = pack(arrays)
     if not store.is_local:
         if store.fence:
             store.fence.check()  # one object each, and an object store removes under no condition
@@ -169,18 +182,13 @@ def _make_group(
     group.update_attributes(attributes)
 
 
-def _whole_attributes(
-    store: Store, model: str, batch: str, arrays: list[str]
-) -> dict[str, Any] | None:
+def _whole_attributes(store: Store, model: str, batch: str) -> dict[str, Any] | None:
     """Read a group's attributes; None where its metadata or those of an array are damaged."""
     try:
         _arrays.cache_clear()
-        found, attributes = _open(store, model, batch, "r")
-        # Batches of schema version 1 have no colour; of others it was opened with the rest.
-        shapes = [found[name].shape for name in arrays if name != "colour"]
-    except (DamagedError, KeyError):
+        return _open(store, model, batch, "r")[1]
+    except DamagedError:
         return None
-    return attributes if shapes else None
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> str:
@@ -190,15 +198,20 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
         The digest that the same rows will have when they are read.
     """
     arrays, attributes = _open(store, model, batch, "r+")
-    shard_rows, rows = int(attributes["shard_rows"]), arrays["status"].shape[0]
+    shard_rows, rows = int(attributes["shard_rows"]), next(iter(arrays.values())).shape[0]
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    if "colour" not in arrays:
+    if _is_of_first(attributes):
         block = replace(block, colour=None)
+    found = pack(block.arrays()) if ROWS in arrays else block.arrays()
+
+    def write(name: str) -> None:
+        arrays[name][start:stop] = found[name]
+
     with store.saying_if_full():
-        for name, values in block.arrays().items():
-            arrays[name][start:stop] = values
+        with store.together() as pool:
+            list(pool.map(write, found))
         if store.is_local:
             _sync_chunks(store, model, batch, arrays, start // shard_rows)
     return block.digest()
@@ -219,14 +232,22 @@ def read_block(
 ) -> FeatureBlock:
     """Read rows ``start`` to ``stop`` of a batch, with their taps or without."""
     try:
-        arrays, _ = _open(store, model, batch, "r")
-        wanted = sorted(name for name in arrays if name.startswith("tap/")) if taps else []
-        return FeatureBlock(
-            taps={name.removeprefix("tap/"): arrays[name][start:stop] for name in wanted},
-            **{name: array[start:stop] for name, array in arrays.items() if "/" not in name},
-        )
-    # zarr's words for an array that is not there, and for a chunk that has too few bytes.
-    except (KeyError, ValueError) as error:
+        arrays, attributes = _open(store, model, batch, "r")
+        wanted = [n for n in sorted(arrays) if taps or not (n == TAPS or n.startswith(TAP))]
+        with store.together() as pool:
+            found = dict(
+                zip(wanted, pool.map(lambda n: arrays[n][start:stop], wanted), strict=True)
+            )
+        if ROWS not in found:
+            return FeatureBlock.of(found)
+        arrays = unpack(found, attributes)
+        for values in arrays.values():
+            if values.dtype.kind == "f":
+                values[arrays["status"] == PENDING] = np.nan  # a record that was not written is 0
+        return FeatureBlock.of(arrays)
+    # What is said of an array that is not there, of a chunk that has too few bytes, and of fields
+    # that are none.
+    except (KeyError, ValueError, TypeError) as error:
         raise StoreError(
             f"rows {start}:{stop} of {store.address('features', model, f'{batch}.zarr')} are "
             f"damaged ({error}): restore them from a backup, or extract them again"
@@ -296,18 +317,26 @@ def _arrays(
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
-    taps = {f"tap/{name}": array for name, array in group["tap"].arrays()}
+    if group.attrs.get("schema_version", 0) >= PACKED:
+        return {name: group[name] for name in (TAPS, ROWS)}
+    taps = {f"{TAP}{name}": array for name, array in group["tap"].arrays()}
     others = ["logits", "label", "status", "image_id", "size"]
-    if group.attrs.get("schema_version", 0) > 1:
+    if not _is_of_first(group.attrs):
         others.append("colour")
     return taps | {name: group[name] for name in others}
+
+
+def _is_of_first(attributes: Mapping[str, Any]) -> bool:
+    """Tell whether a group is of the first schema version, which knew no colour."""
+    return int(attributes.get("schema_version", 0)) < 2
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:
     path = store.path("features", model, f"{batch}.zarr")
     if store.is_local:
         return LocalStore(path)
-    made = FsspecStore.from_url(str(store.fs.unstrip_protocol(path)))
+    options = objects.one_request(store.fs)
+    made = FsspecStore.from_url(str(store.fs.unstrip_protocol(path)), options)
     # fsspec gives the same filesystem again, with the listings that it remembers.
     made.fs.invalidate_cache()
     return made

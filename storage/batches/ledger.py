@@ -104,7 +104,7 @@ def write_shard_record(store: Store, batch: Batch, model: str, record: ShardReco
 def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
     """Read the ledger's record of a shard; None where its features are not complete."""
     parts = ("batches", batch.key, "ledger", model, f"{shard.number:06d}.json")
-    return ShardRecord.read(store, *parts) if store.exists(*parts) else None
+    return ShardRecord.find(store, *parts)
 
 
 class Quarantine(Record):
@@ -122,7 +122,8 @@ def write_quarantine(store: Store, batch: Batch, model: str, shard: Shard, rows:
 def read_quarantine(store: Store, batch: Batch, model: str, shard: Shard) -> list[int]:
     """Read the quarantined rows of a shard, counted from its start."""
     parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
-    return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
+    found = Quarantine.find(store, *parts)
+    return found.rows if found else []
 
 
 def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
@@ -193,10 +194,11 @@ def screening_version(store: Store, batch: Batch, key: str, newest: int) -> int:
 
 def _screening(store: Store, batch: Batch, key: str, site_version: int | None) -> Screening:
     parts = ("batches", batch.key, "screenings", f"{key}.json")
-    if not store.exists(*parts):
-        with suppress(AlreadyExistsError):
-            begun = Screening(scored_at=now(), site_version=site_version)
-            begun.write(store, *parts, once=True)
+    if begun := Screening.find(store, *parts):
+        return begun
+    with suppress(AlreadyExistsError):
+        begun = Screening(scored_at=now(), site_version=site_version)
+        begun.write(store, *parts, once=True)
     return Screening.read(store, *parts)
 
 
@@ -208,7 +210,7 @@ def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
 def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     """Read the seal of a batch's reports by a screening; None where none are published."""
     parts = ("batches", batch.key, "sealed", f"{key}.json")
-    return Seal.read(store, *parts) if store.exists(*parts) else None
+    return Seal.find(store, *parts)
 
 
 class Announced(Record):
@@ -231,9 +233,8 @@ def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
     parts = ("batches", batch.key, "announced", f"{seal.key}.json")
     if seal.schema_version < 4:
         return True
-    if not store.exists(*parts):
-        return False
-    return Announced.read(store, *parts).report_digest == seal.report_digest
+    noted = Announced.find(store, *parts)
+    return noted is not None and noted.report_digest == seal.report_digest
 
 
 def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[Seal]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.parquet import open_table, read_footer, table_to_bytes
+from storage.parquet import open_table, read_footer, read_known_group, table_to_bytes
 from storage.records import Part, Record, Tell, freeze, read_readable
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError, check_name, digest_of
 
@@ -97,10 +97,12 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
 def find_batch(store: Store, name: str) -> Batch | None:
     """Find the latest attempt at the batch of that name; None where it has not been started."""
     check_name("batch", name)
-    found, key = None, name
-    while store.exists("batches", key, "batch.json"):
-        found = Batch.read(store, "batches", key, "batch.json")
+    found = None
+    following = Batch.find(store, "batches", name, "batch.json")
+    while following is not None:
+        found = following
         key = f"{name}~{found.attempt + 1}"
+        following = Batch.find(store, "batches", key, "batch.json")
     return found
 
 
@@ -151,10 +153,10 @@ def read_manifest(
     parts = ("batches", batch.key, "manifest.parquet")
     try:
         footer = _manifest_footer(store, batch.key, batch.manifest_digest)
+        if shard is not None:
+            return read_known_group(store, footer, shard.number, *parts, columns=columns)
         with open_table(store, *parts, footer=footer) as file:
-            if shard is None:
-                return file.read(columns=columns)
-            return file.read_row_group(shard.number, columns=columns)
+            return file.read(columns=columns)
     except MissingError:
         address = store.address(*parts)
         raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None

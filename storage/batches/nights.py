@@ -84,7 +84,7 @@ def freeze_night(
 def find_night(store: Store, series: str, day: date) -> Night | None:
     """Find the night of a series on a day; None where it has not been frozen."""
     parts = (*_folder(series, day), NIGHT)
-    return Night.read(store, *parts) if store.exists(*parts) else None
+    return Night.find(store, *parts)
 
 
 def list_nights(store: Store, series: str) -> list[Night]:

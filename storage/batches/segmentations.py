@@ -126,7 +126,7 @@ def freeze_segmentation(
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
     """Find the segmentation of that name; None where it has not been started."""
     parts = (FOLDER, check_name("segmentation", name), STARTED)
-    return Segmentation.read(store, *parts) if store.exists(*parts) else None
+    return Segmentation.find(store, *parts)
 
 
 def segmentation_of(store: Store, images: Sources) -> str | None:
@@ -152,7 +152,8 @@ def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list
 def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int]:
     """Read the quarantined rows of a part."""
     parts = (FOLDER, name, "quarantine", kind, f"{number:06d}.json")
-    return Quarantine.read(store, *parts).rows if store.exists(*parts) else []
+    found = Quarantine.find(store, *parts)
+    return found.rows if found else []
 
 
 def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:
@@ -220,7 +221,7 @@ def discard_parts(store: Store, name: str) -> None:
 def read_segmented(store: Store, name: str) -> Segmented | None:
     """Read the record of a complete segmentation; None where it is not complete."""
     parts = (FOLDER, name, DONE)
-    return Segmented.read(store, *parts) if store.exists(*parts) else None
+    return Segmented.find(store, *parts)
 
 
 def verify_segmentation(store: Store, name: str) -> None:

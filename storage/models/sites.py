@@ -290,7 +290,7 @@ class Learning(Record):
 def find_learning(store: Store, site: str, batch: str) -> Learning | None:
     """Find the decision on a batch, by its key; None where none was taken yet."""
     path = (FOLDER, site, "learned", f"{batch}.json")
-    return Learning.read(store, *path) if store.exists(*path) else None
+    return Learning.find(store, *path)
 
 
 def note_learning(store: Store, site: str, batch: str, learning: Learning) -> None:

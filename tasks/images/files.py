@@ -8,6 +8,7 @@ import os
 import stat
 import tarfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +30,16 @@ BLOCK = 2**22  # bytes that are in memory at once
 # What is used of a file on this machine's disks; the rest takes a kilobyte of each.
 KEPT = ("name", "size", "type", "islink", "mtime")
 # One request to an object store is given up long before the whole read is, and is made again.
-S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
+S3_CLIENT = {
+    "connect_timeout": 10,
+    "read_timeout": 30,
+    "retries": {"max_attempts": 2},
+    "max_pool_connections": 32,
+}
+LOOK = 10.0  # seconds for which a process takes a source as unchanged
+SOURCES = 64  # whose stamps are kept for so long
+# Of an archive that is far away: one block is read while the images of the one before are decoded.
+AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
 
 
 class SourceError(Exception):
@@ -53,10 +64,38 @@ def filesystem(url: str) -> tuple[Any, str]:
             own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
             # A copy, for the client changes what it is given, and would be made anew each time.
             options["config_kwargs"] = deepcopy(S3_CLIENT | own)
-        fs, path = kind(**options), kind._strip_protocol(url)
+            options["max_concurrency"] = 1  # or it asks for the size of each image first
+        fs, path = _connected(kind, options), kind._strip_protocol(url)
     # Tonight's images must be found by a process that listed the folder last night.
     fs.invalidate_cache()
     return fs, path
+
+
+def _connected(kind: Any, options: dict[str, Any]) -> Any:
+    """Make a filesystem; all threads of a process share a client of a server.
+
+    fsspec would make one for each thread, which costs more than reading a hundred images.
+    """
+    if not kind.async_impl:
+        return kind(**options)
+    key = (os.getpid(), kind, repr(sorted(options.items())))
+    with _CONNECTING:
+        if key not in _CLIENTS:
+            _CLIENTS[key] = kind(**options)
+        return _CLIENTS[key]
+
+
+_CONNECTING = threading.Lock()
+_CLIENTS: dict[tuple[Any, ...], Any] = {}
+
+
+def is_far(uri: str) -> bool:
+    """Tell whether a file lies behind a server: a read is then mostly waiting."""
+    address = split_link(uri.partition("://")[2])[1] if in_archive(uri) else uri
+    protocol, found, _ = address.partition("://")
+    if not found or protocol == "file":
+        return False
+    return bool(filesystem(address)[0].async_impl)
 
 
 def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
@@ -184,12 +223,12 @@ def _read_bytes(uri: str) -> bytes:
             return _read_local(path)
         return bytes(fs.cat_file(path))
     name, address = split_link(rest)
-    return _archive(kind, address, stamp(address)).read(name)
+    return _archive(kind, address, known_stamp(address)).read(name)
 
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """List names and sizes in bytes of the files in an archive, in the archive's order."""
-    archive = asked(address, lambda: _archive(kind, address, stamp(address)))
+    archive = asked(address, lambda: _archive(kind, address, _stamp_anew(address)))
     for name, member in archive.members.items():
         yield name, _size(member)
 
@@ -197,6 +236,28 @@ def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
 def stamp(uri: str) -> str:
     """Return a text that changes when a file, or the archive that it lies in, is replaced."""
     return asked(uri, partial(_stamp, uri))
+
+
+def lately_stamped(uri: str) -> str:
+    """Return the stamp of a file, which may be `LOOK` seconds old."""
+    looked, found = _LATELY.get(uri, (-inf, ""))
+    return found if time.monotonic() - looked < LOOK else _stamp_anew(uri)
+
+
+_LATELY: dict[str, tuple[float, str]] = {}
+
+
+def _stamp_anew(uri: str) -> str:
+    found = stamp(uri)
+    if len(_LATELY) >= SOURCES:
+        _LATELY.clear()
+    _LATELY[uri] = time.monotonic(), found
+    return found
+
+
+def known_stamp(uri: str) -> str:
+    """Return the stamp of a file; that of one that is far away may be `LOOK` seconds old."""
+    return lately_stamped(uri) if is_far(uri) else stamp(uri)
 
 
 def _stamp(uri: str) -> str:
@@ -312,7 +373,7 @@ def _refusal(member: Member) -> str | None:
 def _archive(kind: str, address: str, at: str) -> _Archive:
     fs, path = filesystem(address)
     # An object store would read 50 MB ahead from wherever the next image lies.
-    blocks = {"block_size": 2**20, "cache_type": "blockcache"} if fs.async_impl else {}
+    blocks = AHEAD if fs.async_impl else {}
     try:
         file = fs.open(path, "rb", **blocks)
         archive: zipfile.ZipFile | tarfile.TarFile

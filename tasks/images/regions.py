@@ -5,7 +5,6 @@ digest is made from that of the source and from what is cut out.
 """
 
 import threading
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -19,7 +18,7 @@ from PIL import Image
 
 from tasks.images.crops import Points, cut_out
 from tasks.images.decoding import REASONS, BadImageError, Picture, decode, decode_rgb, resize
-from tasks.images.files import ChangedError, digest_of_file, read_bytes, stamp
+from tasks.images.files import ChangedError, digest_of_file, lately_stamped, read_bytes
 from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
 
@@ -39,7 +38,6 @@ COLUMNS = [
     "failure",
     "size",
 ]
-LOOK = 10.0  # seconds for which a process takes a source as unchanged
 MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
 PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
 
@@ -223,16 +221,10 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
 
 
 def _digest_of_source(ref: ImageRef) -> bytes:
-    now = int(time.monotonic() / LOOK)
-    current = _stamp_at(ref.source, now)
+    current = lately_stamped(ref.source)
     if ref.source_id is not None and current == ref.source_stamp:
         return ref.source_id
     return digest_at(ref.source, current)
-
-
-@lru_cache(maxsize=64)
-def _stamp_at(source: str, _moment: int) -> str:
-    return stamp(source)
 
 
 @lru_cache(maxsize=64)
@@ -244,7 +236,7 @@ def digest_at(source: str, _stamp: str) -> bytes:
 def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be had."""
     x, y, width, height, level = region
-    current = _stamp_at(source, int(time.monotonic() / LOOK))
+    current = lately_stamped(source)
     if _is_slide(source, current):
         slide = open_slide(source)
         if level >= len(slide.downsamples) or x + width > slide.width or y + height > slide.height:
@@ -275,7 +267,7 @@ def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint
         The pixels, RGB (h, w, 3), and the region that they are.
     """
     x, y, width, height, level = region
-    current = _stamp_at(source, int(time.monotonic() / LOOK))
+    current = lately_stamped(source)
     if _is_slide(source, current):
         slide = open_slide(source)
         most = slide.width, slide.height

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tasks.images.addresses import LOCAL, TIFF, VENDORS, ZARR, extension_of, in_archive
 from tasks.images.decoding import BadImageError
-from tasks.images.files import asked, filesystem, stamp
+from tasks.images.files import asked, filesystem, known_stamp
+from tasks.images.formats.kept import KeptRanges
 from tasks.images.formats.ome_zarr import open_ome_zarr
 from tasks.images.formats.tiff import is_tiled_or_large, open_tiff
 from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
@@ -118,7 +119,7 @@ def open_slide(uri: str) -> Slide:
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
     try:
-        return asked(uri, lambda: _open(uri, stamp(uri)))
+        return asked(uri, lambda: _open(uri, known_stamp(uri)))
     except (BadImageError, TimedOutError):
         raise
     # A slide must never stop its batch, whatever its filesystem raises.
@@ -141,4 +142,4 @@ def _opened(uri: str) -> Slide:
         raise BadImageError(
             "unreadable", f"{extension_of(uri)} is read from a local disk only: copy it to one"
         )
-    return open_tiff(fs, path)
+    return open_tiff(KeptRanges(fs), path)

@@ -1,6 +1,6 @@
 """Extract features: files are read and decoded in threads while the network works."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.images.addresses import in_archive
 from tasks.images.decoding import BadImageError, failure_of, mean_colour
+from tasks.images.files import is_far
 from tasks.images.regions import ImageRef, find
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
     from tasks.network.inference import Inference
+
+
+AT_ONCE = 16  # files that a server is asked for at once; each comes after tens of milliseconds
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,19 @@ def load_images(
     ``known`` are read and not decoded.
     """
     lost = failed or {}
+    if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
+        threads = max(threads, AT_ONCE)
 
     def load(row: int) -> Loaded:
         return Loaded(failure=lost[row]) if row in lost else load_image(refs[row], side, known)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         yield from pool.map(load, range(len(refs)))
+
+
+def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
+    """Take one image of each kind of filesystem."""
+    return {ref.source.partition("://")[0]: ref for ref in refs}.values()
 
 
 @dataclass(frozen=True)

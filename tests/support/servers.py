@@ -3,12 +3,50 @@
 import logging
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 LOST_ANSWERS: set[str] = set()  # paths of which the S3 server does the next PUT and says it did not
+
+
+@dataclass
+class Requests:
+    """What the S3 server is asked: verb and path (LIST: and prefix) of each request, in order.
+
+    It waits ``away`` seconds before each answer, as if the store were so far away.
+    """
+
+    away: float = 0.0
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    def note(self, environ: dict[str, Any]) -> None:
+        """Note a request that has come."""
+        verb, path, query = (environ[k] for k in ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING"))
+        if verb == "GET" and "list-type" in query:
+            verb, path = "LIST", query
+        self.seen.append((verb, path))
+
+    def counts(self) -> Counter[str]:
+        """Count those of each verb."""
+        return Counter(verb for verb, _ in self.seen)
+
+    @property
+    def reads(self) -> int:
+        """Count those that write nothing."""
+        return sum(verb in {"GET", "HEAD", "LIST"} for verb, _ in self.seen)
+
+    @property
+    def writes(self) -> int:
+        """Count the others."""
+        return len(self.seen) - self.reads
+
+
+REQUESTS = Requests()
 
 
 def free_port() -> int:
@@ -38,6 +76,8 @@ def s3_bucket() -> Iterator[str]:
     moto, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        REQUESTS.note(environ)
+        time.sleep(REQUESTS.away)
         with turn:
             if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"] in LOST_ANSWERS:
                 LOST_ANSWERS.remove(environ["PATH_INFO"])

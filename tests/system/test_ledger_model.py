@@ -30,6 +30,7 @@ from storage.batches.features import (
     write_block,
 )
 from storage.batches.known_features import verified_block
+from storage.batches.layout import ROWS, described, pack, unpack
 from storage.batches.ledger import (
     Failure,
     Seal,
@@ -64,7 +65,8 @@ SHARD_ROWS = 3
 DAY = date(2026, 1, 3)
 REPORT = report_path("night", DAY)
 WIDTHS = {"layer1": 2, "layer2": 1}
-ARRAYS = tuple(empty_block(1, WIDTHS, 2).arrays())
+HOW = described(empty_block(1, WIDTHS, 2).arrays())
+ARRAYS = tuple(HOW)
 ROW = pa.schema([("uri", pa.string()), ("status", pa.string()), ("attempt", pa.int32())])
 SPOILT = b"nothing that was ever extracted"
 
@@ -92,7 +94,7 @@ def killed_after(calls: int, owner: object, name: str) -> Iterator[None]:
 
 
 def content(block: FeatureBlock) -> Content:
-    return {name: values.tobytes() for name, values in block.arrays().items()}
+    return {name: values.tobytes() for name, values in pack(block.arrays()).items()}
 
 
 def blank(shard: Shard) -> Content:
@@ -119,9 +121,9 @@ class Attempt:
 
     def failed(self, shard: Shard) -> set[int]:
         """The rows of a complete shard that failed, counted from its start."""
-        return {
-            row for row, code in enumerate(self.records[shard.number]["status"]) if code == FAILED
-        }
+        rows = np.frombuffer(self.records[shard.number][ROWS], np.uint8)
+        status = unpack({ROWS: rows.reshape(shard.stop - shard.start, -1)}, HOW)["status"]
+        return set(np.flatnonzero(status == FAILED).tolist())
 
 
 no_features = precondition(lambda self: not self.latest.features)
@@ -285,8 +287,7 @@ class Ledger(RuleBasedStateMachine):
 
     def chunk(self, shard: Shard, name: str) -> Path:
         array = Path(self.store.path("features", "tiny", f"{self.batch.key}.zarr", name))
-        dimensions = len(empty_block(1, WIDTHS, 2).arrays()[name].shape)
-        return array.joinpath("c", str(shard.number), *["0"] * (dimensions - 1))
+        return array / "c" / str(shard.number) / "0"
 
     @has_features
     @rule(number=a_shard, name=st.sampled_from(ARRAYS))
@@ -300,7 +301,7 @@ class Ledger(RuleBasedStateMachine):
     def spoil_a_chunk(self, number: int, name: str, share: float) -> None:
         """Put other bytes there, as many as there should be or fewer."""
         shard = self.shard(number)
-        whole = empty_block(SHARD_ROWS, WIDTHS, 2).arrays()[name].nbytes
+        whole = pack(empty_block(SHARD_ROWS, WIDTHS, 2).arrays())[name].nbytes
         path = self.chunk(shard, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\xa5" * int(share * whole))

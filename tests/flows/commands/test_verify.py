@@ -76,11 +76,9 @@ FILES: dict[str, Turn] = {
     "sites/kampala/v0001/card.json": digit_of("statistics_version"),
     "sites/kampala/v0001/site.safetensors": last,
     f"{ZARR}/zarr.json": digit_of("model"),
-    f"{ZARR}/status/c/0": last,
-    f"{ZARR}/label/c/0": last,
-    f"{ZARR}/logits/c/0/0": middle,
-    f"{ZARR}/tap/layer1/c/0/0": middle,
-    f"{ZARR}/tap/layer1/zarr.json": lambda content: 0,
+    f"{ZARR}/rows/c/0/0": last,
+    f"{ZARR}/taps/c/0/0": middle,
+    f"{ZARR}/taps/zarr.json": lambda content: 0,
     f"nights/ward/{DAY}/manifest.parquet": middle,
     f"nights/ward/{DAY}/night.json": digit_of("digest"),
     "segmentations/cut/sources.parquet": middle,
@@ -155,11 +153,9 @@ def test_a_file_of_every_kind_is_turned_over(full: Store) -> None:
         parts = path.split("/")
         return "/".join([parts[0], *(["*"] * (len(parts) - 2)), Path(path).suffix])
 
-    harmless = {f"{ZARR}/tap/zarr.json", "segmentations/cut/segmentation.json"}
+    harmless = {"segmentations/cut/segmentation.json"}
     turned = {kind(path) for path in FILES}
-    assert {kind(path) for path in files_of(full) - harmless} <= turned | {
-        kind(f"{ZARR}/image_id/c/0/0"), kind(f"{ZARR}/image_id/zarr.json")
-    }  # fmt: skip
+    assert {kind(path) for path in files_of(full) - harmless} <= turned
 
 
 @pytest.mark.parametrize(

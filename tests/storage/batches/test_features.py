@@ -13,6 +13,8 @@ from storage.batches.features import (
     PENDING,
     SCORED,
     FeatureBlock,
+    _make_group,
+    _zarr_store,
     create_features,
     empty_block,
     read_block,
@@ -94,8 +96,9 @@ def test_only_whole_chunks_are_written(
 def test_every_chunk_belongs_to_one_shard(store: Store) -> None:
     create(store)
     group = zarr.open_group(store.path("features", "tiny", "night.zarr"), mode="r")
-    chunks = {name: group[name].chunks[0] for name in read(store).arrays()}
-    assert set(chunks.values()) == {SHARD_ROWS}
+    assert {name: array.chunks[0] for name, array in group.arrays()} == {
+        "taps": SHARD_ROWS, "rows": SHARD_ROWS,
+    }  # fmt: skip
 
 
 def test_the_chunks_of_a_shard_are_synced_and_no_others(
@@ -114,16 +117,15 @@ def test_the_chunks_of_a_shard_are_synced_and_no_others(
 
     monkeypatch.setattr(os, "fsync", watch)
     block = filled(SHARD_ROWS)
-    block.label[:] = -1
-    block.status[:] = PENDING  # equal to the fill value, so there is no chunk
+    for values in block.taps.values():
+        values[:] = np.nan  # equal to the fill value, so there is no chunk
     write(store, SHARD_ROWS, block)
     found = [path for pattern in ("**/c/1", "**/c/1/*") for path in Path(root).glob(pattern)]
     chunks = {path.relative_to(root).as_posix() for path in found if path.is_file()}
-    assert "tap/layer1/c/1/0" in chunks
-    assert "status/c/1" not in chunks
+    assert chunks == {"rows/c/1/0"}
     assert chunks == {path for path in synced if not (Path(root) / path).is_dir()}
     folders = {path for path in synced if (Path(root) / path).is_dir()}
-    assert {"tap/layer1/c/1", "tap/layer1/c", "logits/c/1", "logits/c", "status/c"} <= folders
+    assert {"rows/c/1", "rows/c", "rows", "taps/c", "taps"} <= folders
     # First all files, then the folders that name them.
     assert set(synced[: len(chunks)]) == chunks
     print(f"{len(synced)} fsyncs a shard: {len(chunks)} chunks, {len(folders)} folders")
@@ -139,7 +141,7 @@ def test_creating_again_keeps_what_was_written(any_store: Store) -> None:
 def test_a_group_whose_making_was_cut_short_is_made_anew(any_store: Store) -> None:
     create(any_store)
     for name in any_store.names("features", "tiny", "night.zarr"):
-        if name not in {"zarr.json", "tap"}:
+        if name not in {"zarr.json", "taps"}:
             any_store.remove("features", "tiny", "night.zarr", name)
     # The attributes are what is written last.
     any_store.write_json(
@@ -152,7 +154,7 @@ def test_a_group_whose_making_was_cut_short_is_made_anew(any_store: Store) -> No
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost"])
-@pytest.mark.parametrize("part", ["zarr.json", "logits/zarr.json", "tap/layer1/zarr.json"])
+@pytest.mark.parametrize("part", ["zarr.json", "rows/zarr.json", "taps/zarr.json"])
 def test_a_group_whose_metadata_are_damaged_is_made_anew(
     store: Store, part: str, damage: str
 ) -> None:
@@ -166,7 +168,7 @@ def test_a_group_whose_metadata_are_damaged_is_made_anew(
     assert read(store).logits.shape == (ROWS, CLASSES)
 
 
-@pytest.mark.parametrize("part", ["zarr.json", "logits/zarr.json", "tap/zarr.json"])
+@pytest.mark.parametrize("part", ["zarr.json", "rows/zarr.json", "taps/zarr.json"])
 def test_a_group_whose_metadata_are_damaged_is_named(store: Store, part: str) -> None:
     create(store)
     path = Path(store.path("features", "tiny", "night.zarr", part))
@@ -268,3 +270,28 @@ def test_a_digest_changes_with_every_array(name: str) -> None:
 
 def test_an_empty_block_has_a_digest() -> None:
     assert filled(0).digest() != filled(1).digest()
+
+
+def test_groups_of_before_packed_arrays_are_read_and_written(any_store: Store) -> None:
+    """A batch that 0.2 has begun goes on in the arrays that it has."""
+    block = empty_block(1, WIDTHS, CLASSES)
+    attributes = {"shard_rows": SHARD_ROWS, "schema_version": 2, **DIGESTS}
+    _make_group(
+        _zarr_store(any_store, "tiny", "night"), block.arrays(), ROWS, SHARD_ROWS, attributes
+    )
+    create(any_store)
+    write(any_store, 4, filled(4))
+    assert read(any_store, 4, 8).digest() == filled(4).digest()
+    assert not any_store.exists("features", "tiny", "night.zarr", "rows")
+    assert read_block(any_store, "tiny", "night", 0, ROWS, taps=False).taps == {}
+
+
+def test_records_are_read_without_this_library(store: Store) -> None:
+    create(store)
+    write(store, 0, filled(4))
+    group = zarr.open_group(store.path("features", "tiny", "night.zarr"), mode="r")
+    fields = [(name, kind, tuple(shape)) for name, kind, shape in group.attrs["rows"]]
+    records = group["rows"][:4].view(np.dtype(fields))[:, 0]
+    np.testing.assert_array_equal(records["image_id"], filled(4).image_id)
+    assert group.attrs["taps"] == [["layer1", 2], ["layer2", 3]]
+    np.testing.assert_array_equal(group["taps"][:4, 2:], filled(4).taps["layer2"])

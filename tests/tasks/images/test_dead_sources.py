@@ -131,6 +131,7 @@ def test_a_client_of_an_object_store_gives_up_a_request_before_the_read_is_given
     fs, _ = files.filesystem("s3://bucket/1.png")
     assert fs.config_kwargs == {
         "connect_timeout": 3, "read_timeout": 30, "retries": {"max_attempts": 2},
+        "max_pool_connections": 32,
     }  # fmt: skip
     assert files.filesystem("s3://bucket/2.png")[0] is fs
     assert failure_of(TimedOutError("late")).reason == "timed_out"

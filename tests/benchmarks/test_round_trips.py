@@ -1,0 +1,202 @@
+"""A store 30 ms away: requests of a shard and of a slide's job, and what they cost.
+
+Two cores cannot run eight workers. Here they are threads, and what stands in for reading and for
+the network waits as long as a core computes (500 images a second), and leaves the cores to what is
+measured: everything that a shard does beside. Images are then read by themselves.
+"""
+
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from flows.jobs import shard as jobs
+from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.shard import ShardJob, run_shard
+from flows.stages.scoring import plan_parts
+from storage.batches.features import create_features
+from storage.batches.manifests import BatchPlan, freeze_batch
+from storage.models.classifiers import load_card
+from storage.store import Store
+from tasks.images.listing import list_images
+from tasks.images.regions import ImageRef, Region, address_of, image_refs
+from tasks.network.features import Features, Loaded, load_images
+from tasks.synthetic.cells import write_collection
+from tasks.synthetic.slides import render_slide
+from tests.support.far_s3 import far_s3, requests
+from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.models import CLASSES, WHEN
+from tests.support.shards import Night, add_detector, start
+
+pytestmark = pytest.mark.benchmark
+
+AWAY = 0.03  # seconds
+SPEED = 500.0  # images a second of a core
+WORKERS, SHARDS_EACH, SHARD_ROWS, ROUNDS = (8, 2, 128, 1) if QUICK else (8, 2, 512, 3)
+READS = {"GET", "HEAD", "LIST"}
+numbers = count()
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[str]:
+    with far_s3(AWAY) as root:
+        yield root
+
+
+@pytest.fixture
+def night(far: str, store_with_model: Store, cells: Path) -> Night:
+    """A night of three shards on S3, of which the first is extracted."""
+    root = f"{far}/{next(numbers)}"
+    fsspec.filesystem("s3").put(f"{store_with_model.root}/", f"{root}/store/", recursive=True)
+    night = start(Store(f"{root}/store"), cells)
+    run_shard(night.job(0))
+    return night
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cells")
+    write_collection(folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0)
+    return folder
+
+
+def counts(seen: list[tuple[str, str]]) -> tuple[int, int]:
+    reads = sum(verb in READS for verb, _ in seen)
+    return reads, len(seen) - reads
+
+
+def test_requests_of_a_shard(night: Night, record: Record) -> None:
+    requests()
+    run_shard(night.job(1))
+    new = counts(requests())
+    run_shard(night.job(0))
+    requests()
+    run_shard(night.job(0))
+    kept = counts(requests())
+    record("requests of a new shard, reading", "", ours=[new[0]], limit=4)
+    record("requests of a new shard, writing", "", ours=[new[1]], limit=3)
+    record("requests of a shard that is kept", "", ours=[sum(kept)])
+    assert new[0] <= 4
+    assert new[1] <= 3
+
+
+def test_requests_of_a_slides_job(night: Night, record: Record) -> None:
+    card, _ = add_detector(night)
+    (part,) = plan_parts(night.store, night.batch, by_slide=False)
+    job = ScoreJob(
+        night.store, night.batch, night.card, card, 0, part.slides, part.spans, WHEN, None
+    )
+    score_part(job)
+    requests()
+    seconds = in_turn(1, {"": lambda: score_part(job)})[""]
+    reads, writes = counts(requests())
+    record("requests of a job of slides, reading, for each shard", "", ours=[reads / 3], limit=5)
+    record("requests of a job of slides, writing", "", ours=[writes], limit=2)
+    record("a job of slides in three shards", "s", ours=seconds)
+    assert reads <= 15
+    assert writes <= 2
+
+
+def stand_in(_: Any, refs: list[ImageRef], tap_widths: dict[str, int], **__: Any) -> Features:
+    """Wait as long as a core computes."""
+    time.sleep(len(refs) / SPEED)
+    rng = np.random.default_rng(0)
+    taps = {t: rng.normal(size=(len(refs), d)).astype(np.float32) for t, d in tap_widths.items()}
+    logits = rng.normal(size=(len(refs), 2)).astype(np.float32)
+    images = [Loaded(rng.bytes(32), (64, 64), (1.0, 2.0, 3.0)) for _ in refs]
+    return Features(taps, logits, images)
+
+
+def test_eight_workers_far_from_their_store(
+    far: str, store_with_model: Store, cells: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "extract", stand_in)
+    monkeypatch.setattr(jobs, "_network", lambda job: None)
+    there = Store(f"{far}/{next(numbers)}")
+    rows = WORKERS * SHARDS_EACH * SHARD_ROWS
+    some = list_images(str(cells), classes=CLASSES)
+    manifest = some.take(np.arange(rows) % some.num_rows)
+    card = replace_widths(load_card(store_with_model, "tiny"))
+
+    def screened(store: Store) -> float:
+        plan = BatchPlan(
+            name=f"b{next(numbers)}", images="cells", limit=None, shard_rows=SHARD_ROWS,
+            batch_date=date(2026, 1, 1), started_at=WHEN,
+        )  # fmt: skip
+        batch = freeze_batch(store, plan, manifest)
+        create_features(
+            store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
+            tap_widths=card.tap_widths, classes=2,
+            digests={"manifest": batch.manifest_digest, "model": card.digest},
+        )  # fmt: skip
+        work = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
+        run_shard(work[0])  # opens the arrays, once a worker
+        with ThreadPoolExecutor(WORKERS) as pool:
+            seconds = in_turn(1, {"": lambda: list(pool.map(run_shard, work))})[""][0]
+        return rows / seconds
+
+    screened(there)
+    speeds = in_turn(
+        ROUNDS, {"far": lambda: screened(there), "near": lambda: screened(store_with_model)}
+    )
+    found = record(
+        f"{WORKERS} workers, store 30 ms away, rival a local one", "images/s",
+        ours=speeds["far"], rival=speeds["near"], higher_is_better=True,
+    )  # fmt: skip
+    share = found["ratio"]["median"]
+    record("of a local store's speed", "", ours=[share], limit=0.8, higher_is_better=True)
+
+
+def replace_widths(card: Any) -> Any:
+    """Give the tiny model taps as wide as those of the default network."""
+    return card.model_copy(update={"tap_widths": {"layer1": 112, "layer2": 320}})
+
+
+@pytest.mark.parametrize("kind", ["files", "zip", "slide"])
+def test_images_of_a_shard_far_away(far: str, tmp_path: Path, record: Record, kind: str) -> None:
+    here, root = tmp_path / "night", f"{far}/{next(numbers)}"
+    if kind == "slide":
+        here.mkdir()
+        render_slide(here / "s.tif", width=4096, height=4096, fields=9, thick=0, seed=0, levels=2)
+        boxes = [
+            Region(512 + 70 * (n % 32), 512 + 70 * (n // 32), 64, 64) for n in range(SHARD_ROWS)
+        ]
+        name = "s.tif"
+    else:
+        each = SHARD_ROWS // 8
+        write_collection(here, patients=8, cells_per_patient=each, parasitized_fraction=0.5, seed=0)
+        name = ""
+    if kind == "zip":
+        with zipfile.ZipFile(here / "night.zip", "w") as archive:
+            for path in sorted(here.rglob("*.png")):
+                archive.write(path, path.relative_to(here).as_posix())
+        name = "night.zip"
+    fsspec.filesystem("s3").put(f"{here}/{name}", f"{root}/{name}", recursive=True)
+
+    def refs(source: str) -> list[ImageRef]:
+        if kind == "slide":
+            return [ImageRef(address_of(source, box), source, box) for box in boxes]
+        return image_refs(list_images(source, classes=CLASSES, limit=SHARD_ROWS))
+
+    def read(images: list[ImageRef]) -> None:
+        loaded = list(load_images(images, 64, 2))
+        assert len(loaded) == SHARD_ROWS
+        assert all(each.failure is None for each in loaded)
+
+    listed = refs(f"{root}/{name}")
+    requests()
+    seconds = in_turn(1, {"far": lambda: read(listed)})["far"]
+    asked = len(requests())
+    local = refs(f"file://{here}/{name}")
+    near = in_turn(1, {"near": lambda: read(local)})["near"]
+    record(f"{SHARD_ROWS} images, {kind} on S3, rival on a disk", "s", ours=seconds, rival=near)
+    record(f"requests for {SHARD_ROWS} images, {kind} on S3", "", ours=[asked])
+    assert asked <= SHARD_ROWS + 3

@@ -1,0 +1,50 @@
+"""What units of work ask of an object store: each request takes as long as many images do.
+
+The numbers are those of requests that come to the server, in worker processes that have a batch's
+model and metadata already.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from flows.jobs.shard import run_shard
+from storage.store import Store
+from tests.support.servers import REQUESTS
+from tests.support.shards import Night, start
+
+
+@pytest.fixture
+def folder(s3_bucket: str, tmp_path: Path) -> Iterator[str]:
+    """A folder on S3."""
+    yield f"{s3_bucket}/{tmp_path.name}"
+    REQUESTS.seen.clear()
+
+
+@pytest.fixture
+def night(folder: str, store_with_model: Store, cells: Path) -> Night:
+    """A night of three shards, of which the first is extracted, in a store on S3."""
+    fsspec.filesystem("s3").put(f"{store_with_model.root}/", f"{folder}/store/", recursive=True)
+    night = start(Store(f"{folder}/store"), cells)
+    run_shard(night.job(0))
+    REQUESTS.seen.clear()
+    return night
+
+
+def test_a_shard_reads_four_times_and_writes_three_times(night: Night) -> None:
+    run_shard(night.job(1))
+    assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
+
+
+def test_the_last_shard_which_is_shorter_asks_no_more(night: Night) -> None:
+    run_shard(night.job(2))
+    assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
+
+
+def test_a_shard_that_is_kept_is_read_by_six_requests(night: Night) -> None:
+    run_shard(night.job(0))  # opens the arrays to be read
+    REQUESTS.seen.clear()
+    run_shard(night.job(0))
+    assert REQUESTS.counts() == {"GET": 6}
