@@ -29,7 +29,10 @@ _JPEG = (
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
 # Of a refractile mark, least and most: see `marked`.
-_MARKS = ((-0.8, -0.8, 0.05, 0.05, 0.0, -1.6, -0.6), (0.8, 0.8, 0.3, 0.2, math.pi, 0.6, 0.8))
+_MARKS = (
+    (-0.8, -0.8, 0.05, 0.05, 0.0, -1.6, -0.6, -0.2, -0.2, -0.2),
+    (0.8, 0.8, 0.3, 0.2, math.pi, 0.6, 0.8, 0.2, 0.2, 0.2),
+)
 _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
 
@@ -53,7 +56,7 @@ class Augmentation:
     channel_gain: float = 0.15
     zoom: float = 0.15
     degraded: float = 0.3
-    marked: float = 0.15
+    marked: float = 0.3
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""
@@ -173,23 +176,24 @@ def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor
 def marked(pixels: Tensor, marks: Tensor) -> Tensor:
     """Draw a refractile mark on each image: it bends light, and is no dye.
 
-    Absorbance is multiplied, so the mark has the colours of what it lies on: its core by e^core,
-    and its rim by e^rim.
+    Absorbance is multiplied, its core by e^core, and its rim by e^rim. Light of one colour is bent
+    more than that of another, so each channel sees the mark at its own size: its rim has fringes.
 
     Args:
         pixels: (n, 3, side, side) in [0, 1].
-        marks: (n, 7): the middle's column and row, in [-1, 1]; half axes, in halves of the side;
-            angle in radians; core and rim.
+        marks: (n, 10): the middle's column and row, in [-1, 1]; half axes, in halves of the side;
+            angle in radians; core and rim; dispersion, by which each channel's size is larger.
     """
     side = pixels.shape[-1]
-    column, row, long, short, angle, core, rim = marks[:, :, None, None].unbind(1)
+    column, row, long, short, angle, core, rim = marks[:, :7, None, None, None].unbind(1)
+    size = 1 + marks[:, 7:, None, None]
     places = (torch.arange(side) * 2 + 1) / side - 1
-    right, down = places[None, None, :] - column, places[None, :, None] - row
+    right, down = places - column, places[:, None] - row
     along = (right * angle.cos() + down * angle.sin()) / long
     across = (down * angle.cos() - right * angle.sin()) / short
-    radius = (along.square() + across.square()).sqrt()
+    radius = (along.square() + across.square()).sqrt() / size
     profile = core * torch.exp(-2 * radius**2) + rim * torch.exp(-8 * (radius - 1) ** 2)
-    return pixels.clamp(min=DARKEST).pow(profile.exp()[:, None])
+    return pixels.clamp(min=DARKEST).pow(profile.exp())
 
 
 def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
@@ -198,8 +202,8 @@ def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
     left = torch.rand(len(pixels), generator=generator) < share
     for _ in range(4):
         rows = torch.nonzero(left)[:, 0]
-        drawn = torch.rand(len(rows), 7, generator=generator)
         least, most = torch.tensor(_MARKS).unbind()
+        drawn = torch.rand(len(rows), len(least), generator=generator)
         made[rows] = marked(made[rows], least + (most - least) * drawn)
         left &= torch.rand(len(pixels), generator=generator) < 0.5
     return made

@@ -63,15 +63,18 @@ RECIPES = {
     "strong": Recipe(STRONG),
     "strong, weights averaged": Recipe(UNMARKED),
     DEFAULT: Recipe(PLAN),
-    "the same, twice the marks": Recipe(
-        replace(PLAN, augmentation=replace(PLAN.augmentation, marked=0.3))
+    "the same, half the marks": Recipe(
+        replace(PLAN, augmentation=replace(PLAN.augmentation, marked=0.15))
     ),
-    "strong, labels smoothed by .1": Recipe(replace(STRONG, label_smoothing=0.1)),
+    "the same, twice the marks": Recipe(
+        replace(PLAN, augmentation=replace(PLAN.augmentation, marked=0.6))
+    ),
+    "the same, labels smoothed by .1": Recipe(replace(PLAN, label_smoothing=0.1)),
+    "the same, nothing frozen": Recipe(PLAN, frozen=()),
     "strong, no degraded images": Recipe(
         replace(STRONG, augmentation=replace(STRONG.augmentation, degraded=0.0))
     ),
     "colours varied twice as far": Recipe(replace(STRONG, augmentation=COLOUR)),
-    "strong, nothing frozen": Recipe(STRONG, frozen=()),
 }
 
 

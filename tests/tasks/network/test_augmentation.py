@@ -114,17 +114,18 @@ def test_zoom_enlarges_about_the_middle() -> None:
     assert torch.allclose(same, images, atol=1e-5)
 
 
-def test_a_mark_changes_absorbance_by_its_core_and_rim_and_no_hue() -> None:
+def test_a_mark_changes_absorbance_by_its_core_and_rim_and_a_channel_sees_it_at_its_size() -> None:
     cell = torch.tensor([0.8, 0.5, 0.6]).view(1, 3, 1, 1).expand(1, 3, 41, 41)
     core, rim = math.log(0.25), math.log(1.5)
-    marks = torch.tensor([[0.0, 0.0, 0.5, 0.25, 0.0, core, rim]])
+    marks = torch.tensor([[0.0, 0.0, 0.5, 0.25, 0.0, core, rim, 0.0, 0.0, 0.2]])
     found = marked(cell, marks)[0]
     times = found.log() / cell[0].log()
-    torch.testing.assert_close(times[0], times[1])  # as much of each colour: it is no dye
+    torch.testing.assert_close(times[0], times[1])  # without dispersion no hue: it is no dye
     assert times[0, 20, 20] == pytest.approx(0.25, rel=0.01)
     at_rim = math.exp(core * math.exp(-2) + rim)
     assert times[0, 20, 20 + 10] == pytest.approx(at_rim, rel=0.05)  # half a half side away
     assert times[0, 20 + 5, 20] == pytest.approx(at_rim, rel=0.05)
+    assert times[2, 20, 20 + 12] == pytest.approx(at_rim, rel=0.05)  # a fifth further out
     assert times[0, 0, 0] == pytest.approx(1.0, abs=0.01)
 
 
