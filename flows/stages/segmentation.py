@@ -44,6 +44,7 @@ from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
 from tasks.images.files import asked, filesystem
+from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
@@ -129,6 +130,7 @@ def _start_or_resume(
             on_skip=warn,
         )
         _refuse_regions(sources, images)
+        sources = one_file_a_slide(sources, warn)
         return freeze_segmentation(
             store,
             name,

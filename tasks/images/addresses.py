@@ -19,7 +19,8 @@ ARCHIVES = {
 GLOB = "*?["  # letters of a pattern
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Formats of scanners that are known by their extension.
-LOCAL = frozenset({".czi", ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # and no plain TIFF
+DICOM = ".dcm"  # each level of a slide is a file of its own
+LOCAL = frozenset({".czi", DICOM, ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # no plain TIFF
 VENDORS = LOCAL | {".bif", ".scn", ".svs"}
 TIFF = frozenset({".tif", ".tiff"})
 ZARR = ".zarr"  # a folder that is one slide

@@ -9,7 +9,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from tasks.images.addresses import LOCAL, TIFF, VENDORS, ZARR, extension_of, in_archive
+from tasks.images.addresses import DICOM, LOCAL, TIFF, VENDORS, ZARR, extension_of, in_archive
 from tasks.images.decoding import BadImageError
 from tasks.images.files import asked, filesystem, known_stamp
 from tasks.images.formats.kept import KeptRanges
@@ -137,7 +137,11 @@ def _opened(uri: str) -> Slide:
     if extension_of(uri) == ZARR:
         return open_ome_zarr(fs, path)
     if isinstance(fs, LocalFileSystem):
-        return open_vendor(Path(path)) if is_of_a_scanner(Path(path)) else open_tiff(fs, path)
+        if is_of_a_scanner(Path(path)):
+            return open_vendor(Path(path))
+        if extension_of(uri) == DICOM:
+            raise BadImageError("not_an_image", "no whole slide in DICOM: export the slide again")
+        return open_tiff(fs, path)
     if extension_of(uri) in LOCAL:
         raise BadImageError(
             "unreadable", f"{extension_of(uri)} is read from a local disk only: copy it to one"

@@ -30,6 +30,7 @@ from tasks.images.regions import find, image_refs
 from tasks.synthetic.cells import draw_patient
 from tasks.synthetic.fields import RenderedField, render_field
 from tasks.synthetic.slides import RenderedSlide
+from tests.support.dicom import write_dicom_slide
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3
@@ -225,6 +226,15 @@ def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
     pixels = np.asarray(Image.open(fields / "s1" / "0.png"))
     np.testing.assert_array_equal(np.asarray(find(first).image()), pixels[:256, :256])
     assert set(table["kind"].to_pylist()) == {"tile"}
+
+
+def test_the_levels_of_a_dicom_slide_are_one_source(tmp_path: Path, settings: Settings) -> None:
+    rows, columns = np.indices((700, 900))
+    pixels = np.stack([rows % 256, columns % 256, 120 + 0 * rows], axis=2).astype(np.uint8)
+    files = write_dicom_slide(tmp_path / "night", pixels, levels=3)
+    outcome = segment(str(tmp_path / "night"), "dicom", into="tiles", settings=settings)
+    assert outcome.sources == 1
+    assert set(manifest_of(outcome)["source_uri"].to_pylist()) == {files[0].as_uri()}
 
 
 def test_a_finder_of_ones_own(
