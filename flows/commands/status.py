@@ -169,7 +169,7 @@ def _figure(metric: dict[str, float | None] | None) -> str | None:
 
 
 class VerifyOutcome(Outcome):
-    """How many things were compared, and what is damaged, a line each."""
+    """Tell how many things were compared, and what is damaged, a line each."""
 
     store: str
     compared: int

@@ -72,7 +72,7 @@ class CountingCard(Part):
 
 
 class DetectorCard(Card):
-    """What a detector was made from and at which level it speaks.
+    """Describe a detector: what it was made from, and at which level it speaks.
 
     ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
     has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
