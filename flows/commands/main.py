@@ -230,9 +230,11 @@ def _quiet_prefect(debug: bool) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if not debug:
+        # Dask sets the level of its log when it is imported, by its configuration.
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         # Prefect's EventsWorker says on the way out that it is not quite done yet.
         # Warnings are written once, and not by a logger besides.
-        for name in ("distributed", "EventsWorker", PROGRAM):
+        for name in ("EventsWorker", PROGRAM):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

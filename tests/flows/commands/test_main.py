@@ -253,6 +253,25 @@ def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: st
     assert str(tmp_path / "prefect") not in _commands()
 
 
+@pytest.mark.parametrize("first", ["prefect.main", "distributed"])
+def test_dask_has_no_say_whichever_library_comes_first(first: str) -> None:
+    """An import sets the level of Dask's log, and evaluate used to show what its scheduler does."""
+    script = f"""
+import logging
+from flows.commands.main import _quiet_prefect
+_quiet_prefect(debug=False)
+import {first}
+from prefect.logging.configuration import setup_logging
+setup_logging()
+import distributed
+logging.getLogger("distributed.scheduler").info("Registering Worker plugin shuffle")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def _commands() -> str:
     lines = []
     for process in Path("/proc").glob("[0-9]*/environ"):
