@@ -42,20 +42,24 @@ LONGEST_SEARCHED = 32_000  # pixels of its longer side there; OpenCV counts so f
 ALIKE = 0.08  # of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
-LEAST_EDGE = 0.75  # averaged over an outline, as a share of a clear one
+LEAST_EDGE = 0.7  # averaged over an outline, as a share of a clear one
 HOPELESS = 0.5  # the same of a first, coarse outline that is not worth a second
 LEAST_SEEN = 0.5  # share of an outline that lies within the field
 LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
 LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and the overlap of two cells are smaller
-MOST_COVERED = 0.28  # share of a cell that lies in clearer ones
+# Clearer outlines may cover as large a share of a cell as its edge exceeds this: a pale cell is
+# sure where it lies alone, in a heap only a clear one.
+LEAST_EDGE_COVERED = 0.58
 PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as `PREFERRED_SIZE`
 CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
-CYTOPLASM = 0.15  # the same of a white cell's cytoplasm
+CYTOPLASM = 0.05  # the same of a white cell's cytoplasm
+COLOURED = 0.25  # the same as a share of its own absorbance, of which a dark red cell has more
+PALEST = 0.2  # absorbance of a red cell; beside a paler one, errors of colour look like a nucleus
 LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, but for a ripe schizont
-LOBES_APART = 0.12  # to each side, for one nucleus
+LOBES_APART = 0.16  # to each side, for one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
 CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
 BRIDGE = 0.2  # across; what is narrower joins a white cell to another one
@@ -202,15 +206,31 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
     found += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
-    coarse = mask[::step, ::step]
-    cells, covered = list[Cell](), np.zeros(coarse.shape, np.uint8)
-    for (points, clearness), kind in found:
-        within = _samples(points / step, coarse.shape)
-        is_new = within[0].size > 0 and covered[within].mean() <= MOST_COVERED
-        if is_new and coarse[within].mean() >= LEAST_STAINED:
-            covered[polygon(points[:, 1] / step, points[:, 0] / step, coarse.shape)] = 1
-            cells.append(_cell(points, clearness, kind, scale, field.shape))
-    return cells
+    return [
+        _cell(points, clearness, kind, scale, field.shape)
+        for (points, clearness), kind in _uncovered(found, mask[::step, ::step], step)
+    ]
+
+
+def _uncovered(
+    found: list[tuple[Outline, Kind]], mask: Mask, step: int
+) -> list[tuple[Outline, Kind]]:
+    """Choose outlines that hold stain and that those before them do not cover.
+
+    Args:
+        found: outlines, the most probable first.
+        mask: which pixels hold stain, of every ``step``th row and column.
+        step: pixels of an outline's unit to each of the mask.
+    """
+    chosen, covered = list[tuple[Outline, Kind]](), np.zeros(mask.shape, np.uint8)
+    for outline, kind in found:
+        points, clearness = outline
+        within = _samples(points / step, mask.shape)
+        is_new = within[0].size > 0 and covered[within].mean() <= clearness - LEAST_EDGE_COVERED
+        if is_new and mask[within].mean() >= LEAST_STAINED:
+            covered[polygon(points[:, 1] / step, points[:, 0] / step, mask.shape)] = 1
+            chosen.append((outline, kind))
+    return chosen
 
 
 def _samples(points: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -302,9 +322,10 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) ->
     typical = float(np.median(amount[mask]))
     eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
     eosin /= np.linalg.norm(eosin)
-    azure = _over_channels(colour - (colour @ eosin)[..., np.newaxis] * eosin) / typical
+    azure = _over_channels(colour - (colour @ eosin)[..., np.newaxis] * eosin)
     azure = ndimage.gaussian_filter(azure, SMOOTHING * working)
-    nuclei = azure > NUCLEUS
+    unit = max(typical, PALEST)
+    nuclei = azure > NUCLEUS * unit
     together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * working))
     groups, _ = ndimage.label(together)
     depth = CYTOPLASM_DEPTH * working
@@ -317,8 +338,9 @@ def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) ->
         )
         nucleus = nuclei[window] & (groups[window] == i)
         near = _depth(~nucleus) <= depth
+        coloured = azure[window] > np.maximum(CYTOPLASM * unit, COLOURED * amount[window])
         body = ndimage.binary_opening(
-            near & (azure[window] > CYTOPLASM), iterations=max(1, round(BRIDGE / 2 * working))
+            near & coloured, iterations=max(1, round(BRIDGE / 2 * working))
         )
         parts, _ = ndimage.label(body | nucleus)
         pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]

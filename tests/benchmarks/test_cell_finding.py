@@ -3,7 +3,9 @@
 The defaults were tuned on the fields with even numbers. No value was chosen by those with odd
 numbers, but six of them were looked at, and showed that outlines of white cells were too small.
 The boxes of these fields miss many cells, so that a precision against all of them is a lower bound:
-a second one counts only what is found where some box is.
+a second one counts only what is found where some box is. That, too, counts as wrong a cell that no
+box marks but a neighbour's box touches: of 40 such red cells of the even numbers, drawn by chance
+and looked at, 22 are cells, 11 are none or are cut wrongly, and 7 are doubtful.
 """
 
 import io
@@ -98,11 +100,12 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-# The aims are .85, .85 and .95; these floors say that it has got worse.
+# The aims are .85, .87, .98 and .90; these floors say that it has got worse.
 FLOORS = [
-    ("recall of red cells", "red found", "red", 0.77),
-    ("precision where boxes are", "right among boxes", "called among boxes", 0.77),
-    ("recall of white cells", "white found", "white", 0.85),
+    ("recall of red cells", "red found", "red", 0.8),
+    ("precision where boxes are", "right among boxes", "called among boxes", 0.79),
+    ("recall of white cells", "white found", "white", 0.93),
+    ("precision of white cells", "white found", "called white", 0.9),
 ]
 
 
