@@ -9,7 +9,6 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ import pytest
 
 from flows.jobs import shard as jobs
 from flows.jobs.scoring import ScoreJob, score_part
-from flows.jobs.shard import ShardJob, run_shard
+from flows.jobs.shard import run_shard
 from flows.stages.scoring import plan_parts
-from storage.batches.features import create_features
-from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
@@ -34,7 +31,7 @@ from tasks.synthetic.slides import render_slide
 from tests.support.far_s3 import far_s3, requests
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES, WHEN
-from tests.support.shards import Night, add_detector, start
+from tests.support.shards import Night, add_detector, freeze_night, start
 
 pytestmark = pytest.mark.benchmark
 
@@ -127,17 +124,7 @@ def test_eight_workers_far_from_their_store(
     card = replace_widths(load_card(store_with_model, "tiny"))
 
     def screened(store: Store) -> float:
-        plan = BatchPlan(
-            name=f"b{next(numbers)}", images="cells", limit=None, shard_rows=SHARD_ROWS,
-            batch_date=date(2026, 1, 1), started_at=WHEN,
-        )  # fmt: skip
-        batch = freeze_batch(store, plan, manifest)
-        create_features(
-            store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
-            tap_widths=card.tap_widths, classes=2,
-            digests={"manifest": batch.manifest_digest, "model": card.digest},
-        )  # fmt: skip
-        work = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
+        work = freeze_night(store, manifest, f"b{next(numbers)}", card, SHARD_ROWS).jobs()
         run_shard(work[0])  # opens the arrays, once a worker
         with ThreadPoolExecutor(WORKERS) as pool:
             seconds = in_turn(1, {"": lambda: list(pool.map(run_shard, work))})[""][0]

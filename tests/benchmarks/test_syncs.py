@@ -6,23 +6,21 @@ one, so any real one makes the difference smaller.
 
 import os
 from collections.abc import Callable
-from datetime import date
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from flows.jobs.shard import ShardJob, run_shard
+from flows.jobs.shard import run_shard
 from flows.jobs.worker import settle_worker
 from storage.batches import features
-from storage.batches.features import create_features
-from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.synthetic.cells import write_collection
 from tests.support.measuring import QUICK, Record, in_turn
-from tests.support.models import CLASSES, WHEN
+from tests.support.models import CLASSES
+from tests.support.shards import freeze_night
 
 PATIENTS, ROUNDS, SHARD_ROWS = (2, 2, 64) if QUICK else (8, 5, 256)
 LIMIT = 0.9  # of the rival's speed
@@ -43,17 +41,7 @@ def test_cost_of_syncing_the_chunks_of_a_shard(
 
     def shards(sync: Callable[..., None]) -> float:
         monkeypatch.setattr(features, "sync_files", sync)
-        plan = BatchPlan(
-            name=f"b{next(numbers)}", images="cells", limit=None, shard_rows=SHARD_ROWS,
-            batch_date=date(2026, 1, 1), started_at=WHEN,
-        )  # fmt: skip
-        batch = freeze_batch(store, plan, manifest)
-        create_features(
-            store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
-            tap_widths=card.tap_widths, classes=2,
-            digests={"manifest": batch.manifest_digest, "model": card.digest},
-        )  # fmt: skip
-        jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
+        jobs = freeze_night(store, manifest, f"b{next(numbers)}", card, SHARD_ROWS).jobs()
         seconds = in_turn(1, {"": lambda: [run_shard(job) for job in jobs]})[""][0]
         return seconds / len(jobs)
 

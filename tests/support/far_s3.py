@@ -15,10 +15,9 @@ from hashlib import md5
 from urllib.request import urlopen
 from xml.sax.saxutils import escape
 
-import pytest
 from aiohttp import web
 
-from tests.support.servers import free_port
+from tests.support.servers import free_port, s3_at
 
 BUCKET = "/far/"
 XML = "application/xml"
@@ -108,17 +107,7 @@ def far_s3(away: float) -> Iterator[str]:
         target=_serve, args=(port, away), daemon=True
     )
     process.start()
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": "none",
-            "AWS_SHARED_CREDENTIALS_FILE": "none",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            patched.setenv(name, value)
+    with s3_at(port):
         while True:
             try:
                 requests()

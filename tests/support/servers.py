@@ -3,9 +3,9 @@
 import logging
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,8 @@ LOST_ANSWERS: set[str] = set()  # paths of which the S3 server does the next PUT
 
 @dataclass
 class Requests:
-    """What the S3 server is asked: verb and path (LIST: and prefix) of each request, in order.
+    """What the S3 server is asked: verb and path (LIST: and prefix) of each request, in order."""
 
-    It waits ``away`` seconds before each answer, as if the store were so far away.
-    """
-
-    away: float = 0.0
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     def note(self, environ: dict[str, Any]) -> None:
@@ -35,16 +31,6 @@ class Requests:
         """Count those of each verb."""
         return Counter(verb for verb, _ in self.seen)
 
-    @property
-    def reads(self) -> int:
-        """Count those that write nothing."""
-        return sum(verb in {"GET", "HEAD", "LIST"} for verb, _ in self.seen)
-
-    @property
-    def writes(self) -> int:
-        """Count the others."""
-        return len(self.seen) - self.reads
-
 
 REQUESTS = Requests()
 
@@ -55,6 +41,26 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     return port
+
+
+@contextmanager
+def s3_at(port: int) -> Iterator[None]:
+    """Name an S3 server in the environment, so that this process and those it starts find it."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # What this machine's owner has set up for S3 is not for tests.
+            "AWS_CONFIG_FILE": "none",
+            "AWS_SHARED_CREDENTIALS_FILE": "none",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            patched.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            patched.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +83,6 @@ def s3_bucket() -> Iterator[str]:
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         REQUESTS.note(environ)
-        time.sleep(REQUESTS.away)
         with turn:
             if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"] in LOST_ANSWERS:
                 LOST_ANSWERS.remove(environ["PATH_INFO"])
@@ -89,20 +94,7 @@ def s3_bucket() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            # What this machine's owner has set up for S3 is not for tests.
-            "AWS_CONFIG_FILE": "none",
-            "AWS_SHARED_CREDENTIALS_FILE": "none",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            patched.setenv(name, value)
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-            patched.delenv(name, raising=False)
+    with s3_at(server.port):
         fsspec.filesystem("s3").mkdir("slidewatch")
         yield "s3://slidewatch"
     server.shutdown()

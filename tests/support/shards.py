@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.arrays import arrays_to_bytes
@@ -26,30 +27,49 @@ SHARD_ROWS = 10
 
 @dataclass
 class Night:
-    """A batch of 24 cells of four patients in shards of 10, 10 and 4."""
+    """A batch; that of `start` has 24 cells of four patients in shards of 10, 10 and 4."""
 
     store: Store
     batch: Batch
     card: ModelCard
 
+    def jobs(self, **wanted: object) -> list[ShardJob]:
+        return [
+            ShardJob(self.store, self.batch, shard, self.card, **wanted)  # type: ignore[arg-type]
+            for shard in self.batch.shards()
+        ]
+
     def job(self, number: int, **wanted: object) -> ShardJob:
-        shard = list(self.batch.shards())[number]
-        return ShardJob(self.store, self.batch, shard, self.card, **wanted)  # type: ignore[arg-type]
+        return self.jobs(**wanted)[number]
 
     def run(self, **wanted: object) -> list[ShardResult]:
-        return [run_shard(self.job(number, **wanted)) for number in range(3)]
+        return [run_shard(job) for job in self.jobs(**wanted)]
 
 
 def start(store: Store, images: Path, name: str = "night") -> Night:
     card = load_card(store, "tiny")
+    manifest = list_images(str(images), classes=CLASSES)
+    return freeze_night(store, manifest, name, card, SHARD_ROWS, str(images))
+
+
+def freeze_night(
+    store: Store,
+    manifest: pa.Table,
+    name: str,
+    card: ModelCard,
+    shard_rows: int,
+    images: str = "cells",
+) -> Night:
+    """Freeze a batch and allot its features."""
     plan = BatchPlan(
-        name=name, images=str(images), limit=None, shard_rows=SHARD_ROWS,
+        name=name, images=images, limit=None, shard_rows=shard_rows,
         batch_date=date(2026, 1, 3), started_at=WHEN,
     )  # fmt: skip
-    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
+    batch = freeze_batch(store, plan, manifest)
     create_features(
-        store, "tiny", name, rows=batch.rows, shard_rows=SHARD_ROWS, tap_widths=card.tap_widths,
-        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
+        store, card.name, batch.key, rows=batch.rows, shard_rows=shard_rows,
+        tap_widths=card.tap_widths, classes=2,
+        digests={"manifest": batch.manifest_digest, "model": card.digest},
     )  # fmt: skip
     return Night(store, batch, card)
 
