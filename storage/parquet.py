@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from storage.store import MissingError, Store, StoreError, digest_of
+from storage.store import MissingError, Store, StoreError, digest_of_file
 
 _WRITE: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
@@ -70,7 +70,8 @@ def stage_parts(
         for part in parts:
             if part.num_rows:
                 writer.write_table(part, row_group_size=part.num_rows)
-    return digest_of(stage.read_bytes())
+    with stage.open("rb") as file:
+        return digest_of_file(file)
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -20,6 +20,7 @@ from storage import disk, objects
 
 STAGED = ".staged"  # at the root: beside its target a stage would break Polars, which reads all
 REQUESTS = 16  # that an object store is asked at once
+PIECE = 2**24  # bytes of a file that are in memory at once
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -157,6 +158,14 @@ class Store:
         """Read bytes ``start`` to ``end`` of a file; FileNotFoundError where there is none."""
         content: bytes = self.fs.cat_file(self.path(*parts), start=start, end=end)
         return content
+
+    def digest(self, *parts: str) -> str:
+        """Compute the sha256 of a file, however large; MissingError where there is none."""
+        try:
+            with self.open(*parts) as file:
+                return digest_of_file(file)
+        except FileNotFoundError:
+            raise MissingError(f"{self.address(*parts)} does not exist") from None
 
     def together(self) -> Executor:
         """Make a pool for calls that wait for the store, of which a disk gets one after the other.
@@ -313,6 +322,14 @@ class Store:
 def digest_of(content: bytes) -> str:
     """Compute the sha256 of some bytes, in hexadecimal."""
     return sha256(content).hexdigest()
+
+
+def digest_of_file(file: BinaryIO) -> str:
+    """Compute the sha256 of an open file piece by piece, in hexadecimal."""
+    total = sha256()
+    while piece := file.read(PIECE):
+        total.update(piece)
+    return total.hexdigest()
 
 
 def check_name(kind: str, name: str) -> str:

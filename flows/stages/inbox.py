@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,12 +15,8 @@ from tasks.images.addresses import EXTENSIONS, as_text, in_archive
 from tasks.images.files import SourceError, list_files
 from tasks.images.listing import list_images
 
-# What filesystems call the time of the last change: local and SFTP, S3, Azure, Google.
-TOLD_AS = ("mtime", "LastModified", "last_modified", "updated")
 
-
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A file as listed once; ``modified`` is None where the filesystem does not say."""
 
     size: int | None
@@ -59,8 +55,8 @@ def look(inbox: str) -> dict[str, Seen]:
         )
     now = datetime.now(UTC)
     return {
-        as_text(str(listed.fs.unstrip_protocol(path))): Seen(info.get("size"), _modified(info, now))
-        for path, info in listed.files.items()
+        as_text(str(listed.fs.unstrip_protocol(path))): Seen(size, _modified(changed, now))
+        for path, size, changed in listed.files
     }
 
 
@@ -124,11 +120,9 @@ def _keys(images: pa.Table) -> pa.Array:
     return keys.combine_chunks()
 
 
-def _modified(info: dict[str, Any], now: datetime) -> datetime | None:
+def _modified(changed: float | datetime | str | None, now: datetime) -> datetime | None:
     """Read when a file was last changed; None where that is unknown or lies in the future."""
-    told = next((info[name] for name in TOLD_AS if info.get(name) is not None), None)
-    if isinstance(told, int | float):
-        told = datetime.fromtimestamp(told, UTC)
+    told = datetime.fromtimestamp(changed, UTC) if isinstance(changed, int | float) else changed
     if not isinstance(told, datetime) or told.tzinfo is None:
         return None
     return told if told <= now else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby, pairwise
 
+import numpy as np
 from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -115,18 +116,20 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
 def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
     """List the slides of a batch in order; cells that name none come in runs of a shard's size."""
     table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    patients, slides = table["patient_id"].to_pylist(), table["slide_id"].to_pylist()
-    keys = list(zip(patients, slides, strict=True))
-    start = 0
-    for (patient, slide), run in groupby(keys):
-        stop = start + sum(1 for _ in run)
+    # Numbers, for a text of each image would take a hundred bytes.
+    numbered = [
+        table[name].dictionary_encode(null_encoding="encode") for name in table.column_names
+    ]
+    numbers = np.stack([column.combine_chunks().indices for column in numbered])
+    starts = np.flatnonzero((np.diff(numbers, prepend=-1) != 0).any(axis=0)).tolist()
+    for start, stop in pairwise([*starts, table.num_rows]):
+        patient, slide = (table[name][start].as_py() for name in table.column_names)
         if patient is None and slide is None:
             cuts = [*range(start, stop, batch.shard_rows), stop]
             for a, b in pairwise(cuts):
                 yield SlideRows(None, None, a, b)
         else:
             yield SlideRows(slide, patient, start, stop)
-        start = stop
 
 
 def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:

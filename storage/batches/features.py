@@ -28,6 +28,7 @@ SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had an array for each of a bloc
 PACKED = 3  # the first version with two arrays
 FIRST_DECODING = 1  # how images were decoded for groups that do not say
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
+GROUPS = 16  # that a process has open
 
 
 class DamagedError(StoreError):
@@ -228,11 +229,23 @@ def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], n
 
 
 def read_block(
-    store: Store, model: str, batch: str, start: int, stop: int, *, taps: bool = True
+    store: Store,
+    model: str,
+    batch: str,
+    start: int,
+    stop: int,
+    *,
+    taps: bool = True,
+    remembered: bool = False,
 ) -> FeatureBlock:
-    """Read rows ``start`` to ``stop`` of a batch, with their taps or without."""
+    """Read rows ``start`` to ``stop`` of a batch, with their taps or without.
+
+    ``remembered`` spares a request for metadata that this process has read before; they may have
+    changed since, so it is for who compares the block with a digest.
+    """
     try:
-        arrays, attributes = _open(store, model, batch, "r")
+        opened = _OPENED.get((store, model, batch)) if remembered else None
+        arrays, attributes = opened or _open(store, model, batch, "r")
         wanted = [n for n in sorted(arrays) if taps or not (n == TAPS or n.startswith(TAP))]
         with store.together() as pool:
             found = dict(
@@ -292,10 +305,17 @@ def _open(
             f"knows {SCHEMA_VERSION}): update slidewatch"
         )
     try:
-        return _arrays(store, model, batch, mode, metadata), attributes
+        opened = _arrays(store, model, batch, mode, metadata), attributes
     # What zarr says of JSON that is cut or flipped, of fields and of arrays that are not there.
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(_damage(address, error)) from None
+    if len(_OPENED) >= GROUPS:
+        _OPENED.clear()
+    _OPENED[store, model, batch] = opened
+    return opened
+
+
+_OPENED: dict[tuple[Store, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
 
 
 def _damage(address: str, error: Exception) -> str:
@@ -305,7 +325,7 @@ def _damage(address: str, error: Exception) -> str:
     )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=GROUPS)
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:

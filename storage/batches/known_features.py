@@ -120,12 +120,18 @@ def verified_block(
     record = read_shard_record(store, batch, model, shard)
     if record is None:
         return None
-    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore.
-    try:
-        block = read_block(store, model, batch.key, shard.start, shard.stop)
-    except StoreError:
-        return None
-    return (block, record) if block.digest() == record.digest else None
+    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore;
+    # or it is what the process remembers of them that is no longer so.
+    for remembered in (True, False):
+        try:
+            block = read_block(
+                store, model, batch.key, shard.start, shard.stop, remembered=remembered
+            )
+        except StoreError:
+            continue
+        if block.digest() == record.digest:
+            return block, record
+    return None
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:

@@ -139,7 +139,7 @@ def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
 def verify_manifest(store: Store, batch: Batch) -> None:
     """Raise StoreError where the manifest is not the one that was frozen."""
     parts = ("batches", batch.key, "manifest.parquet")
-    if digest_of(store.read_bytes(*parts)) != batch.manifest_digest:
+    if store.digest(*parts) != batch.manifest_digest:
         raise StoreError(
             f"{store.address(*parts)} is not the manifest that was frozen (sha256 differs): "
             f"restore it from a backup, or start batch {batch.name} anew with --force"

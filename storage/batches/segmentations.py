@@ -235,7 +235,7 @@ def verify_segmentation(store: Store, name: str) -> None:
     if done:
         kept |= {MANIFEST: done.manifest_digest, FIELDS: done.fields_digest}
     for file, digest in kept.items():
-        if digest_of(store.read_bytes(FOLDER, name, file)) != digest:
+        if store.digest(FOLDER, name, file) != digest:
             raise StoreError(
                 f"{store.address(FOLDER, name, file)} is not the file that was made (sha256 "
                 "differs): restore it from a backup"

@@ -20,7 +20,7 @@ from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
 from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
 from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
-from storage.store import MissingError, Store, StoreError, digest_of
+from storage.store import MissingError, Store, StoreError
 
 # Large groups are quick to scan, small ones are held in memory while they are made. A filter on the
 # digest says which of them has an image.
@@ -185,6 +185,6 @@ def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
     """Compute the sha256 of a report; None where there is none."""
     try:
-        return digest_of(store.read_bytes(*path))
+        return store.digest(*path)
     except MissingError:
         return None

@@ -11,14 +11,15 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache, partial
 from hashlib import sha256
 from math import inf
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -29,6 +30,8 @@ from tasks.patience import Answer, Progress, answered
 BLOCK = 2**22  # bytes that are in memory at once
 # What is used of a file on this machine's disks; the rest takes a kilobyte of each.
 KEPT = ("name", "size", "type", "islink", "mtime")
+# What filesystems call the time of the last change: local and SFTP, S3, Azure, Google.
+CHANGED = ("mtime", "LastModified", "last_modified", "updated")
 # One request to an object store is given up long before the whole read is, and is made again.
 S3_CLIENT = {
     "connect_timeout": 10,
@@ -124,9 +127,17 @@ def _mounts() -> tuple[str, ...]:
     return tuple(f"{line.split(' ')[1].rstrip('/')}/" for line in lines)
 
 
+class File(NamedTuple):
+    """Hold a file's path, its size in bytes, and when it was changed, as its filesystem tells."""
+
+    path: str
+    size: int | None
+    changed: float | datetime | str | None = None
+
+
 @dataclass(frozen=True)
 class Listed:
-    """Hold the files of a source by path, with what is known of each.
+    """Hold the files of a source, in no order: there may be a million.
 
     ``above`` is the path of the folder that was asked for, empty for a pattern; ``linked`` are
     folders behind links, which are not looked into. ``is_file`` where it is one file itself.
@@ -134,7 +145,7 @@ class Listed:
 
     fs: Any
     above: str
-    files: dict[str, dict[str, Any]]
+    files: list[File]
     linked: tuple[str, ...] = ()
     is_file: bool = False
 
@@ -154,36 +165,56 @@ def list_files(source: str) -> Listed:
 def _list_files(source: str, progress: Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
-        return Listed(fs, "", {root: fs.info(root)}, is_file=True)
+        return Listed(fs, "", [_file(fs.info(root))], is_file=True)
     if slide_folder(root) == root and fs.isdir(root):
-        return Listed(fs, "", {root: {"name": root, "size": fs.du(root)}}, is_file=True)
+        return Listed(fs, "", [File(root, fs.du(root))], is_file=True)
     if isinstance(fs, LocalFileSystem):
         # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
         fs = LocalFileSystem(skip_instance_cache=True)
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
         fs.info = partial(_info, fs.info, progress)
     if fs.exists(root):
-        found, above = fs.find(root, detail=True), root
+        found, above = _below(fs, root), root
     elif any(letter in root for letter in GLOB):
-        found, above = fs.glob(root, detail=True), ""
+        found, above = _emptied(fs.glob(root, detail=True)), ""
     else:
         raise FileNotFoundError(root)
-    files, linked = {}, []
-    for path in list(found):
-        info = found.pop(path)  # or all would be in memory twice
+    files, linked, slides = [], [], Counter[str]()
+    for info in found:
+        path = info["name"]
         # A link to a file is neither "file" nor "directory" to fsspec.
         if info.get("islink") and fs.isdir(path):
             linked.append(as_text(path))
         elif info.get("type") == "directory" and slide_folder(path) == path:  # of a pattern
-            files[path] = {"name": path, "size": fs.du(path)}
+            slides[path] = fs.du(path)
         elif info.get("type") == "file" or info.get("islink", False):
             folder = slide_folder(path, above)
             if folder is None:
-                files[path] = info
+                files.append(_file(info))
             else:
-                whole = files.setdefault(folder, {"name": folder, "size": 0})
-                whole["size"] += info.get("size") or 0
-    return Listed(fs, above, files, tuple(linked))
+                slides[folder] += info.get("size") or 0
+    files += [File(folder, size) for folder, size in slides.items()]
+    return Listed(fs, above, files, tuple(sorted(linked)))
+
+
+def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:
+    """Say what is known of each file below a folder."""
+    if not isinstance(fs, LocalFileSystem):
+        yield from _emptied(fs.find(root, detail=True))
+        return
+    for _, _, files in fs.walk(root, detail=True):  # a folder at a time is in memory
+        yield from files.values()
+
+
+def _emptied(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Take what was found out of its dictionary, or all would be in memory twice."""
+    while found:
+        yield found.popitem()[1]
+
+
+def _file(info: Mapping[str, Any]) -> File:
+    changed = next((info[name] for name in CHANGED if info.get(name) is not None), None)
+    return File(info["name"], info.get("size"), changed)
 
 
 def _info(

@@ -7,6 +7,7 @@ any worker reads its bytes (`tasks.images.files`).
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -31,6 +32,7 @@ from tasks.images.names import parse_name
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
 KINDS_NAMED = 5  # of files that are left out
+PART = 2**14  # files
 Sources = str | Sequence[str]  # one source or several
 
 
@@ -101,8 +103,12 @@ def list_images(
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
     labels = frozenset(classes)
-    each = [_read(one, labels, extensions, trusted, on_skip) for one in each_source(source)]
-    table = _in_order(pa.concat_tables(each))
+    # No name for what is not in order yet: it would stay in memory.
+    table = _in_order(
+        pa.concat_tables(
+            _read(one, labels, extensions, trusted, on_skip) for one in each_source(source)
+        )
+    )
     _refuse_repeats(table, named(source))
     if limit is not None and limit < table.num_rows:
         table = table.take([i * table.num_rows // limit for i in range(limit)])
@@ -125,7 +131,7 @@ def _in_order(table: pa.Table) -> pa.Table:
             "patient": table["patient_id"],
             "slide": table["slide_id"],
             "source": pc.coalesce(table["source_uri"], table["uri"]),
-            "row": pa.array(range(table.num_rows), pa.int64()),
+            "row": pa.array(np.arange(table.num_rows)),
         }
     )
     return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
@@ -169,7 +175,7 @@ def _list_files(
 ) -> Iterable[tuple[str, str, int | None]]:
     """List (URL, path that names it, size) of an image, or of those in a folder or of a glob."""
     listed = list_files(source)
-    if listed.is_file and not _is_image(PurePosixPath(*listed.files).name, extensions):
+    if listed.is_file and not _is_image(PurePosixPath(listed.files[0].path).name, extensions):
         raise SourceError(
             f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
             f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
@@ -177,11 +183,12 @@ def _list_files(
     for linked in listed.linked:
         on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
     others: Counter[str] = Counter()
-    for path, info in listed.files.items():
+    while listed.files:
+        path, size, _ = listed.files.pop()  # or all would be in memory twice
         # A hidden file that a pattern names is wanted, and so is a root in a hidden folder.
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
-            yield str(listed.fs.unstrip_protocol(path)), path, info.get("size")
+            yield str(listed.fs.unstrip_protocol(path)), path, size
         elif not _is_hidden(below):
             others[PurePosixPath(below).suffix.lower() or "no extension"] += 1
     _tell_of_others(source, others, on_skip)
@@ -212,7 +219,8 @@ def _list_archive(
 def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], None]) -> None:
     """Say how many files of a source are left out, and of what kind, in one line."""
     if others:
-        kinds = ", ".join(f"{n:,} {extension}" for extension, n in others.most_common(KINDS_NAMED))
+        often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
+        kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
         more = f" and {len(others) - KINDS_NAMED} other kinds" if len(others) > KINDS_NAMED else ""
         on_skip(
             f"{others.total():,} files of {source} are left out, for they are no images by their "
@@ -231,6 +239,15 @@ def _is_hidden(path: str) -> bool:
 
 
 def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
+    left = iter(files)
+    parts = [SCHEMA.empty_table()]
+    # By parts, for a text in Python takes several times as much memory as in a table.
+    while some := list(islice(left, PART)):
+        parts.append(_part(some, classes))
+    return pa.concat_tables(parts)
+
+
+def _part(files: Sequence[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
     # By column: a dictionary for each row would take a kilobyte.
     columns: dict[str, list[object]] = {name: [] for name in LISTED}
     for uri, path, size in files:
@@ -247,11 +264,10 @@ def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]
         )
         for values, value in zip(columns.values(), row, strict=True):
             values.append(value)
-    count = len(columns["uri"])
     arrays = [
         pa.array(columns[field.name], field.type)
         if field.name in columns
-        else pa.nulls(count, field.type)
+        else pa.nulls(len(files), field.type)
         for field in SCHEMA
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)

@@ -98,7 +98,7 @@ def test_requests_of_a_slides_job(night: Night, record: Record) -> None:
     record("requests of a job of slides, reading, for each shard", "", ours=[reads / 3], limit=4)
     record("requests of a job of slides, writing", "", ours=[writes], limit=2)
     record("a job of slides in three shards", "s", ours=seconds)
-    assert reads <= 15  # the aim is 12: each shard asks for the description of its arrays, too
+    assert reads <= 12
     assert writes <= 2
 
 

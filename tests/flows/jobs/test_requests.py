@@ -10,10 +10,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from flows.jobs.scoring import ScoreJob, score_part
 from flows.jobs.shard import run_shard
+from flows.stages.scoring import plan_parts
 from storage.store import Store
+from tests.support.models import WHEN
 from tests.support.servers import REQUESTS
-from tests.support.shards import Night, start
+from tests.support.shards import Night, add_detector, start
 
 
 @pytest.fixture
@@ -43,8 +46,20 @@ def test_the_last_shard_which_is_shorter_asks_no_more(night: Night) -> None:
     assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
 
 
-def test_a_shard_that_is_kept_is_read_by_six_requests(night: Night) -> None:
+def test_a_shard_that_is_kept_is_read_by_five_requests(night: Night) -> None:
     run_shard(night.job(0))  # opens the arrays to be read
     REQUESTS.seen.clear()
     run_shard(night.job(0))
-    assert REQUESTS.counts() == {"GET": 6}
+    assert REQUESTS.counts() == {"GET": 5}
+
+
+def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(night: Night) -> None:
+    card, _ = add_detector(night)
+    (part,) = plan_parts(night.store, night.batch, by_slide=False)
+    job = ScoreJob(
+        night.store, night.batch, night.card, card, 0, part.slides, part.spans, WHEN, None
+    )
+    score_part(job)  # opens the model, the detector and the arrays
+    REQUESTS.seen.clear()
+    score_part(job)
+    assert REQUESTS.counts() == {"GET": 4 * 3, "PUT": 2}

@@ -11,7 +11,16 @@ from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
 from flows.jobs.statistics import GroupJob, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
-from storage.batches.features import FAILED, SCORED, read_block, write_block
+from storage.batches.features import (
+    _OPENED,
+    FAILED,
+    SCORED,
+    _make_group,
+    _zarr_store,
+    empty_block,
+    read_block,
+    write_block,
+)
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import Failure, complete_shards, read_shard_record
 from storage.batches.manifests import read_manifest
@@ -88,6 +97,22 @@ def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     assert verified_block(night.store, "tiny", night.batch, second) is None
     assert [result.reused for result in night.run()] == [True, False, True]
     assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
+
+
+def test_features_that_have_another_layout_since_are_not_taken_for_damaged(night: Night) -> None:
+    """A store may be restored from an older backup while a worker lives."""
+    night.run()
+    shard = night.job(0).shard
+    found = verified_block(night.store, "tiny", night.batch, shard)  # remembers the arrays
+    assert found is not None
+    remembered = dict(_OPENED)
+    night.store.remove("features", "tiny", "night.zarr")
+    one = empty_block(1, night.card.tap_widths, 2).arrays()
+    attributes = {"shard_rows": SHARD_ROWS, "schema_version": 2}
+    _make_group(_zarr_store(night.store, "tiny", "night"), one, 24, SHARD_ROWS, attributes)
+    write_block(night.store, "tiny", "night", 0, found[0])
+    _OPENED.update(remembered)
+    assert verified_block(night.store, "tiny", night.batch, shard) is not None
 
 
 def test_a_shard_killed_before_its_ledger_entry_is_done_again_to_the_same_bits(
@@ -235,7 +260,6 @@ def test_a_shard_reads_what_is_its_own_and_the_cards_came_with_it(
     assert asked == [
         "read_range batches/night/manifest.parquet",
         "read_bytes batches/night/ledger/tiny/000001.json",
-        *(["read_bytes features/tiny/night.zarr/zarr.json"] if kept else []),
         "read_bytes batches/night/quarantine/tiny/000001.json",
         *([] if kept else ["read_bytes features/tiny/night.zarr/zarr.json"]),
     ]
