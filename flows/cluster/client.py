@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
@@ -41,16 +42,29 @@ SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and
 def open_client(settings: Settings) -> Iterator[Client]:
     """Open a client of the cluster in the settings; what was started for it ends with the block.
 
+    Within the block flows of the same settings, whatever their store, work on the same cluster.
+
     Raises:
         ClusterError: the cluster cannot be started or reached, or has other versions of what
             changes results.
     """
+    wanted, opened = settings.model_copy(update={"store": ""}), _OPENED.get()
+    if opened and opened[0] == wanted:
+        yield opened[1]
+        return
     with KINDS[settings.cluster](settings) as client:
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
         if FlowRunContext.get():
             get_run_logger().info("Dask shows the work at %s", client.dashboard_link)
-        yield client
+        before = _OPENED.set((wanted, client))
+        try:
+            yield client
+        finally:
+            _OPENED.reset(before)
+
+
+_OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", default=None)
 
 
 def check_versions(client: Client) -> None:

@@ -341,6 +341,35 @@ def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_p
     assert all("1.png has not answered for 0.5 s" in each for each in said)
 
 
+# --- one cluster for several flows
+
+
+@flow
+def opened(settings: Settings) -> str:
+    with open_client(settings) as client:
+        return str(client.scheduler.address)
+
+
+@flow
+def opened_twice(settings: Settings) -> list[str]:
+    elsewhere = settings.model_copy(update={"store": "elsewhere"})
+    with open_client(settings) as client:
+        return [client.scheduler.address, opened(settings), opened(elsewhere)]
+
+
+def test_flows_within_the_block_of_a_client_work_on_its_cluster(
+    prefect_api: None, double: Callable[..., type[Double]], spec: str
+) -> None:
+    cluster = double("dask_kubernetes.operator", "KubeCluster")
+    settings = Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True, workers=1)
+    address, again, elsewhere = opened_twice(settings)
+    assert address == again == elsewhere
+    assert cluster.open == 0
+    with open_client(settings) as client, open_client(Settings(workers=1)) as another:
+        assert client.scheduler.address != another.scheduler.address
+    assert opened(settings) != address
+
+
 # --- this machine's own workers
 
 
