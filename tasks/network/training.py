@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from torch import Tensor, nn
 
 from tasks.network.augmentation import MILD, Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
@@ -28,8 +29,10 @@ from tasks.network.learning import (
 class TrainingPlan:
     """Describe how to train: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
 
-    ``label_smoothing`` is the share of a label that is spread over all classes; ``averaging`` the
-    epochs over which weights are averaged, exponentially, 0 for not at all.
+    ``label_smoothing`` is the share of a label that is spread over all classes; ``mixup`` the
+    parameter of the beta distribution of how much an image takes of another, with its label (Zhang
+    et al. 2018), 0 for none; ``averaging`` the epochs over which weights are averaged,
+    exponentially, 0 for not at all.
     """
 
     epochs: int = 8
@@ -37,6 +40,7 @@ class TrainingPlan:
     peak_rate: float = 1e-3
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
+    mixup: float = 0.0
     averaging: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
@@ -57,6 +61,7 @@ class TrainingPlan:
 
 _NOT_TOLD: dict[str, Any] = {
     "label_smoothing": 0.0,
+    "mixup": 0.0,
     "averaging": 0.0,
     "augmentation": MILD.as_dict(),
 }
@@ -171,10 +176,14 @@ class _Training:
         """Learn from every row once, in random order; give the mean loss."""
         self._classifier.train()
         total, targets = 0.0, torch.from_numpy(labels)
+        classes = len(self._classifier.spec.classes)
         order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
         for rows in np.array_split(order, self._steps):
             varied = augment(to_pixels(pixels[rows]), self._generator, self._plan.augmentation)
-            loss = self.learner.step(varied, targets[rows])
+            wanted = targets[rows]
+            if self._plan.mixup:
+                varied, wanted = _mixup(varied, wanted, classes, self._plan.mixup)
+            loss = self.learner.step(varied, wanted)
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
         return total / len(train_rows)
@@ -202,6 +211,16 @@ class _Training:
         self.epochs = [Epoch(**kept) for kept in array_to_json(state["epochs"])]
         self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
         torch.set_rng_state(torch.from_numpy(np.array(state["global_generator"])))
+
+
+def _mixup(
+    pixels: Tensor, targets: Tensor, classes: int, concentration: float
+) -> tuple[Tensor, Tensor]:
+    """Mix each image of a batch, and its label, with another by one share; give labels (n, C)."""
+    share = torch.distributions.Beta(concentration, concentration).sample()
+    other = torch.randperm(len(pixels))
+    labels = nn.functional.one_hot(targets, classes).float()
+    return pixels.lerp(pixels[other], share), labels.lerp(labels[other], share)
 
 
 def _refuse_diverged(name: str, epoch: int, loss: float) -> None:

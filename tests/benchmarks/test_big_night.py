@@ -1,6 +1,7 @@
 """A big night by the command itself: time of each stage, memory, and what a kill at the half costs.
 
-``SLIDEWATCH_BENCH_IMAGES=1000000`` makes it a night of a million, which takes about half an hour.
+The images are thumbnails, for a network of that side: what is not the network is seen the better.
+``SLIDEWATCH_BENCH_IMAGES=1000000`` makes it a night of a million.
 """
 
 import json
@@ -10,20 +11,26 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
+from prefect.testing.utilities import prefect_test_harness
 
+from flows.fit import fit
 from flows.settings import Settings
+from flows.train import train
 from tasks.synthetic.cells import write_collection
 from tests.support.measuring import QUICK, Record
 
 FEW = 1_000 if QUICK else 10_000
 MANY = 3_000 if QUICK else int(os.environ.get("SLIDEWATCH_BENCH_IMAGES", "100000"))
 SHARD = 512
+SIDE = 48
 KILLED_AFTER = MANY // SHARD // 2  # shards
 GROWTH = 1.05  # of memory, against the night of few
 SERIAL = 0.05  # the share of a night in which the workers wait
@@ -116,11 +123,33 @@ def folder_of(images: list[Path], number: int, to: Path) -> Path:
     return to
 
 
+def thumbnails(to: Path, patients: int, parasitized: float, seed: int) -> list[Path]:
+    """Render cells, 50 of each patient, at half their size."""
+    write_collection(
+        to, patients=patients, cells_per_patient=50, parasitized_fraction=parasitized, seed=seed
+    )
+    images = sorted(to.rglob("*.png"))
+    for image in images:
+        with Image.open(image) as cell:
+            cell.reduce(2).save(image)
+    return images
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a store with a model of thumbnails and its detector."""
+    settings = Settings(store=str(tmp_path / "store"), workers=2)
+    known = tmp_path / "known"
+    thumbnails(known, patients=30, parasitized=0.5, seed=1)
+    with prefect_test_harness(server_startup_timeout=120):
+        train(str(known), model="thumbnails", side=SIDE, epochs=2, settings=settings)
+        fit(str(known), batch="fitted", settings=settings)
+        yield settings
+
+
 @pytest.mark.benchmark
 def test_a_big_night_beside_a_small_one(fitted: Settings, tmp_path: Path, record: Record) -> None:
-    rendered = tmp_path / "cells"
-    write_collection(rendered, patients=20, cells_per_patient=50, parasitized_fraction=0.02, seed=0)
-    images = sorted(rendered.rglob("*.png"))
+    images = thumbnails(tmp_path / "cells", patients=20, parasitized=0.02, seed=0)
     few = command(fitted, folder_of(images, FEW, tmp_path / "few"), "few")
     many = folder_of(images, MANY, tmp_path / "many")
     half = command(fitted, many, "many", killed_after=KILLED_AFTER)

@@ -1,6 +1,6 @@
 """The choice of the default training recipe, decided by stains and cells that it has not seen.
 
-See `recipe_trial`. A recipe takes about five minutes on one core; the table is written to
+See `recipe_trial`. A recipe takes some minutes on one core; the table is written to
 ``tables/recipe.md`` beside this file. Lines that are in ``recipe.jsonl`` of the folder that
 ``SLIDEWATCH_TRIALS`` names are not made again.
 """

@@ -21,6 +21,7 @@ from tasks.network.training import (
     DivergedError,
     Epoch,
     TrainingPlan,
+    _mixup,
     calibrated_loss,
     fit_temperature,
     negative_log_likelihood,
@@ -233,7 +234,9 @@ def test_the_loss_of_knowing_nothing_is_a_bit() -> None:
     )
 
 
-RESUMED = TrainingPlan(epochs=4, batch=8, peak_rate=3e-3, label_smoothing=0.1, averaging=0.5)
+RESUMED = TrainingPlan(
+    epochs=4, batch=8, peak_rate=3e-3, label_smoothing=0.1, mixup=0.2, averaging=0.5
+)
 
 
 class CutOffError(Exception):
@@ -319,6 +322,16 @@ def test_smoothed_labels_keep_logits_small(spec: NetworkSpec, pixels: NDArray[np
     assert np.abs(predict(smooth, pixels)).max() < np.abs(predict(plain, pixels)).max()
 
 
+def test_an_image_that_takes_a_part_of_another_takes_that_part_of_its_label() -> None:
+    torch.manual_seed(0)
+    white = torch.arange(16) % 2
+    images = white.float()[:, None, None, None].expand(16, 3, 4, 4)
+    mixed, labels = _mixup(images, white, 2, 0.5)
+    torch.testing.assert_close(mixed, labels[:, 1, None, None, None].expand_as(mixed))
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(16))
+    assert len(set(labels[:, 1].tolist())) > 2
+
+
 def test_pixels_in_a_file_train_the_same_network(
     spec: NetworkSpec, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -334,6 +347,6 @@ def test_a_plan_of_a_card_of_before_has_its_own_recipe() -> None:
     card = {"epochs": 4, "batch": 128, "peak_rate": 1e-3, "weight_decay": 0.01, "seed": 3}
     found = TrainingPlan.from_dict(card | {"images": "smears", "history": []})
     assert found == TrainingPlan(
-        epochs=4, label_smoothing=0.0, averaging=0.0, augmentation=MILD, seed=3
+        epochs=4, label_smoothing=0.0, mixup=0.0, averaging=0.0, augmentation=MILD, seed=3
     )
     assert TrainingPlan.from_dict(RESUMED.as_dict()) == RESUMED

@@ -55,7 +55,7 @@ def test_a_card_without_fractions_is_no_recipe() -> None:
 
 def test_a_card_of_before_0_3_is_a_recipe_of_its_own_augmentation() -> None:
     kept = RECIPE.as_dict()
-    for name in ("augmentation", "averaging", "label_smoothing"):
+    for name in ("augmentation", "averaging", "label_smoothing", "mixup"):
         del kept[name]
     found = TrainingRecipe.from_card(card(**kept)).plan
     assert found == replace(RECIPE.plan, augmentation=MILD, averaging=0.0, label_smoothing=0.0)
