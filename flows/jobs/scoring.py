@@ -31,7 +31,7 @@ from storage.models.sites import SiteCard
 from storage.parquet import write_parts, write_table
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, Scores, score
-from tasks.detector.own_normal import cell_scores, slide_shift
+from tasks.detector.own_normal import cell_scores, is_nearer, population_normal, slide_shift
 from tasks.detector.probabilities import log_odds
 from tasks.detector.slide_distance import SlideNormal, standardised_distances
 from tasks.detector.slide_normal import Choices, reference_rows, slide_normal
@@ -45,7 +45,8 @@ SHARDS_HELD = 8  # of features, in memory at once
 SHARDS_AHEAD = 4  # that are read at once where the store is far away
 SHARDS_OF_A_NIGHT = 40  # that the normal of a night is made of
 
-Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient
+FEW = "few"
+Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient, or `FEW`
 Held = tuple[FeatureBlock, ShardRecord, pa.Table]  # a shard, with its rows of the manifest
 
 
@@ -61,7 +62,11 @@ class SlideRows:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's."""
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
+
+    Rows that are a slide or a patient of too few cells (`FEW`) are compared with those of the night
+    or with fitted ones.
+    """
 
     start: int
     stop: int
@@ -335,12 +340,27 @@ class _Scorer:
         if wanted not in self.references:
             start, stop, level = wanted
             rows = start + reference_rows(stop - start)
-            found = _reference_of(self.features, self.detector, rows, level)
-            # A slide whose cells mostly failed has no normal of its own.
-            if found.level == "population" and self.job.nearest is not None:
-                found = self.job.nearest
+            found = (
+                None if level == FEW else _reference_of(self.features, self.detector, rows, level)
+            )
+            # A slide whose cells mostly failed has no normal of its own, either.
+            if found is None or found.level == "population":
+                found = self._leaning(rows)
             self.references[wanted] = found
         return self.references[wanted]
+
+    def _leaning(self, rows: NDArray[np.intp]) -> Reference:
+        """Find what few cells are compared with: the site's, the night's or fitted ones."""
+        own, nearest = self.detector.own, self.job.nearest
+        assert own is not None
+        if nearest is not None and nearest.level == "site":
+            return nearest
+        if nearest is not None:
+            taps, classes = self.features.take(rows, self.detector.taps)
+            weighs = np.isin(rows, nearest.rows)
+            if is_nearer(own, nearest.normal, taps, classes, weighs):
+                return nearest
+        return Reference(population_normal(own), np.zeros(0, np.intp), "population")
 
     def shifts(self) -> pa.Table:
         """Make a row for each slide: how far it is from what was fitted."""

@@ -11,7 +11,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.scoring import (
+    FEW,
     NightJob,
+    Range,
     Reference,
     ScoreJob,
     SlideRows,
@@ -78,7 +80,7 @@ def plan_jobs(
 ) -> list[ScoreJob]:
     """Make jobs of some parts of a batch, and first the night's normal where they lean on it."""
     nearest: Reference | None = site_normal(store, site) if site else None
-    leans = any(span.reference is None for number in wanted for span in parts[number].spans)
+    leans = any(_leans(span) for number in wanted for span in parts[number].spans)
     if leans and nearest is None and detector.slides is not None:
         jobs = [NightJob(store, batch, card, detector)]
         (nearest,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
@@ -147,11 +149,17 @@ def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
     return Part(tuple(slides), tuple(spans))
 
 
-def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> tuple[int, int, str] | None:
+def _leans(span: Span) -> bool:
+    return span.reference is None or span.reference[2] == FEW
+
+
+def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | None:
     least = Choices.least
     if slide.slide is not None and slide.stop - slide.start >= least:
         return slide.start, slide.stop, "slide"
     start, stop = of_patient[0].start, of_patient[-1].stop
     if slide.patient is not None and stop - start >= least:
         return start, stop, "patient"
-    return None
+    if slide.slide is None and slide.patient is None:
+        return None
+    return start, stop, FEW

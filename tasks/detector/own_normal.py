@@ -299,6 +299,41 @@ def slide_shift(
     return Shift(n, shift, p_value, beyond, names[int(furthest)])
 
 
+def population_normal(own: OwnNormal) -> SlideNormal:
+    """Make the reference that cells have where nothing is known of their slide: W + B."""
+    return leaning(own.priors, {}, np.empty(0, np.intp), np.empty(0, bool))
+
+
+def is_nearer(
+    own: OwnNormal,
+    night: SlideNormal,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    weighs: NDArray[np.bool_],
+) -> bool:
+    """Tell whether a slide's median cell is as ordinary in its night as among fitted ones, or more.
+
+    A slide of few cells leans on one of the two. Where slides of a night are stained alike, and
+    unlike those that were fitted, it is the night; where they are stained differently, the night's
+    normal is that of most of its cells, and a slide of another stain is better off with the fitted
+    ones, among which there may be such slides.
+
+    Args:
+        own: what is known of fitted slides.
+        night: the reference made of the night's cells.
+        taps: features (n, d) of the slide's cells.
+        predicted: (n,) classes as diagnosed; cells with a negative one are left out.
+        weighs: (n,) whether each cell is part of the night's reference.
+    """
+    medians = []
+    for normal in (night, population_normal(own)):
+        inside = weighs & (normal is night)
+        deviations = standardised_distances(normal, taps, predicted, inside)
+        _, p = cell_scores(own.calibration, normal, deviations)
+        medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
+    return medians[0] >= medians[1]
+
+
 def score_slide(
     priors: Mapping[str, Prior],
     calibration: OwnCalibration,

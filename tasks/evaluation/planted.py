@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.detector import Detector, score
-from tasks.detector.own_normal import OwnNormal, score_slide
+from tasks.detector.own_normal import OwnNormal, is_nearer, score_slide
 from tasks.detector.slide_distance import SlideNormal
 from tasks.detector.slide_normal import reference_rows, slide_normal
 from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
@@ -108,11 +108,12 @@ def judge(
 ) -> Judged:
     """Score slides, each by its own normal, with and without a site, and by the population.
 
-    They are one night: a slide of too few cells leans on all of them or, at a site, on the site, as
-    in `screen`.
+    They are one night: a slide of too few cells leans on all of them or on fitted slides, whichever
+    are nearer, or, at a site, on the site, as in `screen`.
     """
     assert detector.own is not None
-    normals = {OWN_NORMAL: Normal(detector.own, _night_normal(detector.own, slides))}
+    night = _night_normal(detector.own, slides)
+    normals = {OWN_NORMAL: Normal(detector.own, night)}
     if site is not None:
         normals[SITE_NORMAL] = site
     found: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
@@ -120,6 +121,10 @@ def judge(
     shifted: dict[str, list[bool]] = {name: [] for name in normals}
     for cells in slides:
         for name, (own, reference) in normals.items():
+            if name == OWN_NORMAL and night is not None:
+                none = np.zeros(len(cells), bool)  # a few among many do not matter
+                nearer = is_nearer(own, night, cells.taps, cells.predicted, none)
+                reference = night if nearer else None
             scores = score_slide(
                 own.priors, own.calibration, cells.taps, cells.predicted, site=reference
             )

@@ -290,6 +290,24 @@ def test_few_cells_lean_on_their_patient_and_then_on_the_night(
     assert all(row["shifted"] for row in shifts(night).values())
 
 
+def test_few_cells_of_another_stain_than_most_of_their_night_lean_on_fitted_ones(
+    store_with_model: Store, detector: Detector
+) -> None:
+    """The night's normal is that of most of its cells, which are one patient's."""
+    slides = [
+        ("a", "a1", 200, 1.2), ("b", "b1", 12, -1.2), (None, "c1", 12, -1.2), ("d", "d1", 12, 1.2),
+    ]  # fmt: skip
+    night = made_up(store_with_model, slides, shard_rows=16)
+    score_night(night, keep_detector(night.store, detector, slides=12))
+    rows = scored_rows(night).to_pandas()
+    assert rows.groupby("slide_id")["compared_with"].unique().to_dict() == {
+        "a1": ["slide"], "b1": ["population"], "c1": ["population"], "d1": ["night"],
+    }  # fmt: skip
+    far = rows.groupby("slide_id").cumcount() % 20 == 5
+    assert rows["abnormal"][far].all()
+    assert rows["abnormal"][~far & (rows["compared_with"] == "population")].mean() < 0.1
+
+
 def test_scores_do_not_depend_on_how_a_night_is_divided(
     store_with_model: Store, detector: Detector, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.detector.own_normal import OwnNormal, score_slide
+from tasks.detector.slide_normal import slide_normal
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import (
@@ -104,6 +105,25 @@ def test_slides_of_few_cells_lean_on_their_night(detector: Detector) -> None:
     judged = judge(detector, few, [np.zeros(10, bool)] * 20)
     assert np.mean(judged.p_values[OWN_NORMAL] <= 0.05) < 0.1
     assert np.mean(judged.p_values[POPULATION] <= 0.05) == 1.0
+
+
+def test_slides_of_few_cells_of_another_stain_than_their_nights_lean_on_fitted_ones(
+    detector: Detector,
+) -> None:
+    rng = np.random.default_rng(8)
+    assert detector.own is not None
+    slides = [cells(rng, "many", 400), *(cells(rng, str(number), 10) for number in range(10))]
+    judged = judge(detector, slides, [np.zeros(len(slide), bool) for slide in slides])
+    few = judged.slide > 0
+    assert np.mean(judged.p_values[OWN_NORMAL][few] <= 0.05) < 0.1
+    night = slide_normal(detector.own.priors, slides[0].taps, slides[0].predicted)
+    leaning = [
+        score_slide(
+            detector.own.priors, detector.own.calibration, s.taps, s.predicted, site=night
+        ).p_value
+        for s in slides[1:]
+    ]
+    assert np.mean(np.concatenate(leaning) <= 0.05) > 0.3
 
 
 def test_slides_are_judged_at_a_site_beside() -> None:
