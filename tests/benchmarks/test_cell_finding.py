@@ -14,19 +14,28 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
+from skimage.feature import peak_local_max
+from skimage.filters import threshold_otsu
+from skimage.measure import label, regionprops
+from skimage.morphology import binary_opening, disk
+from skimage.segmentation import watershed
 
 from tasks.segmentation.cells import Cells, Kind, find_cells, typical_diameter
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.paths import DATA
 
+PEAKS, LEAST_AREA = 30, 500  # a third of a cell's diameter in pixels; pixels, fewer are no cell
 BORDER = 4  # pixels; a box that comes so close to the border may be cut by it
 NOWHERE = 0.1  # intersection over union with a box, below which a cell lies where no box is
 
@@ -148,6 +157,82 @@ def test_photographs_of_one_magnification_are_measured_once(
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_fields(fields: list[Annotated], change: str) -> None:
     measure(change, fields, CHANGES[change])
+
+
+def watershed_boxes(pixels: NDArray[np.uint8]) -> Boxes:
+    """Find what scikit-image's recipe finds: Otsu's threshold, distances, watershed from peaks."""
+    green = pixels[..., 1]
+    mask = binary_opening(green < threshold_otsu(green), disk(3))
+    distance = distance_transform_edt(mask)
+    peaks = peak_local_max(distance, min_distance=PEAKS, labels=label(mask))
+    markers = np.zeros(mask.shape, int)
+    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    regions = regionprops(watershed(-distance, markers, mask=mask))
+    found = [region.bbox for region in regions if region.area >= LEAST_AREA]
+    return np.array(found, np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
+
+
+def contour_boxes(pixels: NDArray[np.uint8]) -> Boxes:
+    """Find what OpenCV's outlines of Otsu's threshold enclose: cells that touch are one."""
+    _, mask = cv2.threshold(pixels[..., 1], 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rows = [cv2.boundingRect(each) for each in outlines if cv2.contourArea(each) >= LEAST_AREA]
+    found = np.array(rows, np.float64).reshape(-1, 4)
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+
+
+def test_beside_other_finders(fields: list[Annotated], record: Record) -> None:
+    """Cells of any kind, of the odd numbers; the peers' sizes are those of the cells in all fields.
+
+    Each runs on one core.
+    """
+    odd = [field for field in fields if field.number % 2]
+    images = [np.asarray(field.image) for field in odd]
+    typical = float(np.nanmedian([typical_diameter(image) for image in images[::4]]))
+
+    def ours(pixels: NDArray[np.uint8]) -> Boxes:
+        found = find_cells(pixels, typical)
+        return np.concatenate([boxes_of(found, "red"), boxes_of(found, "white")])
+
+    finders = {"ours": ours, "scikit-image": watershed_boxes, "OpenCV": contour_boxes}
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    found: dict[str, list[Boxes]] = {}
+
+    def run(name: str) -> None:
+        found[name] = [finders[name](image) for image in images]
+
+    seconds = in_turn(1 if QUICK else 3, {name: partial(run, name) for name in finders})
+    cv2.setNumThreads(threads)
+    shares = {name: _recall_and_precision(odd, boxes) for name, boxes in found.items()}
+    right = {name: recall * _boxes(odd) for name, (recall, _) in shares.items()}
+    for peer in ("scikit-image", "OpenCV"):
+        for number, what in enumerate(("recall", "precision where boxes are")):
+            record(f"{what} of all cells, beside {peer}", "", ours=[shares["ours"][number]], rival=[
+                shares[peer][number]], higher_is_better=True)  # fmt: skip
+        record(
+            f"cells found a second on a core, beside {peer}", "cells/s",
+            ours=[right["ours"] / s for s in seconds["ours"]],
+            rival=[right[peer] / s for s in seconds[peer]], higher_is_better=True,
+        )  # fmt: skip
+
+
+def _boxes(fields: list[Annotated]) -> int:
+    return sum(len(field.red) + len(field.white) for field in fields)
+
+
+def _recall_and_precision(fields: list[Annotated], found: list[Boxes]) -> tuple[float, float]:
+    true, right, called = 0, 0, 0
+    for field, boxes in zip(fields, found, strict=True):
+        everything = np.concatenate([field.red, field.white])
+        mine, theirs = matches(boxes, everything)
+        among = (overlap(boxes, everything) > NOWHERE).any(axis=1)
+        true, right, called = (
+            true + len(theirs),
+            right + int(among[mine].sum()),
+            called + int(among.sum()),
+        )
+    return true / _boxes(fields), right / called
 
 
 class Tally(Counter[str]):

@@ -5,11 +5,13 @@ The rival is the same cluster without TLS, in the same rounds; its jobs do nothi
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import pytest
 from distributed import Client
 from distributed.security import Security
 
+from flows.cluster import client as module
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.settings import Settings
@@ -31,6 +33,8 @@ def cluster(way: str) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patch:
         if way == "rival":
             patch.setattr(Security, "temporary", Security)
+            # Not the cluster that is open already.
+            patch.setattr(module, "_OPENED", ContextVar("rival", default=None))
         with open_client(Settings(workers=2)) as client:
             assert client.scheduler_info()["address"].startswith("tls" if way == "ours" else "tcp")
             yield client
