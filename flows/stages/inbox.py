@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from storage.batches.nights import Night, read_taken
 from storage.store import Store
 from tasks.images.addresses import EXTENSIONS, as_text, in_archive
-from tasks.images.files import SourceError, list_files
+from tasks.images.files import Listed, SourceError, list_files
 from tasks.images.listing import list_images
 
 
@@ -43,16 +43,23 @@ def look(inbox: str) -> dict[str, Seen]:
         SourceError: the inbox does not exist, or is one file.
     """
     try:
-        listed = None if in_archive(inbox) else list_files(inbox)
+        seen = None if in_archive(inbox) else list_files(inbox, _seen)
     except FileNotFoundError:
         raise SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
     except PermissionError:
         raise SourceError(f"inbox {inbox} may not be read: permission denied") from None
-    if listed is None or listed.is_file:
+    if seen is None:
         raise SourceError(
             f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
             "such as /inbox/*/*.png"
         )
+    return seen
+
+
+def _seen(listed: Listed) -> dict[str, Seen] | None:
+    """Note what is known of each file by its URL; None for a source that is one file."""
+    if listed.is_file:
+        return None
     now = datetime.now(UTC)
     return {
         as_text(str(listed.fs.unstrip_protocol(path))): Seen(size, _modified(changed, now))

@@ -11,9 +11,9 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -137,21 +137,22 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Listed:
-    """Hold the files of a source, in no order: there may be a million.
+    """Hold the files of a source, which come one after another in no order: there may be a million.
 
-    ``above`` is the path of the folder that was asked for, empty for a pattern; ``linked`` are
-    folders behind links, which are not looked into. ``is_file`` where it is one file itself.
+    ``above`` is the path of the folder that was asked for, empty for a pattern. ``linked`` are
+    folders behind links, which are not looked into: those that have come by until now. ``is_file``
+    where it is one file itself.
     """
 
     fs: Any
     above: str
-    files: list[File]
-    linked: tuple[str, ...] = ()
+    files: Iterator[File]
+    linked: list[str] = field(default_factory=list)
     is_file: bool = False
 
 
-def list_files(source: str) -> Listed:
-    """List every file below a folder or matching a pattern, or one file.
+def list_files(source: str, use: Callable[[Listed], Answer]) -> Answer:
+    """Return what is made of every file below a folder or matching a pattern, or of one file.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
@@ -159,15 +160,15 @@ def list_files(source: str) -> Listed:
         TimedOutError: it does not answer.
     """
     progress = Progress()
-    return asked(source, partial(_list_files, source, progress), progress)
+    return asked(source, lambda: use(_list_files(source, progress)), progress)
 
 
 def _list_files(source: str, progress: Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
-        return Listed(fs, "", [_file(fs.info(root))], is_file=True)
+        return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)
     if slide_folder(root) == root and fs.isdir(root):
-        return Listed(fs, "", [File(root, fs.du(root))], is_file=True)
+        return Listed(fs, "", iter([File(root, fs.du(root))]), is_file=True)
     if isinstance(fs, LocalFileSystem):
         # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
         fs = LocalFileSystem(skip_instance_cache=True)
@@ -179,7 +180,15 @@ def _list_files(source: str, progress: Progress) -> Listed:
         found, above = _emptied(fs.glob(root, detail=True)), ""
     else:
         raise FileNotFoundError(root)
-    files, linked, slides = [], [], Counter[str]()
+    linked: list[str] = []
+    return Listed(fs, above, _files_among(fs, above, found, linked), linked)
+
+
+def _files_among(
+    fs: Any, above: str, found: Iterable[dict[str, Any]], linked: list[str]
+) -> Iterator[File]:
+    """Yield files and, last, folders that are slides; note links to folders."""
+    slides = Counter[str]()
     for info in found:
         path = info["name"]
         # A link to a file is neither "file" nor "directory" to fsspec.
@@ -190,11 +199,11 @@ def _list_files(source: str, progress: Progress) -> Listed:
         elif info.get("type") == "file" or info.get("islink", False):
             folder = slide_folder(path, above)
             if folder is None:
-                files.append(_file(info))
+                yield _file(info)
             else:
                 slides[folder] += info.get("size") or 0
-    files += [File(folder, size) for folder, size in slides.items()]
-    return Listed(fs, above, files, tuple(sorted(linked)))
+    for folder, size in slides.items():
+        yield File(folder, size)
 
 
 def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:

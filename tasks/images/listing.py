@@ -25,7 +25,14 @@ from tasks.images.addresses import (
     in_archive,
     split_link,
 )
-from tasks.images.files import SourceError, asked, filesystem, list_files, list_members
+from tasks.images.files import (
+    Listed,
+    SourceError,
+    asked,
+    filesystem,
+    list_files,
+    list_members,
+)
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
@@ -134,7 +141,15 @@ def _in_order(table: pa.Table) -> pa.Table:
             "row": pa.array(np.arange(table.num_rows)),
         }
     )
-    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    # A column without values is in order already, and its parts may share what they have.
+    return pa.Table.from_arrays(
+        [
+            column if column.null_count == len(column) else column.take(order)
+            for column in table.columns
+        ],
+        schema=table.schema,
+    )
 
 
 def _read(
@@ -167,30 +182,34 @@ def _files(
         return _table(_list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
     if archive:
         return _table(_list_archive(source, archive, extensions, on_skip), classes)
-    return _table(_list_files(source, extensions, on_skip), classes)
+    told: list[str] = []  # for on_skip may belong to this thread
+    found = list_files(
+        source, lambda listed: _table(_images_of(listed, source, extensions, told.append), classes)
+    )
+    for message in told:
+        on_skip(message)
+    return found
 
 
-def _list_files(
-    source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
+def _images_of(
+    listed: Listed, source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
 ) -> Iterable[tuple[str, str, int | None]]:
     """List (URL, path that names it, size) of an image, or of those in a folder or of a glob."""
-    listed = list_files(source)
-    if listed.is_file and not _is_image(PurePosixPath(listed.files[0].path).name, extensions):
-        raise SourceError(
-            f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
-            f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
-        )
-    for linked in listed.linked:
-        on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
     others: Counter[str] = Counter()
-    while listed.files:
-        path, size, _ = listed.files.pop()  # or all would be in memory twice
+    for path, size, _ in listed.files:
+        if listed.is_file and not _is_image(PurePosixPath(path).name, extensions):
+            raise SourceError(
+                f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
+                f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
+            )
         # A hidden file that a pattern names is wanted, and so is a root in a hidden folder.
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, size
         elif not _is_hidden(below):
             others[PurePosixPath(below).suffix.lower() or "no extension"] += 1
+    for linked in sorted(listed.linked):
+        on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
     _tell_of_others(source, others, on_skip)
 
 
@@ -241,13 +260,20 @@ def _is_hidden(path: str) -> bool:
 def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
     left = iter(files)
     parts = [SCHEMA.empty_table()]
+    # All parts share what files do not tell: it would take more memory than the rest.
+    nothing = {each.name: pa.nulls(PART, each.type) for each in SCHEMA if each.name not in LISTED}
     # By parts, for a text in Python takes several times as much memory as in a table.
     while some := list(islice(left, PART)):
-        parts.append(_part(some, classes))
+        arrays = {name: array[: len(some)] for name, array in nothing.items()} | _part(
+            some, classes
+        )
+        parts.append(pa.Table.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA))
     return pa.concat_tables(parts)
 
 
-def _part(files: Sequence[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
+def _part(
+    files: Sequence[tuple[str, str, int | None]], classes: frozenset[str]
+) -> dict[str, pa.Array]:
     # By column: a dictionary for each row would take a kilobyte.
     columns: dict[str, list[object]] = {name: [] for name in LISTED}
     for uri, path, size in files:
@@ -264,13 +290,7 @@ def _part(files: Sequence[tuple[str, str, int | None]], classes: frozenset[str])
         )
         for values, value in zip(columns.values(), row, strict=True):
             values.append(value)
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.nulls(len(files), field.type)
-        for field in SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
 
 
 def _refuse_repeats(table: pa.Table, source: str) -> None:

@@ -57,7 +57,7 @@ READS: dict[str, Callable[[str], object]] = {
     "bytes": read_bytes,
     "digest": digest_of_file,
     "stamp": stamp,
-    "list": list_files,
+    "list": lambda uri: list_files(uri, lambda listed: list(listed.files)),
     "images": list_images,
     "missing": lambda uri: list_images(f"{uri}.parquet"),
     "archive": lambda uri: list_images(f"{uri}.zip"),
