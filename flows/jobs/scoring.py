@@ -8,6 +8,7 @@ another.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -351,16 +352,20 @@ class _Scorer:
 
     def _leaning(self, rows: NDArray[np.intp]) -> Reference:
         """Find what few cells are compared with: the site's, the night's or fitted ones."""
-        own, nearest = self.detector.own, self.job.nearest
+        own, nearest, fitted = self.detector.own, self.job.nearest, self._fitted
         assert own is not None
-        if nearest is not None and nearest.level == "site":
-            return nearest
-        if nearest is not None:
-            taps, classes = self.features.take(rows, self.detector.taps)
-            weighs = np.isin(rows, nearest.rows)
-            if is_nearer(own, nearest.normal, taps, classes, weighs):
-                return nearest
-        return Reference(population_normal(own), np.zeros(0, np.intp), "population")
+        if nearest is None or nearest.level == "site":
+            return nearest or fitted
+        taps, classes = self.features.take(rows, self.detector.taps)
+        weighs = np.isin(rows, nearest.rows)
+        nearer = is_nearer(own.calibration, nearest.normal, fitted.normal, taps, classes, weighs)
+        return nearest if nearer else fitted
+
+    @cached_property
+    def _fitted(self) -> Reference:
+        """Make the reference of cells of which nothing is known, once for all slides of the job."""
+        assert self.detector.own is not None
+        return Reference(population_normal(self.detector.own), np.zeros(0, np.intp), "population")
 
     def shifts(self) -> pa.Table:
         """Make a row for each slide: how far it is from what was fitted."""

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from storage.batches.nights import Night, read_taken
 from storage.store import Store
 from tasks.images.addresses import EXTENSIONS, as_text, in_archive
-from tasks.images.files import Listed, SourceError, list_files
+from tasks.images.files import SourceError
+from tasks.images.folders import Listed, list_files
 from tasks.images.listing import list_images
 
 

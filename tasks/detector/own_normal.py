@@ -305,8 +305,9 @@ def population_normal(own: OwnNormal) -> SlideNormal:
 
 
 def is_nearer(
-    own: OwnNormal,
+    calibration: OwnCalibration,
     night: SlideNormal,
+    fitted: SlideNormal,
     taps: Taps,
     predicted: NDArray[np.integer],
     weighs: NDArray[np.bool_],
@@ -319,17 +320,17 @@ def is_nearer(
     ones, among which there may be such slides.
 
     Args:
-        own: what is known of fitted slides.
+        calibration: of fitted slides.
         night: the reference made of the night's cells.
+        fitted: that of `population_normal`.
         taps: features (n, d) of the slide's cells.
         predicted: (n,) classes as diagnosed; cells with a negative one are left out.
         weighs: (n,) whether each cell is part of the night's reference.
     """
     medians = []
-    for normal in (night, population_normal(own)):
-        inside = weighs & (normal is night)
+    for normal, inside in ((night, weighs), (fitted, np.zeros_like(weighs))):
         deviations = standardised_distances(normal, taps, predicted, inside)
-        _, p = cell_scores(own.calibration, normal, deviations)
+        _, p = cell_scores(calibration, normal, deviations)
         medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
     return medians[0] >= medians[1]
 

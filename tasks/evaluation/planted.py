@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.detector import Detector, score
-from tasks.detector.own_normal import OwnNormal, is_nearer, score_slide
+from tasks.detector.own_normal import OwnNormal, is_nearer, population_normal, score_slide
 from tasks.detector.slide_distance import SlideNormal
 from tasks.detector.slide_normal import reference_rows, slide_normal
 from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
@@ -112,7 +112,7 @@ def judge(
     are nearer, or, at a site, on the site, as in `screen`.
     """
     assert detector.own is not None
-    night = _night_normal(detector.own, slides)
+    night, fitted = _night_normal(detector.own, slides), population_normal(detector.own)
     normals = {OWN_NORMAL: Normal(detector.own, night)}
     if site is not None:
         normals[SITE_NORMAL] = site
@@ -121,13 +121,12 @@ def judge(
     shifted: dict[str, list[bool]] = {name: [] for name in normals}
     for cells in slides:
         for name, (own, reference) in normals.items():
-            if name == OWN_NORMAL and night is not None:
+            known = own.priors, own.calibration, cells.taps, cells.predicted
+            scores = score_slide(*known, site=reference)
+            if reference is not None and reference is night and scores.level == "site":
                 none = np.zeros(len(cells), bool)  # a few among many do not matter
-                nearer = is_nearer(own, night, cells.taps, cells.predicted, none)
-                reference = night if nearer else None
-            scores = score_slide(
-                own.priors, own.calibration, cells.taps, cells.predicted, site=reference
-            )
+                if not is_nearer(own.calibration, night, fitted, cells.taps, cells.predicted, none):
+                    scores = score_slide(*known)
             found[name].append(scores.abnormality)
             chances[name].append(scores.p_value)
             shifted[name].append(scores.beyond)

@@ -25,14 +25,8 @@ from tasks.images.addresses import (
     in_archive,
     split_link,
 )
-from tasks.images.files import (
-    Listed,
-    SourceError,
-    asked,
-    filesystem,
-    list_files,
-    list_members,
-)
+from tasks.images.files import SourceError, asked, filesystem, list_members
+from tasks.images.folders import Listed, list_files
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 

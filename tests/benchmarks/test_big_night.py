@@ -164,8 +164,8 @@ def test_a_big_night_beside_a_small_one(fitted: Settings, tmp_path: Path, record
     for name in STAGES:
         taken = half.stage(name) + rest.stage(name)
         # The kill cut the extraction off, which then tells no time.
-        images = MANY - KILLED_AFTER * SHARD if name == "extract" else MANY
-        ours, theirs = 1000 * taken / images, 1000 * few.stage(name) / FEW
+        timed = MANY - KILLED_AFTER * SHARD if name == "extract" else MANY
+        ours, theirs = 1000 * taken / timed, 1000 * few.stage(name) / FEW
         record(
             f"{name}, a thousand images of {MANY:,} / of {FEW:,}", "s", ours=[ours], rival=[theirs]
         )

@@ -1,4 +1,4 @@
-"""How many cells of real fields are found, and how long it takes.
+"""Measure the share of cells of real fields that are found, and the time that it takes.
 
 The defaults were tuned on the fields with even numbers. No value was chosen by those with odd
 numbers, but six of them were looked at, and showed that outlines of white cells were too small.
@@ -236,7 +236,7 @@ def _recall_and_precision(fields: list[Annotated], found: list[Boxes]) -> tuple[
 
 
 class Tally(Counter[str]):
-    """How many boxes and cells there are, by what became of them."""
+    """Count boxes and cells by what became of them."""
 
     def share(self, part: str, whole: str) -> float:
         return self[part] / self[whole] if self[whole] else float("nan")

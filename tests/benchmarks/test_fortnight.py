@@ -4,8 +4,8 @@ Patients in order of their photographs go in turn to training and statistics and
 fourteen of eight patients each, no cell twice. Five nights are odd: another stain, out of focus, a
 fiftieth of other cells, no images at all, and one that is run again.
 
-The laboratory changes its stain in the midst of it, and the other stain is within what its slides
-differ by: its cells are ordinary for their slides, so that night is not told today.
+It fails today: the laboratory changes its stain in the midst of it, and the other stain is within
+what its slides differ by, so that its cells are ordinary for their slides, and no light tells it.
 """
 
 from collections.abc import Callable
@@ -146,5 +146,4 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
         for night in range(NIGHTS)
     ]
     record("nights told apart rightly", "", ours=[sum(told)], limit=NIGHTS, higher_is_better=True)
-    wrong = {night for night, right in enumerate(told) if not right}
-    assert QUICK or (len(wrong) <= 2 and not wrong & {FOCUS, OTHERS, EMPTY, RERUN}), wrong
+    assert QUICK or all(told), [night for night, right in enumerate(told) if not right]

@@ -1,4 +1,4 @@
-"""What a shard costs beside its images, and what a flow costs beside its shards."""
+"""Measure the cost of a shard beside its images, and of a flow beside its shards."""
 
 import os
 import subprocess

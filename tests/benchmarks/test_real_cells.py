@@ -1,4 +1,4 @@
-"""How well it works on real cells: abnormal images and false alarms by the population, three seeds.
+"""Measure abnormal images and false alarms of real cells by the population, over three seeds.
 
 A seed splits the patients anew. The test patients were seen by neither network nor statistics.
 """

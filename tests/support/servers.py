@@ -16,7 +16,7 @@ LOST_ANSWERS: set[str] = set()  # paths of which the S3 server does the next PUT
 
 @dataclass
 class Requests:
-    """What the S3 server is asked: verb and path (LIST: and prefix) of each request, in order."""
+    """Keep verb and path (LIST: and prefix) of each request to the S3 server, in order."""
 
     seen: list[tuple[str, str]] = field(default_factory=list)
 

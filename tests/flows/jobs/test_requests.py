@@ -1,4 +1,4 @@
-"""What units of work ask of an object store: each request takes as long as many images do.
+"""Units of work ask little of an object store: each request takes as long as many images do.
 
 The numbers are those of requests that come to the server, in worker processes that have a batch's
 model and metadata already.

@@ -13,7 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tasks import patience
 from tasks.images import files
 from tasks.images.decoding import failure_of
-from tasks.images.files import digest_of_file, list_files, read_bytes, stamp
+from tasks.images.files import digest_of_file, read_bytes, stamp
+from tasks.images.folders import list_files
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import image_refs

@@ -1,0 +1,138 @@
+"""List the files of a folder or of a pattern, on any fsspec filesystem."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from fsspec.implementations.local import LocalFileSystem
+
+from tasks.images.addresses import GLOB, as_text, slide_folder
+from tasks.images.files import SourceError, asked, filesystem
+from tasks.patience import Answer, Progress
+
+# Used of a file on this machine's disks; the rest takes a kilobyte of each.
+KEPT = ("name", "size", "type", "islink", "mtime")
+# Names of the time of the last change: of local and SFTP, S3, Azure, Google filesystems.
+CHANGED = ("mtime", "LastModified", "last_modified", "updated")
+
+
+class File(NamedTuple):
+    """Hold a file's path, its size in bytes, and when it was changed, as its filesystem tells."""
+
+    path: str
+    size: int | None
+    changed: float | datetime | str | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Hold the files of a source, which come one after another in no order: there may be a million.
+
+    ``above`` is the path of the folder that was asked for, empty for a pattern. ``linked`` are
+    folders behind links, which are not looked into: those that have come by until now. ``is_file``
+    where it is one file itself.
+    """
+
+    fs: Any
+    above: str
+    files: Iterator[File]
+    linked: list[str] = field(default_factory=list)
+    is_file: bool = False
+
+
+def list_files(source: str, use: Callable[[Listed], Answer]) -> Answer:
+    """Return what is made of every file below a folder or matching a pattern, or of one file.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        SourceError: part of it cannot be listed.
+        TimedOutError: it does not answer.
+    """
+    progress = Progress()
+    return asked(source, lambda: use(_list_files(source, progress)), progress)
+
+
+def _list_files(source: str, progress: Progress) -> Listed:
+    fs, root = filesystem(source)
+    if fs.isfile(root):
+        return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)
+    if slide_folder(root) == root and fs.isdir(root):
+        return Listed(fs, "", iter([File(root, fs.du(root))]), is_file=True)
+    if isinstance(fs, LocalFileSystem):
+        # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
+        fs = LocalFileSystem(skip_instance_cache=True)
+        fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
+        fs.info = partial(_info, fs.info, progress)
+    if fs.exists(root):
+        found, above = _below(fs, root), root
+    elif any(letter in root for letter in GLOB):
+        found, above = _emptied(fs.glob(root, detail=True)), ""
+    else:
+        raise FileNotFoundError(root)
+    linked: list[str] = []
+    return Listed(fs, above, _files_among(fs, above, found, linked), linked)
+
+
+def _files_among(
+    fs: Any, above: str, found: Iterable[dict[str, Any]], linked: list[str]
+) -> Iterator[File]:
+    """Yield files and, last, folders that are slides; note links to folders."""
+    slides = Counter[str]()
+    for info in found:
+        path = info["name"]
+        # A link to a file is neither "file" nor "directory" to fsspec.
+        if info.get("islink") and fs.isdir(path):
+            linked.append(as_text(path))
+        elif info.get("type") == "directory" and slide_folder(path) == path:  # of a pattern
+            slides[path] = fs.du(path)
+        elif info.get("type") == "file" or info.get("islink", False):
+            folder = slide_folder(path, above)
+            if folder is None:
+                yield _file(info)
+            else:
+                slides[folder] += info.get("size") or 0
+    for folder, size in slides.items():
+        yield File(folder, size)
+
+
+def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:
+    """Say what is known of each file below a folder."""
+    if not isinstance(fs, LocalFileSystem):
+        yield from _emptied(fs.find(root, detail=True))
+        return
+    for _, _, files in fs.walk(root, detail=True):  # a folder at a time is in memory
+        yield from files.values()
+
+
+def _emptied(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Take what was found out of its dictionary, or all would be in memory twice."""
+    while found:
+        yield found.popitem()[1]
+
+
+def _file(info: Mapping[str, Any]) -> File:
+    changed = next((info[name] for name in CHANGED if info.get(name) is not None), None)
+    return File(info["name"], info.get("size"), changed)
+
+
+def _info(
+    full: Callable[..., dict[str, Any]], progress: Progress, *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Look a file up, note that there was an answer, and keep of it what is used."""
+    info = full(*args, **kwargs)
+    progress.advance()
+    return {name: info[name] for name in KEPT if name in info}
+
+
+def _refuse_unlisted(error: Exception) -> None:
+    """Raise where fsspec would leave out a folder that it cannot list, without a word."""
+    if isinstance(error, FileNotFoundError):  # of a folder that was removed meanwhile
+        return
+    folder = as_text(str(getattr(error, "filename", None) or error))
+    raise SourceError(
+        f"{folder} cannot be listed ({getattr(error, 'strerror', None) or error}), and its images "
+        "would be missing without a word: let it be read, or leave it out of the source"
+    ) from None
