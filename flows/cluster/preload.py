@@ -15,7 +15,7 @@ NEEDED = (
     "flows.jobs.networks",
     "flows.jobs.shard",
     "tasks.network.inference",
-    "flows.jobs.scoring",
+    "flows.jobs.scoring.cells",
     "flows.jobs.statistics",
     "flows.jobs.thumbnails",
     "flows.jobs.segmentation",

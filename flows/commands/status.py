@@ -15,7 +15,7 @@ from flows.settings import Settings
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import list_detectors
+from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -106,6 +106,7 @@ def status(
                 "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
                 "alpha": card.alpha,
                 "second look": f"{card.second_look:,} images" if card.second_look else LEARN_IT,
+                "limits of a smear": _limits(card),
                 "warnings": len(card.warnings) or None,
             }
             for card in list_detectors(store, leave_out, models)
@@ -114,6 +115,13 @@ def status(
         batches=[_batch_row(store, batch, leave_out) for batch in list_batches(store, leave_out)],
         damaged=damaged,
     )
+
+
+def _limits(card: DetectorCard) -> str | None:
+    """Say what limits of a smear were learned from; None where cells have no slide of their own."""
+    if card.slides is None:
+        return None
+    return f"{card.floor.slides} altered slides" if card.floor else LEARN_IT
 
 
 def _site_row(card: SiteCard) -> Row:

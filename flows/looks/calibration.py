@@ -4,15 +4,15 @@ It depends on the network alone: detectors that are made later of the same model
 no image is read again.
 """
 
-from collections import defaultdict
-
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.jobs.altered import Image
 from flows.jobs.detectors import load_fitted_detector
-from flows.looks.jobs import Image, OrdinaryJob, ordinary_losses
+from flows.looks.jobs import OrdinaryJob, ordinary_losses
 from flows.monitoring.console import warn
+from flows.stages.batch import images_of
 from flows.stages.jobs import run_jobs
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import Batch, load_batch, read_manifest
@@ -22,7 +22,6 @@ from storage.models.detectors import list_detectors
 from storage.models.statistics import Contribution, Lineage
 from storage.store import Store
 from tasks.detector.calibration import Calibration
-from tasks.images.regions import image_refs
 from tasks.second_look.choice import spread_over
 from tasks.second_look.stability import calibrate_stability
 
@@ -71,7 +70,7 @@ def _unseen_images(
     chosen = spread_over(patients, MOST)
     images: list[Image] = []
     for place, batch in enumerate(batches):
-        images += _images_of(store, card, batch, rows[chosen[number[chosen] == place]])
+        images += images_of(store, card, batch, rows[chosen[number[chosen] == place]])
     return images, patients[chosen]
 
 
@@ -92,17 +91,3 @@ def _unseen_rows(
     chosen &= ~np.isin(slides, contribution.without_slides)
     rows = np.flatnonzero(chosen)
     return rows, [str(patients[row] or slides[row] or row) for row in rows.tolist()]
-
-
-def _images_of(store: Store, card: ModelCard, batch: Batch, rows: NDArray[np.intp]) -> list[Image]:
-    """Say where some rows of a batch lie, and what their digests are."""
-    of_shard: dict[int, list[int]] = defaultdict(list)
-    for row in rows.tolist():
-        of_shard[row // batch.shard_rows].append(row % batch.shard_rows)
-    images: list[Image] = []
-    for number, places in of_shard.items():
-        shard = batch.shard(number)
-        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
-        refs = image_refs(read_manifest(store, batch, shard).take(places))
-        images += zip(refs, [block.image_id[place].tobytes() for place in places], strict=True)
-    return images

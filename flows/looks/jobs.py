@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.jobs.altered import Image
 from flows.jobs.detectors import adapted_logits, load_fitted_detector
-from flows.jobs.scoring import Features
+from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path
 from storage.batches.manifests import Batch
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
 Each = TypeVar("Each")
-Image = tuple[ImageRef, bytes]  # where it lies, and its digest
 KILLER = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
 
 

@@ -16,7 +16,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.counting.errors import key_of
-from flows.jobs.scoring import ScoreJob, judged_classes, scored_rows
+from flows.jobs.scoring.cells import ScoreJob, scored_rows
+from flows.jobs.scoring.features import judged_classes
 from flows.sites.versions import SiteError
 from flows.stages.jobs import run_jobs
 from flows.stages.scoring import Part, plan_jobs, plan_parts

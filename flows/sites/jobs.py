@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.scoring import Features, SlideRows, judged_classes
+from flows.jobs.scoring.features import Features, judged_classes
+from flows.jobs.scoring.night import SlideRows
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard

@@ -3,7 +3,7 @@
 import numpy as np
 from distributed import Client
 
-from flows.jobs.scoring import NightJob, night_normal
+from flows.jobs.scoring.night import NightJob, learned_night
 from flows.monitoring.console import warn
 from flows.sites.jobs import (
     Added,
@@ -78,8 +78,8 @@ def learn_slides(
     total, night = merged([], population(store, detector)), None
     groups = slides_in_parts(store, batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        job = NightJob(store, batch, card, detector, least=LEAST_CELLS)
-        (found,) = run_jobs(client, night_normal, [job], title=f"normal of {batch.name}")
+        job = NightJob(store, batch, card, detector)
+        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {batch.name}")
         night = NightNormal(found.normal, found.rows)
     jobs = []
     for slides in groups:

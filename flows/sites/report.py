@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.counting.threshold import load_error_rates
-from flows.jobs.scoring import Features
+from flows.jobs.scoring.features import Features
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import warn
 from flows.sites.versions import Other, Version, population

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flows.counting.threshold import COUNTING, site_counting
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.scoring import SlideRows
+from flows.jobs.scoring.night import SlideRows
 from flows.monitoring.console import tell
 from flows.sites.jobs import (
     EvidenceJob,

@@ -1,20 +1,24 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 
+import numpy as np
 from distributed import Client
+from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
+from flows.jobs.altered import Image
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
-from storage.batches.features import create_features
+from storage.batches.features import create_features, read_block
 from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (
     Batch,
@@ -23,6 +27,7 @@ from storage.batches.manifests import (
     find_rows,
     freeze_batch,
     list_batches,
+    read_manifest,
     verify_manifest,
 )
 from storage.batches.segmentations import segmentation_of
@@ -164,3 +169,17 @@ def run_shards(
     for result in results:
         shard_done(result)
         yield result
+
+
+def images_of(store: Store, card: ModelCard, batch: Batch, rows: NDArray[np.intp]) -> list[Image]:
+    """Say where some rows of a batch, in rising order, lie, and what their digests are."""
+    of_shard: dict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        of_shard[row // batch.shard_rows].append(row % batch.shard_rows)
+    images: list[Image] = []
+    for number, places in of_shard.items():
+        shard = batch.shard(number)
+        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
+        refs = image_refs(read_manifest(store, batch, shard).take(places))
+        images += zip(refs, [block.image_id[place].tobytes() for place in places], strict=True)
+    return images

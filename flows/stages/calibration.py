@@ -10,12 +10,14 @@ from flows.counting.threshold import COUNTING, counting_of
 from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
 from flows.monitoring.console import warn
 from flows.settings import Settings
+from flows.stages.floor import SLIDES, fitted_floor
 from flows.stages.jobs import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed
 from storage.models.detectors import (
     DetectorCard,
+    FloorCard,
     TapCard,
     detector_names,
     list_detectors,
@@ -74,7 +76,7 @@ def calibrate_detector(
     calibrates_looks, cannot_look = stability
     looks = len(calibrates_looks.scores) if calibrates_looks else None
     made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
-    if made:
+    if made and (made[-1].floor or not made[-1].slides):
         return made[-1]
     missing = [name for name, count in lineage.images.items() if not count]
     if missing:
@@ -99,6 +101,8 @@ def calibrate_detector(
     distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
+    if made and (own is None or own.floor is None):
+        return made[-1]  # another one would not know more
     detector = Detector(
         gaussians, calibrate(np.concatenate(distances), number), own, calibrates_looks
     )
@@ -120,6 +124,7 @@ def calibrate_detector(
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
         slides=len(own.calibration.slides.scores) if own else None,
+        floor=_floor_card(own),
         warnings=[*_warnings(by, len(groups), settings.alpha), *without, *cannot_look, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
         second_look=looks,
@@ -159,7 +164,15 @@ def _own_normal(
     except ValueError as error:
         return None, [f"{WITHOUT_OWN}: {error}"]
     calibration = own_calibration(fitted(spread))
-    return OwnNormal(with_spread(priors, *spread), calibration), []
+    floor, without = fitted_floor(client, store, card, priors, groups)
+    return OwnNormal(with_spread(priors, *spread), calibration, floor), without
+
+
+def _floor_card(own: OwnNormal | None) -> FloorCard | None:
+    if own is None or own.floor is None:
+        return None
+    floor = own.floor
+    return FloorCard(shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=SLIDES)
 
 
 def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Lineage) -> bool:

@@ -7,7 +7,15 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.jobs.evaluation.planted import AlarmJob, Chosen, PlantJob, WholeJob, measure
+from flows.jobs.evaluation.planted import (
+    AlarmJob,
+    Chosen,
+    CompanyJob,
+    Job,
+    PlantJob,
+    WholeJob,
+    measure,
+)
 from flows.jobs.evaluation.treated import PartJob, Run, load_detector
 from flows.monitoring.console import tell, warn
 from flows.stages.jobs import run_jobs
@@ -15,7 +23,7 @@ from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import ScoredPart
-from tasks.evaluation.seeds import BY_SLIDE, PLANTED, WHOLE
+from tasks.evaluation.seeds import BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS
 
 Key = tuple[str, Treatment]
 
@@ -67,7 +75,7 @@ def _jobs(
     healthy: Mapping[str, str],
     shares: list[float],
     left_out: Set[bytes],
-) -> Iterator[PlantJob | AlarmJob | WholeJob]:
+) -> Iterator[Job]:
     hosts = {HOME: TEST} | {name.removeprefix(HEALTHY): images for name, images in healthy.items()}
 
     def chosen(key: Key) -> Chosen:
@@ -105,6 +113,20 @@ def _jobs(
                     yield PlantJob(of, ordinary, things, share, True)
     for name, things in others.items():
         yield WholeJob(subject(WHOLE, name), things)
+    cells = {host: chosen((images, CLEAN)) for host, images in hosts.items()}
+    strange: dict[tuple[str, float | None], Chosen] = {
+        (name, None): things for name, things in (others | cells).items()
+    }
+    for key in parts:
+        if key[0] == ATTACKED and key[1].kind == "attack":
+            strange[_label(key[1])] = chosen(key)
+    for (name, strength), things in strange.items():
+        if things.rows:
+            yield CompanyJob(subject(WHOLE_NIGHTS, name, strength), None, things)
+            for host, ordinary in cells.items():
+                if ordinary.rows and host != name:
+                    of = subject(WHOLE_NIGHTS, name, strength, host)
+                    yield CompanyJob(of, ordinary, things)
 
 
 def _is_planted(treatment: Treatment) -> bool:

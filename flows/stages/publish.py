@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.counting.threshold import load_error_rates, load_site_rates
 from flows.jobs.detectors import adaptation_at, load_fitted_detector
-from flows.jobs.scoring import provenance_of
+from flows.jobs.scoring.cells import provenance_of
 from flows.monitoring.console import warn
 from flows.settings import Settings
 from storage.batches.ledger import (
@@ -197,7 +197,8 @@ def _tallies(
     )
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
     unlearned = not_learned(store, site.name, earlier) if site else None
-    tallies[BATCHES] = BatchTally(NightTally(fitted.scales), earlier, detector.alpha, unlearned)
+    night = NightTally(fitted.scales, detector.alpha)
+    tallies[BATCHES] = BatchTally(night, earlier, detector.alpha, unlearned)
     return tallies
 
 

@@ -10,18 +10,8 @@ from distributed import Client
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.jobs.scoring import (
-    FEW,
-    NightJob,
-    Range,
-    Reference,
-    ScoreJob,
-    SlideRows,
-    Span,
-    night_normal,
-    score_part,
-    site_normal,
-)
+from flows.jobs.scoring.cells import FEW, Range, ScoreJob, Span, score_part
+from flows.jobs.scoring.night import NightJob, SlideRows, describe_night
 from flows.stages.jobs import run_jobs
 from storage.batches.ledger import complete_scores, screening_key, screening_start
 from storage.batches.manifests import Batch, read_manifest
@@ -78,16 +68,22 @@ def plan_jobs(
     scored_at: datetime,
     site: SiteCard | None = None,
 ) -> list[ScoreJob]:
-    """Make jobs of some parts of a batch, and first the night's normal where they lean on it."""
-    nearest: Reference | None = site_normal(store, site) if site else None
+    """Make jobs of some parts of a batch, after the night is described where they lean on it."""
+    night = None
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
-    if leans and nearest is None and detector.slides is not None:
-        jobs = [NightJob(store, batch, card, detector)]
-        (nearest,) = run_jobs(client, night_normal, jobs, title=f"normal of {batch.name}")
+    if leans and detector.slides is not None:
+        unnamed = tuple(
+            (slide.start, slide.stop)
+            for part in parts
+            for slide in part.slides
+            if slide.slide is None and slide.patient is None
+        )
+        jobs = [NightJob(store, batch, card, detector, unnamed, site)]
+        (night,) = run_jobs(client, describe_night, jobs, title=f"normal of {batch.name}")
     return [
         ScoreJob(
             store, batch, card, detector, number,
-            parts[number].slides, parts[number].spans, scored_at, nearest, site,
+            parts[number].slides, parts[number].spans, scored_at, night, site,
         )
         for number in wanted
     ]  # fmt: skip

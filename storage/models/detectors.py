@@ -71,6 +71,19 @@ class CountingCard(Part):
     diagnosis: ThresholdCard
 
 
+class FloorCard(Part):
+    """Describe what a smear can be, by fitted slides that were altered as laboratories differ.
+
+    ``shift``, ``spread`` and ``reach`` are the largest that a group of cells, its cells among each
+    other, and a single cell may have; ``slides`` counts the altered slides.
+    """
+
+    shift: float
+    spread: float
+    reach: float
+    slides: int
+
+
 class DetectorCard(Card):
     """Describe a detector: what it was made from, and at which level it speaks.
 
@@ -78,10 +91,11 @@ class DetectorCard(Card):
     has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
     they are made; it is 0 in those of before 0.2. ``second_look`` counts the images that calibrate
     a second look; None where the detector cannot look twice. ``counting`` is None where the error
-    rates of a count are not known. Both are None in all of before schema version 3.
+    rates of a count are not known. Both are None in all of before schema version 3. Without a
+    ``floor``, as in all of before version 4, any slide passes for a smear.
     """
 
-    schema_version: int = 3
+    schema_version: int = 4
     name: str
     model: str
     model_digest: str
@@ -98,6 +112,7 @@ class DetectorCard(Card):
     sequence: int = 0
     second_look: int | None = None
     counting: CountingCard | None = None
+    floor: FloorCard | None = None
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:

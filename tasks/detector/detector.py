@@ -10,9 +10,8 @@ from tasks.detector.calibration import Calibration, abnormality, log_distance, p
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.own_normal import OwnNormal
+from tasks.detector.references import POPULATION
 from tasks.types import Arrays, Float, below, nested
-
-POPULATION = "population"  # what images are compared with that have nothing nearer
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class Scores:
 
     ``distances`` (n, T) are squared, to the population, and ``population_p_value`` (n,) is that of
     these. ``abnormality`` and ``p_value`` (n,) are given what each image is ``compared_with`` (n,).
+    ``unlike`` (n,) marks images that are further from fitted cells than any smear's cells can be.
     """
 
     distances: Float
@@ -77,6 +77,7 @@ class Scores:
     p_value: Float
     population_p_value: Float
     compared_with: NDArray[np.object_]
+    unlike: NDArray[np.bool_]
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
@@ -105,4 +106,6 @@ def score(detector: Detector, taps: Mapping[str, NDArray[np.floating]]) -> Score
     )
     fused = abnormality(detector.calibration, log_distance(distances))
     p = p_values(detector.calibration, fused)
-    return Scores(distances, fused, p, p.copy(), np.full(len(fused), POPULATION, object))
+    n = len(fused)
+    compared_with, unlike = np.full(n, POPULATION, object), np.zeros(n, bool)
+    return Scores(distances, fused, p, p.copy(), compared_with, unlike)

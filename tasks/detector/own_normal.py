@@ -17,6 +17,7 @@ from tasks.detector.calibration import (
     p_values,
     standardised,
 )
+from tasks.detector.floor import Floor
 from tasks.detector.groups import GroupStatistics
 from tasks.detector.random_effects import components
 from tasks.detector.slide_distance import (
@@ -64,10 +65,14 @@ class OwnCalibration:
 
 @dataclass(frozen=True)
 class OwnNormal:
-    """All that scoring cells by their slide needs: what is known before, by tap, and p-values."""
+    """Hold what scoring cells by their slide needs: what is known before, by tap, and p-values.
+
+    ``floor`` says what a smear can be; None in detectors of before 0.4, by which any slide is one.
+    """
 
     priors: dict[str, Prior]
     calibration: OwnCalibration
+    floor: Floor | None = None
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
@@ -87,6 +92,8 @@ class OwnNormal:
                     "k": np.asarray([prior.k]),
                 },
             )
+        if self.floor is not None:
+            arrays |= nested("floor", self.floor.to_arrays())
         return arrays
 
     @classmethod
@@ -110,7 +117,12 @@ class OwnNormal:
             )
             for tap in taps
         }
-        return cls(with_spread(priors, calibration.location, calibration.scale), calibration)
+        floor = below("floor", arrays)
+        return cls(
+            with_spread(priors, calibration.location, calibration.scale),
+            calibration,
+            Floor.from_arrays(floor) if floor else None,
+        )
 
 
 def priors_of(statistics: GroupStatistics) -> dict[str, Prior]:
@@ -302,37 +314,6 @@ def slide_shift(
 def population_normal(own: OwnNormal) -> SlideNormal:
     """Make the reference that cells have where nothing is known of their slide: W + B."""
     return leaning(own.priors, {}, np.empty(0, np.intp), np.empty(0, bool))
-
-
-def is_nearer(
-    calibration: OwnCalibration,
-    night: SlideNormal,
-    fitted: SlideNormal,
-    taps: Taps,
-    predicted: NDArray[np.integer],
-    weighs: NDArray[np.bool_],
-) -> bool:
-    """Tell whether a slide's median cell is as ordinary in its night as among fitted ones, or more.
-
-    A slide of few cells leans on one of the two. Where slides of a night are stained alike, and
-    unlike those that were fitted, it is the night; where they are stained differently, the night's
-    normal is that of most of its cells, and a slide of another stain is better off with the fitted
-    ones, among which there may be such slides.
-
-    Args:
-        calibration: of fitted slides.
-        night: the reference made of the night's cells.
-        fitted: that of `population_normal`.
-        taps: features (n, d) of the slide's cells.
-        predicted: (n,) classes as diagnosed; cells with a negative one are left out.
-        weighs: (n,) whether each cell is part of the night's reference.
-    """
-    medians = []
-    for normal, inside in ((night, weighs), (fitted, np.zeros_like(weighs))):
-        deviations = standardised_distances(normal, taps, predicted, inside)
-        _, p = cell_scores(calibration, normal, deviations)
-        medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
-    return medians[0] >= medians[1]
 
 
 def score_slide(

@@ -1,4 +1,4 @@
-"""Decide which images a person looks at: those that failed, are abnormal or are uncertain."""
+"""Decide which images a person looks at: those that failed, are strange or are uncertain."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ SEPARATOR = ", "  # between reasons where a column holds several
 class Reason(StrEnum):
     """Name why a person looks at an image."""
 
-    ABNORMAL = "abnormal"
+    UNLIKE = "unlike any smear"  # abnormal whatever its neighbours are
+    ABNORMAL = "abnormal"  # for what it is compared with
     UNCERTAIN = "uncertain"
     UNSTABLE = "unstable"  # only beside another: what nothing else calls is not looked at twice
     FAILED = "failed"
@@ -23,11 +24,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Mark which of n images failed, are abnormal and are uncertain, (n,) each."""
+    """Mark which of n images failed, are abnormal and are uncertain, (n,) each.
+
+    Of the abnormal ones some are ``unlike`` any smear.
+    """
 
     failed: NDArray[np.bool_]
     abnormal: NDArray[np.bool_]
     uncertain: NDArray[np.bool_]
+    unlike: NDArray[np.bool_]
 
     @property
     def review(self) -> NDArray[np.bool_]:
@@ -37,12 +42,14 @@ class Verdicts:
     def reasons(self) -> list[str | None]:
         """Join the reasons to look at each of n images, as a column holds them; None without."""
         # An image that failed has no other reason: nothing else is known of it.
-        codes = np.where(self.failed, 4, self.abnormal + 2 * self.uncertain)
+        codes = np.where(self.failed, 6, self.abnormal + self.unlike + 3 * self.uncertain)
         sets = [
             (),
             (Reason.ABNORMAL,),
+            (Reason.UNLIKE,),
             (Reason.UNCERTAIN,),
             (Reason.ABNORMAL, Reason.UNCERTAIN),
+            (Reason.UNLIKE, Reason.UNCERTAIN),
             (Reason.FAILED,),
         ]
         texts = [format_reasons(reasons) for reasons in sets]
@@ -61,7 +68,11 @@ class VerdictRule:
     uncertain_below: float
 
     def decide(
-        self, p_value: Float, probability: Float, failed: NDArray[np.bool_] | None = None
+        self,
+        p_value: Float,
+        probability: Float,
+        failed: NDArray[np.bool_] | None = None,
+        unlike: NDArray[np.bool_] | None = None,
     ) -> Verdicts:
         """Decide on n images.
 
@@ -70,12 +81,15 @@ class VerdictRule:
             probability: (n,), that of the diagnosis; NaN is uncertain, for a diagnosis without a
                 probability must not be accepted.
             failed: (n,), which could not be scored; by default none.
+            unlike: (n,), which are further away than any smear's cells; by default none.
         """
-        failed = np.zeros(len(p_value), bool) if failed is None else failed
-        abnormal = (p_value <= self.alpha) & ~failed
+        none = np.zeros(len(p_value), bool)
+        failed = none if failed is None else failed
+        unlike = none if unlike is None else unlike & ~failed
+        abnormal = ((p_value <= self.alpha) & ~failed) | unlike
         # Not "<", which is false of NaN.
         uncertain = ~(probability >= self.uncertain_below)
-        return Verdicts(failed, np.asarray(abnormal), np.asarray(uncertain))
+        return Verdicts(failed, np.asarray(abnormal), np.asarray(uncertain), np.asarray(unlike))
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:

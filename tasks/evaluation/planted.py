@@ -6,7 +6,7 @@ as `screen` scores it: by its own normal, at a site where one is given, and by t
 population.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,9 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.detector import Detector, score
-from tasks.detector.own_normal import OwnNormal, is_nearer, population_normal, score_slide
+from tasks.detector.own_normal import OwnNormal, slide_shift
+from tasks.detector.references import (
+    NO_ROWS,
+    CellScores,
+    Reference,
+    References,
+    alone,
+    fitted_reference,
+    most_ordinary,
+    references_of,
+    score_cells,
+)
 from tasks.detector.slide_distance import SlideNormal
-from tasks.detector.slide_normal import reference_rows, slide_normal
+from tasks.detector.slide_normal import reference_rows
+from tasks.detector.smears import A_NIGHT, ONE_SLIDE
 from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
 from tasks.evaluation.parts import join, take
 from tasks.types import Float
@@ -112,24 +124,18 @@ def judge(
     are nearer, or, at a site, on the site, as in `screen`.
     """
     assert detector.own is not None
-    night, fitted = _night_normal(detector.own, slides), population_normal(detector.own)
-    normals = {OWN_NORMAL: Normal(detector.own, night)}
+    normals = {OWN_NORMAL: Normal(detector.own, None)}
     if site is not None:
         normals[SITE_NORMAL] = site
     found: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
     chances: dict[str, list[Float]] = {name: [] for name in found}
     shifted: dict[str, list[bool]] = {name: [] for name in normals}
-    for cells in slides:
-        for name, (own, reference) in normals.items():
-            known = own.priors, own.calibration, cells.taps, cells.predicted
-            scores = score_slide(*known, site=reference)
-            if reference is not None and reference is night and scores.level == "site":
-                none = np.zeros(len(cells), bool)  # a few among many do not matter
-                if not is_nearer(own.calibration, night, fitted, cells.taps, cells.predicted, none):
-                    scores = score_slide(*known)
+    for name, normal in normals.items():
+        for scores, is_shifted in screened(normal, slides):
             found[name].append(scores.abnormality)
             chances[name].append(scores.p_value)
-            shifted[name].append(scores.beyond)
+            shifted[name].append(is_shifted)
+    for cells in slides:
         by_all = score(detector, cells.taps)
         found[POPULATION].append(by_all.abnormality)
         chances[POPULATION].append(by_all.p_value)
@@ -143,13 +149,37 @@ def judge(
     )
 
 
-def _night_normal(own: OwnNormal, slides: Sequence[Cells]) -> SlideNormal | None:
+def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScores, bool]]:
+    """Score the cells of each slide of a night as `screen` does, and say which are shifted."""
+    own, reference = normal
+    fitted = fitted_reference(own)
+    if reference is not None:
+        fitted = Reference(reference, NO_ROWS, "site")
+    night = alone(None) if reference is not None else night_references(own, slides)
+    start = 0
+    for cells in slides:
+        rows = np.arange(start, start + len(cells))
+        start += len(cells)
+        known = cells.taps, cells.predicted
+        group = references_of(own, *known, rows, "slide", ONE_SLIDE)
+        kept = None
+        if group.known:
+            kept = np.isin(rows, np.concatenate([each.rows for each in group.known]))
+        if not group.own:
+            candidates = [*night.known, fitted]
+            group = alone(most_ordinary(own, candidates, *known, rows))
+        scores = score_cells(own, group, fitted, *known, rows)
+        yield scores, bool(slide_shift(own, *known, kept).shifted)
+
+
+def night_references(own: OwnNormal, slides: Sequence[Cells]) -> References:
+    """Find what the cells of a night are compared with whose slides have too few."""
     if not slides:
-        return None
+        return alone(None)
     every = join(slides)
-    some = take(every, reference_rows(len(every)))
-    night = slide_normal(own.priors, some.taps, some.predicted)
-    return night if night.level == "slide" else None
+    rows = reference_rows(len(every))
+    some = take(every, rows)
+    return references_of(own, some.taps, some.predicted, rows, "night", A_NIGHT)
 
 
 def by_slide(hosts: Cells) -> list[Cells]:

@@ -11,8 +11,9 @@ from tasks.evaluation.metrics import AS_FILES, METRICS
 COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "diagnosis"
 # The full spectrum: ordinary slides, slides with something planted, slides wholly of one kind.
 BY_SLIDE, PLANTED, WHOLE = "slides as they are", "planted in slides", "slides of one kind"
+WHOLE_NIGHTS = "whole nights"  # strange as a whole or for a part, in different company
 COMPOSED = "composed slides"  # of known parasitaemia
-NIGHTS = (BY_SLIDE, PLANTED, WHOLE)
+NIGHTS = (BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS)
 # Groups stand in this order; all others, which are of foreign images, stand between the two.
 FIRST = (*NIGHTS, "near", "near, masked", "far")
 LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)

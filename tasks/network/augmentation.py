@@ -83,15 +83,16 @@ def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Te
     """
     made = turned(pixels, generator)
     if how.zoom:
-        made = zoomed(made, _factors(how.zoom, (len(made),), generator))
+        made = zoomed(made, drawn_zoom(len(made), generator, how))
     lit = made.amax(dim=1, keepdim=True) > 0
     if how.marked:
         made = _marked(made, generator, how.marked)
-    made = _gained(made, generator, how)
+    for gains in drawn_light(len(made), generator, how):
+        made = made * gains
     if how.stain_scale or how.stain_shift or how.gamma:
-        made = stained(made, *_stain(len(made), generator, how))
+        made = stained(made, *drawn_stain(len(made), generator, how))
     if how.mixing:
-        made = mixed(made, _mixture(len(made), generator, how.mixing))
+        made = mixed(made, drawn_camera(len(made), generator, how))
     if how.degraded:
         made = _degraded(made.clamp_(0.0, 1.0), generator, how.degraded)
     return made.mul_(lit).clamp_(0.0, 1.0).contiguous(memory_format=torch.channels_last)
@@ -209,15 +210,19 @@ def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
     return made
 
 
-def _gained(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:
-    count = len(pixels)
+def drawn_zoom(count: int, generator: torch.Generator, how: Augmentation) -> Tensor:
+    """Draw factors (n,) by which images are enlarged."""
+    return _factors(how.zoom, (count,), generator)
+
+
+def drawn_light(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
+    """Draw the gains of all channels together (n, 1, 1, 1), and of each (n, 3, 1, 1)."""
     gain = 1.0 + how.gain * _signs((count, 1, 1, 1), generator)
-    channel_gain = 1.0 + how.channel_gain * _signs((count, 3, 1, 1), generator)
-    return pixels * gain * channel_gain
+    return gain, 1.0 + how.channel_gain * _signs((count, 3, 1, 1), generator)
 
 
-def _stain(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
-    """Draw the change of absorbance: dyes scaled and shifted, then all to a power."""
+def drawn_stain(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
+    """Draw changes of absorbance, (n, 3, 3) and (n, 3): dyes scaled and shifted, then a power."""
     to_dyes, from_dyes = (torch.tensor(m).float() for m in (hed_from_rgb, rgb_from_hed))
     scales = 1.0 + how.stain_scale * _signs((count, 1, 3), generator)
     shifts = how.stain_shift * _signs((count, 3), generator)
@@ -225,8 +230,9 @@ def _stain(count: int, generator: torch.Generator, how: Augmentation) -> tuple[T
     return (to_dyes * scales) @ from_dyes * gamma[:, :, None], shifts @ from_dyes * gamma
 
 
-def _mixture(count: int, generator: torch.Generator, part: float) -> Tensor:
-    parts = part * _signs((count, 3, 3), generator)
+def drawn_camera(count: int, generator: torch.Generator, how: Augmentation) -> Tensor:
+    """Draw matrices (n, 3, 3) by which a camera's filters mix channels."""
+    parts = how.mixing * _signs((count, 3, 3), generator)
     return torch.eye(3) + parts * (1.0 - torch.eye(3))
 
 

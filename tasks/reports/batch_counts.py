@@ -32,13 +32,14 @@ class NightTally:
 
     Args:
         taps: by name, the mean and deviation of the tap's log distance over calibration images.
+        alpha: the detector's level.
     """
 
-    def __init__(self, taps: Mapping[str, tuple[float, float]]) -> None:
-        self._taps = dict(taps)
+    def __init__(self, taps: Mapping[str, tuple[float, float]], alpha: float) -> None:
+        self._taps, self._alpha = dict(taps), alpha
         self._clusters: dict[str, Counts] = {}
         self.images = self.scored = self.abnormal = self.uncertain = self.discoveries = 0
-        self.red_cells = self.parasitized = self.repeated = 0
+        self.red_cells = self.parasitized = self.repeated = self.beyond = 0
         self.diagnoses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -54,6 +55,7 @@ class NightTally:
         self.red_cells += int((scored & is_red_cell(rows)).sum())
         self.parasitized += int(is_parasitized(rows).sum())
         self.repeated += int(is_repeated(rows).sum())
+        self.beyond += int((numbers_of(rows, "population_p_value") <= self._alpha).sum())
         self.discoveries += int((numbers_of(rows, "q_value") <= DISCOVERY_LEVEL).sum())
         self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
         self.verdicts.update(rows["verdict"].to_pylist())
@@ -90,7 +92,11 @@ class NightTally:
 
     def shares(self) -> dict[str, float]:
         """Compute the shares that are compared with those of earlier nights."""
-        of_scored = {"abnormal": self.abnormal, "parasitized": self.parasitized}
+        of_scored = {
+            "abnormal": self.abnormal,
+            "parasitized": self.parasitized,
+            "beyond_population": self.beyond,
+        }
         return {
             **{name: n / self.scored for name, n in of_scored.items() if self.scored},
             **({"review": self.verdicts[Verdict.REVIEW] / self.images} if self.images else {}),

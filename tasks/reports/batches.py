@@ -27,7 +27,10 @@ _KINDS = {
     "tap_scores": pa.map_(pa.string(), _COUNTS),
     "tap_edges": _EDGES,
     "psi_taps": pa.map_(pa.string(), pa.float64()),
-    "slides_shifted": pa.int64(),
+    **dict.fromkeys(
+        ("slides_shifted", "slides_implausible", "implausible_cells", "beyond_population"),
+        pa.int64(),
+    ),
     "light": pa.string(),
     "site": pa.string(),
     "reasons": pa.list_(pa.string()),
@@ -83,6 +86,9 @@ class BatchSummary:
     p_value_edges: tuple[float, ...] = FIRST_P_VALUE_EDGES
     tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
     slides_shifted: int | None = None
+    slides_implausible: int | None = None
+    implausible_cells: int | None = None
+    beyond_population: int | None = None
     site: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None

@@ -19,7 +19,7 @@ from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.reports.columns import PARASITIZED, Provenance, coded, flags, is_red_cell, numbers_of
 from tasks.reports.parasitaemia import DensityClass, density_of_percent
-from tasks.reports.slides import SlideReason
+from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Float
 
 LOG_ODDS = "log_odds"  # of "parasitized", at the first look: for tallies alone, no report has it
@@ -29,8 +29,8 @@ SHIFTED_SHARE = 0.1  # of a night's cells
 # Nothing that is counted on such a slide means what it says. Few cells do not make one unreadable:
 # how little they say is part of the answer.
 UNREADABLE = (
-    *(SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_FAILED),
-    *(SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
+    *(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER),
+    *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
 )
 
 # A site's own error rates were counted on slides where as many cells are in doubt.

@@ -89,7 +89,8 @@ def image_rows(
     # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
-    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed)
+    unlike = scores.unlike & ~unjudged
+    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed, unlike)
     return pa.table(
         {
             "image_id": pa.array(read.image_ids, pa.string()),

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.counting.call import Call
 from tasks.counting.expected import ExpectedErrors
 from tasks.reports.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
 from tasks.reports.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
@@ -21,7 +22,9 @@ from tasks.reports.drift import (
     signed_distance,
 )
 from tasks.reports.parasitaemia import binomial_p_value, parasitaemia
+from tasks.reports.slide_reasons import OF_IMAGES
 from tasks.reports.slides import ABNORMAL_P_VALUE
+from tasks.reports.strangeness import Finding, Strangeness
 from tasks.types import Light, Verdict
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients moves by half of that.
@@ -41,8 +44,6 @@ ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
 DISCOVERIES_AMBER = 0.005
-# One ordinary slide in as many as were fitted is further than all of these, by chance.
-SHIFTED_AMBER = 0.1
 # A fiftieth of the files damaged has a cause that can be found; with a quarter the night is lost.
 FAILED_AMBER = 0.02
 FAILED_RED = 0.25
@@ -52,10 +53,9 @@ MOST_NIGHTS = 30
 # Robust deviations from the median of earlier nights: by chance once in thousands of nights.
 UNUSUAL = 4.0
 # Differences from earlier nights that do not matter, however little those nights vary.
-NEGLIGIBLE = {"abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01}
-
-
-Finding = tuple[Light, str]
+NEGLIGIBLE = {
+    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01, "beyond_population": 0.1
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def judge(
     *,
     detector: str,
     alpha: float,
-    slides: int = 0,
-    shifted: int = 0,
+    strangeness: Strangeness | None = None,
     unlearned: str | None = None,
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
@@ -96,8 +95,7 @@ def judge(
             compared by their shares alone.
         detector: the night's.
         alpha: its level.
-        slides: how many there are.
-        shifted: how many of them are further from what was fitted than any fitted slide.
+        strangeness: what is strange about the night as a whole.
         unlearned: why the night's site has not learned the night before, where it drifts.
     """
     usual = _usual(earlier, detector)
@@ -110,12 +108,8 @@ def judge(
     psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, alike)
     found = [*_abnormal(night, alpha), *_failures(night, usual), *_unlike(night.shares(), usual)]
-    if shifted >= SHIFTED_AMBER * slides and shifted:
-        told = (
-            f"{shifted} of {slides} slides lie further from what was fitted than any fitted slide: "
-            "look at each as a whole; its cells are judged among themselves"
-        )
-        found.append((Light.AMBER, told))
+    if strangeness:
+        found += strangeness.findings()
     if unlearned:
         found.append((Light.AMBER, unlearned))
     if night.repeated:
@@ -192,9 +186,11 @@ class BatchTally:
     ) -> None:
         self.night, self._earlier, self._alpha = night, earlier, alpha
         self._unlearned = unlearned
-        self._slides = self._slides_for_review = 0
+        self._slides = self._slides_for_review = self._implausible_cells = 0
         self._shifted: int | None = None
+        self._implausible: int | None = None
         self._calls: Counter[str] | None = None
+        self._unreadable = self._wrongly_far = 0
         self._expected: dict[str, Any] = {}
 
     def count(self, rows: pa.Table) -> None:
@@ -208,10 +204,22 @@ class BatchTally:
         known = rows["shifted"].drop_null().to_pylist()
         if known:
             self._shifted = (self._shifted or 0) + sum(known)
+        wrong = rows["implausible"].drop_null().to_pylist()
+        if wrong:
+            self._implausible = (self._implausible or 0) + sum(wrong)
+            among = rows.filter(rows["implausible"])
+            self._implausible_cells += sum(among["scored"].to_pylist())
+            self._wrongly_far += sum(each or 0 for each in among["shifted"].to_pylist())
 
     def count_patients(self, rows: pa.Table) -> None:
         """Count rows of the report on patients by their call."""
         self._calls = (self._calls or Counter()) + Counter(rows["call"].to_pylist())
+        self._unreadable += sum(
+            call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
+            for call, reasons in zip(
+                rows["call"].to_pylist(), rows["call_reasons"].to_pylist(), strict=True
+            )
+        )
 
     def expect(self, errors: ExpectedErrors, doubt: str | None) -> None:
         """Note the errors that probabilities let expect, and why they are not to be believed."""
@@ -230,8 +238,7 @@ class BatchTally:
             self._earlier,
             detector=made_by.detector,
             alpha=self._alpha,
-            slides=self._slides,
-            shifted=self._shifted or 0,
+            strangeness=self._strangeness(made_by),
             unlearned=self._unlearned,
         )
         share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
@@ -250,6 +257,9 @@ class BatchTally:
             slides=self._slides,
             slides_for_review=self._slides_for_review,
             slides_shifted=self._shifted,
+            slides_implausible=self._implausible,
+            implausible_cells=None if self._implausible is None else self._implausible_cells,
+            beyond_population=night.beyond,
             clusters=len(night.clusters),
             p_values=tuple(night.p_values.tolist()),
             p_value_edges=P_VALUE_EDGES,
@@ -259,6 +269,20 @@ class BatchTally:
             **self._expected,
             **vars(drift),
             **vars(made_by) | {"batch_date": made_by.batch_date.isoformat()},
+        )
+
+    def _strangeness(self, made_by: Provenance) -> Strangeness:
+        return Strangeness(
+            slides=self._slides,
+            shifted=(self._shifted or 0) - self._wrongly_far,
+            implausible=self._implausible,
+            implausible_cells=self._implausible_cells,
+            scored=self.night.scored,
+            beyond=self.night.beyond,
+            unreadable=self._unreadable,
+            patients=sum((self._calls or Counter[str]()).values()),
+            site=made_by.site,
+            limits=self._shifted is None or self._implausible is not None,
         )
 
 
@@ -340,11 +364,17 @@ def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]
 
 def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[Finding]:
     """List the shares that are unlike those of earlier nights."""
-    words = {"abnormal": "abnormal", "review": "for review", "parasitized": "diagnosed parasitized"}
+    words = {
+        "abnormal": "abnormal",
+        "review": "for review",
+        "parasitized": "diagnosed parasitized",
+        "beyond_population": "beyond what was fitted",
+    }
     found: list[Finding] = []
     for name, value in shares.items():
         total = "images" if name == "review" else "scored"
-        before = [getattr(each, name) / getattr(each, total) for each in usual]
+        counts = [(getattr(each, name), getattr(each, total)) for each in usual]
+        before = [count / images for count, images in counts if count is not None]
         found += _unusual(words[name], value, before, NEGLIGIBLE[name])
     return found
 

@@ -7,7 +7,6 @@ Only red cells count for parasitaemia; where cells were cut out of fields of vie
 
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -42,35 +41,8 @@ from tasks.reports.parasitaemia import (
     parasitaemia,
     per_1000,
 )
+from tasks.reports.slide_reasons import OF_SHIFT, SHIFTS, SlideReason
 from tasks.types import FieldKind, Float
-
-# The shift of slides, as scoring writes it: a row for each slide and patient.
-SHIFTS = pa.schema(
-    [
-        ("slide_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("judged_cells", pa.int64()),
-        ("shift", pa.float64()),
-        ("shift_p_value", pa.float64()),
-        ("shifted", pa.bool_()),
-        ("shift_tap", pa.string()),
-    ]
-)
-OF_SHIFT = ("shift", "shift_p_value", "shifted", "shift_tap")
-
-
-class SlideReason(StrEnum):
-    """Name why a person looks at a slide as a whole; ``fields ...`` stand beside them."""
-
-    SHIFTED = "shifted"
-    TOGETHER = "abnormal together"
-    MANY_FAILED = "many failed"
-    FEW_CELLS = "few cells"
-    MANY_UNCERTAIN = "many uncertain"
-    SEVERAL_PATIENTS = "several patients"
-    REPEATED = "repeated images"
-    TOO_FEW = "too few cells for a negative call"
-
 
 # A slide of a patient like those of the calibration gets there about once in a thousand: the
 # rate of abnormal cells varies from patient to patient by about the rate itself (README).
@@ -198,7 +170,8 @@ class SlideTally:
         for row in rows.to_pylist():
             (number,) = self._numbers_of([row["slide_id"]])
             slide = self._slides[number]
-            if row["shift"] is not None and row["shift"] > slide.shift.get("shift", -np.inf):
+            known = slide.shift.get("shift")
+            if row["shift"] is not None and (known is None or row["shift"] > known):
                 slide.shift = row
 
     def table(self, made_by: Provenance) -> pa.Table:
@@ -271,6 +244,9 @@ class SlideTally:
             for name, slide in zip(names, slides, strict=True)
         ]
         found = {
+            SlideReason.IMPLAUSIBLE: np.asarray(
+                [bool(slide.shift.get("implausible")) for slide in slides], bool
+            ),
             SlideReason.SHIFTED: np.asarray([bool(s.shift.get("shifted")) for s in slides], bool),
             SlideReason.TOGETHER: (surprise <= ABNORMAL_P_VALUE) & (abnormal >= limit * scored),
             SlideReason.MANY_FAILED: (cells > 0) & (cells - scored >= MANY_FAILED * cells),

@@ -338,7 +338,7 @@ def site_normal(
         cells=mixed(population.cells, [fused(own, reference, s.cells) for s in slides]),
         slides=mixed(population.slides, t2),
     )
-    return SiteNormal(OwnNormal(priors, calibration), reference)
+    return SiteNormal(OwnNormal(priors, calibration, own.floor), reference)
 
 
 def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence]) -> SlideNormal:

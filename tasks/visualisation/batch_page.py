@@ -15,7 +15,7 @@ from tasks.detector.verdict import Reason, parse_reasons
 from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
 from tasks.reports.parasitaemia import density_text, negative_call_text
-from tasks.reports.slides import SlideReason
+from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
 from tasks.visualisation import charts
 from tasks.visualisation.answers import (

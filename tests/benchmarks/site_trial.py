@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.scoring import judged_classes
+from flows.jobs.scoring.features import judged_classes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.detectors import load_detector_card

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from flows.jobs import shard as jobs
-from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.shard import run_shard
 from flows.stages.scoring import plan_parts
 from storage.models.classifiers import load_card

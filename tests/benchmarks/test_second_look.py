@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.jobs.networks import load_inference
-from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.shard import ShardJob, run_shard
 from flows.looks import screening
 from flows.looks.screening import look_at_doubtful

@@ -151,7 +151,7 @@ def summary_of(**values: Any) -> BatchSummary:
     made_by = Provenance(
         "m", "m-v0001", "night", date(2026, 3, 7), datetime(2026, 3, 7, tzinfo=UTC)
     )
-    return replace(BatchTally(NightTally({}), [], ALPHA).summary(made_by), **values)
+    return replace(BatchTally(NightTally({}, ALPHA), [], ALPHA).summary(made_by), **values)
 
 
 def night_of(
@@ -167,7 +167,7 @@ def night_of(
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
-    tally, slides = BatchTally(NightTally(CALIBRATION), [], ALPHA), SlideTally(ALPHA)
+    tally, slides = BatchTally(NightTally(CALIBRATION, ALPHA), [], ALPHA), SlideTally(ALPHA)
     counts = CountTally(Counting(Answers(rates, 0.01), 5e6))
     for part in parts(rows):
         tally.count(part)

@@ -21,6 +21,7 @@ from tasks.evaluation.planted import (
     whole_metrics,
     whole_slides,
 )
+from tasks.evaluation.whole_nights import night_metrics
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,26 @@ class WholeJob:
     things: Chosen
 
 
-def measure(job: PlantJob | AlarmJob | WholeJob) -> list[Metric]:
+@dataclass(frozen=True)
+class CompanyJob:
+    """Things as whole nights, alone or among the cells of some hosts; see `night_metrics`."""
+
+    subject: Subject
+    hosts: Chosen | None
+    things: Chosen
+
+
+Job = PlantJob | AlarmJob | WholeJob | CompanyJob
+
+
+def measure(job: Job) -> list[Metric]:
     """Score the slides of a job, and measure what is found."""
     settle_worker()
+    if isinstance(job, CompanyJob):
+        detector = load_detector(job.things.parts[0].run)
+        assert detector.own is not None
+        ordinary = None if job.hosts is None else _cells(job.hosts)
+        return night_metrics(job.subject, detector.own, ordinary, _cells(job.things))
     if isinstance(job, PlantJob):
         detector = load_detector(job.hosts.parts[0].run)
         hosts, things = _cells(job.hosts), _cells(job.things)

@@ -29,6 +29,21 @@ def batch_schema() -> pa.Schema:
                 "slides further from what was fitted than any fitted slide; null where not known",
                 "slides",
             ),
+            column(
+                "slides_implausible",
+                COUNT,
+                "slides that can be no smear of blood; null where not known",
+                "slides",
+            ),
+            column(
+                "implausible_cells", COUNT, "scored images of these; null where not known", "images"
+            ),
+            column(
+                "beyond_population",
+                COUNT,
+                "scored images whose population_p_value is at most alpha; null where not known",
+                "images",
+            ),
             column("clusters", COUNT, "patients with scored images, or slides where none is named"),
             column("p_values", pa.list_(COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
             column("p_value_edges", pa.list_(pa.float64()), "edges of the bins of p_values"),

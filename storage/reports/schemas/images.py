@@ -83,7 +83,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             "compared_with",
             TEXT,
             "cells that the abnormality is relative to: of its slide, patient, site, night, or the "
-            "population, which are all cells that were fitted",
+            "population, which are all cells that were fitted: so are cells of a group that is no "
+            "smear, and those unlike any smear",
         ),
         column("p_value", pa.float64(), "conformal p-value of the abnormality"),
         column(
@@ -92,7 +93,11 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             "conformal p-value of the distance to the population, whatever its slide is like",
         ),
         column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
-        column("abnormal", pa.bool_(), "whether p_value is at most the detector's alpha"),
+        column(
+            "abnormal",
+            pa.bool_(),
+            "whether p_value is at most the detector's alpha, or the cell is unlike any smear",
+        ),
         column(
             "stability",
             pa.float64(),
@@ -108,6 +113,11 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             "and the details",
         ),
         column("verdict", TEXT, "accept, or review by a person"),
-        column("review_reason", TEXT, "abnormal, uncertain, unstable, or several; or failed"),
+        column(
+            "review_reason",
+            TEXT,
+            "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
+            "what it is compared with), uncertain, unstable, or several; or failed",
+        ),
         *made_by(),
     ]

@@ -122,12 +122,31 @@ def _of_scores() -> list[pa.Field]:
         column("shift_p_value", pa.float64(), "conformal p-value of the shift"),
         column("shifted", pa.bool_(), "whether no fitted slide is as far"),
         column("shift_tap", TEXT, "the tap at which the slide is furthest"),
+        column(
+            "smear_shift",
+            pa.float64(),
+            "how far the median cell lies from fitted cells, where stains, cameras and focus count "
+            "for little; above 1 no smear of blood lies there",
+            "of the limit on the detector's card",
+        ),
+        column(
+            "smear_spread",
+            pa.float64(),
+            "how much the cells differ from each other; above 1 they are not of one smear",
+            "of the limit on the detector's card",
+        ),
+        column(
+            "implausible",
+            pa.bool_(),
+            "whether more than a quarter of the cells are in no part that can be a smear of blood; "
+            "they are compared with the population; null: the detector has no limits",
+        ),
         *colour("mean over scored images: how the slide is stained and lit"),
         column("verdict", TEXT, "accept, or review by a person"),
         column(
             "review_reasons",
             pa.list_(pa.string()),
-            "shifted, abnormal together, many failed, few cells, many uncertain, "
+            "implausible, shifted, abnormal together, many failed, few cells, many uncertain, "
             "several patients, repeated images, too few cells for a negative call, and of "
             "fields: out of focus, dark, overexposed, crowded, few cells, failed",
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.shard import run_shard
 from flows.stages.scoring import plan_parts
 from storage.store import Store

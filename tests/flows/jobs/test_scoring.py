@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from flows.jobs import scoring
-from flows.jobs.scoring import Features, NightJob, ScoreJob, night_normal, score_part
+from flows.jobs.scoring import features as features_module
+from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.features import Features
+from flows.jobs.scoring.night import NightJob, describe_night
 from flows.stages.scoring import plan_parts
 from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path, write_shard_record
@@ -49,12 +51,17 @@ def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
     return night
 
 
+def unnamed(parts: Any) -> tuple[tuple[int, int], ...]:
+    slides = [slide for part in parts for slide in part.slides]
+    return tuple((s.start, s.stop) for s in slides if s.slide is None and s.patient is None)
+
+
 def score_night(night: Night, card: DetectorCard) -> int:
     """Score all parts of a night, as the stage does on a cluster."""
     parts = plan_parts(night.store, night.batch, by_slide=card.slides is not None)
     whole = None
     if card.slides is not None:
-        whole = night_normal(NightJob(night.store, night.batch, night.card, card))
+        whole = describe_night(NightJob(night.store, night.batch, night.card, card, unnamed(parts)))
     for number, part in enumerate(parts):
         score_part(ScoreJob(
             night.store, night.batch, night.card, card, number, part.slides, part.spans, WHEN,
@@ -113,7 +120,7 @@ def test_so_many_shards_are_held_as_are_allowed(
     night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night.run()
-    monkeypatch.setattr(scoring, "SHARDS_HELD", 2)
+    monkeypatch.setattr(features_module, "SHARDS_HELD", 2)
     features = Features(night.store, night.batch, night.card)
     first, second = (weakref.ref(features.shard(number)[0]) for number in (0, 1))
     features.shard(0)
@@ -286,7 +293,7 @@ def test_few_cells_lean_on_their_patient_and_then_on_the_night(
     wanted = ["patient"] * 24 + ["slide"] * 40 + ["night"] * 36
     assert rows["compared_with"].to_pylist() == wanted
     assert np.mean(rows["abnormal"].to_pylist()) < 0.2
-    assert set(shifts(night)) == {"a1", "a2", "a3", "b1", "c1"}
+    assert set(shifts(night)) == {"a1", "a2", "a3", "b1", "c1", None}
     assert all(row["shifted"] for row in shifts(night).values())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.jobs.scoring import ScoreJob, score_part
+from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.looks import screening
 from flows.looks.screening import look_at_doubtful
 from flows.settings import Settings

@@ -20,7 +20,8 @@ from tasks.reports.counts import (
     Counting,
     CountTally,
 )
-from tasks.reports.slides import SlideReason, SlideTally
+from tasks.reports.slide_reasons import SlideReason
+from tasks.reports.slides import SlideTally
 from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, UNCERTAIN, cell
 
 THRESHOLD = 3.0

@@ -22,6 +22,7 @@ from tasks.reports.drift import (
 )
 from tasks.reports.images import q_values
 from tasks.reports.light import BatchTally, Drift, judge
+from tasks.reports.strangeness import Strangeness
 
 ALPHA, CALIBRATED = 0.05, 6000
 MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
@@ -39,10 +40,12 @@ def cells(
     failed: float = 0.0,
     parasitized: float = 0.1,
     slides_only: bool = False,
+    beyond: float = 0.0,
 ) -> pa.Table:
     """Image rows of a night: normal scores of which ``likeness`` is common to a patient's cells.
 
-    With .1 the patients' rates of abnormal cells deviate by about .03, as real ones do.
+    With .1 the patients' rates of abnormal cells deviate by about .03, as real ones do. The share
+    ``beyond`` lies outside the population, however ordinary it is on its slide.
     """
     n = patients * each
     who = np.repeat(np.arange(patients), each)
@@ -67,6 +70,7 @@ def cells(
             "review_reason": pa.array(np.where(abnormal, "abnormal", None).tolist(), pa.string()),
             "verdict": np.where(abnormal | bad, "review", "accept"),
             "p_value": pa.array(p, mask=bad),
+            "population_p_value": pa.array(np.where(np.arange(n) < beyond * n, 0.0, p), mask=bad),
             "q_value": pa.array(q, mask=bad),
             "distance_tap": pa.array(np.exp(score), mask=bad),
         }
@@ -74,7 +78,7 @@ def cells(
 
 
 def tally(*parts: pa.Table) -> NightTally:
-    night = NightTally({"tap": (0.0, 1.0)})
+    night = NightTally({"tap": (0.0, 1.0)}, ALPHA)
     for part in parts:
         night.count(part)
     return night
@@ -295,7 +299,8 @@ def test_a_night_of_before_edges_were_kept_has_those_of_its_time() -> None:
 def test_the_row_tells_what_was_measured() -> None:
     night = tally(cells(np.random.default_rng(0), shift=2.0))
     past = history(8)
-    found = judge(night, past, detector="d", alpha=ALPHA)
+    whole = strange(slides=0, scored=night.scored, beyond=night.beyond, patients=0)
+    found = judge(night, past, detector="d", alpha=ALPHA, strangeness=whole)
     written = row(night, past)
     assert (written["light"], written["reasons"]) == ("red", list(found.reasons))
     assert written["p_values"] == night.p_values.tolist()
@@ -310,7 +315,7 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
     rows = cells(np.random.default_rng(0), failed=0.1, parasitized=0.3)
     kinds = pa.array(["red" if i % 4 else "white" for i in range(rows.num_rows)])
     rows = rows.append_column("kind", kinds)
-    night = NightTally({})
+    night = NightTally({}, ALPHA)
     night.count(rows)
     red = rows.filter(pa.array([kind == "red" for kind in kinds.to_pylist()]))
     scored = red["status"].to_pylist().count("scored")
@@ -319,15 +324,54 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
     assert row(night)["parasitaemia_percent"] == pytest.approx(100 * parasitized / scored)
 
 
-def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> None:
+def strange(**counts: Any) -> Strangeness:
+    """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
+    nothing = dict.fromkeys(
+        ("shifted", "implausible", "implausible_cells", "beyond", "unreadable"), 0
+    )
+    whole = {"slides": 20, "scored": 1000, "patients": 20, "site": None}
+    return Strangeness(**(nothing | whole | counts))
+
+
+def drift(**counts: Any) -> Drift:
     night = tally(cells(np.random.default_rng(0)))
+    return judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, strangeness=strange(**counts))
 
-    def light(shifted: int) -> str:
-        return judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, slides=20, shifted=shifted).light
 
-    assert [light(n) for n in (0, 1, 2, 20)] == ["green", "green", "amber", "amber"]
-    found = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, slides=20, shifted=5)
+def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> None:
+    lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
+    assert lights == ["green", "green", "amber", "amber"]
+    found = drift(shifted=5)
     assert found.reasons[0].startswith("5 of 20 slides lie further from what was fitted")
+
+
+def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
+    lights = [drift(implausible=1, implausible_cells=n).light for n in (0, 40, 50, 1000)]
+    assert lights == ["amber", "amber", "red", "red"]
+    found = drift(implausible=1, implausible_cells=500)
+    assert found.reasons[0].startswith("1 of 20 slides can be no smear of blood, with 50% of")
+
+
+def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
+    found = drift(beyond=700)
+    assert found.light == "amber"
+    assert "70% of the scored images lie beyond what was fitted" in found.reasons[0]
+    assert "slidewatch commission" in found.reasons[0]
+    assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
+
+
+def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
+    found = drift(unreadable=1)
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("1 of 20 patients cannot be read")
+
+
+def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
+    quiet = history(6)
+    assert judged(quiet, beyond=0.02).light == "green"
+    found = judged(quiet, beyond=0.24)
+    assert found.light == "amber"
+    assert any(text.startswith("beyond what was fitted: 2") for text in found.reasons)
 
 
 def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:

@@ -69,6 +69,7 @@ def rows(
             np.array(p),
             population_p_value=np.array(p) / 2,
             compared_with=np.full(n, "slide", object),
+            unlike=np.zeros(n, bool),
         ),
         taps=TAPS,
         rule=VerdictRule(ALPHA, UNCERTAIN_BELOW),

@@ -14,7 +14,8 @@ from tasks.counting.call import Answers
 from tasks.reports.columns import REPEATED, repeats
 from tasks.reports.counts import LOG_ODDS, Counting, CountTally
 from tasks.reports.parasitaemia import binomial_p_value, wilson_interval
-from tasks.reports.slides import SHIFTS, SlideTally
+from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.slides import SlideTally
 from tests.support.cell_rows import (
     ABNORMAL,
     FAILED,
@@ -155,6 +156,7 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
         "p_value_median",
         *("red", "green", "blue"),
         *("shift", "shift_p_value", "shifted", "shift_tap"),
+        *("smear_shift", "smear_spread", "implausible"),
         "site",
     }
 

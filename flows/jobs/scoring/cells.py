@@ -1,0 +1,258 @@
+"""Units of work of the second stage: cells are scored by what they are compared with.
+
+Features are read shard by shard, and compared with the ledger's digests. Memory does not grow with
+the size of a slide: its reference is made of some of its cells, and the rest come one shard after
+another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.jobs.detectors import (
+    adapted_logits,
+    load_detector_at,
+)
+from flows.jobs.scoring.features import Features, judged_classes
+from flows.jobs.scoring.night import Night, SlideRows, shift_row, site_reference
+from flows.jobs.worker import settle_worker
+from storage.batches.features import FeatureBlock, image_ids
+from storage.batches.ledger import ShardRecord, scores_path, screening_key, shifts_path
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.parquet import write_parts, write_table
+from storage.store import Store
+from tasks.detector.detector import Detector, Scores, score
+from tasks.detector.probabilities import log_odds
+from tasks.detector.references import (
+    Reference,
+    References,
+    alone,
+    fitted_reference,
+    most_ordinary,
+    references_of,
+    score_cells,
+)
+from tasks.detector.slide_normal import reference_rows
+from tasks.detector.smears import ONE_SLIDE
+from tasks.detector.verdict import VerdictRule
+from tasks.reports.columns import PARASITIZED, Provenance
+from tasks.reports.counts import LOG_ODDS
+from tasks.reports.images import Diagnoses, ImagesRead, image_rows
+from tasks.reports.slide_reasons import SHIFTS
+
+FEW = "few"
+Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient, or `FEW`
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
+
+    Rows that are a slide or a patient of too few cells (`FEW`) are compared with those of the night
+    or with fitted ones.
+    """
+
+    start: int
+    stop: int
+    reference: Range | None
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Consecutive rows of whole slides to be scored.
+
+    ``part`` counts in the batch; ``night`` is what cells are compared with whose slide and patient
+    have too few; None where all have enough. Slides are expected to be like those of the ``site``.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    part: int
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+    scored_at: datetime
+    night: Night | None
+    site: SiteCard | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the key of the screening, under which the part is kept."""
+        return screening_key(self.detector.name, self.site.name if self.site else None)
+
+
+def provenance_of(
+    batch: Batch, model: str, detector: str, scored_at: datetime, site: SiteCard | None = None
+) -> Provenance:
+    """Make the provenance of a batch's rows: model, detector, batch, day, start, and site."""
+    label = site.label if site else None
+    return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
+
+
+def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
+    """Score a part's cells, and keep nothing."""
+    settle_worker()
+    return _scorer(job).rows()
+
+
+def score_part(job: ScoreJob) -> int:
+    """Score a part's cells and slides; returns how many cells there are."""
+    settle_worker()
+    scorer = _scorer(job)
+    rows = scorer.rows()
+    first = next(rows)
+    path = scores_path(job.batch, job.key, job.part)
+    write_parts(job.store, first.schema, chain([first], rows), *path)
+    # The shifts last: they say that the part is complete.
+    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
+    return job.spans[-1].stop - job.spans[0].start
+
+
+def _scorer(job: ScoreJob) -> "_Scorer":
+    detector = load_detector_at(job.store, job.detector, job.site)
+    return _Scorer(job, detector, Features(job.store, job.batch, job.model))
+
+
+@dataclass
+class _Scorer:
+    """Makes the rows of a part, and then those of its slides."""
+
+    job: ScoreJob
+    detector: Detector
+    features: Features
+    references: dict[Range, References] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Make image rows shard by shard, all but what needs the whole batch."""
+        spans = self.job.spans
+        pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
+        shards = self.features.shards(number for number, _ in pieces)
+        for (number, piece), (block, record, manifest) in zip(pieces, shards, strict=True):
+            first = number * self.job.batch.shard_rows
+            places = np.arange(piece.start, piece.stop)
+            yield self._image_rows(block.take(places), record, manifest, first, piece)
+
+    def _image_rows(
+        self, block: FeatureBlock, record: ShardRecord, manifest: pa.Table, first: int, piece: slice
+    ) -> pa.Table:
+        card, detector = self.job.model, self.job.detector
+        manifest = manifest.slice(piece.start, piece.stop - piece.start)
+        failures = {
+            f.row - piece.start: f"{f.reason}: {f.message}"
+            for f in record.failures
+            if piece.start <= f.row < piece.stop
+        }
+        rows = image_rows(
+            manifest,
+            ImagesRead(image_ids(block), block.size, block.colour, failures),
+            Diagnoses(
+                card.classes, adapted_logits(block.logits, card, self.job.site), card.temperature
+            ),
+            self._scores(block, manifest, first + piece.start),
+            taps=self.detector.taps,
+            rule=VerdictRule(detector.alpha, detector.uncertain_below),
+            made_by=self._made_by(),
+        )
+        if PARASITIZED not in card.classes:
+            return rows
+        # Of the network itself, as those whose errors were counted.
+        found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+        return rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
+
+    def _made_by(self) -> Provenance:
+        job = self.job
+        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at, job.site)
+
+    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> Scores:
+        """Score a block whose first row in the batch is ``start``."""
+        scores = score(self.detector, block.taps)
+        if self.detector.own is None:
+            return scores
+        classes = judged_classes(block, manifest)
+        for span in self.job.spans:
+            low, high = max(span.start, start), min(span.stop, start + len(block))
+            if low >= high:
+                continue
+            own = slice(low - start, high - start)
+            found = score_cells(
+                self.detector.own,
+                self._reference(span.reference),
+                self._fitted,
+                {tap: values[own] for tap, values in block.taps.items()},
+                classes[own],
+                np.arange(low, high),
+            )
+            scores.abnormality[own], scores.p_value[own] = found.abnormality, found.p_value
+            scores.compared_with[own], scores.unlike[own] = found.compared_with, found.unlike
+        return scores
+
+    def _reference(self, wanted: Range | None) -> References:
+        if wanted is None:
+            return self._night
+        if wanted not in self.references:
+            start, stop, level = wanted
+            rows = start + reference_rows(stop - start)
+            own = self.detector.own
+            assert own is not None
+            found = None
+            if level != FEW:
+                taps, classes = self.features.take(rows, self.detector.taps)
+                found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
+            # A slide whose cells mostly failed has no normal of its own, either.
+            if found is None or not found.own:
+                found = alone(self._leaning(rows))
+            self.references[wanted] = found
+        return self.references[wanted]
+
+    def _leaning(self, rows: NDArray[np.intp]) -> Reference:
+        """Find what few cells are compared with: the site's, the night's or fitted ones."""
+        known = self._night.known
+        if self.job.site is not None or not known:
+            return self._fitted
+        assert self.detector.own is not None
+        taps, classes = self.features.take(rows, self.detector.taps)
+        return most_ordinary(self.detector.own, [*known, self._fitted], taps, classes, rows)
+
+    @property
+    def _night(self) -> References:
+        return alone(None) if self.job.night is None else self.job.night.references
+
+    @cached_property
+    def _fitted(self) -> Reference:
+        """Make the reference of cells of which nothing nearer is known, once for the whole job."""
+        assert self.detector.own is not None
+        if self.job.site is not None:
+            return site_reference(self.job.store, self.job.site)
+        return fitted_reference(self.detector.own)
+
+    def shifts(self) -> pa.Table:
+        """Make a row for each slide: how far it is from what was fitted, and from any smear."""
+        own = self.detector.own
+        rows = []
+        for slide in self.job.slides if own else ():
+            if slide.slide is None:
+                if slide.patient is None and self.job.night and self.job.night.unnamed:
+                    rows.append(self.job.night.unnamed)
+                continue
+            assert own is not None
+            chosen = slide.start + reference_rows(slide.stop - slide.start)
+            taps, classes = self.features.take(chosen, self.detector.taps)
+            wanted = slide.start, slide.stop, "slide"
+            group = self.references.get(wanted)
+            kept = None
+            if group is not None and group.known:
+                kept = np.isin(chosen, np.concatenate([each.rows for each in group.known]))
+            else:
+                group = references_of(own, taps, classes, chosen, "slide", ONE_SLIDE)
+            rows.append(shift_row(own, slide, taps, classes, kept, group))
+        return pa.Table.from_pylist(rows, SHIFTS)

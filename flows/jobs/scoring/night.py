@@ -1,0 +1,131 @@
+"""Describe a night as a whole, for cells whose slide and patient have too few."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.jobs.detectors import load_detector_at, load_fitted_detector, load_site_normal
+from flows.jobs.scoring.features import Features
+from flows.jobs.worker import settle_worker
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.store import Store
+from tasks.detector.own_normal import OwnNormal, slide_shift
+from tasks.detector.references import NO_ROWS, Reference, References, alone, references_of
+from tasks.detector.slide_distance import Taps
+from tasks.detector.slide_normal import Choices, reference_rows, slide_normal
+from tasks.detector.smears import A_NIGHT
+from tasks.sites.learning import LEAST_CELLS
+
+SHARDS_OF_A_NIGHT = 40  # that say what a night is like
+
+
+@dataclass(frozen=True)
+class SlideRows:
+    """Rows ``start`` to ``stop`` of a batch, which are one patient's of one slide, if named."""
+
+    slide: str | None
+    patient: str | None
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class NightJob:
+    """A batch whose own normals are wanted, for cells whose slide and patient have too few.
+
+    Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
+    group, as they are expected at the ``site``.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    unnamed: tuple[tuple[int, int], ...] = ()
+    site: SiteCard | None = None
+
+
+@dataclass(frozen=True)
+class Night:
+    """Hold what cells are compared with whose slide and patient have too few.
+
+    ``unnamed`` is the row of `SHIFTS` of the images that name neither; None where there are none.
+    """
+
+    references: References
+    unnamed: dict[str, Any] | None = None
+
+
+def describe_night(job: NightJob) -> Night:
+    """Find the smears of a whole night in some of its cells, and describe those without a name."""
+    settle_worker()
+    features = Features(job.store, job.batch, job.model)
+    detector = load_detector_at(job.store, job.detector, job.site)
+    own, rows = detector.own, night_rows(job.batch)
+    assert own is not None
+    taps, classes = features.take(rows, detector.taps)
+    ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
+    unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
+    row = None
+    if len(unnamed):
+        some = {tap: values[unnamed] for tap, values in taps.items()}
+        group = references_of(own, some, classes[unnamed], rows[unnamed], "night", A_NIGHT)
+        row = shift_row(own, SlideRows(None, None, 0, 0), some, classes[unnamed], None, group)
+    if job.site is not None:
+        return Night(alone(site_reference(job.store, job.site)), row)
+    return Night(references_of(own, taps, classes, rows, "night", A_NIGHT), row)
+
+
+def night_rows(batch: Batch) -> NDArray[np.intp]:
+    """Choose the rows that say what a night is like, spread evenly over its shards."""
+    shards = list(batch.shards())
+    chosen = [shards[n * len(shards) // SHARDS_OF_A_NIGHT] for n in range(SHARDS_OF_A_NIGHT)]
+    chosen = sorted(set(chosen), key=lambda shard: shard.number)
+    total = sum(shard.stop - shard.start for shard in chosen)
+    every = -(-total // len(reference_rows(total))) if total else 1
+    return np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])
+
+
+def learned_night(job: NightJob) -> Reference:
+    """Make one normal of a night that a person vouches for, which may be of few cells."""
+    settle_worker()
+    detector = load_fitted_detector(job.store, job.detector)
+    assert detector.own is not None
+    rows = night_rows(job.batch)
+    taps, classes = Features(job.store, job.batch, job.model).take(rows, detector.taps)
+    normal = slide_normal(detector.own.priors, taps, classes, Choices(least=LEAST_CELLS))
+    return Reference(normal, rows[normal.kept], "night")
+
+
+def site_reference(store: Store, site: SiteCard) -> Reference:
+    """Read the reference of a site, for cells whose slide and patient have too few."""
+    return Reference(load_site_normal(store, site).reference, NO_ROWS, "site")
+
+
+def shift_row(
+    own: OwnNormal,
+    slide: SlideRows,
+    taps: Taps,
+    classes: NDArray[np.intp],
+    kept: NDArray[np.bool_] | None,
+    group: References,
+) -> dict[str, Any]:
+    """Make the row of `SHIFTS` of a slide, by some of its cells."""
+    smears = group.smears
+    return {
+        "slide_id": slide.slide,
+        "patient_id": slide.patient,
+        **vars(slide_shift(own, taps, classes, kept)),
+        "smear_shift": _known(smears.whole.shift),
+        "smear_spread": _known(smears.whole.spread),
+        "implausible": None if own.floor is None else smears.implausible,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,79 @@
+"""Learn at a fit what a smear of blood can be: fitted slides, altered as laboratories differ."""
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+from distributed import Client
+
+from flows.jobs.altered import AlteredJob, Image, altered_features
+from flows.stages.batch import images_of
+from flows.stages.jobs import run_jobs
+from storage.batches.manifests import Batch, load_batch_of_key
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows
+from storage.store import Store
+from tasks.detector.floor import Floor, fit_floor, residuals
+from tasks.detector.slide_distance import Prior
+
+# More slides tell more directions than more cells: B has a row for each feature.
+SLIDES, CELLS = 192, 16
+WITHOUT = "any slide passes for a smear of blood, whatever its images are"
+
+
+def fitted_floor(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    priors: Mapping[str, Prior],
+    groups: Mapping[Hashable, list[Rows]],
+) -> tuple[Floor | None, list[str]]:
+    """Alter cells of every fitted patient, and measure what becomes of them.
+
+    Args:
+        client: of the cluster.
+        store: where the batches are.
+        card: of the model.
+        priors: of all fitted slides.
+        groups: the fitted rows of each patient, or of each slide where no patient is named.
+
+    Returns:
+        The floor, or None and why there is none.
+    """
+    names = list(groups)
+    batches: dict[str, Batch] = {}
+    owners = [names[number % len(names)] for number in range(SLIDES)]
+    jobs = [
+        AlteredJob(
+            store, card, _cells(store, card, groups[owner], number // len(names), batches), number
+        )
+        for number, owner in enumerate(owners)
+    ]
+    found, whose = [], []
+    for owner, altered in zip(
+        owners, run_jobs(client, altered_features, jobs, title="alter slides"), strict=True
+    ):
+        if altered is not None:
+            found.append(residuals(priors, *altered)[0])
+            whose.append(owner)
+    try:
+        return fit_floor(found, whose), []
+    except ValueError as error:
+        return None, [f"{WITHOUT}: {error}"]
+
+
+def _cells(
+    store: Store, card: ModelCard, parts: list[Rows], draw: int, batches: dict[str, Batch]
+) -> tuple[Image, ...]:
+    """Choose cells of a patient, spread evenly, and other ones for every draw."""
+    total = sum(map(len, parts))
+    places = np.unique((np.arange(CELLS) * total + draw * total // CELLS) // CELLS % total)
+    found: list[Image] = []
+    start = 0
+    for part in parts:
+        own = places[(places >= start) & (places < start + len(part))] - start
+        start += len(part)
+        if len(own):
+            if part.batch not in batches:
+                batches[part.batch] = load_batch_of_key(store, part.batch)
+            found += images_of(store, card, batches[part.batch], part.rows[own])
+    return tuple(found)

@@ -1,0 +1,216 @@
+"""Choose what each cell is compared with, and score it by that.
+
+A group has a reference for each of its parts that is a smear. Cells of other parts, and those that
+are beyond the reach of every smear, are compared with fitted cells: so is a group of rubbish, which
+would be normal to itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.floor import Floor, beyond_reach, residuals
+from tasks.detector.own_normal import OwnNormal, cell_scores, population_normal, shift_scores
+from tasks.detector.slide_distance import Flags, SlideNormal, Taps, standardised_distances
+from tasks.detector.slide_normal import Choices
+from tasks.detector.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
+from tasks.types import Float
+
+POPULATION = "population"  # what cells are compared with that have nothing nearer
+NO_ROWS = np.zeros(0, np.intp)
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Hold a normal that cells are compared with, the rows (k,) it is made of, and its name."""
+
+    normal: SlideNormal
+    rows: Rows
+    level: str
+
+
+@dataclass(frozen=True)
+class References:
+    """Hold what the cells of a group are compared with.
+
+    ``parts`` are those of `smears`, and ``own`` (one for each part) their references: None where
+    cells are compared with fitted ones. Without parts all are.
+    """
+
+    smears: Smears
+    own: tuple[Reference | None, ...]
+
+    @property
+    def known(self) -> list[Reference]:
+        """List the references that there are."""
+        return [each for each in self.own if each is not None]
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """Hold abnormality and p-value (n,) of cells, NaN where one cannot be scored.
+
+    ``compared_with`` (n,) names what each was compared with; ``unlike`` (n,) marks those that are
+    further from fitted cells than any smear's cells can be.
+    """
+
+    abnormality: Float
+    p_value: Float
+    compared_with: NDArray[np.object_]
+    unlike: Flags
+
+
+def fitted_reference(own: OwnNormal) -> Reference:
+    """Make the reference of cells of which nothing nearer is known: all fitted ones."""
+    return Reference(population_normal(own), NO_ROWS, POPULATION)
+
+
+def references_of(
+    own: OwnNormal,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+    level: str,
+    group: Group,
+    choices: Choices | None = None,
+) -> References:
+    """Find what the cells of a group are compared with.
+
+    A part of a night that lies no further than fitted slides do has no reference of its own:
+    fitted cells say more of it than a mixture of its patients does.
+
+    Args:
+        own: what is known of fitted slides.
+        taps: features (n, d) of some cells of the group.
+        predicted: (n,) classes as diagnosed.
+        rows: (n,) where the cells are in their batch.
+        level: the name of the group's references.
+        group: what is known of the group.
+        choices: of each part's reference.
+    """
+    smears = find_smears(own.priors, own.floor, taps, predicted, group, choices)
+    found: list[Reference | None] = []
+    for part in smears.parts:
+        normal = part.reference
+        if normal is not None and group is A_NIGHT and own.floor and not _is_shifted(own, normal):
+            normal = None
+        found.append(None if normal is None else Reference(normal, rows[normal.kept], level))
+    return References(smears, tuple(found))
+
+
+def alone(reference: Reference | None) -> References:
+    """Make what cells are compared with that all have the same reference; None: fitted cells."""
+    return References(Smears.unknown(), () if reference is None else (reference,))
+
+
+def most_ordinary(
+    own: OwnNormal,
+    candidates: Sequence[Reference],
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+) -> Reference:
+    """Choose the reference by which the median cell of a group is most ordinary.
+
+    Of equally good ones it is the first. A slide of few cells leans on it: a night may be of
+    several stains, and some of its slides like those that were fitted.
+    """
+    medians = []
+    for reference in candidates:
+        _, p = _scores(own, reference, taps, predicted, rows)
+        medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
+    return candidates[int(np.argmax(medians))]
+
+
+def score_cells(
+    own: OwnNormal,
+    references: References,
+    fitted: Reference,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+) -> CellScores:
+    """Score cells by what they are compared with.
+
+    Args:
+        own: what is known of fitted slides.
+        references: of the cells' group.
+        fitted: what cells are compared with that have no other reference.
+        taps: features (n, d).
+        predicted: (n,) classes as diagnosed.
+        rows: (n,) where the cells are in their batch.
+    """
+    n = len(predicted)
+    found = CellScores(
+        np.full(n, np.nan), np.full(n, np.nan), np.full(n, fitted.level, object), np.zeros(n, bool)
+    )
+    residual, usable = residuals(own.priors, taps, predicted)
+    places = np.flatnonzero(usable)
+    if own.floor is not None:
+        found.unlike[places] = beyond_reach(own.floor, residual)
+    beyond = np.flatnonzero(found.unlike)
+    compared = [
+        (candidates, places[cells])
+        for candidates, cells in _candidates(own.floor, references, fitted, residual)
+    ]
+    for candidates, here in [*compared, ([fitted], beyond)]:
+        for place, candidate in enumerate(candidates):
+            _score_into(found, own, candidate, taps, predicted, rows, here, first=place == 0)
+    return found
+
+
+def _candidates(
+    floor: Floor | None, references: References, fitted: Reference, cells: Float
+) -> list[tuple[list[Reference], Rows]]:
+    """Say which cells (k,) are compared with which references: the most ordinary one counts."""
+    everything = np.arange(len(cells))
+    if len(references.own) < 2 or floor is None:
+        return [([references.own[0] or fitted if references.own else fitted], everything)]
+    parts = references.smears.parts
+    nearest = nearest_part(floor, parts, cells)
+    return [
+        (
+            [fitted, *references.known] if part.small else [reference or fitted],
+            np.flatnonzero(nearest == number),
+        )
+        for number, (part, reference) in enumerate(zip(parts, references.own, strict=True))
+    ]
+
+
+def _score_into(
+    found: CellScores,
+    own: OwnNormal,
+    reference: Reference,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+    here: NDArray[np.intp],
+    *,
+    first: bool,
+) -> None:
+    """Score the cells at ``here``; one that another reference found more ordinary stays."""
+    if not len(here):
+        return
+    some = {tap: values[here] for tap, values in taps.items()}
+    scores, p = _scores(own, reference, some, predicted[here], rows[here])
+    better = np.ones(len(here), bool) if first else p > found.p_value[here]
+    chosen = here[better]
+    found.abnormality[chosen], found.p_value[chosen] = scores[better], p[better]
+    found.compared_with[chosen] = reference.level
+
+
+def _scores(
+    own: OwnNormal, reference: Reference, taps: Taps, predicted: NDArray[np.integer], rows: Rows
+) -> tuple[Float, Float]:
+    weighs = np.isin(rows, reference.rows)
+    deviations = standardised_distances(reference.normal, taps, predicted, weighs)
+    return cell_scores(own.calibration, reference.normal, deviations)
+
+
+def _is_shifted(own: OwnNormal, normal: SlideNormal) -> bool:
+    t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
+    return shift_scores(own.calibration, t2)[2]

@@ -1,0 +1,91 @@
+"""Judge how strange a night is as a whole, whatever its cells look like to each other.
+
+Abnormal cells are surprising beside their neighbours. A night can be strange without one: where all
+of it is of another laboratory, or no blood at all.
+"""
+
+from dataclasses import dataclass
+
+from tasks.types import Light
+
+# One slide in forty of ordinary ones may be called implausible; more than that is a fault.
+IMPLAUSIBLE_RED = 0.05
+# One ordinary slide in as many as were fitted is further than all of these, by chance.
+SHIFTED_AMBER = 0.1
+# Most of a night of fitted laboratories lies within what was fitted.
+UNKNOWN_LABORATORY = 0.5
+
+WITHOUT_LIMITS = (
+    "the detector has no limits of what a smear of blood can be, so a night wholly of rubbish "
+    "would look ordinary: run slidewatch fit again on the same batch"
+)
+
+Finding = tuple[Light, str]
+
+
+@dataclass(frozen=True)
+class Strangeness:
+    """Count what is strange about a night; None where the detector does not tell.
+
+    Of ``slides`` some are ``implausible``: they can be no smear, and have ``implausible_cells`` of
+    the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide. ``beyond``
+    are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides that cannot
+    be read for what their images are. ``site`` says where it is judged. Without ``limits`` the
+    detector takes any slide for a smear.
+    """
+
+    slides: int
+    shifted: int
+    implausible: int | None
+    implausible_cells: int
+    scored: int
+    beyond: int
+    unreadable: int
+    patients: int
+    site: str | None
+    limits: bool = True
+
+    def findings(self) -> list[Finding]:
+        """List what a person should know, whatever earlier nights were like."""
+        found: list[Finding] = []
+        if self.implausible:
+            share = self.implausible_cells / self.scored if self.scored else 0.0
+            told = (
+                f"{self.implausible:,} of {_counted(self.slides, 'slide')} can be no smear of "
+                f"blood, with {share:.0%} of the scored images: see what was photographed; they "
+                "are compared with fitted cells"
+            )
+            found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
+        if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
+            told = (
+                f"{self.shifted} of {_counted(self.slides, 'slide')} lie further from what was "
+                "fitted than any fitted slide: look at each as a whole; its cells are judged among "
+                "themselves"
+            )
+            found.append((Light.AMBER, told))
+        if self.scored and self.site is None and not self.implausible:
+            share = self.beyond / self.scored
+            if share >= UNKNOWN_LABORATORY:
+                told = (
+                    f"{share:.0%} of the scored images lie beyond what was fitted: this may be the "
+                    "first night of an unknown laboratory; commission it (slidewatch commission)"
+                )
+                found.append((Light.AMBER, told))
+        if not self.limits:
+            found.append((Light.AMBER, WITHOUT_LIMITS))
+        if self.unreadable:
+            told = (
+                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} cannot be read, "
+                "because of what their images are"
+            )
+            found.append((Light.AMBER, told))
+        return found
+
+
+def _counted(count: int, what: str) -> str:
+    """Write a number of things.
+
+    >>> _counted(1, "slide"), _counted(1200, "slide")
+    ('1 slide', '1,200 slides')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
