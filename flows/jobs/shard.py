@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
+from flows.jobs.single_cells import refuse_photograph
 from flows.jobs.versions import made_with
 from flows.jobs.worker import settle_worker
 from storage.batches.features import (
@@ -68,7 +69,12 @@ class ShardJob:
     def probe(self, row: int) -> None:
         """Extract one image as a shard's many are, and keep nothing."""
         manifest = read_manifest(self.store, self.batch, self.shard).slice(row, 1)
-        extract(_network(self), image_refs(manifest), tap_widths=self.model.tap_widths)
+        extract(
+            _network(self),
+            image_refs(manifest),
+            tap_widths=self.model.tap_widths,
+            check=refuse_photograph,
+        )
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep images that kill workers from being decoded in this batch again."""
@@ -193,6 +199,7 @@ def _extract(
             for row in killers
         },
         known=known,
+        check=refuse_photograph,
     )
 
 

@@ -19,7 +19,13 @@ LARGE = 4_000_000  # pixels; images of more are decoded one after the other
 STRIP = 2**20  # pixels that are converted at once
 BLACK = 16  # of 255; what JPEG and resizing make of black stays below
 # A change of what pixels a file has: features of images that were decoded otherwise are not used.
-DECODING = 2  # 2 turns pictures as the camera was held, and refuses files of several
+# 2 turns pictures as the camera was held, and refuses files of several; 3 refuses files of more
+# than one cell.
+DECODING = 3
+# Pixels of the longer side of a cell. At the finest credible scale, .01 microns a pixel, a red cell
+# is 750 pixels wide.
+LARGEST_CELL = 1000
+LARGEST_TRAINING_CELL = 400  # the same of the NIH cells
 # Tags of TIFF and EXIF.
 ORIENTATION, SUBFILE_TYPE = 0x0112, 254
 REDUCED_OR_MASK = 1 | 4
@@ -37,6 +43,7 @@ TURNS = {
 RESIZE = Image.Resampling.BILINEAR
 
 Result = TypeVar("Result")
+Check = Callable[[Image.Image], None]
 Reason = Literal[
     "unreadable",
     "empty",
@@ -48,6 +55,7 @@ Reason = Literal[
     "too_coarse",
     "timed_out",
     "several_pictures",
+    "not_a_cell",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -75,6 +83,19 @@ def failure_of(error: Exception) -> BadImageError:
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")
 
 
+def not_a_cell(seen: str) -> BadImageError:
+    """Say that a file is no picture of one cell, and which command takes it.
+
+    Args:
+        seen: what says so, with the picture's size.
+    """
+    return BadImageError(
+        "not_a_cell",
+        f"{seen}, and a file is taken as one cell: cut photographs and slides up with "
+        "`slidewatch segment`, and give the manifest that it writes",
+    )
+
+
 @dataclass(frozen=True)
 class Picture:
     """Hold a decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
@@ -84,17 +105,20 @@ class Picture:
     height: int
 
 
-def decode(content: bytes, side: int) -> Picture:
-    """Decode an image of one of `FORMATS` to RGB and resize it to a square.
+def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
+    """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
+
+    A larger picture than `LARGEST_CELL` is refused by its header.
 
     Args:
         content: the file's bytes.
         side: the square's side in pixels; the aspect ratio is not kept.
+        check: raises BadImageError where a picture larger than any training cell shows several.
 
     Raises:
         BadImageError: says why the image cannot be used.
     """
-    return _decode(content, partial(_shrink, side=side))
+    return _decode(content, partial(_shrink, side=side, check=check), longest=LARGEST_CELL)
 
 
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
@@ -108,14 +132,20 @@ def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     return _decode(content, lambda image: image, upright=upright)
 
 
-def _shrink(image: Image.Image, side: int) -> Picture:
+def _shrink(image: Image.Image, side: int, check: Check | None) -> Picture:
+    if check is not None and max(image.size) > LARGEST_TRAINING_CELL:
+        check(image)
     picture = Picture(resize(image, side), *image.size)
     image.close()
     return picture
 
 
 def _decode(
-    content: bytes, use: Callable[[Image.Image], Result], *, upright: bool = True
+    content: bytes,
+    use: Callable[[Image.Image], Result],
+    *,
+    upright: bool = True,
+    longest: int | None = None,
 ) -> Result:
     """Use a decoded image; large ones wait for one another, so that memory is bounded."""
     if not content:
@@ -123,10 +153,7 @@ def _decode(
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise BadImageError(
-                    "too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}"
-                )
+            _refuse_large(width, height, longest)
             if _has_several(image):
                 raise BadImageError(
                     "several_pictures",
@@ -141,11 +168,21 @@ def _decode(
     except UnidentifiedImageError:
         raise BadImageError("not_an_image", f"no {', '.join(FORMATS)} file") from None
     except Image.DecompressionBombError as error:
+        if longest is not None:
+            raise not_a_cell(f"it has far more than {MOST_PIXELS:,} pixels") from None
         raise BadImageError("too_large", str(error)) from None
     # Decoders raise anything on damaged files (struct.error and zlib.error are no ValueError), and
     # an image must never stop its shard.
     except Exception as error:
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _refuse_large(width: int, height: int, longest: int | None) -> None:
+    """Raise BadImageError where a picture has too many pixels in all, or in its longer side."""
+    if longest is not None and max(width, height) > longest:
+        raise not_a_cell(f"{width} x {height} pixels are more than a cell's {longest:,} to a side")
+    if width * height > MOST_PIXELS:
+        raise BadImageError("too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
 
 
 def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool) -> Result:

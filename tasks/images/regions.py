@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.crops import Points, cut_out
-from tasks.images.decoding import REASONS, BadImageError, Picture, decode, decode_rgb, resize
+from tasks.images.decoding import (
+    REASONS,
+    BadImageError,
+    Check,
+    Picture,
+    decode,
+    decode_rgb,
+    not_a_cell,
+    resize,
+)
 from tasks.images.files import ChangedError, digest_of_file, lately_stamped, read_bytes
 from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
@@ -39,6 +48,8 @@ COLUMNS = [
     "size",
 ]
 MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
+# Four times what the largest picture of a cell takes uncompressed, in 16 bytes a pixel.
+MOST_CELL_BYTES = 2**26
 PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
 
 
@@ -86,10 +97,15 @@ class Found:
         """Decode the image at its own size; BadImageError says why there is none."""
         return cut_from_source(self.ref) if self.content is None else decode_rgb(self.content)
 
-    def picture(self, side: int) -> Picture:
-        """Decode the image as a square; its size is the one that it has in its source."""
+    def picture(self, side: int, check: Check | None = None) -> Picture:
+        """Decode the image as a square; its size is the one that it has in its source.
+
+        Args:
+            side: the square's side in pixels.
+            check: see `decode`; a region was cut out as one image, and is not checked.
+        """
         if self.content is not None:
-            return decode(self.content, side)
+            return decode(self.content, side, check)
         assert self.ref.region is not None
         pixels = resize(cut_from_source(self.ref), side)
         return Picture(pixels, self.ref.region.width, self.ref.region.height)
@@ -153,6 +169,12 @@ def known_failure(text: str) -> BadImageError:
         if reason == said:
             return BadImageError(reason, details)
     return BadImageError("damaged", text)
+
+
+def refuse_slide(ref: ImageRef) -> None:
+    """Raise BadImageError where a whole file has more bytes than a cell, before they are read."""
+    if ref.region is None and ref.size is not None and ref.size > MOST_CELL_BYTES:
+        raise not_a_cell(f"{ref.size:,} bytes are more than a cell's {MOST_CELL_BYTES:,}")
 
 
 def find(ref: ImageRef) -> Found:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.addresses import in_archive
-from tasks.images.decoding import BadImageError, failure_of, mean_colour
+from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
 from tasks.images.files import is_far
-from tasks.images.regions import ImageRef, find
+from tasks.images.regions import ImageRef, find, refuse_slide
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
@@ -38,15 +38,18 @@ class Loaded:
     known: bool = False
 
 
-def load_image(ref: ImageRef, side: int, known: Container[bytes] = ()) -> Loaded:
+def load_image(
+    ref: ImageRef, side: int, known: Container[bytes] = (), check: Check | None = None
+) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
     try:
+        refuse_slide(ref)
         found = find(ref)
         image_id = found.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
-        picture = found.picture(side)
+        picture = found.picture(side, check)
     except Exception as error:  # an image must never stop its shard, whatever its source raises
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
@@ -59,18 +62,21 @@ def load_images(
     threads: int,
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
+    check: Check | None = None,
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order.
 
     Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
-    ``known`` are read and not decoded.
+    ``known`` are read and not decoded. ``check`` refuses files that show several cells.
     """
     lost = failed or {}
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
         threads = max(threads, AT_ONCE)
 
     def load(row: int) -> Loaded:
-        return Loaded(failure=lost[row]) if row in lost else load_image(refs[row], side, known)
+        if row in lost:
+            return Loaded(failure=lost[row])
+        return load_image(refs[row], side, known, check)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         yield from pool.map(load, range(len(refs)))
@@ -100,6 +106,7 @@ def extract(
     tap_widths: dict[str, int],
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
+    check: Check | None = None,
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
@@ -112,6 +119,7 @@ def extract(
         tap_widths: d of every tap.
         failed: rows that are not to be touched, and why.
         known: digests of images that need no features.
+        check: raises BadImageError where a file shows several cells.
     """
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
@@ -123,7 +131,7 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    loading = load_images(refs, spec.side, inference.threads, failed, known)
+    loading = load_images(refs, spec.side, inference.threads, failed, known, check)
     for row, loaded in enumerate(loading):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:

@@ -56,6 +56,7 @@ UNUSUAL = 4.0
 NEGLIGIBLE = {
     "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01, "beyond_population": 0.1
 }  # fmt: skip
+NOT_A_CELL = "not_a_cell"  # why a file that is no picture of one cell has failed
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]
     """Judge the shares of images that failed, together and by reason."""
     if not night.images:
         return []
-    found, rate = [], 1 - night.scored / night.images
+    found, rate = _not_cells(night), 1 - night.scored / night.images
     if rate >= FAILED_AMBER:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
@@ -360,6 +361,20 @@ def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]
         before = [each.failures.get(reason, 0) / each.images for each in usual]
         found += _unusual(f"failed as {reason}", n / night.images, before, NEGLIGIBLE["failed"])
     return found
+
+
+def _not_cells(night: NightTally) -> list[Finding]:
+    """Say which command was meant for files that are no single cells, however few they are."""
+    n = night.failures[NOT_A_CELL]
+    if not n:
+        return []
+    what = "is a photograph" if n == 1 else "are photographs"
+    told = (
+        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell: run "
+        "`slidewatch segment --images ... --name NAME`, then `slidewatch screen --images "
+        ".../segmentations/NAME/manifest.parquet --batch NAME`"
+    )
+    return [(Light.AMBER, told)]
 
 
 def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[Finding]:

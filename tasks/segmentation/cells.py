@@ -119,8 +119,7 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
             f"{diameter}: enlarge the field, or leave the diameter out to have it measured"
         )
     cells = _search(field, diameter, WORKING_DIAMETER)
-    in_order = sorted(cells, key=lambda cell: (cell.box[1], cell.box[0]))
-    return Cells(tuple(in_order), _median_diameter(cells))
+    return _in_reading_order(cells, _median_diameter(cells))
 
 
 def typical_diameter(field: Field) -> float:
@@ -129,15 +128,25 @@ def typical_diameter(field: Field) -> float:
     Args:
         field: RGB uint8 (h, w, 3).
     """
-    diameter = _guess_diameter(field)
+    return find_roughly(field).diameter
+
+
+def find_roughly(field: Field) -> Cells:
+    """Find most cells of a field of view, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
+    diameter, cells = _guess_diameter(field), list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
-            return float("nan")
-        found = _median_diameter(_search(field, diameter, ROUGH_DIAMETER))
-        diameter, before = found, diameter
+            return Cells((), float("nan"))
+        cells = _search(field, diameter, ROUGH_DIAMETER)
+        diameter, before = _median_diameter(cells), diameter
         if abs(diameter / before - 1) < STEADY:
             break
-    return diameter
+    return _in_reading_order(cells, diameter)
+
+
+def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
+    in_order = sorted(cells, key=lambda cell: (cell.box[1], cell.box[0]))
+    return Cells(tuple(in_order), diameter)
 
 
 def _guess_diameter(field: Field) -> float:

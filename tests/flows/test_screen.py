@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from flows.cluster.errors import ClusterError
 from flows.fit import fit
@@ -25,6 +26,7 @@ from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import of_attempt, report_path
 from storage.store import Store, StoreError
 from tasks.reports.images import PIECE
+from tests.support.fields import rendered
 from tests.support.paths import ROOT
 from tests.support.screening import screen_night
 
@@ -287,6 +289,32 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     assert {name: row(2)[name] for name in same} == {name: before[name] for name in same}
     folder = Path(ready.store) / "reports" / "batches"
     assert len(list(folder.rglob("*.parquet"))) == 3
+
+
+def test_photographs_that_were_given_as_cells_are_no_diagnoses_and_the_night_says_so(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for path in sorted((images / "smears").glob("*/*.png"))[::6]:
+        shutil.copy(path, inbox)
+    field = Image.fromarray(rendered(0).pixels)
+    field.save(inbox / "large.jpg")
+    field.resize((900, 640)).save(inbox / "small.jpg")
+    with pytest.raises(ImagesFailedError, match="2 not_a_cell") as failure:
+        screen(str(inbox), batch="night", settings=ready)
+    outcome = failure.value.outcome
+    refused = {
+        Path(str(row["uri"])).name: str(row["failure"])
+        for row in rows_of(outcome)
+        if row["diagnosis"] is None
+    }
+    assert refused.keys() == {"large.jpg", "small.jpg"}
+    assert refused["large.jpg"].startswith("not_a_cell: 1400 x 1000 pixels are more than a cell's")
+    assert re.match("not_a_cell: 900 x 640 pixels show [0-9]+ whole cells", refused["small.jpg"])
+    assert outcome.light == "amber"
+    assert f"2 of {outcome.images} images are photographs of many cells" in outcome.text()
+    assert "`slidewatch segment --images ... --name NAME`" in outcome.text()
 
 
 def test_a_night_without_images_is_red_until_they_have_come(

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from flows.jobs.single_cells import refuse_photograph
 from tasks.images.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
@@ -63,7 +64,8 @@ def load_labelled_images(
     good: list[int] = []
     unreadable: dict[str, str] = {}
     refs = image_refs(manifest)
-    for row, image in enumerate(load_images(refs, side, threads=torch.get_num_threads())):
+    loading = load_images(refs, side, threads=torch.get_num_threads(), check=refuse_photograph)
+    for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
             unreadable[uris[row]] = str(image.failure)
             continue

@@ -17,11 +17,11 @@ from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
 from storage.models.classifiers import load_card, save_model
 from storage.store import Store, digest_of
 from tasks.images import regions
-from tasks.images.decoding import DECODING, Picture
+from tasks.images.decoding import DECODING, Check, Picture
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, WHEN
 
-Decode = Callable[[bytes, int], Picture]
+Decode = Callable[[bytes, int, Check | None], Picture]
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     honest: Decode = regions.decode
 
-    def decode(content: bytes, side: int) -> Picture:
+    def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
         seen.append(content)
-        return honest(content, side)
+        return honest(content, side, check)
 
     monkeypatch.setattr(regions, "decode", decode)
     return seen

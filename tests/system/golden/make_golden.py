@@ -161,7 +161,7 @@ def write_batch(store: Store, model: ModelCard) -> Batch:
     create_features(
         store, "golden", "night", rows=ROWS, shard_rows=SHARD_ROWS,
         tap_widths={"layer1": 2, "layer2": 1}, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": model.digest}, decoding=2,
+        digests={"manifest": batch.manifest_digest, "model": model.digest}, decoding=3,
     )  # fmt: skip
     for shard in batch.shards():
         block = BLOCK.take(np.arange(shard.start, shard.stop))

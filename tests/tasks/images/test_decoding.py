@@ -13,6 +13,8 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import (
     FORMATS,
+    LARGEST_CELL,
+    LARGEST_TRAINING_CELL,
     MOST_PIXELS,
     REASONS,
     BadImageError,
@@ -142,7 +144,7 @@ def test_pixels_that_are_not_a_number_are_damage() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (1, LARGEST_CELL), (LARGEST_CELL, 1)])
 def test_the_thinnest_images_fill_the_square(kind: str, size: tuple[int, int]) -> None:
     picture = attempt(encode(Image.new("RGB", size, RED), kind))
     assert isinstance(picture, Picture)
@@ -198,7 +200,10 @@ def test_a_bomb_is_refused_from_its_header_before_memory_is_taken(
         raise AssertionError("memory was taken for the pixels")
 
     monkeypatch.setattr(Image.core, "new", explode)
-    assert reason(header(*size)) == "too_large"
+    with pytest.raises(BadImageError) as caught:
+        decode_rgb(header(*size))
+    assert caught.value.reason == "too_large"
+    assert reason(header(*size)) == "not_a_cell"
 
 
 @pytest.mark.parametrize("header", [png_header, bmp_header])
@@ -274,6 +279,30 @@ def test_the_mean_colour_is_that_of_the_cell_and_not_of_its_surroundings() -> No
     pixels[2:4, :4] = 200, 100, 50
     pixels[4:6, :4] = 100, 100, 150
     assert mean_colour(pixels) == (150, 100, 100)
+
+
+@pytest.mark.parametrize("size", [(LARGEST_CELL + 1, 20), (20, LARGEST_CELL + 1), (1280, 960)])
+def test_a_picture_too_large_for_a_cell_is_refused_by_its_header_with_the_command_that_was_meant(
+    size: tuple[int, int],
+) -> None:
+    refused = attempt(png_header(*size))
+    assert isinstance(refused, BadImageError)
+    assert refused.reason == "not_a_cell"
+    assert str(refused).startswith(f"{size[0]} x {size[1]} pixels are more than a cell's 1,000")
+    assert "`slidewatch segment`" in str(refused)
+    photograph = encode(Image.new("RGB", size), "PNG")
+    assert decode_rgb(photograph).size == size
+
+
+def test_only_a_picture_larger_than_any_training_cell_is_checked_as_large_as_it_is() -> None:
+    side, seen = LARGEST_TRAINING_CELL, list[tuple[str, tuple[int, int]]]()
+
+    def check(image: Image.Image) -> None:
+        seen.append((image.mode, image.size))
+
+    for size in ((side, side), (side + 1, 30), (30, LARGEST_CELL)):
+        decode(encode(Image.new("L", size), "JPEG"), SIDE, check)
+    assert seen == [("RGB", (side + 1, 30)), ("RGB", (30, LARGEST_CELL))]
 
 
 def noise(seed: int) -> Image.Image:

@@ -12,8 +12,7 @@ from PIL import Image
 
 from tasks.images import decoding
 from tasks.images.decoding import BadImageError, decode, decode_rgb, failure_of
-from tasks.images.regions import whole_file
-from tasks.network.features import load_images
+from tasks.images.regions import find, whole_file
 from tests.support.peak import extra_peak
 
 RNG = np.random.default_rng(1)
@@ -89,7 +88,12 @@ def test_a_failure_does_not_hold_the_pixels_of_its_image() -> None:
 def load_all(folder: str) -> Callable[[], object]:
     """Load the images of a folder in four threads."""
     refs = [whole_file(path.as_uri()) for path in sorted(Path(folder).iterdir())]
-    return lambda: list(load_images(refs, 96, threads=4))
+
+    def load() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda ref: find(ref).image().size, refs))
+
+    return load
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Images that are regions of larger ones."""
 
 import io
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 from tifffile import TiffWriter, imwrite
 
-from tasks.images.decoding import BadImageError
+from tasks.images.decoding import LARGEST_CELL, BadImageError
 from tasks.images.files import ChangedError, SourceError, digest_of_file, stamp
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import (
+    MOST_CELL_BYTES,
     ImageRef,
     Region,
     address_of,
@@ -259,3 +261,25 @@ def test_a_whole_file_is_its_bytes(photograph: Path) -> None:
     np.testing.assert_array_equal(
         np.asarray(found.image()), np.asarray(Image.open(io.BytesIO(content)))
     )
+
+
+def test_a_region_may_be_larger_than_a_file_that_is_taken_as_one_cell(tmp_path: Path) -> None:
+    side = LARGEST_CELL + 1
+    Image.new("RGB", (side, side), (200, 0, 0)).save(tmp_path / "field.png")
+    alone = load_image(whole_file(f"file://{tmp_path}/field.png"), 8)
+    assert alone.failure is not None
+    assert alone.failure.reason == "not_a_cell"
+    region = ref_of(tmp_path / "field.png", Region(0, 0, side, side))
+    assert load_image(region, 8, check=lambda _: pytest.fail("checked")).size == (side, side)
+
+
+def test_a_file_of_more_bytes_than_a_cell_has_is_not_read() -> None:
+    slide = ImageRef("file:///slide.tif", "file:///slide.tif", size=MOST_CELL_BYTES + 1)
+    refused = load_image(slide, 8).failure
+    assert refused is not None
+    assert refused.reason == "not_a_cell"
+    assert "67,108,865 bytes" in str(refused)
+    for other in (replace(slide, size=MOST_CELL_BYTES), replace(slide, region=Region(0, 0, 9, 9))):
+        failure = load_image(other, 8).failure
+        assert failure is not None
+        assert failure.reason == "unreadable"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
@@ -13,6 +14,8 @@ from tasks.network.backbones import build
 from tasks.network.classifier import NetworkSpec
 from tasks.network.features import Features, extract, load_image
 from tasks.network.inference import Inference, inference
+from tasks.segmentation.many_cells import refuse_many_cells
+from tests.support.fields import rendered
 
 WIDTHS = {"layer1": 32, "layer2": 48}
 
@@ -142,3 +145,17 @@ def test_passes_are_filled_with_good_images_in_order(
 
 def test_pixels_are_let_go(network: Inference, uris: list[str]) -> None:
     assert all(image.pixels is None for image in run(network, uris).images)
+
+
+def test_a_photograph_of_many_cells_is_a_failure_that_names_its_bytes(
+    network: Inference, uris: list[str], tmp_path: Path
+) -> None:
+    Image.fromarray(rendered(0).pixels).resize((900, 640)).save(tmp_path / "field.png")
+    refs = [whole_file(uri) for uri in (uris[0], f"file://{tmp_path}/field.png", uris[1])]
+    features = extract(network, refs, tap_widths=WIDTHS, check=refuse_many_cells)
+    assert [image.failure is None for image in features.images] == [True, False, True]
+    refused = features.images[1]
+    assert refused.failure is not None
+    assert refused.failure.reason == "not_a_cell"
+    assert refused.image_id == sha256((tmp_path / "field.png").read_bytes()).digest()
+    assert np.isnan(features.logits[1]).all()

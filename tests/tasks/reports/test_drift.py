@@ -229,6 +229,32 @@ def test_a_few_failures_are_told_only_by_earlier_nights() -> None:
     assert judged(history(8, failed=0.015), failed=0.018, each=100).light == "green"
 
 
+@pytest.mark.parametrize("earlier", [0, 8])
+def test_a_single_photograph_among_thousands_of_cells_is_amber_and_says_what_was_meant(
+    earlier: int,
+) -> None:
+    rows = cells(np.random.default_rng(0), each=100)
+    failures = pa.array(["not_a_cell: 640 x 480 pixels", *[None] * (rows.num_rows - 1)])
+    place = rows.schema.get_field_index("failure")
+    night = tally(rows.set_column(place, "failure", failures))
+    assert judge(tally(rows), NO_NIGHTS, detector="d", alpha=ALPHA).light == "green"
+    found = judge(night, history(earlier), detector="d", alpha=ALPHA)
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("1 of 2,000 images is a photograph of many cells, or too")
+    assert "`slidewatch segment --images ... --name NAME`" in found.reasons[0]
+    assert "`slidewatch screen --images .../segmentations/NAME/manifest.parquet" in found.reasons[0]
+
+
+def test_a_night_of_nothing_but_photographs_says_what_was_meant() -> None:
+    rows = cells(np.random.default_rng(0), failed=1.0)
+    place = rows.schema.get_field_index("failure")
+    photographs = pa.array(["not_a_cell: 1280 x 960 pixels"] * rows.num_rows)
+    night = tally(rows.set_column(place, "failure", photographs))
+    found = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)
+    assert (found.light, found.reasons[0]) == ("red", "no image could be scored")
+    assert found.reasons[-1].startswith("1,000 of 1,000 images are photographs of many cells")
+
+
 @pytest.mark.parametrize("options", [{"patients": 2}, {"each": 5}])
 def test_a_small_night_says_that_drift_was_not_judged(options: dict[str, int]) -> None:
     found = judged(**options)

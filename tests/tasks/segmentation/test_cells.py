@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from tasks.images.decoding import BadImageError
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.segmentation import cells as module
-from tasks.segmentation.cells import Cell, Cells, find_cells
+from tasks.segmentation.cells import Cell, Cells, find_cells, find_roughly, typical_diameter
 from tasks.synthetic.fields import RenderedField
 from tests.support.fields import GROUND, NUCLEUS, RED, Field, disc, field_of, ground, rendered
 
@@ -215,6 +215,14 @@ def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
 
 
 @pytest.mark.slow
+def test_a_rough_search_finds_most_of_the_cells_and_their_diameter() -> None:
+    pixels = rendered(3, overlapping=0).pixels
+    rough, fine = find_roughly(pixels), find_cells(pixels)
+    assert len(rough.cells) == pytest.approx(len(fine.cells), rel=0.1)
+    assert rough.diameter == typical_diameter(pixels) == pytest.approx(fine.diameter, rel=0.1)
+    assert [cell.box[1] for cell in rough.cells] == sorted(cell.box[1] for cell in rough.cells)
+
+
 def test_parasitaemia_of_the_found_cells_is_that_of_the_drawn_ones() -> None:
     """By true labels: only a cell that is lost or found twice can change it."""
     holds = 0
