@@ -39,7 +39,7 @@ from storage.models.sites import SiteCard, detector_at, load_site_version
 from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
-from tasks.reports.batches import BatchSummary
+from tasks.reports.night.batches import BatchSummary
 
 
 class ScreenOutcome(Outcome):

@@ -31,7 +31,7 @@ from storage.parquet import iterate_groups
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store, digest_of
-from tasks.reports.batches import BatchSummary
+from tasks.reports.night.batches import BatchSummary
 from tasks.types import Light
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"

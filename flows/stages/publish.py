@@ -49,13 +49,13 @@ from storage.reports.tables import (
 from storage.store import Store, StoreError
 from tasks.counting.call import Answers
 from tasks.detector.verdict import VerdictRule
-from tasks.reports.batch_counts import NightTally
-from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import REPEATED, Provenance, repeats
 from tasks.reports.counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
 from tasks.reports.fields import FieldTally
 from tasks.reports.images import q_values
-from tasks.reports.light import BatchTally
+from tasks.reports.night.batch_counts import NightTally
+from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.second_look.rows import Looked, with_second_look
 from tasks.types import Verdict

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from tasks.counting.call import Call
 from tasks.counting.words import call_text, density_text, percent_text, range_text
-from tasks.reports.batches import BatchSummary
+from tasks.reports.night.batches import BatchSummary
 from tasks.visualisation.page import shortened
 
 WORDS = {

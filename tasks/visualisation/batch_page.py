@@ -12,8 +12,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.detector.verdict import Reason, parse_reasons
-from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import COLOURS
+from tasks.reports.night.batches import BatchSummary
 from tasks.reports.parasitaemia import density_text, negative_call_text
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict

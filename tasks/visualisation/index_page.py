@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.reports.batches import BatchSummary
+from tasks.reports.night.batches import BatchSummary
 from tasks.visualisation.page import percent, render
 
 

@@ -15,11 +15,11 @@ from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers
 from tasks.counting.limits import KnownRates
 from tasks.detector.explanation import Explanation
-from tasks.reports.batch_counts import NightTally
-from tasks.reports.batches import BatchSummary
 from tasks.reports.columns import Provenance
 from tasks.reports.counts import Counting, CountTally
-from tasks.reports.light import BatchTally
+from tasks.reports.night.batch_counts import NightTally
+from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
@@ -73,6 +73,7 @@ def image_rows(
         },
         "abnormality": known(score),
         "p_value": known(p),
+        "population_p_value": known(p),
         "q_value": known(np.minimum(1, 3 * p)),
         "abnormal": known(abnormal),
         "verdict": np.where(reviewed, "review", "accept"),

@@ -35,7 +35,7 @@ from tasks.detector.moments import ClassStatistics
 from tasks.detector.own_normal import Shift, cell_scores, slide_shift
 from tasks.detector.slide_distance import SlideNormal, standardised_distances
 from tasks.detector.slide_normal import slide_normal
-from tasks.reports.batches import BatchSummary
+from tasks.reports.night.batches import BatchSummary
 from tasks.sites.learning import SiteNormal
 from tasks.types import Light
 from tests.system.golden import make_golden as golden

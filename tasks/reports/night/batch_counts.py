@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import log_distance
-from tasks.reports.batches import BINS, TAP_EDGES
 from tasks.reports.columns import (
     coded,
     failure_reasons,
@@ -18,6 +17,7 @@ from tasks.reports.columns import (
     is_repeated,
     numbers_of,
 )
+from tasks.reports.night.batches import BINS, TAP_EDGES
 from tasks.types import Verdict
 
 Counts = NDArray[np.int64]

@@ -1,31 +1,25 @@
 """Judge a batch: a green, amber or red light, with reasons."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.counting.call import Call
-from tasks.counting.expected import ExpectedErrors
-from tasks.reports.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
-from tasks.reports.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
-from tasks.reports.columns import Provenance, is_for_review
-from tasks.reports.drift import (
+from tasks.reports.night.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
+from tasks.reports.night.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
+from tasks.reports.night.drift import (
     UNIFORM,
     clustered_p_value,
     effective_clusters,
     population_stability,
     signed_distance,
 )
-from tasks.reports.parasitaemia import binomial_p_value, parasitaemia
-from tasks.reports.slide_reasons import OF_IMAGES
+from tasks.reports.night.strangeness import Finding, Strangeness
+from tasks.reports.parasitaemia import binomial_p_value
 from tasks.reports.slides import ABNORMAL_P_VALUE
-from tasks.reports.strangeness import Finding, Strangeness
-from tasks.types import Light, Verdict
+from tasks.types import Light
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients moves by half of that.
 KS_AMBER = 0.15
@@ -166,125 +160,6 @@ def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float])
         for what, value in measured.items()
         if value is not None and value >= PSI_AMBER
     ]
-
-
-class BatchTally:
-    """Count and judge a batch, and make its row in the history of nights.
-
-    Args:
-        night: what its image rows are counted with.
-        earlier: summaries of earlier nights, oldest first.
-        alpha: the detector's level.
-        unlearned: why the night's site has not learned the night before, where it drifts.
-    """
-
-    def __init__(
-        self,
-        night: NightTally,
-        earlier: Sequence[BatchSummary],
-        alpha: float,
-        unlearned: str | None = None,
-    ) -> None:
-        self.night, self._earlier, self._alpha = night, earlier, alpha
-        self._unlearned = unlearned
-        self._slides = self._slides_for_review = self._implausible_cells = 0
-        self._shifted: int | None = None
-        self._implausible: int | None = None
-        self._calls: Counter[str] | None = None
-        self._unreadable = self._wrongly_far = 0
-        self._expected: dict[str, Any] = {}
-
-    def count(self, rows: pa.Table) -> None:
-        """Count image rows, with their ``q_value``."""
-        self.night.count(rows)
-
-    def count_slides(self, rows: pa.Table) -> None:
-        """Count rows of the report on slides."""
-        self._slides += rows.num_rows
-        self._slides_for_review += int(is_for_review(rows).sum())
-        known = rows["shifted"].drop_null().to_pylist()
-        if known:
-            self._shifted = (self._shifted or 0) + sum(known)
-        wrong = rows["implausible"].drop_null().to_pylist()
-        if wrong:
-            self._implausible = (self._implausible or 0) + sum(wrong)
-            among = rows.filter(rows["implausible"])
-            self._implausible_cells += sum(among["scored"].to_pylist())
-            self._wrongly_far += sum(each or 0 for each in among["shifted"].to_pylist())
-
-    def count_patients(self, rows: pa.Table) -> None:
-        """Count rows of the report on patients by their call."""
-        self._calls = (self._calls or Counter()) + Counter(rows["call"].to_pylist())
-        self._unreadable += sum(
-            call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
-            for call, reasons in zip(
-                rows["call"].to_pylist(), rows["call_reasons"].to_pylist(), strict=True
-            )
-        )
-
-    def expect(self, errors: ExpectedErrors, doubt: str | None) -> None:
-        """Note the errors that probabilities let expect, and why they are not to be believed."""
-        known = {f"expected_{name}": each for name, each in vars(errors).items() if each == each}
-        self._expected = {**known, "expected_doubt": doubt}
-
-    def table(self, made_by: Provenance) -> pa.Table:
-        """Make the one row of the report on batches."""
-        return self.summary(made_by).to_table()
-
-    def summary(self, made_by: Provenance) -> BatchSummary:
-        """Judge the batch by all that was counted."""
-        night = self.night
-        drift = judge(
-            night,
-            self._earlier,
-            detector=made_by.detector,
-            alpha=self._alpha,
-            strangeness=self._strangeness(made_by),
-            unlearned=self._unlearned,
-        )
-        share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
-        return BatchSummary(
-            images=night.images,
-            scored=night.scored,
-            failed=night.images - night.scored,
-            failures=dict(night.failures),
-            parasitized=night.parasitized,
-            **{name: column[0].as_py() for name, column in share.items()},
-            alpha=self._alpha,
-            abnormal=night.abnormal,
-            discoveries=night.discoveries,
-            uncertain=night.uncertain,
-            review=night.verdicts[Verdict.REVIEW],
-            slides=self._slides,
-            slides_for_review=self._slides_for_review,
-            slides_shifted=self._shifted,
-            slides_implausible=self._implausible,
-            implausible_cells=None if self._implausible is None else self._implausible_cells,
-            beyond_population=night.beyond,
-            clusters=len(night.clusters),
-            p_values=tuple(night.p_values.tolist()),
-            p_value_edges=P_VALUE_EDGES,
-            tap_scores={tap: tuple(n.tolist()) for tap, n in night.tap_scores.items()},
-            tap_edges=TAP_EDGES,
-            patient_calls=None if self._calls is None else dict(self._calls),
-            **self._expected,
-            **vars(drift),
-            **vars(made_by) | {"batch_date": made_by.batch_date.isoformat()},
-        )
-
-    def _strangeness(self, made_by: Provenance) -> Strangeness:
-        return Strangeness(
-            slides=self._slides,
-            shifted=(self._shifted or 0) - self._wrongly_far,
-            implausible=self._implausible,
-            implausible_cells=self._implausible_cells,
-            scored=self.night.scored,
-            beyond=self.night.beyond,
-            unreadable=self._unreadable,
-            patients=sum((self._calls or Counter[str]()).values()),
-            site=made_by.site,
-            limits=self._shifted is None or self._implausible is not None,
-        )
 
 
 def _light(found: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:

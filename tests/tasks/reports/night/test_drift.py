@@ -10,19 +10,20 @@ from numpy.testing import assert_allclose
 from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.schemas.batches import batch_schema
-from tasks.reports.batch_counts import NightTally
-from tasks.reports.batches import BINS, BatchSummary
 from tasks.reports.columns import REPEATED, Provenance
-from tasks.reports.drift import (
+from tasks.reports.images import q_values
+from tasks.reports.night.batch_counts import NightTally
+from tasks.reports.night.batches import BINS, BatchSummary
+from tasks.reports.night.drift import (
     UNIFORM,
     clustered_p_value,
     effective_clusters,
     population_stability,
     signed_distance,
 )
-from tasks.reports.images import q_values
-from tasks.reports.light import BatchTally, Drift, judge
-from tasks.reports.strangeness import Strangeness
+from tasks.reports.night.light import Drift, judge
+from tasks.reports.night.strangeness import Strangeness
+from tasks.reports.night.tally import BatchTally
 
 ALPHA, CALIBRATED = 0.05, 6000
 MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
