@@ -106,7 +106,7 @@ def status(
                 "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
                 "alpha": card.alpha,
                 "second look": f"{card.second_look:,} images" if card.second_look else LEARN_IT,
-                "limits of a smear": _limits(card),
+                "limits of a smear": limits_of(card),
                 "warnings": len(card.warnings) or None,
             }
             for card in list_detectors(store, leave_out, models)
@@ -117,7 +117,7 @@ def status(
     )
 
 
-def _limits(card: DetectorCard) -> str | None:
+def limits_of(card: DetectorCard) -> str | None:
     """Say what limits of a smear were learned from; None where cells have no slide of their own."""
     if card.slides is None:
         return None

@@ -1,8 +1,8 @@
-"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v5``.
+"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v6``.
 
 One is made and committed whenever a schema version changes; those that are there stay as they
 are. All hold the same values, those below, and must open for ever; from v4 on those of `slides`,
-from v5 on those of `counts`, too.
+from v5 on those of `counts`, from v6 on those of `floors`, too.
 """
 
 import sys
@@ -38,7 +38,7 @@ from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_pat
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.types import nested
-from tests.system.golden import counts, slides
+from tests.system.golden import counts, floors, slides
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 DAY = date(2026, 1, 3)
@@ -201,7 +201,7 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
 
 def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
     """A detector that knows how slides differ."""
-    content = arrays_to_bytes(DETECTOR | slides.OWN | counts.RATES | STABILITY)
+    content = arrays_to_bytes(DETECTOR | slides.OWN | floors.FLOOR | counts.RATES | STABILITY)
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
         model_digest=model.digest, statistics_version=1,
@@ -210,6 +210,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
         slides=3, sequence=1, second_look=4, counting=counts.CARD,
+        floor=floors.CARD,
     )  # fmt: skip
     save_detector(store, card, content)
     return card
@@ -217,7 +218,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
 
 def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
     """A version of a site with one night, which a person commissioned."""
-    content = arrays_to_bytes(slides.AT_SITE | counts.RATES)
+    content = arrays_to_bytes(slides.AT_SITE | floors.FLOOR | counts.RATES)
     added = slides.NIGHT | counts.ERRORS | counts.LABELLED
     night = SiteNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
@@ -243,9 +244,9 @@ def write_reports(store: Store, batch: Batch) -> None:
     with publication(store, batch) as reports:
         reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES | LOOKED, ROWS)])
         values_of = {
-            SLIDES: slides.SLIDE | counts.COUNTED,
+            SLIDES: slides.SLIDE | counts.COUNTED | floors.SLIDE,
             PATIENTS: counts.PATIENT,
-            BATCHES: slides.BATCH | counts.BATCH,
+            BATCHES: slides.BATCH | counts.BATCH | floors.BATCH,
         }
         for kind, values in values_of.items():
             schema = SCHEMAS[kind]()

@@ -1,0 +1,50 @@
+"""Golden stores from v6 on know what a smear can be; older ones say what to do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.commands.status import LEARN_IT, limits_of
+from storage.models.detectors import load_detector, load_detector_card
+from storage.parquet import read_table
+from storage.reports.tables import BATCHES, SLIDES, report_path
+from tasks.detector.detector import Detector
+from tasks.detector.floor import smear_of
+from tests.system.golden import floors
+from tests.system.golden import make_golden as golden
+from tests.system.golden.stores import VERSIONS, copied
+
+LIMITED = VERSIONS.index("v6")
+OF_SLIDES = VERSIONS.index("v4")
+
+
+@pytest.mark.parametrize("version", VERSIONS[:LIMITED])
+def test_an_older_detector_opens_and_any_slide_is_a_smear_to_it(
+    version: str, tmp_path: Path
+) -> None:
+    store = copied(version, tmp_path)
+    card = load_detector_card(store)
+    assert card.floor is None
+    own = Detector.from_arrays(load_detector(store, card)).own
+    assert own is None or own.floor is None
+    assert limits_of(card) == (LEARN_IT if VERSIONS.index(version) >= OF_SLIDES else None)
+
+
+@pytest.mark.parametrize("version", VERSIONS[LIMITED:])
+def test_limits_of_a_smear_open_and_measure_as_they_did(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    card = load_detector_card(store)
+    assert card.floor == floors.CARD
+    own = Detector.from_arrays(load_detector(store, card)).own
+    assert own is not None
+    assert own.floor is not None
+    # By hand: the median is (2, 0, 0), B + W / 3 is 10/3 I; around it the cells have squared
+    # lengths of 0, 3 and 3, of three features.
+    cells = np.asarray([[2.0, 0.0, 0.0], [2.0, np.sqrt(3), 0.0], [2.0, 0.0, -np.sqrt(3)]])
+    found = smear_of(own.floor, cells)
+    assert found.shift == pytest.approx(4 / (10 / 3) / 3 / 2.0)
+    assert found.spread == pytest.approx(1.0 / 1.5)
+    for kind, values in ((SLIDES, floors.SLIDE), (BATCHES, floors.BATCH)):
+        path = report_path("night", golden.DAY, kind)
+        assert read_table(store, *path, columns=list(values)).to_pydict() == values
