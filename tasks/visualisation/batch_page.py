@@ -28,6 +28,7 @@ from tasks.visualisation.answers import (
 )
 from tasks.visualisation.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
 from tasks.visualisation.index_page import night_row, share_of
+from tasks.visualisation.odd_slides import odd_slides
 from tasks.visualisation.overlay import COLOURS as CONTOURS
 from tasks.visualisation.overlay import (
     ShownField,
@@ -53,7 +54,6 @@ from tasks.visualisation.page import (
 from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
 
 SLIDES_SHOWN = 500
-TOGETHER_SHOWN = 20  # slides that are shifted, or abnormal together
 NIGHTS_SHOWN = 14
 WIDEST = 30.0  # deviations at which a bar is as long as it gets; bars grow as asinh
 
@@ -116,10 +116,6 @@ def batch_page(view: BatchView) -> str:
     sorted_slides = _sorted(view.slides)
     slides = _slide_rows(sorted_slides, {each["slide_key"]: each["id"] for each in fields[::-1]})
     places = places_of_slides(sorted_slides[:SLIDES_SHOWN])
-    together, shifted = (
-        [each for each in slides if reason in each["reasons"]]
-        for reason in (SlideReason.TOGETHER, SlideReason.SHIFTED)
-    )
     return render(
         "batch.html",
         title=f"{row.batch}: {row.light}",
@@ -128,10 +124,7 @@ def batch_page(view: BatchView) -> str:
         day=day_text(row.batch_date),
         light=LIGHTS[row.light],
         facts=_facts(row),
-        together=together[:TOGETHER_SHOWN],
-        more_together=max(0, len(together) - TOGETHER_SHOWN),
-        shifted=shifted[:TOGETHER_SHOWN],
-        more_shifted=max(0, len(shifted) - TOGETHER_SHOWN),
+        **odd_slides(slides),
         sheets=[
             (name, heading, words, _cells(view, name)) for name, (heading, words) in SHEETS.items()
         ],
@@ -259,6 +252,7 @@ def _sorted(slides: pa.Table) -> list[dict[str, Any]]:
     rows.sort(
         key=lambda row: (
             row["verdict"] != Verdict.REVIEW,
+            SlideReason.IMPLAUSIBLE not in row["review_reasons"],
             SlideReason.TOGETHER not in row["review_reasons"],
             -(row.get("shift") or -np.inf),
             1.0 if row["abnormal_p_value"] is None else row["abnormal_p_value"],
@@ -294,6 +288,7 @@ def _slide_rows(
             "shift": number_text(row.get("shift")),
             "shift_value": row.get("shift"),
             "shift_tap": row.get("shift_tap"),
+            "smear": [number_text(row.get(name)) for name in ("smear_shift", "smear_spread")],
             "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }

@@ -1,0 +1,87 @@
+"""The promise that nothing strange is its own normal, from the command's flows to the reports."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.fit import fit
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.models.detectors import load_detector_card
+from storage.reports.sql import answer
+from storage.store import Store
+from tasks.synthetic.cells import write_collection
+
+ROWS = """select i.compared_with, i.abnormal, i.review_reason, s.implausible, s.smear_shift,
+s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch
+and i.slide_id is not distinct from s.slide_id where i.batch = '{}'"""
+
+
+@pytest.fixture(scope="module")
+def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with a detector that knows slides, from patients of 40 cells."""
+    folder = tmp_path_factory.mktemp("strange")
+    write_collection(
+        folder / "smears", patients=12, cells_per_patient=40, parasitized_fraction=0.4, seed=1
+    )
+    settings = Settings(
+        store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
+    )
+    train(str(folder / "smears"), model="m", epochs=1, side=32, settings=settings)
+    fit(str(folder / "smears"), batch="smears", settings=settings)
+    return settings
+
+
+def rows(settings: Settings, batch: str) -> list[dict[str, object]]:
+    with answer(Store(settings.store), ROWS.format(batch)) as found:
+        return list(found.read_all().to_pylist())
+
+
+def test_a_detector_knows_what_a_smear_can_be(made: Settings) -> None:
+    floor = load_detector_card(Store(made.store)).floor
+    assert floor is not None
+    assert min(floor.shift, floor.spread, floor.reach) > 0
+    again = fit(str(Path(made.store).parent / "smears"), batch="smears", settings=made)
+    assert again.detector == load_detector_card(Store(made.store)).name == "m-v0001"
+
+
+def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"picture {number}.png")
+    outcome = screen(str(tmp_path), batch="noise", settings=made)
+    assert outcome.light == "red"
+    assert any("can be no smear of blood" in reason for reason in outcome.reasons)
+    assert outcome.patients == {"unreadable": 1}
+    found = rows(made, "noise")
+    assert len(found) == 40
+    for row in found:
+        assert row["implausible"]
+        assert row["smear_shift"] > 1.0  # type: ignore[operator]
+        assert "implausible" in row["review_reasons"]  # type: ignore[operator]
+        assert row["compared_with"] == "population"
+        assert row["abnormal"]
+        assert row["review_reason"].startswith(("unlike any smear", "abnormal"))  # type: ignore[attr-defined]
+    assert (
+        "Slides that can be no smear of blood"
+        in Path(outcome.page.removeprefix("file://")).read_text()
+    )
+
+
+def test_ordinary_cells_without_names_stay_ordinary(made: Settings, tmp_path: Path) -> None:
+    write_collection(
+        tmp_path / "named", patients=4, cells_per_patient=30, parasitized_fraction=0.3, seed=9,
+        first_patient=60,
+    )  # fmt: skip
+    (tmp_path / "night").mkdir()
+    for number, path in enumerate(sorted((tmp_path / "named").rglob("*.png"))):
+        path.rename(tmp_path / "night" / f"picture {number}.png")
+    screen(str(tmp_path / "night"), batch="ordinary", settings=made)
+    found = rows(made, "ordinary")
+    assert len(found) == 120
+    assert not found[0]["implausible"]
+    assert np.mean([bool(row["abnormal"]) for row in found]) < 0.25
