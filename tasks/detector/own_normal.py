@@ -21,7 +21,6 @@ from tasks.detector.floor import Floor
 from tasks.detector.groups import GroupStatistics
 from tasks.detector.random_effects import components
 from tasks.detector.slide_distance import (
-    Level,
     Prior,
     SlideNormal,
     Taps,
@@ -218,23 +217,6 @@ def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-@dataclass(frozen=True)
-class SlideScores:
-    """A slide's cells given the slide, and the slide given the prior.
-
-    ``abnormality`` and ``p_value`` are (n,), NaN for cells that cannot be scored; ``shift`` is the
-    fused score of the slide, ``shift_p_value`` its p-value, and ``beyond`` says that it is farther
-    than any fitted slide. ``level`` is what cells were compared with.
-    """
-
-    abnormality: Float
-    p_value: Float
-    level: Level
-    shift: float
-    shift_p_value: float
-    beyond: bool
-
-
 def cell_scores(
     calibration: OwnCalibration, normal: SlideNormal, deviations: Float
 ) -> tuple[Float, Float]:
@@ -314,19 +296,3 @@ def slide_shift(
 def population_normal(own: OwnNormal) -> SlideNormal:
     """Make the reference that cells have where nothing is known of their slide: W + B."""
     return leaning(own.priors, {}, np.empty(0, np.intp), np.empty(0, bool))
-
-
-def score_slide(
-    priors: Mapping[str, Prior],
-    calibration: OwnCalibration,
-    taps: Taps,
-    predicted: NDArray[np.integer],
-    choices: Choices | None = None,
-    site: SlideNormal | None = None,
-) -> SlideScores:
-    """Score the cells of a slide, and the slide."""
-    normal = slide_normal(priors, taps, predicted, choices, site)
-    deviations = standardised_distances(normal, taps, predicted, normal.kept)
-    scores, p = cell_scores(calibration, normal, deviations)
-    t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-    return SlideScores(scores, p, normal.level, *shift_scores(calibration, t2))

@@ -37,7 +37,6 @@ from tasks.detector.own_normal import (
     cell_scores,
     fitted_slide,
     own_calibration,
-    score_slide,
     slides_spread,
     with_spread,
 )
@@ -45,6 +44,7 @@ from tasks.detector.random_effects import components
 from tasks.detector.slide_distance import Prior, SlideNormal, standardised_distances
 from tasks.detector.slide_normal import Choices, prior_of, reference_rows, slide_normal
 from tasks.evaluation.metrics import auroc
+from tests.support.slide_scores import score_slide
 
 TAPS = ("blocks.2", "blocks.3")
 Rows = NDArray[np.intp]

@@ -8,12 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
 from tasks.detector.groups import GroupKey, group_statistics
-from tasks.detector.own_normal import (
-    cell_scores,
-    fitted_slide,
-    own_calibration,
-    score_slide,
-)
+from tasks.detector.own_normal import cell_scores, fitted_slide, own_calibration
 from tasks.detector.slide_distance import (
     Prior,
     TapNormal,
@@ -29,6 +24,7 @@ from tasks.detector.slide_normal import (
     slide_normal,
 )
 from tests.support.simulated import MEANS, WIDTHS, fitted, joined, slide_of, strangers
+from tests.support.slide_scores import score_slide
 
 SEEDS = st.integers(0, 2**32 - 1)
 

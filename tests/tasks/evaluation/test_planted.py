@@ -5,7 +5,7 @@ from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.detector.own_normal import OwnNormal, score_slide
+from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_normal import slide_normal
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import join, take
@@ -26,6 +26,7 @@ from tasks.evaluation.planted import (
 from tasks.sites.learning import kept_statistics, merged, site_normal, slide_evidence
 from tests.support import sites
 from tests.support.simulated import WIDTHS, fitted, slide_of, strangers
+from tests.support.slide_scores import score_slide
 
 SUBJECT = Subject("m", 0, "g", "s")
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from tasks.detector.calibration import p_values
 from tasks.detector.groups import GroupStatistics, merge_groups, retract_groups
-from tasks.detector.own_normal import OwnNormal, score_slide
+from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import standardised_distances
 from tasks.detector.slide_normal import Choices, slide_normal
 from tasks.sites.learning import (
@@ -26,6 +26,7 @@ from tasks.sites.learning import (
     without,
 )
 from tests.support.sites import detector, of_site
+from tests.support.slide_scores import score_slide
 
 
 def own() -> OwnNormal:

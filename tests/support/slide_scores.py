@@ -1,0 +1,45 @@
+"""Score one slide by its own normal, whether it can be a smear or not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.own_normal import OwnCalibration, cell_scores, shift_scores
+from tasks.detector.slide_distance import Level, Prior, SlideNormal, Taps, standardised_distances
+from tasks.detector.slide_normal import Choices, slide_normal
+from tasks.types import Float
+
+
+@dataclass(frozen=True)
+class SlideScores:
+    """A slide's cells given the slide, and the slide given the prior.
+
+    ``abnormality`` and ``p_value`` are (n,), NaN for cells that cannot be scored; ``shift`` is the
+    fused score of the slide, ``shift_p_value`` its p-value, and ``beyond`` says that it is farther
+    than any fitted slide. ``level`` is what cells were compared with.
+    """
+
+    abnormality: Float
+    p_value: Float
+    level: Level
+    shift: float
+    shift_p_value: float
+    beyond: bool
+
+
+def score_slide(
+    priors: Mapping[str, Prior],
+    calibration: OwnCalibration,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    choices: Choices | None = None,
+    site: SlideNormal | None = None,
+) -> SlideScores:
+    """Score the cells of a slide, and the slide."""
+    normal = slide_normal(priors, taps, predicted, choices, site)
+    deviations = standardised_distances(normal, taps, predicted, normal.kept)
+    scores, p = cell_scores(calibration, normal, deviations)
+    t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
+    return SlideScores(scores, p, normal.level, *shift_scores(calibration, t2))
