@@ -11,7 +11,7 @@ SHOWN = 20  # slides of each kind
 def odd_slides(slides: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Divide described slides into those that are no smear, shifted, and abnormal together.
 
-    A slide that can be no smear is not listed as shifted again. ``more_<kind>`` counts those of a
+    A slide that cannot be a smear is not listed as shifted again. ``more_<kind>`` counts those of a
     kind that are not shown.
     """
     no_smear = [each for each in slides if SlideReason.IMPLAUSIBLE in each["reasons"]]

@@ -55,7 +55,7 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
         Image.fromarray(noise).save(tmp_path / f"picture {number}.png")
     outcome = screen(str(tmp_path), batch="noise", settings=made)
     assert outcome.light == "red"
-    assert any("can be no smear of blood" in reason for reason in outcome.reasons)
+    assert any("cannot be a smear of blood" in reason for reason in outcome.reasons)
     assert outcome.patients == {"unreadable": 1}
     found = rows(made, "noise")
     assert len(found) == 40
@@ -67,7 +67,7 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
         assert row["abnormal"]
         assert row["review_reason"].startswith(("unlike any smear", "abnormal"))  # type: ignore[attr-defined]
     assert (
-        "Slides that can be no smear of blood"
+        "Slides that cannot be a smear of blood"
         in Path(outcome.page.removeprefix("file://")).read_text()
     )
 

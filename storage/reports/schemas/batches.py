@@ -32,7 +32,7 @@ def batch_schema() -> pa.Schema:
             column(
                 "slides_implausible",
                 COUNT,
-                "slides that can be no smear of blood; null where not known",
+                "slides that cannot be a smear of blood; null where not known",
                 "slides",
             ),
             column(

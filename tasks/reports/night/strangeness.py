@@ -27,7 +27,7 @@ Finding = tuple[Light, str]
 class Strangeness:
     """Count what is strange about a night; None where the detector does not tell.
 
-    Of ``slides`` some are ``implausible``: they can be no smear, and have ``implausible_cells`` of
+    Of ``slides`` some are ``implausible``: they cannot be a smear, and have ``implausible_cells`` of
     the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide. ``beyond``
     are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides that cannot
     be read for what their images are. ``site`` says where it is judged. Without ``limits`` the
@@ -51,9 +51,9 @@ class Strangeness:
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
             told = (
-                f"{self.implausible:,} of {_counted(self.slides, 'slide')} can be no smear of "
-                f"blood, with {share:.0%} of the scored images: see what was photographed; they "
-                "are compared with fitted cells"
+                f"{self.implausible:,} of {_counted(self.slides, 'slide')} cannot be a smear of "
+                f"blood ({share:.0%} of the scored images): see what was photographed. These cells "
+                "are compared with the fitted ones"
             )
             found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:

@@ -376,7 +376,7 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
     lights = [drift(implausible=1, implausible_cells=n).light for n in (0, 40, 50, 1000)]
     assert lights == ["amber", "amber", "red", "red"]
     found = drift(implausible=1, implausible_cells=500)
-    assert found.reasons[0].startswith("1 of 20 slides can be no smear of blood, with 50% of")
+    assert found.reasons[0].startswith("1 of 20 slides cannot be a smear of blood (50% of")
 
 
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
