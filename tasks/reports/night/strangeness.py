@@ -27,11 +27,11 @@ Finding = tuple[Light, str]
 class Strangeness:
     """Count what is strange about a night; None where the detector does not tell.
 
-    Of ``slides`` some are ``implausible``: they cannot be a smear, and have ``implausible_cells`` of
-    the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide. ``beyond``
-    are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides that cannot
-    be read for what their images are. ``site`` says where it is judged. Without ``limits`` the
-    detector takes any slide for a smear.
+    Of ``slides`` some are ``implausible``: they cannot be a smear, and have ``implausible_cells``
+    of the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide.
+    ``beyond`` are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides
+    that cannot be read because of what their images are. ``site`` says where it is judged. Without
+    ``limits`` the detector takes any slide for a smear.
     """
 
     slides: int
