@@ -48,10 +48,10 @@ class Poison(WorkerPlugin):
 
         honest = regions.decode
 
-        def decode(content: bytes, side: int) -> object:
+        def decode(content: bytes, *arguments: Any) -> object:
             if content.endswith(POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return honest(content, side)
+            return honest(content, *arguments)
 
         regions.decode = decode  # type: ignore[assignment]
         whole = regions.decode_rgb

@@ -75,8 +75,8 @@ class Strangeness:
             found.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
             told = (
-                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} cannot be read, "
-                "because of what their images are"
+                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable, because "
+                "of what their images are"
             )
             found.append((Light.AMBER, told))
         return found

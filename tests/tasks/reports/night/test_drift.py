@@ -390,7 +390,7 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
     found = drift(unreadable=1)
     assert found.light == "amber"
-    assert found.reasons[0].startswith("1 of 20 patients cannot be read")
+    assert found.reasons[0].startswith("1 of 20 patients unreadable")
 
 
 def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
