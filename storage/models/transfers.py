@@ -1,5 +1,7 @@
 """Carry statistics between stores, in one file with a header and digests; no image, no cell."""
 
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.sites import SiteCard
 from storage.models.statistics import Contribution
 from storage.records import Record
-from storage.store import StoreError, digest_of
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 HEADER = "header"
 Kind = Literal["statistics", "site"]
@@ -51,7 +53,11 @@ def read_transfer(path: str) -> tuple[Transfer, Arrays]:
         header = Transfer.model_validate_json(text)
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
-    except (KeyError, ValidationError, StoreError):
+    except IsADirectoryError:
+        raise StoreError(
+            f"{path} is a folder: name the file that site export has written"
+        ) from None
+    except (KeyError, RecursionError, ValidationError, StoreError):
         raise StoreError(
             f"{path} is no file of slidewatch site export, or is damaged: export it again"
         ) from None
@@ -60,6 +66,31 @@ def read_transfer(path: str) -> tuple[Transfer, Arrays]:
     return header, arrays
 
 
+def pseudonym_key(store: Store) -> bytes:
+    """Return the store's secret, with which names become pseudonyms; it never leaves the store.
+
+    It is made at the first export, and is the same for all later ones, so that a patient has the
+    same pseudonym in each of them.
+    """
+    path = ("federation", "pseudonyms.json")
+    if not store.exists(*path):
+        made = {"schema_version": 1, "key": secrets.token_hex(32)}
+        with suppress(AlreadyExistsError):  # another export has made it just now
+            store.write_json(made, *path, once=True)
+    try:
+        return bytes.fromhex(store.read_json(*path)["key"])
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(
+            f"{store.address(*path)} holds no key: restore it from a backup, or remove it, and "
+            "patients get other pseudonyms from now on"
+        ) from None
+
+
 def site_of(header: Transfer) -> SiteCard:
-    """Read the card of the site that a file carries."""
-    return SiteCard.model_validate(header.site)
+    """Read the card of the site that a file carries; StoreError names a field of another type."""
+    try:
+        return SiteCard.model_validate(header.site)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"the file's site: {where}: {first['msg']}") from None
