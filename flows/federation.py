@@ -34,7 +34,7 @@ from storage.arrays import Arrays
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
-from storage.models.headers import check_contributions, check_site, refuse_taken_names
+from storage.models.headers import check_contributions, check_site
 from storage.models.sites import (
     ALL,
     SiteCard,
@@ -230,29 +230,27 @@ def _import_statistics(
     accept: bool,
 ) -> FitOutcome | Offer:
     check_contributions(header.contributions)
+    latest = local_statistics(store, card)
+    parts = checked_parts(store, header, arrays, card, latest)
+    if parts and not accept:
+        return offered_statistics(store, path, card, latest, parts)
     with open_client(settings) as client, statistics_lease(store, card) as held:
         store = held.store
-        latest = local_statistics(store, card)
-        known = latest.contributions
-        there = {each.manifest_digest for each in known}
-        new = [each for each in header.contributions if each.manifest_digest not in there]
-        if not new:
+        found = local_statistics(store, card)
+        if found.version != latest.version:
+            latest, parts = found, checked_parts(store, header, arrays, card, found)
+        if not parts:
             changed = "its batches are in the statistics already: they count once"
             return fitted_outcome(client, settings, store, card, latest, changed)
-        refuse_taken_names(new, known, store.names("batches"))
-        before = statistics_with_slides(client, store, card, latest)
-        parts = checked_parts(header, arrays, card, new, known, before)
-        total = merged_parts(before, parts)
-        cells = sum(each.images for each in new)
-        if not accept:
-            return offered_statistics(path, card, new, before, total)
+        total = merged_parts(statistics_with_slides(client, store, card, latest), parts)
         errors = errors_of_version(store, card, latest)
         held.check()
         for part in parts:
             save_foreign(store, card.name, part.content)
-        added = [part.contribution for part in parts]
-        lineage = save_version(store, card, latest, total, errors, "import", [*known, *added])
-        batches = f"{len(new)} batch" + "es" * (len(new) != 1)
+        given = [*latest.contributions, *(part.contribution for part in parts)]
+        lineage = save_version(store, card, latest, total, errors, "import", given)
+        batches = f"{len(parts)} batch" + "es" * (len(parts) != 1)
+        cells = sum(part.contribution.images for part in parts)
         changed = f"{batches} of another store: {cells:,} images added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 
@@ -269,13 +267,15 @@ def _import_site(
             f"which is not in {store.url}: copy its folder into detectors/ there first"
         )
     check_site(card, model, detector)
+    if find_site(store, card.name):
+        raise StoreError(f"there is a site {card.name} in {store.url} already")
+    normal, nights = checked_arrays(store, card, detector, arrays)
+    if not accept:
+        return offered_site(store, path, card, model)
     with site_lease(store, card.name) as held:
         store = held.store
         if find_site(store, card.name):
             raise StoreError(f"there is a site {card.name} in {store.url} already")
-        normal, nights = checked_arrays(store, card, detector, arrays)
-        if not accept:
-            return offered_site(store, path, card, model)
         held.check()
         taken = [
             night.model_copy(

@@ -14,8 +14,9 @@ from storage.batches.ledger import list_seals
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, list_detectors
+from storage.models.headers import refuse_taken_name
 from storage.models.sites import SiteCard
-from storage.models.statistics import Contribution, Lineage, latest_statistics
+from storage.models.statistics import Contribution, Lineage, latest_statistics, load_moments
 from storage.models.transfers import Transfer
 from storage.parquet import read_table
 from storage.reports.tables import is_withdrawn, report_path
@@ -62,33 +63,25 @@ def local_statistics(store: Store, card: ModelCard) -> Lineage:
 
 
 def checked_parts(
-    header: Transfer,
-    arrays: Arrays,
-    card: ModelCard,
-    new: Sequence[Contribution],
-    known: Sequence[Contribution],
-    local: ClassStatistics,
+    store: Store, header: Transfer, arrays: Arrays, card: ModelCard, latest: Lineage
 ) -> list[Part]:
-    """Check what each new batch of a file gave.
-
-    Args:
-        header: of the file.
-        arrays: of the file.
-        card: of the model.
-        new: batches of the header that are not in the statistics yet.
-        known: batches that are.
-        local: what the statistics are now.
+    """Check what each batch of a file gave that is not in the statistics yet.
 
     Raises:
-        StoreError: a field is beyond its limit, or the same sums are there under another name.
+        StoreError: a field is beyond its limit, a name is taken, the same sums are there under
+            another name, or no detector could be fitted with them.
     """
     numbers = {str(number) for number in range(len(header.contributions))}
     if other := sorted(name for name in arrays if name.split("/")[0] not in numbers):
         raise StoreError(f"array {other[0]!r} is of no batch in the file's header: {NOTHING}")
-    parts, seen = [], {each.foreign: each.batch for each in known if each.foreign}
+    local = ClassStatistics.from_arrays(load_moments(store, latest))
+    there = {each.manifest_digest for each in latest.contributions}
+    seen = {each.foreign: each.batch for each in latest.contributions if each.foreign}
+    parts = []
     for number, each in enumerate(header.contributions):
-        if each not in new:
+        if each.manifest_digest in there:
             continue
+        refuse_taken_name(each, latest.contributions, store.names("batches"))
         mine = below(str(number), arrays)
         try:
             found = checked_statistics("arrays", mine, card.classes, each.batch, each.images, local)
@@ -103,6 +96,7 @@ def checked_parts(
             )
         seen[digest] = each.batch
         parts.append(Part(each.model_copy(update={"foreign": digest}), found, content))
+    merged_parts(local, parts)
     return parts
 
 
@@ -127,24 +121,20 @@ def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatist
 
 
 def offered_statistics(
-    path: str,
-    card: ModelCard,
-    new: Sequence[Contribution],
-    before: ClassStatistics,
-    after: ClassStatistics,
+    store: Store, path: str, card: ModelCard, latest: Lineage, parts: Sequence[Part]
 ) -> Offer:
     """Say what batches of another store would change in the statistics of a model."""
+    before = ClassStatistics.from_arrays(load_moments(store, latest))
+    after = merged_parts(before, parts)
     now, then = before.n.sum(), after.n.sum()
     by_class = zip(card.classes, (after.n - before.n).tolist(), strict=True)
     moves = moved(before, after)
-    tap = max(moves, key=lambda name: moves[name], default="")
+    tap = max(moves, key=lambda name: moves[name])
     would = {
-        "batches": ", ".join(each.batch for each in new),
+        "batches": ", ".join(part.contribution.batch for part in parts),
         "add": ", ".join(f"{n:,.0f} {name}" for name, n in by_class),
         "share": f"{(then - now) / then:.1%} of {then:,.0f} cells would be of this file",
-        "move": f"class means by up to {moves[tap]:.2f} deviations of cells (tap {tap})"
-        if tap
-        else "class means",
+        "move": f"class means by up to {moves[tap]:.2f} deviations of cells (tap {tap})",
         "detector": "a new one would be calibrated, and nights would be screened with it",
     }
     return Offer(what=f"statistics of model {card.name}", file=path, would=would)

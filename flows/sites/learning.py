@@ -32,6 +32,7 @@ from storage.models.sites import (
     SiteCard,
     SiteNight,
     find_learning,
+    load_night,
     load_site,
     note_learning,
     save_night,
@@ -177,11 +178,13 @@ def _decide(
     commissioned = known.commissioned_nights
     running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
     fixed = site_statistics(store, known.name, tuple(commissioned), detector)
-    recent = site_statistics(store, known.name, tuple(running), detector)
-    p = drift_p_value(site_priors(own, fixed), fixed, merge_groups(recent, added.statistics))
+    recent = [
+        Added.from_arrays(load_night(store, known.name, night)).statistics for night in running
+    ]
+    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics])
     if p < LEAST_P_VALUE:
         return _refused(
-            f"with it the running normal would differ from the commissioned one (p = {p:.2g}): "
+            f"with it the running normal would leave the commissioned one (p = {p:.2g}): "
             "look at stain, light and focus, and commission the site again if they are right",
             p,
         )

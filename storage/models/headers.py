@@ -68,14 +68,12 @@ def check_contributions(found: Sequence[Contribution]) -> None:
     _once("a batch's manifest_digest", (each.manifest_digest for each in found))
 
 
-def refuse_taken_names(
-    new: Sequence[Contribution], known: Sequence[Contribution], batches: Iterable[str]
+def refuse_taken_name(
+    new: Contribution, known: Sequence[Contribution], batches: Iterable[str]
 ) -> None:
     """Raise StoreError where a batch from outside has the name of another batch of this store."""
-    taken = {each.batch for each in known} | set(batches)
-    for each in new:
-        if each.batch in taken:
-            _refuse("a batch's name", each.batch, "that of no batch of this store")
+    if new.batch in {each.batch for each in known} | set(batches):
+        _refuse("a batch's name", new.batch, "that of no batch of this store")
 
 
 def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None:

@@ -129,6 +129,8 @@ def _reference(field: str, arrays: Arrays, population: Prior) -> None:
     if np.triu(factor, 1).any() or not (factor.diagonal() > 0).all():
         refuse(f"{field}/factor", "no Cholesky factor", "lower triangular, its diagonal above 0")
     known = population.within + population.between
+    most = float(np.sqrt(MOST_VARIANCE * np.trace(known)))
+    number(f"{field}/factor", float(np.abs(factor).max()), 0.0, most)
     _covariance(f"{field}/factor", factor @ factor.T, known)
     numbers = arrays[f"{field}/numbers"]
     if numbers.dtype != np.float64 or numbers.shape != (NUMBERS,):
