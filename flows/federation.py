@@ -170,8 +170,8 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     key, nights = pseudonym_key(store), []
     normal = load_site_arrays(store, card)
     # What an imported site has was made fit to be shared where it comes from.
-    taken = card.operation == "import"
-    arrays = nested("site", without_detector(normal) if taken else shareable_site(normal))
+    ready = without_detector(normal) if card.imported else shareable_site(normal)
+    arrays = nested("site", ready)
     for number, night in enumerate(card.nights):
         added = load_night(store, card.name, night)
         negative = night.negative

@@ -11,6 +11,7 @@ from flows.sites.jobs import (
     site_statistics,
     slides_statistics,
 )
+from flows.sites.repeats import not_repeated
 from flows.sites.versions import (
     SiteError,
     make_version,
@@ -172,9 +173,10 @@ def _decide(
     refuse_imported(known)
     detector = load_detector_card(store, known.detector)
     card, own = load_model_of(store, detector), population(store, detector)
-    added = learn_slides(client, store, batch, card, detector, _accepted(store, batch))
+    accepted = _accepted(store, batch) & not_repeated(store, card, known.nights, batch)
+    added = learn_slides(client, store, batch, card, detector, accepted)
     if not added.statistics.keys:
-        return _refused("it has too few accepted cells")
+        return _refused("it has too few accepted cells that the site has not learned before")
     commissioned = known.commissioned_nights
     running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
     fixed = site_statistics(store, known.name, tuple(commissioned), detector)

@@ -6,6 +6,7 @@ the calibration scores, and the level at which an image is called abnormal.
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
@@ -80,6 +81,8 @@ class DetectorCard(Card):
     a second look; None where the detector cannot look twice. ``counting`` is None where the error
     rates of a count are not known. Both are None in all of before schema version 3.
     """
+
+    digest_since: ClassVar[int] = 2
 
     schema_version: int = 3
     name: str

@@ -242,6 +242,26 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_sites_nights_and_not_its_counts
     assert "other laboratory" not in slides[1]["expected_doubt"].to_pylist()
 
 
+def test_an_image_counts_once_at_a_site_whatever_its_batch(
+    nights: Path, lab: Settings, tmp_path: Path
+) -> None:
+    store = Store(lab.store)
+    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    for name, size in (("again", 72), ("part", 40)):
+        for file in sorted((nights / "may").rglob("*.png"))[:size]:
+            (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / name / file.parent.name)
+    again = commission(str(tmp_path / "again"), site="lab", batch="again", settings=lab)
+    assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
+    assert [night.batch for night in load_site(store, "lab").nights] == ["again"]
+    with pytest.raises(SiteError, match="40 of 40 images of batch part are in night again"):
+        commission(str(tmp_path / "part"), site="lab", batch="part", settings=lab)
+    night = screen(str(tmp_path / "part"), batch="seen", site="lab", learn=True, settings=lab)
+    assert night.learned is not None
+    assert "that the site has not learned before" in night.learned
+    assert load_site(store, "lab").version == 2
+
+
 def test_a_site_travels_without_its_cells(
     nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
 ) -> None:
