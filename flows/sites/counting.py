@@ -91,7 +91,7 @@ def refuse_positive(
 ) -> None:
     """Raise SiteError where ``all`` slides are said to be negative and some look positive.
 
-    Whoever names such slides one by one is believed, for a laboratory's healthy cells may be
+    Whoever names such slides one by one is believed: a laboratory's healthy cells may be
     counted more often than those of fitted ones; a warning says so then.
 
     Args:

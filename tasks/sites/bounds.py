@@ -86,7 +86,7 @@ def semidefinite(field: str, matrix: Float) -> None:
         refuse(f"the trace of {field}", scale, "finite and at least 0")
     if scale == 0.0:
         if matrix.any():
-            refuse(f"the trace of {field}", scale, "above 0, for the matrix is not 0")
+            refuse(f"the trace of {field}", scale, "above 0: the matrix is not 0")
         return
     if np.abs(matrix - matrix.T).max() > ROUNDING * scale:
         refuse(field, "not symmetric", "symmetric")

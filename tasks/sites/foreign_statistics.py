@@ -97,9 +97,9 @@ def _moments(tap: str, arrays: Arrays, n: Float, local: Moments) -> Moments:
     for c, cells in enumerate(n.tolist()):
         of_class = f"of class {c}"
         if not cells and mean[c].any():
-            refuse(f"{name}/mean {of_class}", "not 0", "0, for the class has no cell")
+            refuse(f"{name}/mean {of_class}", "not 0", "0: the class has no cell")
         if cells <= 1 and scatter[c].any():
-            refuse(f"{name}/scatter {of_class}", "not 0", f"0, for the class has {cells:g} cells")
+            refuse(f"{name}/scatter {of_class}", "not 0", f"0: the class has {cells:g} cells")
         semidefinite(f"{name}/scatter {of_class}", scatter[c])
         if reach is None or not cells:
             continue
