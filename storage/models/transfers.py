@@ -25,6 +25,8 @@ class Transfer(Record):
     ``site`` is the card of a site, with its fields as they were.
     """
 
+    schema_version: int = 2  # before 2 a site's file had what its detector has
+
     kind: Kind
     model: str
     model_digest: str
@@ -61,6 +63,12 @@ def read_transfer(path: str) -> tuple[Transfer, Arrays]:
         raise StoreError(
             f"{path} is no file of slidewatch site export, or is damaged: export it again"
         ) from None
+    known: int = Transfer.model_fields["schema_version"].default
+    if header.schema_version > known:
+        raise StoreError(
+            f"{path} was written by a newer slidewatch (schema version {header.schema_version}, "
+            f"this one knows {known}): update slidewatch"
+        )
     if digest_of(arrays_to_bytes(arrays)) != header.digest:
         raise StoreError(f"{path} is damaged (sha256 differs): copy or export it again")
     return header, arrays

@@ -27,9 +27,11 @@ class UnfitError(ValueError):
 
 def refuse(field: str, value: object, limit: str) -> NoReturn:
     """Raise UnfitError for a field whose value is beyond its limit."""
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = str(value)
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    raise UnfitError(f"{field} is {text}, and must be {limit}")
+    sentence = f"{field} is {text}, and must be {limit}"
+    # Names of arrays and values come from outside, and must not steer a terminal.
+    raise UnfitError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence))
 
 
 def number(field: str, value: float, least: float, most: float) -> float:
@@ -76,7 +78,7 @@ def exactly(field: str, arrays: Mapping[str, Any], wanted: set[str]) -> None:
     if missing := sorted(wanted - arrays.keys()):
         refuse(f"{field}/{missing[0]}", "missing", "there")
     if more := sorted(arrays.keys() - wanted):
-        refuse(f"{field}/{more[0]}", "there", "left out: nothing of that name is known")
+        refuse(f"{field}/{more[0]}", "there", "left out")
 
 
 def semidefinite(field: str, matrix: Float) -> None:
@@ -106,7 +108,7 @@ def pseudonym(field: str, value: object) -> str:
         or not SIGNS[0] <= len(value) <= SIGNS[1]
         or not set(value) <= PSEUDONYM
     ):
-        refuse(field, value, f"{SIGNS[0]} to {SIGNS[1]} hexadecimal digits")
+        refuse(field, repr(value), f"{SIGNS[0]} to {SIGNS[1]} hexadecimal digits")
     return value
 
 
@@ -132,7 +134,7 @@ def group_keys(field: str, values: NDArray[Any], batches: Sequence[str]) -> tupl
         if not isinstance(row, list) or len(row) != len(GroupKey._fields):
             refuse(field, "something else", "a list of [batch, patient, slide]")
         if row[0] not in batches:
-            refuse(f"the batch of a slide in {field}", row[0], " or ".join(batches))
+            refuse(f"the batch of a slide in {field}", repr(row[0]), " or ".join(batches))
         pseudonyms = (pseudonym(f"{n} in {field}", v) for n, v in zip(("patient", "slide"), row[1:],
                                                                      strict=True))  # fmt: skip
         keys.append(GroupKey(row[0], *pseudonyms))

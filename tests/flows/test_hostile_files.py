@@ -60,7 +60,8 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def array(name: str, change: Callable[[Any], Any]) -> Change:
     def do(_: Header, arrays: Arrays) -> None:
-        arrays[name] = change(arrays[name].copy())
+        with np.errstate(invalid="ignore", over="ignore"):
+            arrays[name] = change(arrays[name].copy())
 
     return do
 
@@ -140,10 +141,12 @@ STATISTICS: dict[str, tuple[Change, str]] = {
     "names of patients": (keys(lambda rows: put(rows, 0, ["night-aaaa", "John", "s"])),
                           "hexadecimal"),
     "a slide twice": (keys(lambda rows: put(rows, 1, rows[0])), "each slide once"),
-    "a missing array": (lambda _, a: a.pop("0/late/raw/mean"), "late/raw/mean is 'missing'"),
+    "a missing array": (lambda _, a: a.pop("0/late/raw/mean"), "late/raw/mean is missing"),
     "no slides": (
-        lambda _, a: [a.pop(k) for k in list(a) if k.startswith("0/slides")], "slides/.* is 'miss"),
-    "an array more": (lambda _, a: a.update({"0/x": np.zeros(1)}), "nothing of that name"),
+        lambda _, a: [a.pop(k) for k in list(a) if k.startswith("0/slides")], "slides/.* is miss"),
+    "an array more": (lambda _, a: a.update({"0/x": np.zeros(1)}), "must be left out"),
+    "an array whose name steers the terminal": (
+        lambda _, a: a.update({"0/\x1b[2J": np.zeros(1)}), r"arrays/\\x1b\[2J is there"),
     "an array of no batch": (lambda _, a: a.update({"7/x": np.zeros(1)}), "is of no batch"),
     "a deep nesting": (array("0/slides/keys", lambda _: DEEP), "not JSON"),
     "a removed patient": (
@@ -182,7 +185,7 @@ SITE: dict[str, tuple[Change, str]] = {
     "a scale of a reference of 0": (
         array("site/reference/early/numbers", lambda x: put(x, 3, 0.0)), "the scale in"),
     "cells of a night": (
-        lambda _, a: a.update({"night/0/rows": np.zeros(3, np.int64)}), "nothing of that name"),
+        lambda _, a: a.update({"night/0/rows": np.zeros(3, np.int64)}), "must be left out"),
     "more errors than cells": (
         array("night/0/errors/false", lambda x: x + 1000), "at most errors/negatives"),
     "a warning that steers the terminal": (
@@ -248,6 +251,25 @@ def test_a_site_is_taken_as_it_was_and_without_a_score_of_a_cell(
         np.testing.assert_array_equal(again[name], content[name])
 
 
+def test_a_file_of_before_which_has_what_the_detector_has_is_taken_as_well(
+    here: Store, files: dict[str, Path], tmp_path: Path
+) -> None:
+    detector = arrays_from_bytes(here.read_bytes("detectors", "tiny-v0001", "detector.safetensors"))
+    known = {f"site/{name}": values for name, values in detector.items()
+             if name.startswith(("own/population", "own/location", "own/cells/mean"))}  # fmt: skip
+    assert known
+    old = crafted(files["site"], tmp_path / "old", lambda _, arrays: arrays.update(known))
+    assert isinstance(import_file(str(old), settings=Settings(store=here.url)), Offer)
+
+
+def test_a_file_of_a_newer_slidewatch_is_named_as_such(
+    here: Store, files: dict[str, Path], tmp_path: Path
+) -> None:
+    new = crafted(files["site"], tmp_path / "new", field("schema_version", value=99))
+    with pytest.raises(StoreError, match="written by a newer slidewatch"):
+        import_file(str(new), settings=Settings(store=here.url))
+
+
 def test_pseudonyms_of_two_stores_differ(tmp_path: Path) -> None:
     names = []
     for name in ("a", "b"):
@@ -290,20 +312,20 @@ def changes(draw: st.DrawFn, header: Header, arrays: Arrays) -> Change:
     if kind == "poison" and values.size:
         place = tuple(draw(st.integers(0, n - 1)) for n in values.shape)
         value = draw(POISON)
-        with np.errstate(invalid="ignore", over="ignore"):
-            return array(name, lambda x: put(x, place, np.asarray(value).astype(x.dtype)))
+        return array(name, lambda x: put(x, place, np.asarray(value).astype(x.dtype)))
     if kind == "scale":
         factor = draw(st.sampled_from([-1.0, 1e-6, 0.5, 0.999, 1.001, 2.0, 1e3, 1e9]))
         return array(name, lambda x: (x * factor).astype(x.dtype))
     if kind == "missing":
         return lambda _, a: a.pop(name)
     if kind == "again":
-        other = draw(st.sampled_from([f"{name}2", f"9/{name}", "x", name.upper()]))
+        other = draw(
+            st.sampled_from([f"{name}2", f"9/{name}", "x", f"{name}\x1b[2J", f"0/\n{name}"])
+        )
         return lambda _, a: a.update({other: a[name]})
     if kind == "type":
         to = draw(st.sampled_from([np.float32, np.int64, np.uint8, np.bool_]))
-        with np.errstate(invalid="ignore"):
-            return array(name, lambda x: x.astype(to))
+        return array(name, lambda x: x.astype(to))
     if kind == "order":
         return array(name, lambda x: x[::-1])
     return array(name, draw(st.sampled_from([np.ravel, np.transpose, lambda x: x[:-1],
