@@ -183,7 +183,7 @@ def _decide(
     recent = [
         Added.from_arrays(load_night(store, known.name, night)).statistics for night in running
     ]
-    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics])
+    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics], own.priors)
     if p < LEAST_P_VALUE:
         return _refused(
             f"with it the running normal would leave the commissioned one (p = {p:.2g}): "

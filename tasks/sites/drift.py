@@ -9,11 +9,18 @@ of the mean shifts of N1 commissioned and N2 learned nights varies as B (1 / N1 
 third learned night on, the *slope* of their shifts in the order of the nights varies as
 B / sum (t - mean t)^2; a step of each night that is too small for the difference adds up there.
 
+A site's B is estimated from its own slides and from the population's B. In directions that few
+slides do not span it falls below what slides vary by, and ordinary nights would look far away
+there. So eigenvalues below their mean are raised to it, where the population's B is the identity.
+On 41 NIH patients, with 20 or 35 of them commissioned and another one as tonight, false alarms fall
+from 14% and 25% to 1% and 2%.
+
 Each contrast is tested in two ways, of which the less probable one counts (Bonferroni). Its squared
 length where B is the identity is chi-squared with d degrees of freedom (Hotelling 1931), whatever
 its direction. That has little power along one direction among many, so its components along some
 directions are tested, each as a normal deviation (a union-intersection test: Roy 1953): along each
-feature, along the directions in which slides differ more than cells, and from class to class.
+feature, along the directions in which slides differ more than cells, and from class to class. The
+population chooses these directions: those of a sample would seem to vary too little.
 
 The table gives how far learned nights lie, in deviations of slides, when tonight is refused nine
 times in ten, at taps of 40 and 80 features: along a tested direction, and in brackets along any
@@ -38,7 +45,7 @@ Commission several nights before a site learns.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 from scipy.stats import chi2, norm
 
 from tasks.detector.groups import GroupStatistics
@@ -51,7 +58,10 @@ LEAST_SLOPE = 3  # nights that have one
 
 
 def drift_p_value(
-    priors: Mapping[str, Prior], commissioned: GroupStatistics, running: Sequence[GroupStatistics]
+    priors: Mapping[str, Prior],
+    commissioned: GroupStatistics,
+    running: Sequence[GroupStatistics],
+    population: Mapping[str, Prior],
 ) -> float:
     """Compute the p-value of a drift of a site's nights, over all taps and contrasts.
 
@@ -59,6 +69,7 @@ def drift_p_value(
         priors: of the site's slides, as they were commissioned.
         commissioned: statistics of the commissioned nights.
         running: of each night that was learned since, in the order of learning, tonight's last.
+        population: priors of fitted slides.
 
     Raises:
         ValueError: there is no commissioned night, or none that was learned.
@@ -66,18 +77,30 @@ def drift_p_value(
     found: list[float] = []
     for tap, prior in priors.items():
         fixed = _night_shifts(prior, commissioned, tap)
-        recent = np.concatenate([_night_shifts(prior, night, tap) for night in running]) \
-            if running else np.empty((0, len(prior.within)))  # fmt: skip
+        shifts = [_night_shifts(prior, night, tap) for night in running]
+        recent = np.concatenate([fixed[:0], *shifts])
         if not len(fixed) or not len(recent):
             raise ValueError("no night has a slide with a normal of its own")
-        factor = cholesky(prior.between, lower=True)
-        directions = _directions(prior, factor)
+        between = _levelled(prior.between, population[tap].between)
+        factor = cholesky(between, lower=True)
+        directions = _directions(population[tap])
+        deviation = np.sqrt(np.einsum("md,de,me->m", directions, between, directions))
         for contrast in _contrasts(fixed, recent):
             white = np.asarray(solve_triangular(factor, contrast, lower=True))
             found.append(float(chi2.sf(white @ white, len(white))))
-            largest = float(np.abs(directions @ white).max())
+            largest = float(np.abs(directions @ contrast / deviation).max())
             found.append(len(directions) * 2 * float(norm.sf(largest)))
     return min(1.0, min(found) * len(found))
+
+
+def _levelled(between: Float, population: Float) -> Float:
+    """Raise the eigenvalues of B (d, d) to their mean, where the population's B is the identity."""
+    factor = cholesky(population, lower=True)
+    half = solve_triangular(factor, between, lower=True)
+    white = solve_triangular(factor, half.T, lower=True)
+    values, vectors = np.linalg.eigh((white + white.T) / 2)
+    back = factor @ vectors
+    return np.asarray((back * np.maximum(values, values.mean())) @ back.T)
 
 
 def _contrasts(fixed: Float, recent: Float) -> Iterator[Float]:
@@ -89,16 +112,17 @@ def _contrasts(fixed: Float, recent: Float) -> Iterator[Float]:
         yield time @ recent / np.sqrt(time @ time)
 
 
-def _directions(prior: Prior, factor: Float) -> Float:
-    """Collect directions (m, d) of length 1 where B is the identity, ``factor`` being that of B."""
-    _, differing = eigh(prior.between, prior.within)
-    # A shift in proportion to W v is what makes the generalised component v largest.
-    along = [np.eye(len(factor)), (prior.within @ differing).T]
-    have = prior.means[~np.isnan(prior.means[:, 0])]
-    along += [have[1:] - have[:1]]
-    white = solve_triangular(factor, np.concatenate(along).T, lower=True).T
-    length = np.linalg.norm(white, axis=1, keepdims=True)
-    return np.asarray(white / np.where(length > 0, length, 1.0))
+def _directions(population: Prior) -> Float:
+    """Compute rows (m, d) by which contrasts are multiplied to see shifts along directions.
+
+    For a shift in proportion to a, the row is a^T B^-1 (the matched filter).
+    """
+    _, differing = eigh(population.between, population.within)
+    have = population.means[~np.isnan(population.means[:, 0])]
+    to_class = have[1:] - have[:1]
+    to_class = to_class[to_class.any(axis=1)]
+    along = np.concatenate([np.eye(len(differing)), (population.within @ differing).T, to_class])
+    return np.asarray(cho_solve((cholesky(population.between, lower=True), True), along.T).T)
 
 
 def _night_shifts(prior: Prior, statistics: GroupStatistics, tap: str) -> Float:

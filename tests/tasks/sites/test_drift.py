@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 
 from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import Prior
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
 from tasks.sites.learning import kept_statistics, merged, site_priors
 from tests.support.sites import detector, of_site
+
+POPULATION = detector().own.priors
 
 
 def night(seed: int, batch: str, drift: float = 0.0, slides: int = 4):
@@ -25,7 +28,7 @@ def test_nights_like_the_commissioned_ones_are_no_drift(commissioned) -> None:
     priors = site_priors(detector().own, commissioned)
     p = [
         drift_p_value(
-            priors, commissioned, [night(10 * i + j, f"n{j}") for j in range(3)]
+            priors, commissioned, [night(10 * i + j, f"n{j}") for j in range(3)], POPULATION
         )
         for i in range(1, 11)
     ]  # fmt: skip
@@ -40,7 +43,7 @@ def test_a_slow_drift_is_stopped_before_it_is_far(commissioned) -> None:
     for number in range(60):
         drift = float(number * deviation / 20)
         tonight = night(100 + number, f"n{number:02d}", drift)
-        p = drift_p_value(priors, commissioned, [*learned, tonight][-30:])
+        p = drift_p_value(priors, commissioned, [*learned, tonight][-30:], POPULATION)
         if p < LEAST_P_VALUE:
             stopped = drift
             break
@@ -51,13 +54,13 @@ def test_a_slow_drift_is_stopped_before_it_is_far(commissioned) -> None:
 
 def test_a_night_of_another_stain_is_refused_at_once(commissioned) -> None:
     priors = site_priors(detector().own, commissioned)
-    assert drift_p_value(priors, commissioned, [night(5, "other", drift=4.0)]) < 1e-6
+    assert drift_p_value(priors, commissioned, [night(5, "other", drift=4.0)], POPULATION) < 1e-6
 
 
 def test_no_night_is_an_error(commissioned) -> None:
     own = detector().own
     with pytest.raises(ValueError, match="no night"):
-        drift_p_value(site_priors(own, commissioned), commissioned, [])
+        drift_p_value(site_priors(own, commissioned), commissioned, [], POPULATION)
 
 
 WIDTHS = {"a": 12, "b": 20}
@@ -95,7 +98,7 @@ def test_false_alarms_are_as_rare_as_promised_whatever_the_number_of_nights() ->
         for learned in (1, 3, 30):
             for _ in range(60):
                 fixed = together(nights(rng, commissioned))
-                p = drift_p_value(PRIORS, fixed, nights(rng, learned))
+                p = drift_p_value(PRIORS, fixed, nights(rng, learned), PRIORS)
                 alarms, trials = alarms + (p < LEAST_P_VALUE), trials + 1
     assert alarms <= 14  # of 540, 5.4 are expected, and 14 or more once in a thousand times
 
@@ -118,6 +121,19 @@ def test_a_shift_along_one_direction_is_found_from_where_the_table_says(
     steps = np.arange(1, learned + 1) / learned if drifting else np.ones(learned)
     for _ in range(20):
         fixed = together(nights(rng, commissioned))
-        p = drift_p_value(PRIORS, fixed, nights(rng, learned, far * steps[:, None] * direction))
+        p = drift_p_value(
+            PRIORS, fixed, nights(rng, learned, far * steps[:, None] * direction), PRIORS
+        )
         found += p < LEAST_P_VALUE
     assert found >= 15
+
+
+def test_few_slides_of_a_site_do_not_make_ordinary_nights_look_far() -> None:
+    """With a B of 20 slides at 12 and 20 features, one ordinary night in seven was refused."""
+    rng, calibration = np.random.default_rng(2), detector().own.calibration
+    own, alarms = OwnNormal(PRIORS, calibration), 0
+    for _ in range(60):
+        fixed = together(nights(rng, 20))
+        p = drift_p_value(site_priors(own, fixed), fixed, nights(rng, 1), PRIORS)
+        alarms += p < LEAST_P_VALUE
+    assert alarms <= 4
