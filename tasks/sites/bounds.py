@@ -124,8 +124,9 @@ def texts(field: str, values: NDArray[Any]) -> str:
 
 def group_keys(field: str, values: NDArray[Any], batches: Sequence[str]) -> tuple[GroupKey, ...]:
     """Read the keys of groups, which name pseudonyms within one of the batches, in rising order."""
+    text = texts(field, values)
     try:
-        found = json.loads(texts(field, values))
+        found = json.loads(text)
     except (ValueError, RecursionError):
         refuse(field, "not JSON", "a list of [batch, patient, slide]")
     rows = found if isinstance(found, list) else [found]
