@@ -26,6 +26,7 @@ from flows.sites.outcome import Offer, SiteOutcome, site_outcome
 from flows.sites.versions import site_lease
 from flows.stages.statistics import (
     ROWS_A_JOB,
+    refuse_damage,
     save_version,
     statistics_lease,
     statistics_with_slides,
@@ -244,6 +245,7 @@ def _import_statistics(
             return fitted_outcome(client, settings, store, card, latest, changed)
         total = merged_parts(statistics_with_slides(client, store, card, latest), parts)
         errors = errors_of_version(store, card, latest)
+        refuse_damage(client, store, card, latest.contributions)
         held.check()
         for part in parts:
             save_foreign(store, card.name, part.content)
