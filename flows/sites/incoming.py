@@ -23,11 +23,12 @@ from storage.reports.tables import is_withdrawn, report_path
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.limits import KnownRates
 from tasks.detector.detector import fit_gaussians
+from tasks.detector.groups import GroupStatistics
 from tasks.detector.moments import ClassStatistics, merge_statistics
 from tasks.reports.columns import PARASITIZED
 from tasks.sites.bounds import UnfitError
 from tasks.sites.foreign_sites import checked_night, checked_site, with_detector
-from tasks.sites.foreign_statistics import checked_statistics, moved
+from tasks.sites.foreign_statistics import checked_statistics, fingerprints, moved
 from tasks.types import below
 
 NOTHING = "nothing was imported"
@@ -77,6 +78,7 @@ def checked_parts(
     local = ClassStatistics.from_arrays(load_moments(store, latest))
     there = {each.manifest_digest for each in latest.contributions}
     seen = {each.foreign: each.batch for each in latest.contributions if each.foreign}
+    slides = fingerprints(local.slides) if local.slides else set[bytes]()
     parts = []
     for number, each in enumerate(header.contributions):
         if each.manifest_digest in there:
@@ -94,10 +96,23 @@ def checked_parts(
                 f"batch {each.batch} has the sums of batch {seen[digest]}, and a batch counts "
                 f"once: {NOTHING}"
             )
+        assert found.slides is not None
+        slides |= _new_slides(each.batch, found.slides, slides)
         seen[digest] = each.batch
         parts.append(Part(each.model_copy(update={"foreign": digest}), found, content))
     merged_parts(local, parts)
     return parts
+
+
+def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[bytes]:
+    """Return the fingerprints of a batch's slides; StoreError where some are known already."""
+    mine = fingerprints(found)
+    if twice := len(mine & known):
+        raise StoreError(
+            f"batch {batch} has cells that are in the statistics already ({twice:,} of {len(mine):,} "
+            f"means of its slides are the same), and a cell counts once: {NOTHING}"
+        )
+    return mine
 
 
 def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatistics:

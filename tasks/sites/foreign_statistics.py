@@ -19,6 +19,7 @@ from tasks.types import Arrays, Float
 MOST_DEVIATIONS = 30.0
 LEAST_SPREAD = 1e-4  # of the local variance, that many cells have at least
 MANY_CELLS = 20  # whose variance says something
+ENOUGH, FEATURES = 5, 4  # cells whose mean is no other slide's by chance, and features that tell
 DISAGREEMENT = 1e-6  # of a sum of squares, that rounding may add
 
 
@@ -133,6 +134,21 @@ def _agree(tap: str, moments: Moments, slides: GroupStatistics) -> None:
     if (within + squares > total + DISAGREEMENT * size).any():
         refuse(f"slides/means/{tap} and slides/scatter/{tap}", "more spread than all cells",
                f"what {tap}/raw/scatter allows")  # fmt: skip
+
+
+def fingerprints(slides: GroupStatistics) -> set[bytes]:
+    """Make a fingerprint of each slide and class with cells enough: their number and mean.
+
+    Cells that are the same have the same mean to the last digits, whatever their slide is called.
+    """
+    tap = slides.taps[0]
+    found = set()
+    for row, c in np.argwhere(slides.n >= ENOUGH).tolist():
+        mean = slides.means[tap][row, c, :FEATURES]
+        # The sum is that of merged or retracted parts, so its last digits may differ.
+        digits = " ".join(f"{value:.9e}" for value in mean.tolist())
+        found.add(f"{c} {slides.n[row, c]:g} {digits}".encode())
+    return found
 
 
 def moved(before: ClassStatistics, after: ClassStatistics) -> Mapping[str, float]:
