@@ -109,8 +109,8 @@ def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[by
     mine = fingerprints(found)
     if twice := len(mine & known):
         raise StoreError(
-            f"batch {batch} has cells that are in the statistics already ({twice:,} of {len(mine):,} "
-            f"means of its slides are the same), and a cell counts once: {NOTHING}"
+            f"batch {batch} has cells that are in the statistics already ({twice:,} of "
+            f"{len(mine):,} means of its slides are the same), and a cell counts once: {NOTHING}"
         )
     return mine
 
