@@ -12,9 +12,15 @@ from flows.options.described import described
 from flows.options.flows import NONE_SAID, Commission, Images
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.counting import errors_of_night, labelled_of_night, negative_of
+from flows.sites.counting import (
+    errors_of_night,
+    labelled_of_night,
+    negative_of,
+    refuse_positive,
+)
 from flows.sites.learning import keep_night, learn_slides
 from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.repeats import without_replaced
 from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
 from flows.sites.versions import (
     make_version,
@@ -119,14 +125,13 @@ def _nights(
     def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
         added = learn_slides(client, store, night, card, detector)
         errors = errors_of_night(client, store, night, card, detector, negative)
+        refuse_positive(store, night, detector, errors, negative)
         labelled = labelled_of_night(store, night, card)
         added = replace(added, errors=errors, labelled=labelled)
         return keep_night(store, site, night, added, learned=False, negative=negative)
 
     found = []
-    for night in known.nights if known else []:
-        if night.batch == batch.name:
-            continue
+    for night in without_replaced(store, card, known, batch):
         if known is not None and known.detector_digest != detector.digest:
             earlier = load_batch(store, night.batch, night.attempt)
             # Which cells were accepted is for the other detector to say: only nights count that a

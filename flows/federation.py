@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import ValidationError
 
 from flows.cluster.client import open_client
 from flows.counting.errors import errors_of_version
@@ -12,21 +11,31 @@ from flows.fit import FitOutcome, fitted_outcome
 from flows.jobs.statistics import RowsJob, rows_statistics
 from flows.options.described import described
 from flows.options.tools import SiteExport, SiteImport
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, printable, table
 from flows.settings import Settings
+from flows.sites.incoming import (
+    checked_arrays,
+    checked_parts,
+    local_statistics,
+    merged_parts,
+    offered_site,
+    offered_statistics,
+)
 from flows.sites.jobs import Added
-from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.outcome import Offer, SiteOutcome, site_outcome
 from flows.sites.versions import site_lease
 from flows.stages.statistics import (
     ROWS_A_JOB,
+    refuse_damage,
     save_version,
     statistics_lease,
     statistics_with_slides,
 )
-from storage.arrays import Arrays, arrays_to_bytes
+from storage.arrays import Arrays
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
+from storage.models.headers import check_contributions, check_site
 from storage.models.sites import (
     ALL,
     SiteCard,
@@ -45,19 +54,26 @@ from storage.models.statistics import (
     save_foreign,
     version_name,
 )
-from storage.models.transfers import Transfer, read_transfer, site_of, write_transfer
+from storage.models.transfers import (
+    Transfer,
+    pseudonym_key,
+    read_transfer,
+    site_of,
+    write_transfer,
+)
 from storage.records import now
-from storage.store import Store, StoreError
-from tasks.counting.error_rates import ErrorCounts
-from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree
+from storage.store import Store, StoreError, digest_of
+from tasks.detector.moments import ClassStatistics, merge_tree
+from tasks.sites.foreign_sites import without_detector
 from tasks.sites.sharing import (
     of_batch,
     pseudonym,
     shareable,
     shareable_errors,
     shareable_groups,
+    shareable_site,
 )
-from tasks.types import below, nested
+from tasks.types import nested
 
 SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held_out")
 
@@ -97,7 +113,7 @@ def export(
     latest = latest_statistics(store, model)
     if latest is None:
         raise StoreError(f"model {model} has no statistics yet: slidewatch fit makes them")
-    parts = list(_shared(store, of_model, latest))
+    parts = list(_shared(store, of_model, latest, pseudonym_key(store)))
     header = Transfer(
         kind="statistics",
         model=model,
@@ -125,7 +141,7 @@ class _Shared:
     statistics: ClassStatistics
 
 
-def _shared(store: Store, card: ModelCard, lineage: Lineage) -> Iterator[_Shared]:
+def _shared(store: Store, card: ModelCard, lineage: Lineage, key: bytes) -> Iterator[_Shared]:
     """Compute what each batch has given, and pass on what other stores gave."""
     for each in lineage.contributions:
         if each.foreign is not None:
@@ -140,7 +156,7 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage) -> Iterator[_Shared
         )
         name = f"{each.batch}-{each.manifest_digest[:8]}"
         try:
-            found = shareable(statistics)
+            found = shareable(statistics, key)
         except ValueError as error:
             raise StoreError(f"batch {each.batch} cannot be shared: {error}") from None
         assert found.slides is not None
@@ -152,12 +168,21 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage) -> Iterator[_Shared
 
 def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     """Make a file of a site: its normal, and what its nights added, without single cells."""
-    arrays, nights = nested("site", load_site_arrays(store, card)), []
+    key, nights = pseudonym_key(store), []
+    normal = load_site_arrays(store, card)
+    # What an imported site has was made fit to be shared where it comes from.
+    ready = without_detector(normal) if card.imported else shareable_site(normal)
+    arrays = nested("site", ready)
     for number, night in enumerate(card.nights):
-        own = Added.from_arrays(load_night(store, card.name, night))
-        told = Added(shareable_groups(own.statistics), errors=shareable_errors(own.errors))
-        arrays |= nested(f"night/{number}", told.to_arrays())
-        nights.append(night.model_copy(update={"negative": _pseudonyms(night.negative)}))
+        added = load_night(store, card.name, night)
+        negative = night.negative
+        if not night.imported:
+            own = Added.from_arrays(added)
+            errors = shareable_errors(own.errors, key)
+            added = Added(shareable_groups(own.statistics, key), errors=errors).to_arrays()
+            negative = tuple(n if n == ALL else pseudonym(n, key) for n in night.negative)
+        arrays |= nested(f"night/{number}", added)
+        nights.append(night.model_copy(update={"negative": negative}))
     header = Transfer(
         kind="site",
         model=card.model,
@@ -168,16 +193,18 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     return header, arrays
 
 
-def _pseudonyms(negative: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name if name == ALL else pseudonym(name) for name in negative)
-
-
 @described(SiteImport)
-def import_file(from_file: str, settings: Settings | None = None) -> FitOutcome | SiteOutcome:
+def import_file(
+    from_file: str, accept: bool = False, settings: Settings | None = None
+) -> FitOutcome | SiteOutcome | Offer:
     """Take a site, or class statistics, from another store's file; each batch counts once.
 
+    Every field of the file is checked before anything is written. Without ``accept`` nothing is
+    written at all, and the outcome says what the file would change.
+
     Raises:
-        StoreError: the file is damaged, or of a model or detector that is not in this store.
+        StoreError: the file is damaged, a field of it is beyond its limit, or it is of a model or
+            detector that is not in this store.
     """
     settings = settings or Settings()
     store = Store(settings.store)
@@ -185,74 +212,87 @@ def import_file(from_file: str, settings: Settings | None = None) -> FitOutcome 
     card = next((c for c in list_models(store) if c.digest == header.model_digest), None)
     if card is None:
         raise StoreError(
-            f"{from_file} is of model {header.model} (sha256 {header.model_digest[:12]}), which is "
-            f"not in {store.url}: statistics of different models cannot be merged"
+            f"{from_file} is of model {printable(header.model)} (sha256 "
+            f"{printable(header.model_digest[:12])}), which is not in {store.url}: statistics of "
+            "different models cannot be merged"
         )
     if header.kind == "site":
-        return _import_site(store, from_file, header, arrays)
-    return _import_statistics(settings, store, card, header, arrays)
+        return _import_site(store, from_file, card, header, arrays, accept)
+    return _import_statistics(settings, store, from_file, card, header, arrays, accept)
 
 
 def _import_statistics(
-    settings: Settings, store: Store, card: ModelCard, header: Transfer, arrays: Arrays
-) -> FitOutcome:
+    settings: Settings,
+    store: Store,
+    path: str,
+    card: ModelCard,
+    header: Transfer,
+    arrays: Arrays,
+    accept: bool,
+) -> FitOutcome | Offer:
+    check_contributions(header.contributions)
+    latest = local_statistics(store, card)
+    parts = checked_parts(store, header, arrays, card, latest)
+    if parts and not accept:
+        return offered_statistics(store, path, card, latest, parts)
     with open_client(settings) as client, statistics_lease(store, card) as held:
         store = held.store
-        latest = latest_statistics(store, card.name)
-        known = latest.contributions if latest else []
-        total = (
-            statistics_with_slides(client, store, card, latest)
-            if latest
-            else ClassStatistics.empty(card.tap_widths, len(card.classes))
-        )
-        errors = errors_of_version(store, card, latest) if latest else ErrorCounts.empty()
-        there, new = {each.manifest_digest for each in known}, []
-        for number, each in enumerate(header.contributions):
-            if each.manifest_digest in there:
-                continue
-            part = below(str(number), arrays)
-            total = merge_statistics(total, ClassStatistics.from_arrays(part))
-            digest = save_foreign(store, card.name, arrays_to_bytes(part))
-            new.append(each.model_copy(update={"foreign": digest}))
-        if not new and latest is not None:
+        found = local_statistics(store, card)
+        if found.version != latest.version:
+            latest, parts = found, checked_parts(store, header, arrays, card, found)
+        if not parts:
             changed = "its batches are in the statistics already: they count once"
             return fitted_outcome(client, settings, store, card, latest, changed)
+        total = merged_parts(statistics_with_slides(client, store, card, latest), parts)
+        errors = errors_of_version(store, card, latest)
+        refuse_damage(client, store, card, latest.contributions)
         held.check()
-        cells = sum(each.images for each in new)
-        lineage = save_version(store, card, latest, total, errors, "import", [*known, *new])
-        changed = f"{len(new)} batches of another store: {cells:,} images added"
+        for part in parts:
+            save_foreign(store, card.name, part.content)
+        given = [*latest.contributions, *(part.contribution for part in parts)]
+        lineage = save_version(store, card, latest, total, errors, "import", given)
+        batches = f"{len(parts)} batch" + "es" * (len(parts) != 1)
+        cells = sum(part.contribution.images for part in parts)
+        changed = f"{batches} of another store: {cells:,} images added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 
 
-def _import_site(store: Store, path: str, header: Transfer, arrays: Arrays) -> SiteOutcome:
-    try:
-        card = site_of(header)
-    except ValidationError:
-        raise StoreError(f"{path} carries no site that this slidewatch can read") from None
+def _import_site(
+    store: Store, path: str, model: ModelCard, header: Transfer, arrays: Arrays, accept: bool
+) -> SiteOutcome | Offer:
+    card = site_of(header)
     detectors = list_detectors(store, on_damage=lambda _: None)
-    if all(detector.digest != card.detector_digest for detector in detectors):
+    detector = next((each for each in detectors if each.digest == card.detector_digest), None)
+    if detector is None:
         raise StoreError(
-            f"site {card.name} was learned with detector {card.detector}, which is not in "
-            f"{store.url}: copy detectors/{card.detector} there first"
+            f"site {printable(card.name)} was learned with detector {printable(card.detector)}, "
+            f"which is not in {store.url}: copy its folder into detectors/ there first"
         )
+    check_site(card, model, detector)
+    if find_site(store, card.name):
+        raise StoreError(f"there is a site {card.name} in {store.url} already")
+    normal, nights = checked_arrays(store, card, detector, arrays)
+    if not accept:
+        return offered_site(store, path, card, model)
     with site_lease(store, card.name) as held:
         store = held.store
         if find_site(store, card.name):
             raise StoreError(f"there is a site {card.name} in {store.url} already")
-        nights = [
+        held.check()
+        taken = [
             night.model_copy(
-                update={
-                    "digest": save_night(
-                        store, card.name, arrays_to_bytes(below(f"night/{number}", arrays))
-                    ),
-                    "imported": True,
-                }
+                update={"digest": save_night(store, card.name, content), "imported": True}
             )
-            for number, night in enumerate(card.nights)
+            for night, content in zip(card.nights, nights, strict=True)
         ]
         made = card.model_copy(
-            update={"nights": nights, "operation": "import", "created_at": now()}
+            update={
+                "nights": taken,
+                "operation": "import",
+                "created_at": now(),
+                "digest": digest_of(normal),
+                "detector": detector.name,
+            }
         )
-        held.check()
-        save_site(store, made, arrays_to_bytes(below("site", arrays)))
+        save_site(store, made, normal)
     return site_outcome(store, made, f"site {card.name} taken from {path}")

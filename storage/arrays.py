@@ -21,6 +21,8 @@ def arrays_from_bytes(content: bytes) -> Arrays:
     """Read named arrays from their bytes; StoreError where these are damaged."""
     try:
         arrays: Arrays = load(content)
-    except SafetensorError as error:
+    # The reader raises whatever a hostile header makes it stumble over: a type that numpy does not
+    # have is a KeyError, a shape of other bytes a ValueError, a deep nesting a RecursionError.
+    except (SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise StoreError(f"damaged safetensors file: {error}") from None
     return arrays

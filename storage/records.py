@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -79,8 +79,11 @@ def _version(data: Any) -> int:
 class Card(Record):
     """A record that describes the file of arrays beside it by its sha256.
 
-    In the store it has a digest of its own, too. Cards of before 0.2 have none, and are read.
+    In the store it has a digest of its own, too. Cards of before 0.2 have none, and are read; a
+    newer card without one was changed. `digest_since` is the first schema version that has it.
     """
+
+    digest_since: ClassVar[int] = 1
 
     created_at: datetime
     digest: str
@@ -91,7 +94,14 @@ class Card(Record):
 
     @classmethod
     def _checked(cls, data: Any, address: str) -> Any:
-        if not isinstance(data, dict) or OWN_DIGEST not in data:
+        if not isinstance(data, dict):
+            return data
+        if OWN_DIGEST not in data:
+            if cls._had_digest(data):
+                raise StoreError(
+                    f"{address} has no {OWN_DIGEST}, with which it was written: restore it from a "
+                    "backup"
+                )
             return data
         fields = {name: value for name, value in data.items() if name != OWN_DIGEST}
         if _digest_of_fields(fields) != data[OWN_DIGEST]:
@@ -100,6 +110,11 @@ class Card(Record):
                 "backup"
             )
         return fields
+
+    @classmethod
+    def _had_digest(cls, data: dict[str, Any]) -> bool:
+        """Return whether a card with these fields was written with a digest of its own."""
+        return _version(data) >= cls.digest_since
 
     def __hash__(self) -> int:
         """Hash by the digest, so that what is loaded from the file is cached by it."""

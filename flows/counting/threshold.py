@@ -81,7 +81,15 @@ def site_counting(
         *(site_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
     )
     told = _card(rates, site_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
-    return rates, told, [] if slides >= LEAST_SLIDES else [_few(slides)]
+    warnings = [] if slides >= LEAST_SLIDES else [_few(slides)]
+    mine, fitted_rate = told.counting.false_positives, known.counting.false
+    if mine.low > fitted_rate.high:
+        warnings.append(
+            f"healthy cells are counted more often than on fitted slides ({mine.mean:.2%}, not "
+            f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
+            "slides of this site will be called positive"
+        )
+    return rates, told, warnings
 
 
 def _few(slides: int) -> str:

@@ -172,6 +172,9 @@ class SiteImport(Options):
     """Take a site, or class statistics, from another store's file; each batch counts once."""
 
     from_file: Annotated[str, Field(validation_alias="from", description="the file")]
+    accept: Annotated[
+        bool, Field(description="import it; without this, say what it would change")
+    ] = False
 
 
 class Doctor(Options):

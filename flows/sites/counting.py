@@ -7,6 +7,7 @@ they are added with it and go with it, exactly. Of other slides labelled parasit
 the sensitivity. Other labelled cells do not: a person has chosen them, so they stand for no slide.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.counting.errors import key_of
+from flows.counting.threshold import load_error_rates
 from flows.jobs.scoring.cells import ScoreJob, scored_rows
 from flows.jobs.scoring.features import judged_classes
 from flows.sites.versions import SiteError
@@ -28,13 +30,15 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import ALL, NONE
 from storage.records import now
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors, merge_errors
+from tasks.counting.limits import chance_of_blank
 from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED, repeats
 from tasks.reports.counts import is_read, log_odds_of
 from tasks.sites.adaptation import Labelled
 
 NAMED = 5  # slides that an error message names
+LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 
@@ -81,6 +85,43 @@ def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
         return np.ones(rows.num_rows, bool)
     pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)
     return np.asarray([slide in negative or patient in negative for slide, patient in pairs], bool)
+
+
+def refuse_positive(
+    store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
+) -> None:
+    """Raise SiteError where ``all`` slides are said to be negative and some look positive.
+
+    Whoever names such slides one by one is believed: a laboratory's healthy cells may be
+    counted more often than those of fitted ones; a warning says so then.
+
+    Args:
+        store: where the detector is.
+        batch: of the slides.
+        detector: of the site, which knows how often healthy cells are counted.
+        errors: of the batch.
+        given: what is said to be negative.
+    """
+    known = load_error_rates(store, detector)
+    if ALL not in given or known is None:
+        return
+    place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
+    pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
+    slides = sum(cells > 0 for _, cells in pairs)
+    strange = [
+        (called / cells, name)
+        for name, (called, cells) in zip(errors.slides, pairs, strict=True)
+        if cells and chance_of_blank(called, cells, known.counting) < LEAST_CHANCE / slides
+    ]
+    if strange:
+        share, name = max(strange)
+        usual = f"{known.counting.false.mean:.2%}"
+        raise SiteError(
+            f"all slides of batch {batch.name} are said to be negative, but {len(strange):,} of "
+            f"{slides:,} patients or slides have more cells that count as parasites than healthy "
+            f"slides have: {json.loads(name)[-1]} {share:.1%}, where {usual} is usual. Look "
+            "at them, and name those that are negative: --negative NAME"
+        )
 
 
 def errors_of_night(

@@ -11,6 +11,7 @@ from flows.sites.jobs import (
     site_statistics,
     slides_statistics,
 )
+from flows.sites.repeats import not_repeated
 from flows.sites.versions import (
     SiteError,
     make_version,
@@ -32,6 +33,7 @@ from storage.models.sites import (
     SiteCard,
     SiteNight,
     find_learning,
+    load_night,
     load_site,
     note_learning,
     save_night,
@@ -171,17 +173,20 @@ def _decide(
     refuse_imported(known)
     detector = load_detector_card(store, known.detector)
     card, own = load_model_of(store, detector), population(store, detector)
-    added = learn_slides(client, store, batch, card, detector, _accepted(store, batch))
+    accepted = _accepted(store, batch) & not_repeated(store, card, known.nights, batch)
+    added = learn_slides(client, store, batch, card, detector, accepted)
     if not added.statistics.keys:
-        return _refused("it has too few accepted cells")
+        return _refused("it has too few accepted cells that the site has not learned before")
     commissioned = known.commissioned_nights
     running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
     fixed = site_statistics(store, known.name, tuple(commissioned), detector)
-    recent = site_statistics(store, known.name, tuple(running), detector)
-    p = drift_p_value(site_priors(own, fixed), fixed, merge_groups(recent, added.statistics))
+    recent = [
+        Added.from_arrays(load_night(store, known.name, night)).statistics for night in running
+    ]
+    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics], own.priors)
     if p < LEAST_P_VALUE:
         return _refused(
-            f"with it the running normal would differ from the commissioned one (p = {p:.2g}): "
+            f"with it the running normal would leave the commissioned one (p = {p:.2g}): "
             "look at stain, light and focus, and commission the site again if they are right",
             p,
         )

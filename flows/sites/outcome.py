@@ -1,6 +1,6 @@
 """Say what a version of a site is made of, and what may be believed there."""
 
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, shell_command, table
 from storage.models.detectors import CountingCard
 from storage.models.sites import SiteCard
 from storage.store import Store
@@ -37,6 +37,25 @@ class SiteOutcome(Outcome):
         rows += [("warning", warning) for warning in self.warnings]
         rows += [("report", self.report)] if self.report else []
         return f"{self.changed}\n{table(rows)}"
+
+
+class Offer(Outcome):
+    """Say what a file from another store would change; nothing was changed."""
+
+    what: str
+    file: str
+    would: dict[str, str]
+
+    @property
+    def failed(self) -> bool:
+        """Return True: a person decides whether the file is accepted."""
+        return True
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows = table(list(self.would.items()))
+        again = shell_command("site import", "--from", self.file, "--accept")
+        return f"{self.what} of another store: nothing was changed\n{rows}\nto import it: {again}"
 
 
 def false_positives_text(counting: CountingCard) -> str:

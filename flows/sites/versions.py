@@ -257,7 +257,7 @@ def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCa
 
 def refuse_imported(site: SiteCard) -> None:
     """Raise SiteError where features of a site's nights are in another store."""
-    if any(night.imported for night in site.nights):
+    if site.imported:
         raise SiteError(
             f"site {site.name} was imported, and the features of its nights are not in this store: "
             "change it where they are and import it again, or commission another --site here"

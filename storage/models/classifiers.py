@@ -46,6 +46,11 @@ class ModelCard(Card):
     sequence: int = 0
     cross_validation: CrossValidation | None = None
 
+    @classmethod
+    def _had_digest(cls, data: dict[str, Any]) -> bool:
+        # The schema version stayed when cards got a digest; models count since then, too.
+        return "sequence" in data
+
     @property
     def classes(self) -> list[str]:
         """List the class names in order of the logits."""

@@ -6,6 +6,7 @@ the calibration scores, and the level at which an image is called abnormal.
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
@@ -94,6 +95,8 @@ class DetectorCard(Card):
     rates of a count are not known. Both are None in all of before schema version 3. Without a
     ``floor``, as in all of before version 4, any slide passes for a smear.
     """
+
+    digest_since: ClassVar[int] = 2
 
     schema_version: int = 4
     name: str

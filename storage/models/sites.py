@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.batches.features import SCORED, read_block
-from storage.batches.manifests import load_batch
+from storage.batches.manifests import Batch, load_batch
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
 from storage.models.statistics import version_name
 from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
@@ -119,6 +119,11 @@ class SiteCard(Card):
     def folder(self) -> tuple[str, ...]:
         """Locate the version, relative to the store."""
         return (FOLDER, self.name, version_name(self.version))
+
+    @property
+    def imported(self) -> bool:
+        """Return whether the site came from another store."""
+        return any(night.imported for night in self.nights)
 
     @property
     def commissioned_nights(self) -> list[SiteNight]:
@@ -256,21 +261,33 @@ class SiteImages(NamedTuple):
     unknown: tuple[str, ...]
 
 
+def images_of_night(store: Store, model: str, night: SiteNight) -> frozenset[bytes] | None:
+    """Collect the images of a night from its features; None where these are not in this store."""
+    if night.imported:
+        return None
+    try:
+        batch = load_batch(store, night.batch, night.attempt)
+        return images_of_batch(store, model, batch)
+    except StoreError:  # those of a learned night may have been removed since
+        return None
+
+
+def images_of_batch(store: Store, model: str, batch: Batch) -> frozenset[bytes]:
+    """Collect the images of a batch that have features."""
+    block = read_block(store, model, batch.key, 0, batch.rows, taps=False)
+    return frozenset(row.tobytes() for row in block.image_id[block.status == SCORED])
+
+
 def images_of_site(store: Store, card: SiteCard) -> SiteImages:
     """Collect the images of a site's nights, from their features."""
     found: set[bytes] = set()
     unknown = []
     for night in card.nights:
-        if night.imported:
+        images = images_of_night(store, card.model, night)
+        if images is None:
             unknown.append(night.batch)
-            continue
-        try:
-            batch = load_batch(store, night.batch, night.attempt)
-            block = read_block(store, card.model, batch.key, 0, batch.rows, taps=False)
-        except StoreError:  # those of a learned night may have been removed since
-            unknown.append(night.batch)
-            continue
-        found |= {row.tobytes() for row in block.image_id[block.status == SCORED]}
+        else:
+            found |= images
     return SiteImages(frozenset(found), tuple(unknown))
 
 

@@ -4,6 +4,8 @@ A version is written once and says which contributions it holds, so that what wa
 recognised (and merged once only) and taken out again.
 """
 
+from typing import ClassVar
+
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import Card, Part, Tell, load_described, read_readable, save_described
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
@@ -34,6 +36,8 @@ class Contribution(Part):
 
 class Lineage(Card):
     """The origin of a version of the statistics; ``images`` counts by class."""
+
+    digest_since: ClassVar[int] = 3
 
     schema_version: int = 4  # 1 knew of no slides, 2 of no other stores, 3 of no error counts
     model: str

@@ -1,5 +1,7 @@
 """Carry statistics between stores, in one file with a header and digests; no image, no cell."""
 
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.sites import SiteCard
 from storage.models.statistics import Contribution
 from storage.records import Record
-from storage.store import StoreError, digest_of
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 HEADER = "header"
 Kind = Literal["statistics", "site"]
@@ -22,6 +24,8 @@ class Transfer(Record):
     ``contributions`` are the batches of class statistics, the n-th one's arrays under the name n;
     ``site`` is the card of a site, with its fields as they were.
     """
+
+    schema_version: int = 2  # before 2 a site's file had what its detector has
 
     kind: Kind
     model: str
@@ -51,15 +55,50 @@ def read_transfer(path: str) -> tuple[Transfer, Arrays]:
         header = Transfer.model_validate_json(text)
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
-    except (KeyError, ValidationError, StoreError):
+    except IsADirectoryError:
+        raise StoreError(
+            f"{path} is a folder: name the file that site export has written"
+        ) from None
+    except (KeyError, RecursionError, ValidationError, StoreError):
         raise StoreError(
             f"{path} is no file of slidewatch site export, or is damaged: export it again"
         ) from None
+    known: int = Transfer.model_fields["schema_version"].default
+    if header.schema_version > known:
+        raise StoreError(
+            f"{path} was written by a newer slidewatch (schema version {header.schema_version}, "
+            f"this one knows {known}): update slidewatch"
+        )
     if digest_of(arrays_to_bytes(arrays)) != header.digest:
         raise StoreError(f"{path} is damaged (sha256 differs): copy or export it again")
     return header, arrays
 
 
+def pseudonym_key(store: Store) -> bytes:
+    """Return the store's secret, with which names become pseudonyms; it never leaves the store.
+
+    It is made at the first export, and is the same for all later ones, so that a patient has the
+    same pseudonym in each of them.
+    """
+    path = ("federation", "pseudonyms.json")
+    if not store.exists(*path):
+        made = {"schema_version": 1, "key": secrets.token_hex(32)}
+        with suppress(AlreadyExistsError):  # another export has made it just now
+            store.write_json(made, *path, once=True)
+    try:
+        return bytes.fromhex(store.read_json(*path)["key"])
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(
+            f"{store.address(*path)} holds no key: restore it from a backup, or remove it, and "
+            "patients get other pseudonyms from now on"
+        ) from None
+
+
 def site_of(header: Transfer) -> SiteCard:
-    """Read the card of the site that a file carries."""
-    return SiteCard.model_validate(header.site)
+    """Read the card of the site that a file carries; StoreError names a field of another type."""
+    try:
+        return SiteCard.model_validate(header.site)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"the file's site: {where}: {first['msg']}") from None

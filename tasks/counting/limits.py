@@ -131,6 +131,11 @@ def is_above_blank(called: int, cells: int, rates: ErrorRates) -> bool:
     return called > blank_count(cells, rates)
 
 
+def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
+    """Compute the probability that a slide without parasites has ``called`` cells or more."""
+    return _at_least(called, cells, rates.false.nodes)
+
+
 def blank_count(cells: int, rates: ErrorRates) -> int:
     """Compute the limit of blank: what 95% of slides of so many cells without parasites stay at."""
     false, _ = rates.joint()

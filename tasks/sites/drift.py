@@ -1,14 +1,52 @@
-"""Tell whether a site's running normal has left the one that was commissioned.
+"""Test whether a site's running normal has left the one that was commissioned.
 
 A running normal that follows every night would follow a lamp that fades, too, until nothing is
-abnormal. So it may move about the commissioned one by as much as slides differ, and no further.
+abnormal. So it may move about the commissioned one as slides differ, and may not move steadily.
+
+All slides of a night share its stain and light, so a night counts as one slide, of however many
+cells: its mean shift varies as B. Two contrasts of nights are tested at each tap. The *difference*
+of the mean shifts of N1 commissioned and N2 learned nights varies as B (1 / N1 + 1 / N2). From the
+third learned night on, the *slope* of their shifts in the order of the nights varies as
+B / sum (t - mean t)^2; a step of each night that is too small for the difference adds up there.
+
+A site's B is estimated from its own slides and from the population's B. In directions that few
+slides do not span it falls below what slides vary by, and ordinary nights would look far away
+there. So eigenvalues below their mean are raised to it, where the population's B is the identity.
+On 41 NIH patients, with 20 or 35 of them commissioned and another one as tonight, false alarms fall
+from 14% and 25% to 1% and 2%.
+
+Each contrast is tested in two ways, of which the less probable one counts (Bonferroni). Its squared
+length where B is the identity is chi-squared with d degrees of freedom (Hotelling 1931), whatever
+its direction. That has little power along one direction among many, so its components along some
+directions are tested, each as a normal deviation (a union-intersection test: Roy 1953): along each
+feature, along the directions in which slides differ more than cells, and from class to class. The
+population chooses these directions: those of a sample would seem to vary too little.
+
+The table gives how far learned nights lie, in deviations of slides, when tonight is refused nine
+times in ten, at taps of 40 and 80 features: along a tested direction, and in brackets along any
+other one. Nights that are *apart* all lie equally far from the commissioned ones; *drifting* nights
+move evenly from the commissioned normal to that distance.
+
+    N1   N2   apart          drifting
+     1    1    8.0 (10.0)     8.0 (10.0)
+     1   10    6.0 ( 8.0)     6.0 ( 7.5)
+     1   30    6.0 ( 7.5)     3.5 ( 5.0)
+     3    1    6.5 ( 8.5)     6.0 ( 8.0)
+     3   10    4.0 ( 5.0)     5.5 ( 7.5)
+     3   30    3.5 ( 4.5)     4.0 ( 5.0)
+    10    1    6.0 ( 7.5)     6.0 ( 7.5)
+    10   10    2.5 ( 3.5)     4.5 ( 6.0)
+    10   30    2.0 ( 3.0)     3.5 ( 4.5)
+
+With one commissioned night no test can see less: its own shift is one deviation in each direction.
+Commission several nights before a site learns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
-from scipy.stats import chi2
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
+from scipy.stats import chi2, norm
 
 from tasks.detector.groups import GroupStatistics
 from tasks.detector.random_effects import residual_means
@@ -16,49 +54,84 @@ from tasks.detector.slide_distance import Prior
 from tasks.types import Float
 
 LEAST_P_VALUE = 0.01  # of a drift that is no chance; below it nothing is learned
+LEAST_SLOPE = 3  # nights that have one
 
 
 def drift_p_value(
-    priors: Mapping[str, Prior], commissioned: GroupStatistics, running: GroupStatistics
+    priors: Mapping[str, Prior],
+    commissioned: GroupStatistics,
+    running: Sequence[GroupStatistics],
+    population: Mapping[str, Prior],
 ) -> float:
-    """Compute the p-value of the difference between two sets of a site's nights, over all taps.
-
-    All slides of a night share its stain and light, so a night counts as one slide, of however
-    many cells: the mean shift of N nights varies as B / N. With the difference D of the mean
-    shifts, T^2 = D^T B^-1 D / (1 / N_1 + 1 / N_2) is chi-squared with d degrees of freedom
-    (Hotelling 1931), and the least p-value counts once for each tap (Bonferroni). However many
-    nights there are, a running normal that passes is within about sqrt(1 / N_1) deviations of
-    slides of the commissioned one in every direction.
+    """Compute the p-value of a drift of a site's nights, over all taps and contrasts.
 
     Args:
         priors: of the site's slides, as they were commissioned.
         commissioned: statistics of the commissioned nights.
-        running: of the nights that were learned since, tonight's included.
+        running: of each night that was learned since, in the order of learning, tonight's last.
+        population: priors of fitted slides.
 
     Raises:
-        ValueError: one of the two has no night.
+        ValueError: there is no commissioned night, or none that was learned.
     """
-    least = 1.0
+    found: list[float] = []
     for tap, prior in priors.items():
-        nights_1, mean_1 = _mean_shift(prior, commissioned, tap)
-        nights_2, mean_2 = _mean_shift(prior, running, tap)
-        factor = cholesky(prior.between, lower=True)
-        white = solve_triangular(factor, mean_2 - mean_1, lower=True)
-        t2 = float(white @ white) / (1 / nights_1 + 1 / nights_2)
-        least = min(least, float(chi2.sf(t2, len(white))))
-    return min(1.0, least * len(priors))
+        fixed = _night_shifts(prior, commissioned, tap)
+        shifts = [_night_shifts(prior, night, tap) for night in running]
+        recent = np.concatenate([fixed[:0], *shifts])
+        if not len(fixed) or not len(recent):
+            raise ValueError("no night has a slide with a normal of its own")
+        between = _levelled(prior.between, population[tap].between)
+        factor = cholesky(between, lower=True)
+        directions = _directions(population[tap])
+        deviation = np.sqrt(np.einsum("md,de,me->m", directions, between, directions))
+        for contrast in _contrasts(fixed, recent):
+            white = np.asarray(solve_triangular(factor, contrast, lower=True))
+            found.append(float(chi2.sf(white @ white, len(white))))
+            largest = float(np.abs(directions @ contrast / deviation).max())
+            found.append(len(directions) * 2 * float(norm.sf(largest)))
+    return min(1.0, min(found) * len(found))
 
 
-def _mean_shift(prior: Prior, statistics: GroupStatistics, tap: str) -> tuple[int, Float]:
-    """Compute the number of nights, and the mean over nights of their mean shifts (d,)."""
+def _levelled(between: Float, population: Float) -> Float:
+    """Raise the eigenvalues of B (d, d) to their mean, where the population's B is the identity."""
+    factor = cholesky(population, lower=True)
+    half = solve_triangular(factor, between, lower=True)
+    white = solve_triangular(factor, half.T, lower=True)
+    values, vectors = np.linalg.eigh((white + white.T) / 2)
+    back = factor @ vectors
+    return np.asarray((back * np.maximum(values, values.mean())) @ back.T)
+
+
+def _contrasts(fixed: Float, recent: Float) -> Iterator[Float]:
+    """Yield contrasts (d,) of shifts of nights (N, d) that vary as B where nothing drifts."""
+    difference = recent.mean(axis=0) - fixed.mean(axis=0)
+    yield difference / np.sqrt(1 / len(fixed) + 1 / len(recent))
+    if len(recent) >= LEAST_SLOPE:
+        time = np.arange(len(recent)) - (len(recent) - 1) / 2
+        yield time @ recent / np.sqrt(time @ time)
+
+
+def _directions(population: Prior) -> Float:
+    """Compute rows (m, d) by which contrasts are multiplied to see shifts along directions.
+
+    For a shift in proportion to a, the row is a^T B^-1 (the matched filter).
+    """
+    _, differing = eigh(population.between, population.within)
+    have = population.means[~np.isnan(population.means[:, 0])]
+    to_class = have[1:] - have[:1]
+    to_class = to_class[to_class.any(axis=1)]
+    along = np.concatenate([np.eye(len(differing)), (population.within @ differing).T, to_class])
+    return np.asarray(cho_solve((cholesky(population.between, lower=True), True), along.T).T)
+
+
+def _night_shifts(prior: Prior, statistics: GroupStatistics, tap: str) -> Float:
+    """Compute the mean shift of each night (N, d), over its slides."""
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)
     nights = np.asarray([key.batch for key in statistics.keys])
-    names = np.unique(nights)
-    if not len(names):
-        raise ValueError("no night has a slide with a normal of its own")
     means = [
         weights[nights == name] @ residuals[nights == name] / weights[nights == name].sum()
-        for name in names
+        for name in np.unique(nights)
     ]
-    return len(names), np.asarray(np.mean(means, axis=0))
+    return np.asarray(means).reshape(len(means), len(prior.within))

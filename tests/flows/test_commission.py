@@ -20,7 +20,7 @@ from flows.fit import fit, retract
 from flows.screen import screen
 from flows.settings import Settings
 from flows.sites.jobs import Added
-from flows.sites.outcome import SiteOutcome
+from flows.sites.outcome import Offer, SiteOutcome
 from flows.sites.versions import SiteError
 from flows.stages import planted as planted_stage
 from storage.batches.ledger import list_seals
@@ -175,7 +175,7 @@ def test_negative_slides_give_a_site_error_rates_of_its_own(
     file = str(tmp_path / "lab.sw")
     export(file, site="lab", settings=lab)
     there = copied(with_slides, tmp_path / "there")
-    import_file(file, settings=there)
+    import_file(file, accept=True, settings=there)
     taken = load_site(Store(there.store), "lab")
     assert taken.counting == site.counting
     assert load_site_rates(Store(there.store), taken) is not None
@@ -242,6 +242,26 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_sites_nights_and_not_its_counts
     assert "other laboratory" not in slides[1]["expected_doubt"].to_pylist()
 
 
+def test_an_image_counts_once_at_a_site_whatever_its_batch(
+    nights: Path, lab: Settings, tmp_path: Path
+) -> None:
+    store = Store(lab.store)
+    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    for name, size in (("again", 72), ("part", 40)):
+        for file in sorted((nights / "may").rglob("*.png"))[:size]:
+            (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / name / file.parent.name)
+    again = commission(str(tmp_path / "again"), site="lab", batch="again", settings=lab)
+    assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
+    assert [night.batch for night in load_site(store, "lab").nights] == ["again"]
+    with pytest.raises(SiteError, match="40 of 40 images of batch part are in night again"):
+        commission(str(tmp_path / "part"), site="lab", batch="part", settings=lab)
+    night = screen(str(tmp_path / "part"), batch="seen", site="lab", learn=True, settings=lab)
+    assert night.learned is not None
+    assert "that the site has not learned before" in night.learned
+    assert load_site(store, "lab").version == 2
+
+
 def test_a_site_travels_without_its_cells(
     nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
 ) -> None:
@@ -249,21 +269,26 @@ def test_a_site_travels_without_its_cells(
     commission(str(nights / "may"), site="lab", batch="may", settings=here)
     file = str(tmp_path / "lab.sw")
     assert "site lab/v0001 written" in export(file, site="lab", settings=here).text()
-    taken = import_file(file, settings=there)
+    assert isinstance(import_file(file, settings=there), Offer)
+    assert find_site(Store(there.store), "lab") is None
+    taken = import_file(file, accept=True, settings=there)
     assert isinstance(taken, SiteOutcome)
     assert (taken.site, taken.slides, taken.report) == ("lab/v0001", 8, None)
     same = [
         load_site_arrays(Store(s.store), load_site(Store(s.store), "lab")) for s in (here, there)
     ]
-    for name in same[0]:
+    assert same[0].keys() == same[1].keys()
+    for name in same[0].keys() - {"own/cells/scores", "own/cells/weights"}:
         np.testing.assert_array_equal(same[1][name], same[0][name])
+    scores = [len(arrays["own/cells/scores"]) for arrays in same]
+    assert scores[1] == scores[0] // 5
     (night,) = load_site(Store(there.store), "lab").nights
     kept = load_night(Store(there.store), "lab", night)
     groups = Added.from_arrays(kept).statistics
     assert not (groups.n == 1).any()
     assert all(len(key.patient) in {0, 16} for key in groups.keys)
     with pytest.raises(StoreError, match="there is a site lab"):
-        import_file(file, settings=there)
+        import_file(file, accept=True, settings=there)
     with pytest.raises(SiteError, match="was imported"):
         retract(site="lab", site_night="may", settings=there)
     assert verify(settings=there).damaged == []

@@ -100,8 +100,26 @@ def test_a_card_of_before_has_no_digest_of_its_own_and_is_read(store_with_model:
     parts = ("detectors", name, "card.json")
     old = store_with_model.read_json(*parts)
     assert len(old.pop("card_digest")) == 64
-    store_with_model.write_json(old | {"alpha": 0.5}, *parts)
+    store_with_model.write_json(old | {"alpha": 0.5, "schema_version": 1}, *parts)
     assert load_detector_card(store_with_model).alpha == 0.5
+
+
+@pytest.mark.parametrize("kind", ["model", "statistics", "detector"])
+def test_a_card_whose_digest_is_removed_is_refused(store_with_model: Store, kind: str) -> None:
+    store, name = store_with_model, add_detector(store_with_model, 1)
+    save_statistics(store, lineage(1), moments(1))
+    parts, read = {
+        "model": (("models", "tiny", "card.json"), lambda: load_card(store, "tiny")),
+        "statistics": (("statistics", "tiny", "v0001", "lineage.json"),
+                       lambda: list_statistics(store, "tiny")),
+        "detector": (("detectors", name, "card.json"), lambda: load_detector_card(store)),
+    }[kind]  # fmt: skip
+    read()
+    card = store.read_json(*parts)
+    del card["card_digest"]
+    store.write_json(card, *parts)
+    with pytest.raises(StoreError, match=r"\.json has no card_digest, with which it was written"):
+        read()
 
 
 def test_an_older_detector_that_is_damaged_is_named_and_does_not_stop_the_newest(

@@ -1,0 +1,251 @@
+"""Check a file from another store against this one, and say what it would change here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from scipy.linalg import LinAlgError
+
+from flows.jobs.detectors import load_fitted_detector
+from flows.sites.outcome import Offer
+from storage.arrays import Arrays, arrays_to_bytes
+from storage.batches.ledger import list_seals
+from storage.batches.manifests import list_batches
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, list_detectors
+from storage.models.headers import refuse_taken_name
+from storage.models.sites import SiteCard
+from storage.models.statistics import Contribution, Lineage, latest_statistics, load_moments
+from storage.models.transfers import Transfer
+from storage.parquet import read_table
+from storage.reports.tables import is_withdrawn, report_path
+from storage.store import Store, StoreError, digest_of
+from tasks.counting.limits import KnownRates
+from tasks.detector.detector import fit_gaussians
+from tasks.detector.groups import GroupStatistics
+from tasks.detector.moments import ClassStatistics, merge_statistics
+from tasks.reports.columns import PARASITIZED
+from tasks.sites.bounds import UnfitError
+from tasks.sites.foreign_sites import checked_night, checked_site, with_detector
+from tasks.sites.foreign_statistics import checked_statistics, fingerprints, moved
+from tasks.types import below
+
+NOTHING = "nothing was imported"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a batch of another store gave, checked, and the bytes that are kept of it."""
+
+    contribution: Contribution
+    statistics: ClassStatistics
+    content: bytes
+
+
+def local_statistics(store: Store, card: ModelCard) -> Lineage:
+    """Load the newest statistics of a model, with which what comes from outside is compared.
+
+    Raises:
+        StoreError: no batch of this store is in them, or no detector was made of them yet.
+    """
+    latest = latest_statistics(store, card.name)
+    detectors = list_detectors(store, on_damage=lambda _: None)
+    if (
+        latest is None
+        or not latest.own
+        or all(each.model_digest != card.digest for each in detectors)
+    ):
+        raise StoreError(
+            f"{store.url} has no batch and detector of its own for model {card.name}, and what "
+            "comes from outside is compared with these: fit a batch of this store first"
+        )
+    return latest
+
+
+def checked_parts(
+    store: Store, header: Transfer, arrays: Arrays, card: ModelCard, latest: Lineage
+) -> list[Part]:
+    """Check what each batch of a file gave that is not in the statistics yet.
+
+    Raises:
+        StoreError: a field is beyond its limit, a name is taken, the same sums are there under
+            another name, or no detector could be fitted with them.
+    """
+    numbers = {str(number) for number in range(len(header.contributions))}
+    if other := sorted(name for name in arrays if name.split("/")[0] not in numbers):
+        raise StoreError(f"array {other[0]!r} is of no batch in the file's header: {NOTHING}")
+    local = ClassStatistics.from_arrays(load_moments(store, latest))
+    there = {each.manifest_digest for each in latest.contributions}
+    seen = {each.foreign: each.batch for each in latest.contributions if each.foreign}
+    slides = fingerprints(local.slides) if local.slides else set[bytes]()
+    parts = []
+    for number, each in enumerate(header.contributions):
+        if each.manifest_digest in there:
+            continue
+        refuse_taken_name(each, latest.contributions, store.names("batches"))
+        mine = below(str(number), arrays)
+        try:
+            found = checked_statistics("arrays", mine, card.classes, each.batch, each.images, local)
+        except UnfitError as error:
+            raise StoreError(f"batch {each.batch}: {error}: {NOTHING}") from None
+        content = arrays_to_bytes(mine)
+        digest = digest_of(content)
+        if digest in seen:
+            raise StoreError(
+                f"batch {each.batch} has the sums of batch {seen[digest]}, and a batch counts "
+                f"once: {NOTHING}"
+            )
+        assert found.slides is not None
+        slides |= _new_slides(each.batch, found.slides, slides)
+        seen[digest] = each.batch
+        parts.append(Part(each.model_copy(update={"foreign": digest}), found, content))
+    merged_parts(local, parts)
+    return parts
+
+
+def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[bytes]:
+    """Return the fingerprints of a batch's slides; StoreError where some are known already."""
+    mine = fingerprints(found)
+    if twice := len(mine & known):
+        raise StoreError(
+            f"batch {batch} has cells that are in the statistics already ({twice:,} of "
+            f"{len(mine):,} means of its slides are the same), and a cell counts once: {NOTHING}"
+        )
+    return mine
+
+
+def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatistics:
+    """Merge batches of another store into the statistics, from which detectors can be fitted.
+
+    Raises:
+        StoreError: no detector can be fitted to the sums.
+    """
+    total = before
+    for part in parts:
+        total = merge_statistics(total, part.statistics)
+    try:
+        if not total.n.all():
+            raise ValueError("a class would have no image")
+        fit_gaussians(total)
+    except (ValueError, LinAlgError) as error:
+        raise StoreError(
+            f"no detector can be fitted with the file's statistics ({error}): {NOTHING}"
+        ) from None
+    return total
+
+
+def offered_statistics(
+    store: Store, path: str, card: ModelCard, latest: Lineage, parts: Sequence[Part]
+) -> Offer:
+    """Say what batches of another store would change in the statistics of a model."""
+    before = ClassStatistics.from_arrays(load_moments(store, latest))
+    after = merged_parts(before, parts)
+    now, then = before.n.sum(), after.n.sum()
+    by_class = zip(card.classes, (after.n - before.n).tolist(), strict=True)
+    moves = moved(before, after)
+    tap = max(moves, key=lambda name: moves[name])
+    would = {
+        "batches": ", ".join(part.contribution.batch for part in parts),
+        "add": ", ".join(f"{n:,.0f} {name}" for name, n in by_class),
+        "share": f"{(then - now) / then:.1%} of {then:,.0f} cells would be of this file",
+        "move": f"class means by up to {moves[tap]:.2f} deviations of cells (tap {tap})",
+        "detector": "a new one would be calibrated, and nights would be screened with it",
+    }
+    return Offer(what=f"statistics of model {card.name}", file=path, would=would)
+
+
+def checked_arrays(
+    store: Store, card: SiteCard, detector: DetectorCard, arrays: Arrays
+) -> tuple[bytes, list[bytes]]:
+    """Check the arrays of a site and of its nights, and return what is to be kept of each.
+
+    Raises:
+        StoreError: a field is beyond its limit.
+    """
+    population = load_fitted_detector(store, detector).own
+    if population is None:
+        raise StoreError(f"detector {detector.name} knows of no slides: {NOTHING}")
+    places = {"site", *(f"night/{number}" for number in range(len(card.nights)))}
+    for name in sorted(arrays):
+        parts = name.split("/")
+        if "/".join(parts[:2] if parts[0] == "night" else parts[:1]) not in places:
+            raise StoreError(f"array {name!r} is of no night of the site: {NOTHING}")
+    where = f"site {card.name}"
+    try:
+        normal = with_detector(below("site", arrays), population)
+        checked_site(normal, population, counting=card.counting is not None)
+        _same_rates(card, normal)
+        nights = []
+        for number, night in enumerate(card.nights):
+            where = f"night {night.batch}"
+            mine = below(f"night/{number}", arrays)
+            batches = (night.batch, f"{night.batch}~{night.attempt}")
+            checked_night("arrays", mine, population, batches, night.slides, night.cells)
+            nights.append(arrays_to_bytes(mine))
+    except UnfitError as error:
+        raise StoreError(f"{where}: {error}: {NOTHING}") from None
+    return arrays_to_bytes(normal), nights
+
+
+def _same_rates(card: SiteCard, arrays: Arrays) -> None:
+    """Compare the error rates of the card with those of the arrays, by which slides are called."""
+    if card.counting is None:
+        return
+    rates = KnownRates.from_arrays(below("error_rates", arrays))
+    for name in ("counting", "dense"):
+        told, kept = getattr(card.counting, name), getattr(rates, name)
+        pairs = [(told.log_odds, kept.log_odds)]
+        for card_rate, rate in ((told.false_positives, kept.false), (told.sensitivity, kept.found)):
+            figures = ("mean", "low", "high", "deviation", "slides", "cells")
+            pairs += [(getattr(card_rate, figure), getattr(rate, figure)) for figure in figures]
+        mine, its = np.asarray(pairs).T
+        if not np.allclose(mine, its, rtol=1e-9, atol=1e-12):
+            raise UnfitError(f"error_rates/{name} is not what the card's counting says of it")
+
+
+def offered_site(store: Store, path: str, card: SiteCard, model: ModelCard) -> Offer:
+    """Say what a site of another store is, and what it would change on the newest night."""
+    would = {
+        "nights": f"{len(card.nights)}, with {card.slides:,} slides and {card.cells:,} cells",
+        "detector": card.detector,
+        "called abnormal": f"{card.alarms_text}, as the file says",
+        "abnormality": "cells would be compared with this site's normal",
+    }
+    if card.counting is not None:
+        rate = card.counting.counting.false_positives
+        would["counts"] = (
+            f"{rate.mean:.3%} of healthy cells would be taken for counted, by {rate.slides} "
+            "negative slides"
+        )
+    if card.adaptation is not None and card.adaptation.accepted:
+        scale, bias = card.adaptation.scale, card.adaptation.bias
+        would["diagnoses"] = f"log-odds x of {PARASITIZED} would become {scale:.3g} x + {bias:.3g}"
+        would["newest night"] = _diagnoses(store, card, model)
+    would["used by"] = "screen --site " + card.name + ", and no other night"
+    return Offer(what=f"site {card.label}", file=path, would=would)
+
+
+def _diagnoses(store: Store, card: SiteCard, model: ModelCard) -> str:
+    """Count how an adaptation would diagnose the newest night that was screened without one."""
+    assert card.adaptation is not None
+    column = f"first_probability_{PARASITIZED}"
+    for batch in reversed(list_batches(store, on_damage=lambda _: None)):
+        if is_withdrawn(store, batch.name, batch.batch_date):
+            continue
+        seals = list_seals(store, batch, lambda _: None)
+        if not seals or seals[-1].site or seals[-1].model != model.name:
+            continue
+        try:
+            table = read_table(store, *report_path(batch.name, batch.batch_date), columns=[column])
+        except (StoreError, KeyError, ValueError, OSError, pa.ArrowException):
+            continue
+        p = table[column].drop_null().to_numpy()
+        p = np.clip(p, 1e-12, 1 - 1e-12)
+        adapted = card.adaptation.scale * np.log(p / (1 - p)) + card.adaptation.bias
+        before, after = int((p >= 0.5).sum()), int((adapted >= 0).sum())
+        return (
+            f"of batch {batch.name}, {before:,} of {len(p):,} cells are {PARASITIZED}, and "
+            f"{after:,} would be"
+        )
+    return "none was screened here without a site yet"
