@@ -20,6 +20,7 @@ from storage.models.sites import FOLDER as SITES
 from storage.models.sites import SiteCard, list_sites
 from storage.parquet import checked_format, read_footer, read_table
 from storage.records import Tell, read_readable
+from storage.reports.limits import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -33,13 +34,6 @@ REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
 TABLES = (*REPORTS, SITES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
-SECONDS = 300.0
-# A query may run on the machine of the next night: it must leave memory and disk to that.
-MEMORY, SPILL = "2GiB", "8GiB"
-
-
-class QueryError(Exception):
-    """A query cannot be answered; one line says why."""
 
 
 @contextmanager
