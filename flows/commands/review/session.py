@@ -235,8 +235,8 @@ class Session:
         if keep and self.damaged:
             first = next(iter(self.damaged.values()))
             raise StoreError(
-                "a damaged reading may have changed any of these verdicts, so none becomes a label: "
-                f"restore its file from a backup, or remove it ({first})"
+                "a damaged reading may have changed any of these verdicts, so none becomes a "
+                f"label: restore its file from a backup, or remove it ({first})"
             )
         return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
 
