@@ -21,8 +21,7 @@ from urllib.request import urlopen
 
 from flows.monitoring.ending import CONCLUSION, LOST
 
-# Seconds. One that ends is noticed at once, so this is for one that is alone too slow: a machine with
-# a load of 20 takes a minute.
+# Seconds. It takes a minute under a load of 20; one that ends is noticed at once.
 STARTUP = 600.0
 STARTS = 4  # of one command
 LOOK = 0.5  # seconds between looks at whether the server is there
@@ -144,7 +143,7 @@ class TemporaryServer:
         process.kill()  # what waits for its answer is told so at once
         process.wait()
         while not CONCLUSION.begun:  # the command starts another, unless the flow begins without
-            if self._process is not process:
+            if self._ending or self._process is not process:
                 return
             time.sleep(LOOK)
         _tell_prefect_nothing_more()

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from storage.records import NewerError, Tell
 from storage.reports.limits import MEMORY, SECONDS, QueryError
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, refuse_absent
 
 GRACE = 1.0  # seconds in which DuckDB may notice by itself that the time is over
 # What DuckDB may hold, and as much again as Python, Arrow and one value of a column may need.
@@ -136,10 +136,10 @@ def _main() -> None:
     _confine(asked["seconds"])
     on_damage = None if asked["raises"] else lambda text: _say(damage=text)
     try:
+        store = Store(asked["store"])
+        refuse_absent(store)
         with (
-            answer(
-                Store(asked["store"]), asked["sql"], seconds=asked["seconds"], on_damage=on_damage
-            ) as reader,
+            answer(store, asked["sql"], seconds=asked["seconds"], on_damage=on_damage) as reader,
             pa.ipc.new_stream(sys.stdout.buffer, reader.schema) as stream,
         ):
             for batch in reader:

@@ -119,6 +119,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[TemporaryServer]:
     monkeypatch.setattr(CONCLUSION, "begun", False)
     server = TemporaryServer()
     yield server
+    server._ending = True
     server._process.kill()
 
 

@@ -17,13 +17,17 @@ HUGE = "select length(repeat('x', 1000000000) || repeat('y', 1000000000))"
 LONG = "select length(regexp_replace(repeat('ab', 100000000), 'a', 'c', 'g'))"
 
 
+@pytest.fixture(autouse=True)
+def filled(store: Store) -> None:
+    fill(store)
+
+
 def ask(store: Store, sql: str, seconds: float = 60) -> list[tuple[Any, ...]]:
     with confined_answer(store, sql, seconds=seconds) as reader:
         return [tuple(row.values()) for batch in reader for row in batch.to_pylist()]
 
 
 def test_an_answer_is_that_of_the_tables(store: Store) -> None:
-    fill(store)
     sql = "SELECT uri, max(abnormality) AS m, [1, 2] AS l FROM images GROUP BY 1 ORDER BY 1"
     rows = ask(store, sql)
     assert len(rows) == 6
@@ -70,7 +74,6 @@ def test_an_error_is_that_of_the_query(store: Store, sql: str, says: str) -> Non
 
 
 def test_damage_is_told_or_raised(store: Store) -> None:
-    fill(store)
     store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
     with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet cannot be read"):
         ask(store, "FROM images")
