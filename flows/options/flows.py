@@ -303,3 +303,10 @@ class Prune(Options):
         Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
     ] = None
     apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False
+    today: Annotated[
+        datetime.date | None,
+        Field(
+            description="confirm the date of this machine's clock, where nothing was written to "
+            "the store for long: otherwise nothing is removed then"
+        ),
+    ] = None
