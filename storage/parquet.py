@@ -189,7 +189,7 @@ def checked_schema(store: Store, *path: str) -> pa.Schema:
     """Read a file's schema from its footer; StoreError where that describes its columns two ways.
 
     A footer has no checksum, but it has the schema twice, as Parquet's and as Arrow's. A name that
-    a turned bit has changed would otherwise be another column, and all values of the right one null.
+    a turned bit has changed would otherwise be another column, and the right one would be null.
     """
     footer = read_footer(store, *path)
     with naming_damage(store, *path):
