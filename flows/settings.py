@@ -160,7 +160,7 @@ class Settings(BaseSettings):
         kind, found, _ = address.replace("::", "://").partition("://")
         if found and kind in READ_ONLY:
             raise ValueError(
-                f"{redact(address)} cannot be a store, for {kind} cannot be written: give a folder "
+                f"{redact(address)} cannot be a store, because {kind} is only read: give a folder "
                 "or s3://bucket/..."
             )
         return address

@@ -337,7 +337,7 @@ def refuse_absent(store: Store) -> None:
         ) from None
     if not found:
         raise StoreError(
-            f"there is no store in {store.url}, for it has none of the folders that slidewatch "
+            f"there is no store in {store.url}, where none of the folders is that slidewatch "
             "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"
         )
 

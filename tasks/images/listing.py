@@ -242,8 +242,8 @@ def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], 
     del others[HIDDEN]
     if hidden := others.pop(HIDDEN_IMAGES, 0):
         on_skip(
-            f"{hidden:,} hidden image{'s' if hidden > 1 else ''} of {source} left out, for a name "
-            "or a folder begins with a dot: rename what is to be read"
+            f"{hidden:,} hidden image{'s' if hidden > 1 else ''} of {source} left out, because "
+            "a name or a folder begins with a dot: rename what is to be read"
         )
     if others:
         often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]

@@ -109,7 +109,7 @@ class Session:
         )
 
     def _leave_out(self, name: str, error: StoreError) -> None:
-        """Leave a damaged reading out, once: others can still be read, and go on."""
+        """Leave a damaged reading out, and say so once: it must not stop the other readers."""
         self.damaged[name] = str(error)
         warn(f"left out: {error}")
 

@@ -181,7 +181,7 @@ def test_hidden_images_are_counted_and_other_hidden_files_are_not(
     assert names_of(table) == ["1.png"]
     (said,) = told
     assert said.startswith("2 hidden images of ")
-    assert "left out, for a name or a folder begins with a dot" in said
+    assert "left out, because a name or a folder begins with a dot" in said
 
 
 @pytest.mark.parametrize("source", ["", "  ", ["cells", ""]])
