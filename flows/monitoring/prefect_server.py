@@ -2,8 +2,8 @@
 
 Prefect would start one itself when the flow begins. A server that starts before the flow's imports
 is ready when they are done. It watches the process that started it, and ends if that is killed;
-that process watches the server, and works without it once the flow has begun. Prefect begins no flow
-without a server, so one that is killed before that is started again.
+that process watches the server, and works without it once the flow has begun. Prefect begins no
+flow without a server, so one that is killed before that is started again.
 """
 
 import atexit
