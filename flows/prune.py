@@ -1,7 +1,7 @@
 """Run the flow `prune`: remove features and reports by their age."""
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 from prefect import flow
 
@@ -14,14 +14,27 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
 from storage.records import now
-from storage.retention import Removable, expired_features, expired_reports, remove, size_of
+from storage.retention import (
+    Removable,
+    expired_features,
+    expired_reports,
+    newest_record,
+    remove,
+    size_of,
+)
 from storage.store import Store
 
+# Between two batches of a store that is in use; a clock that is further ahead may be wrong.
+LONGEST_PAUSE = timedelta(days=60)
 Find = Callable[[str | None], Iterable[Removable]]  # what has expired, of all batches or of one
 
 
 class PolicyError(Exception):
     """A policy would remove reports before the features that they were made of."""
+
+
+class ClockError(Exception):
+    """The clock of this machine may be wrong, and everything would seem old by it."""
 
 
 class PruneOutcome(Outcome):
@@ -64,12 +77,14 @@ def prune(
     features: int = 30,
     reports: int | None = None,
     apply: bool = False,
+    today: date | None = None,
     settings: Settings | None = None,
 ) -> PruneOutcome:
     """List features and reports that are old enough to go, and with --apply remove them.
 
     Raises:
         PolicyError: reports are to go before features.
+        ClockError: the clock is far ahead of the newest record, and nobody has confirmed it.
     """
     if reports is not None and reports < features:
         raise PolicyError(
@@ -78,6 +93,8 @@ def prune(
         )
     store = Store((settings or Settings()).store)
     moment = now()
+    if apply:
+        _refuse_wrong_clock(store, moment, today)
     outcome = PruneOutcome(applied=apply, removed={}, bytes=0, busy=[], damaged=[])
 
     def leave(text: str) -> None:
@@ -101,6 +118,20 @@ def prune(
     if apply:
         outcome.swept = sweep(store)
     return outcome
+
+
+def _refuse_wrong_clock(store: Store, moment: datetime, today: date | None) -> None:
+    """Raise ClockError where a clock is far ahead of the store, unless its date is confirmed."""
+    newest = newest_record(store, moment)
+    if newest is None or moment - newest <= LONGEST_PAUSE or today == moment.date():
+        return
+    if today is not None:
+        raise ClockError(f"--today {today}: the clock of this machine says {moment:%Y-%m-%d}")
+    raise ClockError(
+        f"the clock of this machine says {moment:%Y-%m-%d}, and the newest record of the store is "
+        f"of {newest:%Y-%m-%d}: nothing was removed. Set the clock, or, if it is right, confirm "
+        f"its date with --today {moment:%Y-%m-%d}"
+    )
 
 
 def _remove(store: Store, found: Removable, find: Find) -> bool:

@@ -31,6 +31,11 @@ from tasks.limits import (
 )
 
 PREFIX = "SLIDEWATCH_"
+# Protocols of fsspec that only read, or that stand before the address of another file.
+READ_ONLY = frozenset(
+    ("http", "https", "data", "reference", "zip", "tar", "libarchive", "github", "git", "gist",
+     "cached", "blockcache", "filecache", "simplecache")
+)  # fmt: skip
 
 
 def _processors() -> int:
@@ -147,6 +152,19 @@ class Settings(BaseSettings):
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
 
+    @field_validator("store")
+    @classmethod
+    def _writable_kind(cls, address: str) -> str:
+        if not address.strip():
+            raise ValueError("a store has an address, and this is empty: is a variable not set?")
+        kind, found, _ = address.replace("::", "://").partition("://")
+        if found and kind in READ_ONLY:
+            raise ValueError(
+                f"{redact(address)} cannot be a store, because {kind} is only read: give a folder "
+                "or s3://bucket/..."
+            )
+        return address
+
     @field_validator("store", "scheduler")
     @classmethod
     def _safe(cls, address: str | None) -> str | None:
@@ -184,8 +202,10 @@ def _file_source(settings: type[BaseSettings]) -> TomlConfigSettingsSource:
     file = settings_file()
     try:
         return TomlConfigSettingsSource(settings, file or Path(os.devnull))
-    except TOMLDecodeError as error:
+    except (TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def origin(name: str) -> str:

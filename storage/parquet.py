@@ -4,6 +4,7 @@ Every page of a file carries its checksum, which is compared when the page is re
 is refused, and never gives other values. Files that were written before have none, and are read.
 """
 
+import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, RawIOBase
@@ -184,6 +185,23 @@ def read_footer(store: Store, *path: str) -> pq.FileMetaData:
         return pq.read_metadata(opened)
 
 
+def checked_schema(store: Store, *path: str) -> pa.Schema:
+    """Read a file's schema from its footer; StoreError where that describes its columns two ways.
+
+    A footer has no checksum, but it has the schema twice, as Parquet's and as Arrow's. A name that
+    a turned bit has changed would otherwise be another column, and the right one would be null.
+    """
+    footer = read_footer(store, *path)
+    with naming_damage(store, *path):
+        found = footer.schema.to_arrow_schema()
+        kept = (footer.metadata or {}).get(b"ARROW:schema")
+        if kept is not None:
+            stored = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
+            if (stored.names, stored.types) != (found.names, found.types):
+                raise pa.ArrowInvalid("its footer describes its columns in two ways")
+    return found
+
+
 def checked_format() -> ds.ParquetFileFormat:
     """Make the format of a data set of several files that compares their checksums."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -197,7 +215,7 @@ def naming_damage(store: Store, *path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise MissingError(f"{store.address(*path)} does not exist") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         # What a filesystem raises has a number, or never came over a network; what Arrow finds in
         # the bytes has none.
         if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None):

@@ -94,6 +94,23 @@ def expired_reports(
     yield from (found for found in read_readable(of_batch, batches, on_damage) if found)
 
 
+def newest_record(store: Store, until: datetime) -> datetime | None:
+    """Find when the newest batch or seal was written; None where there is none.
+
+    Records later than ``until`` are left out: a clock was wrong once, and they say nothing of the
+    present one. Damaged records are left out, too.
+    """
+
+    def leave_out(_: str) -> None:
+        pass
+
+    moments: list[datetime] = []
+    for batch in list_batches(store, leave_out):
+        moments.append(batch.started_at)
+        moments += [seal.scored_at for seal in list_seals(store, batch, leave_out)]
+    return max((moment for moment in moments if moment <= until), default=None)
+
+
 def size_of(store: Store, removable: Removable) -> int:
     """Measure how many bytes the files take."""
     return sum(int(store.fs.du(store.path(*path))) for path in removable.paths)

@@ -19,6 +19,10 @@ from fsspec.implementations.local import LocalFileSystem
 from storage import disk, objects
 
 STAGED = ".staged"  # at the root: beside its target a stage would break Polars, which reads all
+FOLDERS = frozenset(
+    ("batches", "detectors", "evaluations", "features", "models", "nights", "readings", "reports",
+     "reviews", "segmentations", "sites", "statistics", "trainings")
+)  # fmt: skip
 REQUESTS = 16  # that an object store is asked at once
 PIECE = 2**24  # bytes of a file that are in memory at once
 
@@ -83,7 +87,10 @@ class Store:
     fence: Fence | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
-        fs, root = fsspec.core.url_to_fs(self.url)
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, TypeError, ImportError) as error:  # no protocol of fsspec's
+            raise StoreError(f"{self.url} is no address that can be opened: {error}") from None
         object.__setattr__(self, "fs", fs)
         object.__setattr__(self, "root", root.rstrip("/"))
         if self.is_local:
@@ -317,6 +324,22 @@ class Store:
                 f"{self._stages()} is gone, though nobody took over: leave {STAGED} alone, and "
                 "run the same command again to go on"
             ) from None
+
+
+def refuse_absent(store: Store) -> None:
+    """Raise StoreError where there is no store at an address, so that a misspelt one is noticed."""
+    try:
+        found = FOLDERS.intersection(store.names())
+    except Exception as error:  # whatever a storage client raises
+        raise StoreError(
+            f"{store.url} cannot be read as a store ({type(error).__name__}: {error}): check the "
+            "address"
+        ) from None
+    if not found:
+        raise StoreError(
+            f"there is no store in {store.url}, where none of the folders is that slidewatch "
+            "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"
+        )
 
 
 def digest_of(content: bytes) -> str:

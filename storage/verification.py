@@ -1,7 +1,4 @@
-"""Compare what is in a store with the digests and checksums that were kept of it.
-
-Pages for people are left out: they have no digest, and `screen` makes them anew.
-"""
+"""Compare what is in a store with the digests and checksums that were kept of it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from storage.batches.manifests import Batch, Shard, load_batch_of_key, verify_ma
 from storage.batches.nights import list_nights, manifest_address
 from storage.batches.segmentations import FOLDER as SEGMENTATIONS
 from storage.batches.segmentations import verify_segmentation
+from storage.leases import LeaseRecord
 from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import detector_names, load_detector, load_detector_card
 from storage.models.out_of_fold import load_out_of_fold
@@ -43,8 +41,23 @@ from storage.models.statistics import (
     load_statistics,
     version_name,
 )
+from storage.models.trainings import FOLDER as TRAININGS
 from storage.parquet import read_footer, read_table
+from storage.reports.pages import (
+    ANEW,
+    HEAD,
+    HTML,
+    check_page,
+    index_path,
+    made_from,
+    page_names,
+    page_path,
+    withdrawn_page,
+)
+from storage.reports.readings import FOLDER as READINGS
+from storage.reports.readings import read_reading_file
 from storage.reports.reviews import FOLDER as REVIEWS
+from storage.reports.reviews import verify_review
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
@@ -64,6 +77,9 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
     BATCHES: lambda seal: seal.batch_digest,
     FIELDS: lambda seal: seal.fields_digest,
 }
+
+# Folders of which each entry may have a lease.
+LEASED = ("batches", "evaluations", "nights", SEGMENTATIONS, SITES, "statistics", TRAININGS)
 
 FIGURES = ("scored", "failed", "abnormal", "review")  # of a seal and of a row of a batch
 
@@ -95,12 +111,18 @@ def all_checks(store: Store) -> Iterator[Check]:
     for name in store.folders(SEGMENTATIONS, having="segmentation.json"):
         yield Check(f"{SEGMENTATIONS}/{name}", partial(verify_segmentation, store, name))
     for batch in store.names(REVIEWS):
-        for file in store.names(REVIEWS, batch):
-            path = f"{REVIEWS}/{batch}/{file}"
-            yield Check(path, partial(read_table, store, path))
+        yield from _review_checks(store, batch)
+    for key in store.names(READINGS):
+        yield from _reading_checks(store, key)
     for key in store.folders("batches", having="batch.json"):
         yield from _batch_checks(store, key)
     yield from _report_checks(store, None)
+    yield from _page_checks(store, None)
+    for folder in LEASED:
+        for name in store.names(folder):
+            yield from _lease_checks(store, folder, name)
+    for folder in (REVIEWS, "reports"):
+        yield from _lease_checks(store, folder)
 
 
 def batch_checks(store: Store, name: str) -> Iterator[Check]:
@@ -115,7 +137,11 @@ def batch_checks(store: Store, name: str) -> Iterator[Check]:
         raise StoreError(f"no batch {name!r} in {store.url}: slidewatch status lists them")
     for key in keys:
         yield from _batch_checks(store, key)
+        yield from _reading_checks(store, key)
     yield from _report_checks(store, name)
+    yield from _page_checks(store, name)
+    yield from _review_checks(store, name)
+    yield from _lease_checks(store, "batches", name)
 
 
 def _attempts(store: Store, name: str) -> list[str]:
@@ -251,6 +277,49 @@ def _shard(store: Store, batch: Batch, model: str, shard: Shard) -> None:
     scored = int(np.sum(block.status == SCORED))
     if (record.start, record.stop, record.scored) != (shard.start, shard.stop, scored):
         raise StoreError("the ledger's figures are not those of the features: restore it")
+
+
+def _review_checks(store: Store, batch: str) -> Iterator[Check]:
+    for file in store.names(REVIEWS, batch):
+        if file.endswith(".parquet"):  # beside them are the leases
+            path = f"{REVIEWS}/{batch}/{file}"
+            yield Check(path, partial(verify_review, store, REVIEWS, batch, file))
+
+
+def _reading_checks(store: Store, key: str) -> Iterator[Check]:
+    for file in store.names(READINGS, key):
+        path = f"{READINGS}/{key}/{file}"
+        yield Check(path, partial(read_reading_file, store, key, file))
+
+
+def _lease_checks(store: Store, *what: str) -> Iterator[Check]:
+    """List the checks of a lease's records, of which a damaged one stops whoever wants the lease.
+
+    One that is removed meanwhile is no damage: another run has taken the lease over.
+    """
+    for file in store.names(*what, "lease"):
+        path = (*what, "lease", file)
+        if file.endswith(".json"):
+            yield Check("/".join(path), partial(LeaseRecord.find, store, *path))
+
+
+def _page_checks(store: Store, only: str | None) -> Iterator[Check]:
+    for batch, file in page_names(store).items():
+        if only in (None, batch):
+            yield Check(f"reports/{HTML}/{file}", partial(_page, store, batch))
+    if only is None and store.exists(*index_path()):
+        yield Check("/".join(index_path()), partial(check_page, store, *index_path()))
+
+
+def _page(store: Store, batch: str) -> None:
+    """Compare a page with its digest, and with the seals of the reports that it shows."""
+    content = check_page(store, *page_path(batch))
+    if content == withdrawn_page(batch):
+        return
+    keys = _attempts(store, batch)
+    seals = [seal for key in keys for seal in list_seals(store, load_batch_of_key(store, key))]
+    if seals and not any(made_from(seal).encode() in content[:HEAD] for seal in seals):
+        raise StoreError(f"it shows other reports than those that are sealed: {ANEW}")
 
 
 def _report_checks(store: Store, only: str | None) -> Iterator[Check]:

@@ -142,6 +142,8 @@ def _call(
     try:
         return function(**values, settings=settings), None
     except Exception as error:
+        if server and not CONCLUSION.begun and server.again():
+            return _call(function, values, settings, server)
         # Prefect may have failed when the flow itself had ended; its end is what counts.
         outcome, failure = CONCLUSION.outcome, CONCLUSION.error
         if outcome is None and failure is None:

@@ -41,6 +41,10 @@ def refuse_mistakes(command: Command, values: Values, settings: Settings) -> Non
         look(Store(settings.store), values)
 
 
+def _told_later(text: str) -> None:
+    """Take what is wrong with an older record, which the flow leaves out and warns of."""
+
+
 def _train(store: Store, values: Values) -> None:
     if values["model"] is not None:
         refuse_existing(store, values["model"])
@@ -70,26 +74,26 @@ def _segment(store: Store, values: Values) -> None:
 
 def _commission(store: Store, values: Values) -> None:
     check_name("site", values["site"])
-    load_detector_card(store, values["detector"])
+    load_detector_card(store, values["detector"], _told_later)
     if values["batch"] is None or find_batch(store, values["batch"]) is None:
         refuse_missing(values["images"])
 
 
 def _screen(store: Store, values: Values) -> None:
-    detector_at(store, values["detector"], values["site"])
+    detector_at(store, values["detector"], values["site"], _told_later)
     if values["force"] or find_batch(store, values["batch"]) is None:
         refuse_missing(values["images"])
 
 
 def _nightly(store: Store, values: Values) -> None:
-    detector_at(store, values["detector"], values["site"])
+    detector_at(store, values["detector"], values["site"], _told_later)
     day = values["date"] or datetime.now(ZoneInfo(values["timezone"])).date()
     if find_night(store, values["series"], day) is None:
         refuse_missing(values["inbox"])
 
 
 def _evaluate(store: Store, values: Values) -> None:
-    load_detector_card(store, values["detector"])
+    load_detector_card(store, values["detector"], _told_later)
     if values["name"] is None or not store.exists("evaluations", values["name"], "card.json"):
         refuse_missing(values["images"])
         if values["ood"]:

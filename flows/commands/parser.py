@@ -35,7 +35,7 @@ def read(name: str, arguments: Sequence[str]) -> tuple[Given, Given, bool]:
         The command's own options, its settings, and whether ``--json`` was given.
 
     Raises:
-        UsageError: an option is unknown, or has no value.
+        UsageError: an option is unknown, or has no value, or an empty one.
     """
     parser = command_parser(name)
     found, unknown = parser.parse_known_args(arguments)
@@ -44,6 +44,9 @@ def read(name: str, arguments: Sequence[str]) -> tuple[Given, Given, bool]:
     own: Given = {}
     settings: Given = {}
     for key, value in vars(found).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            option = option_name(key.partition(":")[2])
+            raise UsageError(f"{option}: it is empty: is a variable not set?")
         kind, _, path = key.partition(":")
         into = own if kind == "own" else settings
         *parents, last = path.split(".")

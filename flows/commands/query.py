@@ -20,7 +20,8 @@ from flows.options.described import described
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome
 from flows.settings import Settings
-from storage.reports.sql import SECONDS, answer, column_types, table_schemas
+from storage.reports.confined import confined_answer
+from storage.reports.limits import SECONDS
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 
@@ -55,7 +56,7 @@ class QueryOutcome(Outcome):
     def pieces(self, as_json: bool) -> Iterator[str]:
         """Yield the answer piece by piece."""
         self.damaged.clear()
-        with answer(
+        with confined_answer(
             Store(self.store), self.sql, seconds=self.seconds, on_damage=self._leave_out
         ) as reader:
             names = reader.schema.names
@@ -104,6 +105,8 @@ def schema(
     settings: Settings | None = None,
 ) -> SchemaOutcome:
     """List the columns of the tables, with their types, units and meanings."""
+    from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
+
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
         types = column_types(name, fields)

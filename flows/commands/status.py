@@ -20,7 +20,7 @@ from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import Lineage, list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn
-from storage.store import Store
+from storage.store import Store, refuse_absent
 from storage.verification import all_checks, batch_checks
 
 Row = dict[str, Any]
@@ -68,6 +68,7 @@ def status(
     """Show what is in a store: models, statistics, detectors, sites and batches."""
     settings = settings or Settings()
     store = Store(settings.store)
+    refuse_absent(store)
     damaged: list[str] = []
 
     def leave_out(text: str) -> None:
@@ -214,6 +215,7 @@ def verify(batch: str | None = None, settings: Settings | None = None) -> Verify
     """Compare everything in a store with its digests, and name what is damaged."""
     settings = settings or Settings()
     store = Store(settings.store)
+    refuse_absent(store)
     compared, damaged = 0, []
     for check in batch_checks(store, batch) if batch else all_checks(store):
         compared += 1

@@ -22,8 +22,12 @@ LOST = 1.0  # the same where there is no server any more
 
 @dataclass
 class Conclusion:
-    """The end of the flow of this process: its outcome, and the error that it ended with."""
+    """The end of the flow of this process: its outcome, and the error that it ended with.
 
+    ``begun`` says that the flow's own function was called: Prefect may fail before.
+    """
+
+    begun: bool = False
     outcome: Outcome | None = None
     error: BaseException | None = None
     leave_within: float = LEAVE_WITHIN
@@ -32,6 +36,11 @@ class Conclusion:
 
 # A command runs one flow. Prefect may fail after it, and hide by its own error how it ended.
 CONCLUSION = Conclusion()
+
+
+def begin() -> None:
+    """Note that a flow's own function was called."""
+    CONCLUSION.begun = True
 
 
 def conclude(outcome: Outcome | None, error: BaseException | None) -> None:

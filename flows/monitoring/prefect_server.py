@@ -2,7 +2,8 @@
 
 Prefect would start one itself when the flow begins. A server that starts before the flow's imports
 is ready when they are done. It watches the process that started it, and ends if that is killed;
-that process watches the server, and goes on without it.
+that process watches the server, and works without it once the flow has begun. Prefect begins no
+flow without a server, so one that is killed before that is started again.
 """
 
 import atexit
@@ -20,10 +21,13 @@ from urllib.request import urlopen
 
 from flows.monitoring.ending import CONCLUSION, LOST
 
-STARTUP = 60.0  # seconds
+# Seconds. It takes a minute under a load of 20; one that ends is noticed at once.
+STARTUP = 600.0
+STARTS = 4  # of one command
 LOOK = 0.5  # seconds between looks at whether the server is there
 GRACE = 5.0  # seconds in which it ends when it is told to
 SILENT = 30.0  # seconds without an answer after which a server is taken for lost
+SERVE = ("-m", "flows.monitoring.prefect_server")
 # Tries that Prefect's client makes again, a few seconds in all; its own five take a minute, each
 # time that it has something to tell.
 TRIES_AGAIN = "2"
@@ -39,43 +43,78 @@ class TemporaryServer:
     def __init__(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self._starts, self._ending = 0, False
+        self._start()
+        # What Prefect registers after this, to send its last events, happens before it.
+        atexit.register(self._terminate)
+        CONCLUSION.last.append(lambda: self._process.kill())
+
+    def _start(self) -> None:
+        self._starts += 1
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  as long as the server
         quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
         # Python files that lie in the working folder, beside images, are no modules of ours.
         quiet |= {"PYTHONSAFEPATH": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.monitoring.prefect_server", str(port)],
+            [sys.executable, *SERVE, str(self._port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
             env=os.environ | quiet,
             start_new_session=True,  # Ctrl-C is for the flow, which has something left to tell it
         )
-        self._ending = False
-        # What Prefect registers after this, to send its last events, happens before it.
-        atexit.register(self._terminate)
-        CONCLUSION.last.append(self._process.kill)
 
     def wait(self) -> None:
-        """Wait until the server answers.
+        """Wait until the server answers; start it again where it is killed before it does.
 
         Raises:
             ServerError: it does not, and the last that it said.
         """
+        while not self._answers_soon():
+            # One that ends by itself has said why, and would end again.
+            if self._process.returncode >= 0 or self._starts == STARTS:
+                self._said.seek(0)
+                said = self._said.read().decode(errors="replace").split("Error:")[-1].strip()
+                raise ServerError(f"Prefect's temporary server does not start: {said or 'killed'}")
+            _warn("Prefect's temporary server was killed while it started: it is started again")
+            self._start()
+        threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
+
+    def _answers_soon(self) -> bool:
+        """Wait until the server answers; False where it has ended, or is ended as too slow."""
         ends = time.monotonic() + STARTUP
-        while time.monotonic() < ends and self._process.poll() is None:
+        while self._process.poll() is None:
             try:
                 with urlopen(f"{self.url}/health", timeout=5):
-                    threading.Thread(target=self._watch, daemon=True).start()
-                    return
+                    return True
             except (URLError, TimeoutError, ConnectionError):
                 time.sleep(0.02)
-        self._process.kill()
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").split("Error:")[-1].strip()
-        raise ServerError(f"Prefect's temporary server does not start: {said or 'too slow'}")
+            if time.monotonic() > ends:
+                self._process.kill()
+                self._process.wait()
+                raise ServerError(
+                    "Prefect's temporary server does not start: it has not answered for "
+                    f"{STARTUP:.0f} seconds"
+                )
+        return False
+
+    def again(self) -> bool:
+        """Start the server again if it is lost; return whether it was, and answers now."""
+        if not self.lost:
+            try:
+                with urlopen(f"{self.url}/health", timeout=5):
+                    return False
+            except OSError:  # it hangs
+                self._process.kill()
+                self._process.wait()
+        if self._starts >= STARTS:
+            return False
+        _warn("Prefect's temporary server was lost before the flow began: it is started again")
+        self._start()
+        self.wait()
+        return True
 
     @property
     def lost(self) -> bool:
@@ -90,22 +129,25 @@ class TemporaryServer:
         except subprocess.TimeoutExpired:  # it is stopped, or waits for something
             self._process.kill()
 
-    def _watch(self) -> None:
-        """Wait until the server is lost, and see to it that nobody waits for it."""
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a server is lost, and see to it that nobody waits for it."""
         answered = time.monotonic()
-        while not self.lost and time.monotonic() - answered < SILENT:
+        while process.poll() is None and time.monotonic() - answered < SILENT:
             time.sleep(LOOK)
             with suppress(OSError), urlopen(f"{self.url}/health", timeout=5):
                 answered = time.monotonic()
         if self._ending:
             return
-        why = "has ended" if self.lost else f"has not answered for {SILENT:.0f} seconds"
-        self._process.kill()  # what waits for its answer is told so at once
-        self._process.wait()
+        lost = process.poll() is not None
+        why = "has ended" if lost else f"has not answered for {SILENT:.0f} seconds"
+        process.kill()  # what waits for its answer is told so at once
+        process.wait()
+        while not CONCLUSION.begun:  # the command starts another, unless the flow begins without
+            if self._ending or self._process is not process:
+                return
+            time.sleep(LOOK)
         _tell_prefect_nothing_more()
-        from flows.monitoring.console import warn  # help and versions do without it
-
-        warn(f"Prefect's temporary server {why}: the work goes on, and Prefect is not told of it")
+        _warn(f"Prefect's temporary server {why}: the work goes on, and Prefect is not told of it")
 
 
 def start_server() -> TemporaryServer | None:
@@ -131,6 +173,12 @@ def start_server() -> TemporaryServer | None:
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", TRIES_AGAIN)
     refresh_global_settings_context()
     return server
+
+
+def _warn(text: str) -> None:
+    from flows.monitoring.console import warn  # help and versions do without it
+
+    warn(text)
 
 
 def _tell_prefect_nothing_more() -> None:

@@ -36,6 +36,17 @@ def without_secret(given: Given) -> Given:
     return given
 
 
+def named_source(given: Given) -> Given:
+    """Return addresses of images; ValueError where one is empty, or holds a password.
+
+    An empty one, of a variable that is not set, would be the working folder.
+    """
+    for each in given if isinstance(given, list) else [given]:
+        if each is not None and not each.strip():
+            raise ValueError("the address of images is empty: is a variable not set?")
+    return without_secret(given)
+
+
 class Options(BaseModel):
     """The options of a command; the docstring says what the command does, in one sentence."""
 

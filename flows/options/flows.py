@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.options.described import Options, without_secret
+from flows.options.described import Options, named_source, without_secret
 
 Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
@@ -18,7 +18,7 @@ MAGNITUDES = [0.0014]
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
 
-SAFE = AfterValidator(without_secret)
+SAFE = AfterValidator(named_source)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
 DETECTOR_AT = "the detector; by default that of the site, or the newest"
 SITE = "the laboratory, as it was commissioned: its slides are expected to be like its own"
@@ -143,7 +143,9 @@ class Retract(Options):
 class Commission(Options):
     """Learn a laboratory's own normal from a night, and report what may be believed there."""
 
-    images: Annotated[Images, Field(description=f"a night's images, labelled or not: {SOURCES}")]
+    images: Annotated[
+        Images, SAFE, Field(description=f"a night's images, labelled or not: {SOURCES}")
+    ]
     site: Annotated[str, Field(description="name of the laboratory; its nights add up")]
     batch: Annotated[
         str | None, Field(description="name of this night; by default made of site and images")
@@ -301,3 +303,10 @@ class Prune(Options):
         Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
     ] = None
     apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False
+    today: Annotated[
+        datetime.date | None,
+        Field(
+            description="confirm the date of this machine's clock, where nothing was written to "
+            "the store for long: otherwise nothing is removed then"
+        ),
+    ] = None

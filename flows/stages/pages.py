@@ -27,14 +27,21 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import CountingCard, DetectorCard
 from storage.models.sites import load_site_of
 from storage.parquet import iterate_groups, read_table
-from storage.reports.pages import index_path, page_is_of, page_names, page_path
+from storage.reports.pages import (
+    index_path,
+    made_from,
+    page_is_of,
+    page_names,
+    page_path,
+    write_page_file,
+)
 from storage.reports.tables import (
     FIELDS,
     PATIENTS,
     SLIDES,
     report_path,
 )
-from storage.store import Store, digest_of
+from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.images.listing import named
 from tasks.reports.fields import COLUMNS, cells_of
@@ -51,7 +58,7 @@ WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
     """Tell whether a published batch has a page made of these very reports, and an index."""
-    return store.exists(*index_path()) and page_is_of(store, batch.name, _made_from(seal))
+    return store.exists(*index_path()) and page_is_of(store, batch.name, made_from(seal))
 
 
 @task(cache_policy=NO_CACHE)
@@ -87,13 +94,13 @@ def write_page(
         threshold=limit,
         made_by=_made_by(store, batch, seal, card, detector),
         command=_command(settings, batch, seal),
-        made_from=_made_from(seal),
+        made_from=made_from(seal),
         patients=_patients(store, batch, seal),
     )
-    page = batch_page(view).encode()
+    page = batch_page(view)
     # Before the page, so that where a page is there the index lists it, whenever a run was killed.
     _write_index(store, batch)
-    store.write_bytes(page, *page_path(batch.name))
+    write_page_file(store, page, *page_path(batch.name))
 
 
 def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
@@ -137,7 +144,7 @@ def _write_index(store: Store, batch: Batch) -> None:
             store.fence.check()
         nights = nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
-        held.store.write_bytes(index_page(nights, pages).encode(), *index_path())
+        write_page_file(held.store, index_page(nights, pages), *index_path())
 
 
 def _exhibits(
@@ -204,13 +211,6 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
         else ShownSlide(uri, by_source[uri], picture)
         for uri, picture in zip(shown, drawn, strict=True)
     ]
-
-
-def _made_from(seal: Seal) -> str:
-    """Compute the digest that identifies the reports of a batch together."""
-    digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
-    digests += [each for each in (seal.fields_digest, seal.patients_digest) if each]
-    return digest_of(" ".join(str(digest) for digest in digests).encode())
 
 
 def _made_by(

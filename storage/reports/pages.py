@@ -1,9 +1,18 @@
-"""Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights."""
+"""Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights.
 
-from storage.store import Store
+The last line of a page is a comment with the sha256 of all before it, by which `verify` finds a
+page that was cut short or changed. Pages of before 0.4 have none.
+"""
+
+import re
+
+from storage.batches.ledger import Seal
+from storage.store import Store, StoreError, digest_of
 
 HTML = "html"
 HEAD = 4096  # bytes of a page that say from which reports it was made
+LAST_LINE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
+ANEW = "run the same slidewatch screen again, which makes the page anew"
 
 
 def page_path(batch: str) -> tuple[str, ...]:
@@ -24,6 +33,31 @@ def withdrawn_page(batch: str) -> bytes:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title>'
         f"<p>{text}; run slidewatch screen again if this page stays.</p></html>\n"
     ).encode()
+
+
+def write_page_file(store: Store, page: str, *path: str) -> None:
+    """Write a page, with its digest as its last line."""
+    content = page.encode()
+    content += b"" if content.endswith(b"\n") else b"\n"
+    store.write_bytes(content + f"<!-- sha256 {digest_of(content)} -->\n".encode(), *path)
+
+
+def check_page(store: Store, *path: str) -> bytes:
+    """Return the content of a page; StoreError where it is not the page that was written."""
+    content = store.read_bytes(*path)
+    found = LAST_LINE.search(content)
+    if found is None and not content.rstrip().endswith(b"</html>"):
+        raise StoreError(f"it is cut short, or its end was changed: {ANEW}")
+    if found is not None and digest_of(content[: found.start()]) != found[1].decode():
+        raise StoreError(f"it is not the page that was written (sha256 differs): {ANEW}")
+    return content
+
+
+def made_from(seal: Seal) -> str:
+    """Compute the digest that identifies the reports of a batch together."""
+    digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
+    digests += [each for each in (seal.fields_digest, seal.patients_digest) if each]
+    return digest_of(" ".join(str(digest) for digest in digests).encode())
 
 
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:

@@ -2,15 +2,18 @@
 
 ``sample.json`` lists the cells, chosen once for all readers. Beside it is a file for each verdict,
 ``<number>-<random>.json``, written when it is said and never again: whoever changes her mind adds
-another. So nothing is lost by a crash, and readers at once do not disturb each other.
+another. So nothing is lost by a crash, and readers at once do not disturb each other. The number is
+higher than any that was there before, so that what was said later counts as later, whichever server
+has written it and whatever its clock says.
 """
 
-from collections.abc import Container, Iterator
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime
 from uuid import uuid4
 
-from storage.records import Part, Record
-from storage.store import AlreadyExistsError, Store
+from storage.records import NewerError, Part, Record
+from storage.store import AlreadyExistsError, Store, StoreError
 
 FOLDER, SAMPLE = "readings", "sample.json"
 
@@ -62,19 +65,66 @@ def keep_sample(store: Store, batch: str, sample: ReadingSample) -> ReadingSampl
 
 
 def add_reading(store: Store, batch: str, reading: Reading, number: int) -> str:
-    """Write a reading, and return the name of its file.
-
-    ``number`` is how many the writer knows, so that its own follow each other in any clock.
-    """
+    """Write a reading under a number from `next_number`, and return the name of its file."""
     name = f"{number:08d}-{uuid4().hex[:12]}.json"
     reading.write(store, FOLDER, batch, name, once=True)
     return name
 
 
+def next_number(store: Store, batch: str) -> int:
+    """Return a number above those of all readings of a batch, whichever server has written them."""
+    return max(map(_number, _files(store, batch)), default=-1) + 1
+
+
+def in_order(readings: Mapping[str, Reading]) -> list[Reading]:
+    """Sort readings, by the names of their files, in the order in which they were said.
+
+    Two servers may give the same number at the same moment; then their clocks decide.
+    """
+    names = sorted(readings, key=lambda name: (_number(name), readings[name].at, name))
+    return [readings[name] for name in names]
+
+
 def read_readings(
-    store: Store, batch: str, known: Container[str] = ()
+    store: Store,
+    batch: str,
+    known: Container[str] = (),
+    on_damage: Callable[[str, StoreError], None] | None = None,
 ) -> Iterator[tuple[str, Reading]]:
-    """Read the readings of a batch but those whose files are known, in order."""
-    for name in store.names(FOLDER, batch):
-        if name.endswith(".json") and name != SAMPLE and name not in known:
+    """Read the readings of a batch but those whose files are known.
+
+    Args:
+        store: where they are.
+        batch: its key.
+        known: names of files that are left out.
+        on_damage: is told the name of each damaged file, and the error; without it this is raised.
+    """
+    for name in _files(store, batch):
+        if name in known:
+            continue
+        try:
             yield name, Reading.read(store, FOLDER, batch, name)
+        except NewerError:
+            raise
+        except StoreError as error:
+            if on_damage is None:
+                raise
+            on_damage(name, error)
+
+
+def read_reading_file(store: Store, batch: str, name: str) -> None:
+    """Read one file of the readings of a batch; StoreError where it is damaged."""
+    if name == SAMPLE:
+        ReadingSample.read(store, FOLDER, batch, SAMPLE)
+    elif name.endswith(".json"):
+        Reading.read(store, FOLDER, batch, name)
+
+
+def _files(store: Store, batch: str) -> list[str]:
+    names = store.names(FOLDER, batch)
+    return [name for name in names if name.endswith(".json") and name != SAMPLE]
+
+
+def _number(name: str) -> int:
+    found = re.match(r"\d+", name)
+    return int(found[0]) if found else 0

@@ -88,6 +88,17 @@ def save_review(store: Store, review: Review) -> None:
         ) from None
 
 
+def verify_review(store: Store, *path: str) -> None:
+    """Read a review whole; StoreError where it is damaged, in the names of its columns too.
+
+    These are in the footer, which has no checksum.
+    """
+    found = read_table(store, *path).schema
+    other = [each.name for each in found if each.name not in SCHEMA.names]
+    if other or not {"image_id", "verdict"} <= set(found.names):
+        raise StoreError("its columns are not those of a review: restore it from a backup")
+
+
 def reviewed_batch(store: Store, images: Sources) -> str | None:
     """Find the batch whose verdicts a source of images is; None where it is another source."""
     if not isinstance(images, str) or not images.endswith(".parquet"):

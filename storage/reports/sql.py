@@ -18,8 +18,9 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from storage.models.sites import FOLDER as SITES
 from storage.models.sites import SiteCard, list_sites
-from storage.parquet import checked_format, read_footer, read_table
+from storage.parquet import checked_format, checked_schema, read_table
 from storage.records import Tell, read_readable
+from storage.reports.limits import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -33,13 +34,6 @@ REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
 TABLES = (*REPORTS, SITES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
-SECONDS = 300.0
-# A query may run on the machine of the next night: it must leave memory and disk to that.
-MEMORY, SPILL = "2GiB", "8GiB"
-
-
-class QueryError(Exception):
-    """A query cannot be answered; one line says why."""
 
 
 @contextmanager
@@ -115,7 +109,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
 def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
     """Open all readable reports of a kind as one data set, empty where there is none."""
     files = _files(store, name)
-    reports = read_readable(lambda file: (file, _schema(store, file)), files, on_damage)
+    reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
     # The newest report says in which order columns stand; the code, what every table has.
     found = [schema for _, schema in reversed(reports)]
     known = table_schemas([], [])[name]
@@ -173,10 +167,6 @@ def _files(store: Store, name: str) -> list[str]:
         for file in store.names("reports", name, folder)
         if file.endswith(".parquet")
     ]
-
-
-def _schema(store: Store, file: str) -> pa.Schema:
-    return read_footer(store, file).schema.to_arrow_schema()
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]

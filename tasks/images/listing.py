@@ -27,11 +27,13 @@ from tasks.images.addresses import (
 )
 from tasks.images.files import SourceError, asked, filesystem, list_members
 from tasks.images.folders import Listed, list_files
+from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
+HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
 KINDS_NAMED = 5  # of files that are left out
 PART = 2**14  # files
 Sources = str | Sequence[str]  # one source or several
@@ -41,7 +43,7 @@ def as_given(sources: Sources) -> str | list[str]:
     """Return sources in the one form that is kept and compared: a text where there is one.
 
     Raises:
-        SourceError: there are none.
+        SourceError: there are none, or one is empty, which would be the working folder.
 
     >>> as_given(["cells"]), as_given(["monday", "tuesday"])
     ('cells', ['monday', 'tuesday'])
@@ -49,6 +51,8 @@ def as_given(sources: Sources) -> str | list[str]:
     several = [sources] if isinstance(sources, str) else list(sources)
     if not several:
         raise SourceError("no images are named: give at least one source")
+    if not all(each.strip() for each in several):
+        raise SourceError("a source of images is an empty text: is a variable not set?")
     return several[0] if len(several) == 1 else several
 
 
@@ -90,12 +94,14 @@ def list_images(
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
             (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of these.
-        classes: folder names that are labels; a file directly in such a folder has that label.
+        classes: folder names that are labels, in capitals or not; a file directly in such a folder
+            has that label.
         limit: take this many images, spread evenly over the source.
         extensions: of files that are images.
         trusted: whether the rows of a manifest may name any filesystem, for it is our own.
-        on_skip: is told of each folder behind a link, which is not looked into, and how many files
-            of a source are no images.
+        on_skip: is told of each folder behind a link, which is not looked into, how many files of
+            a source are no images, how many images are hidden, and of labels read from folders that
+            differ from a class in capitals.
 
     Returns:
         A table of `SCHEMA`, sorted by patient, slide and URL.
@@ -103,13 +109,15 @@ def list_images(
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
-    labels = frozenset(classes)
+    labels = FolderLabels(classes)
     # No name for what is not in order yet: it would stay in memory.
     table = _in_order(
         pa.concat_tables(
             _read(one, labels, extensions, trusted, on_skip) for one in each_source(source)
         )
     )
+    for folder, label in sorted(labels.renamed.items()):
+        on_skip(f"folders called {folder!r} are taken as class {label}: only capitals differ")
     _refuse_repeats(table, named(source))
     if limit is not None and limit < table.num_rows:
         table = table.take([i * table.num_rows // limit for i in range(limit)])
@@ -148,7 +156,7 @@ def _in_order(table: pa.Table) -> pa.Table:
 
 def _read(
     source: str,
-    classes: frozenset[str],
+    classes: FolderLabels,
     extensions: frozenset[str],
     trusted: Callable[[str], bool],
     on_skip: Callable[[str], None],
@@ -165,7 +173,7 @@ def _read(
 
 def _files(
     source: str,
-    classes: frozenset[str],
+    classes: FolderLabels,
     extensions: frozenset[str],
     on_skip: Callable[[str], None],
 ) -> pa.Table:
@@ -200,8 +208,8 @@ def _images_of(
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, size
-        elif not _is_hidden(below):
-            others[PurePosixPath(below).suffix.lower() or "no extension"] += 1
+        else:
+            others[_kind(below, extensions)] += 1
     for linked in sorted(listed.linked):
         on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
     _tell_of_others(source, others, on_skip)
@@ -224,13 +232,19 @@ def _list_archive(
             continue
         if _is_image(name, extensions):
             yield f"{kind}://{name}::{address}", name, size
-        elif not _is_hidden(name):
-            others[PurePosixPath(name).suffix.lower() or "no extension"] += 1
+        else:
+            others[_kind(name, extensions)] += 1
     _tell_of_others(source, others, on_skip)
 
 
 def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], None]) -> None:
-    """Say how many files of a source are left out, and of what kind, in one line."""
+    """Say how many files of a source are left out, and of what kind, in a line each."""
+    del others[HIDDEN]
+    if hidden := others.pop(HIDDEN_IMAGES, 0):
+        on_skip(
+            f"{hidden:,} hidden image{'s' if hidden > 1 else ''} of {source} left out, because "
+            "a name or a folder begins with a dot: rename what is to be read"
+        )
     if others:
         often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
         kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
@@ -239,6 +253,16 @@ def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], 
             f"{others.total():,} files of {source} are left out, for they are no images by their "
             f"extension: {kinds}{more}"
         )
+
+
+def _kind(path: str, extensions: frozenset[str]) -> str:
+    """Name the kind of a file that is left out: by its extension, unless it is hidden."""
+    suffix = PurePosixPath(path).suffix.lower()
+    if not _is_hidden(path):
+        return suffix or "no extension"
+    # Of each file macOS packs a shadow ._name, which is no image whatever its name says.
+    shadow = "__MACOSX" in PurePosixPath(path).parts or PurePosixPath(path).name.startswith("._")
+    return HIDDEN_IMAGES if suffix in extensions and not shadow else HIDDEN
 
 
 def _is_image(path: str, extensions: frozenset[str]) -> bool:
@@ -251,7 +275,7 @@ def _is_hidden(path: str) -> bool:
     return any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in PurePosixPath(path).parts)
 
 
-def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]) -> pa.Table:
+def _table(files: Iterable[tuple[str, str, int | None]], classes: FolderLabels) -> pa.Table:
     left = iter(files)
     parts = [SCHEMA.empty_table()]
     # All parts share what files do not tell: it would take more memory than the rest.
@@ -266,7 +290,7 @@ def _table(files: Iterable[tuple[str, str, int | None]], classes: frozenset[str]
 
 
 def _part(
-    files: Sequence[tuple[str, str, int | None]], classes: frozenset[str]
+    files: Sequence[tuple[str, str, int | None]], classes: FolderLabels
 ) -> dict[str, pa.Array]:
     # By column: a dictionary for each row would take a kilobyte.
     columns: dict[str, list[object]] = {name: [] for name in LISTED}
@@ -277,7 +301,7 @@ def _part(
             as_text(uri),
             None if as_text(uri) == uri else NOT_UTF_8,
             size,
-            parts.parent.name if parts.parent.name in classes else None,
+            classes.of(as_text(parts.parent.name)),
             name.slide_id,
             name.patient_id,
             name.acquired_at,

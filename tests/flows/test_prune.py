@@ -7,7 +7,7 @@ import pytest
 
 from flows import prune as module
 from flows.fit import FitOutcome, fit, retract
-from flows.prune import PolicyError, prune
+from flows.prune import ClockError, PolicyError, prune
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.ledger import list_seals
@@ -15,6 +15,7 @@ from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.records import now
 from storage.reports.tables import FIELDS, report_path
+from storage.retention import newest_record
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import copied
@@ -78,6 +79,34 @@ def test_nothing_goes_before_its_time(settings: Settings) -> None:
     assert {k for k in files(settings) if k.startswith("features")} == {
         k for k in before if k.startswith("features")
     }
+
+
+def test_a_clock_far_ahead_of_the_store_removes_nothing_until_its_date_is_confirmed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, date(2040, 1, 1))
+    before = files(settings)
+    assert prune(reports=30, settings=settings).removed  # listing asks nobody
+    with pytest.raises(ClockError, match=r"2040-01-01, and .* confirm its date with --today 2040"):
+        prune(reports=30, apply=True, settings=settings)
+    with pytest.raises(ClockError, match=r"--today 2026-01-01: the clock of this machine says 20"):
+        prune(apply=True, today=date(2026, 1, 1), settings=settings)
+    assert files(settings) == before
+    outcome = prune(apply=True, today=date(2040, 1, 1), settings=settings)
+    assert outcome.removed == {"features under m": ["one", "two"]}
+
+
+def test_a_record_of_the_future_hides_no_wrong_clock(settings: Settings) -> None:
+    store = Store(settings.store)
+    newest = newest_record(store, now())
+    assert newest is not None
+    batch = load_batch(store, "one")
+    path = ("batches", "one", "batch.json")
+    store.write_json(
+        store.read_json(*path) | {"started_at": (now() + timedelta(days=5000)).isoformat()}, *path
+    )
+    assert newest_record(store, now()) == newest
+    assert batch.started_at <= newest
 
 
 def test_it_only_lists_unless_it_is_told_to_remove(settings: Settings, later: None) -> None:

@@ -1,6 +1,7 @@
 """Serve the pages on which a person reads cells; they work without script, by forms."""
 
 import io
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from flows.commands.review.figures import figures
 from flows.commands.review.nearness import Like, Nearness
 from flows.commands.review.session import Session
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from flows.monitoring.console import warn
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
-from tasks.reading.reviews import KEYS
+from tasks.reading.reviews import KEYS, VerdictError
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.page import environment
@@ -65,8 +67,22 @@ class Bench:
                 Route("/by/{reader}/{image_id}", self.say, methods=["POST"]),
                 Route("/by/{reader}/{image_id}/like", self.like, methods=["GET"]),
                 Route("/by/{reader}/{image_id}/like", self.mark, methods=["POST"]),
-            ]
+            ],
+            exception_handlers={
+                **dict.fromkeys((StoreError, OSError, VerdictError), self._problem),
+                Exception: self._unexpected,
+            },
         )
+
+    def _problem(self, request: Request, error: Exception) -> Response:
+        """Say that something could not be done, such as keeping a verdict on a full disk."""
+        reason = getattr(error, "strerror", None) or error
+        return self._page(request, "problem.html", status=503, problem=str(reason))
+
+    def _unexpected(self, request: Request, error: Exception) -> Response:
+        """Tell the terminal of a mistake of ours in one line, and the person as of any problem."""
+        warn(f"a page failed, {request.url.path}: {type(error).__name__}: {error}")
+        return self._problem(request, error)
 
     def start(self, request: Request) -> Response:
         """Ask for the reader's name, unless the command has given it."""
@@ -147,9 +163,11 @@ class Bench:
         if verdict not in self._session.verdicts:
             raise HTTPException(400, f"{verdict!r} is no verdict")
         try:
-            return verdict, min(max(float(form.get("seconds", "0")), 0.0), LONGEST_LOOK)
+            seconds = float(form.get("seconds", "0"))
         except ValueError:
-            return verdict, 0.0
+            seconds = 0.0
+        # No comparison holds for NaN, and JSON has none.
+        return verdict, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
 
     def like(self, request: Request) -> Response:
         """Show the cells most like one, by their features; nothing that the machine says of them.
@@ -293,7 +311,11 @@ class Bench:
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         base = request.scope["root_path"]
         page = _PAGES.get_template(name).render(
-            base=base, batch=self._session.batch.name, blind=self._blind, **values
+            base=base,
+            batch=self._session.batch.name,
+            blind=self._blind,
+            damaged=len(self._session.damaged),
+            **values,
         )
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
 

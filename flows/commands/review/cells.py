@@ -169,6 +169,12 @@ class ReportOutcome(ReviewOutcome):
     """Persons' verdicts on a batch, and how far those agree who have read it."""
 
     figures: list[ToldFigure]
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Return whether damaged readings were left out."""
+        return bool(self.damaged)
 
     def rows(self) -> list[tuple[str, object]]:
         """List the verdicts, the precision and the figures as names and texts."""
@@ -184,10 +190,11 @@ def report(
     store = Store((settings or Settings()).store)
     frozen = published_batch(store, batch)
     told: list[ToldFigure] = []
+    damaged: list[str] = []
     if find_sample(store, frozen.key) is not None:
         session, _ = open_session(
             store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
         )
-        told = figures(session)
+        told, damaged = figures(session), list(session.damaged.values())
     found = judged(store, frozen, latest_review(store, frozen.name))
-    return ReportOutcome(**found.model_dump(), figures=told)
+    return ReportOutcome(**found.model_dump(), figures=told, damaged=damaged)

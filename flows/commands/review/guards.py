@@ -43,6 +43,11 @@ class Guarded:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            # None of the pages opens one; closed before it is accepted, it is answered by 403.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
         refusal = self._refusal(scope)
         if refusal is not None:
             await _answer(send, *refusal)

@@ -19,6 +19,7 @@ from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError, check_name
 
 HOST = "127.0.0.1"
+END_WITHIN = 2  # seconds after Ctrl-C, for a client that holds a request half sent
 
 
 class ReadOutcome(Outcome):
@@ -27,6 +28,12 @@ class ReadOutcome(Outcome):
     batch: str
     cells: int
     figures: list[ToldFigure]
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Return whether damaged readings were left out."""
+        return bool(self.damaged)
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
@@ -58,14 +65,25 @@ def serve(
     token = secrets.token_urlsafe(24)
     hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
     app = Guarded(bench.app(), token, hosts, "http")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app,
+        log_level="critical",  # what goes wrong is said on the page
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=END_WITHIN,
+    )
     # A person who opens the address at once waits a moment, and is not refused.
     with _listening(port) as listening:
         tell(f"{len(session.cells):,} cells of batch {frozen.name}; open, and Ctrl-C to end:")
         tell(f"http://{HOST}:{port}/{token}/")
         with suppress(KeyboardInterrupt):  # the server ends first, and then says that it was told
             uvicorn.Server(config).run(sockets=[listening])
-    return ReadOutcome(batch=session.batch.name, cells=len(session.cells), figures=figures(session))
+    return ReadOutcome(
+        batch=session.batch.name,
+        cells=len(session.cells),
+        figures=figures(session),
+        damaged=list(session.damaged.values()),
+    )
 
 
 def _listening(port: int) -> socket.socket:

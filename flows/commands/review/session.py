@@ -10,6 +10,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
+from flows.monitoring.console import warn
 from storage.batches.manifests import Batch, rows_at
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, load_detector_card
@@ -20,7 +21,9 @@ from storage.reports.readings import (
     Stratum,
     add_reading,
     find_sample,
+    in_order,
     keep_sample,
+    next_number,
     read_readings,
 )
 from storage.store import Store, StoreError
@@ -41,6 +44,7 @@ class Session:
     card: ModelCard
     sample: Sample
     scored: pa.Table  # of all cells of the batch, see `scored_cells`
+    damaged: dict[str, str] = field(default_factory=dict)  # readings left out: file, and why
     _readings: dict[str, Reading] = field(default_factory=dict)
     _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
     _lock: Lock = field(default_factory=Lock)
@@ -96,7 +100,18 @@ class Session:
     def refresh(self) -> None:
         """Read what others have said meanwhile, through other servers too."""
         with self._lock:
-            self._readings |= dict(read_readings(self.store, self.batch.key, self._readings))
+            self._refresh()
+
+    def _refresh(self) -> None:
+        known = {*self._readings, *self.damaged}
+        self._readings |= dict(
+            read_readings(self.store, self.batch.key, known, on_damage=self._leave_out)
+        )
+
+    def _leave_out(self, name: str, error: StoreError) -> None:
+        """Leave a damaged reading out, and say so once: it must not stop the other readers."""
+        self.damaged[name] = str(error)
+        warn(f"left out: {error}")
 
     def standing(self, reader: str) -> dict[str, str]:
         """Give the verdicts of a reader that stand, on any cells of the batch, by digest."""
@@ -105,7 +120,7 @@ class Session:
     def _last(self, reader: str) -> dict[str, Reading]:
         """Give the last reading of each cell by a reader, unless it was taken back, in order."""
         found: dict[str, Reading] = {}
-        for _, reading in sorted(self._readings.items()):
+        for reading in in_order(self._readings):
             if reading.reader == reader:
                 found.pop(reading.image_id, None)  # what was said last comes last
                 if reading.verdict is not None:
@@ -169,7 +184,9 @@ class Session:
     ) -> None:
         """Write a verdict on each cell; None takes the last one back."""
         with self._lock:
-            for image_id in image_ids:
+            # Others may have written since: what is said now must count as said later.
+            first = next_number(self.store, self.batch.key)
+            for number, image_id in enumerate(image_ids, first):
                 reading = Reading(
                     reader=reader,
                     image_id=image_id,
@@ -178,11 +195,12 @@ class Session:
                     seconds=seconds,
                     act=act,
                 )
-                name = add_reading(self.store, self.batch.key, reading, len(self._readings))
+                name = add_reading(self.store, self.batch.key, reading, number)
                 self._readings[name] = reading
 
     def undo(self, reader: str) -> str | None:
         """Take back what a reader has said last, and return the digest of its image, or of one."""
+        self.refresh()  # the last may have been said at another server
         last = self._last(reader)
         if not last:
             return None
@@ -214,6 +232,12 @@ class Session:
         lines = self.lines()
         if not lines:
             return None
+        if keep and self.damaged:
+            first = next(iter(self.damaged.values()))
+            raise StoreError(
+                "a damaged reading may have changed any of these verdicts, so none becomes a "
+                f"label: restore its file from a backup, or remove it ({first})"
+            )
         return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.jobs.single_cells import refuse_photograph
+from flows.monitoring.console import warn
 from tasks.images.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
@@ -50,7 +51,7 @@ def load_labelled_images(
     Raises:
         SourceError: a class has no image, or none can be read.
     """
-    manifest = list_images(images, classes=CLASSES, limit=limit)
+    manifest = list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
     found = set(manifest["label"].drop_null().to_pylist())
     if found != set(CLASSES):
         raise SourceError(

@@ -58,6 +58,29 @@ class Changes:
     as_written: int = 0
 
 
+class _Cells:
+    """The cells that were written, and which of them lies nearest to an outline."""
+
+    def __init__(self, cells: Mapping[str, Written]) -> None:
+        self._by_id, self._all = cells, list(cells.values())
+        places = [(cell.told["x"], cell.told["y"]) for cell in self._all]
+        self._places = np.array(places, np.float64).reshape(-1, 2)
+
+    def find(self, identifier: str) -> Written | None:
+        """Return the cell of an object; None where it is new."""
+        return self._by_id.get(identifier)
+
+    def nearest(self, points: Outline) -> Written:
+        """Return the cell nearest to an outline (n, 2)."""
+        if not self._all:
+            raise ValueError(
+                "it is new, and no other cell says how large cells are: export some of the "
+                "field, too"
+            )
+        apart = np.hypot(*(self._places - points.mean(axis=0)).T)
+        return self._all[int(np.argmin(apart))]
+
+
 def find_changes(
     objects: Sequence[Drawn],
     cells: Mapping[str, Written],
@@ -79,12 +102,13 @@ def find_changes(
     """
     found = Changes()
     own = {object_id(field_identity(row)) for row in fields}
+    known = _Cells(cells)
     problems: list[str] = []
     for each in objects:
         if each.id in own:
             continue
         try:
-            _add(found, each, cells, fields, classes)
+            _add(found, each, known, fields, classes)
         except ValueError as error:
             problems.append(f"object {each.number}: {error}")
     refuse(problems, "nothing was imported")
@@ -94,12 +118,12 @@ def find_changes(
 def _add(
     found: Changes,
     each: Drawn,
-    cells: Mapping[str, Written],
+    cells: _Cells,
     fields: Sequence[Row],
     classes: Sequence[str],
 ) -> None:
     """Add one object to what was found; ValueError says what is wrong with it."""
-    cell = cells.get(each.id)
+    cell = cells.find(each.id)
     said = None
     if each.name is not None and not (cell and each.name == CLASSES[pen_of(cell.told)][0]):
         said = verdict_of(each.name, classes)
@@ -111,7 +135,7 @@ def _add(
         return
     check_outline(each.points)
     found.moved += cell is not None
-    like = cell or _nearest(each.points, cells)
+    like = cell or cells.nearest(each.points)
     found.outlines.append(_listed(each.points, like, cell is None, fields, said, classes))
 
 
@@ -146,18 +170,6 @@ def is_moved(points: Outline, written: Outline) -> bool:
         return False
     between = np.linalg.norm(points[:, None] - written[None], axis=2)
     return bool(max(between.min(axis=0).max(), between.min(axis=1).max()) > MOVED)
-
-
-def _nearest(points: Outline, cells: Mapping[str, Written]) -> Written:
-    if not cells:
-        raise ValueError(
-            "it is new, and no other cell tells how large cells are: export some of the field, too"
-        )
-    middle = points.mean(axis=0)
-    return min(
-        cells.values(),
-        key=lambda cell: float(np.hypot(cell.told["x"] - middle[0], cell.told["y"] - middle[1])),
-    )
 
 
 def _listed(

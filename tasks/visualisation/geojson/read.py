@@ -14,6 +14,8 @@ from tasks.visualisation.overlay import Outline
 MOST_BYTES = 400_000_000  # about 300,000 cells; Python needs ten times as much memory
 MOST_POINTS = 2_000  # of an outline; one that is drawn by hand has a hundred
 LEAST_AREA = 9.0  # pixels
+MOST_SIDE = 2_000  # pixels of a cell; a white one has some 400 at the highest magnification
+FURTHEST = 10_000_000.0  # pixels from the corner of a slide; the largest ones have 300,000
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,15 @@ def _corners(ring: Any) -> Outline:
         raise ValueError(f"its outline has fewer than 3 or more than {MOST_POINTS:,} points")
     try:
         points = np.array([[float(x), float(y)] for x, y, *_ in ring])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError("its outline has a point that is no x and y") from None
     if not np.isfinite(points).all():
         raise ValueError("its outline has a point that is no x and y")
+    if (furthest := float(np.abs(points).max())) > FURTHEST:
+        raise ValueError(
+            f"its outline has a point at {furthest:.3g}, and no slide has more than "
+            f"{FURTHEST:,.0f} pixels"
+        )
     return np.asarray(points[:-1] if (points[0] == points[-1]).all() else points)
 
 
@@ -108,6 +115,8 @@ def check_outline(points: Outline) -> None:
         raise ValueError("its outline crosses itself")
     if area < LEAST_AREA:
         raise ValueError(f"its outline encloses {area:.1f} pixels, and no cell")
+    if (side := float(np.ptp(points, axis=0).max())) > MOST_SIDE:
+        raise ValueError(f"its outline is {side:,.0f} pixels long, and no cell over {MOST_SIDE:,}")
 
 
 def crosses_itself(points: Outline) -> bool:

@@ -114,6 +114,7 @@ def test_an_error_is_one_line_and_a_traceback_comes_with_debug(
 def test_json_is_all_there_is_on_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "models").mkdir()
     code, out, _ = run("status", "--store", str(tmp_path), "--json", capsys=capsys)
     assert code == 0
     assert json.loads(out)["batches"] == []
@@ -127,6 +128,7 @@ def test_quiet_leaves_the_outcome_and_errors(
         return status(settings)
 
     monkeypatch.setattr(command_line, "_load", lambda place: talkative)
+    (tmp_path / "models").mkdir()
     arguments = ["status", "--store", str(tmp_path)]
     for flags, says in ([], "working on it\n"), (["--quiet"], ""), (["--json", "--quiet"], ""):
         code, out, err = run(*arguments, *flags, capsys=capsys)
@@ -144,6 +146,8 @@ def test_flags_come_before_the_environment_and_it_before_the_file(
         return str(json.loads(run("status", "--json", *flags, capsys=capsys)[1])["store"])
 
     monkeypatch.chdir(tmp_path)
+    for name in ("store", "from-file", "from-environment", "from-flag"):
+        (tmp_path / name / "models").mkdir(parents=True)
     assert store() == "store"
     (tmp_path / "slidewatch.toml").write_text('store = "from-file"\n')
     assert store() == "from-file"
@@ -191,6 +195,8 @@ def test_a_file_of_settings_that_is_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("store", "elsewhere"):
+        (tmp_path / name / "models").mkdir(parents=True)
     assert run("status", capsys=capsys)[2] == ""
     (tmp_path / "slidewatch.toml").write_text('store = "elsewhere"\n')
     assert run("status", capsys=capsys)[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"

@@ -36,6 +36,27 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("retract --batch b", 1, "no model in"),
         ("segment --images none/*/x.png --name s --overlap 256", 2, "--overlap 256 must be less"),
         ("segment --images zip://a::none.zip --name s", 1, "zip://a::none.zip does not exist"),
+        ("screen --images= --batch b", 2, "--images: it is empty: is a variable not set?"),
+        ("screen --images cells --batch=", 2, "--batch: it is empty"),
+        ("contours --batch b --to=", 2, "--to: it is empty"),
+        ("fit --images cells --images= --batch b", 2, "--images: it is empty"),
+        ("train --images=", 2, "--images: it is empty"),
+        ("commission --images= --site s", 2, "--images: it is empty"),
+        ("segment --images= --name s", 2, "--images: it is empty"),
+        ("evaluate --images=", 2, "--images: it is empty"),
+        ("nightly --inbox=", 2, "--inbox: it is empty"),
+        ("status --store=", 2, "--store: it is empty"),
+        (
+            "screen --images cells --batch b --store http://x/y",
+            2,
+            "cannot be a store, because http is only read",
+        ),
+        ("status --store reference://x", 2, "--store: reference://x cannot be a store"),
+        ("query FROM --store gopher://x", 1, "gopher://x is no address that can be opened"),
+        ("status --store none", 1, "there is no store in"),
+        ("verify --store none", 1, "there is no store in"),
+        ("query FROM --store none", 1, "there is no store in"),
+        ("verify --store cells", 1, "where none of the folders is that slidewatch makes"),
         ("screen --images cells --batch b", 1, "no detector in"),
         ("screen --images cells --batch b --detector d", 1, "no detector in"),
         ("nightly --inbox cells --timezone Mars", 2, "--timezone: no time zone 'Mars'"),
@@ -53,6 +74,41 @@ def test_a_mistake_is_said_at_once(
     err = capsys.readouterr().err
     assert (end.value.code, err.count("\n")) == (code, 1)
     assert says in err
+
+
+def test_an_empty_variable_is_no_store(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIDEWATCH_STORE", "")
+    with pytest.raises(SystemExit) as end:
+        main(["status"])
+    assert end.value.code == 2
+    said = "store (environment, SLIDEWATCH_STORE): a store has an address, and this is empty"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\xff\xfe", b"a = " + b"[" * 50_000])
+def test_a_settings_file_of_random_bytes_is_named(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slidewatch.toml").write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        main(["status"])
+    err = capsys.readouterr().err
+    assert (end.value.code, err.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
+
+
+def test_a_damaged_card_of_an_older_detector_stops_no_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = copied(VERSIONS[-1], tmp_path)
+    (name,) = store.names("detectors")
+    store.write_bytes(b"{", "detectors", f"{name}-v0000", "card.json")
+    for typed in ("screen --images cells --batch b", "nightly --inbox cells"):
+        with pytest.raises(SystemExit):
+            main([*typed.split(), "--store", store.url])
+        assert "something was started" in capsys.readouterr().err
 
 
 def test_a_batch_that_goes_on_needs_its_images_no_more(

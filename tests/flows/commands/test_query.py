@@ -50,20 +50,20 @@ def test_a_wide_answer_is_turned_on_its_side(
     assert "0 rows" in out
 
 
-def test_a_long_table_is_cut_and_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("query", "FROM range(1000)", "--store", store.url, capsys=capsys)
+def test_a_long_table_is_cut_and_says_so(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("query", "FROM range(1000)", "--store", filled.url, capsys=capsys)
     assert "the first 200 rows" in out
     _, out, _ = run(
-        "query", "FROM range(1000)", "--format", "csv", "--store", store.url, capsys=capsys
+        "query", "FROM range(1000)", "--format", "csv", "--store", filled.url, capsys=capsys
     )
     assert len(out.splitlines()) == 1001
 
 
 def test_nothing_in_an_answer_steers_the_terminal(
-    store: Store, capsys: pytest.CaptureFixture[str]
+    filled: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sql = "SELECT chr(27) || '[2J' || chr(155) || chr(8238) || '[bold]x' || chr(10) || 'y' AS a"
-    _, out, _ = run("query", sql, "--store", store.url, capsys=capsys)
+    _, out, _ = run("query", sql, "--store", filled.url, capsys=capsys)
     assert "[bold]x y" in out
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out)
 
@@ -103,18 +103,18 @@ def test_json_is_valid_and_typed(filled: Store, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("sql", ["SELEC", "COPY images TO 'x.csv'", "FROM '/etc/passwd'"])
-def test_wrong_sql_is_one_line(store: Store, sql: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run("query", sql, "--store", store.url, capsys=capsys)
+def test_wrong_sql_is_one_line(filled: Store, sql: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run("query", sql, "--store", filled.url, capsys=capsys)
     assert (code, out) == (1, "")
     assert err.startswith("slidewatch query: ")
     assert err.count("\n") == 1
 
 
-def test_who_reads_only_the_head_of_an_answer_sees_no_error(store: Store) -> None:
+def test_who_reads_only_the_head_of_an_answer_sees_no_error(filled: Store) -> None:
     command = [sys.executable, "-m", "flows.commands.main", "query", "FROM range(10000000)"]
     script = '"$@" --format csv --store "$0"'
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{script} | head -n 2", store.url, *command],
+        ["bash", "-o", "pipefail", "-c", f"{script} | head -n 2", filled.url, *command],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(README.parent)},

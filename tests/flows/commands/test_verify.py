@@ -11,6 +11,8 @@ import pytest
 from flows.commands.main import main
 from flows.commands.status import verify
 from flows.settings import Settings
+from storage.batches.ledger import read_seal
+from storage.batches.manifests import load_batch_of_key
 from storage.batches.nights import freeze_night
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
@@ -20,6 +22,9 @@ from storage.batches.segmentations import (
     publish,
     seal_segmentation,
 )
+from storage.leases import lease
+from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
+from storage.reports.readings import Reading, ReadingSample, keep_sample
 from storage.reports.reviews import SCHEMA as REVIEW
 from storage.reports.reviews import Review, save_review
 from storage.reports.tables import BATCHES, SLIDES, report_path
@@ -51,6 +56,8 @@ def digit_of(field: str) -> Turn:
 
     def find(content: bytes) -> int:
         start = content.index(f'"{field}": '.encode()) + len(field) + 4
+        if field.endswith("_at"):  # a hyphen of the date, for another digit is another date
+            return content.index(b"-", start)
         return next(i for i in range(start, len(content)) if content[i : i + 1].isdigit())
 
     return find
@@ -86,6 +93,12 @@ FILES: dict[str, Turn] = {
     "segmentations/cut/fields.parquet": middle,
     "segmentations/cut/segmented.json": digit_of("manifest_digest"),
     "reviews/night/0001.parquet": last_of_a_page,
+    "reviews/lease/000001.json": lambda content: 0,
+    "batches/night/lease/000001.json": digit_of("taken_at"),
+    "readings/night/sample.json": lambda content: 0,
+    "readings/night/00000000-0123456789ab.json": lambda content: content.index(b"reader"),
+    "reports/html/night.html": middle,
+    "reports/html/index.html": last,
     **dict.fromkeys(REPORTS.values(), middle),
 }
 
@@ -111,7 +124,17 @@ def full(store: Store) -> Store:
         ),
     )  # fmt: skip
     rows = pa.Table.from_pylist([{"image_id": 64 * "0", "verdict": "other"}], schema=REVIEW)
-    save_review(store, Review("night", 1, rows))
+    with lease(store, "reviews") as held:
+        save_review(held.store, Review("night", 1, rows))
+    with lease(store, "batches", "night"):
+        pass
+    keep_sample(store, "night", ReadingSample(image_ids=[64 * "0"], strata=[]))
+    said = Reading(reader="Ada", image_id=64 * "0", verdict="other", at=WHEN, seconds=1.5)
+    said.write(store, "readings", "night", "00000000-0123456789ab.json")
+    seal = read_seal(store, load_batch_of_key(store, "night"), "golden+kampala")
+    assert seal is not None
+    for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
+        write_page_file(store, f"<html><!-- {head} --><p>{64 * 'x'}</p></html>", *path)
     return store
 
 
@@ -167,6 +190,64 @@ def test_what_is_lost_is_found(full: Store, lost: str) -> None:
     outcome = verify(settings=Settings(store=full.url))
     assert outcome.failed
     assert any(lost in line for line in outcome.damaged)
+
+
+def test_an_import_of_verdicts_leaves_a_store_whole(full: Store) -> None:
+    """Its lease lies beside the reviews, and is no review."""
+    assert full.names("reviews") == ["lease", "night"]
+    outcome = verify(settings=Settings(store=full.url))
+    assert (outcome.damaged, outcome.failed) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("readings/night/00000000-0123456789ab.json", "is not valid JSON"),
+        ("readings/night/sample.json", "is not valid JSON"),
+        ("batches/night/lease/000001.json", "is not valid JSON"),
+        ("reports/html/night.html", "it is cut short"),
+    ],
+)
+def test_a_file_that_is_cut_short_is_found(full: Store, path: str, says: str) -> None:
+    full.write_bytes(full.read_bytes(path)[:1], path)
+    (line,) = verify(settings=Settings(store=full.url)).damaged
+    assert path in line
+    assert says in line
+    if "night" in path:
+        assert verify(batch="night", settings=Settings(store=full.url)).damaged == [line]
+
+
+def test_pages_are_of_the_reports_that_are_sealed(full: Store) -> None:
+    page, path = full.read_bytes(*page_path("night")), page_path("night")
+    full.write_bytes(page.rpartition(b"<!--")[0], *path)  # as pages of before 0.4 end
+    assert not verify(settings=Settings(store=full.url)).failed
+    full.write_bytes(withdrawn_page("night"), *path)
+    assert not verify(settings=Settings(store=full.url)).failed
+    write_page_file(full, "<html><!-- other --></html>", *path)
+    (line,) = verify(settings=Settings(store=full.url)).damaged
+    assert "it shows other reports than those that are sealed" in line
+
+
+def test_any_bit_of_a_report_s_footer_is_found(full: Store) -> None:
+    for path in (*REPORTS.values(), "batches/night/manifest.parquet"):
+        content = full.read_bytes(path)
+        length = int.from_bytes(content[-8:-4], "little")
+        for at in range(len(content) - 8 - length, len(content), max(1, length // 20)):
+            turned = bytearray(content)
+            turned[at] ^= 1 << at % 8
+            full.write_bytes(bytes(turned), path)
+            assert any(
+                path in line
+                for line in verify(batch="night", settings=Settings(store=full.url)).damaged
+            )
+        full.write_bytes(content, path)
+
+
+def test_another_name_of_a_column_of_a_review_is_found(full: Store) -> None:
+    path = "reviews/night/0001.parquet"
+    full.write_bytes(full.read_bytes(path).replace(b"reviewer", b"reviewes"), path)
+    (line,) = verify(settings=Settings(store=full.url)).damaged
+    assert path in line
 
 
 def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:

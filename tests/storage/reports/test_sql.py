@@ -6,8 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from storage.reports.limits import QueryError
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.sql import TABLES, QueryError, answer, column_types
+from storage.reports.sql import TABLES, answer, column_types
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 

@@ -161,11 +161,33 @@ def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) 
         "Parasitized/more/4.png": b"",
         "5.png": b"",
     }
-    table = list_images(put_anywhere(members), classes=CLASSES)
+    told: list[str] = []
+    table = list_images(put_anywhere(members), classes=CLASSES, on_skip=told.append)
     labels = dict(zip(names_of(table), table["label"].to_pylist(), strict=True))
     assert labels == {
-        "1.png": "Parasitized", "2.png": "Uninfected", "3.png": None, "4.png": None, "5.png": None,
+        "1.png": "Parasitized", "2.png": "Uninfected", "3.png": "Parasitized", "4.png": None,
+        "5.png": None,
     }  # fmt: skip
+    said = "folders called 'parasitized' are taken as class Parasitized: only capitals differ"
+    assert told == [said]
+
+
+def test_hidden_images_are_counted_and_other_hidden_files_are_not(
+    put_anywhere: Callable[..., str],
+) -> None:
+    names = ("1.png", ".x.png", ".cache/2.png", "._1.png", "__MACOSX/3.png", ".DS_Store")
+    told: list[str] = []
+    table = list_images(put_anywhere(dict.fromkeys(names, b"")), on_skip=told.append)
+    assert names_of(table) == ["1.png"]
+    (said,) = told
+    assert said.startswith("2 hidden images of ")
+    assert "left out, because a name or a folder begins with a dot" in said
+
+
+@pytest.mark.parametrize("source", ["", "  ", ["cells", ""]])
+def test_an_empty_source_is_not_the_working_folder(source: str | list[str]) -> None:
+    with pytest.raises(SourceError, match="is an empty text: is a variable not set"):
+        list_images(source)
 
 
 def test_names_tell_patient_slide_and_time(put_anywhere: Callable[..., str]) -> None:

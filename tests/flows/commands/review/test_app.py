@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from httpx import Response
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from flows.commands.review.app import Bench
 from flows.commands.review.guards import Guarded
@@ -145,6 +146,48 @@ def test_a_cell_whose_file_has_changed_is_told(client: TestClient, session: Sess
     Path(str(session.cells[image_id]["uri"])).write_bytes(b"another")
     assert "cannot be read: the file was changed" in ask(client, f"/by/Ada/{image_id}").text
     assert ask(client, f"/picture/{image_id}").status_code == 404
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-nan", "inf", "-1", "x"])
+def test_any_number_of_seconds_is_taken(client: TestClient, session: Session, seconds: str) -> None:
+    image_id = session.queue("Ada")[0]
+    given = {"verdict": "unsure", "seconds": seconds}
+    assert send(client, f"/by/Ada/{image_id}", given).status_code == 303
+    assert session.seconds("Ada") in {0.0, 600.0}
+
+
+def test_a_verdict_that_cannot_be_kept_is_said_to_the_person(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    image_id = session.queue("Ada")[0]
+    monkeypatch.setattr("flows.commands.review.session.add_reading", full)
+    answer = send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
+    assert answer.status_code == 503
+    assert "This was not done" in answer.text
+    assert "Permission denied" in answer.text
+    assert session.all_said() == {}
+
+
+def test_a_damaged_reading_is_said_on_every_page(client: TestClient, session: Session) -> None:
+    session.store.write_bytes(b"{", "readings", session.batch.key, "00000000-0123456789ab.json")
+    for path in ("/by/Ada", "/report"):
+        assert "1 reading of this batch cannot be read and is left out" in ask(client, path).text
+    image_id = session.queue("Ada")[0]
+    send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
+    send(client, f"/by/Ada/{session.queue('Ada')[0]}", {"verdict": "Uninfected"})
+    refused = send(client, "/import", {})
+    assert refused.status_code == 503
+    assert "a damaged reading may have changed" in refused.text
+
+
+def test_a_websocket_is_refused(client: TestClient) -> None:
+    for path in ("/secret/", "/elsewhere"):
+        with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(path):
+            pass
+        assert refused.value.code == 1008
 
 
 def liked(client: TestClient, path: str) -> list[dict[str, str | None]]:

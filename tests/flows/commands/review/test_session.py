@@ -1,5 +1,6 @@
 """Cells that readers see, their verdicts, and what becomes of these."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from flows.commands.review.cells import report
 from flows.commands.review.session import Session, open_session
 from flows.settings import Settings
+from storage.reports.readings import Reading, add_reading
 from storage.reports.reviews import latest_review
-from storage.store import Store
+from storage.store import Store, StoreError
 from tests.support.reading import FLAGGED, night
 
 SIZE = 12  # nine flagged cells, and a quarter of others
@@ -58,6 +60,51 @@ def test_readers_at_two_servers_do_not_disturb_each_other(session: Session) -> N
     for each in (session, other):
         each.refresh()
         assert each.all_said() == {"Ada": {image: "Parasitized"}, "Ben": {image: "Uninfected"}}
+
+
+def test_what_one_reader_says_later_at_another_server_stands(session: Session) -> None:
+    """As from a stale tab: neither server has looked at what the other has written."""
+    other = opened(session.store, session.batch)
+    image = session.queue("Ada")[0]
+    session.say("Ada", image, "Parasitized", 1.0)
+    session.say("Ada", image, "unsure", 1.0)
+    other.say("Ada", image, "Uninfected", 1.0)
+    for each in (session, other, opened(session.store, session.batch)):
+        each.refresh()
+        assert each.said("Ada") == {image: "Uninfected"}
+    assert session.undo("Ada") == image
+    other.refresh()
+    assert other.said("Ada") == {}
+
+
+def test_of_two_readings_of_one_number_the_later_stands(session: Session) -> None:
+    image, now = session.queue("Ada")[0], datetime(2026, 3, 1, tzinfo=UTC)
+    said = {"reader": "Ada", "image_id": image, "seconds": 1.0}
+    for seconds, verdict in ((2, "unsure"), (0, "other"), (1, "Parasitized")):
+        at = now + timedelta(seconds=seconds)
+        add_reading(session.store, session.batch.key, Reading(verdict=verdict, at=at, **said), 0)  # type: ignore[arg-type]
+    session.refresh()
+    assert session.said("Ada") == {image: "unsure"}
+
+
+def test_a_damaged_reading_stops_no_reader_and_makes_no_label(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = session.queue("Ada")[:2]
+    session.say("Ada", first, "Parasitized", 1.0)
+    store, folder = session.store, ("readings", session.batch.key)
+    store.write_bytes(b"{", *folder, "00000007-0123456789ab.json")
+    again = opened(store, session.batch)
+    again.refresh()
+    assert capsys.readouterr().err.count("00000007-0123456789ab.json is not valid JSON") == 1
+    again.say("Ada", second, "unsure", 1.0)
+    assert again.said("Ada") == {first: "Parasitized", second: "unsure"}
+    assert store.names(*folder)[-2].startswith("00000008-")
+    with pytest.raises(StoreError, match="a damaged reading may have changed"):
+        again.imported(keep=True)
+    told = report(batch="night", settings=Settings(store=store.url))
+    assert told.failed
+    assert len(told.damaged) == 1
 
 
 def test_a_third_reader_gets_what_two_differ_on_first_and_decides(session: Session) -> None:

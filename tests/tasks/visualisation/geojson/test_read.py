@@ -81,6 +81,12 @@ def test_what_qupath_adds_to_an_object_is_no_hindrance() -> None:
         (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "no x and y"),
         (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "no x and y"),
         (collection(**ring(*SQUARE[:3], [777, 1])).replace(b"777", b"1e999"), "no x and y"),
+        (collection(**ring(*SQUARE[:3], [1e308, 1])), r"a point at 1e\+308, and no slide has more"),
+        (
+            collection(**ring(*SQUARE[:3], [-1e308, 1])),
+            r"a point at 1e\+308, and no slide has more",
+        ),
+        (collection(**ring(*SQUARE[:3], [10**400, 1])), "no x and y"),
         (collection(properties={"classification": {"name": 7}}), "its class is no text"),
         (collection(properties={"classification": {"names": ["p", 7]}}), "its class is no text"),
         (collection(properties={"classification": "p"}), "object 1"),
@@ -115,6 +121,8 @@ def test_outlines_that_cross_themselves_or_are_empty_are_no_cells() -> None:
         check_outline(square[[0, 2, 1, 3]])
     with pytest.raises(ValueError, match=r"encloses 1\.0 pixels"):
         check_outline(square / 10)
+    with pytest.raises(ValueError, match="is 20,000 pixels long, and no cell over 2,000"):
+        check_outline(square * [2000, 1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Answer a query in a process of its own, which the system ends when it takes too much.
+
+DuckDB keeps its own limits between the pieces of a statement, and one function call may be a piece:
+it then takes any memory and any time. The limits here are the system's: of memory that the process
+may ask for, and of time after which it is killed.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pyarrow as pa
+
+from storage.records import NewerError, Tell
+from storage.reports.limits import MEMORY, SECONDS, QueryError
+from storage.store import Store, StoreError, refuse_absent
+
+GRACE = 1.0  # seconds in which DuckDB may notice by itself that the time is over
+# What DuckDB may hold, and as much again as Python, Arrow and one value of a column may need.
+DATA = 3 * 2**30
+STACK = 2**23  # bytes of a thread, of which DuckDB starts one for each processor
+KINDS = {kind.__name__: kind for kind in (QueryError, StoreError, NewerError)}
+# Arrow's own allocators reserve a gigabyte at once, which would count.
+ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONSAFEPATH": "1"}
+
+
+@contextmanager
+def confined_answer(
+    store: Store, sql: str, *, seconds: float = SECONDS, on_damage: Tell | None = None
+) -> Iterator[pa.RecordBatchReader]:
+    """Answer one SQL query as `answer` does, within limits that no statement can pass.
+
+    Raises:
+        QueryError: see `answer`; also where the process was ended.
+        StoreError: a report is damaged.
+    """
+    asked = {"store": store.url, "sql": sql, "seconds": seconds, "raises": on_damage is None}
+    with tempfile.TemporaryDirectory() as spill, tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "storage.reports.confined"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=told,
+            env=os.environ | ENVIRONMENT | {"TMPDIR": spill},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin as question:
+                question.write(json.dumps(asked).encode())
+            schema, batches = _opened(process, told, seconds)
+            for each in _messages(told):
+                if "damage" in each and on_damage is not None:
+                    on_damage(each["damage"])
+            yield pa.RecordBatchReader.from_batches(schema, batches)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _opened(
+    process: subprocess.Popen[bytes], told: IO[bytes], seconds: float
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return the schema of the answer, and its rows as they come."""
+    try:
+        stream = pa.ipc.open_stream(process.stdout)
+    except (pa.ArrowException, OSError):
+        _refuse_ended(process, told, seconds)
+        raise
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from stream
+        except (pa.ArrowException, OSError):
+            _refuse_ended(process, told, seconds)
+            raise
+        _refuse_ended(process, told, seconds)  # a stream may be cut between two batches
+
+    return stream.schema, batches()
+
+
+def _refuse_ended(process: subprocess.Popen[bytes], told: IO[bytes], seconds: float) -> None:
+    """Raise what a process said when it failed, or why it was ended; nothing where it is done."""
+    code = process.wait()
+    for each in _messages(told):
+        if "error" in each:
+            kind, text = each["error"], each["text"]
+            raise KINDS[kind](text) if kind in KINDS else QueryError(f"{kind}: {text}")
+    if code == -signal.SIGALRM:
+        raise QueryError(
+            f"the query was given up after {seconds:g} seconds: ask for less, or give --seconds"
+        )
+    if code:
+        raise QueryError(
+            f"the query's process ended by itself ({code}), as one does that needs more than "
+            f"{MEMORY} of memory: ask for less at once"
+        )
+
+
+def _messages(told: IO[bytes]) -> list[dict[str, Any]]:
+    """Read what the process has said until now; lines of others, such as Python's, are left out."""
+    told.seek(0)
+    return [json.loads(line) for line in told.read().splitlines() if line.startswith(b'{"')]
+
+
+def _say(**message: str) -> None:
+    print(json.dumps(message), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _confine(seconds: float) -> None:
+    """Let the system end this process when its time is over, and refuse it more memory.
+
+    Nothing in Python can be relied on for that: a statement may not let it run.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
+    most = DATA + STACK * (os.cpu_count() or 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _main() -> None:
+    """Answer the question of standard input on standard output, as a stream of Arrow."""
+    from storage.reports.sql import answer  # which takes half a second to import, and only here
+
+    asked = json.load(sys.stdin)
+    _confine(asked["seconds"])
+    on_damage = None if asked["raises"] else lambda text: _say(damage=text)
+    try:
+        store = Store(asked["store"])
+        refuse_absent(store)
+        with (
+            answer(store, asked["sql"], seconds=asked["seconds"], on_damage=on_damage) as reader,
+            pa.ipc.new_stream(sys.stdout.buffer, reader.schema) as stream,
+        ):
+            for batch in reader:
+                stream.write_batch(batch)
+    except BrokenPipeError:
+        os._exit(0)  # whoever reads the answer has seen enough
+    except MemoryError:
+        _say(error="QueryError", text=f"the query needs more than {MEMORY} of memory: ask for less")
+        os._exit(1)
+    except Exception as error:
+        _say(error=type(error).__name__, text=" ".join(str(error).split()))
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    _main()
