@@ -204,17 +204,16 @@ def _refused(reason: str, p: float | None = None) -> Learning:
 
 
 def _accepted(store: Store, batch: Batch) -> Mask:
-    """Mark the rows of a screened batch that were accepted, and whose slide is not shifted."""
+    """Mark the accepted rows of a screened batch whose slide is near enough to be learned from."""
     path = report_path(batch.name, batch.batch_date)
     rows = read_table(store, *path, columns=["verdict", "slide_id"])
-    slides = read_table(
-        store, *report_path(batch.name, batch.batch_date, SLIDES), columns=["slide_id", "shifted"]
-    )
-    shifted = {row["slide_id"] for row in slides.to_pylist() if row["shifted"]}
+    slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)).to_pylist()
+    # Reports of before 0.4 do not say which slides are implausible.
+    far = {row["slide_id"] for row in slides if row["shifted"] or row.get("implausible")}
     verdicts, names = rows["verdict"].to_pylist(), rows["slide_id"].to_pylist()
     return np.asarray(
         [
-            verdict == Verdict.ACCEPT and name not in shifted
+            verdict == Verdict.ACCEPT and name not in far
             for verdict, name in zip(verdicts, names, strict=True)
         ],
         bool,

@@ -39,7 +39,13 @@ from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.limits import KnownRates
 from tasks.detector.own_normal import OwnNormal
 from tasks.sites.adaptation import Trial, try_adaptation
-from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings
+from tasks.sites.commissioning import (
+    OWN,
+    Figure,
+    false_alarms,
+    site_warnings,
+    smear_warnings,
+)
 from tasks.sites.learning import (
     SiteNormal,
     site_normal,
@@ -155,7 +161,7 @@ def make_version(
         cells=sum(night.cells for night in nights),
         calibrating_slides=len(evidence),
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
-        warnings=[*site_warnings(len(evidence)), *unsure],
+        warnings=[*site_warnings(len(evidence)), *smear_warnings(own, statistics), *unsure],
         counting=counting,
         adaptation=trial and adaptation_card(trial),
     )

@@ -25,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from tasks.detector.random_effects import shrunk_between, shrunk_within
+from tasks.detector.groups import GroupStatistics
+from tasks.detector.random_effects import residual_means, shrunk_between, shrunk_within
 from tasks.detector.slide_distance import Flags, Prior, Taps, usable_rows
 from tasks.types import Arrays, Float
 
-# Laboratories also differ in ways that are not drawn. These factors were chosen on 344 photographs
-# of P. vivax, of which 99 in a hundred lie within them.
-SHIFT_MARGIN, SPREAD_MARGIN, REACH_MARGIN = 2.5, 1.25, 2.5
+# Laboratories also differ in ways that are not drawn. These factors were chosen on 345 photographs
+# of P. vivax, which all lie within them.
+SHIFT_MARGIN, SPREAD_MARGIN, REACH_MARGIN = 2.75, 1.25, 2.5
 OF_SLIDES = 0.98  # of altered slides that lie within the limits before the margin
 OF_CELLS = 0.99  # the same of their cells
 LEAST_CELLS = 10  # of an altered slide, to have a median
@@ -144,6 +145,19 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
         return Smear(float("nan"), float("nan"))
     shift, spread = _figures(cells, floor.within, floor.between)
     return Smear(shift / floor.shift, spread / floor.spread)
+
+
+def implausible_shifts(
+    floor: Floor, priors: Mapping[str, Prior], statistics: GroupStatistics
+) -> Flags:
+    """Mark the groups (G,) of some statistics whose mean lies further than any smear does."""
+    middles = []
+    for tap, prior in sorted(priors.items()):
+        count, means = residual_means(statistics, tap, prior.means)
+        middles.append(means)
+    rows = zip(np.concatenate(middles, axis=1), count, strict=True)
+    shifts = [_squared(row[np.newaxis], floor.between + floor.within / n)[0] for row, n in rows]
+    return np.asarray(shifts) > floor.shift
 
 
 def beyond_reach(floor: Floor, cells: Float) -> Flags:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from tasks.counting.limits import KnownRates
 from tasks.detector.calibration import p_values
+from tasks.detector.floor import implausible_shifts
+from tasks.detector.groups import GroupStatistics
 from tasks.detector.own_normal import OwnNormal
 from tasks.detector.slide_distance import SlideNormal
 from tasks.evaluation.metrics import Interval, interval, resampled
@@ -215,6 +217,20 @@ def _share(right: NDArray[np.integer], of: NDArray[np.integer]) -> Interval:
             by_slide = interval(0.0, times @ right / (times @ of))
         low, high = min(low, by_slide.low), max(high, by_slide.high)
     return Interval(float(right.sum()) / total, low, high)
+
+
+def smear_warnings(own: OwnNormal, statistics: GroupStatistics) -> list[str]:
+    """Say where a person vouches for slides that cannot be a smear by the detector's limits."""
+    if own.floor is None or not statistics.keys:
+        return []
+    far = int(implausible_shifts(own.floor, own.priors, statistics).sum())
+    if not far:
+        return []
+    return [
+        f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
+        "detector. Their cells are ordinary at this site because you commissioned them: see what "
+        "was photographed, and take the night out with slidewatch retract if it is no blood"
+    ]
 
 
 def site_warnings(slides: int) -> list[str]:

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tasks.detector.groups import group_statistics
 from tasks.sites.commissioning import (
     ACCEPTED,
     ALARMS,
@@ -12,6 +15,7 @@ from tasks.sites.commissioning import (
     false_alarms,
     figures_table,
     site_warnings,
+    smear_warnings,
 )
 from tasks.sites.learning import (
     kept_statistics,
@@ -20,6 +24,7 @@ from tasks.sites.learning import (
     site_normal,
     slide_evidence,
 )
+from tests.support import altered
 from tests.support.sites import detector, of_site
 
 
@@ -104,3 +109,15 @@ def test_a_site_of_a_few_slides_says_that_it_is_a_guess() -> None:
     assert "one slide" in site_warnings(1)[0]
     assert "only 19 slides" in site_warnings(19)[0]
     assert site_warnings(20) == []
+
+
+def test_a_person_who_commissions_rubbish_is_told_what_is_vouched_for() -> None:
+    known = altered.own()
+    for shift, warned in ((0.0, False), (2 * altered.AWAY * altered.NOWHERE, True)):
+        made = altered.smear(0, shift)
+        statistics = group_statistics(made.taps, made.predicted, [made.key] * len(made.rows), 2)
+        warnings = smear_warnings(known, statistics)
+        assert bool(warnings) is warned
+        if warned:
+            assert warnings[0].startswith("1 of 1 slides cannot be a smear of blood")
+        assert smear_warnings(replace(known, floor=None), statistics) == []
