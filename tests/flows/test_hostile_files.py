@@ -27,11 +27,11 @@ from storage.store import Store, StoreError
 from tasks.detector.detector import fit_gaussians
 from tasks.detector.mahalanobis import nearest_class_distance
 from tasks.detector.moments import ClassStatistics, retract_statistics
-from tasks.detector.own_normal import score_slide
 from tasks.sites.learning import SiteNormal
 from tests.support.crafted import Header, add_site, bytes_of, crafted, statistics_file, store_at
 from tests.support.hostile import SITE, STATISTICS, Change, array, field, put
 from tests.support.sites import WIDTHS, of_site
+from tests.support.slide_scores import score_slide
 
 EXAMPLES = 120
 
