@@ -23,11 +23,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 
 from tasks.detector.groups import GroupStatistics
 from tasks.detector.random_effects import residual_means, shrunk_between, shrunk_within
-from tasks.detector.slide_distance import Flags, Prior, Taps, usable_rows
+from tasks.detector.slide_distance import Flags, Prior, Taps, usable_rows, whitened
 from tasks.types import Arrays, Float
 
 # Laboratories also differ in ways that are not drawn. These factors were chosen on 345 photographs
@@ -87,7 +87,7 @@ class Smear:
 
     @property
     def plausible(self) -> bool:
-        """Tell whether the cells can be those of a smear; so they can where nothing is known."""
+        """Return whether the cells can be of a smear, as they can where nothing is known."""
         return not (self.shift > 1.0 or self.spread > 1.0)
 
 
@@ -164,11 +164,6 @@ def implausible_shifts(
 def beyond_reach(floor: Floor, cells: Float) -> Flags:
     """Mark the cells (n,), of residuals (n, D), that are further than any smear's cells can be."""
     return np.asarray(_lengths(floor.reaching, cells) > floor.reach)
-
-
-def whitened(factor: Float, cells: Float) -> Float:
-    """Apply L^-1 to every row (n, D), where the factor L (D, D) is lower triangular."""
-    return np.asarray(solve_triangular(factor, cells.T, lower=True, check_finite=False)).T
 
 
 def _covariances(slides: Iterable[Float], middles: Float) -> tuple[Float, Float]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tasks.detector.floor import Floor, beyond_reach, residuals
 from tasks.detector.own_normal import OwnNormal, cell_scores, population_normal, shift_scores
 from tasks.detector.slide_distance import Flags, SlideNormal, Taps, standardised_distances
-from tasks.detector.slide_normal import Choices
 from tasks.detector.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
 from tasks.types import Float
 
@@ -49,6 +48,11 @@ class References:
         """List the references that there are."""
         return [each for each in self.own if each is not None]
 
+    @property
+    def rows(self) -> Rows:
+        """Join the rows (k,) that its references are made of."""
+        return np.concatenate([NO_ROWS, *(each.rows for each in self.known)])
+
 
 @dataclass(frozen=True)
 class CellScores:
@@ -76,7 +80,6 @@ def references_of(
     rows: Rows,
     level: str,
     group: Group,
-    choices: Choices | None = None,
 ) -> References:
     """Find what the cells of a group are compared with.
 
@@ -90,9 +93,8 @@ def references_of(
         rows: (n,) where the cells are in their batch.
         level: the name of the group's references.
         group: what is known of the group.
-        choices: of each part's reference.
     """
-    smears = find_smears(own.priors, own.floor, taps, predicted, group, choices)
+    smears = find_smears(own.priors, own.floor, taps, predicted, group)
     found: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference

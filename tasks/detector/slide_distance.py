@@ -96,8 +96,8 @@ def squared_distances(
         weighs: (n,) whether each is part of the reference.
     """
     centre = np.nanmean(normal.means, axis=0)
-    white = _whiten(normal.factor, np.asarray(features, np.float64) - centre)
-    targets = _whiten(normal.factor, normal.means - centre)
+    white = whitened(normal.factor, np.asarray(features, np.float64) - centre)
+    targets = whitened(normal.factor, normal.means - centre)
     have = np.flatnonzero(~np.isnan(normal.means[:, 0]))
     nearest = np.full(len(white), np.inf)
     inside = np.flatnonzero(weighs)
@@ -137,6 +137,6 @@ def standardised_distances(
     return found
 
 
-def _whiten(factor: Float, rows: Float) -> Float:
-    """Apply L^-1 to every row, (n, d)."""
+def whitened(factor: Float, rows: Float) -> Float:
+    """Apply L^-1 to every row (n, d), where the factor L (d, d) is lower triangular."""
     return np.asarray(solve_triangular(factor, rows.T, lower=True, check_finite=False)).T

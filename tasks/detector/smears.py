@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.floor import Floor, Smear, residuals, smear_of, whitened
-from tasks.detector.slide_distance import Prior, SlideNormal, Taps
+from tasks.detector.floor import Floor, Smear, residuals, smear_of
+from tasks.detector.slide_distance import Prior, SlideNormal, Taps, whitened
 from tasks.detector.slide_normal import Choices, slide_normal
 from tasks.types import Float
 
@@ -71,7 +71,7 @@ class Smears:
 
     @property
     def implausible(self) -> bool:
-        """Tell whether the group is no smear of blood, nor several."""
+        """Return whether the group is no smear of blood, nor several."""
         return self.outside > MOST_OUTSIDE
 
     @classmethod
@@ -86,7 +86,6 @@ def find_smears(
     taps: Taps,
     predicted: NDArray[np.integer],
     group: Group,
-    choices: Choices | None = None,
 ) -> Smears:
     """Find the smears in a group of cells.
 
@@ -98,9 +97,8 @@ def find_smears(
         taps: features (n, d) of every tap.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
         group: what is known of the group.
-        choices: of each part's reference.
     """
-    choices = choices or Choices()
+    choices = Choices()
     cells, usable = residuals(priors, taps, predicted)
     places, n = np.flatnonzero(usable), len(usable)
     if len(places) < choices.least:

@@ -164,7 +164,7 @@ def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScor
         group = references_of(own, *known, rows, "slide", ONE_SLIDE)
         kept = None
         if group.known:
-            kept = np.isin(rows, np.concatenate([each.rows for each in group.known]))
+            kept = np.isin(rows, group.rows)
         if not group.own:
             candidates = [*night.known, fitted]
             group = alone(most_ordinary(own, candidates, *known, rows))

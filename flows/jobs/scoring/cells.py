@@ -251,7 +251,7 @@ class _Scorer:
             group = self.references.get(wanted)
             kept = None
             if group is not None and group.known:
-                kept = np.isin(chosen, np.concatenate([each.rows for each in group.known]))
+                kept = np.isin(chosen, group.rows)
             else:
                 group = references_of(own, taps, classes, chosen, "slide", ONE_SLIDE)
             rows.append(shift_row(own, slide, taps, classes, kept, group))

@@ -71,14 +71,16 @@ def describe_night(job: NightJob) -> Night:
     taps, classes = features.take(rows, detector.taps)
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
     unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
-    row = None
+    row = group = None
     if len(unnamed):
         some = {tap: values[unnamed] for tap, values in taps.items()}
         group = references_of(own, some, classes[unnamed], rows[unnamed], "night", A_NIGHT)
         row = shift_row(own, SlideRows(None, None, 0, 0), some, classes[unnamed], None, group)
     if job.site is not None:
         return Night(alone(site_reference(job.store, job.site)), row)
-    return Night(references_of(own, taps, classes, rows, "night", A_NIGHT), row)
+    if group is None or len(unnamed) < len(rows):
+        group = references_of(own, taps, classes, rows, "night", A_NIGHT)
+    return Night(group, row)
 
 
 def night_rows(batch: Batch) -> NDArray[np.intp]:
