@@ -126,7 +126,7 @@ def _nights(
         added = learn_slides(client, store, night, card, detector)
         errors = errors_of_night(client, store, night, card, detector, negative)
         refuse_positive(store, night, detector, errors, negative)
-        labelled = labelled_of_night(store, night, card)
+        labelled = labelled_of_night(client, store, night, card, detector)
         added = replace(added, errors=errors, labelled=labelled)
         return keep_night(store, site, night, added, learned=False, negative=negative)
 

@@ -8,7 +8,7 @@ import numpy as np
 from flows.cluster.client import open_client
 from flows.counting.errors import errors_of_version
 from flows.fit import FitOutcome, fitted_outcome
-from flows.jobs.statistics import RowsJob, rows_statistics
+from flows.jobs.fitting.statistics import RowsJob, rows_statistics
 from flows.options.described import described
 from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table

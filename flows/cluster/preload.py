@@ -16,7 +16,7 @@ NEEDED = (
     "flows.jobs.shard",
     "tasks.network.inference",
     "flows.jobs.scoring.cells",
-    "flows.jobs.statistics",
+    "flows.jobs.fitting.statistics",
     "flows.jobs.thumbnails",
     "flows.jobs.segmentation",
     "flows.jobs.pictures",

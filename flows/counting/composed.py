@@ -3,11 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from flows.counting.errors import kept_errors, key_of, out_of_fold
-from flows.counting.threshold import load_error_rates
+from flows.counting.threshold import errors_of_detector, load_error_rates
 from flows.jobs.evaluation.treated import Run
+from flows.jobs.fitting.unseen import key_of, out_of_fold
 from flows.monitoring.console import tell
-from storage.models.statistics import load_statistics
 from tasks.detector.probabilities import log_odds
 from tasks.evaluation.composed import KnownCells, compose, composed_metrics
 from tasks.evaluation.metrics import Metric
@@ -29,8 +28,7 @@ def composed_slides(
     """
     card = run.model
     rates = load_error_rates(run.store, run.detector)
-    lineage = load_statistics(run.store, card.name, run.detector.statistics_version)
-    counts = kept_errors(run.store, lineage)
+    counts = errors_of_detector(run.store, run.detector)
     if rates is None or counts is None or run.detector.counting is None:
         tell(f"detector {run.detector.name} knows no error rates: no slide is composed")
         return [], None

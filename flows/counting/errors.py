@@ -5,19 +5,13 @@ training. Where a model was cross-validated, they are all its cells, each by the
 that was trained without its patient. Only logits are read, shard by shard.
 """
 
-import json
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logit
 
+from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
 from storage.batches.features import FeatureBlock, image_ids, read_block
 from storage.batches.manifests import load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
-from storage.models.out_of_fold import load_out_of_fold
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
@@ -25,8 +19,6 @@ from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float, below
 
-HEAD = 32  # letters of a digest in hexadecimal: half of it tells a billion images apart
-MOST = 40.0  # log-odds of a probability that is 1 as a number
 ERRORS = "errors"  # how the names of the counts begin in a version of the statistics
 
 
@@ -87,62 +79,15 @@ def without_repeated_errors(
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """Hold diagnoses of images (n,) by networks of folds: heads of digests, sorted, and log-odds.
-
-    ``patients`` (n,) are theirs, None where an image names none; ``parasitized`` (n,) are labels.
-    """
-
-    heads: NDArray[np.bytes_]
-    log_odds: Float
-    parasitized: NDArray[np.bool_]
-    patients: NDArray[np.object_]
-
-    def find(self, image_ids: list[str | None]) -> Float:
-        """Look up the log-odds (m,) of images by their digests; NaN of those that are not there."""
-        if not len(self.heads):
-            return np.full(len(image_ids), np.nan)
-        heads = np.asarray([(each or "")[:HEAD] for each in image_ids], f"S{HEAD}")
-        places = np.minimum(np.searchsorted(self.heads, heads), len(self.heads) - 1)
-        return np.where(self.heads[places] == heads, self.log_odds[places], np.nan)
-
-
-@lru_cache(maxsize=2)
-def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
-    """Read what networks of folds say of "parasitized"; None of a model without folds."""
-    table = load_out_of_fold(store, card)
-    if table is None:
-        return None
-    heads = np.asarray([each[:HEAD] for each in table["image_id"].to_pylist()], f"S{HEAD}")
-    order = np.argsort(heads, kind="stable")
-    # As calibrated by each fold's temperature; of the first class, which may be the other one.
-    found = np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
-    found = found if card.classes[0] == PARASITIZED else -found
-    labels = np.asarray([each == PARASITIZED for each in table["label"].to_pylist()], bool)
-    patients = np.asarray(table["patient_id"].to_pylist(), object)
-    return OutOfFold(heads[order], found[order], labels[order], patients[order])
-
-
 def _unseen_log_odds(store: Store, card: ModelCard, rows: Rows, block: FeatureBlock) -> Float:
     """Compute log-odds (n,) of "parasitized", NaN of cells that every network was trained on."""
-    keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
-    trained_on = frozenset(card.split["train"])
-    seen = np.asarray([key in trained_on for key in keys], bool)
     own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
-    found = np.where(seen, np.nan, own)
+    found = np.where(seen_by_training(card, rows, block), np.nan, own)
     folds = out_of_fold(store, card)
     if folds is None:
         return found
-    by_fold = folds.find(image_ids(block))
+    by_fold = folds.find(image_ids(block)).network
     return np.where(np.isnan(by_fold), found, by_fold)
-
-
-def key_of(patient: str | None, slide: str | None, batch: str) -> str:
-    """Name whose cells resemble each other: a patient, else a slide, else the whole batch."""
-    if patient is not None:
-        return json.dumps(["patient", patient])
-    return json.dumps(["batch", batch] if slide is None else ["slide", slide])
 
 
 def _keys(rows: Rows) -> list[str]:

@@ -5,7 +5,7 @@ A site counts by its detector's thresholds, with error rates of its own.
 
 from functools import lru_cache
 
-from flows.counting.errors import kept_errors
+from flows.counting.errors import ERRORS, kept_errors
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import (
     CountingCard,
@@ -15,7 +15,7 @@ from storage.models.detectors import (
     load_detector,
 )
 from storage.models.sites import SiteCard, load_site_arrays
-from storage.models.statistics import Lineage, load_statistics
+from storage.models.statistics import load_statistics
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts
 from tasks.counting.limits import ErrorRates, KnownRates, detection_limit
@@ -35,19 +35,17 @@ COUNTING = "error_rates"  # how the names of the rates begin in a detector's arr
 
 
 def counting_of(
-    store: Store, card: ModelCard, lineage: Lineage, cells: int
+    card: ModelCard, counts: ErrorCounts | None, cells: int
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
     """Choose the thresholds that count parasites, or warn why none can be chosen.
 
     Args:
-        store: where the statistics are.
         card: of the model.
-        lineage: the version of the statistics whose error counts tell.
-        cells: red cells of a slide for which they are best.
+        counts: of the errors on cells that nothing has seen which diagnoses.
+        cells: red cells of a slide for which the thresholds are best.
     """
     if PARASITIZED not in card.classes:
         return None, None, []
-    counts = kept_errors(store, lineage)
     if counts is None or not are_enough(counts):
         return None, None, [
             f"error rates unknown: fewer than {LEAST_SLIDES} patients or slides that training has "
@@ -71,7 +69,7 @@ def site_counting(
     if not slides:
         return None, None, []
     known = load_error_rates(store, detector)
-    fitted = kept_errors(store, load_statistics(store, detector.model, detector.statistics_version))
+    fitted = errors_of_detector(store, detector)
     if known is None or fitted is None or detector.counting is None:
         return None, None, [
             f"the site has {slides} negative slides, but detector {detector.name} knows no error "
@@ -98,6 +96,17 @@ def _few(slides: int) -> str:
         f"{known} known to be negative: below {LEAST_SLIDES} the false-positive rate leans on the "
         "fitted laboratories"
     )
+
+
+def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
+    """Read the error counts of a detector's diagnosis; None where none were counted.
+
+    Where the network is the only witness they are those of the statistics.
+    """
+    arrays = below(ERRORS, load_detector(store, card))
+    if arrays:
+        return ErrorCounts.from_arrays(arrays)
+    return kept_errors(store, load_statistics(store, card.model, card.statistics_version))
 
 
 def load_site_rates(store: Store, site: SiteCard) -> KnownRates | None:

@@ -8,8 +8,8 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.jobs.altered import Image
 from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.fitting.altered import Image
 from flows.looks.jobs import OrdinaryJob, ordinary_losses
 from flows.monitoring.console import warn
 from flows.stages.batch import images_of

@@ -3,28 +3,31 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.altered import Image
 from flows.jobs.detectors import adapted_logits, load_fitted_detector
+from flows.jobs.fitting.altered import Image
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
-from storage.batches.ledger import looks_path
+from storage.batches.ledger import looks_path, scores_path
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
-from storage.parquet import write_table
+from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
-from tasks.detector.probabilities import probabilities
+from tasks.detector.probabilities import as_logits, log_odds, probabilities
+from tasks.detector.slide_distance import Taps
+from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.features import Loaded, load_images
+from tasks.reports.counts import LEAN
 from tasks.second_look.rows import MADE, Looked
 from tasks.second_look.stability import NOISE, losses, with_noise
 from tasks.second_look.views import FILTERS, VIEWS, filtered, turned
@@ -41,6 +44,7 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 class LookJob:
     """Images of a part that are looked at twice, by their ``places`` in the batch.
 
+    ``start`` is the first row of the part.
     ``killers`` are those of them that kill workers, counted among the places. Diagnoses are adapted
     as the ``site`` does.
     """
@@ -51,6 +55,7 @@ class LookJob:
     detector: DetectorCard
     key: str
     part: int
+    start: int
     places: tuple[int, ...]
     killers: frozenset[int] = frozenset()
     site: SiteCard | None = None
@@ -79,10 +84,11 @@ def look_twice(job: LookJob) -> int:
 
 
 def _look(job: LookJob) -> Looked:
-    calibration = load_fitted_detector(job.store, job.detector).stability
+    detector = load_fitted_detector(job.store, job.detector)
+    calibration = detector.stability
     assert calibration is not None
     network = _network(job.store, job.model)
-    first, known, refs = _recalled(job)
+    first, scores, known, refs = _recalled(job, detector.witnesses)
     n, classes = first.shape
     views = np.full((n, classes), np.nan)
     after = np.full((n, len(FILTERS), classes), np.nan, np.float32)
@@ -94,29 +100,61 @@ def _look(job: LookJob) -> Looked:
         good = [(row, loaded.pixels) for row, loaded in some if outcome[row] == MADE]
         if good:
             rows, pixels = (list(column) for column in zip(*good, strict=True))
-            views[rows], after[rows] = _passes(network, np.stack(pixels), first[rows])
+            seen = _passes(network, np.stack(pixels), detector.witnesses)
+            views[rows] = seen.mean_logits(first[rows])
+            scores[rows] = seen.mean_scores(scores[rows])
+            after[rows] = seen.filtered
     lost = losses(first, after)
     stability = abnormality(calibration, lost)
     return Looked(
         np.asarray(job.places, np.int64),
         outcome,
-        probabilities(adapted_logits(views, job.model, job.site), job.model.temperature),
+        _probabilities(job, detector.witnesses, views, scores),
         stability,
         np.isfinite(stability) & (p_values(calibration, stability) <= job.detector.alpha),
     )
 
 
-def _recalled(job: LookJob) -> tuple[NDArray[np.float32], list[bytes], list[ImageRef]]:
-    """Recall what the first pass knows of a job's images: logits, digests, and where they lie."""
+def _probabilities(job: LookJob, witnesses: Witnesses | None, views: Float, scores: Float) -> Float:
+    """Compute probabilities (n, C) of mean logits (n, C) and mean scores (n,) of the statistics."""
+    card, logits = job.model, views
+    if witnesses is not None:
+        network = log_odds(views, card.temperature, witnesses.positive)
+        found = witnesses.scales.testify(network, scores - _leans(job))
+        logits = as_logits(found.both, card.temperature, witnesses.positive)
+    return probabilities(adapted_logits(logits, card, job.site), card.temperature)
+
+
+def _leans(job: LookJob) -> Float:
+    """Recall the leans (n,) of a job's images."""
+    table = read_table(job.store, *scores_path(job.batch, job.key, job.part), columns=[LEAN])
+    return np.asarray(table[LEAN].to_numpy()[np.asarray(job.places) - job.start], np.float64)
+
+
+def _recalled(
+    job: LookJob, witnesses: Witnesses | None
+) -> tuple[NDArray[np.float32], Float, list[bytes], list[ImageRef]]:
+    """Recall what the first pass knows of a job's images.
+
+    Returns:
+        Logits (n, C), scores of the statistics (n,), digests, and where the images lie.
+    """
     features = Features(job.store, job.batch, job.model)
     size = job.batch.shard_rows
-    logits, known, rows = [], [], []
+    logits, scores, known, rows = [], [], [], []
     for place in job.places:
         block, _, manifest = features.shard(place // size)
+        row = np.asarray([place % size])
         logits.append(block.logits[place % size])
+        scores.append(_scores(witnesses, {tap: v[row] for tap, v in block.taps.items()}, 1))
         known.append(block.image_id[place % size].tobytes())
         rows.append(manifest.slice(place % size, 1))
-    return np.stack(logits), known, image_refs(pa.concat_tables(rows))
+    return np.stack(logits), np.concatenate(scores), known, image_refs(pa.concat_tables(rows))
+
+
+def _scores(witnesses: Witnesses | None, taps: Taps, count: int) -> Float:
+    """Score images (count,) by the statistics; NaN where these are no witness."""
+    return witnesses.discriminant.scores(taps) if witnesses else np.full(count, np.nan)
 
 
 def _outcome(loaded: Loaded, image_id: bytes) -> str:
@@ -127,19 +165,35 @@ def _outcome(loaded: Loaded, image_id: bytes) -> str:
     return MADE
 
 
-def _passes(
-    network: "Inference", pixels: NDArray[np.uint8], first: NDArray[np.float32]
-) -> tuple[Float, NDArray[np.float32]]:
-    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network.
+class _Seen(NamedTuple):
+    """What is seen of k images: logits (V, k, C) and scores (V, k) of their turns and flips.
 
-    Returns:
-        The mean logits (k, C) of all views, of which ``first`` is one, and logits (k, F, C) under
-        the filters.
+    ``filtered`` (k, F, C) are logits under the filters.
     """
+
+    logits: NDArray[np.float32]
+    scores: Float
+    filtered: NDArray[np.float32]
+
+    def mean_logits(self, first: NDArray[np.float32]) -> Float:
+        """Average logits (k, C) over all views, of which ``first`` (k, C) is one."""
+        views = np.concatenate([first[np.newaxis], self.logits]).astype(np.float64)
+        return np.asarray(views.mean(axis=0))
+
+    def mean_scores(self, first: Float) -> Float:
+        """Average scores (k,) over all views, of which ``first`` (k,) is one."""
+        return np.asarray(np.concatenate([first[np.newaxis], self.scores]).mean(axis=0))
+
+
+def _passes(network: "Inference", pixels: NDArray[np.uint8], witnesses: Witnesses | None) -> _Seen:
+    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network."""
     seen = [*turned(pixels), *filtered(pixels).values()]
-    found = _logits(network, np.concatenate(seen)).reshape(len(seen), len(pixels), -1)
-    views = np.concatenate([first[np.newaxis], found[: VIEWS - 1]]).astype(np.float64)
-    return views.mean(axis=0), np.moveaxis(found[VIEWS - 1 :], 0, 1)
+    taps, logits = network.run(np.concatenate(seen))
+    found = np.asarray(logits.cpu().numpy(), np.float32).reshape(len(seen), len(pixels), -1)
+    arrays = {tap: values.cpu().numpy() for tap, values in taps.items()}
+    scores = _scores(witnesses, arrays, len(seen) * len(pixels)).reshape(len(seen), -1)
+    views = VIEWS - 1
+    return _Seen(found[:views], scores[:views], np.moveaxis(found[views:], 0, 1))
 
 
 @dataclass(frozen=True)

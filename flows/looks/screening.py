@@ -40,11 +40,11 @@ def look_at_doubtful(
         )
         return
     key = screening_key(detector.name, site.name if site else None)
-    chosen = _most_doubtful(store, batch, card, detector, key, parts)
+    chosen, starts = _most_doubtful(store, batch, card, detector, key, parts)
     done = complete_looks(store, batch, key)
     wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
     jobs = [
-        LookJob(store, batch, card, detector, key, part, tuple(rows), site=site)
+        LookJob(store, batch, card, detector, key, part, starts[part], tuple(rows), site=site)
         for part, rows in wanted.items()
         if rows
     ]
@@ -54,14 +54,17 @@ def look_at_doubtful(
 
 def _most_doubtful(
     store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
-) -> Doubtful:
-    """Choose the images to look at; memory does not grow with how many are for review."""
+) -> tuple[Doubtful, list[int]]:
+    """Choose the images to look at, and find the first row of every part.
+
+    Memory does not grow with how many are for review.
+    """
     rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    most, start, chosen = most_looked_at(batch.rows), 0, Doubtful.none()
+    most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
     for part in range(parts):
         path = scores_path(batch, key, part)
         rows = read_table(store, *path, columns=columns(card.classes))
-        found = doubtful(rows, card.classes, rule, part=part, start=start)
+        found = doubtful(rows, card.classes, rule, part=part, start=starts[part])
         chosen = chosen.beside(found).first(most)
-        start += rows.num_rows
-    return chosen
+        starts.append(starts[part] + rows.num_rows)
+    return chosen, starts

@@ -10,20 +10,19 @@ the sensitivity. Other labelled cells do not: a person has chosen them, so they 
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.counting.errors import key_of
 from flows.counting.threshold import load_error_rates
+from flows.jobs.fitting.unseen import key_of
 from flows.jobs.scoring.cells import ScoreJob, scored_rows
-from flows.jobs.scoring.features import judged_classes
 from flows.sites.versions import SiteError
 from flows.stages.jobs import run_jobs
 from flows.stages.scoring import Part, plan_jobs, plan_parts
-from storage.batches.features import read_block
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -32,9 +31,9 @@ from storage.records import now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors, merge_errors
 from tasks.counting.limits import chance_of_blank
-from tasks.detector.probabilities import log_odds
-from tasks.reports.columns import PARASITIZED, repeats
+from tasks.reports.columns import PARASITIZED, flags, repeats
 from tasks.reports.counts import is_read, log_odds_of
+from tasks.reports.images import is_cut
 from tasks.sites.adaptation import Labelled
 
 NAMED = 5  # slides that an error message names
@@ -147,29 +146,50 @@ def errors_of_night(
     return total
 
 
-def labelled_of_night(store: Store, batch: Batch, card: ModelCard) -> Labelled:
-    """Read the log-odds of a batch's labelled cells, each image once; none of other classes."""
-    total, seen = Labelled.none(), set[bytes]()
+def labelled_of_night(
+    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
+) -> Labelled:
+    """Compute the log-odds of a batch's labelled cells, each image once; none of other classes."""
+    total, seen = Labelled.none(), set[str]()
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return total
-    place = card.classes.index(PARASITIZED)
-    for shard in batch.shards():
-        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
-        manifest = read_manifest(store, batch, shard)
-        known = (block.label >= 0) & (judged_classes(block, manifest) >= 0)
-        heads = [block.image_id[row].tobytes() for row in range(len(block))]
-        rows = []
-        for row in np.flatnonzero(known).tolist():
-            if heads[row] not in seen:
-                seen.add(heads[row])
-                rows.append(row)
-        patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
-        total += Labelled(
-            log_odds(block.logits[rows], card.temperature, place),
-            block.label[rows] == place,
-            tuple(key_of(patients[row], slides[row], batch.key) for row in rows),
-        )
+    parts = plan_parts(store, batch, by_slide=detector.slides is not None)
+    known = read_manifest(store, batch, columns=["label"])["label"].is_valid().to_numpy()
+    wanted = [number for number, part in enumerate(parts) if _holds(part, known)]
+    jobs = plan_jobs(client, store, batch, card, detector, parts, wanted, now())
+    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {batch.name}"):
+        new = []
+        for row, image_id in enumerate(part.image_ids):
+            if image_id not in seen:
+                seen.add(image_id)
+                new.append(row)
+        total += part.labelled.take(new)
     return total
+
+
+class LabelledPart(NamedTuple):
+    """The labelled cells of a part, and the digests of their images."""
+
+    labelled: Labelled
+    image_ids: list[str]
+
+
+def labelled_cells(job: ScoreJob) -> LabelledPart:
+    """Compute the log-odds of the labelled cells of a part that can be judged."""
+    total, ids = Labelled.none(), []
+    for rows in scored_rows(job):
+        label = rows["label"].to_pylist()
+        scored, _, _ = flags(rows)
+        known = np.asarray([each in job.model.classes for each in label], bool)
+        chosen = np.flatnonzero(known & scored & ~is_cut(rows)).tolist()
+        patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()
+        total += Labelled(
+            log_odds_of(rows)[chosen],
+            np.asarray([label[row] == PARASITIZED for row in chosen], bool),
+            tuple(key_of(patients[row], slides[row], job.batch.key) for row in chosen),
+        )
+        ids += rows["image_id"].take(pa.array(chosen, pa.int64())).to_pylist()
+    return LabelledPart(total, ids)
 
 
 def known_errors(job: KnownJob) -> ErrorCounts:

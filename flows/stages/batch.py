@@ -11,7 +11,7 @@ from distributed import Client
 from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
-from flows.jobs.altered import Image
+from flows.jobs.fitting.altered import Image
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn

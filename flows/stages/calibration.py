@@ -6,15 +6,23 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
+from flows.counting.errors import ERRORS, kept_errors
 from flows.counting.threshold import COUNTING, counting_of
-from flows.jobs.statistics import IMAGE_FOLDS, GroupJob, SlideJob, fitted_group, group_log_distances
+from flows.jobs.fitting.statistics import (
+    IMAGE_FOLDS,
+    GroupJob,
+    SlideJob,
+    fitted_group,
+    group_log_distances,
+)
 from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages.floor import SLIDES, fitted_floor
 from flows.stages.jobs import run_jobs
+from flows.stages.witnesses import fitted_witnesses
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows, contributed
+from storage.models.contributions import Rows, contributed, grouped
 from storage.models.detectors import (
     DetectorCard,
     FloorCard,
@@ -43,6 +51,7 @@ from tasks.network.split import SplitBy, split_by
 from tasks.types import Float, nested
 
 ENOUGH_GROUPS = 20
+KNOWS_WITNESSES = 5  # the schema version of detectors from which on another would know no more
 LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
 WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
 
@@ -76,7 +85,7 @@ def calibrate_detector(
     calibrates_looks, cannot_look = stability
     looks = len(calibrates_looks.scores) if calibrates_looks else None
     made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
-    if made and (made[-1].floor or not made[-1].slides):
+    if made and made[-1].schema_version >= KNOWS_WITNESSES:
         return made[-1]
     missing = [name for name, count in lineage.images.items() if not count]
     if missing:
@@ -84,7 +93,8 @@ def calibrate_detector(
             f"no {' and no '.join(missing)} image is in statistics "
             f"{version_name(lineage.version)}: fit a batch that has some"
         )
-    statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
+    everything = ClassStatistics.from_arrays(load_moments(store, lineage))
+    statistics = everything.of_taps(card.distance_taps)
     try:
         gaussians = fit_gaussians(statistics)
     except ValueError as error:
@@ -101,13 +111,18 @@ def calibrate_detector(
     distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
-    if made and (own is None or own.floor is None):
-        return made[-1]  # another one would not know more
+    second, alone = fitted_witnesses(client, store, card, lineage, by)
     detector = Detector(
-        gaussians, calibrate(np.concatenate(distances), number), own, calibrates_looks
+        gaussians,
+        calibrate(np.concatenate(distances), number),
+        own,
+        calibrates_looks,
+        second.witnesses if second else None,
     )
-    rates, counting, unknown = counting_of(store, card, lineage, settings.counting_cells)
+    errors = second.errors if second else kept_errors(store, lineage)
+    rates, counting, unknown = counting_of(card, errors, settings.counting_cells)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
+    counted |= nested(ERRORS, second.errors.to_arrays()) if second else {}
     content = arrays_to_bytes(detector.to_arrays() | counted)
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
@@ -125,7 +140,14 @@ def calibrate_detector(
         uncertain_below=settings.uncertain_below,
         slides=len(own.calibration.slides.scores) if own else None,
         floor=_floor_card(own),
-        warnings=[*_warnings(by, len(groups), settings.alpha), *without, *cannot_look, *unknown],
+        witnesses=second.card if second else None,
+        warnings=[
+            *_warnings(by, len(groups), settings.alpha),
+            *without,
+            *cannot_look,
+            *alone,
+            *unknown,
+        ],
         sequence=1 + max((made.sequence for made in others), default=0),
         second_look=looks,
         counting=counting,
@@ -192,15 +214,13 @@ def _groups(parts: list[Rows]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
         [slide for part in parts for slide in part.slides],
     )
     groups: dict[Hashable, list[Rows]] = {}
+    if by != "image":
+        groups.update(grouped(parts, by))
+        return by, groups
     for part in parts:
-        if by == "image":
-            for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
-                if len(rows):
-                    groups[part.batch, fold] = [part.take(rows)]
-            continue
-        keys = np.asarray(part.patients if by == "patient" else part.slides)
-        for key in np.unique(keys).tolist():
-            groups.setdefault(key, []).append(part.take(np.flatnonzero(keys == key)))
+        for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
+            if len(rows):
+                groups[part.batch, fold] = [part.take(rows)]
     return by, groups
 
 

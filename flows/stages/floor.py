@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
-from flows.jobs.altered import AlteredJob, Image, altered_features
+from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages.batch import images_of
 from flows.stages.jobs import run_jobs
 from storage.batches.manifests import Batch, load_batch_of_key

@@ -9,7 +9,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.counting.errors import ERRORS, errors_of_version, kept_errors
-from flows.jobs.statistics import CheckJob, RowsJob, find_damage, rows_statistics
+from flows.jobs.fitting.statistics import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.stages.jobs import run_jobs

@@ -57,6 +57,11 @@ class ModelCard(Card):
         return list(self.network["classes"])
 
     @property
+    def distance_taps(self) -> list[str]:
+        """List the taps that distances are measured at, in rising order."""
+        return sorted(self.network.get("distance_taps") or self.tap_widths)
+
+    @property
     def held_out(self) -> frozenset[str]:
         """Collect the keys of validation and test, which no statistics may be fitted on."""
         return frozenset(self.split["validation"]) | frozenset(self.split["test"])

@@ -82,6 +82,16 @@ def _labelled(
     return batch, everything.take(np.flatnonzero(chosen))
 
 
+def grouped(parts: Sequence[Rows], by: str) -> dict[str, list[Rows]]:
+    """Group rows by their ``patient`` or ``slide``; those that name none are left out."""
+    groups: dict[str, list[Rows]] = {}
+    for part in parts:
+        keys = np.asarray(part.patients if by == "patient" else part.slides, object)
+        for key in sorted({key for key in keys if key is not None}):
+            groups.setdefault(key, []).append(part.take(np.flatnonzero(keys == key)))
+    return groups
+
+
 def repeated_rows(
     store: Store,
     card: ModelCard,

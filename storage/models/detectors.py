@@ -85,6 +85,21 @@ class FloorCard(Part):
     slides: int
 
 
+class WitnessCard(Part):
+    """Describe two witnesses of a diagnosis, by cells that neither has seen.
+
+    ``taps`` make the discriminant. Of ``cells``, which are of so many ``slides`` or patients, the
+    share ``disagreeing`` is taken for parasitized by one witness alone; of the wrong diagnoses it
+    is ``errors_disagreeing``, None where none is wrong.
+    """
+
+    taps: list[str]
+    slides: int
+    cells: int
+    disagreeing: float
+    errors_disagreeing: float | None
+
+
 class DetectorCard(Card):
     """Describe a detector: what it was made from, and at which level it speaks.
 
@@ -93,12 +108,13 @@ class DetectorCard(Card):
     they are made; it is 0 in those of before 0.2. ``second_look`` counts the images that calibrate
     a second look; None where the detector cannot look twice. ``counting`` is None where the error
     rates of a count are not known. Both are None in all of before schema version 3. Without a
-    ``floor``, as in all of before version 4, any slide passes for a smear.
+    ``floor``, as in all of before version 4, any slide passes for a smear. Without ``witnesses``,
+    as in all of before version 5, the network alone diagnoses.
     """
 
     digest_since: ClassVar[int] = 2
 
-    schema_version: int = 4
+    schema_version: int = 5
     name: str
     model: str
     model_digest: str
@@ -116,6 +132,7 @@ class DetectorCard(Card):
     second_look: int | None = None
     counting: CountingCard | None = None
     floor: FloorCard | None = None
+    witnesses: WitnessCard | None = None
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:

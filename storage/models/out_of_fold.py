@@ -19,14 +19,17 @@ _MEANINGS = {
     "slide_id": "slide, or null where the image names none",
     "label": "class that the image was given",
     "fold": "number of the fold, from 0, that the image's patient was tested in",
-    "log_odds": "logit of the first class minus that of the second, by the fold's network",
-    "probability": "of the first class, by the temperature of the fold's network",
+    "log_odds": "of the first class by the fold's network and statistics, as other folds calibrate",
+    "probability": "of the first class, by the same",
+    "network": "log-odds of the first class by the fold's network, by its temperature",
+    "statistics": "score of the discriminant of the fold's statistics, less the patient's lean",
     "stain": "number of the cluster, from 0, of the patient's stain; the palest first",
 }
 _TYPES: dict[str, pa.DataType] = {
-    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(), "stain": pa.int16(),
+    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(),
+    "network": pa.float64(), "statistics": pa.float64(), "stain": pa.int16(),
 }  # fmt: skip
-_NULLABLE = {"patient_id", "slide_id"}
+_NULLABLE = {"patient_id", "slide_id", "statistics"}
 
 OUT_OF_FOLD = pa.schema(
     [

@@ -11,6 +11,7 @@ from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tie
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.own_normal import OwnNormal
 from tasks.detector.references import POPULATION
+from tasks.detector.witnesses import Witnesses
 from tasks.types import Arrays, Float, below, nested
 
 
@@ -20,13 +21,15 @@ class Detector:
 
     ``own`` scores cells by their own slide; None where too few slides were fitted to know how
     slides differ. ``stability`` says what losses of the diagnosis under filters are ordinary
-    (`tasks.second_look.stability`); None where that was not measured.
+    (`tasks.second_look.stability`); None where that was not measured. ``witnesses`` diagnose; None
+    where the network alone does.
     """
 
     gaussians: dict[str, TiedGaussian]
     calibration: Calibration
     own: OwnNormal | None = None
     stability: Calibration | None = None
+    witnesses: Witnesses | None = None
 
     @property
     def taps(self) -> list[str]:
@@ -48,18 +51,23 @@ class Detector:
             arrays |= nested("own", self.own.to_arrays())
         if self.stability is not None:
             arrays |= nested("stability", vars(self.stability))
+        if self.witnesses is not None:
+            arrays |= nested("witnesses", self.witnesses.to_arrays())
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Detector":
         """Read a detector back from `to_arrays`."""
         names = sorted(key.split("/")[1] for key in arrays if key.endswith("/factor"))
-        own, stability = below("own", arrays), below("stability", arrays)
+        own, stability, witnesses = (
+            below(name, arrays) for name in ("own", "stability", "witnesses")
+        )
         return cls(
             {tap: TiedGaussian.from_arrays(below(f"tap/{tap}", arrays)) for tap in names},
             Calibration(**below("calibration", arrays)),
             OwnNormal.from_arrays(own) if own else None,
             Calibration(**stability) if stability else None,
+            Witnesses.from_arrays(witnesses) if witnesses else None,
         )
 
 

@@ -5,7 +5,7 @@ They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The rando
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +47,11 @@ class GroupStatistics:
     def classes(self) -> int:
         """Return the number of classes C."""
         return int(self.n.shape[1])
+
+    def of_taps(self, taps: Collection[str]) -> "GroupStatistics":
+        """Take the statistics of some taps."""
+        means, scatter = ({tap: of[tap] for tap in taps} for of in (self.means, self.scatter))
+        return GroupStatistics(self.keys, self.n, means, scatter)
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping; the keys are JSON in UTF-8."""

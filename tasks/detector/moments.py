@@ -5,7 +5,7 @@ M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub
 see Schubert & Gertz (2018) for its accuracy. Read backwards, the same algebra retracts one.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,11 @@ class ClassStatistics:
     def n(self) -> Float:
         """Return the number of images of every class, (C,)."""
         return next(iter(self.taps.values())).n
+
+    def of_taps(self, taps: Collection[str]) -> "ClassStatistics":
+        """Take the statistics of some taps."""
+        slides = None if self.slides is None else self.slides.of_taps(taps)
+        return ClassStatistics({tap: self.taps[tap] for tap in taps}, slides)
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""

@@ -1,15 +1,19 @@
 """Compute class probabilities of logits, calibrated by a temperature (Guo et al. 2017).
 
-A laboratory with labelled cells adapts the log-odds of one class, by a scale and a bias.
+Labelled cells adapt the log-odds of one class, by a scale and a bias, as Platt (1999) did.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
+from scipy.optimize import minimize
+from scipy.special import expit, logsumexp, softmax
 
-from tasks.types import Float
+from tasks.types import Float, Mask
+
+SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
+BIASES = 1.5  # and of a bias: as far apart as the error rates of laboratories (`counting.rates`)
 
 
 def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
@@ -36,7 +40,7 @@ def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Fl
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Hold how a laboratory adapts log-odds of a class: x becomes ``scale`` x + ``bias``."""
+    """Hold how log-odds of a class are adapted: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0
     bias: float = 0.0
@@ -59,3 +63,42 @@ class Adaptation:
 
 
 UNCHANGED = Adaptation()
+
+
+def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
+    """Make logits (n, 2), to be divided by a temperature, that have the log-odds (n,) of a class.
+
+    >>> as_logits(np.asarray([3.0]), 2.0, 0)
+    array([[ 3., -3.]])
+    """
+    half = np.asarray(log_odds) * temperature / 2
+    return np.stack([half, -half] if place == 0 else [-half, half], axis=1)
+
+
+def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
+    """Fit a scale and a bias to labelled cells (n,) of both kinds, which weigh the same."""
+    weights = balanced(parasitized) * len(log_odds)
+    targets = parasitized.astype(np.float64)
+
+    def loss(x: Float) -> tuple[float, Float]:
+        scale = np.exp(x[0])
+        adapted = scale * log_odds + x[1]
+        slope = weights * (expit(adapted) - targets)
+        value = weights @ log_losses(adapted, targets)
+        value += 0.5 * ((x[0] / SCALES) ** 2 + (x[1] / BIASES) ** 2)
+        by_scale = scale * (slope @ log_odds) + x[0] / SCALES**2
+        return float(value), np.asarray([by_scale, slope.sum() + x[1] / BIASES**2])
+
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-20, 20)])
+    return Adaptation(float(np.exp(found.x[0])), float(found.x[1]))
+
+
+def log_losses(log_odds: Float, targets: Float) -> Float:
+    """Compute the log loss (n,) of cells by the probability (n,) that each should have."""
+    return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
+
+
+def balanced(parasitized: Mask) -> Float:
+    """Weigh cells (n,) so that both kinds have half of the weight, and all sum to 1."""
+    kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
+    return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])

@@ -59,13 +59,15 @@ class CellScores:
     """Hold abnormality and p-value (n,) of cells, NaN where one cannot be scored.
 
     ``compared_with`` (n,) names what each was compared with; ``unlike`` (n,) marks those that are
-    further from fitted cells than any smear's cells can be.
+    further from fitted cells than any smear's cells can be; ``part`` (n,) is the part of the group
+    that each is nearest to.
     """
 
     abnormality: Float
     p_value: Float
     compared_with: NDArray[np.object_]
     unlike: Flags
+    part: Rows
 
 
 def fitted_reference(own: OwnNormal) -> Reference:
@@ -115,8 +117,8 @@ def most_ordinary(
     taps: Taps,
     predicted: NDArray[np.integer],
     rows: Rows,
-) -> Reference:
-    """Choose the reference by which the median cell of a group is most ordinary.
+) -> int:
+    """Choose the place of the reference by which the median cell of a group is most ordinary.
 
     Of equally good ones it is the first. A slide of few cells leans on it: a night may be of
     several stains, and some of its slides like those that were fitted.
@@ -125,7 +127,7 @@ def most_ordinary(
     for reference in candidates:
         _, p = _scores(own, reference, taps, predicted, rows)
         medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
-    return candidates[int(np.argmax(medians))]
+    return int(np.argmax(medians))
 
 
 def score_cells(
@@ -148,17 +150,23 @@ def score_cells(
     """
     n = len(predicted)
     found = CellScores(
-        np.full(n, np.nan), np.full(n, np.nan), np.full(n, fitted.level, object), np.zeros(n, bool)
+        np.full(n, np.nan),
+        np.full(n, np.nan),
+        np.full(n, fitted.level, object),
+        np.zeros(n, bool),
+        np.zeros(n, np.intp),
     )
     residual, usable = residuals(own.priors, taps, predicted)
     places = np.flatnonzero(usable)
     if own.floor is not None:
         found.unlike[places] = beyond_reach(own.floor, residual)
     beyond = np.flatnonzero(found.unlike)
-    compared = [
-        (candidates, places[cells])
-        for candidates, cells in _candidates(own.floor, references, fitted, residual)
-    ]
+    compared = []
+    for number, (candidates, cells) in enumerate(
+        _candidates(own.floor, references, fitted, residual)
+    ):
+        found.part[places[cells]] = number
+        compared.append((candidates, places[cells]))
     for candidates, here in [*compared, ([fitted], beyond)]:
         for place, candidate in enumerate(candidates):
             _score_into(found, own, candidate, taps, predicted, rows, here, first=place == 0)

@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNLIKE = "unlike any smear"  # abnormal whatever its neighbours are
     ABNORMAL = "abnormal"  # for what it is compared with
     UNCERTAIN = "uncertain"
+    DISAGREE = "network and statistics disagree"
     UNSTABLE = "unstable"  # only beside another: what nothing else calls is not looked at twice
     FAILED = "failed"
 
@@ -26,33 +27,39 @@ class Reason(StrEnum):
 class Verdicts:
     """Mark which of n images failed, are abnormal and are uncertain, (n,) each.
 
-    Of the abnormal ones some are ``unlike`` any smear.
+    Of the abnormal ones some are ``unlike`` any smear; of ``disagree`` the two witnesses of a
+    diagnosis say different things.
     """
 
     failed: NDArray[np.bool_]
     abnormal: NDArray[np.bool_]
     uncertain: NDArray[np.bool_]
     unlike: NDArray[np.bool_]
+    disagree: NDArray[np.bool_]
 
     @property
     def review(self) -> NDArray[np.bool_]:
         """Mark the images (n,) that a person looks at."""
-        return np.asarray(self.failed | self.abnormal | self.uncertain)
+        return np.asarray(self.failed | self.abnormal | self.uncertain | self.disagree)
 
     def reasons(self) -> list[str | None]:
         """Join the reasons to look at each of n images, as a column holds them; None without."""
-        # An image that failed has no other reason: nothing else is known of it.
-        codes = np.where(self.failed, 6, self.abnormal + self.unlike + 3 * self.uncertain)
-        sets = [
-            (),
-            (Reason.ABNORMAL,),
-            (Reason.UNLIKE,),
-            (Reason.UNCERTAIN,),
-            (Reason.ABNORMAL, Reason.UNCERTAIN),
-            (Reason.UNLIKE, Reason.UNCERTAIN),
-            (Reason.FAILED,),
+        flags = {
+            Reason.UNLIKE: self.unlike,
+            Reason.ABNORMAL: self.abnormal & ~self.unlike,
+            Reason.UNCERTAIN: self.uncertain,
+            Reason.DISAGREE: self.disagree,
+        }
+        codes = np.zeros(len(self.failed), np.intp)
+        for place, marked in enumerate(flags.values()):
+            codes |= marked.astype(np.intp) << place
+        texts = [
+            format_reasons([reason for place, reason in enumerate(flags) if code >> place & 1])
+            for code in range(1 << len(flags))
         ]
-        texts = [format_reasons(reasons) for reasons in sets]
+        # An image that failed has no other reason: nothing else is known of it.
+        codes[self.failed] = len(texts)
+        texts.append(format_reasons([Reason.FAILED]))
         return [texts[code] for code in codes.tolist()]
 
 
@@ -73,6 +80,7 @@ class VerdictRule:
         probability: Float,
         failed: NDArray[np.bool_] | None = None,
         unlike: NDArray[np.bool_] | None = None,
+        disagree: NDArray[np.bool_] | None = None,
     ) -> Verdicts:
         """Decide on n images.
 
@@ -82,6 +90,7 @@ class VerdictRule:
                 probability must not be accepted.
             failed: (n,), which could not be scored; by default none.
             unlike: (n,), which are further away than any smear's cells; by default none.
+            disagree: (n,), of which two witnesses say different things; by default none.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed
@@ -89,7 +98,10 @@ class VerdictRule:
         abnormal = ((p_value <= self.alpha) & ~failed) | unlike
         # Not "<", which is false of NaN.
         uncertain = ~(probability >= self.uncertain_below)
-        return Verdicts(failed, np.asarray(abnormal), np.asarray(uncertain), np.asarray(unlike))
+        disagree = none if disagree is None else disagree & ~failed
+        return Verdicts(
+            *map(np.asarray, (failed, abnormal, uncertain, unlike, disagree)),
+        )
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:

@@ -167,7 +167,7 @@ def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScor
             kept = np.isin(rows, group.rows)
         if not group.own:
             candidates = [*night.known, fitted]
-            group = alone(most_ordinary(own, candidates, *known, rows))
+            group = alone(candidates[most_ordinary(own, candidates, *known, rows)])
         scores = score_cells(own, group, fitted, *known, rows)
         yield scores, bool(slide_shift(own, *known, kept).shifted)
 

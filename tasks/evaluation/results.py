@@ -103,6 +103,10 @@ class Findings:
                 fooled = ~part.forms[form].right
                 own = replace(subject, images=words)
                 rows.append(self._rate(own, None, "success rate", fooled, clusters))
+                network = part.forms[form].by_network != part.forms[form].label
+                rows.append(self._rate(own, None, "network fooled", network, clusters))
+                disagree = part.forms[form].disagree
+                rows.append(self._rate(own, None, "witnesses disagree", disagree, clusters))
                 norms = part.norms[form]
                 for sizes, word in ((norms.l2, "L2"), (norms.linf, "Linf")):
                     sizes = sizes[fooled].astype(np.float64)

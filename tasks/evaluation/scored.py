@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import p_values
-from tasks.detector.probabilities import probabilities
+from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
 from tasks.evaluation.parts import Norms, Part, Pictures, Transfer, join, take
 from tasks.types import Float
@@ -21,8 +21,10 @@ class Scored:
 
     ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
     distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
-    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C);
-    ``looked`` (n, d) what a first and a second look see, None where there was no second.
+    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C) of the
+    diagnosis; ``by_network`` (n,) the likeliest class by the network alone, and ``disagree`` (n,)
+    where two witnesses do; ``looked`` (n, d) what a first and a second look see, None where there
+    was no second.
     """
 
     rows: NDArray[np.int64]
@@ -33,6 +35,8 @@ class Scored:
     diagnosed: NDArray[np.int8]
     probability: Float
     logits: Float
+    by_network: NDArray[np.int8]
+    disagree: NDArray[np.bool_]
     looked: Float | None = None
 
     @property
@@ -78,17 +82,34 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
     )
 
 
-def score(part: Part, fitted: Fitted, temperature: float) -> ScoredPart:
-    """Score every form of a part's images by all scores."""
+def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
+    """Score every form of a part's images by all scores.
+
+    Args:
+        part: of a set, n images.
+        fitted: the compared detectors.
+        temperature: of the network.
+        leans: (n,) of the slides of the images, for a second witness.
+    """
     forms = {
-        form: _scored(part, evidence, fitted, temperature) for form, evidence in part.forms.items()
+        form: _scored(part, evidence, fitted, temperature, leans)
+        for form, evidence in part.forms.items()
     }
     return ScoredPart(forms, part.image_ids, part.norms, part.transfer, part.pictures)
 
 
-def _scored(part: Part, evidence: Evidence, fitted: Fitted, temperature: float) -> Scored:
+def _scored(
+    part: Part, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
+) -> Scored:
     scores = all_scores(evidence, fitted)
-    chances = probabilities(evidence.logits, temperature)
+    logits, disagree = np.asarray(evidence.logits, np.float64), np.zeros(len(part.rows), bool)
+    if (known := fitted.detector.witnesses) is not None:
+        said = known.scales.testify(
+            log_odds(logits, temperature, known.positive),
+            known.discriminant.scores(evidence.taps) - leans,
+        )
+        logits, disagree = as_logits(said.both, temperature, known.positive), said.disagree
+    chances = probabilities(logits, temperature)
     return Scored(
         rows=part.rows,
         label=part.label,
@@ -97,6 +118,8 @@ def _scored(part: Part, evidence: Evidence, fitted: Fitted, temperature: float) 
         p_value=p_values(fitted.detector.calibration, scores[OWN]),
         diagnosed=chances.argmax(axis=1).astype(np.int8),
         probability=chances.max(axis=1),
-        logits=np.asarray(evidence.logits, np.float64),
+        logits=logits,
+        by_network=evidence.logits.argmax(axis=1).astype(np.int8),
+        disagree=disagree,
         looked=seen_of(evidence, fitted.detector).vectors if fitted.ordinary else None,
     )

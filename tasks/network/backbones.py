@@ -25,18 +25,24 @@ DEFAULT_NETWORK = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Tell where a family of networks is tapped, which first stages stay frozen, and its stages."""
+    """Tell where a family of networks is tapped, which first stages stay frozen, and its stages.
+
+    Distances are measured at ``distance_taps``, at all taps where none is named.
+    """
 
     taps: tuple[str, ...]
     frozen: tuple[str, ...]
     stages: tuple[str, ...]
+    distance_taps: tuple[str, ...] = ()
 
 
 # Training on two classes makes a stage blind to everything else, so the stages that tell abnormal
 # images apart stay as ImageNet left them, and at least one of them is tapped.
 _RECIPES = {
     "efficientnet_lite0": _Recipe(
-        taps=("blocks.2", "blocks.3"),
+        # The statistics of the last one see rings, and are too narrow to measure strangeness by.
+        taps=("blocks.2", "blocks.3", "blocks.4"),
+        distance_taps=("blocks.2", "blocks.3"),
         frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
         stages=tuple(f"blocks.{stage}" for stage in range(7)),
     ),
@@ -71,13 +77,14 @@ def network_spec(
         NetworkError: the network is unknown, or has no usual taps and none are given.
     """
     recipe = _recipe(network)
+    distance_taps: tuple[str, ...] = ()
     if taps is None:
         if recipe is None:
             raise NetworkError(
                 f"{network} has no usual taps: name some of its modules with --taps "
                 f"({', '.join(_stages(_backbone(network, len(classes), None, side)))})"
             )
-        taps = recipe.taps
+        taps, distance_taps = recipe.taps, recipe.distance_taps
     backbone = _backbone(network, len(classes), None, side)
     if frozen is None:
         # Not every network of a family has all of its parts.
@@ -91,6 +98,7 @@ def network_spec(
         side=side,
         mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(config.get("std", (0.229, 0.224, 0.225))),
+        distance_taps=distance_taps,
     )
 
 

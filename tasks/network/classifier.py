@@ -30,6 +30,8 @@ class NetworkSpec:
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
     names of modules whose output maps, or tokens (`located`), are averaged over height and width,
     or `PENULTIMATE`; what is named in ``frozen``, or lies below, keeps the weights it started with.
+    Distances are measured at ``distance_taps``, at all taps where none is named; the others serve
+    the diagnosis alone.
     ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
     """
 
@@ -40,6 +42,7 @@ class NetworkSpec:
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    distance_taps: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""

@@ -22,7 +22,8 @@ from tasks.reports.parasitaemia import DensityClass, density_of_percent
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Float
 
-LOG_ODDS = "log_odds"  # of "parasitized", at the first look: for tallies alone, no report has it
+# Of "parasitized", at the first look, and what the slide's lean took off: no report has them.
+LOG_ODDS, LEAN = "log_odds", "lean"
 SHIFTED = "shifted"  # why expected errors are not to be believed
 OTHER_LABORATORY = "other laboratory"
 SHIFTED_SHARE = 0.1  # of a night's cells
@@ -43,9 +44,9 @@ Pair = tuple[str | None, str | None]  # slide and patient
 class Counting:
     """Tell how cells are counted: the meaning of counts, and the red-cell count of densities.
 
-    Thresholds are of the network's own log-odds, as their error rates are. Errors are expected of
-    probabilities as the site has adapted them, if it has. ``unreadable`` are the reasons for which
-    a slide counts for nothing.
+    Thresholds, as their error rates, are of log-odds before a site adapts them. Errors are expected
+    of probabilities as the site has adapted them, if it has. ``unreadable`` are the reasons for
+    which a slide counts for nothing.
     """
 
     answers: Answers

@@ -8,15 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy.special import expit
 from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
 from tasks.detector.verdict import VerdictRule, Verdicts
+from tasks.detector.witnesses import Statement
 from tasks.reports.columns import COLOURS, Provenance
 from tasks.types import CellKind, Float, Status, Verdict
 
 SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
+WITNESSES = ("network", "statistics")
 PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 
@@ -44,11 +47,15 @@ class ImagesRead:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """Hold a network's outputs for n images: logits (n, C), to be divided by temperature."""
+    """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
+
+    ``said`` is what each of two witnesses says of "parasitized"; None where there is but one.
+    """
 
     classes: Sequence[str]
     logits: NDArray[np.floating]
     temperature: float
+    said: Statement | None = None
 
     @cached_property
     def probabilities(self) -> Float:
@@ -90,7 +97,8 @@ def image_rows(
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
-    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed, unlike)
+    disagree = None if diagnoses.said is None else diagnoses.said.disagree
+    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed, unlike, disagree)
     return pa.table(
         {
             "image_id": pa.array(read.image_ids, pa.string()),
@@ -143,7 +151,15 @@ def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa
             )
             for c, name in enumerate(diagnoses.classes)
         },
+        **{f"{name}_probability": _chance(diagnoses, name, failed) for name in WITNESSES},
     }
+
+
+def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa.Array:
+    """Make the column of one witness's probability of "parasitized"."""
+    if diagnoses.said is None:
+        return pa.nulls(len(failed), pa.float32())
+    return pa.array(expit(getattr(diagnoses.said, witness)), pa.float32(), mask=failed)
 
 
 def _of_detector(

@@ -2,19 +2,17 @@
 
 They are fitted as Platt (1999) did, both kinds of cells weighing alike whatever their share among
 the labelled ones, with a prior around no change. The order of cells stays, and so do features: what
-is abnormal, and how many cells reach a threshold of the network's own log-odds, is not for labels
-to say. The last layer, fitted anew to as many cells, did no better (`README.md`).
+is abnormal, and how many cells reach a threshold of log-odds before they are adapted, is not for
+labels to say. The last layer, fitted anew to as many cells, did no better (`README.md`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
-from tasks.counting.rates import LABORATORIES
-from tasks.detector.probabilities import Adaptation
+from tasks.detector.probabilities import Adaptation, balanced, fit_adaptation, log_losses
 from tasks.evaluation.metrics import Interval, interval, resampled
 from tasks.types import Arrays, Float, Mask
 
@@ -23,12 +21,11 @@ LEAST_SLIDES = 5  # from which on whole slides are held back
 FOLDS = 5
 REPEATS = 1000
 PARASITES = 1  # their place in a `Trial`'s confusion
-SCALES = 0.5  # the prior's standard deviation of the scale's logarithm
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Hold the log-odds (n,) of labelled cells by the network, and what they are.
+    """Hold the log-odds (n,) of labelled cells as diagnosed, and what they are.
 
     ``slides`` (n,) are keys of their patients or slides, without line breaks.
     """
@@ -48,6 +45,12 @@ class Labelled:
             np.concatenate([self.parasitized, other.parasitized]),
             self.slides + other.slides,
         )
+
+    def take(self, rows: Sequence[int]) -> "Labelled":
+        """Take some of the cells."""
+        chosen = np.asarray(rows, np.intp)
+        slides = tuple(self.slides[row] for row in rows)
+        return Labelled(self.log_odds[chosen], self.parasitized[chosen], slides)
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
@@ -96,24 +99,6 @@ class Trial:
         return self.gain.low > 0 and self.cautious_gain.low > 0
 
 
-def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
-    """Fit a scale and a bias to labelled cells (n,) of both kinds."""
-    weights = _balanced(parasitized) * len(log_odds)
-    targets = parasitized.astype(np.float64)
-
-    def loss(x: Float) -> tuple[float, Float]:
-        scale = np.exp(x[0])
-        adapted = scale * log_odds + x[1]
-        slope = weights * (expit(adapted) - targets)
-        value = weights @ _losses(adapted, targets)
-        value += 0.5 * ((x[0] / SCALES) ** 2 + (x[1] / LABORATORIES) ** 2)
-        by_scale = scale * (slope @ log_odds) + x[0] / SCALES**2
-        return float(value), np.asarray([by_scale, slope.sum() + x[1] / LABORATORIES**2])
-
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-20, 20)])
-    return Adaptation(float(np.exp(found.x[0])), float(found.x[1]))
-
-
 def try_adaptation(labelled: Labelled) -> Trial | None:
     """Fit an adaptation, and measure one that is fitted alike on cells that are held back.
 
@@ -133,9 +118,9 @@ def try_adaptation(labelled: Labelled) -> Trial | None:
         held = fold == each
         after[held] = fit_adaptation(x[~held], parasitized[~held]).of(x[held])
     known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
-    before_loss, after_loss = _losses(x, known), _losses(after, known)
-    gained, surely = before_loss - after_loss, _losses(x, cautious) - _losses(after, cautious)
-    weights = _balanced(parasitized)
+    before_loss, after_loss = log_losses(x, known), log_losses(after, known)
+    gained, surely = before_loss - after_loss, log_losses(x, cautious) - log_losses(after, cautious)
+    weights = balanced(parasitized)
     confusion = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(confusion, (slide, parasitized.astype(np.intp), (after >= 0).astype(np.intp)), 1)
     group = slide if by_slide else np.arange(len(x))
@@ -164,11 +149,6 @@ def _cautious(parasitized: Mask) -> Float:
     return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
 
 
-def _losses(log_odds: Float, targets: Float) -> Float:
-    """Compute the log loss (n,) of each cell by the probability that it should have."""
-    return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
-
-
 def _has_both_kinds(fold: NDArray[np.intp], parasitized: Mask) -> bool:
     """Tell whether cells of both kinds are left, whichever fold is held back."""
     return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
@@ -184,13 +164,7 @@ def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval
         counts = np.bincount(group[kind], minlength=groups)
         with np.errstate(divide="ignore", invalid="ignore"):
             means.append((times @ sums) / (times @ counts))
-    return interval(float(_balanced(parasitized) @ gained), np.mean(means, axis=0))
-
-
-def _balanced(parasitized: Mask) -> Float:
-    """Weigh cells (n,) so that both kinds have half of the weight, and all sum to 1."""
-    kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
-    return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])
+    return interval(float(balanced(parasitized) @ gained), np.mean(means, axis=0))
 
 
 def _dealt(parasitized: Mask) -> NDArray[np.intp]:

@@ -57,7 +57,7 @@ def test_every_image_of_the_night_is_in_the_report_once(images: Path, ready: Set
 def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -> None:
     outcome = screen_night(images, ready)
     card = load_card(Store(ready.store), "m")
-    schema = of_attempt(image_schema(card.classes, sorted(card.network["taps"])), 1)
+    schema = of_attempt(image_schema(card.classes, card.distance_taps), 1)
     assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
     empty = {name for name, value in row.items() if value is None}

@@ -1,5 +1,6 @@
 """Fit the detectors that an evaluation compares, and score its parts by all of them."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +14,18 @@ from flows.jobs.evaluation.treated import (
     load_detector,
     load_target,
     read_part,
+    read_rows,
     tapped_classifier,
 )
 from flows.jobs.worker import settle_worker
 from storage.parquet import read_table
-from storage.reports.evaluations import fitted_path, images_path, read_arrays, write_arrays
+from storage.reports.evaluations import (
+    fitted_path,
+    images_path,
+    part_path,
+    read_arrays,
+    write_arrays,
+)
 from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.detector.moments import Moments, partial_fit
 from tasks.evaluation.baselines import (
@@ -30,7 +38,8 @@ from tasks.evaluation.baselines import (
     whole_gaussian,
 )
 from tasks.evaluation.evidence import to_numpy
-from tasks.evaluation.parts import FILE, join
+from tasks.evaluation.parts import CLEAN, FILE, Part, join
+from tasks.evaluation.results import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer
 from tasks.second_look.both import Ordinary, fit_ordinary
@@ -121,7 +130,38 @@ def score_part(job: PartJob) -> ScoredPart:
     """Score a part's images in every form that it has."""
     run = job.run
     settle_worker()
-    return score(read_part(job), _fitted(run), run.model.temperature)
+    part = read_part(job)
+    return score(part, _fitted(run), run.model.temperature, _leans(job, part))
+
+
+def _leans(job: PartJob, part: Part) -> Float:
+    """Find the leans (n,) of the slides or patients of a part's images, by their clean cells."""
+    run = job.run
+    path = images_path(run.evaluation, run.detector.name, job.images)
+    groups = np.asarray(read_table(run.store, *path, columns=["group"])["group"].to_pylist())
+    # Images to be corrupted or attacked are some of the unseen ones, whose others lie there.
+    known = _leans_of_set(run, TEST) | _leans_of_set(run, job.images)
+    return np.asarray([known.get(group, 0.0) for group in groups[part.rows].tolist()])
+
+
+@lru_cache(maxsize=8)
+def _leans_of_set(run: Run, images: str) -> dict[str, float]:
+    """Compute the leans of the slides or patients of a set; none where it is not kept clean."""
+    witnesses, name = load_detector(run).witnesses, run.detector.name
+    size = itertools.count()
+    paths = (part_path(run.evaluation, name, images, CLEAN.key, number) for number in size)
+    there = list(itertools.takewhile(lambda path: run.store.exists(*path), paths))
+    if witnesses is None or not there:
+        return {}
+    jobs = [PartJob(run, images, CLEAN, number, 0, 0) for number in range(len(there))]
+    found = read_rows(jobs, sorted(witnesses.discriminant.weights))
+    scores = witnesses.discriminant.scores(found.taps)
+    healthy = found.logits.argmax(axis=1) != witnesses.positive
+    leans = {}
+    for group in np.unique(found.group).tolist():
+        mine = found.group == group
+        leans[group] = witnesses.discriminant.lean(scores[mine], healthy[mine])
+    return leans
 
 
 @lru_cache(maxsize=2)

@@ -295,4 +295,4 @@ def load_target(store: Store, card: DetectorCard, model: ModelCard) -> Target:
     """Load a detector with its classifier, to be attacked."""
     detector = load_fitted_detector(store, card)
     alarm = threshold(detector.calibration, card.alpha)
-    return Target(tapped_classifier(store, model), detector, alarm)
+    return Target(tapped_classifier(store, model), detector, alarm, model.temperature)

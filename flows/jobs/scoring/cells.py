@@ -20,7 +20,16 @@ from flows.jobs.detectors import (
     load_detector_at,
 )
 from flows.jobs.scoring.features import Features, judged_classes
-from flows.jobs.scoring.night import Night, SlideRows, shift_row, site_reference
+from flows.jobs.scoring.night import (
+    NOTHING_NEARER,
+    Compared,
+    Night,
+    SlideRows,
+    compared_with,
+    shift_row,
+    site_reference,
+    taps_of,
+)
 from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import ShardRecord, scores_path, screening_key, shifts_path
@@ -31,23 +40,25 @@ from storage.models.sites import SiteCard
 from storage.parquet import write_parts, write_table
 from storage.store import Store
 from tasks.detector.detector import Detector, Scores, score
-from tasks.detector.probabilities import log_odds
+from tasks.detector.probabilities import as_logits, log_odds
 from tasks.detector.references import (
     Reference,
-    References,
     alone,
     fitted_reference,
     most_ordinary,
     references_of,
     score_cells,
 )
+from tasks.detector.slide_distance import Taps
 from tasks.detector.slide_normal import reference_rows
 from tasks.detector.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
+from tasks.detector.witnesses import Statement
 from tasks.reports.columns import PARASITIZED, Provenance
-from tasks.reports.counts import LOG_ODDS
+from tasks.reports.counts import LEAN, LOG_ODDS
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows
 from tasks.reports.slide_reasons import SHIFTS
+from tasks.types import Float
 
 FEW = "few"
 Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient, or `FEW`
@@ -130,7 +141,7 @@ class _Scorer:
     job: ScoreJob
     detector: Detector
     features: Features
-    references: dict[Range, References] = field(default_factory=dict)
+    compared: dict[Range, Compared] = field(default_factory=dict)
 
     def rows(self) -> Iterator[pa.Table]:
         """Make image rows shard by shard, all but what needs the whole batch."""
@@ -152,80 +163,106 @@ class _Scorer:
             for f in record.failures
             if piece.start <= f.row < piece.stop
         }
+        scores, lean = self._scores(block, manifest, first + piece.start)
+        found, said = self._diagnosed(block, lean)
+        logits: NDArray[np.floating] = block.logits
+        if said is not None and found is not None:
+            logits = as_logits(found, card.temperature, card.classes.index(PARASITIZED))
         rows = image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
-                card.classes, adapted_logits(block.logits, card, self.job.site), card.temperature
+                card.classes, adapted_logits(logits, card, self.job.site), card.temperature, said
             ),
-            self._scores(block, manifest, first + piece.start),
+            scores,
             taps=self.detector.taps,
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=self._made_by(),
         )
+        for name, values in ((LOG_ODDS, found), (LEAN, lean if said else None)):
+            if values is not None:
+                rows = rows.append_column(name, pa.array(values, pa.float64()))
+        return rows
+
+    def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
+        """Compute log-odds (n,) of "parasitized", and what each of two witnesses says of it."""
+        card, witnesses = self.job.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
-            return rows
-        # Of the network itself, as those whose errors were counted.
+            return None, None
         found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
-        return rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
+        if witnesses is None:
+            return found, None
+        said = witnesses.scales.testify(found, witnesses.discriminant.scores(block.taps) - lean)
+        return said.both, said
 
     def _made_by(self) -> Provenance:
         job = self.job
         return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at, job.site)
 
-    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> Scores:
-        """Score a block whose first row in the batch is ``start``."""
-        scores = score(self.detector, block.taps)
+    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
+        """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).
+
+        A lean is by how much the discriminant scores the cell's healthy neighbours too high.
+        """
+        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
         if self.detector.own is None:
-            return scores
+            return scores, lean
         classes = judged_classes(block, manifest)
         for span in self.job.spans:
             low, high = max(span.start, start), min(span.stop, start + len(block))
             if low >= high:
                 continue
             own = slice(low - start, high - start)
+            compared = self._compared(span.reference)
             found = score_cells(
                 self.detector.own,
-                self._reference(span.reference),
+                compared.references,
                 self._fitted,
-                {tap: values[own] for tap, values in block.taps.items()},
+                {tap: block.taps[tap][own] for tap in self.detector.taps},
                 classes[own],
                 np.arange(low, high),
             )
             scores.abnormality[own], scores.p_value[own] = found.abnormality, found.p_value
             scores.compared_with[own], scores.unlike[own] = found.compared_with, found.unlike
-        return scores
+            lean[own] = np.asarray(compared.leans)[found.part]
+        return scores, lean
 
-    def _reference(self, wanted: Range | None) -> References:
+    def _compared(self, wanted: Range | None) -> Compared:
         if wanted is None:
             return self._night
-        if wanted not in self.references:
+        if wanted not in self.compared:
             start, stop, level = wanted
             rows = start + reference_rows(stop - start)
             own = self.detector.own
             assert own is not None
-            found = None
+            taps, classes = self.features.take(rows, taps_of(self.detector))
+            found, parent = None, 0.0
             if level != FEW:
-                taps, classes = self.features.take(rows, self.detector.taps)
                 found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own, either.
             if found is None or not found.own:
-                found = alone(self._leaning(rows))
-            self.references[wanted] = found
-        return self.references[wanted]
+                reference, parent = self._leaning(taps, classes, rows)
+                found = alone(reference)
+            self.compared[wanted] = compared_with(self.detector, found, taps, classes, rows, parent)
+        return self.compared[wanted]
 
-    def _leaning(self, rows: NDArray[np.intp]) -> Reference:
+    def _leaning(
+        self, taps: Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
+    ) -> tuple[Reference, float]:
         """Find what few cells are compared with: the site's, the night's or fitted ones."""
         known = self._night.known
         if self.job.site is not None or not known:
-            return self._fitted
+            return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
-        taps, classes = self.features.take(rows, self.detector.taps)
-        return most_ordinary(self.detector.own, [*known, self._fitted], taps, classes, rows)
+        candidates = [*known, (self._fitted, 0.0)]
+        chosen = most_ordinary(
+            self.detector.own, [each for each, _ in candidates], taps, classes, rows
+        )
+        return candidates[chosen]
 
     @property
-    def _night(self) -> References:
-        return alone(None) if self.job.night is None else self.job.night.references
+    def _night(self) -> Compared:
+        return NOTHING_NEARER if self.job.night is None else self.job.night.compared
 
     @cached_property
     def _fitted(self) -> Reference:
@@ -248,7 +285,8 @@ class _Scorer:
             chosen = slide.start + reference_rows(slide.stop - slide.start)
             taps, classes = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
-            group = self.references.get(wanted)
+            found = self.compared.get(wanted)
+            group = found.references if found else None
             kept = None
             if group is not None and group.known:
                 kept = np.isin(chosen, group.rows)

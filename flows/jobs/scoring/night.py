@@ -14,6 +14,8 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
+from tasks.detector.detector import Detector
+from tasks.detector.leans import NONE, group_leans
 from tasks.detector.own_normal import OwnNormal, slide_shift
 from tasks.detector.references import NO_ROWS, Reference, References, alone, references_of
 from tasks.detector.slide_distance import Taps
@@ -51,13 +53,30 @@ class NightJob:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Hold what the cells of a group are compared with, and the lean of each of its parts."""
+
+    references: References
+    leans: tuple[float, ...] = NONE
+
+    @property
+    def known(self) -> list[tuple[Reference, float]]:
+        """List the references that there are, with their leans."""
+        pairs = zip(self.references.own, self.leans, strict=False)  # without any, there is a lean
+        return [(reference, lean) for reference, lean in pairs if reference is not None]
+
+
+NOTHING_NEARER = Compared(alone(None))
+
+
+@dataclass(frozen=True)
 class Night:
-    """Hold what cells are compared with whose slide and patient have too few.
+    """Hold what cells are ``compared`` with whose slide and patient have too few.
 
     ``unnamed`` is the row of `SHIFTS` of the images that name neither; None where there are none.
     """
 
-    references: References
+    compared: Compared
     unnamed: dict[str, Any] | None = None
 
 
@@ -68,19 +87,45 @@ def describe_night(job: NightJob) -> Night:
     detector = load_detector_at(job.store, job.detector, job.site)
     own, rows = detector.own, night_rows(job.batch)
     assert own is not None
-    taps, classes = features.take(rows, detector.taps)
+    taps, classes = features.take(rows, taps_of(detector))
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
     unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
     row = group = None
+    # Those that name nothing are a group of their own, if there are any.
+    some, theirs, places = taps, classes, rows
     if len(unnamed):
         some = {tap: values[unnamed] for tap, values in taps.items()}
-        group = references_of(own, some, classes[unnamed], rows[unnamed], "night", A_NIGHT)
-        row = shift_row(own, SlideRows(None, None, 0, 0), some, classes[unnamed], None, group)
+        theirs, places = classes[unnamed], rows[unnamed]
+        group = references_of(own, some, theirs, places, "night", A_NIGHT)
+        row = shift_row(own, SlideRows(None, None, 0, 0), some, theirs, None, group)
     if job.site is not None:
-        return Night(alone(site_reference(job.store, job.site)), row)
+        group = alone(site_reference(job.store, job.site))
+        return Night(compared_with(detector, group, taps, classes, rows), row)
     if group is None or len(unnamed) < len(rows):
+        some, theirs, places = taps, classes, rows
         group = references_of(own, taps, classes, rows, "night", A_NIGHT)
-    return Night(group, row)
+    return Night(compared_with(detector, group, some, theirs, places), row)
+
+
+def compared_with(
+    detector: Detector,
+    references: References,
+    taps: Taps,
+    classes: NDArray[np.intp],
+    rows: NDArray[np.intp],
+    parent: float = 0.0,
+) -> Compared:
+    """Find the leans of the parts of a group of some cells; see `group_leans`."""
+    if detector.witnesses is None or detector.own is None:
+        return Compared(references, NONE * max(1, len(references.own)))
+    leans = group_leans(detector.witnesses, detector.own, references, taps, classes, rows, parent)
+    return Compared(references, leans)
+
+
+def taps_of(detector: Detector) -> list[str]:
+    """List the taps that a detector's distances and its discriminant need."""
+    known = detector.witnesses
+    return sorted({*detector.taps, *(known.discriminant.weights if known else ())})
 
 
 def night_rows(batch: Batch) -> NDArray[np.intp]:

@@ -1,20 +1,27 @@
 """Cross-validate a recipe: every labelled image is diagnosed without its patient."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from flows.monitoring.console import tell
-from flows.stages.training.images import LabelledImages
-from flows.stages.training.recipes import TrainingRecipe, train_rows
+from flows.stages.training.images import CLASSES, LabelledImages
+from flows.stages.training.recipes import Trained, TrainingRecipe, train_rows
 from storage.models.out_of_fold import OUT_OF_FOLD
 from storage.models.trainings import remove_states
 from storage.store import Store
-from tasks.detector.probabilities import probabilities
+from tasks.detector.groups import GroupKey, group_statistics
+from tasks.detector.probabilities import log_odds
+from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation.cross_validation import Diagnosed
 from tasks.evaluation.metrics import POSITIVE
 from tasks.network.split import folds
 from tasks.network.stains import mean_absorbance, stain_clusters
+from tasks.network.training import predict_taps
+from tasks.types import Float
 
 
 def fold_rows(
@@ -48,27 +55,68 @@ def cross_validate(
         DivergedError: a loss is not finite.
     """
     count = len(data.keys)
-    fold, log_odds = np.zeros(count, np.int16), np.zeros(count)
-    probability = np.zeros(count)
+    fold, network, statistics = np.zeros(count, np.int16), np.zeros(count), np.zeros(count)
     for number, rows in enumerate(parts):
         title = f"fold {number + 1} of {len(parts)}, "
         name = _name(training, len(parts), number)
         made = train_rows(store, name, recipe, data, rows, title=title)
         test = rows["test"]
         fold[test] = number
-        log_odds[test] = made.test_logits[:, POSITIVE] - made.test_logits[:, 1 - POSITIVE]
-        probability[test] = probabilities(made.test_logits, made.temperature)[:, POSITIVE]
-        right = np.mean((log_odds[test] > 0) == (data.labels[test] == POSITIVE))
+        network[test] = log_odds(made.test_logits, made.temperature, POSITIVE)
+        statistics[test] = _scores(made, data, rows)
+        right = np.mean((network[test] > 0) == (data.labels[test] == POSITIVE))
         tell(f"{title}{len(test):,} images of other {data.by}s: accuracy {right:.4f}")
+    both = _both(fold, network, statistics, data.labels == POSITIVE)
     stains = stain_clusters(mean_absorbance(data.pixels), data.keys)
     own = {
         "fold": pa.array(fold),
-        "log_odds": pa.array(log_odds),
-        "probability": pa.array(probability),
+        "log_odds": pa.array(both),
+        "probability": pa.array(expit(both)),
+        "network": pa.array(network),
+        "statistics": pa.array(statistics),
         "stain": pa.array(stains.astype(np.int16)),
     }
     columns = [own[name] if name in own else data.rows[name] for name in OUT_OF_FOLD.names]
     return pa.table(columns, schema=OUT_OF_FOLD)
+
+
+def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.intp]]) -> Float:
+    """Score the tested images (n,) of a fold by the statistics of those that it was trained on.
+
+    NaN where these make no discriminant.
+    """
+    names = np.asarray(data.keys, object)
+    keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
+    taps = predict_taps(made.classifier, data.pixels, rows["train"])
+    known = group_statistics(taps, data.labels[rows["train"]], keys, len(CLASSES))
+    try:
+        found = discriminant(known, POSITIVE)
+    except ValueError:
+        return np.full(len(rows["test"]), np.nan)
+    scores = found.scores(predict_taps(made.classifier, data.pixels, rows["test"]))
+    healthy = made.test_logits.argmax(axis=1) != POSITIVE
+    tested = names[rows["test"]]
+    for name in set(tested.tolist()):
+        mine = tested == name
+        scores[mine] -= found.lean(scores[mine], healthy[mine])
+    return scores
+
+
+def _both(
+    fold: NDArray[np.int16], network: Float, statistics: Float, positive: NDArray[np.bool_]
+) -> Float:
+    """Join both witnesses of images (n,), as calibrated on the images of other folds.
+
+    Where these are too few, or there are no statistics, the network speaks alone.
+    """
+    both = network.copy()
+    for number in np.unique(fold).tolist():
+        here = fold == number
+        others = ~here & np.isfinite(statistics)
+        known = calibrated(network[others], statistics[others], positive[others])
+        if known is not None and np.isfinite(statistics[here]).all():
+            both[here] = known.testify(network[here], statistics[here]).both
+    return both
 
 
 def remove_fold_states(store: Store, training: str, count: int) -> None:

@@ -51,8 +51,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             column(
                 f"probability_{name}",
                 pa.float32(),
-                f"calibrated probability of {name}; of an image that was looked at twice, by the "
-                "mean logits of its eight turns and flips",
+                f"calibrated probability of {name} by both witnesses; of an image that was looked "
+                "at twice, by the means over its eight turns and flips",
             )
             for name in classes
         ),
@@ -63,6 +63,18 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
                 f"calibrated probability of {name} in the first pass, by which slides are counted",
             )
             for name in classes
+        ),
+        column(
+            "network_probability",
+            pa.float32(),
+            "calibrated probability of Parasitized by the network alone, in the first pass; null: "
+            "it is the only witness",
+        ),
+        column(
+            "statistics_probability",
+            pa.float32(),
+            "calibrated probability of Parasitized by the class statistics alone, relative to the "
+            "slide's healthy cells, in the first pass; null: they are no witness",
         ),
         *(
             column(
@@ -117,7 +129,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             "review_reason",
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
-            "what it is compared with), uncertain, unstable, or several; or failed",
+            "what it is compared with), uncertain, network and statistics disagree (on which class "
+            "is more probable), unstable, or several; or failed",
         ),
         *made_by(),
     ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.detector.detector import Detector
-from tasks.network.classifier import Classifier
+from tasks.network.classifier import Classifier, Outputs
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 PGD_STEPS = 10
@@ -32,12 +32,14 @@ class AttackError(Exception):
 class Target:
     """Describe what is attacked: a classifier in evaluation mode, its detector, and a threshold.
 
-    ``threshold`` is the abnormality from which on an image is called abnormal.
+    ``threshold`` is the abnormality from which on an image is called abnormal; logits are divided
+    by ``temperature``.
     """
 
     classifier: Classifier
     detector: Detector
     threshold: float
+    temperature: float = 1.0
 
 
 Perturb = Callable[[Target, Tensor, Tensor, float | None], Tensor]
@@ -131,6 +133,26 @@ def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -
     return ((torch.stack(columns, dim=1) - mean) / deviation).amax(dim=1)
 
 
+def diagnosed(target: Target, pixels: Tensor) -> Outputs:
+    """Compute taps, and the logits (B, C) of the diagnosis, of pixels (B, 3, side, side).
+
+    Where there are two witnesses they are of both, as of cells of a slide without a lean.
+    """
+    taps, logits = target.classifier.features(pixels)
+    known = target.detector.witnesses
+    if known is None:
+        return taps, logits
+    place, scales = known.positive, known.scales
+    network = (logits[:, place] - logits[:, 1 - place]).double() / target.temperature
+    scores = torch.full_like(network, known.discriminant.offset)
+    for tap, weights in known.discriminant.weights.items():
+        scores = scores + taps[tap].double() @ torch.as_tensor(weights, device=network.device)
+    total = scales.network.scale * network + scales.network.bias
+    total = total + scales.statistics.scale * scores + scales.statistics.bias
+    half = (scales.both.scale * total + scales.both.bias) / 2
+    return taps, torch.stack([half, -half] if place == 0 else [-half, half], dim=1)
+
+
 def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
     """Make images less abnormal by a step of ``magnitude`` e, x - e sign(grad abnormality).
 
@@ -176,9 +198,9 @@ def _adaptive(
         for step in range(ADAPTIVE_STEPS + 1):
             # The attack is judged by the pixels that a file holds.
             moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
-            taps, logits = target.classifier.features(moved)
+            taps, logits = diagnosed(target, moved)
             abnormality = differentiable_abnormality(target.detector, taps)
-            seen = [logits, *(target.classifier(each(moved)) for each in filters)]
+            seen = [logits, *(diagnosed(target, each(moved))[1] for each in filters)]
             wrong = torch.stack([each.argmax(dim=1) != labels for each in seen])
             cost = abnormality.detach() + SEEN_THROUGH * (~wrong).sum(dim=0)
             better = wrong[0] & (cost < best_abnormality)

@@ -11,6 +11,7 @@ from flows.counting import errors
 from flows.counting.errors import errors_of_version, kept_errors
 from flows.counting.threshold import load_error_rates
 from flows.fit import FitOutcome, fit, retract
+from flows.jobs.fitting import unseen
 from flows.settings import Settings
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import load_batch, read_manifest
@@ -100,10 +101,10 @@ def test_where_a_model_was_cross_validated_all_patients_are_counted_by_their_fol
     table = manifest.append_column("image_id", pa.array(ids)).slice(10)
     chances = np.where(np.arange(len(table)) % 2, 1.0, 0.02)
     table = table.append_column("probability", pa.array(chances))
-    errors.out_of_fold.cache_clear()
-    monkeypatch.setattr(errors, "load_out_of_fold", lambda *_: table)
+    unseen.out_of_fold.cache_clear()
+    monkeypatch.setattr(unseen, "load_out_of_fold", lambda *_: table)
     counts = errors.errors_of_batch(store, card, lineage.own[0])
-    errors.out_of_fold.cache_clear()
+    unseen.out_of_fold.cache_clear()
     # Ten cells are in no table: those of them that training has seen are left out.
     early = manifest["patient_id"].to_pylist()[:10]
     left_out = sum(each in card.split["train"] for each in early)

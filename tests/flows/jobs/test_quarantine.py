@@ -2,11 +2,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from flows.jobs.fitting.statistics import RowsJob
 from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
 from flows.jobs.quarantine import Job, probe, quarantine
 from flows.jobs.segmentation import SearchJob, SurveyJob
 from flows.jobs.shard import ShardJob
-from flows.jobs.statistics import RowsJob
 from flows.jobs.thumbnails import ExhibitJob
 
 

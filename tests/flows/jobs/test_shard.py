@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.jobs import shard as shard_module
+from flows.jobs.fitting.statistics import GroupJob, RowsJob, group_log_distances, rows_statistics
 from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
-from flows.jobs.statistics import GroupJob, RowsJob, group_log_distances, rows_statistics
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import (
     _OPENED,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.counting.errors import key_of
+from flows.jobs.fitting.unseen import key_of
 from flows.sites import counting
 from flows.sites.counting import refuse_positive
 from flows.sites.versions import SiteError

@@ -16,6 +16,8 @@ TABLE = pa.table(
         "fold": [0, 1],
         "log_odds": [2.5, -1.0],
         "probability": [0.9, 0.3],
+        "network": [2.0, -0.5],
+        "statistics": [1.5, None],
         "stain": [0, 0],
     }
 ).cast(OUT_OF_FOLD)

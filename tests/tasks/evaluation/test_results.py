@@ -64,6 +64,8 @@ def scored(
         diagnosed=diagnosed,
         probability=np.full(n, 0.9) if probability is None else np.array(probability),
         logits=logits,
+        by_network=diagnosed,
+        disagree=np.zeros(n, bool),
     )
 
 

@@ -47,6 +47,8 @@ def settings(store_with_model: Store, smears: Path) -> Settings:
         "fold": [0] * count,
         "log_odds": odds,
         "probability": 1 / (1 + np.exp(-odds)),
+        "network": odds,
+        "statistics": odds,
         "stain": [0] * count,
     }
     digest = save_out_of_fold(store_with_model, "folded", pa.table(rows).cast(OUT_OF_FOLD))

@@ -55,8 +55,8 @@ class GroupJob:
 
 def rows_statistics(job: RowsJob) -> ClassStatistics:
     """Compute the statistics of some labelled rows of a batch."""
-    block = _read_rows(job.store, job.model, job.rows)
-    return statistics_of(block.taps, block.label, len(job.model.classes), _keys(job.rows))
+    block = read_rows(job.store, job.model, job.rows)
+    return statistics_of(block.taps, block.label, len(job.model.classes), keys_of_rows(job.rows))
 
 
 def group_log_distances(job: GroupJob) -> Float:
@@ -65,10 +65,10 @@ def group_log_distances(job: GroupJob) -> Float:
     The taps are in the order of their names.
     """
     total = _load_version(job.store, job.model.name, job.version)
-    blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
+    blocks = [read_rows(job.store, job.model, part) for part in job.parts]
     labels = np.concatenate([block.label for block in blocks])
     columns = []
-    for tap in sorted(blocks[0].taps):
+    for tap in job.model.distance_taps:
         features = np.concatenate([block.taps[tap] for block in blocks])
         columns.append(leave_group_out(total.taps[tap], features, labels))
     return np.stack(columns, axis=1)
@@ -94,13 +94,12 @@ def fitted_group(job: SlideJob) -> FittedSlide:
     Raises:
         ValueError: too few groups are left.
     """
-    total = _slides_of_version(job.store, job.model.name, job.version)
-    blocks = [_read_rows(job.store, job.model, part) for part in job.parts]
-    taps = {
-        tap: np.concatenate([block.taps[tap] for block in blocks]) for tap in sorted(blocks[0].taps)
-    }
+    names = job.model.distance_taps
+    total = slides_of_version(job.store, job.model.name, job.version).of_taps(names)
+    blocks = [read_rows(job.store, job.model, part) for part in job.parts]
+    taps = {tap: np.concatenate([block.taps[tap] for block in blocks]) for tap in names}
     labels = np.concatenate([block.label for block in blocks])
-    keys = [key for part in job.parts for key in _keys(part)]
+    keys = [key for part in job.parts for key in keys_of_rows(part)]
     own = coarser(group_statistics(taps, labels, keys, len(job.model.classes)), by_patient)
     priors = priors_of(retract_groups(total, own))
     if job.spread is not None:
@@ -128,11 +127,12 @@ def find_damage(job: CheckJob) -> str | None:
     return None
 
 
-def _keys(part: Rows) -> list[GroupKey]:
+def keys_of_rows(part: Rows) -> list[GroupKey]:
+    """Name the group of each of some rows."""
     return slide_keys(part.batch, part.patients, part.slides)
 
 
-def _read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
+def read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
     """Read rows out of whole shards, whose features are compared with the ledger."""
     batch = load_batch_of_key(store, part.batch)
     blocks = []
@@ -145,7 +145,8 @@ def _read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
 
 
 @lru_cache(maxsize=2)
-def _slides_of_version(store: Store, model: str, version: int) -> GroupStatistics:
+def slides_of_version(store: Store, model: str, version: int) -> GroupStatistics:
+    """Load a version's statistics by patient; ValueError where it knows of no slides."""
     slides = _load_version(store, model, version).slides
     if slides is None:
         raise ValueError(f"statistics {version_name(version)} know of no slides")

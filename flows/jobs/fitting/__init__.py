@@ -1,0 +1,1 @@
+"""Units of work of a fit: statistics, altered slides, and what both witnesses say."""

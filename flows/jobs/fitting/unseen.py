@@ -1,0 +1,89 @@
+"""Say what networks and statistics that have not seen a cell say of it."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logit
+
+from storage.batches.features import FeatureBlock, image_ids
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows
+from storage.models.out_of_fold import load_out_of_fold
+from storage.store import Store
+from tasks.reports.columns import PARASITIZED
+from tasks.types import Float
+
+HEAD = 32  # letters of a digest in hexadecimal: half of it tells a billion images apart
+MOST = 40.0  # log-odds of a probability that is 1 as a number
+
+
+class Unseen(NamedTuple):
+    """Log-odds (n,) of "parasitized" by networks, and scores (n,) of statistics; NaN: none."""
+
+    network: Float
+    statistics: Float
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Hold diagnoses of images (n,) by folds: heads of digests, sorted, and log-odds.
+
+    ``log_odds`` (n,) are those of all witnesses, ``network`` those of the network alone, and
+    ``statistics`` the scores of the discriminant, NaN in tables of before 0.4. ``patients`` (n,)
+    are theirs, None where an image names none; ``parasitized`` (n,) are labels.
+    """
+
+    heads: NDArray[np.bytes_]
+    log_odds: Float
+    network: Float
+    statistics: Float
+    parasitized: NDArray[np.bool_]
+    patients: NDArray[np.object_]
+
+    def find(self, image_ids: list[str | None]) -> Unseen:
+        """Look up images (m,) by their digests; NaN of those that are not there."""
+        if not len(self.heads):
+            return Unseen(*np.full((2, len(image_ids)), np.nan))
+        heads = np.asarray([(each or "")[:HEAD] for each in image_ids], f"S{HEAD}")
+        places = np.minimum(np.searchsorted(self.heads, heads), len(self.heads) - 1)
+        there = self.heads[places] == heads
+        found = (self.network, self.statistics)
+        return Unseen(*(np.where(there, values[places], np.nan) for values in found))
+
+
+@lru_cache(maxsize=2)
+def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
+    """Read what folds say of "parasitized"; None of a model without folds."""
+    table = load_out_of_fold(store, card)
+    if table is None:
+        return None
+    heads = np.asarray([each[:HEAD] for each in table["image_id"].to_pylist()], f"S{HEAD}")
+    order = np.argsort(heads, kind="stable")
+    # Of the first class, which may be the other one.
+    sign = 1.0 if card.classes[0] == PARASITIZED else -1.0
+    both = sign * np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
+    network, statistics = both, np.full(len(both), np.nan)
+    if "statistics" in table.column_names:
+        network, statistics = (sign * table[name].to_numpy() for name in ("network", "statistics"))
+    labels = np.asarray([each == PARASITIZED for each in table["label"].to_pylist()], bool)
+    patients = np.asarray(table["patient_id"].to_pylist(), object)
+    columns = (heads, both, network, statistics, labels, patients)
+    return OutOfFold(*(column[order] for column in columns))
+
+
+def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArray[np.bool_]:
+    """Mark the cells (n,) of rows that the model was trained on."""
+    keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
+    trained_on = frozenset(card.split["train"])
+    return np.asarray([key in trained_on for key in keys], bool)
+
+
+def key_of(patient: str | None, slide: str | None, batch: str) -> str:
+    """Name whose cells resemble each other: a patient, else a slide, else the whole batch."""
+    if patient is not None:
+        return json.dumps(["patient", patient])
+    return json.dumps(["batch", batch] if slide is None else ["slide", slide])

@@ -1,0 +1,105 @@
+"""Compute what both witnesses say of a patient's cells that neither has seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.jobs.fitting.statistics import keys_of_rows, read_rows, slides_of_version
+from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
+from storage.batches.features import image_ids
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows
+from storage.store import Store
+from tasks.detector.groups import by_patient, coarser, group_statistics, retract_groups
+from tasks.detector.probabilities import log_odds
+from tasks.detector.witnesses import discriminant
+from tasks.reports.columns import PARASITIZED
+from tasks.types import Float
+
+
+@dataclass(frozen=True)
+class WitnessJob:
+    """A patient whose cells are known: of his rows ``fitted`` are in the statistics."""
+
+    store: Store
+    model: ModelCard
+    version: int
+    fitted: tuple[Rows, ...]
+    held_out: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Hold what two witnesses say of cells (n,) that neither has seen.
+
+    ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
+    patient, less the lean of his cells; ``parasitized`` is what they are, ``keys`` whose.
+    """
+
+    network: Float
+    scores: Float
+    parasitized: NDArray[np.bool_]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def none(cls) -> "Evidence":
+        """Make the evidence of no cell."""
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
+
+    @classmethod
+    def joined(cls, parts: list["Evidence"]) -> "Evidence":
+        """Join the evidence of several patients."""
+        parts = [cls.none(), *parts]
+        return cls(
+            np.concatenate([part.network for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.parasitized for part in parts]),
+            tuple(key for part in parts for key in part.keys),
+        )
+
+
+def unseen_evidence(job: WitnessJob) -> Evidence:
+    """Compute the evidence of a patient's cells.
+
+    A cell that the network was trained on speaks by the network of a fold that was not, if there
+    is one, and is left out otherwise.
+
+    Raises:
+        ValueError: the statistics without the patient make no discriminant.
+    """
+    card, place = job.model, job.model.classes.index(PARASITIZED)
+    total = slides_of_version(job.store, card.name, job.version)
+    if job.fitted:
+        own = [read_rows(job.store, card, part) for part in job.fitted]
+        keys = [key for part in job.fitted for key in keys_of_rows(part)]
+        taps = {tap: np.concatenate([block.taps[tap] for block in own]) for tap in total.taps}
+        labels = np.concatenate([block.label for block in own])
+        mine = coarser(group_statistics(taps, labels, keys, len(card.classes)), by_patient)
+        total = retract_groups(total, mine)
+    known = discriminant(total, place)
+    folds = out_of_fold(job.store, card)
+    parts = []
+    for part in (*job.fitted, *job.held_out):
+        block = read_rows(job.store, card, part)
+        network = log_odds(block.logits, card.temperature, place)
+        scores = known.scores(block.taps)
+        scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
+        seen = seen_by_training(card, part, block)
+        network, scores = (np.where(seen, np.nan, values) for values in (network, scores))
+        if folds is not None:
+            found = folds.find(image_ids(block))
+            there = np.isfinite(found.statistics)
+            network = np.where(there, found.network, network)
+            scores = np.where(there, found.statistics, scores)
+        chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
+        names = list(zip(part.patients, part.slides, strict=True))
+        parts.append(
+            Evidence(
+                network[chosen],
+                scores[chosen],
+                np.asarray(block.label == place)[chosen],
+                tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
+            )
+        )
+    return Evidence.joined(parts)

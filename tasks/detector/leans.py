@@ -1,0 +1,59 @@
+"""Find by how much a group's healthy cells lean towards a parasite's score, part by part."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detector.floor import residuals
+from tasks.detector.own_normal import OwnNormal
+from tasks.detector.references import References, Rows
+from tasks.detector.slide_distance import Taps
+from tasks.detector.smears import nearest_part
+from tasks.detector.witnesses import Witnesses
+
+NONE = (0.0,)  # of cells of which nothing nearer than the fitted ones is known
+
+
+def group_leans(
+    witnesses: Witnesses,
+    own: OwnNormal,
+    references: References,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+    parent: float = 0.0,
+) -> tuple[float, ...]:
+    """Compute the lean of each part of a group, by `Discriminant.lean`; of a group without, one.
+
+    Cells count that the part's reference is made of, where it has one. A part that is no smear
+    leans as its parent does.
+
+    Args:
+        witnesses: of the diagnosis.
+        own: what is known of fitted slides.
+        references: of the group.
+        taps: features (n, d) of some cells of the group.
+        predicted: (n,) classes as the network diagnoses them, -1 of cells that do not count.
+        rows: (n,) where the cells are in their batch.
+        parent: what is expected before the group is seen.
+    """
+    scores = witnesses.discriminant.scores(taps)
+    healthy = predicted == 1 - witnesses.positive
+    parts = references.smears.parts
+    if not parts:
+        return (witnesses.discriminant.lean(scores, healthy, parent),)
+    cells, usable = residuals(own.priors, taps, predicted)
+    number = np.full(len(predicted), -1)
+    if own.floor is None or len(parts) < 2:
+        number[usable] = 0
+    else:
+        number[usable] = nearest_part(own.floor, parts, cells)
+    leans = []
+    for place, (part, reference) in enumerate(zip(parts, references.own, strict=True)):
+        if part.reference is None:
+            leans.append(parent)
+            continue
+        mine = healthy & (number == place)
+        if reference is not None:
+            mine &= np.isin(rows, reference.rows)
+        leans.append(witnesses.discriminant.lean(scores, mine, parent))
+    return tuple(leans)
