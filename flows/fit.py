@@ -27,6 +27,7 @@ from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
     add_what_is_new,
+    as_before,
     check_labels,
     refuse_damage,
     refuse_second_review,
@@ -209,19 +210,36 @@ def retract(
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
             refuse_damage(client, store, card, latest.contributions)
-            total = statistics_with_slides(client, store, card, latest)
-            errors = errors_of_version(store, card, latest)
-            for rows in (*taken, *held_out):
-                errors = retract_errors(errors, errors_of_rows(store, card, rows))
-            if taken:
-                part = statistics_of_rows(client, store, card, taken, f"retract {name}")
-                total = retract_statistics(total, part)
-            for each in foreign:
-                given_by = load_foreign(store, card.name, each)
-                total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
+            before = as_before(store, card, kept)
+            total, errors = before or _without(
+                client, store, card, latest, taken, held_out, foreign
+            )
             held.check()
             lineage = save_version(store, card, latest, total, errors, operation, kept)
             return _warned(fitted_outcome(client, settings, store, card, lineage, changed))
+
+
+def _without(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    latest: Lineage,
+    taken: list[Rows],
+    held_out: list[Rows],
+    foreign: list[Contribution],
+) -> tuple[ClassStatistics, ErrorCounts]:
+    """Take rows, and what other stores gave, out of a version's statistics and error counts."""
+    total = statistics_with_slides(client, store, card, latest)
+    errors = errors_of_version(store, card, latest)
+    for rows in (*taken, *held_out):
+        errors = retract_errors(errors, errors_of_rows(store, card, rows))
+    if taken:
+        part = statistics_of_rows(client, store, card, taken, "take out")
+        total = retract_statistics(total, part)
+    for each in foreign:
+        given_by = load_foreign(store, card.name, each)
+        total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
+    return total, errors
 
 
 def _found(

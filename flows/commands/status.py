@@ -112,6 +112,7 @@ def status(
                 "alpha": card.alpha,
                 "second look": f"{card.second_look:,} images" if card.second_look else LEARN_IT,
                 "limits of a smear": limits_of(card),
+                "witnesses": witnesses_of(card),
                 "of other stores": origins.get((card.model, card.statistics_version)),
                 "warnings": len(card.warnings) or None,
             }
@@ -128,6 +129,13 @@ def limits_of(card: DetectorCard) -> str | None:
     if card.slides is None:
         return None
     return f"{card.floor.slides} altered slides" if card.floor else LEARN_IT
+
+
+def witnesses_of(card: DetectorCard) -> str:
+    """Say what diagnoses."""
+    if card.schema_version < 5:
+        return "network; fit again to hear the statistics, too"
+    return "network" if card.witnesses is None else "network, statistics"
 
 
 def _origin(lineage: Lineage) -> str | None:

@@ -22,6 +22,7 @@ from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
+    list_statistics,
     load_foreign,
     load_moments,
     save_statistics,
@@ -84,6 +85,27 @@ def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
         return save_version(
             store, card, latest, statistics, errors, operation, latest.contributions
         )
+
+
+def as_before(
+    store: Store, card: ModelCard, contributions: list[Contribution]
+) -> tuple[ClassStatistics, ErrorCounts] | None:
+    """Load the statistics and error counts of a version of exactly these contributions, if any.
+
+    Taking out what was merged is exact but for rounding; what stood there before is exact.
+    """
+    for version in reversed(list_statistics(store, card.name, warn)):
+        if version.contributions != contributions:
+            continue
+        try:
+            found = ClassStatistics.from_arrays(load_moments(store, version))
+            errors = kept_errors(store, version)
+        except StoreError as error:
+            warn(str(error))
+            continue
+        if found.slides is not None and errors is not None:
+            return found, errors
+    return None
 
 
 def without_repeats(

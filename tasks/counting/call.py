@@ -21,6 +21,11 @@ Key = TypeVar("Key")
 Found = TypeVar("Found")
 
 
+# Red cells below which nobody is called positive: two called cells of seven are no parasitaemia of
+# 28%, and the error rates were counted on slides of more cells.
+LEAST_CELLS = 30
+
+
 class Call(StrEnum):
     """Name what is said of a slide or a patient."""
 
@@ -84,9 +89,9 @@ class Answers:
     def of(self, called: int, dense: int, cells: int, unreadable: tuple[str, ...] = ()) -> Answer:
         """Say what a count means.
 
-        A count above the limit of blank is positive. Below it the slide is negative where its upper
-        bound is no more than what is wanted, and else indeterminate. A positive slide from
-        `DENSE` on has the parasitaemia that the threshold for many parasites gives.
+        A count above the limit of blank is positive, if enough cells were read. Below it the slide
+        is negative where its upper bound is no more than what is wanted, and else indeterminate. A
+        positive slide from `DENSE` on has the parasitaemia of the threshold for many parasites.
 
         Args:
             called: red cells above the counting threshold.
@@ -120,10 +125,12 @@ class Answers:
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
+        elif cells < LEAST_CELLS:
+            call, reasons = Call.INDETERMINATE, (CallReason.TOO_FEW,)
         elif estimate >= DENSE and known.dense.tell:
             by, estimate = CountedBy.DENSE, corrected(dense, cells, known.dense)
             low, high = interval(dense, cells, known.dense)
-        if call == Call.INDETERMINATE:
+        if call == Call.INDETERMINATE and not reasons:
             # With as many cells as are needed no count at the limit of blank is in doubt.
             few = self.needed is not None
             reasons = (CallReason.TOO_FEW if few else CallReason.RATES_TOO_HIGH,)

@@ -31,6 +31,10 @@ KNOWN = known(fixed(0.001), fixed(0.8))
         (2, 5000, Call.NEGATIVE, ()),
         (0, 100, Call.INDETERMINATE, (CallReason.TOO_FEW,)),
         (0, 0, Call.UNREADABLE, (CallReason.NO_CELLS,)),
+        # However many of a handful of cells are called, they make nobody positive.
+        (1, 2, Call.INDETERMINATE, (CallReason.TOO_FEW,)),
+        (29, 29, Call.INDETERMINATE, (CallReason.TOO_FEW,)),
+        (30, 30, Call.POSITIVE, ()),
     ],
 )
 def test_a_count_is_called(

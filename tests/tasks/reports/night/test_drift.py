@@ -391,6 +391,7 @@ def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
     found = drift(unreadable=1)
     assert found.light == "amber"
     assert found.reasons[0].startswith("1 of 20 patients unreadable")
+    assert [drift(unreadable=n).light for n in (9, 10, 20)] == ["amber", "red", "red"]
 
 
 def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:

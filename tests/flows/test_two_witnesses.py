@@ -1,0 +1,154 @@
+"""Two witnesses diagnose, from a fit to the reports; a fitted batch changes what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flows.fit import fit, retract
+from flows.jobs.fitting.statistics import slides_of_version
+from flows.jobs.networks import load_inference
+from flows.screen import screen
+from flows.settings import Settings
+from flows.train import train
+from storage.batches.features import read_block
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models.classifiers import find_card
+from storage.models.detectors import load_detector, load_detector_card
+from storage.reports.sql import answer
+from storage.store import Store
+from tasks.detector.detector import Detector
+from tasks.detector.verdict import Reason
+from tasks.detector.witnesses import Witnesses, discriminant
+from tasks.images.regions import image_refs
+from tasks.network.features import load_images
+from tasks.second_look.views import turned
+from tasks.synthetic.cells import write_collection
+
+P = 0
+
+
+def cells(folder: Path, patients: int, first: int, seed: int) -> str:
+    write_collection(
+        folder, patients=patients, cells_per_patient=40, parasitized_fraction=0.4, seed=seed,
+        first_patient=first,
+    )  # fmt: skip
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with a detector of two witnesses, and a screened night."""
+    folder = tmp_path_factory.mktemp("witnesses")
+    smears = cells(folder / "smears", 12, 0, 1)
+    settings = Settings(
+        store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
+    )
+    train(smears, model="m", epochs=1, side=32, settings=settings)
+    fit(smears, batch="smears", settings=settings)
+    screen(cells(folder / "night", 3, 30, 5), batch="night", settings=settings)
+    return settings
+
+
+def of(settings: Settings) -> Witnesses:
+    store = Store(settings.store)
+    known = Detector.from_arrays(load_detector(store, load_detector_card(store))).witnesses
+    assert known is not None
+    return known
+
+
+def rows(settings: Settings, batch: str = "night") -> dict[str, NDArray[Any]]:
+    statement = f"select * from images where batch = '{batch}' order by uri"
+    with answer(Store(settings.store), statement) as found:
+        table = found.read_all()
+    return {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
+
+
+def test_the_discriminant_is_that_of_the_kept_statistics(made: Settings) -> None:
+    store = Store(made.store)
+    card = load_detector_card(store)
+    assert card.witnesses is not None
+    assert card.witnesses.taps == ["blocks.2", "blocks.3", "blocks.4"]
+    assert sorted(card.taps) == ["blocks.2", "blocks.3"]  # distances have no use for the last one
+    # Validation and test patients are those whom neither witness has seen.
+    model = find_card(store, "m")
+    assert card.witnesses.slides == len(model.held_out)
+    assert card.witnesses.cells == 40 * len(model.held_out)
+    again = discriminant(slides_of_version(store, "m", 1), P)
+    assert again.offset == of(made).discriminant.offset
+
+
+def test_a_night_says_what_each_witness_says_and_where_they_disagree(made: Settings) -> None:
+    store, known, found = Store(made.store), of(made), rows(made)
+    batch = load_batch(store, "night")
+    block = read_block(store, "m", batch.key, 0, batch.rows)
+    manifest = read_manifest(store, batch)
+    scores = known.discriminant.scores(block.taps)
+    healthy = block.logits.argmax(axis=1) != P
+    patients = np.asarray(manifest["patient_id"].to_pylist())
+    expected = {}
+    for patient in np.unique(patients):
+        mine = patients == patient
+        lean = known.discriminant.lean(scores[mine], healthy[mine])
+        said = known.scales.statistics.of(scores[mine] - lean)
+        uris = np.asarray(manifest["uri"].to_pylist())[mine]
+        expected |= dict(zip(uris.tolist(), (1 / (1 + np.exp(-said))).tolist(), strict=True))
+    # The cells of a reference are trimmed: its median moves by little.
+    told = np.asarray([expected[uri] for uri in found["uri"].tolist()])
+    assert np.abs(told - found["statistics_probability"].astype(float)).max() < 0.1
+    apart = (found["network_probability"] > 0.5) != (found["statistics_probability"] > 0.5)
+    reasons = [Reason.DISAGREE in (each or "") for each in found["review_reason"].tolist()]
+    assert reasons == apart.tolist()
+    assert (found["verdict"][apart] == "review").all()
+
+
+def test_a_second_look_hears_both_witnesses(made: Settings) -> None:
+    store, known, found = Store(made.store), of(made), rows(made)
+    model, batch = find_card(store, "m"), load_batch(store, "night")
+    looked = np.flatnonzero(found["second_look"] == "made")
+    assert len(looked)
+    manifest = read_manifest(store, batch)
+    place = {uri: row for row, uri in enumerate(manifest["uri"].to_pylist())}
+    row = place[found["uri"][looked[0]]]
+    network = load_inference(store, model)
+    (loaded,) = load_images(image_refs(manifest.slice(row, 1)), network.spec.side, 1)
+    assert loaded.pixels is not None
+    one = loaded.pixels[np.newaxis]
+    taps, logits = network.run(np.concatenate([one, *turned(one)]))
+    scores = known.discriminant.scores({tap: v.numpy() for tap, v in taps.items()})
+    odds = (logits[:, 0] - logits[:, 1]).numpy().mean() / model.temperature
+
+    def logit(p: float) -> float:
+        return float(np.log(p / (1 - p)))
+
+    first = logit(found["statistics_probability"][looked[0]])
+    lean = scores[0] - (first - known.scales.statistics.bias) / known.scales.statistics.scale
+    both = known.scales.testify(np.asarray([odds]), np.asarray([scores.mean() - lean])).both
+    assert found["probability_Parasitized"][looked[0]] == pytest.approx(
+        float(1 / (1 + np.exp(-both[0]))), abs=1e-3
+    )
+
+
+def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
+    made: Settings, tmp_path: Path
+) -> None:
+    store = Store(made.store)
+    first = load_detector(store, load_detector_card(store))
+    before = rows(made)
+    fit(cells(tmp_path / "more", 3, 60, 9), batch="more", settings=made)
+    images = str(Path(made.store).parent / "night")
+    screen(images, batch="after", settings=made)
+    after = rows(made, "after")
+    assert (before["network_probability"] != after["network_probability"]).any()  # calibrated anew
+    assert (before["statistics_probability"] != after["statistics_probability"]).any()
+    retract(batch="more", settings=made)
+    last = load_detector(store, load_detector_card(store))
+    assert first.keys() == last.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, last[name])
+    screen(images, batch="again", settings=made)
+    again = rows(made, "again")
+    for name in ("probability_Parasitized", "statistics_probability", "p_value"):
+        np.testing.assert_array_equal(before[name], again[name])
