@@ -54,7 +54,7 @@ from tasks.detector.moments import ClassStatistics
 from tasks.images.decoding import DECODING
 from tasks.images.manifest import SCHEMA
 from tasks.types import nested
-from tests.system.golden import counts, floors, slides
+from tests.system.golden import counts, floors, slides, witnesses
 from tests.system.golden import make_golden as golden
 from tests.system.golden.stores import (
     PATH,
@@ -162,6 +162,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     looks = golden.STABILITY if card.second_look else {}
     own |= counts.RATES if card.counting else {}
     own |= floors.FLOOR if card.floor else {}
+    own |= witnesses.WITNESSES if card.witnesses else {}
     assert_same(arrays, golden.DETECTOR | own | looks)
     assert (Detector.from_arrays(arrays).stability is None) == (card.second_look is None)
     scores = score(Detector.from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})

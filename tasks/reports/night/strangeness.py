@@ -14,8 +14,8 @@ IMPLAUSIBLE_RED = 0.05
 SHIFTED_AMBER = 0.1
 # Most of a night of fitted laboratories lies within what was fitted.
 UNKNOWN_LABORATORY = 0.5
-# Of the patients: then hardly anybody has got an answer.
-UNREADABLE_RED = 0.5
+# Of so many patients or more: then hardly anybody has got an answer. A few may be so by chance.
+UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
 
 WITHOUT_LIMITS = (
     "the detector has no limits of what a smear of blood can be, so a night wholly of rubbish "
@@ -80,7 +80,7 @@ class Strangeness:
                 f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable, because "
                 "of what their images are"
             )
-            most = self.unreadable >= UNREADABLE_RED * self.patients
+            most = self.unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             found.append((Light.RED if most else Light.AMBER, told))
         return found
 

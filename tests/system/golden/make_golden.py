@@ -1,8 +1,8 @@
-"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v6``.
+"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v7``.
 
 One is made and committed whenever a schema version changes; those that are there stay as they
 are. All hold the same values, those below, and must open for ever; from v4 on those of `slides`,
-from v5 on those of `counts`, from v6 on those of `floors`, too.
+from v5 on those of `counts`, from v6 on those of `floors`, from v7 on those of `witnesses`, too.
 """
 
 import sys
@@ -38,7 +38,7 @@ from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_pat
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.types import nested
-from tests.system.golden import counts, floors, slides
+from tests.system.golden import counts, floors, slides, witnesses
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 DAY = date(2026, 1, 3)
@@ -201,7 +201,9 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
 
 def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
     """A detector that knows how slides differ."""
-    content = arrays_to_bytes(DETECTOR | slides.OWN | floors.FLOOR | counts.RATES | STABILITY)
+    content = arrays_to_bytes(
+        DETECTOR | slides.OWN | floors.FLOOR | counts.RATES | STABILITY | witnesses.WITNESSES
+    )
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
         model_digest=model.digest, statistics_version=1,
@@ -210,7 +212,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
         slides=3, sequence=1, second_look=4, counting=counts.CARD,
-        floor=floors.CARD,
+        floor=floors.CARD, witnesses=witnesses.CARD,
     )  # fmt: skip
     save_detector(store, card, content)
     return card
@@ -242,7 +244,11 @@ def write_reports(store: Store, batch: Batch) -> None:
     """The reports of the batch at the site, which are sealed and announced."""
     images = image_schema(CLASSES, ["layer1", "layer2"])
     with publication(store, batch) as reports:
-        reports.add(IMAGES, images, [table_of(images, REPORT | slides.IMAGES | LOOKED, ROWS)])
+        reports.add(
+            IMAGES,
+            images,
+            [table_of(images, REPORT | slides.IMAGES | LOOKED | witnesses.IMAGE, ROWS)],
+        )
         values_of = {
             SLIDES: slides.SLIDE | counts.COUNTED | floors.SLIDE,
             PATIENTS: counts.PATIENT,

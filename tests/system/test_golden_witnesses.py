@@ -1,0 +1,54 @@
+"""Golden stores from v7 on have two witnesses; in older ones the network alone diagnoses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.commands.status import witnesses_of
+from storage.models.detectors import load_detector, load_detector_card
+from storage.parquet import read_table
+from storage.reports.sql import answer
+from storage.reports.tables import report_path
+from tasks.detector.detector import Detector
+from tests.system.golden import make_golden as golden
+from tests.system.golden import witnesses
+from tests.system.golden.stores import VERSIONS, copied
+
+TWO = VERSIONS.index("v7")
+
+
+@pytest.mark.parametrize("version", VERSIONS[:TWO])
+def test_an_older_detector_opens_and_hears_the_network_alone(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    card = load_detector_card(store)
+    assert card.witnesses is None
+    assert Detector.from_arrays(load_detector(store, card)).witnesses is None
+    assert witnesses_of(card) == "network; fit again to hear the statistics, too"
+
+
+@pytest.mark.parametrize("version", VERSIONS[TWO:])
+def test_witnesses_open_and_say_what_they_said(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    card = load_detector_card(store)
+    assert card.witnesses == witnesses.CARD
+    assert witnesses_of(card) == "network, statistics"
+    known = Detector.from_arrays(load_detector(store, card)).witnesses
+    assert known is not None
+    # By hand: 1 / 2 + 2 + 0.25 is 2.75; twice that and 1 is 6.5; half of 3 is 1.5.
+    scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
+    assert scores.tolist() == [2.75]
+    said = known.scales.testify(np.asarray([3.0]), scores)
+    assert (said.network[0], said.statistics[0], said.both[0]) == (1.5, 6.5, 7.5)
+    path = report_path("night", golden.DAY)
+    assert read_table(store, *path, columns=list(witnesses.IMAGE)).to_pydict() == witnesses.IMAGE
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reports_of_all_versions_answer_for_both_witnesses(version: str, tmp_path: Path) -> None:
+    store = copied(version, tmp_path)
+    statement = "select count(*) as n from images where network_probability is not null"
+    if version in VERSIONS[:TWO]:
+        statement = "select count(*) as n from images where diagnosis is not null"
+    with answer(store, statement) as found:
+        assert found.read_all().to_pylist() == [{"n": 4}]
