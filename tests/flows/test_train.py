@@ -14,6 +14,7 @@ from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import list_models, load_card
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError, digest_of
+from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
 
@@ -146,6 +147,14 @@ def test_folds_diagnose_every_image_without_its_patient(
         table.group_by("patient_id").aggregate([("fold", "count_distinct")])["fold_count_distinct"]
     )
     assert by_patient.as_py() == 1
+    # Both witnesses speak, the second by statistics of the fold's training patients alone.
+    network, statistics, both, chance = (
+        table[name].to_numpy() for name in ("network", "statistics", "log_odds", "probability")
+    )
+    assert np.isfinite(statistics).all()
+    np.testing.assert_allclose(chance, 1 / (1 + np.exp(-both)))
+    enough = len(both) // 2 >= LEAST_CELLS  # that the other fold calibrates on
+    assert ((both == network).all()) == (not enough)
     assert card.cross_validation is not None
     assert outcome.folds == card.cross_validation.metrics
     assert {row["metric"] for row in outcome.folds} >= {"AUROC", "sensitivity at 0.003"}

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from tasks.detector.calibration import abnormality, calibrate, log_distance, threshold
 from tasks.detector.detector import Detector, score
+from tasks.detector.groups import GroupKey, group_statistics
 from tasks.detector.mahalanobis import class_distances, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
+from tasks.detector.probabilities import Adaptation, as_logits, log_odds
+from tasks.detector.witnesses import Scales, Witnesses, discriminant
 from tasks.evaluation.evidence import to_images
 from tasks.evaluation.treatments import attacks
 from tasks.evaluation.treatments.attacks import (
@@ -25,6 +28,7 @@ from tasks.evaluation.treatments.attacks import (
     Target,
     attack,
     blur,
+    diagnosed,
     differentiable_abnormality,
     find_attack,
     l2_norm,
@@ -496,3 +500,33 @@ def test_an_attack_through_the_filters_fools_more_of_them_than_one_that_knows_of
         )
     assert fooled["adaptive-filters"] >= fooled["adaptive"]
     assert fooled["adaptive-filters"] > 0
+
+
+def with_witnesses(target: Target, positive: int) -> Target:
+    """The target, with a second witness that knows its images as the network diagnoses them."""
+    pixels = blotches(200, 5)
+    taps, logits = target.classifier.features(pixels)
+    labels, keys = logits.argmax(dim=1).numpy(), [GroupKey("", f"P{i % 8}", "") for i in range(200)]
+    features = {tap: values.numpy() for tap, values in taps.items()}
+    known = discriminant(group_statistics(features, labels, keys, 2), positive)
+    scales = Scales(Adaptation(0.5, 0.25), Adaptation(2.0, -1.0), Adaptation(1.5, 0.5))
+    second = replace(target.detector, witnesses=Witnesses(positive, known, scales))
+    return replace(target, detector=second, temperature=1.75)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_what_the_adaptive_attack_descends_is_the_diagnosis_of_both_witnesses(
+    target: Target, positive: int
+) -> None:
+    both = with_witnesses(target, positive)
+    known = both.detector.witnesses
+    assert known is not None
+    pixels = blotches(20, 9)
+    taps, logits = both.classifier.features(pixels)
+    found = diagnosed(both, pixels)[1].numpy()
+    said = known.scales.testify(
+        log_odds(logits.numpy(), 1.75, positive),
+        known.discriminant.scores({tap: values.numpy() for tap, values in taps.items()}),
+    )
+    assert_allclose(found, as_logits(said.both, 1.0, positive), rtol=1e-5, atol=1e-5)
+    assert_array_equal(diagnosed(target, pixels)[1], target.classifier(pixels))
