@@ -18,7 +18,7 @@ from tasks.detector.probabilities import Adaptation, fit_adaptation
 from tasks.detector.slide_distance import Taps
 from tasks.types import Arrays, Float, below, nested
 
-RIDGE = 0.1  # of the mean variance of a feature, added to each
+RIDGE = 0.3  # of the mean variance of a feature, added to each
 SHRINKAGE = 5.0  # cells: what no shift at all weighs in a slide's shift
 LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells below which nothing is calibrated
 
