@@ -18,10 +18,9 @@ from flows.sites.incoming import (
     checked_parts,
     local_statistics,
     merged_parts,
-    offered_site,
-    offered_statistics,
 )
 from flows.sites.jobs import Added
+from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.outcome import Offer, SiteOutcome, site_outcome
 from flows.sites.versions import site_lease
 from flows.stages.statistics import (

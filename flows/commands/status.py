@@ -17,7 +17,7 @@ from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
-from storage.models.statistics import Lineage, list_statistics, version_name
+from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn
 from storage.store import Store, refuse_absent
@@ -79,7 +79,7 @@ def status(
     versions = [
         version for card in models for version in list_statistics(store, card.name, leave_out)
     ]
-    origins = {(each.model, each.version): _origin(each) for each in versions}
+    origins = {(each.model, each.version): each.origin for each in versions}
     return StatusOutcome(
         store=settings.store,
         models=[
@@ -130,19 +130,12 @@ def limits_of(card: DetectorCard) -> str | None:
     return f"{card.floor.slides} altered slides" if card.floor else LEARN_IT
 
 
-def _origin(lineage: Lineage) -> str | None:
-    """Say how many images of a version other stores gave; None where they gave none."""
-    foreign = [each for each in lineage.contributions if each.foreign is not None]
-    names = ", ".join(each.batch for each in foreign)
-    return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
-
-
 def _site_row(card: SiteCard) -> Row:
     learned = sum(night.learned for night in card.nights)
     return {
         "site": card.name,
         "version": version_name(card.version),
-        "made by": "another store" if card.imported else card.operation,
+        "made by": card.origin or card.operation,
         "detector": card.detector,
         "nights": f"{len(card.nights)}" + (f", {learned} of them learned" if learned else ""),
         "slides": f"{card.slides:,}",

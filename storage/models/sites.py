@@ -126,6 +126,13 @@ class SiteCard(Card):
         return any(night.imported for night in self.nights)
 
     @property
+    def origin(self) -> str | None:
+        """Say that another store gave the site, and who signed it; None for one of this store."""
+        if not self.imported:
+            return None
+        return "another store" + self.operation.removeprefix("import")
+
+    @property
     def commissioned_nights(self) -> list[SiteNight]:
         """List the nights that a person chose, which calibrate."""
         return [night for night in self.nights if not night.learned]
