@@ -1,6 +1,7 @@
 """Run the commands `status` and `verify`: show what is in a store, and whether it is whole."""
 
 from io import StringIO
+from itertools import chain
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from flows.options.described import described
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
+from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
@@ -210,7 +212,8 @@ def verify(batch: str | None = None, settings: Settings | None = None) -> Verify
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
-    for check in batch_checks(store, batch) if batch else all_checks(store):
+    everything = chain(all_checks(store), foreign_checks(store))
+    for check in batch_checks(store, batch) if batch else everything:
         compared += 1
         try:
             check.look()

@@ -79,9 +79,9 @@ def checked_parts(
         refuse_taken_name(each, latest.contributions, store.names("batches"))
         mine = below(str(number), arrays)
         try:
-            found = checked_statistics("arrays", mine, card.classes, each.batch, each.images, local)
-        except UnfitError as error:
-            raise StoreError(f"batch {each.batch}: {error}: {NOTHING}") from None
+            found = checked_contribution(each, mine, card, local)
+        except StoreError as error:
+            raise StoreError(f"{error}: {NOTHING}") from None
         content = arrays_to_bytes(mine)
         digest = digest_of(content)
         if digest in seen:
@@ -95,6 +95,23 @@ def checked_parts(
         parts.append(Part(each.model_copy(update={"foreign": digest}), found, content))
     merged_parts(local, parts)
     return parts
+
+
+def checked_contribution(
+    given: Contribution, arrays: Arrays, card: ModelCard, local: ClassStatistics
+) -> ClassStatistics:
+    """Return what a batch of another store gave; StoreError names a field beyond its limit.
+
+    Args:
+        given: the batch.
+        arrays: what it gave.
+        card: of the model.
+        local: what was fitted here, with which it is compared.
+    """
+    try:
+        return checked_statistics("arrays", arrays, card.classes, given.batch, given.images, local)
+    except UnfitError as error:
+        raise StoreError(f"batch {given.batch}: {error}") from None
 
 
 def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[bytes]:

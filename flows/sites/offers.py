@@ -26,11 +26,17 @@ from tasks.reports.columns import PARASITIZED
 from tasks.sites.foreign_statistics import moved
 
 CELLS = 5000  # of a night that are scored anew, or somewhat more: whole shards of it
+UNSIGNED = "nobody asked: this store has no federation/allowed_signers"
 NONE_YET = "none was screened here yet that could be compared"
 
 
 def offered_statistics(
-    store: Store, path: str, card: ModelCard, latest: Lineage, parts: Sequence[Part]
+    store: Store,
+    path: str,
+    signer: str | None,
+    card: ModelCard,
+    latest: Lineage,
+    parts: Sequence[Part],
 ) -> Offer:
     """Say what batches of another store would change in the statistics of a model."""
     before = ClassStatistics.from_arrays(load_moments(store, latest))
@@ -40,6 +46,7 @@ def offered_statistics(
     moves = moved(before, after)
     tap = max(moves, key=lambda name: moves[name])
     would = {
+        "signed by": signer or UNSIGNED,
         "batches": ", ".join(part.contribution.batch for part in parts),
         "add": ", ".join(f"{n:,.0f} {name}" for name, n in by_class),
         "share": f"{(then - now) / then:.1%} of {then:,.0f} cells would be of this file",
@@ -50,9 +57,12 @@ def offered_statistics(
     return Offer(what=f"statistics of model {card.name}", file=path, would=would)
 
 
-def offered_site(store: Store, path: str, card: SiteCard, model: ModelCard) -> Offer:
+def offered_site(
+    store: Store, path: str, signer: str | None, card: SiteCard, model: ModelCard
+) -> Offer:
     """Say what a site of another store is, and what it would change on the newest night."""
     would = {
+        "signed by": signer or UNSIGNED,
         "nights": f"{len(card.nights)}, with {card.slides:,} slides and {card.cells:,} cells",
         "detector": card.detector,
         "called abnormal": f"{card.alarms_text}, as the file says",
