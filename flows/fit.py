@@ -115,7 +115,7 @@ def fit(
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     with lease_batch(store, batch, wait=wait) as held_batch, open_client(settings) as client:
         store = held_batch.store
         frozen = start_or_resume(store, settings, batch, images, card.classes, limit=limit)
@@ -188,7 +188,7 @@ def retract(
     if len(given) != 1:
         raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
     ((kind, name),) = given.items()
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     with statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)

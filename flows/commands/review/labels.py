@@ -20,6 +20,7 @@ from flows.commands.review.sheets import (
     write_picture,
     write_sheet,
 )
+from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import LIMIT, LabelsApply, LabelsExport
 from flows.outcome import Outcome, shell_command, table
@@ -124,7 +125,7 @@ def export(
     """
     store = Store((settings or Settings()).store)
     folder = new_folder(to)
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     ranked = ranked_labels(_out_of_fold(store, card), card.classes)
     listed = _listed(card)
     refs = {ref.uri: ref for ref in image_refs(listed)}
