@@ -31,7 +31,16 @@ from tasks.detector.mahalanobis import nearest_class_distance
 from tasks.detector.moments import ClassStatistics, retract_statistics
 from tasks.sites.learning import SiteNormal
 from tests.support.crafted import Header, add_site, bytes_of, crafted, statistics_file, store_at
-from tests.support.hostile import SITE, STATISTICS, Change, array, field, put
+from tests.support.hostile import (
+    GONE,
+    SITE,
+    STATISTICS,
+    Change,
+    array,
+    field,
+    place_and_value,
+    put,
+)
 from tests.support.signed import allow, signature
 from tests.support.sites import WIDTHS, of_site
 from tests.support.slide_scores import score_slide
@@ -192,25 +201,14 @@ def test_pseudonyms_of_two_stores_differ(tmp_path: Path) -> None:
 POISON = st.sampled_from(
     [np.nan, np.inf, -np.inf, -1.0, 0.0, 0.5, 1e10, 1e300, -1e300, 1e-300, 5e-324]
 )
-LEAVES = st.sampled_from(
-    [-7, -1, 0, 1, 2, 10**15, 10**400, 0.5, 1e300, -1e300, float("nan"), float("inf"), None, True,
-     "", "x", "all", "../x", "\x1b[31m", "a" * 64, "a" * 10**4, [], {}, [[]], ["x"]]
-)  # fmt: skip
 
 
 @st.composite
 def changes(draw: st.DrawFn, header: Header, arrays: Arrays) -> Change:
     """Draw a change of one field of the header, or of one array."""
     if draw(st.booleans()):
-        place, path, at = header, list[Any](), header
-        while isinstance(at, dict | list) and at:
-            options = sorted(at) if isinstance(at, dict) else list(range(len(at)))
-            path.append(draw(st.sampled_from(options)))
-            place, at = at, at[path[-1]]
-        assert place is not None
-        if draw(st.integers(0, 4)) == 0:
-            return _without(path)
-        return field(*path, value=draw(LEAVES))
+        path, value = draw(place_and_value(header))
+        return _without(path) if value is GONE else field(*path, value=value)
     name = draw(st.sampled_from(sorted(arrays)))
     values = arrays[name]
     kind = draw(st.sampled_from(["poison", "scale", "shape", "missing", "again", "type", "order"]))
