@@ -17,6 +17,7 @@ from flows.commands.review.sheets import (
     SHEET,
     new_folder,
     new_manifest,
+    write_manifest,
     write_picture,
     write_sheet,
 )
@@ -179,7 +180,7 @@ def apply(
     id_of = dict(zip(out_of_fold["uri"].to_pylist(), image_ids, strict=True))
     ids = [id_of.get(uri, "") for uri in listed["uri"].to_pylist()]
     manifest = corrected(listed, ids, verdicts, card.classes)
-    pq.write_table(manifest, manifest_file, compression="zstd")
+    write_manifest(manifest_file, manifest)
     known = manifest["label"].is_valid()
     differs = pc.not_equal(manifest["label"], manifest["published_label"])
     without = pc.and_(pc.invert(known), manifest["published_label"].is_valid())
