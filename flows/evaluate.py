@@ -32,7 +32,7 @@ from flows.stages.training.recipes import TrainingRecipe
 from flows.train import train_by
 from storage.batches.manifests import load_batch
 from storage.leases import lease
-from storage.models.classifiers import list_models, load_card
+from storage.models.classifiers import load_card, model_names
 from storage.models.detectors import (
     DetectorCard,
     list_detectors,
@@ -159,7 +159,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     recipe = TrainingRecipe.from_card(load_card(store, first.model))
     recipe = recipe.with_seed(recipe.plan.seed + seed)
     name = f"{first.model}-seed-{recipe.plan.seed}"
-    if name not in {model.name for model in list_models(store)}:
+    if name not in model_names(store):
         tell(f"training {name}")
         train_by(recipe, name, settings, repeats=True)
     alike = settings.model_copy(
@@ -169,7 +169,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     for contribution in lineage.own:
         batch = load_batch(store, contribution.batch, contribution.attempt)
         fit(as_given(batch.images), batch=batch.name, model=name, limit=batch.limit, settings=alike)
-    return [made for made in list_detectors(store) if made.model == name][-1]
+    return [made for made in list_detectors(store, warn) if made.model == name][-1]
 
 
 def _publish(

@@ -9,6 +9,7 @@ from flows.cluster.client import open_client
 from flows.counting.errors import errors_of_version
 from flows.fit import FitOutcome, fitted_outcome
 from flows.jobs.fitting.statistics import RowsJob, rows_statistics
+from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table
@@ -18,12 +19,11 @@ from flows.sites.incoming import (
     checked_parts,
     local_statistics,
     merged_parts,
-    offered_site,
-    offered_statistics,
 )
 from flows.sites.jobs import Added
+from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.outcome import Offer, SiteOutcome, site_outcome
-from flows.sites.versions import site_lease
+from flows.sites.versions import screened_at, site_lease
 from flows.stages.statistics import (
     ROWS_A_JOB,
     refuse_damage,
@@ -36,6 +36,7 @@ from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
 from storage.models.headers import check_contributions, check_site
+from storage.models.signatures import signer_of
 from storage.models.sites import (
     ALL,
     SiteCard,
@@ -59,6 +60,7 @@ from storage.models.transfers import (
     pseudonym_key,
     read_transfer,
     site_of,
+    transfer_bytes,
     write_transfer,
 )
 from storage.records import now
@@ -203,38 +205,52 @@ def import_file(
     written at all, and the outcome says what the file would change.
 
     Raises:
-        StoreError: the file is damaged, a field of it is beyond its limit, or it is of a model or
-            detector that is not in this store.
+        StoreError: the file is damaged, a field of it is beyond its limit, it is of a model or
+            detector that is not in this store, or it lacks a signature that the store asks for.
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    header, arrays = read_transfer(from_file)
-    card = next((c for c in list_models(store) if c.digest == header.model_digest), None)
+    content = transfer_bytes(from_file)
+    signer = signer_of(store, from_file, content)
+    header, arrays = read_transfer(from_file, content)
+    models = list_models(store, warn)
+    card = next((each for each in models if each.digest == header.model_digest), None)
     if card is None:
         raise StoreError(
             f"{from_file} is of model {printable(header.model)} (sha256 "
             f"{printable(header.model_digest[:12])}), which is not in {store.url}: statistics of "
             "different models cannot be merged"
         )
+    file = _File(from_file, header, arrays, signer)
     if header.kind == "site":
-        return _import_site(store, from_file, card, header, arrays, accept)
-    return _import_statistics(settings, store, from_file, card, header, arrays, accept)
+        return _import_site(store, file, card, accept)
+    return _import_statistics(settings, store, file, card, accept)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file from another store; ``signer`` is None where this store asks for no signature."""
+
+    path: str
+    header: Transfer
+    arrays: Arrays
+    signer: str | None
+
+    @property
+    def operation(self) -> str:
+        """Say in a card how it came about."""
+        return f"import signed by {self.signer}" if self.signer else "import"
 
 
 def _import_statistics(
-    settings: Settings,
-    store: Store,
-    path: str,
-    card: ModelCard,
-    header: Transfer,
-    arrays: Arrays,
-    accept: bool,
+    settings: Settings, store: Store, file: _File, card: ModelCard, accept: bool
 ) -> FitOutcome | Offer:
+    header, arrays = file.header, file.arrays
     check_contributions(header.contributions)
     latest = local_statistics(store, card)
     parts = checked_parts(store, header, arrays, card, latest)
     if parts and not accept:
-        return offered_statistics(store, path, card, latest, parts)
+        return offered_statistics(store, file.path, file.signer, card, latest, parts)
     with open_client(settings) as client, statistics_lease(store, card) as held:
         store = held.store
         found = local_statistics(store, card)
@@ -250,17 +266,15 @@ def _import_statistics(
         for part in parts:
             save_foreign(store, card.name, part.content)
         given = [*latest.contributions, *(part.contribution for part in parts)]
-        lineage = save_version(store, card, latest, total, errors, "import", given)
+        lineage = save_version(store, card, latest, total, errors, file.operation, given)
         batches = f"{len(parts)} batch" + "es" * (len(parts) != 1)
         cells = sum(part.contribution.images for part in parts)
         changed = f"{batches} of another store: {cells:,} images added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 
 
-def _import_site(
-    store: Store, path: str, model: ModelCard, header: Transfer, arrays: Arrays, accept: bool
-) -> SiteOutcome | Offer:
-    card = site_of(header)
+def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> SiteOutcome | Offer:
+    card = site_of(file.header)
     detectors = list_detectors(store, on_damage=lambda _: None)
     detector = next((each for each in detectors if each.digest == card.detector_digest), None)
     if detector is None:
@@ -269,15 +283,13 @@ def _import_site(
             f"which is not in {store.url}: copy its folder into detectors/ there first"
         )
     check_site(card, model, detector)
-    if find_site(store, card.name):
-        raise StoreError(f"there is a site {card.name} in {store.url} already")
-    normal, nights = checked_arrays(store, card, detector, arrays)
+    _refuse_known(store, card)
+    normal, nights = checked_arrays(store, card, detector, file.arrays)
     if not accept:
-        return offered_site(store, path, card, model)
+        return offered_site(store, file.path, file.signer, card, model)
     with site_lease(store, card.name) as held:
         store = held.store
-        if find_site(store, card.name):
-            raise StoreError(f"there is a site {card.name} in {store.url} already")
+        _refuse_known(store, card)
         held.check()
         taken = [
             night.model_copy(
@@ -288,11 +300,28 @@ def _import_site(
         made = card.model_copy(
             update={
                 "nights": taken,
-                "operation": "import",
+                "operation": file.operation,
                 "created_at": now(),
                 "digest": digest_of(normal),
                 "detector": detector.name,
             }
         )
         save_site(store, made, normal)
-    return site_outcome(store, made, f"site {card.name} taken from {path}")
+    return site_outcome(store, made, f"site {card.name} taken from {file.path}")
+
+
+def _refuse_known(store: Store, card: SiteCard) -> None:
+    """Raise StoreError where a site is here already, or reports name another one of its version."""
+    known = find_site(store, card.name)
+    if known is not None:
+        out = f": take it out first, slidewatch retract --site {card.name}"
+        raise StoreError(
+            f"there is a site {card.name} in {store.url} already{out if known.imported else ''}"
+        )
+    screened = screened_at(store, card.name)
+    named = [batch for batch, label in screened.items() if label == card.label]
+    if named:
+        raise StoreError(
+            f"the report of batch {named[0]} names {card.label}, which was taken out: screen it "
+            "again without --site, or import a later version"
+        )

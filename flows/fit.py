@@ -22,7 +22,7 @@ from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.sites.outcome import SiteOutcome, site_outcome
-from flows.sites.versions import retract_night
+from flows.sites.versions import retract_night, retract_site
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
 from flows.stages.statistics import (
@@ -116,7 +116,7 @@ def fit(
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     with lease_batch(store, batch, wait=wait) as held_batch, open_client(settings) as client:
         store = held_batch.store
         frozen = start_or_resume(store, settings, batch, images, card.classes, limit=limit)
@@ -174,12 +174,12 @@ def retract(
     site_night: str | None = None,
     settings: Settings | None = None,
 ) -> FitOutcome | SiteOutcome:
-    """Take a batch, a slide or a patient out of the statistics, and calibrate anew.
-
-    With ``site``, take one of its nights out of it.
-    """
+    """Take a batch, slide or patient out of the statistics, a night out of a site, or a site."""
     settings = settings or Settings()
     store = Store(settings.store)
+    if site is not None and site_night is None:
+        gone, changed = retract_site(store, site)
+        return site_outcome(store, gone, changed)
     if site is not None and site_night is not None:
         with open_client(settings) as client:
             made = retract_night(client, store, site, site_night)
@@ -189,7 +189,7 @@ def retract(
     if len(given) != 1:
         raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
     ((kind, name),) = given.items()
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     with statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)

@@ -64,7 +64,11 @@ class Settings(BaseSettings):
     """The settings of a run: its store, its cluster, its levels, its logs and its metrics."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")

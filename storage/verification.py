@@ -29,6 +29,8 @@ from storage.models.detectors import detector_names, load_detector, load_detecto
 from storage.models.out_of_fold import load_out_of_fold
 from storage.models.sites import FOLDER as SITES
 from storage.models.sites import (
+    LEARNED,
+    find_learning,
     load_night,
     load_site_arrays,
     load_site_version,
@@ -42,7 +44,10 @@ from storage.models.statistics import (
     version_name,
 )
 from storage.models.trainings import FOLDER as TRAININGS
+from storage.models.trainings import verify_states
 from storage.parquet import read_footer, read_table
+from storage.reports.evaluations import FOLDER as EVALUATIONS
+from storage.reports.evaluations import evaluation_files, verify_evaluation_file
 from storage.reports.pages import (
     ANEW,
     HEAD,
@@ -79,7 +84,7 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
 }
 
 # Folders of which each entry may have a lease.
-LEASED = ("batches", "evaluations", "nights", SEGMENTATIONS, SITES, "statistics", TRAININGS)
+LEASED = ("batches", EVALUATIONS, "nights", SEGMENTATIONS, SITES, "statistics", TRAININGS)
 
 FIGURES = ("scored", "failed", "abnormal", "review")  # of a seal and of a row of a batch
 
@@ -106,6 +111,14 @@ def all_checks(store: Store) -> Iterator[Check]:
         for number in site_versions(store, name):
             path = f"{SITES}/{name}/{version_name(number)}"
             yield Check(path, partial(_site, store, name, number))
+        for file in store.names(SITES, name, LEARNED):
+            path, key = f"{SITES}/{name}/{LEARNED}/{file}", file.removesuffix(".json")
+            yield Check(path, partial(find_learning, store, name, key))
+    for name in store.names(TRAININGS):
+        yield Check(f"{TRAININGS}/{name}", partial(verify_states, store, name))
+    for name in store.names(EVALUATIONS):
+        for path in evaluation_files(store, name):
+            yield Check(path, partial(verify_evaluation_file, store, path))
     for series in store.names("nights"):
         yield Check(f"nights/{series}", partial(_nights, store, series))
     for name in store.folders(SEGMENTATIONS, having="segmentation.json"):

@@ -16,7 +16,7 @@ READ_SECONDS = 120.0
 class FieldLimits(BaseModel):
     """Hold the limits of a field's quality; the defaults were set on the BCCD fields (see each)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # Of 120 fields one is below; of 40 behind a blur of five pixels, 39.
     least_sharpness: float = Field(

@@ -55,7 +55,7 @@ def _train(store: Store, values: Values) -> None:
 
 
 def _fit(store: Store, values: Values) -> None:
-    find_card(store, values["model"])
+    find_card(store, values["model"], _told_later)
     if find_batch(store, values["batch"]) is None:
         refuse_missing(values["images"])
 
@@ -64,7 +64,7 @@ def _retract(store: Store, values: Values) -> None:
     if values["site"] is not None:
         load_site(store, values["site"])
     else:
-        find_card(store, values["model"])
+        find_card(store, values["model"], _told_later)
 
 
 def _segment(store: Store, values: Values) -> None:

@@ -1,6 +1,7 @@
 """Run the commands `status` and `verify`: show what is in a store, and whether it is whole."""
 
 from io import StringIO
+from itertools import chain
 from typing import Any
 
 from rich import box
@@ -12,12 +13,13 @@ from flows.options.described import described
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
+from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
-from storage.models.statistics import Lineage, list_statistics, version_name
+from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn
 from storage.store import Store, refuse_absent
@@ -79,7 +81,7 @@ def status(
     versions = [
         version for card in models for version in list_statistics(store, card.name, leave_out)
     ]
-    origins = {(each.model, each.version): _origin(each) for each in versions}
+    origins = {(each.model, each.version): each.origin for each in versions}
     return StatusOutcome(
         store=settings.store,
         models=[
@@ -138,19 +140,12 @@ def witnesses_of(card: DetectorCard) -> str:
     return "network" if card.witnesses is None else "network, statistics"
 
 
-def _origin(lineage: Lineage) -> str | None:
-    """Say how many images of a version other stores gave; None where they gave none."""
-    foreign = [each for each in lineage.contributions if each.foreign is not None]
-    names = ", ".join(each.batch for each in foreign)
-    return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
-
-
 def _site_row(card: SiteCard) -> Row:
     learned = sum(night.learned for night in card.nights)
     return {
         "site": card.name,
         "version": version_name(card.version),
-        "made by": "another store" if card.imported else card.operation,
+        "made by": card.origin or card.operation,
         "detector": card.detector,
         "nights": f"{len(card.nights)}" + (f", {learned} of them learned" if learned else ""),
         "slides": f"{card.slides:,}",
@@ -225,7 +220,8 @@ def verify(batch: str | None = None, settings: Settings | None = None) -> Verify
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
-    for check in batch_checks(store, batch) if batch else all_checks(store):
+    everything = chain(all_checks(store), foreign_checks(store))
+    for check in batch_checks(store, batch) if batch else everything:
         compared += 1
         try:
             check.look()

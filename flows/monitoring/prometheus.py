@@ -109,7 +109,7 @@ class NightMetrics:
                 self.last_success().set(published_at.timestamp())
                 break
         for gauge, cards in (
-            (self.model, list_models(store)),
+            (self.model, list_models(store, on_damage=warn)),
             (self.detector, list_detectors(store, on_damage=warn)),
         ):
             if cards:

@@ -50,7 +50,7 @@ def named_source(given: Given) -> Given:
 class Options(BaseModel):
     """The options of a command; the docstring says what the command does, in one sentence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def described(options: type[Options]) -> Callable[[Function], Function]:

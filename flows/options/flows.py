@@ -117,26 +117,27 @@ class Fit(Options):
 
 
 class Retract(Options):
-    """Take a batch, a slide or a patient out of the statistics, and calibrate anew."""
+    """Take a batch, slide or patient out of the statistics, a night out of a site, or a site."""
 
     batch: Annotated[str | None, Field(description="take out this batch")] = None
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
     patient: Annotated[str | None, Field(description="take out this patient")] = None
     model: Annotated[str | None, Field(description="the model; by default the newest")] = None
     site: Annotated[
-        str | None, Field(description="take a night out of this site, and not of the statistics")
+        str | None,
+        Field(description="take out this site, which was imported; or one of its nights"),
     ] = None
-    site_night: Annotated[str | None, Field(description="that night, by its batch")] = None
+    site_night: Annotated[
+        str | None, Field(description="a night of the site, which otherwise stays, by its batch")
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> "Retract":
         given = 3 - (self.batch, self.slide, self.patient).count(None)
-        if (self.site is None) != (self.site_night is None):
-            raise ValueError("--site and --site-night belong together: give both")
+        if self.site_night is not None and self.site is None:
+            raise ValueError("--site-night needs the --site that it is a night of")
         if given != (self.site is None):
-            raise ValueError(
-                "say what to take out: one of --batch, --slide and --patient, or a --site-night"
-            )
+            raise ValueError("say what to take out: one of --batch, --slide, --patient and --site")
         return self
 
 

@@ -1,35 +1,27 @@
-"""Check a file from another store against this one, and say what it would change here."""
+"""Check a file from another store against this one."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
 from scipy.linalg import LinAlgError
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.sites.outcome import Offer
 from storage.arrays import Arrays, arrays_to_bytes
-from storage.batches.ledger import list_seals
-from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.headers import refuse_taken_name
 from storage.models.sites import SiteCard
 from storage.models.statistics import Contribution, Lineage, latest_statistics, load_moments
 from storage.models.transfers import Transfer
-from storage.parquet import read_table
-from storage.reports.tables import is_withdrawn, report_path
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.limits import KnownRates
 from tasks.detector.detector import fit_gaussians
 from tasks.detector.groups import GroupStatistics
 from tasks.detector.moments import ClassStatistics, merge_statistics
-from tasks.reports.columns import PARASITIZED
 from tasks.sites.bounds import UnfitError
 from tasks.sites.foreign_sites import checked_night, checked_site, with_detector
-from tasks.sites.foreign_statistics import checked_statistics, fingerprints, moved
+from tasks.sites.foreign_statistics import checked_statistics, fingerprints
 from tasks.types import below
 
 NOTHING = "nothing was imported"
@@ -87,9 +79,9 @@ def checked_parts(
         refuse_taken_name(each, latest.contributions, store.names("batches"))
         mine = below(str(number), arrays)
         try:
-            found = checked_statistics("arrays", mine, card.classes, each.batch, each.images, local)
-        except UnfitError as error:
-            raise StoreError(f"batch {each.batch}: {error}: {NOTHING}") from None
+            found = checked_contribution(each, mine, card, local)
+        except StoreError as error:
+            raise StoreError(f"{error}: {NOTHING}") from None
         content = arrays_to_bytes(mine)
         digest = digest_of(content)
         if digest in seen:
@@ -103,6 +95,23 @@ def checked_parts(
         parts.append(Part(each.model_copy(update={"foreign": digest}), found, content))
     merged_parts(local, parts)
     return parts
+
+
+def checked_contribution(
+    given: Contribution, arrays: Arrays, card: ModelCard, local: ClassStatistics
+) -> ClassStatistics:
+    """Return what a batch of another store gave; StoreError names a field beyond its limit.
+
+    Args:
+        given: the batch.
+        arrays: what it gave.
+        card: of the model.
+        local: what was fitted here, with which it is compared.
+    """
+    try:
+        return checked_statistics("arrays", arrays, card.classes, given.batch, given.images, local)
+    except UnfitError as error:
+        raise StoreError(f"batch {given.batch}: {error}") from None
 
 
 def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[bytes]:
@@ -134,26 +143,6 @@ def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatist
             f"no detector can be fitted with the file's statistics ({error}): {NOTHING}"
         ) from None
     return total
-
-
-def offered_statistics(
-    store: Store, path: str, card: ModelCard, latest: Lineage, parts: Sequence[Part]
-) -> Offer:
-    """Say what batches of another store would change in the statistics of a model."""
-    before = ClassStatistics.from_arrays(load_moments(store, latest))
-    after = merged_parts(before, parts)
-    now, then = before.n.sum(), after.n.sum()
-    by_class = zip(card.classes, (after.n - before.n).tolist(), strict=True)
-    moves = moved(before, after)
-    tap = max(moves, key=lambda name: moves[name])
-    would = {
-        "batches": ", ".join(part.contribution.batch for part in parts),
-        "add": ", ".join(f"{n:,.0f} {name}" for name, n in by_class),
-        "share": f"{(then - now) / then:.1%} of {then:,.0f} cells would be of this file",
-        "move": f"class means by up to {moves[tap]:.2f} deviations of cells (tap {tap})",
-        "detector": "a new one would be calibrated, and nights would be screened with it",
-    }
-    return Offer(what=f"statistics of model {card.name}", file=path, would=would)
 
 
 def checked_arrays(
@@ -210,50 +199,3 @@ def _is_close(told: float, kept: float) -> bool:
         return math.isclose(told, kept, rel_tol=1e-9, abs_tol=1e-12)
     except OverflowError:
         return False
-
-
-def offered_site(store: Store, path: str, card: SiteCard, model: ModelCard) -> Offer:
-    """Say what a site of another store is, and what it would change on the newest night."""
-    would = {
-        "nights": f"{len(card.nights)}, with {card.slides:,} slides and {card.cells:,} cells",
-        "detector": card.detector,
-        "called abnormal": f"{card.alarms_text}, as the file says",
-        "abnormality": "cells would be compared with this site's normal",
-    }
-    if card.counting is not None:
-        rate = card.counting.counting.false_positives
-        would["counts"] = (
-            f"{rate.mean:.3%} of healthy cells would be taken for counted, by {rate.slides} "
-            "negative slides"
-        )
-    if card.adaptation is not None and card.adaptation.accepted:
-        scale, bias = card.adaptation.scale, card.adaptation.bias
-        would["diagnoses"] = f"log-odds x of {PARASITIZED} would become {scale:.3g} x + {bias:.3g}"
-        would["newest night"] = _diagnoses(store, card, model)
-    would["used by"] = "screen --site " + card.name + ", and no other night"
-    return Offer(what=f"site {card.label}", file=path, would=would)
-
-
-def _diagnoses(store: Store, card: SiteCard, model: ModelCard) -> str:
-    """Count how an adaptation would diagnose the newest night that was screened without one."""
-    assert card.adaptation is not None
-    column = f"first_probability_{PARASITIZED}"
-    for batch in reversed(list_batches(store, on_damage=lambda _: None)):
-        if is_withdrawn(store, batch.name, batch.batch_date):
-            continue
-        seals = list_seals(store, batch, lambda _: None)
-        if not seals or seals[-1].site or seals[-1].model != model.name:
-            continue
-        try:
-            table = read_table(store, *report_path(batch.name, batch.batch_date), columns=[column])
-        except (StoreError, KeyError, ValueError, OSError, pa.ArrowException):
-            continue
-        p = table[column].drop_null().to_numpy()
-        p = np.clip(p, 1e-12, 1 - 1e-12)
-        adapted = card.adaptation.scale * np.log(p / (1 - p)) + card.adaptation.bias
-        before, after = int((p >= 0.5).sum()), int((adapted >= 0).sum())
-        return (
-            f"of batch {batch.name}, {before:,} of {len(p):,} cells are {PARASITIZED}, and "
-            f"{after:,} would be"
-        )
-    return "none was screened here without a site yet"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flows.counting.threshold import COUNTING, site_counting
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring.night import SlideRows
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.sites.jobs import (
     EvidenceJob,
     Judged,
@@ -22,7 +22,8 @@ from flows.sites.jobs import (
 from flows.stages.jobs import run_jobs
 from flows.stages.scoring import plan_parts
 from storage.arrays import arrays_to_bytes
-from storage.batches.manifests import Batch, load_batch
+from storage.batches.ledger import list_seals, site_name
+from storage.batches.manifests import Batch, list_batches, load_batch
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
@@ -32,6 +33,7 @@ from storage.models.sites import (
     SiteCard,
     SiteNight,
     load_site,
+    remove_site,
     save_site,
 )
 from storage.records import now
@@ -265,9 +267,42 @@ def refuse_imported(site: SiteCard) -> None:
     """Raise SiteError where features of a site's nights are in another store."""
     if site.imported:
         raise SiteError(
-            f"site {site.name} was imported, and the features of its nights are not in this store: "
-            "change it where they are and import it again, or commission another --site here"
+            f"site {site.name} was imported, and the features of its nights are not in this "
+            f"store: take it out (slidewatch retract --site {site.name}) and import a later "
+            "version of it, or commission another --site here"
         )
+
+
+def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
+    """Take out a site that was imported, exactly; return what it was, and what has changed.
+
+    Raises:
+        StoreError: there is no such site.
+        SiteError: it was commissioned here.
+    """
+    with site_lease(store, site) as held:
+        known = load_site(held.store, site)
+        if not known.imported:
+            raise SiteError(
+                f"site {site} was commissioned here, and reports build on it: take out a night of "
+                "it with --site-night"
+            )
+        held.check()
+        remove_site(held.store, site)
+    changed = f"{known.label} taken out: no night is screened with it any more"
+    if named := screened_at(store, site):
+        changed += f"; {', '.join(named)} were, so screen them again without --site"
+    return known, changed
+
+
+def screened_at(store: Store, site: str) -> dict[str, str]:
+    """List the batches whose reports name a site, with the version that they name."""
+    found = {}
+    for batch in list_batches(store, on_damage=warn):
+        for seal in list_seals(store, batch, warn)[-1:]:
+            if seal.site and site_name(seal.site) == site:
+                found[batch.name] = seal.site
+    return found
 
 
 def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:

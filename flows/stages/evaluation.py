@@ -24,6 +24,7 @@ from flows.jobs.evaluation.treated import (
     parts,
     read_part,
 )
+from flows.monitoring.console import warn
 from flows.stages.jobs import run_jobs
 from flows.stages.planted import (
     PLANTED_LEVELS,
@@ -241,7 +242,9 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
         fitted.append(read_manifest(run.store, batch).take(given.rows))
     table = pa.concat_tables(fitted)
     freeze("fitted", table, _by(table))
-    test = list_images(evaluation.images, classes=model.classes, limit=evaluation.limit)
+    test = list_images(
+        evaluation.images, classes=model.classes, limit=evaluation.limit, on_skip=warn
+    )
     seen = [*model.split["train"], *model.split["validation"]]
     unseen = pc.is_in(test["label"], pa.array(model.classes))
     if model.split_by != "image":  # images that were seen are found by their digests, later
@@ -256,7 +259,7 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
     freeze("test", test, _by(test))
     freeze(ORDINARY, _ordinary(run, evaluation), _by(test))
     for name, url in evaluation.ood.items():
-        found = list_images(url, classes=model.classes)
+        found = list_images(url, classes=model.classes, on_skip=warn)
         if not found.num_rows:
             raise SourceError(f"{url} holds no images")
         freeze(_set_name(name), *(_with_slides(name, found) if is_healthy(name) else (found,)))

@@ -81,8 +81,9 @@ def write_page(
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
+    row = batch_report(store, batch)
     view = BatchView(
-        row=batch_report(store, batch),
+        row=row,
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
         highlights=highlights,
@@ -92,7 +93,8 @@ def write_page(
         classes=card.classes,
         taps=fitted.taps,
         threshold=limit,
-        made_by=_made_by(store, batch, seal, card, detector),
+        made_by=_made_by(store, batch, seal, card, detector)
+        | ({"of other stores": row.imported} if row.imported else {}),
         command=_command(settings, batch, seal),
         made_from=made_from(seal),
         patients=_patients(store, batch, seal),

@@ -1,6 +1,7 @@
 """Publish a batch: join the rows of its shards into reports, and seal them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from storage.batches.segmentations import read_fields, segmentation_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard, find_learning
+from storage.models.statistics import load_statistics
 from storage.parquet import iterate_groups, read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
@@ -128,7 +130,10 @@ def publish(
     """
     key = screening_key(detector.name, site.name if site else None)
     scored_at = screening_start(store, batch, key)
-    made_by = provenance_of(batch, card.name, detector.name, scored_at, site)
+    made_by = replace(
+        provenance_of(batch, card.name, detector.name, scored_at, site),
+        imported=imported(store, detector, site),
+    )
     tallies = _tallies(settings, store, batch, detector, site)
     parasites = CountTally(counting_at(settings, store, detector, site))
     with publication(store, batch) as reports:
@@ -140,6 +145,18 @@ def publish(
     write_seal(store, batch, seal)
     discard_scores(store, batch, key)
     return seal
+
+
+def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str | None:
+    """Say what of a detector and a site came from other stores; None where nothing did."""
+    try:
+        given = load_statistics(store, detector.model, detector.statistics_version).origin
+    except StoreError as error:  # a night does not need them
+        warn(f"what other stores gave to detector {detector.name} is not known: {error}")
+        given = "not known"
+    found = [f"detector {detector.name}: {given}"] if given else []
+    found += [f"site {site.label}: {site.origin}"] if site and site.origin else []
+    return "; ".join(found) or None
 
 
 def _stage(

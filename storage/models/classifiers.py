@@ -1,5 +1,6 @@
 """Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
@@ -86,16 +87,38 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 
 def list_models(store: Store, on_damage: Tell | None = None) -> list[ModelCard]:
     """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
-    names = store.folders("models", having="card.json")
+    names = model_names(store)
     cards = read_readable(lambda name: load_card(store, name), names, on_damage)
     return sorted(cards, key=lambda card: (card.sequence, card.created_at, card.name))
+
+
+def model_names(store: Store) -> list[str]:
+    """List the names of all models, those whose card is damaged too."""
+    return store.folders("models", having="card.json")
+
+
+def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[ModelCard]) -> None:
+    """Raise what is wrong with a model that may be newer than all whose cards can be read.
+
+    Models count from 1 as they are made, so a damaged one is older where a number below the
+    highest is missing.
+
+    Args:
+        store: where they are.
+        lost: names of those whose card is damaged.
+        cards: of the others.
+    """
+    numbers = {card.sequence for card in cards if card.sequence > 0}
+    if len(lost) > max(numbers, default=0) - len(numbers):
+        for name in sorted(lost):
+            load_card(store, name)
 
 
 def load_card(store: Store, name: str) -> ModelCard:
     """Load the card of one model; StoreError lists the models that there are."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
-        have = store.folders("models", having="card.json")
+        have = model_names(store)
         raise StoreError(
             f"no model {name!r} in {store.url}; "
             + (f"there are: {', '.join(have)}" if have else "train one with: slidewatch train")
@@ -103,11 +126,21 @@ def load_card(store: Store, name: str) -> ModelCard:
     return ModelCard.read(store, "models", name, "card.json")
 
 
-def find_card(store: Store, name: str | None) -> ModelCard:
-    """Load the card of the model of that name, or of the newest where no name is given."""
+def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> ModelCard:
+    """Load the card of the model of that name, or of the newest where no name is given.
+
+    Args:
+        store: where it is.
+        name: of the model.
+        on_damage: is told which older models are damaged; without it damage is raised.
+
+    Raises:
+        StoreError: there is none, or it is damaged, or one that may be the newest is.
+    """
     if name is not None:
         return load_card(store, name)
-    cards = list_models(store)
+    cards = list_models(store, on_damage)
+    refuse_newer_damage(store, set(model_names(store)) - {card.name for card in cards}, cards)
     if not cards:
         raise StoreError(f"no model in {store.url} yet; train one with: slidewatch train")
     return cards[-1]

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.models.classifiers import ModelCard, list_models, load_card
+from storage.models.classifiers import (
+    ModelCard,
+    list_models,
+    load_card,
+    model_names,
+    refuse_newer_damage,
+)
 from storage.records import (
     Card,
     Part,
@@ -201,7 +207,8 @@ def load_detector_card(
     Args:
         store: where it is.
         name: of the detector.
-        on_damage: is told which older detectors are damaged; without it damage is raised.
+        on_damage: is told which older detectors and models are damaged; without it damage is
+            raised.
 
     Raises:
         StoreError: there is none, and those that there are are listed; or it is damaged; or the
@@ -216,9 +223,12 @@ def load_detector_card(
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:
         raise StoreError(f"no detector {name!r} in {store.url}; there are: {', '.join(have)}")
-    models, damage = list_models(store), list[str]()
-    cards = list_detectors(store, damage.append if on_damage else None, models)
+    damage = list[str]()
+    tell = damage.append if on_damage else None
+    models = list_models(store, tell)
+    cards = list_detectors(store, tell, models)
     readable = {card.name for card in cards}
+    cards = _of_readable_models(store, cards, models)
     for lost in have:
         if lost not in readable and (not cards or _may_be_newer(lost, cards[-1], models)):
             _read(store, lost)  # raises what is wrong with it
@@ -226,6 +236,24 @@ def load_detector_card(
         for text in damage:
             on_damage(text)
     return cards[-1]
+
+
+def _of_readable_models(
+    store: Store, cards: list[DetectorCard], models: Sequence[ModelCard]
+) -> list[DetectorCard]:
+    """Leave out detectors of models whose card is damaged, where others are newer.
+
+    Raises:
+        StoreError: one of those may be the newest.
+    """
+    lost = set(model_names(store)) - {model.name for model in models}
+    found = [card for card in cards if card.model not in lost]
+    left_out = [card for card in cards if card.model in lost]
+    if left_out and not (found and found[-1].sequence > max(each.sequence for each in left_out)):
+        load_card(store, left_out[-1].model)  # raises what is wrong with it
+    if left_out:
+        refuse_newer_damage(store, lost, models)
+    return found
 
 
 def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:

@@ -15,7 +15,7 @@ from storage.records import Card, Part, Record, Tell, load_described, read_reada
 from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
 
 FOLDER = "sites"
-NIGHTS = "nights"
+NIGHTS, LEARNED = "nights", "learned"
 ALL, NONE = "all", "none"  # of a night's slides are known to be negative
 
 
@@ -126,6 +126,13 @@ class SiteCard(Card):
         return any(night.imported for night in self.nights)
 
     @property
+    def origin(self) -> str | None:
+        """Say that another store gave the site, and who signed it; None for one of this store."""
+        if not self.imported:
+            return None
+        return "another store" + self.operation.removeprefix("import")
+
+    @property
     def commissioned_nights(self) -> list[SiteNight]:
         """List the nights that a person chose, which calibrate."""
         return [night for night in self.nights if not night.learned]
@@ -228,6 +235,19 @@ def save_site(store: Store, card: SiteCard, content: bytes) -> None:
         ) from None
 
 
+def remove_site(store: Store, name: str) -> None:
+    """Remove a site; its newest card last, by which a run that was killed is repeated."""
+    folders = [version_name(number) for number in site_versions(store, name)]
+    for other in store.names(FOLDER, name):
+        if other not in {*folders, "lease"}:
+            store.remove(FOLDER, name, other)
+    for folder in folders:
+        for file in store.names(FOLDER, name, folder):
+            if file != "card.json":
+                store.remove(FOLDER, name, folder, file)
+        store.remove(FOLDER, name, folder)
+
+
 def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
     """Load the arrays of a version, and verify their digest."""
     return arrays_from_bytes(load_described(store, card, *card.folder, "site.safetensors"))
@@ -306,10 +326,9 @@ class Learning(Record):
 
 def find_learning(store: Store, site: str, batch: str) -> Learning | None:
     """Find the decision on a batch, by its key; None where none was taken yet."""
-    path = (FOLDER, site, "learned", f"{batch}.json")
-    return Learning.find(store, *path)
+    return Learning.find(store, FOLDER, site, LEARNED, f"{batch}.json")
 
 
 def note_learning(store: Store, site: str, batch: str, learning: Learning) -> None:
     """Note the decision on a batch, so that no later run of the night takes it again."""
-    learning.write(store, FOLDER, site, "learned", f"{batch}.json")
+    learning.write(store, FOLDER, site, LEARNED, f"{batch}.json")

@@ -56,6 +56,13 @@ class Lineage(Card):
         """List the contributions of batches of this store, whose features are here."""
         return [each for each in self.contributions if each.foreign is None]
 
+    @property
+    def origin(self) -> str | None:
+        """Say how many images other stores gave, and in which batches; None where none did."""
+        foreign = [each for each in self.contributions if each.foreign is not None]
+        names = ", ".join(each.batch for each in foreign)
+        return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
+
 
 def version_name(version: int) -> str:
     """Name the folder of a version, e.g. ``v0003``."""

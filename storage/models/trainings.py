@@ -34,16 +34,28 @@ def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
             store.remove(FOLDER, training, name)
 
 
+def verify_states(store: Store, training: str) -> None:
+    """Compare each state with its card; StoreError where one is damaged.
+
+    A state whose card is not there was being written when its run ended.
+    """
+    for name in store.names(FOLDER, training):
+        if name.endswith(".json"):
+            _read_state(store, training, name)
+
+
+def _read_state(store: Store, training: str, card_file: str) -> Arrays:
+    card = TrainingState.read(store, FOLDER, training, card_file)
+    file = f"{card_file.removesuffix('.json')}.safetensors"
+    return arrays_from_bytes(load_described(store, card, FOLDER, training, file))
+
+
 def load_state(store: Store, training: str, on_damage: Tell) -> Arrays | None:
     """Read the newest state of a training that is whole; None where there is none."""
     cards = [name for name in store.names(FOLDER, training) if name.endswith(".json")]
     for name in sorted(cards, reverse=True):
         try:
-            card = TrainingState.read(store, FOLDER, training, name)
-            stem = name.removesuffix(".json")
-            return arrays_from_bytes(
-                load_described(store, card, FOLDER, training, f"{stem}.safetensors")
-            )
+            return _read_state(store, training, name)
         except StoreError as error:
             on_damage(f"left out: {error}")
     return None

@@ -47,18 +47,28 @@ def write_transfer(path: str, header: Transfer, arrays: Arrays) -> None:
         raise StoreError(f"{path} is there already: choose another --to") from None
 
 
-def read_transfer(path: str) -> tuple[Transfer, Arrays]:
-    """Read a file; StoreError where it is none of these, damaged, or of a newer slidewatch."""
+def transfer_bytes(path: str) -> bytes:
+    """Read a file; StoreError where there is none."""
     try:
-        arrays = arrays_from_bytes(Path(path).read_bytes())
-        text = arrays.pop(HEADER).tobytes()
-        header = Transfer.model_validate_json(text)
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
     except IsADirectoryError:
         raise StoreError(
             f"{path} is a folder: name the file that site export has written"
         ) from None
+
+
+def read_transfer(path: str, content: bytes) -> tuple[Transfer, Arrays]:
+    """Read the content of a file, whose path names it in messages.
+
+    Raises:
+        StoreError: it is none of these, damaged, or of a newer slidewatch.
+    """
+    try:
+        arrays = arrays_from_bytes(content)
+        text = arrays.pop(HEADER).tobytes()
+        header = Transfer.model_validate_json(text)
     except (KeyError, RecursionError, ValidationError, StoreError):
         raise StoreError(
             f"{path} is no file of slidewatch site export, or is damaged: export it again"

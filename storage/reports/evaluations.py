@@ -12,8 +12,12 @@ from pydantic import Field
 
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.batches.manifests import Sources
+from storage.parquet import read_table
 from storage.records import Record
 from storage.store import Store, StoreError, check_name
+
+FOLDER = "evaluations"
+READABLE = ("/card.json", ".parquet", ".safetensors")
 
 
 class Evaluation(Record):
@@ -48,7 +52,7 @@ def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
         StoreError: an evaluation of that name asks for something else.
     """
     check_name("evaluation", wanted.name)
-    parts = ("evaluations", wanted.name, "card.json")
+    parts = (FOLDER, wanted.name, "card.json")
     if not store.exists(*parts):
         wanted.write(store, *parts, once=True)
         return wanted
@@ -61,6 +65,24 @@ def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
             "with it, or another --name"
         )
     return found
+
+
+def evaluation_files(store: Store, name: str) -> list[str]:
+    """List the files of an evaluation that can be read back: its card, tables and arrays."""
+    store.fs.invalidate_cache()
+    start = len(store.root) + 1
+    found = [path[start:] for path in store.fs.find(store.path(FOLDER, name))]
+    return sorted(path for path in found if path.endswith(READABLE) and "/lease/" not in path)
+
+
+def verify_evaluation_file(store: Store, path: str) -> None:
+    """Read a file of an evaluation; StoreError where it is damaged. Arrays have no digest."""
+    if path.endswith(".parquet"):
+        read_table(store, path)
+    elif path.endswith(".safetensors"):
+        read_arrays(store, path)
+    else:
+        Evaluation.read(store, path)
 
 
 def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
@@ -78,24 +100,24 @@ def read_arrays(store: Store, *parts: str) -> Arrays:
 
 def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:
     """Locate the list of a set of images, relative to the store."""
-    return ("evaluations", evaluation, detector, "images", f"{images}.parquet")
+    return (FOLDER, evaluation, detector, "images", f"{images}.parquet")
 
 
 def part_path(
     evaluation: str, detector: str, images: str, treatment: str, number: int
 ) -> tuple[str, ...]:
     """Locate the features of a part of a set under a treatment, relative to the store."""
-    folder = ("evaluations", evaluation, detector, "parts", images, treatment)
+    folder = (FOLDER, evaluation, detector, "parts", images, treatment)
     return (*folder, f"{number:05d}.safetensors")
 
 
 def fitted_path(evaluation: str, detector: str, tap: str) -> tuple[str, ...]:
     """Locate what the compared detectors fitted at a tap, relative to the store."""
-    return ("evaluations", evaluation, detector, "fitted", f"{tap}.safetensors")
+    return (FOLDER, evaluation, detector, "fitted", f"{tap}.safetensors")
 
 
 def attacked_path(
     evaluation: str, detector: str, attack: str, label: str, name: str
 ) -> tuple[str, ...]:
     """Locate an attacked image; its folder is named after its label, as in any source of images."""
-    return ("evaluations", evaluation, detector, "attacked", attack, label, name)
+    return (FOLDER, evaluation, detector, "attacked", attack, label, name)

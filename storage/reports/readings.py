@@ -12,6 +12,8 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime
 from uuid import uuid4
 
+from pydantic import Field
+
 from storage.records import NewerError, Part, Record
 from storage.store import AlreadyExistsError, Store, StoreError
 
@@ -44,7 +46,7 @@ class Reading(Record):
     image_id: str
     verdict: str | None
     at: datetime
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     act: str | None = None
 
 

@@ -220,6 +220,9 @@ def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"these weights are of another network: {missing} tensors missing, "
             f"{len(wrong) - missing} of another shape, e.g. {min(wrong)}"
         )
+    for name in sorted(own.keys() - unlike):
+        if not torch.isfinite(weights[name]).all():
+            raise NetworkError(f"these weights hold a number that is not finite, in {name}")
     backbone.load_state_dict(own | {name: weights[name] for name in own.keys() - unlike})
 
 

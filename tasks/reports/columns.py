@@ -25,7 +25,8 @@ HEAD = 16  # letters of a digest in hexadecimal
 class Provenance:
     """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC.
 
-    ``site`` names the site and its version; None without one.
+    ``site`` names the site and its version; None without one. ``imported`` says what of detector
+    and site came from other stores; only the report on batches has it.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Provenance:
     batch_date: date
     scored_at: datetime
     site: str | None = None
+    imported: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
         """Repeat it in n rows, by column."""

@@ -58,6 +58,7 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
     _copy_one_fitted_image(made, copies)
     for image in sorted((root / "night").rglob("*.png"))[:3]:
         shutil.copy(image, copies)
+    (copies / ".hidden.png").touch()
     return made
 
 
@@ -83,9 +84,14 @@ def _evaluate(settings: Settings, **changed: object) -> EvaluationOutcome:
     return outcome
 
 
+SAID: list[str] = []
+
+
 @pytest.fixture(scope="module")
 def outcome(settings: Settings) -> EvaluationOutcome:
-    return _evaluate(settings, detector="m-v0001")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.stages.evaluation.warn", SAID.append)
+        return _evaluate(settings, detector="m-v0001")
 
 
 def _image_ids(settings: Settings, detector: str, images: str) -> set[bytes]:
@@ -97,6 +103,10 @@ def _image_ids(settings: Settings, detector: str, images: str) -> set[bytes]:
         for part in store.names(*folder, treatment)
         for row in read_arrays(store, *folder, treatment, part)["image_id"]
     }
+
+
+def test_what_a_listing_leaves_out_is_said(outcome: EvaluationOutcome) -> None:
+    assert any("1 hidden image of" in text and "copies" in text for text in SAID)
 
 
 def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> None:

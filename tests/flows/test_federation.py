@@ -1,15 +1,19 @@
 """Statistics travel between stores, and no cell does."""
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose
 
 from flows.commands.status import verify
 from flows.federation import export, import_file
 from flows.fit import FitOutcome, fit, retract
+from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
+from flows.sites.outcome import Offer
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.store import Store, StoreError
 from tasks.detector.moments import ClassStatistics
@@ -49,6 +53,11 @@ def test_merged_statistics_equal_those_of_one_store_and_are_taken_out_again(
         export(file, model="tiny", settings=there)
 
     alone, before = statistics(here)
+    night = str(tmp_path / "cells-2")
+    assert _imported(screen(night, batch="before", settings=here)) is None
+    offer = import_file(file, settings=here)
+    assert isinstance(offer, Offer)
+    assert re.search(r"of 16 cells of batch before, \d+ are beyond", offer.text())
     outcome = import_file(file, accept=True, settings=here)
     assert isinstance(outcome, FitOutcome)
     # The batch that both stores have counts once.
@@ -67,11 +76,21 @@ def test_merged_statistics_equal_those_of_one_store_and_are_taken_out_again(
 
     (foreign,) = [each for each in lineage.contributions if each.foreign]
     assert foreign.batch.startswith("night-")
+    screened = screen(night, batch="after", settings=here)
+    assert _imported(screened) == f"detector {outcome.detector}: 16 images: {foreign.batch}"
+    assert f"16 images: {foreign.batch}" in Path(screened.page).read_text()
     retract(batch=foreign.batch, settings=here)
     assert_same(statistics(here)[1], before)
     assert [c.batch for c in statistics(here)[0].contributions] == [
         c.batch for c in alone.contributions
     ]
+
+
+def _imported(outcome: ScreenOutcome) -> str | None:
+    """Read what the report on batches says of other stores."""
+    file = outcome.report.replace("/images/", "/batches/")
+    (found,) = pq.read_table(file, partitioning=None)["imported"].to_pylist()
+    return found
 
 
 def test_files_that_are_damaged_or_of_another_model_are_refused_in_a_line(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from flows.federation import export, import_file
 from flows.settings import Settings
 from flows.sites.incoming import checked_arrays, checked_parts, merged_parts
 from flows.sites.outcome import Offer, SiteOutcome
+from flows.sites.versions import SiteError, retract_site
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -29,7 +31,17 @@ from tasks.detector.mahalanobis import nearest_class_distance
 from tasks.detector.moments import ClassStatistics, retract_statistics
 from tasks.sites.learning import SiteNormal
 from tests.support.crafted import Header, add_site, bytes_of, crafted, statistics_file, store_at
-from tests.support.hostile import SITE, STATISTICS, Change, array, field, put
+from tests.support.hostile import (
+    GONE,
+    SITE,
+    STATISTICS,
+    Change,
+    array,
+    field,
+    place_and_value,
+    put,
+)
+from tests.support.signed import allow, signature
 from tests.support.sites import WIDTHS, of_site
 from tests.support.slide_scores import score_slide
 
@@ -112,6 +124,46 @@ def test_a_site_is_taken_as_it_was_and_without_a_score_of_a_cell(
         np.testing.assert_array_equal(again[name], content[name])
 
 
+def test_an_imported_site_is_taken_out_and_leaves_no_byte(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    here = store_at(tmp_path / "here")
+    settings, before = Settings(store=here.url), bytes_of(here)
+    import_file(str(files["site"]), accept=True, settings=settings)
+    with pytest.raises(StoreError, match="take it out first, slidewatch retract --site lab"):
+        import_file(str(files["site"]), accept=True, settings=settings)
+    _, changed = retract_site(here, "lab")
+    assert "lab/v0003 taken out" in changed
+    assert bytes_of(here, without="lease") == before
+    assert find_site(here, "lab") is None
+    import_file(str(files["site"]), accept=True, settings=settings)
+    add_site(store_at(tmp_path / "own"))
+    with pytest.raises(SiteError, match="commissioned here"):
+        retract_site(Store(str(tmp_path / "own")), "lab")
+
+
+def test_a_store_that_asks_for_signatures_takes_no_other_file(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    here, key = store_at(tmp_path / "here"), Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+    allow(here, key)
+    before, settings = bytes_of(here), Settings(store=here.url)
+    for kind in ("statistics", "site"):
+        file = tmp_path / kind
+        file.write_bytes(files[kind].read_bytes())
+        with pytest.raises(StoreError, match="takes signed files only"):
+            import_file(str(file), accept=True, settings=settings)
+        Path(f"{file}.sig").write_bytes(signature(key, file.read_bytes()))
+        offer = import_file(str(file), settings=settings)
+        assert isinstance(offer, Offer)
+        assert offer.would["signed by"] == "kampala"
+    assert bytes_of(here) == before
+    import_file(str(tmp_path / "site"), accept=True, settings=settings)
+    card = find_site(here, "lab")
+    assert card is not None
+    assert card.origin == "another store signed by kampala"
+
+
 def test_a_file_of_before_which_has_what_the_detector_has_is_taken_as_well(
     here: Store, files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -139,7 +191,8 @@ def test_pseudonyms_of_two_stores_differ(tmp_path: Path) -> None:
         settings = Settings(store=store.url)
         for number in (1, 2):
             export(str(tmp_path / f"{name}{number}"), site="lab", settings=settings)
-        headers = [read_transfer(str(tmp_path / f"{name}{n}"))[0].site for n in (1, 2)]
+        written = [(tmp_path / f"{name}{n}").read_bytes() for n in (1, 2)]
+        headers = [read_transfer("file", each)[0].site for each in written]
         assert headers[0] == headers[1]
         names.append(headers[0]["nights"][0]["negative"])
     assert not set(names[0]) & set(names[1])
@@ -148,25 +201,14 @@ def test_pseudonyms_of_two_stores_differ(tmp_path: Path) -> None:
 POISON = st.sampled_from(
     [np.nan, np.inf, -np.inf, -1.0, 0.0, 0.5, 1e10, 1e300, -1e300, 1e-300, 5e-324]
 )
-LEAVES = st.sampled_from(
-    [-7, -1, 0, 1, 2, 10**15, 10**400, 0.5, 1e300, -1e300, float("nan"), float("inf"), None, True,
-     "", "x", "all", "../x", "\x1b[31m", "a" * 64, "a" * 10**4, [], {}, [[]], ["x"]]
-)  # fmt: skip
 
 
 @st.composite
 def changes(draw: st.DrawFn, header: Header, arrays: Arrays) -> Change:
     """Draw a change of one field of the header, or of one array."""
     if draw(st.booleans()):
-        place, path, at = header, list[Any](), header
-        while isinstance(at, dict | list) and at:
-            options = sorted(at) if isinstance(at, dict) else list(range(len(at)))
-            path.append(draw(st.sampled_from(options)))
-            place, at = at, at[path[-1]]
-        assert place is not None
-        if draw(st.integers(0, 4)) == 0:
-            return _without(path)
-        return field(*path, value=draw(LEAVES))
+        path, value = draw(place_and_value(header))
+        return _without(path) if value is GONE else field(*path, value=value)
     name = draw(st.sampled_from(sorted(arrays)))
     values = arrays[name]
     kind = draw(st.sampled_from(["poison", "scale", "shape", "missing", "again", "type", "order"]))
@@ -237,7 +279,7 @@ def test_whatever_is_changed_in_statistics_scores_stay_finite_or_nothing_is_writ
     bad = drawn(files, "statistics", data, tmp_path / "bad")
     if is_refused(bad, here):
         return
-    header, arrays = read_transfer(str(bad))
+    header, arrays = read_transfer("bad", bad.read_bytes())
     latest, card = latest_statistics(here, "tiny"), load_card(here, "tiny")
     assert latest is not None
     parts = checked_parts(here, header, arrays, card, latest)
@@ -262,7 +304,7 @@ def test_whatever_is_changed_in_a_site_scores_stay_finite_or_nothing_is_written(
     bad = drawn(files, "site", data, tmp_path / "bad")
     if is_refused(bad, here):
         return
-    header, arrays = read_transfer(str(bad))
+    header, arrays = read_transfer("bad", bad.read_bytes())
     detector = load_detector_card(here, "tiny-v0001")
     content, _ = checked_arrays(here, site_of(header), detector, arrays)
     normal = SiteNormal.from_arrays(arrays_from_bytes(content))

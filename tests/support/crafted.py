@@ -173,11 +173,11 @@ def crafted(source: Path, target: Path, change: Callable[[Header, Arrays], objec
     return target
 
 
-def bytes_of(store: Store) -> str:
-    """Compute a digest of all files of a store, by their paths."""
+def bytes_of(store: Store, without: str | None = None) -> str:
+    """Compute a digest of all files of a store, by their paths, without folders of that name."""
     total = sha256()
     for path in sorted(Path(store.root).rglob("*")):
-        if path.is_file():
+        if path.is_file() and without not in path.parts:
             total.update(str(path.relative_to(store.root)).encode() + b"\0")
             total.update(sha256(path.read_bytes()).digest())
     return total.hexdigest()

@@ -1,15 +1,49 @@
 """Changes that an attacker makes to files of statistics and of sites, and what is said of each."""
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from storage.arrays import Arrays
 from tests.support.crafted import Header
 
+LEAVES = st.sampled_from(
+    [-7, -1, 0, 1, 2, 10**15, 10**400, 0.5, 1e300, -1e300, float("nan"), float("inf"), None, True,
+     "", "x", "all", "../x", "\x1b[31m", "a" * 64, "a" * 10**4, [], {}, [[]], ["x"]]
+)  # fmt: skip
+GONE = object()
 Change = Callable[[Header, Arrays], object]
+
+
+@st.composite
+def place_and_value(draw: st.DrawFn, document: Any) -> tuple[list[Any], Any]:
+    """Draw the place of a field in a document, and a hostile value; `GONE` takes the field out."""
+    path: list[Any] = []
+    at = document
+    while isinstance(at, dict | list) and at:
+        options = sorted(at) if isinstance(at, dict) else list(range(len(at)))
+        path.append(draw(st.sampled_from(options)))
+        at = at[path[-1]]
+    return path, GONE if draw(st.integers(0, 4)) == 0 else draw(LEAVES)
+
+
+@st.composite
+def changed_document(draw: st.DrawFn, document: Any) -> Any:
+    """Draw a copy of a document with one field changed or taken out."""
+    made = copy.deepcopy(document)
+    path, value = draw(place_and_value(made))
+    place = made
+    for part in path[:-1]:
+        place = place[part]
+    if value is GONE:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return made
 
 
 def array(name: str, change: Callable[[Any], Any]) -> Change:

@@ -2,9 +2,8 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flows.commands.review.sheets import new_manifest
+from flows.commands.review.sheets import new_manifest, write_manifest
 from flows.options.described import described
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
@@ -72,7 +71,7 @@ def apply(
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
     if not dry_run:
-        pq.write_table(made, manifest, compression="zstd")
+        write_manifest(manifest, made)
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
     more = ("--images", to, "--store", store.url)

@@ -135,13 +135,16 @@ def import_lines(
         review, new, changed, elsewhere = _next_review(
             store, before, verdicts, scored, places, card
         )
+        if not (new or changed):
+            review = before
+        # All that may fail comes before anything is kept.
+        labelled = review.rows.filter(review.rows["label"].is_valid())
+        commands = _commands(store, card, review) if labelled.num_rows else []
+        figures = judged(store, frozen, review).model_dump()
         if keep and (new or changed):
             save_review(held.store, review)
-        elif not (new or changed):
-            review = before
-    labelled = review.rows.filter(review.rows["label"].is_valid())
     return ImportOutcome(
-        **judged(store, frozen, review).model_dump(),
+        **figures,
         file=file,
         kept=keep,
         new=new,
@@ -150,7 +153,7 @@ def import_lines(
         elsewhere=elsewhere,
         without_patient=labelled["patient_id"].null_count,
         review=store.address(*review.path),
-        commands=_commands(store, card, review) if labelled.num_rows else [],
+        commands=commands,
     )
 
 

@@ -17,9 +17,11 @@ from flows.commands.review.sheets import (
     SHEET,
     new_folder,
     new_manifest,
+    write_manifest,
     write_picture,
     write_sheet,
 )
+from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import LIMIT, LabelsApply, LabelsExport
 from flows.outcome import Outcome, shell_command, table
@@ -124,7 +126,7 @@ def export(
     """
     store = Store((settings or Settings()).store)
     folder = new_folder(to)
-    card = find_card(store, model)
+    card = find_card(store, model, warn)
     ranked = ranked_labels(_out_of_fold(store, card), card.classes)
     listed = _listed(card)
     refs = {ref.uri: ref for ref in image_refs(listed)}
@@ -178,7 +180,7 @@ def apply(
     id_of = dict(zip(out_of_fold["uri"].to_pylist(), image_ids, strict=True))
     ids = [id_of.get(uri, "") for uri in listed["uri"].to_pylist()]
     manifest = corrected(listed, ids, verdicts, card.classes)
-    pq.write_table(manifest, manifest_file, compression="zstd")
+    write_manifest(manifest_file, manifest)
     known = manifest["label"].is_valid()
     differs = pc.not_equal(manifest["label"], manifest["published_label"])
     without = pc.and_(pc.invert(known), manifest["published_label"].is_valid())

@@ -1,12 +1,13 @@
 """Take back GeoJSON that a person has edited in QuPath: verdicts, and outlines of cells."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flows.commands.exports.contours import read_fields
 from flows.commands.review.imports import ImportOutcome, import_lines
-from flows.commands.review.sheets import new_manifest
+from flows.commands.review.sheets import new_manifest, write_manifest
 from flows.outcome import shell_command
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import load_card
@@ -76,7 +77,7 @@ def import_outlines(
     ]
     done = import_lines(store, batch, lines, file, keep=keep).model_dump()
     if cells is not None and found.outlines and keep:
-        pq.write_table(pa.Table.from_pylist(found.outlines, SCHEMA), cells, compression="zstd")
+        write_manifest(Path(cells), pa.Table.from_pylist(found.outlines, SCHEMA))
         if any(row["label"] for row in found.outlines):
             more = ("--images", cells, "--model", model, "--store", store.url)
             done["commands"].append(shell_command("fit", *more))

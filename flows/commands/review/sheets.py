@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
 from tasks.reading.reviews import image_name
@@ -30,7 +33,16 @@ def new_manifest(to: str, option: str = "--to") -> Path:
         raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
     if path.exists():
         raise SourceError(f"{to} is there already: give another {option}")
+    if not path.parent.is_dir():
+        raise SourceError(f"{path.parent} is no folder: make it, or give another {option}")
     return path
+
+
+def write_manifest(path: Path, rows: pa.Table) -> None:
+    """Write a manifest, complete or not at all."""
+    stage = path.with_name(f".part-{path.name}")
+    pq.write_table(rows, stage, compression="zstd")
+    stage.replace(path)
 
 
 def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -81,6 +81,11 @@ def batch_schema() -> pa.Schema:
                 "patients",
             ),
             *expected("the night"),
+            column(
+                "imported",
+                pa.string(),
+                "what of the detector and the site came from other stores; null: nothing",
+            ),
             *made_by(),
         ]
     )

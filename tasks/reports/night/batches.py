@@ -33,6 +33,7 @@ _KINDS = {
     ),
     "light": pa.string(),
     "site": pa.string(),
+    "imported": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
     "patient_calls": pa.map_(pa.string(), pa.int64()),
@@ -90,6 +91,7 @@ class BatchSummary:
     implausible_cells: int | None = None
     beyond_population: int | None = None
     site: str | None = None
+    imported: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None
     expected_missed: float | None = None

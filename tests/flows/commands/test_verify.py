@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,9 @@ from storage.batches.segmentations import (
     seal_segmentation,
 )
 from storage.leases import lease
+from storage.models.trainings import save_state
+from storage.parquet import write_table
+from storage.reports.evaluations import Evaluation, part_path, start_evaluation, write_arrays
 from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
 from storage.reports.readings import Reading, ReadingSample, keep_sample
 from storage.reports.reviews import SCHEMA as REVIEW
@@ -97,6 +101,12 @@ FILES: dict[str, Turn] = {
     "batches/night/lease/000001.json": digit_of("taken_at"),
     "readings/night/sample.json": lambda content: 0,
     "readings/night/00000000-0123456789ab.json": lambda content: content.index(b"reader"),
+    "sites/kampala/learned/night.json": lambda content: 0,
+    "trainings/t/epoch-0003.safetensors": last,
+    "trainings/t/epoch-0003.json": digit_of("epoch"),
+    "evaluations/e/card.json": lambda content: 0,
+    "evaluations/e/d/parts/s/none/00000.safetensors": lambda content: 0,
+    "evaluations/e/d/scores.parquet": last_of_a_page,
     "reports/html/night.html": middle,
     "reports/html/index.html": last,
     **dict.fromkeys(REPORTS.values(), middle),
@@ -128,6 +138,14 @@ def full(store: Store) -> Store:
         save_review(held.store, Review("night", 1, rows))
     with lease(store, "batches", "night"):
         pass
+    save_state(store, "t", 3, {"w": np.zeros(3)})
+    asked = Evaluation(
+        name="e", started_at=WHEN, detectors=["golden"], images="x", limit=None, ood={}, attacks=[],
+        attacked=1, magnitudes=[], save_attacks=False,
+    )  # fmt: skip
+    start_evaluation(store, asked)
+    write_arrays(store, {"w": np.zeros(3)}, *part_path("e", "d", "s", "none", 0))
+    write_table(store, rows, "evaluations", "e", "d", "scores.parquet")
     keep_sample(store, "night", ReadingSample(image_ids=[64 * "0"], strata=[]))
     said = Reading(reader="Ada", image_id=64 * "0", verdict="other", at=WHEN, seconds=1.5)
     said.write(store, "readings", "night", "00000000-0123456789ab.json")

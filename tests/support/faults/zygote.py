@@ -19,6 +19,7 @@ import zarr
 from PIL import Image
 
 from flows.commission import commission
+from flows.federation import import_file
 from flows.fit import fit, retract
 from flows.jobs import networks
 from flows.screen import screen
@@ -33,8 +34,8 @@ from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
 ACTIONS = {
-    "commission": commission.fn, "fit": fit.fn, "retract": retract.fn, "screen": screen.fn,
-    "segment": segment.fn,
+    "commission": commission.fn, "fit": fit.fn, "import": import_file, "retract": retract.fn,
+    "screen": screen.fn, "segment": segment.fn,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ are. All hold the same values, those below, and must open for ever; from v4 on t
 from v5 on those of `counts`, from v6 on those of `floors`, from v7 on those of `witnesses`, too.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -78,6 +79,15 @@ MOMENTS: Arrays = {
         "mean": np.arange(2.0 * width).reshape(2, width),
         "scatter": np.stack([np.eye(width), np.eye(width) / 2]),
     }.items()
+}
+KEYS = json.dumps([["far", 16 * "a", 16 * "b"]]).encode()
+FAR: Arrays = {
+    **MOMENTS,
+    **{f"slides/means/{tap}": MOMENTS[f"{tap}/raw/mean"][None] for tap in ("layer1", "layer2")},
+    **{f"slides/scatter/{tap}": MOMENTS[f"{tap}/raw/scatter"] for tap in ("layer1", "layer2")},
+    "slides/layout": np.asarray([1]),
+    "slides/keys": np.frombuffer(KEYS, np.uint8),
+    "slides/n": np.asarray([[2.0, 3.0]]),
 }
 DETECTOR: Arrays = {
     "calibration/mean": np.asarray([0.0, 1.0]),
@@ -187,8 +197,8 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
         without_patients=("P9",), without_slides=("S9",), repeated_held_out=(4,),
     )  # fmt: skip
     foreign = Contribution(
-        batch="far", attempt=1, manifest_digest="7" * 64, images=0, held_out=0,
-        foreign=save_foreign(store, "golden", arrays_to_bytes(MOMENTS)),
+        batch="far", attempt=1, manifest_digest="7" * 64, images=5, held_out=0,
+        foreign=save_foreign(store, "golden", arrays_to_bytes(FAR)),
     )  # fmt: skip
     lineage = Lineage(
         created_at=WHEN, digest=digest_of(moments), model="golden", version=1, parent=None,

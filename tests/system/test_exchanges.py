@@ -1,0 +1,317 @@
+"""Sites, verdicts and GeoJSON come and go: histories against a model, and a death at each write.
+
+On a disk and on S3, in one process. `test_site_faults` kills processes.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import settings as of_test
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from flows.commands.review.apply import apply
+from flows.commands.review.cells import import_verdicts
+from flows.commands.status import verify
+from flows.federation import import_file
+from flows.settings import Settings
+from flows.sites.outcome import Offer, SiteOutcome
+from flows.sites.versions import retract_site
+from storage.models.sites import list_sites
+from storage.reports.reviews import latest_review
+from storage.store import Store, StoreError
+from tasks.images.files import SourceError
+from tasks.reading.reviews import VerdictError
+from tests.support.crafted import crafted
+from tests.support.exchanges import SITES, Exchange, contents, doings, exchange_in, named
+from tests.support.faults.counts import Counts
+from tests.support.hostile import SITE
+from tests.support.photographs import CELLS
+
+WHEN = datetime(2026, 3, 1, 6, tzinfo=UTC)
+BUCKETS = iter(range(10**6))  # each trial on S3 has a folder of its own
+WORDS = ("Parasitized", "Uninfected", "other")
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Exchange:
+    return exchange_in(tmp_path_factory.mktemp("exchange"))
+
+
+@pytest.fixture(autouse=True)
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("flows.federation", "flows.commands.review.imports"):
+        monkeypatch.setattr(f"{module}.now", lambda: WHEN)
+
+
+# Histories
+
+
+class Exchanges(RuleBasedStateMachine):
+    """A store, beside what is known of it: its sites, and the verdicts on its night."""
+
+    exchange: ClassVar[Exchange]
+    place: ClassVar[Callable[[], str]]
+    counted: ClassVar[Counter[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.exchange.put(self.place())
+        self.settings = Settings(store=self.store.url)
+        self.empty = contents(self.store)
+        self.sites: set[str] = set()
+        self.verdicts: dict[str, str] = {}
+        self.counted["histories"] += 1
+
+    def refused(self, kinds: Any, do: Callable[[], object]) -> None:
+        before = contents(self.store)
+        with pytest.raises(kinds) as error:
+            do()
+        assert "\n" not in str(error.value)
+        assert contents(self.store) == before
+        self.counted["refused"] += 1
+
+    @rule(site=st.sampled_from(SITES), accept=st.booleans())
+    def a_site_is_imported(self, site: str, accept: bool) -> None:
+        def do() -> object:
+            file = str(self.exchange.file(site))
+            return import_file(file, accept=accept, settings=self.settings)
+
+        if site in self.sites:
+            self.refused(StoreError, do)
+            return
+        outcome = do()
+        assert isinstance(outcome, SiteOutcome if accept else Offer)
+        self.sites |= {site} if accept else set()
+        self.counted["imports"] += 1
+
+    @rule(name=st.sampled_from(sorted(SITE)))
+    def a_hostile_site_is_refused(self, name: str) -> None:
+        change, _ = SITE[name]
+        bad = self.exchange.folder / "bad.site"
+
+        def both(header: Any, arrays: Any) -> None:
+            named("bad")(header, arrays)
+            change(header, arrays)
+
+        crafted(self.exchange.file("lab"), bad, both)
+        self.refused(StoreError, lambda: import_file(str(bad), accept=True, settings=self.settings))
+
+    @rule(site=st.sampled_from(SITES))
+    def a_site_is_taken_out(self, site: str) -> None:
+        if site not in self.sites:
+            self.refused(StoreError, lambda: retract_site(self.store, site))
+            return
+        retract_site(self.store, site)
+        self.sites.discard(site)
+        self.counted["sites taken out"] += 1
+
+    @rule(said=st.dictionaries(st.integers(0, CELLS - 1), st.sampled_from(WORDS), min_size=1))
+    def a_sheet_is_imported(self, said: dict[int, str]) -> None:
+        verdicts = {self.exchange.cells[cell]: word for cell, word in said.items()}
+        sheet = self.exchange.sheet(verdicts)
+        told = import_verdicts(sheet, dry_run=True, settings=self.settings)
+        done = import_verdicts(sheet, settings=self.settings)
+        assert (told.new, told.changed) == (done.new, done.changed)
+        assert done.new == len(verdicts.keys() - self.verdicts.keys())
+        self.verdicts |= verdicts
+        self.counted["sheets"] += 1
+
+    @rule(word=st.sampled_from(["Tumour", "\x1b[31m"]), cell=st.integers(0, CELLS))
+    def a_sheet_with_a_mistake_is_refused(self, word: str, cell: int) -> None:
+        ids = [*self.exchange.cells, "0" * 64]
+        sheet = self.exchange.sheet({ids[0]: "other", ids[cell]: word})
+        self.refused(VerdictError, lambda: import_verdicts(sheet, settings=self.settings))
+
+    @rule(cell=st.integers(0, CELLS - 1), word=st.sampled_from(["p", "u", "w", "?", "Tumour"]))
+    def geojson_is_imported(self, cell: int, word: str) -> None:
+        file = self.exchange.outlines(cell, word)
+
+        def do() -> Any:
+            return import_verdicts(
+                geojson=file, batch="night", reader="Ada", settings=self.settings
+            )
+
+        if word == "Tumour":
+            self.refused(VerdictError, do)
+            return
+        do()
+        said = {"p": "Parasitized", "u": "Uninfected", "w": "other"}.get(word)
+        # The first cell was called abnormal, and its class says so: "u" is another.
+        self.verdicts |= {self.exchange.cells[cell]: said} if said else {}
+        self.counted["GeoJSON"] += 1
+
+    @rule()
+    def verdicts_are_applied(self) -> None:
+        to = self.exchange.folder / "applied.parquet"
+        to.unlink(missing_ok=True)
+        if not self.verdicts:
+            self.refused(StoreError, lambda: apply("night", str(to), settings=self.settings))
+            assert not to.exists()
+            return
+        apply("night", str(to), settings=self.settings)
+        labels = pq.read_table(to)["label"].to_pylist()
+        said = [self.verdicts.get(cell) for cell in self.exchange.cells]
+        assert labels == [word for word in said if word != "other"]
+        self.counted["applied"] += 1
+
+    @invariant()
+    def the_store_is_what_the_model_says(self) -> None:
+        assert {card.name for card in list_sites(self.store)} == self.sites
+        rows = latest_review(self.store, "night").rows.to_pylist()
+        assert {row["image_id"]: row["verdict"] for row in rows} == self.verdicts
+        self.counted["steps"] += 1
+
+    @invariant()
+    def nothing_but_sites_and_verdicts_has_changed(self) -> None:
+        kept = contents(self.store)
+        more = {path for path in kept if path not in self.empty}
+        assert {path: kept[path] for path in self.empty} == self.empty
+        assert {path.split("/")[1] for path in more if path.startswith("sites/")} == self.sites
+        assert all(path.startswith(("sites/", "reviews/night/")) for path in more)
+
+    def teardown(self) -> None:
+        assert verify(settings=self.settings).damaged == []
+
+
+def run_histories(exchange: Exchange, place: Callable[[], str], examples: int, steps: int) -> None:
+    counted: Counter[str] = Counter()
+    machine = type("Machine", (Exchanges,), {
+        "exchange": exchange, "place": staticmethod(place), "counted": counted,
+    })  # fmt: skip
+    options = of_test(max_examples=examples, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(machine, settings=options)
+    print("\n" + ", ".join(f"{count:,} {name}" for name, count in counted.items()))
+    assert counted["steps"] > examples
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Callable[[], str]:
+    """Name the place of a store on a disk, which is the same each time."""
+    return lambda: str(tmp_path / "store")
+
+
+@pytest.fixture
+def s3(s3_bucket: str) -> Callable[[], str]:
+    """Name places of stores on S3."""
+    return lambda: f"{s3_bucket}/exchange-{next(BUCKETS)}"
+
+
+def test_histories_of_exchanges(exchange: Exchange, disk: Callable[[], str]) -> None:
+    run_histories(exchange, disk, examples=4, steps=12)
+
+
+@pytest.mark.slow
+def test_long_histories_of_exchanges(exchange: Exchange, disk: Callable[[], str]) -> None:
+    run_histories(exchange, disk, examples=60, steps=30)
+
+
+@pytest.mark.slow
+def test_histories_of_exchanges_on_s3(exchange: Exchange, s3: Callable[[], str]) -> None:
+    run_histories(exchange, s3, examples=4, steps=12)
+
+
+# A death at each write
+
+
+class DeathError(BaseException):
+    """The process ends here."""
+
+
+class Writes:
+    """Count the writes and removals of a store and of files, and die before or after one."""
+
+    def __init__(self, at: int = 0, when: str = "never") -> None:
+        self.at, self.when, self.count = at, when, 0
+
+    def __enter__(self) -> "Writes":
+        self._patches = [
+            mock.patch.object(owner, name, self._dying(getattr(owner, name)))
+            for owner, name in ((Store, "reveal"), (Store, "remove"), (Path, "replace"))
+        ]
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+    def _dying(self, honest: Callable[..., Any]) -> Callable[..., Any]:
+        def call(owner: Any, *arguments: Any, **options: Any) -> Any:
+            # Whoever dies with a lease of a process that lives on would wait for itself.
+            counts = owner.name.startswith(".part-") if isinstance(owner, Path) else (
+                "lease" not in arguments
+            )  # fmt: skip
+            self.count += counts
+            dies = counts and self.count == self.at
+            if dies and self.when == "before":
+                raise DeathError
+            done = honest(owner, *arguments, **options)
+            if dies and self.when == "after":
+                raise DeathError
+            return done
+
+        return call
+
+
+BEFORE = {
+    "a site is taken out": ["a site is imported"],
+    "GeoJSON is imported": ["a sheet is imported"],
+    "verdicts are applied": ["a sheet is imported"],
+}
+DONE = (StoreError, SourceError)  # which say that it is done already
+
+
+def _die_everywhere(exchange: Exchange, place: Callable[[], str], every: int) -> None:
+    counts, to = Counts("a death at a write"), exchange.folder / "out.parquet"
+    steps = doings(exchange, to)
+    for name, do in steps.items():
+
+        def fresh(name: str = name) -> Settings:
+            to.unlink(missing_ok=True)
+            settings = Settings(store=exchange.put(place()).url)
+            for first in BEFORE.get(name, []):
+                steps[first](settings)
+            return settings
+
+        calm = fresh()
+        with Writes() as writes:
+            do(calm)
+        wanted = contents(Store(calm.store)), to.exists() and to.read_bytes()
+        for at in range(1, writes.count + 1, every):
+            for when in ("before", "after"):
+                settings = fresh()
+                with Writes(at, when), pytest.raises(DeathError):
+                    do(settings)
+                try:
+                    do(settings)
+                except DONE as error:
+                    assert "already" in str(error) or "no site" in str(error)  # noqa: PT017
+                found = contents(Store(settings.store)), to.exists() and to.read_bytes()
+                counts.add(name, f"{when} write {at}", *([] if found == wanted else ["mixed"]))
+    counts.check()
+
+
+def test_a_death_at_a_write_leaves_what_the_same_command_finishes(
+    exchange: Exchange, disk: Callable[[], str]
+) -> None:
+    _die_everywhere(exchange, disk, every=1)
+
+
+@pytest.mark.slow
+def test_a_death_at_a_write_on_s3_leaves_what_the_same_command_finishes(
+    exchange: Exchange, s3: Callable[[], str]
+) -> None:
+    _die_everywhere(exchange, s3, every=1)
