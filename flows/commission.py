@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from distributed import Client
-from prefect import flow
 
 from flows.cluster.client import open_client
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import NONE_SAID, Commission, Images

@@ -4,8 +4,6 @@ import time
 from datetime import date
 
 from distributed import Client
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.cluster.client import open_client
@@ -13,6 +11,7 @@ from flows.jobs.shard import ShardJob
 from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
+from flows.monitoring.prefect_runs import flow, task
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen
@@ -299,7 +298,7 @@ def _outcome(
     )
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def extract(client: Client, store: Store, batch: Batch, card: ModelCard) -> None:
     """Extract the features of the batch's shards, and show the progress in Prefect."""
     jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]

@@ -2,9 +2,7 @@
 
 import time
 
-from prefect import flow
-from prefect.runtime import deployment
-
+from flows.monitoring.prefect_runs import flow, in_deployment
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Into, Segment, SlideIs
@@ -76,7 +74,7 @@ def _refuse_foreign_code(finder: str) -> None:
     are the worker's own, and none that come along with the parameters.
     """
     allowed = [OUTLINES, *Settings().finders]
-    if deployment.id and finder not in allowed:
+    if in_deployment() and finder not in allowed:
         raise FinderError(
             f"the finder {finder} is not among those that deployments may name here "
             f"({', '.join(allowed)}): add it to 'finders' in the settings of this machine's worker"

@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
 from flows.monitoring.ending import CONCLUSION, conclude, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_server import TemporaryServer, start_server
+from flows.monitoring.prefect_runs import has_server, run_flow
 from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
 from flows.outcome import Outcome
@@ -121,11 +122,12 @@ def _run(name: str, arguments: list[str]) -> int:
     values = {field: getattr(options, field) for field in command.options.model_fields}
     # What can be seen at once is said before anything is started.
     _prepare(command, values, settings)
-    server = _start(command)
+    if command.workers:
+        import_for_workers()  # they get ready while the flow is imported
     function = _load(command.function)
-    if server:
-        server.wait()
-    outcome, failure = _call(function, values, settings, server)
+    if command.flow:
+        function = partial(run_flow, function)
+    outcome, failure = _call(function, values, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
@@ -135,21 +137,19 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _call(
-    function: Callable[..., Any], values: Given, settings: Settings, server: TemporaryServer | None
+    function: Callable[..., Any], values: Given, settings: Settings
 ) -> tuple[Outcome, BaseException | None]:
     """Call a command's function; return its outcome, and the error of work that failed in part."""
     conclude(None, None)
     try:
         return function(**values, settings=settings), None
     except Exception as error:
-        if server and not CONCLUSION.begun and server.again():
-            return _call(function, values, settings, server)
         # Prefect may have failed when the flow itself had ended; its end is what counts.
         outcome, failure = CONCLUSION.outcome, CONCLUSION.error
         if outcome is None and failure is None:
             # Work that is kept although it failed in part carries its outcome along.
             outcome, failure = getattr(error, "outcome", None), error
-        elif failure is not error and not (server and server.lost):
+        elif failure is not error:
             _complain(f"Prefect was not told how this run ended: {_one_line(error)}")
         if outcome is None and failure is not None:
             raise failure from error
@@ -194,13 +194,8 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
         from flows.commands.mistakes import refuse_mistakes
 
         refuse_mistakes(command, values, settings)
-
-
-def _start(command: Command) -> TemporaryServer | None:
-    """Begin to start workers and a server, which get ready while the flow is imported."""
-    if command.workers:
-        import_for_workers()
-    return start_server() if command.flow else None
+        if not has_server():
+            tell("no Prefect server is configured: the work is done in this process alone")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -9,12 +10,12 @@ from datetime import date
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
-from prefect.logging import get_run_logger
 
 from flows.jobs.altered import Image
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
+from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -102,7 +103,7 @@ def start_or_resume(
             "go on with it, or another --batch"
         )
     verify_manifest(store, batch)
-    get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
+    log(logging.INFO, f"batch {name} goes on with the {batch.rows:,} images frozen")
     return batch
 
 

@@ -17,8 +17,6 @@ from storage.store import Store, StoreError, digest_of
 from tasks.images.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 
 @pytest.fixture
 def settings(trained: tuple[Settings, TrainOutcome], tmp_path: Path) -> Settings:

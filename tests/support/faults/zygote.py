@@ -33,8 +33,7 @@ from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
 ACTIONS = {
-    "commission": commission.fn, "fit": fit.fn, "retract": retract.fn, "screen": screen.fn,
-    "segment": segment.fn,
+    "commission": commission, "fit": fit, "retract": retract, "screen": screen, "segment": segment,
 }  # fmt: skip
 
 
