@@ -10,24 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
-NEEDED = (
-    "distributed",
-    "flows.jobs.networks",
-    "flows.jobs.shard",
-    "tasks.network.inference",
-    "flows.jobs.scoring.cells",
-    "flows.jobs.statistics",
-    "flows.jobs.thumbnails",
-    "flows.jobs.segmentation",
-    "flows.jobs.pictures",
-)
-
 
 def import_for_workers() -> None:
     """Begin to import what workers need, once and without waiting for it."""
     # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
     with _environment(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1"):
-        multiprocessing.set_forkserver_preload(list(NEEDED))
+        multiprocessing.set_forkserver_preload(["flows.cluster.needed"])
         forkserver.ensure_running()
 
 
