@@ -23,7 +23,7 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from flows.cluster.errors import ClusterError
-from flows.cluster.preload import import_for_workers
+from flows.cluster.preload import import_for_workers, wait_for_imports
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
@@ -87,6 +87,7 @@ def check_versions(client: Client) -> None:
 @contextmanager
 def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
+    wait_for_imports()
     with (
         _for_us_alone() as own,
         _workers_that_start(),

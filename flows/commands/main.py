@@ -23,7 +23,7 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
-from flows.monitoring.ending import CONCLUSION, conclude, end_after_signals, leave
+from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, run_flow
 from flows.options.commands import COMMANDS, Command
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
         _say_stopped()
         code = STOPPED
+        if arguments is None and not has_server():  # nobody is left to be told
+            end(code)
     if arguments is None:
         leave(code)
     sys.exit(code)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 from flows.outcome import Outcome
 
@@ -54,17 +55,18 @@ def _end_after(
         pass
     threading.Event().wait(STOP_WITHIN)
     say()
-    _end(code)
+    end(code)
 
 
 def leave(code: int) -> None:
     """End this process with a code some time from now, if it has not ended by itself."""
-    timer = threading.Timer(LEAVE_WITHIN, partial(_end, code))
+    timer = threading.Timer(LEAVE_WITHIN, partial(end, code))
     timer.daemon = True
     timer.start()
 
 
-def _end(code: int) -> None:
+def end(code: int) -> NoReturn:
+    """End this process here and now; what it has written is written out."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()
