@@ -84,7 +84,7 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@flow
+@flow()
 @observed()
 @described(Evaluate)
 def evaluate(

@@ -97,7 +97,7 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@flow
+@flow(flow_run_name="fit {batch}")
 @observed()
 @described(Fit)
 def fit(
@@ -162,7 +162,7 @@ def fit(
             )
 
 
-@flow
+@flow()
 @observed()
 @described(Retract)
 def retract(

@@ -53,7 +53,7 @@ def night_of(moment: datetime, timezone: str) -> date:
     return moment.astimezone(ZoneInfo(timezone)).date()
 
 
-@flow
+@flow()
 @observed(night=True)
 @described(Nightly)
 def nightly(

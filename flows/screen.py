@@ -15,7 +15,7 @@ from flows.monitoring.prefect_runs import flow, task
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, counted, table
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
@@ -75,6 +75,7 @@ class ScreenOutcome(Outcome):
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
         failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
+        slides = counted(self.slides_for_review, "slide")
         rows: list[tuple[str, object]] = [
             (
                 "images",
@@ -83,8 +84,8 @@ class ScreenOutcome(Outcome):
             ("diagnoses", diagnoses or "none"),
             ("patients", ", ".join(f"{n:,} {call}" for call, n in self.patients.items()) or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
-            ("for review", f"{self.review:,} images, {self.slides_for_review:,} slides"),
-            ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
+            ("for review", f"{counted(self.review, 'image')}, {slides}"),
+            ("light", [self.light, *self.reasons]),
             ("detector", f"{self.detector}, at site {self.site}" if self.site else self.detector),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
@@ -125,7 +126,7 @@ class PageFailedError(Exception):
         self.outcome = outcome
 
 
-@flow
+@flow(flow_run_name="{batch}")
 @observed(night=True)
 @described(Screen)
 def screen(

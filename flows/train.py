@@ -76,7 +76,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@flow
+@flow()
 @observed()
 @described(Train)
 def train(

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -97,9 +98,22 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, [*first, *arguments[start + words :]]
     wrong = arguments[start]
-    parts = [name for name in COMMANDS if name.split()[0] == wrong] or COMMANDS
-    print(f"slidewatch: no command {wrong!r}; there are: {', '.join(parts)}", file=sys.stderr)
+    if any(name.split()[0] == wrong for name in COMMANDS):
+        wrong = " ".join(arguments[start : start + 2])
+    print(f"slidewatch: no command {wrong!r}; {_meant(arguments[start:])}", file=sys.stderr)
     sys.exit(MISSPELT)
+
+
+def _meant(words: list[str]) -> str:
+    """Write which command may be meant, or else which there are."""
+    parts = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if parts and len(words) == 1:
+        return f"there are: {', '.join(parts)}"
+    for typed in (" ".join(words[:2]), words[0]):
+        close = get_close_matches(typed, parts or COMMANDS, n=1, cutoff=0.7)
+        if close:
+            return f"did you mean {close[0]}?"
+    return f"there are: {', '.join(parts or COMMANDS)}"
 
 
 def _overview() -> str:

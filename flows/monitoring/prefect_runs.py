@@ -24,17 +24,29 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+RUN_NAME = "flow_run_name"  # an attribute of a decorated function
 # What can name a server: variables, and files in the working folder beside Prefect's profiles.
 NAMING = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 
 
-def flow(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+def flow(
+    flow_run_name: str | Callable[[], str] | None = None,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Decorate a flow's function, whose arguments are checked by their annotations.
+
+    Args:
+        flow_run_name: names the function's runs in Prefect; its own words for them by default.
 
     Raises:
         ValidationError: of pydantic, when the function is called with an argument of another type.
     """
-    return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+        vars(checked)[RUN_NAME] = flow_run_name
+        return checked
+
+    return decorate
 
 
 def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -56,7 +68,7 @@ def prefect_flow(function: Callable[Parameters, Result]) -> "Flow[Parameters, Re
     """Make the Prefect flow of a flow's function."""
     from prefect import flow
 
-    return flow(function)
+    return flow(flow_run_name=vars(function).get(RUN_NAME))(function)
 
 
 def run_flow(function: Callable[Parameters, Result], /, **values: Any) -> Result:

@@ -96,15 +96,20 @@ def start_or_resume(
             images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
         )
         return freeze_batch(store, plan, listed)
-    if (as_given(batch.images), batch.limit) != (images, limit):
-        raise StoreError(
-            f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
-            "go on with it, or another --batch"
-        )
+    refuse_other_images(batch, images, limit)
     verify_manifest(store, batch)
     log(logging.INFO, f"batch {name} goes on with the {batch.rows:,} images frozen")
     return batch
+
+
+def refuse_other_images(batch: Batch, images: str | list[str], limit: int | None) -> None:
+    """Raise StoreError where a batch that has images was started from others."""
+    if batch.rows and (as_given(batch.images), batch.limit) != (as_given(images), limit):
+        raise StoreError(
+            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
+            f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
+            "go on with it, or another --batch"
+        )
 
 
 def _refuse_among_others(store: Store, images: str | list[str]) -> None:

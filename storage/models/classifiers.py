@@ -4,7 +4,7 @@ from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import Card, Part, Tell, load_described, read_readable, save_described
-from storage.store import Store, StoreError, check_name
+from storage.store import Store, StoreError, check_name, which
 
 
 class CrossValidation(Part):
@@ -93,7 +93,7 @@ def load_card(store: Store, name: str) -> ModelCard:
         have = store.folders("models", having="card.json")
         raise StoreError(
             f"no model {name!r} in {store.url}; "
-            + (f"there are: {', '.join(have)}" if have else "train one with: slidewatch train")
+            + (which(name, have) if have else "train one with: slidewatch train")
         )
     return ModelCard.read(store, "models", name, "card.json")
 

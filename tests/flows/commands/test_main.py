@@ -71,9 +71,16 @@ def test_a_command_of_two_words_names_its_parts(capsys: pytest.CaptureFixture[st
 
 
 def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run("scren", capsys=capsys)
-    assert code == 2
-    assert "screen" in err
+    for typed, meant in {
+        "scren": "screen",
+        "revew serve": "review serve",
+        "review srve --batch b": "review serve",
+    }.items():
+        code, _, err = run(*typed.split(), capsys=capsys)
+        assert code == 2
+        assert err.endswith(f"did you mean {meant}?\n")
+    _, _, err = run("lunch", capsys=capsys)
+    assert "there are: train, fit, " in err
 
 
 @pytest.mark.parametrize(

@@ -25,21 +25,26 @@ def stage_of(number: int) -> tuple[int, bool]:
     return number, TaskRunContext.get() is not None
 
 
-@flow
-def staged(number: int) -> tuple[int, bool, bool]:
-    return *stage_of(number), FlowRunContext.get() is not None
+@flow(flow_run_name="number {number}")
+def staged(number: int) -> tuple[int, bool, str | None]:
+    return *stage_of(number), name_of_run()
+
+
+def name_of_run() -> str | None:
+    context = FlowRunContext.get()
+    return context.flow_run.name if context and context.flow_run else None
 
 
 def test_without_a_server_a_flow_and_its_stages_are_functions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("flows.monitoring.prefect_runs.has_server", lambda: False)
-    assert run_flow(staged, number=7) == (7, False, False)
+    assert run_flow(staged, number=7) == (7, False, None)
 
 
 def test_with_a_server_prefect_runs_a_flow_and_its_stages(prefect_api: str) -> None:
-    assert run_flow(staged, number=7) == (7, True, True)
-    assert staged(7) == (7, False, False)  # the function remains one
+    assert run_flow(staged, number=7) == (7, True, "number 7")
+    assert staged(7) == (7, False, None)  # the function remains one
 
 
 def test_the_arguments_of_a_flow_are_checked_without_prefect_too() -> None:
