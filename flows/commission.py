@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from distributed import Client
-from prefect import flow
 
 from flows.cluster.client import open_client
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import NONE_SAID, Commission, Images
@@ -41,7 +41,7 @@ from storage.store import Store, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@flow
+@flow(flow_run_name="commission {site}")
 @observed()
 @described(Commission)
 def commission(

@@ -8,12 +8,12 @@ from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
-from prefect import flow
 
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell, warn
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import (
@@ -84,7 +84,7 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@flow
+@flow()
 @observed()
 @described(Evaluate)
 def evaluate(

@@ -1,10 +1,9 @@
 """Run the flows `fit` and `retract`: labelled batches -> class statistics -> a detector."""
 
+import logging
 from collections.abc import Iterator
 
 from distributed import Client
-from prefect import flow
-from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.counting.errors import (
@@ -16,6 +15,8 @@ from flows.counting.errors import (
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.looks.calibration import ordinary_stability
 from flows.monitoring.console import warn
+from flows.monitoring.logs import log
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Fit, Retract
@@ -97,7 +98,7 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@flow
+@flow(flow_run_name="fit {batch}")
 @observed()
 @described(Fit)
 def fit(
@@ -162,7 +163,7 @@ def fit(
             )
 
 
-@flow
+@flow()
 @observed()
 @described(Retract)
 def retract(
@@ -303,9 +304,8 @@ def _extract_batch(
 
 def _warned(outcome: FitOutcome) -> FitOutcome:
     """Warn in the log of the run of what the outcome warns of."""
-    log = get_run_logger()
     for warning in outcome.warnings:
-        log.warning(warning)
+        log(logging.WARNING, warning)
     return outcome
 
 

@@ -6,14 +6,13 @@ the same night goes on with the same images, or returns its report. Nights that 
 made up for one by one: the next night takes everything new.
 """
 
+import logging
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from prefect import flow
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
-
 from flows.monitoring.console import tell, warn
+from flows.monitoring.logs import log
+from flows.monitoring.prefect_runs import flow, scheduled_start
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Nightly, SlideIs
@@ -54,7 +53,7 @@ def night_of(moment: datetime, timezone: str) -> date:
     return moment.astimezone(ZoneInfo(timezone)).date()
 
 
-@flow
+@flow()
 @observed(night=True)
 @described(Nightly)
 def nightly(
@@ -81,7 +80,7 @@ def nightly(
     """
     settings = settings or Settings()
     store = Store(settings.store)
-    scheduled, moment = flow_run.scheduled_start_time, now()
+    scheduled, moment = scheduled_start(), now()
     day = date or night_of(scheduled, timezone)
     over = day != night_of(moment, timezone) if date else moment - scheduled >= TOO_LATE
     night = find_night(store, series, day)
@@ -105,9 +104,7 @@ def nightly(
         cutting = cells_of_fields(settings, microns_per_pixel)
         cut_up(settings, night.batch, images, cutting, root=inbox, slide_is=slide_is, wait=wait)
         images = segmentation_address(store, night.batch)
-    # Its function, not the flow: a subflow that ended before its parent was killed would be taken
-    # for done by Prefect when the parent runs again, and its result, kept nowhere, be missed.
-    return screen.fn(
+    return screen(
         images,
         batch=night.batch,
         detector=detector,
@@ -149,8 +146,7 @@ def _take_what_is_new(
         night = freeze_night(
             held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
         )
-    log = get_run_logger()
-    log.info("night %s takes %d new images of %s", night.batch, night.images, inbox)
+    log(logging.INFO, f"night {night.batch} takes {night.images:,} new images of {inbox}")
     if found.unsettled:
         warn(f"{found.unsettled} images are still being written: the next night takes them")
     if found.rewritten:

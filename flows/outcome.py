@@ -40,9 +40,22 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def table(rows: list[tuple[str, object]]) -> str:
-    """Align names and values in two columns."""
+    """Align names and values in two columns; the values of a list are a line each."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    lines: list[tuple[str, object]] = []
+    for name, value in rows:
+        first, *others = value if isinstance(value, list) else [value]
+        lines += [(name, first), *(("", other) for other in others)]
+    return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "slide"), counted(2000, "batch")
+    ('1 slide', '2,000 batches')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
 
 
 def shell_command(name: str, *arguments: str) -> str:

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 
-from prefect import flow
-
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Prune
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, counted, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
@@ -40,10 +39,13 @@ class ClockError(Exception):
 class PruneOutcome(Outcome):
     """The batches whose features or reports were removed, or would be, and their bytes.
 
-    ``swept`` counts the half-written files that killed runs had left.
+    ``features`` and ``reports`` are days for which they are kept. ``swept`` counts the half-written
+    files that killed runs had left.
     """
 
     applied: bool
+    features: int
+    reports: int | None
     removed: dict[str, list[str]]
     bytes: int
     busy: list[str]
@@ -59,18 +61,22 @@ class PruneOutcome(Outcome):
         """Write the outcome for a person at a terminal."""
         done = "removed" if self.applied else "would remove"
         rows: list[tuple[str, object]] = [
-            (what, f"{len(batches):,} batches: {', '.join(batches)}")
+            (what, f"{counted(len(batches), 'batch')}: {', '.join(batches)}")
             for what, batches in self.removed.items()
         ]
         if self.busy:
             rows.append(("left, for they are being worked on", ", ".join(self.busy)))
         if self.swept:
             rows.append(("half-written, of killed runs", f"{self.swept:,} files or folders"))
-        hint = "" if self.applied or not rows else "\nnothing was removed yet: --apply does it"
-        return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows) if rows else ''}{hint}".strip()
+        if not rows:
+            kept = "forever" if self.reports is None else f"{counted(self.reports, 'day')}"
+            days = counted(self.features, "day")
+            return f"nothing is old enough to go: features are kept {days}, reports {kept}"
+        hint = "" if self.applied else "\nnothing was removed yet: the same with --apply does it"
+        return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
-@flow
+@flow()
 @observed()
 @described(Prune)
 def prune(
@@ -95,7 +101,15 @@ def prune(
     moment = now()
     if apply:
         _refuse_wrong_clock(store, moment, today)
-    outcome = PruneOutcome(applied=apply, removed={}, bytes=0, busy=[], damaged=[])
+    outcome = PruneOutcome(
+        applied=apply,
+        features=features,
+        reports=reports,
+        removed={},
+        bytes=0,
+        busy=[],
+        damaged=[],
+    )
 
     def leave(text: str) -> None:
         if text not in outcome.damaged:

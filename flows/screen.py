@@ -4,8 +4,6 @@ import time
 from datetime import date
 
 from distributed import Client
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.cluster.client import open_client
@@ -13,10 +11,11 @@ from flows.jobs.shard import ShardJob
 from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
+from flows.monitoring.prefect_runs import flow, task
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, counted, table
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
@@ -76,6 +75,7 @@ class ScreenOutcome(Outcome):
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
         failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
+        slides = counted(self.slides_for_review, "slide")
         rows: list[tuple[str, object]] = [
             (
                 "images",
@@ -84,8 +84,8 @@ class ScreenOutcome(Outcome):
             ("diagnoses", diagnoses or "none"),
             ("patients", ", ".join(f"{n:,} {call}" for call, n in self.patients.items()) or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
-            ("for review", f"{self.review:,} images, {self.slides_for_review:,} slides"),
-            ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
+            ("for review", f"{counted(self.review, 'image')}, {slides}"),
+            ("light", [self.light, *self.reasons]),
             ("detector", f"{self.detector}, at site {self.site}" if self.site else self.detector),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
@@ -126,7 +126,7 @@ class PageFailedError(Exception):
         self.outcome = outcome
 
 
-@flow
+@flow(flow_run_name="{batch}")
 @observed(night=True)
 @described(Screen)
 def screen(
@@ -299,7 +299,7 @@ def _outcome(
     )
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def extract(client: Client, store: Store, batch: Batch, card: ModelCard) -> None:
     """Extract the features of the batch's shards, and show the progress in Prefect."""
     jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]

@@ -2,13 +2,11 @@
 
 import time
 
-from prefect import flow
-from prefect.runtime import deployment
-
+from flows.monitoring.prefect_runs import flow, in_deployment
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Into, Segment, SlideIs
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.segmentations import Cutting, manifest_address, read_segmented
@@ -41,6 +39,7 @@ class SegmentOutcome(Outcome):
             ("fields", fields or "none"),
             ("images", f"{self.images:,}"),
             ("manifest", self.manifest),
+            ("screen it", shell_command("screen", "--images", self.manifest, "--batch", self.name)),
         ]
         if self.failures:
             failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
@@ -76,14 +75,14 @@ def _refuse_foreign_code(finder: str) -> None:
     are the worker's own, and none that come along with the parameters.
     """
     allowed = [OUTLINES, *Settings().finders]
-    if deployment.id and finder not in allowed:
+    if in_deployment() and finder not in allowed:
         raise FinderError(
             f"the finder {finder} is not among those that deployments may name here "
             f"({', '.join(allowed)}): add it to 'finders' in the settings of this machine's worker"
         )
 
 
-@flow
+@flow(flow_run_name="segment {name}")
 @observed()
 @described(Segment)
 def segment(

@@ -1,12 +1,12 @@
 """Run the flow `train`: labelled images -> a model."""
 
+import logging
 from typing import Any
-
-from prefect import flow
-from prefect.logging import get_run_logger
 
 from flows.jobs.worker import keep_freed_memory
 from flows.monitoring.console import tell, warn
+from flows.monitoring.logs import log
+from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Train
@@ -76,7 +76,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@flow
+@flow()
 @observed()
 @described(Train)
 def train(
@@ -128,12 +128,11 @@ def train_by(
     *,
     repeats: bool = False,
 ) -> TrainOutcome:
-    """Train by a recipe, and keep the model: within a flow, for it writes to the flow's log.
+    """Train by a recipe, and keep the model.
 
     The model is there when its folds are, too; a run that is cut off goes on with the same command.
     One that ``repeats`` another, with another seed, is not what nights are screened with.
     """
-    log = get_run_logger()
     store = Store(settings.store)
     keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
@@ -141,9 +140,12 @@ def train_by(
         recipe.images, recipe.network.side, limit=recipe.limit, memory=settings.training_memory
     )
     for uri, failure in list(data.unreadable.items())[:20]:
-        log.warning("left out %s: %s", uri, failure)
+        log(logging.WARNING, f"left out {uri}: {failure}")
     if data.by != "patient":
-        log.warning("some images have no patient: split by %s, which flatters metrics", data.by)
+        log(
+            logging.WARNING,
+            f"some images have no patient: split by {data.by}, which flatters metrics",
+        )
     parts = fold_rows(recipe, data, folds) if folds else []
     training = training_digest(recipe, data)
     with lease(store, TRAININGS, training, wait=True, on_wait=tell) as held:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from storage.store import MissingError, Store, StoreError, digest_of_file
@@ -200,12 +199,6 @@ def checked_schema(store: Store, *path: str) -> pa.Schema:
             if (stored.names, stored.types) != (found.names, found.types):
                 raise pa.ArrowInvalid("its footer describes its columns in two ways")
     return found
-
-
-def checked_format() -> ds.ParquetFileFormat:
-    """Make the format of a data set of several files that compares their checksums."""
-    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
 
 @contextmanager

@@ -4,11 +4,12 @@ import errno
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
@@ -24,6 +25,7 @@ FOLDERS = frozenset(
      "reviews", "segmentations", "sites", "statistics", "trainings")
 )  # fmt: skip
 REQUESTS = 16  # that an object store is asked at once
+SHOWN = 10  # names that an error lists
 PIECE = 2**24  # bytes of a file that are in memory at once
 
 P = ParamSpec("P")
@@ -340,6 +342,19 @@ def refuse_absent(store: Store) -> None:
             f"there is no store in {store.url}, where none of the folders is that slidewatch "
             "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"
         )
+
+
+def which(name: str, have: Sequence[str]) -> str:
+    """Write which of some names may be meant, or else the last of them.
+
+    >>> which("kampla", ["kampala", "lima"]), which("x", ["kampala", "lima"])
+    ('did you mean kampala?', 'there are: kampala, lima')
+    """
+    close = get_close_matches(name, have, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    shown = ", ".join(have[-SHOWN:]) or "none"
+    return f"there are: {f'{len(have) - SHOWN:,} more, ' * (len(have) > SHOWN)}{shown}"
 
 
 def digest_of(content: bytes) -> str:

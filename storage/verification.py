@@ -19,7 +19,13 @@ from storage.batches.ledger import (
     read_shard_record,
     screening_start,
 )
-from storage.batches.manifests import Batch, Shard, load_batch_of_key, verify_manifest
+from storage.batches.manifests import (
+    Batch,
+    Shard,
+    list_batches,
+    load_batch_of_key,
+    verify_manifest,
+)
 from storage.batches.nights import list_nights, manifest_address
 from storage.batches.segmentations import FOLDER as SEGMENTATIONS
 from storage.batches.segmentations import verify_segmentation
@@ -73,7 +79,7 @@ from storage.reports.tables import (
     report_digest,
     report_path,
 )
-from storage.store import Store, StoreError, check_name
+from storage.store import Store, StoreError, check_name, which
 
 SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
     IMAGES: lambda seal: seal.report_digest,
@@ -147,7 +153,8 @@ def batch_checks(store: Store, name: str) -> Iterator[Check]:
     check_name("batch", name)
     keys = _attempts(store, name)
     if not keys:
-        raise StoreError(f"no batch {name!r} in {store.url}: slidewatch status lists them")
+        have = [batch.name for batch in list_batches(store, on_damage=lambda _: None)]
+        raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")
     for key in keys:
         yield from _batch_checks(store, key)
         yield from _reading_checks(store, key)

@@ -35,6 +35,16 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_server_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no Prefect server that is configured on this machine hear of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def speak_again() -> Iterator[None]:
     """End the silence that a command of this process was told to keep."""

@@ -21,15 +21,14 @@ import dask
 from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
 from distributed.security import Security
-from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
 
 from flows.cluster.errors import ClusterError
-from flows.cluster.preload import import_for_workers
+from flows.cluster.preload import import_for_workers, wait_for_imports
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.jobs.worker import ReadLimit
+from flows.monitoring.logs import log
 from flows.settings import Settings
 
 REACH = 10  # seconds in which a scheduler must answer
@@ -55,8 +54,7 @@ def open_client(settings: Settings) -> Iterator[Client]:
     with KINDS[settings.cluster](settings) as client:
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
-        if FlowRunContext.get():
-            get_run_logger().info("Dask shows the work at %s", client.dashboard_link)
+        log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
         before = _OPENED.set((wanted, client))
         try:
             yield client
@@ -89,6 +87,7 @@ def check_versions(client: Client) -> None:
 @contextmanager
 def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
+    wait_for_imports()
     with (
         _for_us_alone() as own,
         _workers_that_start(),

@@ -6,29 +6,30 @@ for all workers, as soon as a command begins, and a worker that was killed is ba
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
-
-NEEDED = (
-    "distributed",
-    "flows.jobs.networks",
-    "flows.jobs.shard",
-    "tasks.network.inference",
-    "flows.jobs.scoring.cells",
-    "flows.jobs.fitting.statistics",
-    "flows.jobs.thumbnails",
-    "flows.jobs.segmentation",
-    "flows.jobs.pictures",
-)
+from multiprocessing import forkserver, resource_tracker
 
 
 def import_for_workers() -> None:
     """Begin to import what workers need, once and without waiting for it."""
     # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
-    with _environment(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1"):
-        multiprocessing.set_forkserver_preload(list(NEEDED))
+    resource_tracker.ensure_running()  # which lets through all signals once it has begun
+    # Ctrl-C is for the command, which ends them: a terminal sends it to all of its processes.
+    with _environment(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1"), _blocked(signal.SIGINT):
+        multiprocessing.set_forkserver_preload(["flows.cluster.needed"])
         forkserver.ensure_running()
+
+
+def wait_for_imports() -> None:
+    """Wait until a process can be forked that has imported what workers need.
+
+    Dask would wait for it, too, but in a thread that Ctrl-C does not reach.
+    """
+    first = multiprocessing.get_context("forkserver").Process(target=len, args=((),))
+    first.start()
+    first.join()
 
 
 @contextmanager
@@ -43,3 +44,13 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _blocked(sign: signal.Signals) -> Iterator[None]:
+    """Hold a signal back in the block; a process that is started there never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {sign})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -67,6 +67,14 @@ def config(settings: Settings | None = None) -> ConfigOutcome:
     )
 
 
+def _completed(destination: str) -> Any:
+    """Say how a shell completes a value: by names in the store that settings name, or by files."""
+    kind = {"batch": "batches", "site": "sites", "detector": "detectors", "model": "models"}.get(
+        destination.rpartition(":")[2]
+    )
+    return shtab.cmd(f"slidewatch status --names {kind} 2>/dev/null") if kind else shtab.FILE
+
+
 @described(Completion)
 def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutcome:
     """Print a script by which a shell completes slidewatch's commands and options with Tab.
@@ -86,5 +94,5 @@ def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutc
         inner[first].add_parser(second, parents=[parser], help=command.summary, add_help=False)
         for action in parser._actions:
             if action.nargs is None and not action.choices:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = _completed(action.dest)  # type: ignore[attr-defined]
     return CompletionOutcome(shell=shell, script=shtab.complete(root, shell))

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
 from flows.monitoring.console import tell
+from flows.monitoring.prefect_runs import run_flow, runs_page
 from flows.options.described import described
 from flows.options.tools import Demo
 from flows.outcome import Outcome, table
@@ -23,6 +25,7 @@ from tasks.synthetic.cells import write_collection, write_night
 from tasks.visualisation.contact_sheet import Thumbnail, contact_sheet
 
 MARK = ".slidewatch-demo"
+LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens
 ABNORMAL_FIRST = """SELECT parse_filename(uri) AS image, diagnosis, verdict, review_reason,
        round(abnormality, 1) AS abnormality, round(p_value, 4) AS p_value
 FROM '{reports}/*/*.parquet'
@@ -46,6 +49,7 @@ class DemoOutcome(Outcome):
     query: str
     answer: str
     picture: str
+    runs: str | None
 
     @property
     def failed(self) -> bool:
@@ -62,7 +66,16 @@ class DemoOutcome(Outcome):
             f"What was in the night, and what was sent to a person:\n{table(rows)}\n\n"
             f"The most abnormal images, asked of the report with DuckDB:\n\n{self.query}\n\n"
             f"{self.answer}\n"
-            f"A picture of the night: {self.picture}\nThe demo took {self.seconds:.0f} s."
+            f"A picture of the night: {self.picture}\n{self._runs()}\n"
+            f"The demo took {self.seconds:.0f} s."
+        )
+
+    def _runs(self) -> str:
+        if self.runs:
+            return f"Its four runs in Prefect's pages: {self.runs}"
+        return (
+            "To have a page for each run, start a server with: prefect server start\n"
+            f"and in another terminal: PREFECT_API_URL={LOCAL_SERVER} slidewatch demo"
         )
 
 
@@ -74,6 +87,7 @@ def demo(
 ) -> DemoOutcome:
     """Render cells, train, fit in two increments, screen a night with planted images, query."""
     started = time.monotonic()
+    refuse_incomplete(settings or Settings())
     root = _clean(Path(folder))
     settings = (settings or Settings()).model_copy(
         update={"store": str(root / "store"), "shard_rows": 128}
@@ -98,13 +112,14 @@ def demo(
         first_patient=101,
     )
     tell(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    tell(train(images=str(root / "smears"), epochs=3, settings=settings).text())
+    tell(run_flow(train, images=str(root / "smears"), epochs=3, settings=settings).text())
     for week in ("week-1", "week-2"):
         tell(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
-        tell(fit(images=str(root / "smears" / week), batch=week, settings=settings).text())
+        smears = str(root / "smears" / week)
+        tell(run_flow(fit, images=smears, batch=week, settings=settings).text())
     tell(f"\n$ slidewatch screen --images {root}/night --batch night-1")
     try:
-        night = screen(images=str(root / "night"), batch="night-1", settings=settings)
+        night = run_flow(screen, images=str(root / "night"), batch="night-1", settings=settings)
     except ImagesFailedError as failure:  # one file of the night is cut short on purpose
         night = failure.outcome
     tell(night.text())
@@ -137,6 +152,7 @@ def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutco
         query=query,
         answer=answer,
         picture=str(picture),
+        runs=runs_page(),
     )
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the comm
 """
 
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -13,6 +14,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -21,9 +24,9 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
-from flows.monitoring.ending import CONCLUSION, conclude, end_after_signals, leave
+from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_server import TemporaryServer, start_server
+from flows.monitoring.prefect_runs import has_server, run_flow
 from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
 from flows.outcome import Outcome
@@ -58,6 +61,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
         _say_stopped()
         code = STOPPED
+        if arguments is None and not has_server():  # nobody is left to be told
+            end(code)
     if arguments is None:
         leave(code)
     sys.exit(code)
@@ -93,9 +98,22 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, [*first, *arguments[start + words :]]
     wrong = arguments[start]
-    parts = [name for name in COMMANDS if name.split()[0] == wrong] or COMMANDS
-    print(f"slidewatch: no command {wrong!r}; there are: {', '.join(parts)}", file=sys.stderr)
+    if any(name.split()[0] == wrong for name in COMMANDS):
+        wrong = " ".join(arguments[start : start + 2])
+    print(f"slidewatch: no command {wrong!r}; {_meant(arguments[start:])}", file=sys.stderr)
     sys.exit(MISSPELT)
+
+
+def _meant(words: list[str]) -> str:
+    """Write which command may be meant, or else which there are."""
+    parts = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if parts and len(words) == 1:
+        return f"there are: {', '.join(parts)}"
+    for typed in (" ".join(words[:2]), words[0]):
+        close = get_close_matches(typed, parts or COMMANDS, n=1, cutoff=0.7)
+        if close:
+            return f"did you mean {close[0]}?"
+    return f"there are: {', '.join(parts or COMMANDS)}"
 
 
 def _overview() -> str:
@@ -121,11 +139,12 @@ def _run(name: str, arguments: list[str]) -> int:
     values = {field: getattr(options, field) for field in command.options.model_fields}
     # What can be seen at once is said before anything is started.
     _prepare(command, values, settings)
-    server = _start(command)
+    if command.workers:
+        import_for_workers()  # they get ready while the flow is imported
     function = _load(command.function)
-    if server:
-        server.wait()
-    outcome, failure = _call(function, values, settings, server)
+    if command.flow:
+        function = partial(run_flow, function)
+    outcome, failure = _call(function, values, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
@@ -135,21 +154,19 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _call(
-    function: Callable[..., Any], values: Given, settings: Settings, server: TemporaryServer | None
+    function: Callable[..., Any], values: Given, settings: Settings
 ) -> tuple[Outcome, BaseException | None]:
     """Call a command's function; return its outcome, and the error of work that failed in part."""
     conclude(None, None)
     try:
         return function(**values, settings=settings), None
     except Exception as error:
-        if server and not CONCLUSION.begun and server.again():
-            return _call(function, values, settings, server)
         # Prefect may have failed when the flow itself had ended; its end is what counts.
         outcome, failure = CONCLUSION.outcome, CONCLUSION.error
         if outcome is None and failure is None:
             # Work that is kept although it failed in part carries its outcome along.
             outcome, failure = getattr(error, "outcome", None), error
-        elif failure is not error and not (server and server.lost):
+        elif failure is not error:
             _complain(f"Prefect was not told how this run ended: {_one_line(error)}")
         if outcome is None and failure is not None:
             raise failure from error
@@ -158,8 +175,11 @@ def _call(
 
 
 def _load(place: str) -> Callable[..., Any]:
+    """Import a command's function; nothing of what is imported becomes garbage."""
     module, _, function = place.partition(":")
+    gc.disable()
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    gc.enable()
     return found
 
 
@@ -194,13 +214,8 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
         from flows.commands.mistakes import refuse_mistakes
 
         refuse_mistakes(command, values, settings)
-
-
-def _start(command: Command) -> TemporaryServer | None:
-    """Begin to start workers and a server, which get ready while the flow is imported."""
-    if command.workers:
-        import_for_workers()
-    return start_server() if command.flow else None
+        if not has_server():
+            tell("no Prefect server is configured: the work is done in this process alone")
 
 
 def _one_line(error: BaseException) -> str:

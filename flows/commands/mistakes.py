@@ -45,6 +45,17 @@ def _told_later(text: str) -> None:
     """Take what is wrong with an older record, which the flow leaves out and warns of."""
 
 
+def _frozen_or_there(store: Store, values: Values, *, anew: bool = False) -> None:
+    """Refuse images that do not exist, and others than those with which a batch was started."""
+    batch = None if anew or values["batch"] is None else find_batch(store, values["batch"])
+    if batch is None:
+        refuse_missing(values["images"])
+        return
+    from flows.stages.batch import refuse_other_images  # the flow needs it, and all that it imports
+
+    refuse_other_images(batch, values["images"], values["limit"])
+
+
 def _train(store: Store, values: Values) -> None:
     if values["model"] is not None:
         refuse_existing(store, values["model"])
@@ -56,8 +67,7 @@ def _train(store: Store, values: Values) -> None:
 
 def _fit(store: Store, values: Values) -> None:
     find_card(store, values["model"], _told_later)
-    if find_batch(store, values["batch"]) is None:
-        refuse_missing(values["images"])
+    _frozen_or_there(store, values)
 
 
 def _retract(store: Store, values: Values) -> None:
@@ -75,14 +85,12 @@ def _segment(store: Store, values: Values) -> None:
 def _commission(store: Store, values: Values) -> None:
     check_name("site", values["site"])
     load_detector_card(store, values["detector"], _told_later)
-    if values["batch"] is None or find_batch(store, values["batch"]) is None:
-        refuse_missing(values["images"])
+    _frozen_or_there(store, values)
 
 
 def _screen(store: Store, values: Values) -> None:
     detector_at(store, values["detector"], values["site"], _told_later)
-    if values["force"] or find_batch(store, values["batch"]) is None:
-        refuse_missing(values["images"])
+    _frozen_or_there(store, values, anew=values["force"])
 
 
 def _nightly(store: Store, values: Values) -> None:

@@ -176,5 +176,15 @@ def _cell(value: Any) -> Text:
     """Write a value as text without control characters, so that it cannot steer a terminal."""
     if value is None:
         return Text("")
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = _number(value) if isinstance(value, float | Decimal) else str(value)
     return Text("".join(sign if sign.isprintable() else " " for sign in text))
+
+
+def _number(value: float | Decimal) -> str:
+    """Write a number to six digits, but none of a whole part less, and very small ones as 1.2e-05.
+
+    >>> _number(1234567.8), _number(0.1234567), _number(Decimal("0.50")), _number(0.0)
+    ('1234568', '0.123457', '0.5', '0')
+    """
+    number = float(value)
+    return f"{number:.0f}" if 1e6 <= abs(number) < 1e15 else f"{number:.6g}"

@@ -1,5 +1,6 @@
 """Run the commands `status` and `verify`: show what is in a store, and whether it is whole."""
 
+from collections.abc import Callable
 from io import StringIO
 from itertools import chain
 from typing import Any
@@ -10,22 +11,23 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.described import described
-from flows.options.tools import Status, Verify
-from flows.outcome import Outcome
+from flows.options.tools import Kind, Status, Verify
+from flows.outcome import Outcome, counted
 from flows.settings import Settings
 from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import DetectorCard, list_detectors
+from storage.models.detectors import DetectorCard, detector_names, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
-from storage.reports.tables import is_withdrawn
+from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
 from storage.verification import all_checks, batch_checks
 
 Row = dict[str, Any]
+NIGHTS = 14  # whose light and patients are shown
 LEARN_IT = "fit again to have it"
 
 
@@ -63,14 +65,26 @@ class StatusOutcome(Outcome):
         return f"store {self.store}\n{out.getvalue().rstrip()}"
 
 
+class NamesOutcome(Outcome):
+    """The names of all models, detectors, sites or batches of a store."""
+
+    names: list[str]
+
+    def text(self) -> str:
+        """Write a name a line."""
+        return "\n".join(self.names)
+
+
 @described(Status)
 def status(
-    settings: Settings | None = None,
-) -> StatusOutcome:
+    names: Kind | None = None, settings: Settings | None = None
+) -> StatusOutcome | NamesOutcome:
     """Show what is in a store: models, statistics, detectors, sites and batches."""
     settings = settings or Settings()
     store = Store(settings.store)
     refuse_absent(store)
+    if names is not None:
+        return NamesOutcome(names=NAMES[names](store))
     damaged: list[str] = []
 
     def leave_out(text: str) -> None:
@@ -121,9 +135,17 @@ def status(
             for card in list_detectors(store, leave_out, models)
         ],
         sites=[_site_row(card) for card in list_sites(store, leave_out)],
-        batches=[_batch_row(store, batch, leave_out) for batch in list_batches(store, leave_out)],
+        batches=_batch_rows(store, leave_out),
         damaged=damaged,
     )
+
+
+NAMES: dict[Kind, Callable[[Store], list[str]]] = {
+    "models": lambda store: [card.name for card in list_models(store, warn)],
+    "detectors": detector_names,
+    "sites": lambda store: [card.name for card in list_sites(store, warn)],
+    "batches": lambda store: [batch.name for batch in list_batches(store, warn)],
+}
 
 
 def limits_of(card: DetectorCard) -> str | None:
@@ -156,7 +178,15 @@ def _site_row(card: SiteCard) -> Row:
     }
 
 
-def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
+def _batch_rows(store: Store, leave_out: Tell) -> list[Row]:
+    """Make a row for each batch; the last `NIGHTS` have their light and their patients."""
+    batches = list_batches(store, leave_out)
+    last = {batch.name for batch in batches[-NIGHTS:]}
+    nights = {row["batch"]: row for row, _ in newest_batches(store, last.__contains__, leave_out)}
+    return [_batch_row(store, batch, nights.get(batch.name), leave_out) for batch in batches]
+
+
+def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -> Row:
     is_published = not is_withdrawn(store, batch.name, batch.batch_date)
     seals = list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
@@ -171,12 +201,22 @@ def _batch_row(store: Store, batch: Batch, leave_out: Tell) -> Row:
         "batch": batch.name,
         "date": batch.batch_date.isoformat(),
         "images": f"{batch.rows:,}",
-        "extracted": f"{extracted} of {shards} shards",
+        "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "report": f"by {seals[-1].key}" if seals else None,
         "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
+        "light": night["light"] if night and seals else None,
+        "positive patients": _positive(night) if night and seals else None,
     }
+
+
+def _positive(night: Row) -> str | None:
+    """Say how many of a night's patients are positive; None where no calls were made."""
+    if night["patient_calls"] is None:
+        return None
+    calls = dict(night["patient_calls"])
+    return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}"
 
 
 def _learned(store: Store, batch: Batch, seal: Seal) -> str | None:

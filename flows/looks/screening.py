@@ -1,11 +1,10 @@
 """Look twice at the images of a night that go to a person, on workers, before it is published."""
 
 from distributed import Client
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.looks.jobs import LookJob, look_twice
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import task
 from flows.stages.jobs import run_jobs
 from storage.batches.ledger import complete_looks, scores_path, screening_key
 from storage.batches.manifests import Batch
@@ -18,7 +17,7 @@ from tasks.detector.verdict import VerdictRule
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def look_at_doubtful(
     client: Client,
     store: Store,

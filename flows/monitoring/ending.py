@@ -10,37 +10,26 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 from flows.outcome import Outcome
 
 STOP_WITHIN = 20.0  # seconds after a signal: containers are killed 30 seconds after it
 LEAVE_WITHIN = 20.0  # seconds after the outcome, for what Prefect still has to send
-LOST = 1.0  # the same where there is no server any more
 
 
 @dataclass
 class Conclusion:
-    """The end of the flow of this process: its outcome, and the error that it ended with.
+    """The end of the flow of this process: its outcome, and the error that it ended with."""
 
-    ``begun`` says that the flow's own function was called: Prefect may fail before.
-    """
-
-    begun: bool = False
     outcome: Outcome | None = None
     error: BaseException | None = None
-    leave_within: float = LEAVE_WITHIN
-    last: list[Callable[[], None]] = field(default_factory=list)  # to call if it is cut short
 
 
 # A command runs one flow. Prefect may fail after it, and hide by its own error how it ended.
 CONCLUSION = Conclusion()
-
-
-def begin() -> None:
-    """Note that a flow's own function was called."""
-    CONCLUSION.begun = True
 
 
 def conclude(outcome: Outcome | None, error: BaseException | None) -> None:
@@ -66,19 +55,18 @@ def _end_after(
         pass
     threading.Event().wait(STOP_WITHIN)
     say()
-    _end(code)
+    end(code)
 
 
 def leave(code: int) -> None:
     """End this process with a code some time from now, if it has not ended by itself."""
-    timer = threading.Timer(CONCLUSION.leave_within, partial(_end, code))
+    timer = threading.Timer(LEAVE_WITHIN, partial(end, code))
     timer.daemon = True
     timer.start()
 
 
-def _end(code: int) -> None:
-    for call in CONCLUSION.last:
-        call()
+def end(code: int) -> NoReturn:
+    """End this process here and now; what it has written is written out."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()

@@ -3,10 +3,12 @@
 Artifacts: a summary, the most abnormal cells, where the page is, and how far the night is while it
 runs. Events: ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the
 light is amber or red; their resource is ``slidewatch.batch.<name>``. None of it is needed: the
-night is in the store; where Prefect cannot be reached a warning is logged and the work goes on.
+night is in the store; where Prefect cannot be reached a warning is logged and the work goes on, and
+where it does not run the flow there is nobody to tell.
 """
 
 import heapq
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +16,8 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-from httpx import TransportError
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-from prefect.events import emit_event
-from prefect.logging import get_run_logger
-
+from flows.monitoring.logs import log
+from flows.monitoring.prefect_runs import in_prefect_run
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.parquet import iterate_groups
@@ -83,8 +76,17 @@ def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> boo
         night: the batch's summary.
 
     Returns:
-        Whether Prefect took all of it.
+        Whether Prefect took all of it; False where it does not run the flow.
     """
+    if not in_prefect_run():
+        return False
+    from httpx import TransportError
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
+
     steps: dict[str, Callable[[], object]] = {
         "the events": lambda: _emit_all(store, batch, seal, night),
         "the summary": lambda: create_markdown_artifact(
@@ -140,6 +142,10 @@ class NightProgress:
     def __init__(self, batch: str, total: int) -> None:
         self._total, self._told = total, time.monotonic()
         self._artifact: UUID | None = None
+        if not in_prefect_run():
+            return
+        from prefect.artifacts import create_progress_artifact
+
         with _or_warn("the progress"):
             made = create_progress_artifact(
                 0.0,
@@ -153,6 +159,8 @@ class NightProgress:
         """Tell Prefect how many shards are done, unless it was told a moment ago."""
         if self._artifact is None or not (last or time.monotonic() - self._told > UPDATE_EVERY):
             return
+        from prefect.artifacts import update_progress_artifact
+
         artifact, self._artifact = self._artifact, None
         with _or_warn("the progress"):
             # A night without images has no shards, and is done.
@@ -186,6 +194,8 @@ def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> No
 
 
 def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
+    from prefect.events import emit_event
+
     emit_event(
         name,
         resource={
@@ -216,9 +226,8 @@ def _or_warn(what: str, errors: list[Exception] | None = None) -> Iterator[None]
     except Exception as error:  # Prefect is a window on the night, not a part of it
         if errors is not None:
             errors.append(error)
-        get_run_logger().warning(
-            "Prefect was not told of %s (%s: %s); the work goes on without",
-            what,
-            type(error).__name__,
-            error,
+        log(
+            logging.WARNING,
+            f"Prefect was not told of {what} ({type(error).__name__}: {error}); the work goes on "
+            "without",
         )

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.monitoring.console import warn
-from flows.monitoring.ending import begin, conclude
+from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
@@ -71,7 +71,6 @@ def observed(
 def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
     """Call a flow's function, note how it ended, and log its outcome, also that of an error."""
     outcome: Outcome | None = None
-    begin()
     try:
         outcome = result = call()
         conclude(outcome, None)

@@ -106,6 +106,6 @@ COMMANDS = {
     ),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "completion": Command(tools.Completion, "flows.commands.config:completion"),
-    "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER, flow=True),
+    "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER),
     "data malaria": Command(tools.Malaria, "flows.commands.malaria_data:malaria"),
 }  # fmt: skip

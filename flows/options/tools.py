@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from flows.options.described import POSITIONAL, Options
 
 Format = Literal["table", "csv"]
+Kind = Literal["models", "detectors", "sites", "batches"]
 Shell = Literal["bash", "zsh", "fish"]
 
 LIMIT, PER_SLIDE = 100, 10
@@ -15,6 +16,10 @@ UNMARKED = 0.25
 
 class Status(Options):
     """Show what is in a store: models, statistics, detectors, sites and batches."""
+
+    names: Annotated[
+        Kind | None, Field(description="print the names of these alone, for a shell that completes")
+    ] = None
 
 
 class Verify(Options):

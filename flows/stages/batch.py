@@ -1,5 +1,6 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -9,12 +10,12 @@ from datetime import date
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
-from prefect.logging import get_run_logger
 
 from flows.jobs.fitting.altered import Image
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
+from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -95,15 +96,20 @@ def start_or_resume(
             images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
         )
         return freeze_batch(store, plan, listed)
-    if (as_given(batch.images), batch.limit) != (images, limit):
+    refuse_other_images(batch, images, limit)
+    verify_manifest(store, batch)
+    log(logging.INFO, f"batch {name} goes on with the {batch.rows:,} images frozen")
+    return batch
+
+
+def refuse_other_images(batch: Batch, images: str | list[str], limit: int | None) -> None:
+    """Raise StoreError where a batch that has images was started from others."""
+    if batch.rows and (as_given(batch.images), batch.limit) != (as_given(images), limit):
         raise StoreError(
-            f"batch {name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
+            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
             f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
             "go on with it, or another --batch"
         )
-    verify_manifest(store, batch)
-    get_run_logger().info("batch %s goes on with the %d images frozen", name, batch.rows)
-    return batch
 
 
 def _refuse_among_others(store: Store, images: str | list[str]) -> None:

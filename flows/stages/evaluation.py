@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.counting.composed import composed_slides
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
@@ -25,6 +23,7 @@ from flows.jobs.evaluation.treated import (
     read_part,
 )
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import task
 from flows.stages.jobs import run_jobs
 from flows.stages.planted import (
     PLANTED_LEVELS,
@@ -226,7 +225,7 @@ def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
     return seen
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: ModelCard) -> None:
     """Write once the lists of fitted images, of images of unseen patients, and of other sets."""
 
@@ -332,21 +331,21 @@ def _write_once(run: Run, name: str, table: pa.Table) -> None:
         write_table(run.store, table, *path)
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def extract(client: Client, jobs: list[PartJob], title: str) -> None:
     """Compute the features of the parts that are not there yet."""
     for _ in run_jobs(client, make_part, jobs, title=title):
         pass
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def fit_compared(client: Client, jobs: list[FitJob]) -> None:
     """Fit the detectors that slidewatch is compared with."""
     for _ in run_jobs(client, fit_tap, jobs, title="fit the compared detectors"):
         pass
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[ScoredPart]]:
     """Score every part of every set under every treatment."""
     flat = [(key, job) for key, parts_of in jobs.items() for job in parts_of]
@@ -357,13 +356,13 @@ def score(client: Client, jobs: dict[Key, list[PartJob]]) -> dict[Key, list[Scor
     return dict(found)
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def compare_all(client: Client, jobs: list[Comparison]) -> list[list[Metric]]:
     """Compare the detectors on every set."""
     return list(run_jobs(client, compare, jobs, title="compare"))
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def false_alarm_rows(
     client: Client,
     run: Run,

@@ -7,14 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import tell
+from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import find_refs
@@ -61,7 +60,7 @@ def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
     return store.exists(*index_path()) and page_is_of(store, batch.name, made_from(seal))
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def write_page(
     client: Client,
     store: Store,

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 from distributed import Client
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.evaluation.planted import (
     AlarmJob,
@@ -18,6 +16,7 @@ from flows.jobs.evaluation.planted import (
 )
 from flows.jobs.evaluation.treated import PartJob, Run, load_detector
 from flows.monitoring.console import tell, warn
+from flows.monitoring.prefect_runs import task
 from flows.stages.jobs import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
@@ -42,7 +41,7 @@ def some_of(images: str) -> str:
     return f"{images}--some"
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def planted_metrics(
     client: Client,
     run: Run,

@@ -7,13 +7,12 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.counting.threshold import load_error_rates, load_site_rates
 from flows.jobs.detectors import adaptation_at, load_fitted_detector
 from flows.jobs.scoring.cells import provenance_of
 from flows.monitoring.console import warn
+from flows.monitoring.prefect_runs import task
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
@@ -114,7 +113,7 @@ class Tally(CountsRows, Protocol):
         """Make the rows of the report."""
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def publish(
     store: Store,
     settings: Settings,

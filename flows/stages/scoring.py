@@ -7,11 +7,10 @@ from itertools import groupby, pairwise
 
 import numpy as np
 from distributed import Client
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.jobs.scoring.cells import FEW, Range, ScoreJob, Span, score_part
 from flows.jobs.scoring.night import NightJob, SlideRows, describe_night
+from flows.monitoring.prefect_runs import task
 from flows.stages.jobs import run_jobs
 from storage.batches.ledger import complete_scores, screening_key, screening_start
 from storage.batches.manifests import Batch, read_manifest
@@ -32,7 +31,7 @@ class Part:
     spans: tuple[Span, ...]
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def score_slides(
     client: Client,
     store: Store,

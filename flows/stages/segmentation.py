@@ -1,5 +1,6 @@
 """Segment in steps: freeze the sources, survey them, search their fields, publish."""
 
+import logging
 import re
 from collections import Counter
 from pathlib import PurePosixPath
@@ -8,13 +9,12 @@ from posixpath import commonpath
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 
 from flows.cluster.client import open_client
 from flows.jobs.segmentation import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
+from flows.monitoring.logs import log
+from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
@@ -149,7 +149,7 @@ def _start_or_resume(
             f"is {frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or "
             "choose another name, of a night another --series"
         )
-    get_run_logger().info("segmentation %s goes on with %d sources", name, frozen.sources)
+    log(logging.INFO, f"segmentation {name} goes on with {frozen.sources:,} sources")
     return frozen
 
 
@@ -200,7 +200,7 @@ def _folder_of(images: str) -> str:
     return str(path) if there else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
     """Find the fields of view of all sources."""
     if count_places(store, frozen.name) is not None:
@@ -239,7 +239,7 @@ def _with_diameters(places: pa.Table) -> pa.Table:
     return places.set_column(column, PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64()))
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def _search(client: Client, store: Store, frozen: Segmentation) -> None:
     """Search all fields for the cells or tiles to cut out."""
     done = complete_parts(store, frozen.name, "fields")
@@ -253,7 +253,7 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
         pass
 
 
-@task(cache_policy=NO_CACHE)
+@task
 def _publish(store: Store, frozen: Segmentation) -> Segmented:
     """Join the parts into the manifest and the table of fields, and seal them."""
     name, count = frozen.name, count_places(store, frozen.name) or 0

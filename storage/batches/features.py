@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.storage import FsspecStore, LocalStore
 
 from storage import objects
 from storage.batches.layout import ROWS, TAP, TAPS, described, pack, unpack
 from storage.disk import sync_files
 from storage.store import Store, StoreError
+
+if TYPE_CHECKING:  # a command that opens no features need not wait for zarr
+    from zarr.storage import FsspecStore, LocalStore
 
 SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had an array for each of a block's
 PACKED = 3  # the first version with two arrays
@@ -155,6 +156,8 @@ def create_features(
             store.fence.check()  # one object each, and an object store removes under no condition
         _make_group(_zarr_store(store, model, batch), template, rows, shard_rows, attributes)
         return
+    from zarr.storage import LocalStore
+
     # Not through the fence's own stage: zarr makes the folders above its files.
     with Store(store.url).stage() as stage:
         _make_group(LocalStore(stage), template, rows, shard_rows, attributes)
@@ -162,13 +165,15 @@ def create_features(
 
 
 def _make_group(
-    there: LocalStore | FsspecStore,
+    there: "LocalStore | FsspecStore",
     template: dict[str, NDArray[Any]],
     rows: int,
     shard_rows: int,
     attributes: dict[str, Any],
 ) -> None:
     """Make a group and its arrays of so many rows, shaped like a template's single one."""
+    import zarr
+
     group = zarr.create_group(there, zarr_format=3, overwrite=True)
     for name, values in template.items():
         group.create_array(
@@ -333,6 +338,8 @@ def _arrays(
 
     A group that was made anew from another manifest or model has other metadata.
     """
+    import zarr
+
     # Told the format, zarr asks an object store for one file and not for those of others.
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
@@ -351,7 +358,9 @@ def _is_of_first(attributes: Mapping[str, Any]) -> bool:
     return int(attributes.get("schema_version", 0)) < 2
 
 
-def _zarr_store(store: Store, model: str, batch: str) -> LocalStore | FsspecStore:
+def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecStore":
+    from zarr.storage import FsspecStore, LocalStore
+
     path = store.path("features", model, f"{batch}.zarr")
     if store.is_local:
         return LocalStore(path)

@@ -14,7 +14,15 @@ import pyarrow.parquet as pq
 
 from storage.parquet import open_table, read_footer, read_known_group, table_to_bytes
 from storage.records import Part, Record, Tell, freeze, read_readable
-from storage.store import AlreadyExistsError, MissingError, Store, StoreError, check_name, digest_of
+from storage.store import (
+    AlreadyExistsError,
+    MissingError,
+    Store,
+    StoreError,
+    check_name,
+    digest_of,
+    which,
+)
 
 Sources = str | tuple[str, ...]  # where images came from: one source, or several
 
@@ -113,8 +121,8 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
     batch = find_batch(store, name)
     if batch is None:
         found = list_batches(store, on_damage=lambda _: None)
-        have = ", ".join(each.name for each in found) or "none"
-        raise StoreError(f"no batch {name!r} in {store.url}; there are: {have}")
+        have = [each.name for each in found]
+        raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")
     return load_batch_of_key(store, name) if attempt == 1 else batch
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import Card, Part, Tell, load_described, read_readable, save_described
-from storage.store import Store, StoreError, check_name
+from storage.store import Store, StoreError, check_name, which
 
 
 class CrossValidation(Part):
@@ -121,7 +121,7 @@ def load_card(store: Store, name: str) -> ModelCard:
         have = model_names(store)
         raise StoreError(
             f"no model {name!r} in {store.url}; "
-            + (f"there are: {', '.join(have)}" if have else "train one with: slidewatch train")
+            + (which(name, have) if have else "train one with: slidewatch train")
         )
     return ModelCard.read(store, "models", name, "card.json")
 

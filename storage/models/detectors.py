@@ -24,7 +24,7 @@ from storage.records import (
     read_readable,
     save_described,
 )
-from storage.store import AlreadyExistsError, Store, StoreError, check_name
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, which
 
 
 class TapCard(Part):
@@ -222,7 +222,7 @@ def load_detector_card(
     if not have:
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:
-        raise StoreError(f"no detector {name!r} in {store.url}; there are: {', '.join(have)}")
+        raise StoreError(f"no detector {name!r} in {store.url}; {which(name, have)}")
     damage = list[str]()
     tell = damage.append if on_damage else None
     models = list_models(store, tell)

@@ -12,7 +12,7 @@ from storage.batches.manifests import Batch, load_batch
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
 from storage.models.statistics import version_name
 from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of, which
 
 FOLDER = "sites"
 NIGHTS, LEARNED = "nights", "learned"
@@ -168,7 +168,7 @@ def load_site(store: Store, name: str) -> SiteCard:
         have = [each for each in store.names(FOLDER) if site_versions(store, each)]
         raise StoreError(
             f"no site {name!r} in {store.url}; "
-            + (f"there are: {', '.join(have)}" if have else "make one with: slidewatch commission")
+            + (which(name, have) if have else "make one with: slidewatch commission")
         )
     return found
 

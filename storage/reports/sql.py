@@ -18,7 +18,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from storage.models.sites import FOLDER as SITES
 from storage.models.sites import SiteCard, list_sites
-from storage.parquet import checked_format, checked_schema, read_table
+from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
 from storage.reports.limits import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
@@ -128,6 +128,12 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
         format=checked_format(),
         filesystem=PyFileSystem(_Pieces(store.fs)),
     )
+
+
+def checked_format() -> ds.ParquetFileFormat:
+    """Make the format of a data set of several files that compares their checksums."""
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
 
 def _sites(store: Store, on_damage: Tell | None) -> pa.Table:

@@ -6,12 +6,10 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.settings import Settings
@@ -70,10 +68,9 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def fitted(cells: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def fitted(cells: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a model and a detector that were made in a hurry."""
     settings = Settings(store=str(tmp_path_factory.mktemp("store")), workers=2)
-    with prefect_test_harness(server_startup_timeout=120):
-        train(cells, model="hurried", epochs=1, limit=1000, settings=settings)
-        fit(cells, batch="fitted", limit=1000, settings=settings)
-        yield settings
+    train(cells, model="hurried", epochs=1, limit=1000, settings=settings)
+    fit(cells, batch="fitted", limit=1000, settings=settings)
+    return settings

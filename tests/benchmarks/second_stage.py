@@ -116,7 +116,7 @@ def score_night(settings: Settings, batch: Batch, detector: DetectorCard) -> dic
     with open_client(settings) as client:
         (of_manifest,) = client.run(footer, store, batch).values()
         started = time.perf_counter()
-        parts = score_slides.fn(client, store, batch, MODEL, detector)
+        parts = score_slides(client, store, batch, MODEL, detector)
         seconds = time.perf_counter() - started
         (worker,) = client.run(peak).values()
     return {"worker": worker, "footer": of_manifest, "parts": parts, "seconds": seconds}

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.settings import Settings
@@ -136,15 +134,14 @@ def thumbnails(to: Path, patients: int, parasitized: float, seed: int) -> list[P
 
 
 @pytest.fixture
-def fitted(tmp_path: Path) -> Iterator[Settings]:
+def fitted(tmp_path: Path) -> Settings:
     """Settings of a store with a model of thumbnails and its detector."""
     settings = Settings(store=str(tmp_path / "store"), workers=2)
     known = tmp_path / "known"
     thumbnails(known, patients=30, parasitized=0.5, seed=1)
-    with prefect_test_harness(server_startup_timeout=120):
-        train(str(known), model="thumbnails", side=SIDE, epochs=2, settings=settings)
-        fit(str(known), batch="fitted", settings=settings)
-        yield settings
+    train(str(known), model="thumbnails", side=SIDE, epochs=2, settings=settings)
+    fit(str(known), batch="fitted", settings=settings)
+    return settings
 
 
 @pytest.mark.benchmark

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFilter
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.screen import ImagesFailedError, screen
@@ -113,20 +112,19 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
             cells = pa.concat_tables([cells, extra.select(cells.schema.names)])
         return manifest(cells, tmp_path / f"night-{night}.parquet")
 
-    with prefect_test_harness(server_startup_timeout=120):
-        print(train(first, model="m", epochs=EPOCHS, limit=IMAGES, settings=settings).text())
-        print(fit(first, batch="first", limit=IMAGES, settings=settings).text())
-        for night in range(NIGHTS):
-            day = FIRST + timedelta(days=night)
-            with suppress(ImagesFailedError):  # the empty night's
-                screen(source(night), batch=f"{day}", date=day, settings=settings)
-            if night == RERUN:
-                screen(
-                    str(tmp_path / f"night-{night}.parquet"),
-                    batch=f"{day}",
-                    force=True,
-                    settings=settings,
-                )
+    print(train(first, model="m", epochs=EPOCHS, limit=IMAGES, settings=settings).text())
+    print(fit(first, batch="first", limit=IMAGES, settings=settings).text())
+    for night in range(NIGHTS):
+        day = FIRST + timedelta(days=night)
+        with suppress(ImagesFailedError):  # the empty night's
+            screen(source(night), batch=f"{day}", date=day, settings=settings)
+        if night == RERUN:
+            screen(
+                str(tmp_path / f"night-{night}.parquet"),
+                batch=f"{day}",
+                force=True,
+                settings=settings,
+            )
     rows = read_batches_before(Store(settings.store), date.max, 60).to_pylist()
     print(f"\n{'night':<11}{'images':>7}{'abnormal':>9}{'q<=.1':>6}{'KS':>6}{'PSI':>6} light")
     for row in rows:

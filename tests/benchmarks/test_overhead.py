@@ -94,10 +94,10 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
         def score() -> int:
-            return score_slides.fn(client, tiny.store, tiny.batch, card, detector)
+            return score_slides(client, tiny.store, tiny.batch, card, detector)
 
         def publish_report() -> None:
-            seal = publish.fn(tiny.store, tiny.settings, tiny.batch, card, detector, parts)
+            seal = publish(tiny.store, tiny.settings, tiny.batch, card, detector, parts)
             assert seal.rows == SHARDS
 
         idle()

@@ -3,14 +3,11 @@
 A seed splits the patients anew. The test patients were seen by neither network nor statistics.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.jobs.detectors import load_fitted_detector
@@ -46,22 +43,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Settings]]:
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     """A store for each seed: trained, fitted, all cells and all other images screened."""
     made = {}
-    with prefect_test_harness(server_startup_timeout=120):
-        for seed in SEEDS:
-            settings = Settings(store=str(tmp_path_factory.mktemp(f"seed-{seed}")), workers=2)
-            cells, other = str(DATA / "cell_images.zip"), str(DATA / "ood.zip")
-            trained = train(
-                cells, model="m", epochs=EPOCHS, seed=seed, limit=IMAGES, settings=settings
-            )
-            print(f"\nseed {seed}: {trained.text()}")
-            print(fit(cells, batch="cells", limit=IMAGES, settings=settings).text())
-            screen(cells, batch="cells", limit=IMAGES, settings=settings)
-            screen(other, batch="other", settings=settings)
-            made[seed] = settings
-        yield made
+    for seed in SEEDS:
+        settings = Settings(store=str(tmp_path_factory.mktemp(f"seed-{seed}")), workers=2)
+        cells, other = str(DATA / "cell_images.zip"), str(DATA / "ood.zip")
+        trained = train(cells, model="m", epochs=EPOCHS, seed=seed, limit=IMAGES, settings=settings)
+        print(f"\nseed {seed}: {trained.text()}")
+        print(fit(cells, batch="cells", limit=IMAGES, settings=settings).text())
+        screen(cells, batch="cells", limit=IMAGES, settings=settings)
+        screen(other, batch="other", settings=settings)
+        made[seed] = settings
+    return made
 
 
 def report(settings: Settings, batch: str) -> pa.Table:

@@ -51,7 +51,7 @@ def table(lines: list[dict[str, object]]) -> str:
     return "\n".join(made) + "\n"
 
 
-def test_recipes(prefect_api: None, tmp_path: Path) -> None:
+def test_recipes(tmp_path: Path) -> None:
     """The default is not behind the recipe of 0.2, and the table says how all of them did."""
     settings = Settings(store=str(tmp_path / "store"))
     manifest = segment(images=str(DATA / "fields.zip"), name="fields", settings=settings).manifest

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.fit import fit
 from flows.screen import screen
@@ -68,11 +67,10 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
     write_collection(
         tmp_path, patients=PATIENTS, cells_per_patient=40, parasitized_fraction=0.5, seed=0
     )
-    with prefect_test_harness(server_startup_timeout=120):
-        train(str(tmp_path), epochs=EPOCHS, settings=settings)
-        fit(str(tmp_path), batch="cells", settings=settings)
-        made = segment(str(folder), "fields", settings=settings)
-        outcome = screen(made.manifest, batch="fields", settings=settings)
+    train(str(tmp_path), epochs=EPOCHS, settings=settings)
+    fit(str(tmp_path), batch="cells", settings=settings)
+    made = segment(str(folder), "fields", settings=settings)
+    outcome = screen(made.manifest, batch="fields", settings=settings)
     slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     drawn = np.array([known[row["slide_id"]] for row in slides])
     found = np.array([(row["cells"], row["parasitized"]) for row in slides])

@@ -65,7 +65,7 @@ def test_share_of_a_night(
             score_part(job)
 
     def look() -> None:
-        look_at_doubtful.fn(None, store, batch, card, detector, len(parts))  # type: ignore[arg-type]
+        look_at_doubtful(None, store, batch, card, detector, len(parts))  # type: ignore[arg-type]
 
     first, second = seconds(night), seconds(look)
     record("second look / first", "share of a night", ours=[second / first], limit=LIMIT)

@@ -44,8 +44,6 @@ from tasks.images.listing import SourceError
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import copied
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 PATIENT = {"cells_per_patient": 36, "parasitized_fraction": 0.5}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from prefect.exceptions import ParameterTypeError
+from pydantic import ValidationError
 
 from flows.evaluate import EvaluationOutcome, evaluate
 from flows.fit import fit
@@ -228,9 +228,9 @@ def test_another_question_needs_another_name(
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"ood": ["nonsense"]}, ParameterTypeError, "GROUP/NAME=URL"),
+        ({"ood": ["nonsense"]}, ValidationError, "GROUP/NAME=URL"),
         ({"ood": ["far/none=/nowhere/at/all"]}, SourceError, "does not exist"),
-        ({"attacks": ["magic"]}, ParameterTypeError, "Input should be 'fgsm'"),
+        ({"attacks": ["magic"]}, ValidationError, "Input should be 'fgsm'"),
         ({"detector": "none"}, StoreError, "there are: .*m-v0001"),
     ],
 )

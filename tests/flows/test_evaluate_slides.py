@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.exceptions import ParameterTypeError
+from pydantic import ValidationError
 
 from flows.evaluate import evaluate
 from flows.fit import fit
@@ -78,5 +78,5 @@ def test_foreign_slides_are_ordinary_and_things_are_planted_in_every_slide(
 
 
 def test_a_share_of_a_slide_is_less_than_all_of_it() -> None:
-    with pytest.raises(ParameterTypeError, match="less than 1"):
+    with pytest.raises(ValidationError, match="less than 1"):
         evaluate("x", planted=[1.0])

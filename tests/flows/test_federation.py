@@ -20,8 +20,6 @@ from tasks.detector.moments import ClassStatistics
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import copied
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 
 def statistics(settings: Settings) -> tuple[Lineage, ClassStatistics]:
     latest = latest_statistics(Store(settings.store), "tiny")

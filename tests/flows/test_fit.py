@@ -26,8 +26,6 @@ from tasks.images.files import SourceError
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import CELLS, copied
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 
 @pytest.fixture
 def settings(trained: tuple[Settings, TrainOutcome], tmp_path: Path) -> Settings:

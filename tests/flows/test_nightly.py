@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.exceptions import ParameterTypeError
 from prefect.server.schemas.schedules import CronSchedule
+from pydantic import ValidationError
 
 from flows import nightly as module
 from flows.nightly import MissedNightError, night_of, nightly
@@ -119,8 +118,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets when the run was scheduled, and what time it is, by default the same."""
 
     def set_time(scheduled: datetime, moment: datetime | None = None) -> None:
-        run = SimpleNamespace(scheduled_start_time=scheduled)
-        monkeypatch.setattr(module, "flow_run", run)
+        monkeypatch.setattr(module, "scheduled_start", lambda: scheduled)
         monkeypatch.setattr(module, "now", lambda: moment or scheduled)
 
     set_time(NOON)
@@ -183,7 +181,7 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
 
     first = arrive(4)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "screen", SimpleNamespace(fn=killed))
+        patch.setattr(module, "screen", killed)
         with pytest.raises(RuntimeError, match="killed"):
             nightly(str(inbox), settings=settings)
     arrive(2)
@@ -312,5 +310,5 @@ def test_an_inbox_that_is_gone_freezes_nothing(
 
 @pytest.mark.parametrize("timezone", ["Mars/Olympus", "Europe", "", "../zone"])
 def test_a_time_zone_that_is_none_is_refused(timezone: str) -> None:
-    with pytest.raises(ParameterTypeError, match=f"no time zone '{re.escape(timezone)}'"):
-        nightly.validate_parameters({"inbox": "inbox", "timezone": timezone})
+    with pytest.raises(ValidationError, match=f"no time zone '{re.escape(timezone)}'"):
+        nightly("inbox", timezone=timezone)

@@ -34,9 +34,6 @@ from tests.support.screening import screen_night
 KINDS = ("images", "slides", "batches")
 
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
-
 def rows_of(outcome: ScreenOutcome) -> list[dict[str, object]]:
     found: list[dict[str, object]] = pq.ParquetFile(outcome.report).read().to_pylist()
     return found

@@ -390,7 +390,6 @@ def test_a_slide_is_screened_and_shown_from_afar(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prefect_api")
 def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
     fields: Path, tmp_path: Path
 ) -> None:
@@ -448,7 +447,7 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "nightly")
     allowed_by_the_caller = settings.model_copy(update={"finders": [own]})
     with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):
-        segment.fn(str(fields), "own", finder=own, settings=allowed_by_the_caller)
+        segment(str(fields), "own", finder=own, settings=allowed_by_the_caller)
     monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
     with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
-        segment.fn(str(fields), "own", finder=own, tile=16, overlap=16, settings=settings)
+        segment(str(fields), "own", finder=own, tile=16, overlap=16, settings=settings)

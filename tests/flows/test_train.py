@@ -18,8 +18,6 @@ from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 
 @pytest.fixture
 def settings(trained: tuple[Settings, TrainOutcome], tmp_path: Path) -> Settings:

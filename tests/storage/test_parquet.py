@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.parquet import (
-    checked_format,
     checked_schema,
     iterate_groups,
     open_table,
@@ -23,6 +22,7 @@ from storage.parquet import (
     write_parts,
     write_table,
 )
+from storage.reports.sql import checked_format
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError
 from tests.support.reports import fill
 

@@ -46,9 +46,9 @@ def screen_anew(
     detector = load_detector_card(store)
     card = load_card(store, detector.model)
     batch = freeze(settings, manifest, name)
-    extract.fn(client, store, batch, card)
-    parts = score_slides.fn(client, store, batch, card, detector)
-    seal = publish.fn(store, settings, batch, card, detector, parts)
+    extract(client, store, batch, card)
+    parts = score_slides(client, store, batch, card, detector)
+    seal = publish(store, settings, batch, card, detector, parts)
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 

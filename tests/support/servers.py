@@ -111,7 +111,7 @@ def prefect_api() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def scheduler(prefect_api: str) -> Iterator[str]:
+def scheduler() -> Iterator[str]:
     """A Dask scheduler with two workers, as an operator would have one running."""
     from distributed import LocalCluster
 

@@ -16,7 +16,7 @@ from tests.support.models import CLASSES
 
 SHARE = 0.05
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
+pytestmark = pytest.mark.slow
 
 
 def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:

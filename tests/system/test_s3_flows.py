@@ -20,7 +20,7 @@ from tasks.synthetic.cells import write_night
 
 
 @pytest.fixture(scope="module")
-def scheduler(prefect_api: str, s3_bucket: str) -> Iterator[str]:
+def scheduler(s3_bucket: str) -> Iterator[str]:
     """A scheduler whose workers know of S3 what is in the environment, and nothing else."""
     with LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_goes_on(
-    images: Path, ready: Settings, prefect_api: str, scheduler: str, tmp_path: Path
+    images: Path, ready: Settings, scheduler: str, tmp_path: Path
 ) -> None:
     settings = ready.model_copy(update={"cluster": "scheduler", "scheduler": scheduler})
     (tmp_path / "stops.py").write_text(STOPS)
@@ -53,7 +53,6 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     given = ["screen", f"--images={images / 'night'}", "--batch=night", *words]
     first = subprocess.Popen(
         [sys.executable, tmp_path / "stops.py", *given],
-        env=os.environ | {"PREFECT_API_URL": prefect_api, "PREFECT_LOGGING_LEVEL": "CRITICAL"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,7 @@
 """Opening each kind of cluster; those that cannot run here are stood in for by local ones."""
 
 import inspect
+import logging
 import os
 import re
 import stat
@@ -16,8 +17,6 @@ import psutil
 import pytest
 from distributed import LocalCluster
 from distributed.security import Security
-from prefect import flow
-from prefect.logging.loggers import LogEavesdropper
 
 from flows.cluster import client as module
 from flows.cluster.client import open_client
@@ -134,17 +133,15 @@ def test_other_versions_are_refused_with_who_has_them(
     assert re.search(f"pillow is 1.0 here but {here['pillow']} on {workers}:", str(error.value))
 
 
-def test_a_flow_says_in_its_log_where_dask_shows_the_work(
-    scheduler: str,
+def test_the_log_says_where_dask_shows_the_work(
+    scheduler: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @flow
-    def opens() -> None:
-        with open_client(Settings(cluster="scheduler", scheduler=scheduler)):
-            pass
-
-    with LogEavesdropper("prefect.flow_runs") as log:
-        opens()
-    assert re.search(r"Dask shows the work at http://127\.0\.0\.1:\d+/status\n", log.text())
+    with (
+        caplog.at_level(logging.INFO, logger="slidewatch"),
+        open_client(Settings(cluster="scheduler", scheduler=scheduler)),
+    ):
+        (said,) = [each.getMessage() for each in caplog.records if each.name == "slidewatch"]
+    assert re.fullmatch(r"Dask shows the work at http://127\.0\.0\.1:\d+/status", said)
 
 
 # --- GPUs
@@ -344,13 +341,11 @@ def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_p
 # --- one cluster for several flows
 
 
-@flow
 def opened(settings: Settings) -> str:
     with open_client(settings) as client:
         return str(client.scheduler.address)
 
 
-@flow
 def opened_twice(settings: Settings) -> list[str]:
     elsewhere = settings.model_copy(update={"store": "elsewhere"})
     with open_client(settings) as client:
@@ -358,7 +353,7 @@ def opened_twice(settings: Settings) -> list[str]:
 
 
 def test_flows_within_the_block_of_a_client_work_on_its_cluster(
-    prefect_api: None, double: Callable[..., type[Double]], spec: str
+    double: Callable[..., type[Double]], spec: str
 ) -> None:
     cluster = double("dask_kubernetes.operator", "KubeCluster")
     settings = Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True, workers=1)

@@ -136,7 +136,7 @@ def _wait_until(folder: Path, well) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.slow
 def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report(
-    slurm: Slurm, prefect_api: str, store_with_model: Store, cells: Path, tmp_path: Path
+    slurm: Slurm, store_with_model: Store, cells: Path, tmp_path: Path
 ) -> None:
     settings = Settings(store=store_with_model.root, workers=1, shard_rows=1)
     fit(str(cells), batch="fitted", settings=settings)
@@ -148,7 +148,7 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     command += ["--batch", "night", "--store", settings.store, "--shard-rows", "1"]
     night = subprocess.Popen(
         [*command, "--cluster", "slurm", "--workers", "2", "--json"],
-        env=slurm.environment | {"PREFECT_API_URL": prefect_api},
+        env=slurm.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -126,7 +126,6 @@ def test_doctor_says_how_long_certificates_hold(cluster: Operated, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    prefect_api: str,
     _store_with_model: Store,
     cells: Path,
     tmp_path_factory: pytest.TempPathFactory,

@@ -8,7 +8,7 @@ from tasks.images.files import SourceError
 
 
 @pytest.mark.slow
-def test_the_demo_catches_what_it_planted(prefect_api: str, tmp_path: Path) -> None:
+def test_the_demo_catches_what_it_planted(tmp_path: Path) -> None:
     outcome = demo(str(tmp_path / "demo"), settings=Settings())
     assert not outcome.failed
     for kind, number in outcome.planted.items():

@@ -1,4 +1,4 @@
-"""Mistakes are said before a server or a worker is started."""
+"""Mistakes are said before a worker is started."""
 
 from pathlib import Path
 
@@ -16,7 +16,6 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def start() -> None:
         raise AssertionError("something was started")
 
-    monkeypatch.setattr(command_line, "start_server", start)
     monkeypatch.setattr(command_line, "import_for_workers", start)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()

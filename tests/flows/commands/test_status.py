@@ -71,3 +71,23 @@ def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
     assert [row["report"] for row in found.batches] == [None]
     (told,) = found.damaged
     assert seal in told
+
+
+def test_a_night_shows_its_light_and_its_positive_patients(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(store)
+    monkeypatch.setattr(module, "list_models", lambda *_: [])
+    (row,) = status(settings=Settings(store=store.url)).batches
+    assert row["light"] in {"green", "amber", "red"}
+    night = {"light": "amber", "patient_calls": [("positive", 2), ("negative", 1200)]}
+    assert module._positive(night) == "2 of 1,202"
+    assert module._positive(night | {"patient_calls": None}) is None
+
+
+def test_a_shell_gets_the_names_of_one_kind(store: Store) -> None:
+    write_store(store)
+    settings = Settings(store=store.url)
+    assert status("detectors", settings).text() == "golden"
+    assert status("batches", settings).text() == "night"
+    assert status("sites", settings).text() == "kampala"

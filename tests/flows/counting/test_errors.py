@@ -23,8 +23,6 @@ from tasks.counting.error_rates import ErrorCounts
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import CELLS
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 
 def newest(settings: Settings) -> tuple[Lineage, ErrorCounts]:
     store = Store(settings.store)

@@ -65,7 +65,7 @@ def scored(night: Night, *, looks: bool = True) -> tuple[DetectorCard, int]:
 
 
 def look(night: Night, card: DetectorCard, parts: int) -> None:
-    look_at_doubtful.fn(None, night.store, night.batch, night.card, card, parts)  # type: ignore[arg-type]
+    look_at_doubtful(None, night.store, night.batch, night.card, card, parts)  # type: ignore[arg-type]
 
 
 def kept(night: Night, parts: int) -> dict[int, bytes]:
@@ -76,7 +76,7 @@ def kept(night: Night, parts: int) -> dict[int, bytes]:
 
 def published(night: Night, card: DetectorCard, parts: int) -> pa.Table:
     settings = Settings(store=night.store.url)
-    publish.fn(night.store, settings, night.batch, night.card, card, parts)
+    publish(night.store, settings, night.batch, night.card, card, parts)
     return read_table(night.store, *report_path("night", night.batch.batch_date))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect import flow
 
 from flows.jobs.shard import FailedImage, ShardResult
 from flows.monitoring import logs
 from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
+from flows.monitoring.prefect_runs import run_flow
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -160,18 +160,16 @@ class Done(Outcome):
         return f"it is {self.number}"
 
 
-@flow
 @observed()
 def inner(settings: Settings) -> Done:
     return Done(number=2)
 
 
-@flow
 @observed()
 def outer(batch: str, settings: Settings) -> Done:
     with stage("work"):
         log(logging.INFO, "shard", shard=1)
-        inner.fn(settings=settings)
+        inner(settings=settings)
     return Done(number=1)
 
 
@@ -179,7 +177,7 @@ def outer(batch: str, settings: Settings) -> Done:
 def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
     prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outer(batch="b", settings=Settings(store=str(tmp_path), logs="json"))
+    run_flow(outer, batch="b", settings=Settings(store=str(tmp_path), logs="json"))
     ours = [line for line in lines_of(capsys) if "batch" in line]
     assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
         ("work: begin", "work", "begin"),

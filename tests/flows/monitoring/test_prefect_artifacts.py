@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import prefect.artifacts
+import prefect.events
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -27,6 +29,7 @@ from flows.monitoring.prefect_artifacts import (
     markdown_text,
     most_abnormal,
 )
+from flows.monitoring.prefect_runs import run_flow
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
@@ -68,7 +71,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
     with pytest.raises(ImagesFailedError) as failure:
-        screen(str(night), batch=batch, date=DAY, settings=settings)
+        run_flow(screen, images=str(night), batch=batch, date=DAY, settings=settings)
     return failure.value.outcome
 
 
@@ -93,7 +96,9 @@ def events_of(batch: str) -> dict[str, Any]:
     raise AssertionError(f"only {sorted(found)} came")
 
 
-def test_prefect_shows_a_night_and_can_act_on_it(settings: Settings, night: Path) -> None:
+def test_prefect_shows_a_night_and_can_act_on_it(
+    prefect_api: str, settings: Settings, night: Path
+) -> None:
     outcome = screen_night(night, settings, "Night_1")
     key = artifact_key("Night_1")
     (summary,) = artifacts_of(key)
@@ -128,6 +133,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(settings: Settings, night: Path
 
 
 def test_a_night_is_published_although_prefect_cannot_be_told(
+    prefect_api: str,
     settings: Settings,
     night: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,12 +142,15 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     def down(*_: object, **__: object) -> None:
         raise ConnectionError("the API is down")
 
-    for name in ("create_markdown_artifact", "create_progress_artifact", "emit_event"):
-        monkeypatch.setattr(artifacts, name, down)
+    for name in ("create_markdown_artifact", "create_progress_artifact"):
+        monkeypatch.setattr(prefect.artifacts, name, down)
+    monkeypatch.setattr(prefect.events, "emit_event", down)
     with caplog.at_level(logging.WARNING, logger="prefect"):
         outcome = screen_night(night, settings, "night-without-prefect")
     assert Path(outcome.report).exists()
-    warnings = [record.getMessage() for record in caplog.records if "not told" in record.msg]
+    warnings = [
+        record.getMessage() for record in caplog.records if "not told" in record.getMessage()
+    ]
     assert len(warnings) == 3
     assert all("the API is down" in each for each in warnings)
     # One that fails does not take the others along.
@@ -158,13 +167,15 @@ class Told:
         self.events: list[str] = []
         self.progress: list[float] = []
         self.broken = False
-        monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
-        monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *_, **__: None)
-        monkeypatch.setattr(artifacts, "create_table_artifact", lambda *_, **__: None)
-        monkeypatch.setattr(artifacts, "create_link_artifact", lambda *_, **__: None)
-        monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: "id")
-        monkeypatch.setattr(artifacts, "update_progress_artifact", self._update)
-        monkeypatch.setattr(artifacts, "emit_event", lambda name, **_: self.events.append(name))
+        monkeypatch.setattr(artifacts, "in_prefect_run", lambda: True)
+        for what in ("markdown", "table", "link"):
+            name = f"create_{what}_artifact"
+            monkeypatch.setattr(prefect.artifacts, name, lambda *_, **__: None)
+        monkeypatch.setattr(prefect.artifacts, "create_progress_artifact", lambda *_, **__: "id")
+        monkeypatch.setattr(prefect.artifacts, "update_progress_artifact", self._update)
+        monkeypatch.setattr(
+            prefect.events, "emit_event", lambda name, **_: self.events.append(name)
+        )
 
     def _update(self, _: str, progress: float) -> None:
         self.progress.append(progress)

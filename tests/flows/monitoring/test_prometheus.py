@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
@@ -252,8 +251,7 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
 
     def run_at(day: int) -> None:
         moment = datetime(2026, 3, day, 12, tzinfo=UTC)
-        run = SimpleNamespace(scheduled_start_time=moment)
-        monkeypatch.setattr(nightly_module, "flow_run", run)
+        monkeypatch.setattr(nightly_module, "scheduled_start", lambda: moment)
         monkeypatch.setattr(nightly_module, "now", lambda: moment)
         nightly(str(inbox), settle=0, settings=settings)
 

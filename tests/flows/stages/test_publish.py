@@ -86,7 +86,7 @@ def publish_attempt(store: Store, attempt: int) -> None:
     settings = Settings(store=store.url)
     seal = valid_seal(store, batch, "d")
     if seal is None:
-        seal = publish.fn(store, settings, batch, load_card(store, "tiny"), detector, parts)
+        seal = publish(store, settings, batch, load_card(store, "tiny"), detector, parts)
     discard_scores(store, batch, "d")
     assert valid_seal(store, batch, "d") == seal
     store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)

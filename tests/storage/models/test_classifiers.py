@@ -43,7 +43,7 @@ def test_an_unknown_model_is_answered_with_those_that_there_are(
     any_store_with_model: Store,
 ) -> None:
     add_model(any_store_with_model, "other", later=1)
-    with pytest.raises(StoreError, match=r"no model 'tinny' in .*; there are: other, tiny$"):
+    with pytest.raises(StoreError, match=r"no model 'tinny' in .*; did you mean tiny\?$"):
         load_card(any_store_with_model, "tinny")
 
 

@@ -44,7 +44,7 @@ def test_the_newest_detector_is_the_default_and_names_settle_a_tie(any_store: St
 def test_an_unknown_detector_is_answered_with_those_that_there_are(any_store: Store) -> None:
     for name in ("second", "first"):
         save_detector(any_store, card(name), CONTENT)
-    with pytest.raises(StoreError, match=r"no detector 'frist' in .*; there are: first, second$"):
+    with pytest.raises(StoreError, match=r"no detector 'frist' in .*; did you mean first\?$"):
         load_detector_card(any_store, "frist")
 
 

@@ -33,9 +33,9 @@ def examine(settings: Settings, night: str, later: str, whole: dict[str, str]) -
     commands: dict[str, Callable[[], Any]] = {
         "verify": lambda: verify(settings=settings).damaged,
         "query": lambda: {name: _rows(settings, name) for name in TABLES},
-        "screen again": lambda: _told(screen.fn(night, batch="night", settings=settings)),
-        "screen": lambda: _told(screen.fn(later, batch="later", settings=settings)),
-        "retract": lambda: _told(retract.fn(patient="C120P20", settings=settings)),
+        "screen again": lambda: _told(screen(night, batch="night", settings=settings)),
+        "screen": lambda: _told(screen(later, batch="later", settings=settings)),
+        "retract": lambda: _told(retract(patient="C120P20", settings=settings)),
     }
     found, damaged = {}, files_of(settings.store)
     for name, command in commands.items():

@@ -1,11 +1,10 @@
-"""Flows without Prefect and Dask, under a clock that stands still: a night takes a moment.
+"""Flows without Dask, under a clock that stands still: a night takes a moment.
 
 What is faulted is the store; the scheduler and the server have their own tests. With the clock
 standing still, runs that did the same leave stores that are the same to the last byte.
 """
 
 import importlib
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from prefect.logging import get_run_logger
-from prefect.tasks import Task
-
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLOWS = ("flows.commission", "flows.fit", "flows.screen", "flows.segment")
 WITH_CLIENT = (*FLOWS, "flows.federation", "flows.stages.segmentation")
-WITH_TASKS = ("flows.commission", "flows.screen", "flows.stages.pages", "flows.stages.segmentation")
 
 
 class Done:
@@ -106,11 +101,6 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
         module = importlib.import_module(name)
         if hasattr(module, "open_client"):
             module.open_client = open_client  # type: ignore[attr-defined]
-    for name in WITH_TASKS:
-        module = importlib.import_module(name)
-        for attribute, value in list(vars(module).items()):
-            if isinstance(value, Task):
-                setattr(module, attribute, value.fn)
     screen: Any = importlib.import_module("flows.screen")
     screen.announce, screen.progress_artifact = announce, progress
     pages: Any = importlib.import_module("flows.stages.pages")
@@ -119,7 +109,6 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1
     executor: Any = importlib.import_module("flows.cluster.executor")
     executor.time = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
-    replace_everywhere("get_run_logger", get_run_logger, lambda: logging.getLogger("slidewatch"))
     replace_everywhere("now", records.now, lambda: NOW)
 
 

@@ -34,8 +34,8 @@ from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
 ACTIONS = {
-    "commission": commission.fn, "fit": fit.fn, "import": import_file, "retract": retract.fn,
-    "screen": screen.fn, "segment": segment.fn,
+    "commission": commission, "fit": fit, "import": import_file, "retract": retract,
+    "screen": screen, "segment": segment,
 }  # fmt: skip
 
 

@@ -1,0 +1,140 @@
+"""Run flows and stages with Prefect where it has a server, and as plain functions where not.
+
+A flow is a function. Where a Prefect server is configured, and in every deployment, Prefect calls
+it: it records the run, its stages and their log. Elsewhere nobody would see those records, so the
+same function runs in the caller's process, and Prefect is not even imported: that takes a second.
+"""
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pydantic import ConfigDict, validate_call
+
+from storage.records import now
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+RUN_NAME = "flow_run_name"  # an attribute of a decorated function
+# What can name a server: variables, and files in the working folder beside Prefect's profiles.
+NAMING = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
+
+
+def flow(
+    flow_run_name: str | Callable[[], str] | None = None,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorate a flow's function, whose arguments are checked by their annotations.
+
+    Args:
+        flow_run_name: names the function's runs in Prefect; its own words for them by default.
+
+    Raises:
+        ValidationError: of pydantic, when the function is called with an argument of another type.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+        vars(checked)[RUN_NAME] = flow_run_name
+        return checked
+
+    return decorate
+
+
+def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a stage's function, which is a Prefect task when Prefect runs the flow."""
+
+    @wraps(function)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if not in_prefect_run():
+            return function(*args, **kwargs)
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        return task(cache_policy=NO_CACHE)(function)(*args, **kwargs)
+
+    return run
+
+
+def prefect_flow(function: Callable[Parameters, Result]) -> "Flow[Parameters, Result]":
+    """Make the Prefect flow of a flow's function."""
+    from prefect import flow
+
+    return flow(flow_run_name=vars(function).get(RUN_NAME))(function)
+
+
+def run_flow(function: Callable[Parameters, Result], /, **values: Any) -> Result:
+    """Call a flow's function, by Prefect where a server is configured."""
+    call: Callable[..., Result] = prefect_flow(function) if has_server() else function
+    return call(**values)
+
+
+def has_server() -> bool:
+    """Return whether a Prefect server is configured; Prefect says so if anything may name one."""
+    if "prefect" not in sys.modules and not _may_be_named():
+        return False
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url is not None
+
+
+def runs_page() -> str | None:
+    """Return the address of the page on which Prefect lists runs; None without a server."""
+    if not has_server():
+        return None
+    from prefect.settings import get_current_settings
+
+    return f"{get_current_settings().ui_url}/runs"
+
+
+def in_prefect_run() -> bool:
+    """Return whether Prefect runs the flow that calls this."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def in_deployment() -> bool:
+    """Return whether a deployment's run calls this, whose parameters somebody else may choose."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.runtime import deployment
+
+    return deployment.id is not None
+
+
+def scheduled_start() -> datetime:
+    """Return the time for which the run is scheduled; now, where Prefect does not run the flow."""
+    if not in_prefect_run():
+        return now()
+    from prefect.runtime import flow_run
+
+    start: datetime = flow_run.scheduled_start_time
+    return start
+
+
+def _may_be_named() -> bool:
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    files = (home / "profiles.toml", Path("prefect.toml"), Path(".env"))
+    return (
+        any(os.environ.get(name) for name in NAMING)
+        or any(file.is_file() for file in files)
+        or _is_configured_in(Path("pyproject.toml"))
+    )
+
+
+def _is_configured_in(project: Path) -> bool:
+    try:
+        return "prefect" in tomllib.loads(project.read_text()).get("tool", {})
+    except (OSError, ValueError):  # there is none, or it is another program's to complain about
+        return False
