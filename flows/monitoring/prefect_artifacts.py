@@ -27,10 +27,12 @@ from prefect.logging import get_run_logger
 
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
+from storage.batches.segmentations import sources_of
 from storage.parquet import iterate_groups
 from storage.reports.pages import page_path
 from storage.reports.tables import report_path
 from storage.store import Store, digest_of
+from tasks.images.listing import named
 from tasks.reports.night.batches import BatchSummary
 from tasks.types import Light
 
@@ -168,7 +170,7 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> str
     rows = {
         "light": night.light,
         "why": "; ".join(night.reasons) or "nothing is unusual",
-        "images": f"{seal.rows:,} of {batch.images}",
+        "images": f"{seal.rows:,} of {named(sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",

@@ -78,6 +78,10 @@ COMMANDS = {
         flow=True, workers=True,
     ),
     "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
+    "look": Command(
+        tools.Look, "flows.commands.look:look", STORE + BATCH + REPORT + CLUSTER,
+        flow=True, workers=True,
+    ),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),

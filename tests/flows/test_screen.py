@@ -302,7 +302,7 @@ def test_photographs_that_were_given_as_cells_are_no_diagnoses_and_the_night_say
     field.save(inbox / "large.jpg")
     field.resize((900, 640)).save(inbox / "small.jpg")
     with pytest.raises(ImagesFailedError, match="2 not_a_cell") as failure:
-        screen(str(inbox), batch="night", settings=ready)
+        screen(str(inbox), batch="night", taken_as="cells", settings=ready)
     outcome = failure.value.outcome
     refused = {
         Path(str(row["uri"])).name: str(row["failure"])
@@ -314,7 +314,7 @@ def test_photographs_that_were_given_as_cells_are_no_diagnoses_and_the_night_say
     assert re.match("not_a_cell: 900 x 640 pixels show [0-9]+ whole cells", refused["small.jpg"])
     assert outcome.light == "amber"
     assert f"2 of {outcome.images} images are photographs of many cells" in outcome.text()
-    assert "`slidewatch segment --images ... --name NAME`" in outcome.text()
+    assert "`slidewatch screen --as fields`" in outcome.text()
 
 
 def test_a_night_without_images_is_red_until_they_have_come(

@@ -432,11 +432,11 @@ def inbox(fields: Path, tmp_path: Path) -> Path:
 
 
 def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
-    first = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
+    first = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
+    again = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
     assert again.repeated
 
 

@@ -239,15 +239,14 @@ def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]
 
 
 def _not_cells(night: NightTally) -> list[Finding]:
-    """Say which command was meant for files that are no single cells, however few they are."""
+    """Say what to do with files that are no single cells, however few they are."""
     n = night.failures[NOT_A_CELL]
     if not n:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
     told = (
-        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell: run "
-        "`slidewatch segment --images ... --name NAME`, then `slidewatch screen --images "
-        ".../segmentations/NAME/manifest.parquet --batch NAME`"
+        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell, and "
+        "were taken for single cells: `slidewatch screen --as fields` cuts the cells out of them"
     )
     return [(Light.AMBER, told)]
 

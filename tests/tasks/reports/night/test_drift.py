@@ -242,8 +242,7 @@ def test_a_single_photograph_among_thousands_of_cells_is_amber_and_says_what_was
     found = judge(night, history(earlier), detector="d", alpha=ALPHA)
     assert found.light == "amber"
     assert found.reasons[0].startswith("1 of 2,000 images is a photograph of many cells, or too")
-    assert "`slidewatch segment --images ... --name NAME`" in found.reasons[0]
-    assert "`slidewatch screen --images .../segmentations/NAME/manifest.parquet" in found.reasons[0]
+    assert "`slidewatch screen --as fields`" in found.reasons[0]
 
 
 def test_a_night_of_nothing_but_photographs_says_what_was_meant() -> None:
