@@ -41,7 +41,7 @@ from storage.store import Store, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@flow
+@flow(flow_run_name="commission {site}")
 @observed()
 @described(Commission)
 def commission(

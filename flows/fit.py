@@ -96,7 +96,7 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@flow
+@flow(flow_run_name="fit {batch}")
 @observed()
 @described(Fit)
 def fit(

@@ -9,11 +9,12 @@ made up for one by one: the next night takes everything new.
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.monitoring.console import tell, warn
+from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Nightly, SlideIs, TakenAs
@@ -53,7 +54,15 @@ def night_of(moment: datetime, timezone: str) -> date:
     return moment.astimezone(ZoneInfo(timezone)).date()
 
 
-@flow
+def run_name() -> str:
+    """Name a run after its night."""
+    given = runtime.flow_run.parameters
+    day = given.get("date") or night_of(runtime.flow_run.scheduled_start_time, given["timezone"])
+    return batch_of(given["series"], date.fromisoformat(str(day)))
+
+
+@flow(flow_run_name=run_name)
+@ends_by_light
 @observed(night=True)
 @described(Nightly)
 def nightly(
@@ -74,7 +83,7 @@ def nightly(
     """Screen the new images of an inbox, and publish the night's report.
 
     Raises:
-        ImagesFailedError: the report is published, but not every image could be scored, or there
+        ImagesFailedError: the report is published, but is worth nothing (see `screen`), or there
             was nothing new.
         MissedNightError: the night has never begun, and its time is over.
     """

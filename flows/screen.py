@@ -14,6 +14,7 @@ from flows.jobs.shard import ShardJob
 from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
+from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen, SlideIs, TakenAs
@@ -131,7 +132,8 @@ class PageFailedError(Exception):
         self.outcome = outcome
 
 
-@flow
+@flow(flow_run_name="{batch}")
+@ends_by_light
 @observed(night=True)
 @described(Screen)
 def screen(
@@ -151,9 +153,12 @@ def screen(
 ) -> ScreenOutcome:
     """Diagnose and score a night's cells, photographs or slides, and publish the report.
 
+    In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
+    what failed.
+
     Raises:
-        ImagesFailedError: the report is published, but not every image could be scored.
-        PageFailedError: the report is published, but its page could not be made.
+        ImagesFailedError: the report is published, but most of what it is about is lost: no image
+            could be scored, or as many failed as make the light red.
     """
     wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, limit)
     return screen_sources(
@@ -181,7 +186,12 @@ def screen_sources(
     settings: Settings,
     force: bool = False,
 ) -> ScreenOutcome:
-    """Screen sources, of which a person has said this and that; see `screen`."""
+    """Screen sources, of which a person has said this and that; see `screen`.
+
+    Raises:
+        ImagesFailedError: the report is published, but not every image could be scored.
+        PageFailedError: the report is published, but its page could not be made.
+    """
     store = Store(settings.store)
     detector_card, newest = detector_at(store, detector, site, warn)
     card = load_model_of(store, detector_card)
@@ -224,7 +234,7 @@ def screen_sources(
         _refuse_other_figures(store, frozen, seal, night)
         if not is_announced(store, frozen, seal):
             held.check()
-            if announce(store, frozen, seal, night):
+            if announce(store, frozen, seal, night, settings.pages_url):
                 note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
     outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure, learned)

@@ -83,7 +83,7 @@ def _refuse_foreign_code(finder: str) -> None:
         )
 
 
-@flow
+@flow(flow_run_name="segment {name}")
 @observed()
 @described(Segment)
 def segment(

@@ -18,7 +18,7 @@ from flows.options.described import described
 from flows.options.flows import TakenAs
 from flows.options.tools import Look
 from flows.outcome import Outcome, table
-from flows.screen import ImagesFailedError, PageFailedError, ScreenOutcome, screen
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from storage.models.detectors import load_model_of
 from storage.models.sites import detector_at
@@ -95,7 +95,7 @@ def look(
                 site=site,
                 settings=settings.model_copy(update={"store": folder, "metrics": None}),
             )
-        except (ImagesFailedError, PageFailedError) as error:
+        except ImagesFailedError as error:  # the photograph itself cannot be read
             found = error.outcome
         if found.page_failure:
             raise StoreError(f"the page of {photo} could not be made ({found.page_failure})")

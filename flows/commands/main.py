@@ -140,7 +140,9 @@ def _call(
     """Call a command's function; return its outcome, and the error of work that failed in part."""
     conclude(None, None)
     try:
-        return function(**values, settings=settings), None
+        found = function(**values, settings=settings)
+        # A night of which a part failed is no failure to Prefect; a person is told of it.
+        return found, CONCLUSION.error if found is CONCLUSION.outcome else None
     except Exception as error:
         if server and not CONCLUSION.begun and server.again():
             return _call(function, values, settings, server)

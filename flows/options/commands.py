@@ -13,6 +13,7 @@ BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below", "counting_cells")
 REPORT = (
     "field_limits", "detectable_percent", "negative_percent", "red_cells_per_microlitre", "metrics",
+    "pages_url",
 )  # fmt: skip
 FIELDS = ("field_limits.least_sharpness", "field_limits.most_packed")
 CLUSTER = (

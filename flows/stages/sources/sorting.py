@@ -155,14 +155,15 @@ def _sorts(
     """Tell the sort of each row; a region is one image, and a row that failed is looked at late."""
     whole = pc.and_(pc.is_null(listed["x"]), pc.is_null(listed["failure"]))
     rows = [row for row, is_whole in enumerate(whole.to_pylist()) if is_whole]
-    uris = pc.coalesce(listed["source_uri"], listed["uri"]).take(rows).to_pylist()
+    some = listed.take(pa.array(rows, pa.int64()))
+    uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
     found: list[Sort | None] = ["cells" if x is not None else None for x in listed["x"].to_pylist()]
     seen: list[Sort | None]
     if taken_as is not None:
         seen = [_said(taken_as, uri) for uri in uris]
     else:
         with stage("look"):
-            seen = _look(settings, uris, listed["size"].take(rows).to_pylist(), work)
+            seen = _look(settings, uris, some["size"].to_pylist(), work)
     for row, sort in zip(rows, seen, strict=True):
         found[row] = sort
     return found
