@@ -26,10 +26,10 @@ from prefect.logging import get_run_logger
 
 from flows.cluster.errors import ClusterError
 from flows.cluster.preload import import_for_workers
+from flows.cluster.reading import ReadLimit
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
-from flows.jobs.worker import ReadLimit
 from flows.settings import Settings
 
 REACH = 10  # seconds in which a scheduler must answer

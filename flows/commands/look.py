@@ -20,7 +20,7 @@ from flows.options.tools import Look
 from flows.outcome import Outcome, table
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
-from storage.models.detectors import load_model_of
+from storage.models.borrowed import borrow
 from storage.models.sites import detector_at
 from storage.store import Store, StoreError
 from tasks.images.listing import refuse_missing
@@ -84,14 +84,17 @@ def look(
     page = Path(to) if to else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(photo)}.html"
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         own = Store(folder)
-        name = _borrow(Store(settings.store), own, detector, site)
+        store = Store(settings.store)
+        refuse_no_detector(store, detector, site)
+        card, site_card = detector_at(store, detector, site, warn)
+        borrow(store, own, card, site_card)
         try:
             found = screen(
                 photo,
                 _name(photo),
                 taken_as=taken_as,
                 microns_per_pixel=microns_per_pixel,
-                detector=name,
+                detector=card.name,
                 site=site,
                 settings=settings.model_copy(update={"store": folder, "metrics": None}),
             )
@@ -102,22 +105,6 @@ def look(
         shutil.copyfile(found.page, page)
     opened = browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return _outcome(photo, found, str(page), opened)
-
-
-def _borrow(store: Store, own: Store, detector: str | None, site: str | None) -> str:
-    """Copy what screening needs of a store into one's own; return the detector's name."""
-    refuse_no_detector(store, detector, site)
-    card, site_card = detector_at(store, detector, site, warn)
-    folders: list[tuple[str, ...]] = [
-        ("models", load_model_of(store, card).name),
-        ("detectors", card.name),
-    ]
-    if site_card is not None:
-        folders.append(site_card.folder)
-    for parts in folders:
-        for name in store.names(*parts):
-            own.write_bytes(store.read_bytes(*parts, name), *parts, name)
-    return card.name
 
 
 def _name(photo: str) -> str:

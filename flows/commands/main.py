@@ -109,6 +109,9 @@ def _overview() -> str:
             "--debug shows tracebacks; --version says which slidewatch this is.",
             "Settings can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml;",
             "slidewatch config prints them, and where each of them comes from.",
+            "",
+            "Exit codes: 0 done; 1 nothing was done, and one line says why; 2 misspelt; 3 done and",
+            "kept, but something in it needs a person, such as images that failed; 130 stopped.",
         ]
     )
 

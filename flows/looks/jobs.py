@@ -13,18 +13,20 @@ from flows.jobs.altered import Image
 from flows.jobs.detectors import adapted_logits, load_fitted_detector
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
-from storage.batches.ledger import looks_path
+from storage.batches.ledger import looks_path, scores_path
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
-from storage.parquet import write_table
+from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
 from tasks.detector.probabilities import probabilities
+from tasks.detector.verdict import VerdictRule
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.features import Loaded, load_images
+from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 from tasks.second_look.rows import MADE, Looked
 from tasks.second_look.stability import NOISE, losses, with_noise
 from tasks.second_look.views import FILTERS, VIEWS, filtered, turned
@@ -66,6 +68,21 @@ class LookJob:
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job that leaves these images alone and says so."""
         return replace(self, killers=frozenset(rows))
+
+
+def most_doubtful(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
+) -> Doubtful:
+    """Choose the images to look at; memory does not grow with how many are for review."""
+    rule = VerdictRule(detector.alpha, detector.uncertain_below)
+    most, start, chosen = most_looked_at(batch.rows), 0, Doubtful.none()
+    for part in range(parts):
+        path = scores_path(batch, key, part)
+        rows = read_table(store, *path, columns=columns(card.classes))
+        found = doubtful(rows, card.classes, rule, part=part, start=start)
+        chosen = chosen.beside(found).first(most)
+        start += rows.num_rows
+    return chosen
 
 
 def look_twice(job: LookJob) -> int:

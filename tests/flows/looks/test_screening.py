@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.looks import screening
 from flows.looks.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.stages.publish import publish
-from flows.stages.scoring import plan_parts
 from storage.batches.ledger import Screening, complete_looks, looks_path
 from storage.models.detectors import DetectorCard
 from storage.parquet import read_table
