@@ -141,6 +141,11 @@ class Settings(BaseSettings):
     finders: list[str] = Field(
         [], description="finders of cells, module:function, that a deployment may name"
     )
+    networks: list[str] = Field(
+        [],
+        description="networks of your own, module:function, that models may be made of: they are "
+        "code that is imported here",
+    )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
     )

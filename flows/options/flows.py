@@ -80,7 +80,11 @@ class Train(Options):
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
     seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
     network: Annotated[
-        str, Field(description="efficientnet_lite0, timm:<name> or torchvision:<name>")
+        str,
+        Field(
+            description="efficientnet_lite0, timm:<name>, torchvision:<name>, or module:function "
+            "of your own that the setting 'networks' names"
+        ),
     ] = "efficientnet_lite0"
     weights: Annotated[
         str, Field(description="where training starts: imagenet, scratch, or a weights file")

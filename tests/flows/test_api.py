@@ -26,8 +26,8 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"prefect", "dask", 
 
 
 @pytest.fixture(scope="module")
-def detector(fitted: Settings) -> Detector:
-    return open_store(fitted.store).detector()
+def detector(fitted: tuple[Settings, object]) -> Detector:
+    return open_store(fitted[0].store).detector()
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,11 @@ def test_notebooks_show_pictures_that_stay_with_their_rows(night: Scored) -> Non
     assert "<script>" not in hostile._repr_html_()
 
 
-def test_neither_prefect_nor_dask_is_imported(images: Path, fitted: Settings) -> None:
+def test_neither_prefect_nor_dask_is_imported(
+    images: Path, fitted: tuple[Settings, object]
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", USED, fitted.store, str(images / "night")],
+        [sys.executable, "-c", USED, fitted[0].store, str(images / "night")],
         capture_output=True,
         text=True,
         check=True,
@@ -86,9 +88,11 @@ def test_neither_prefect_nor_dask_is_imported(images: Path, fitted: Settings) ->
     assert done.stdout.strip() == "[]"
 
 
-def test_a_store_keeps_nothing_of_it(fitted: Settings, images: Path, detector: Detector) -> None:
+def test_a_store_keeps_nothing_of_it(
+    fitted: tuple[Settings, object], images: Path, detector: Detector
+) -> None:
     def files() -> list[str]:
-        return sorted(str(path) for path in Path(fitted.store).rglob("*"))
+        return sorted(str(path) for path in Path(fitted[0].store).rglob("*"))
 
     before = files()
     detector.score([np.zeros((40, 40, 3), np.uint8)])

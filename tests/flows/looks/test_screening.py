@@ -31,7 +31,7 @@ MOST = 9
 @pytest.fixture
 def night(store_with_model: Any, cells: Any, monkeypatch: pytest.MonkeyPatch) -> Night:
     """A night in parts of ten cells, of which nine may be looked at twice."""
-    monkeypatch.setattr("flows.stages.scoring.SHARDS_A_JOB", 1)
+    monkeypatch.setattr("flows.jobs.scoring.plan.SHARDS_A_JOB", 1)
     monkeypatch.setattr(choice, "LEAST", MOST)
     run_here(monkeypatch)
     return start(store_with_model, cells)
