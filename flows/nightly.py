@@ -12,14 +12,15 @@ from zoneinfo import ZoneInfo
 
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_runs import flow, scheduled_start
+from flows.monitoring.prefect_runs import flow, run_parameters, scheduled_start
+from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
-from flows.options.flows import Nightly, SlideIs
-from flows.screen import ScreenOutcome, screen
+from flows.options.flows import Nightly, SlideIs, TakenAs
+from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
-from flows.stages.inbox import arrivals
-from flows.stages.segmentation import cells_of_fields, cut_up
+from flows.stages.sources.inbox import arrivals
+from flows.stages.sources.sorting import Wanted
 from storage.batches.nights import (
     Night,
     batch_of,
@@ -29,7 +30,6 @@ from storage.batches.nights import (
     manifest_address,
     series_lease,
 )
-from storage.batches.segmentations import manifest_address as segmentation_address
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard
 from storage.models.sites import detector_at
@@ -53,7 +53,15 @@ def night_of(moment: datetime, timezone: str) -> date:
     return moment.astimezone(ZoneInfo(timezone)).date()
 
 
-@flow()
+def run_name() -> str:
+    """Name a run after its night."""
+    given = run_parameters()
+    day = given.get("date") or night_of(scheduled_start(), given["timezone"])
+    return batch_of(given["series"], date.fromisoformat(str(day)))
+
+
+@flow(flow_run_name=run_name)
+@ends_by_light
 @observed(night=True)
 @described(Nightly)
 def nightly(
@@ -62,9 +70,9 @@ def nightly(
     timezone: str = "UTC",
     date: date | None = None,
     settle: float = 60.0,
-    fields: bool = False,
-    microns_per_pixel: float | None = None,
+    taken_as: TakenAs | None = None,
     slide_is: SlideIs = "file",
+    microns_per_pixel: float | None = None,
     detector: str | None = None,
     site: str | None = None,
     learn: bool = False,
@@ -74,7 +82,7 @@ def nightly(
     """Screen the new images of an inbox, and publish the night's report.
 
     Raises:
-        ImagesFailedError: the report is published, but not every image could be scored, or there
+        ImagesFailedError: the report is published, but is worth nothing (see `screen`), or there
             was nothing new.
         MissedNightError: the night has never begun, and its time is over.
     """
@@ -91,7 +99,7 @@ def nightly(
         )
     if night is None or not (night.images or over):
         with stage("take"):
-            extensions = EXTENSIONS | SLIDE_EXTENSIONS if fields else EXTENSIONS
+            extensions = EXTENSIONS if taken_as == "cells" else EXTENSIONS | SLIDE_EXTENSIONS
             card, _ = detector_at(store, detector, site, warn)
             night = _take_what_is_new(store, series, day, inbox, settle, card, extensions)
     if night.inbox != inbox:
@@ -100,13 +108,10 @@ def nightly(
             "--inbox to go on with it, or another --series for another inbox"
         )
     images = manifest_address(store, night)
-    if fields and night.images:
-        cutting = cells_of_fields(settings, microns_per_pixel)
-        cut_up(settings, night.batch, images, cutting, root=inbox, slide_is=slide_is, wait=wait)
-        images = segmentation_address(store, night.batch)
-    return screen(
-        images,
-        batch=night.batch,
+    wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, root=inbox)
+    return screen_sources(
+        wanted,
+        night.batch,
         detector=detector,
         site=site,
         learn=learn,

@@ -1,6 +1,7 @@
 """Run the flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
 
 import time
+from contextlib import ExitStack
 from datetime import date
 
 from distributed import Client
@@ -12,9 +13,10 @@ from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.prefect_runs import flow, task
+from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
-from flows.options.flows import Screen
+from flows.options.flows import Screen, SlideIs, TakenAs
 from flows.outcome import Outcome, counted, table
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
@@ -22,6 +24,7 @@ from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of
 from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
+from flows.stages.sources.sorting import Wanted, counted_sorts, take
 from storage.batches.ledger import (
     Seal,
     discard_scores,
@@ -51,6 +54,7 @@ class ScreenOutcome(Outcome):
     detector: str
     site: str | None
     learned: str | None = None
+    taken_for: dict[str, int] = Field(default_factory=dict)
     images: int
     scored: int
     failures: dict[str, int]
@@ -94,6 +98,8 @@ class ScreenOutcome(Outcome):
             rows.insert(-2, ("learned", self.learned))
         if failures:
             rows.insert(1, ("failed", failures))
+        if self.taken_for.keys() - {"cells"}:
+            rows.insert(0, ("taken for", counted_sorts(self.taken_for)))
         if self.repeated:
             return f"batch {self.batch} was published before; nothing to do\n{table(rows)}"
         rate = self.images / self.seconds
@@ -127,11 +133,15 @@ class PageFailedError(Exception):
 
 
 @flow(flow_run_name="{batch}")
+@ends_by_light
 @observed(night=True)
 @described(Screen)
 def screen(
     images: str | list[str],
     batch: str,
+    taken_as: TakenAs | None = None,
+    slide_is: SlideIs = "file",
+    microns_per_pixel: float | None = None,
     detector: str | None = None,
     site: str | None = None,
     learn: bool = False,
@@ -141,30 +151,66 @@ def screen(
     wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
-    """Diagnose and score a night's images, and publish the report.
+    """Diagnose and score a night's cells, photographs or slides, and publish the report.
+
+    In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
+    what failed.
+
+    Raises:
+        ImagesFailedError: the report is published, but most of what it is about is lost: no image
+            could be scored, or as many failed as make the light red.
+    """
+    wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, limit)
+    return screen_sources(
+        wanted,
+        batch,
+        detector=detector,
+        site=site,
+        learn=learn,
+        date=date,
+        force=force,
+        wait=wait,
+        settings=settings or Settings(),
+    )
+
+
+def screen_sources(
+    wanted: Wanted,
+    batch: str,
+    *,
+    detector: str | None,
+    site: str | None,
+    learn: bool,
+    date: date | None,
+    wait: bool,
+    settings: Settings,
+    force: bool = False,
+) -> ScreenOutcome:
+    """Screen sources, of which a person has said this and that; see `screen`.
 
     Raises:
         ImagesFailedError: the report is published, but not every image could be scored.
         PageFailedError: the report is published, but its page could not be made.
     """
-    settings = settings or Settings()
     store = Store(settings.store)
     detector_card, newest = detector_at(store, detector, site, warn)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     started = time.monotonic()
-    with lease_batch(store, batch, wait=wait) as held:
+    with lease_batch(store, batch, wait=wait) as held, ExitStack() as work:
         store = held.store
+        taken = take(store, settings, batch, wanted, card.classes, work, force=force)
         with stage("freeze"):
             frozen = start_or_resume(
                 store,
                 settings,
                 batch,
-                images,
+                taken.images,
                 card.classes,
-                limit=limit,
+                limit=taken.limit,
                 batch_date=date,
                 force=force,
+                listed=taken.listed,
             )
         key = screening_key(detector_card.name, site)
         seal = valid_seal(store, frozen, key)
@@ -188,10 +234,11 @@ def screen(
         _refuse_other_figures(store, frozen, seal, night)
         if not is_announced(store, frozen, seal):
             held.check()
-            if announce(store, frozen, seal, night):
+            if announce(store, frozen, seal, night, settings.pages_url):
                 note_announced(store, frozen, seal)
     seconds = time.monotonic() - started
     outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure, learned)
+    outcome = outcome.model_copy(update={"taken_for": taken.sorts})
     if outcome.scored < outcome.images or not outcome.images:
         raise ImagesFailedError(outcome)
     if outcome.page_failure:

@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     finders: list[str] = Field(
         [], description="finders of cells, module:function, that a deployment may name"
     )
+    networks: list[str] = Field(
+        [],
+        description="networks of your own, module:function, that models may be made of: they are "
+        "code that is imported here",
+    )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
     )
@@ -152,6 +157,11 @@ class Settings(BaseSettings):
         None,
         description="where metrics of nights go: /folder/name.prom for node exporter, the URL of a "
         "push gateway, or :9108 to be asked while a night runs",
+    )
+    pages_url: str | None = Field(
+        None,
+        description="where a browser finds the pages, reports/html of the store, if a web server "
+        "serves them: Prefect links them",
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
@@ -173,6 +183,13 @@ class Settings(BaseSettings):
     @classmethod
     def _safe(cls, address: str | None) -> str | None:
         return without_secret(address)
+
+    @field_validator("pages_url")
+    @classmethod
+    def _opens(cls, url: str | None) -> str | None:
+        if url and not re.fullmatch(r"https?://[^\s<>]+", url):
+            raise ValueError(f"{url!r} opens in no browser: give http:// or https://")
+        return without_secret(url)
 
     @field_serializer("metrics")
     def _redacted(self, metrics: str | None) -> str | None:

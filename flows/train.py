@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
@@ -98,6 +99,7 @@ def train(
 ) -> TrainOutcome:
     """Train a classifier on labelled images, splitting them by patient."""
     settings = settings or Settings()
+    refuse_foreign_network(network)
     if model is not None:
         refuse_existing(Store(settings.store), model)
     spec = network_spec(

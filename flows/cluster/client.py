@@ -24,10 +24,10 @@ from distributed.security import Security
 
 from flows.cluster.errors import ClusterError
 from flows.cluster.preload import import_for_workers, wait_for_imports
+from flows.cluster.reading import ReadLimit
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
-from flows.jobs.worker import ReadLimit
 from flows.monitoring.logs import log
 from flows.settings import Settings
 

@@ -127,6 +127,9 @@ def _overview() -> str:
             "--debug shows tracebacks; --version says which slidewatch this is.",
             "Settings can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml;",
             "slidewatch config prints them, and where each of them comes from.",
+            "",
+            "Exit codes: 0 done; 1 nothing was done, and one line says why; 2 misspelt; 3 done and",
+            "kept, but something in it needs a person, such as images that failed; 130 stopped.",
         ]
     )
 
@@ -159,7 +162,9 @@ def _call(
     """Call a command's function; return its outcome, and the error of work that failed in part."""
     conclude(None, None)
     try:
-        return function(**values, settings=settings), None
+        found = function(**values, settings=settings)
+        # A night of which a part failed is no failure to Prefect; a person is told of it.
+        return found, CONCLUSION.error if found is CONCLUSION.outcome else None
     except Exception as error:
         # Prefect may have failed when the flow itself had ended; its end is what counts.
         outcome, failure = CONCLUSION.outcome, CONCLUSION.error

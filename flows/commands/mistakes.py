@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from flows.cluster.requirements import refuse_incomplete
-from flows.options import flows
+from flows.options import flows, tools
 from flows.options.commands import Command
 from flows.options.described import Options
 from flows.options.flows import named_set
@@ -18,7 +18,7 @@ from storage.batches.segmentations import find_segmentation
 from storage.models.classifiers import find_card, refuse_existing
 from storage.models.detectors import load_detector_card
 from storage.models.sites import detector_at, load_site
-from storage.store import Store, StoreError, check_name
+from storage.store import Store, StoreError, check_name, refuse_absent
 from tasks.images.listing import refuse_missing
 
 Values = dict[str, Any]
@@ -108,6 +108,23 @@ def _evaluate(store: Store, values: Values) -> None:
             refuse_missing([named_set(each)[1] for each in values["ood"]])
 
 
+def refuse_no_detector(store: Store, detector: str | None, site: str | None) -> None:
+    """Raise StoreError where there is no store, or no detector in it, and say what to do."""
+    try:
+        refuse_absent(store)
+    except StoreError:
+        raise StoreError(
+            f"there is no store in {store.url} to take a detector from: name the one that has it "
+            "with --store, or make one with slidewatch train and then slidewatch fit"
+        ) from None
+    detector_at(store, detector, site, _told_later)
+
+
+def _look(store: Store, values: Values) -> None:
+    refuse_missing(values["photo"])
+    refuse_no_detector(store, values["detector"], values["site"])
+
+
 LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {
     flows.Train: _train,
     flows.Fit: _fit,
@@ -117,4 +134,5 @@ LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {
     flows.Screen: _screen,
     flows.Nightly: _nightly,
     flows.Evaluate: _evaluate,
+    tools.Look: _look,
 }

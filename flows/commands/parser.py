@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
-from flows.options.described import POSITIONAL, UsageError
+from flows.options.described import POSITIONAL, SPELT, UsageError
 from flows.settings import Settings
 
 Given = dict[str, Any]  # what was given, by name; what has parts as a mapping of these
@@ -133,11 +133,17 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
     elif choices:
         more["choices"] = choices
     group.add_argument(
-        option_name(str(field.validation_alias or name)),
+        option_name(_spelt(field) or str(field.validation_alias or name)),
         dest=destination,
         default=argparse.SUPPRESS,
         **more,
     )
+
+
+def _spelt(field: FieldInfo) -> str | None:
+    """Return how a person writes an option's name, where Python cannot write it so."""
+    marks = (mark for mark in field.metadata if isinstance(mark, str) and mark.startswith(SPELT))
+    return next((mark.removeprefix(SPELT) for mark in marks), None)
 
 
 class _Split(argparse.Action):

@@ -16,6 +16,7 @@ from flows.jobs.worker import settle_finder
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     PLACE_SCHEMA,
+    SORT,
     Cutting,
     read_places,
     read_quarantine,
@@ -135,7 +136,8 @@ def _survey_source(
         if kills:
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
         about |= {"source_stamp": stamp(uri)}
-        if not is_slide(uri):
+        sort = source.get(SORT)  # as it was seen, or said, before
+        if not (is_slide(uri) if sort is None else sort == "slides"):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
             picture = decode_rgb(content, upright=False)

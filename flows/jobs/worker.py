@@ -2,11 +2,6 @@
 
 import ctypes
 from functools import cache
-from typing import Any
-
-from distributed import WorkerPlugin
-
-from tasks.patience import wait_at_most
 
 # glibc's names for what `mallopt` sets, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -46,16 +41,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, KEPT)
-
-
-class ReadLimit(WorkerPlugin):
-    """Tell workers, also those that come later, how long to wait for a read."""
-
-    name = "read-limit"
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def setup(self, worker: Any) -> None:
-        """Set the limit in the worker's process."""
-        wait_at_most(self._seconds)

@@ -23,11 +23,13 @@ from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.detector.slide_distance import Taps
+from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.features import Loaded, load_images
 from tasks.reports.counts import LEAN
+from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 from tasks.second_look.rows import MADE, Looked
 from tasks.second_look.stability import NOISE, losses, with_noise
 from tasks.second_look.views import FILTERS, VIEWS, filtered, turned
@@ -71,6 +73,24 @@ class LookJob:
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job that leaves these images alone and says so."""
         return replace(self, killers=frozenset(rows))
+
+
+def most_doubtful(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
+) -> tuple[Doubtful, list[int]]:
+    """Choose the images to look at, and find the first row of every part.
+
+    Memory does not grow with how many are for review.
+    """
+    rule = VerdictRule(detector.alpha, detector.uncertain_below)
+    most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
+    for part in range(parts):
+        path = scores_path(batch, key, part)
+        rows = read_table(store, *path, columns=columns(card.classes))
+        found = doubtful(rows, card.classes, rule, part=part, start=starts[part])
+        chosen = chosen.beside(found).first(most)
+        starts.append(starts[part] + rows.num_rows)
+    return chosen, starts
 
 
 def look_twice(job: LookJob) -> int:

@@ -2,19 +2,16 @@
 
 from distributed import Client
 
-from flows.looks.jobs import LookJob, look_twice
+from flows.looks.jobs import LookJob, look_twice, most_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.stages.jobs import run_jobs
-from storage.batches.ledger import complete_looks, scores_path, screening_key
+from storage.batches.ledger import complete_looks, screening_key
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
-from storage.parquet import read_table
 from storage.store import Store
-from tasks.detector.verdict import VerdictRule
-from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 
 
 @task
@@ -39,7 +36,7 @@ def look_at_doubtful(
         )
         return
     key = screening_key(detector.name, site.name if site else None)
-    chosen, starts = _most_doubtful(store, batch, card, detector, key, parts)
+    chosen, starts = most_doubtful(store, batch, card, detector, key, parts)
     done = complete_looks(store, batch, key)
     wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
     jobs = [
@@ -49,21 +46,3 @@ def look_at_doubtful(
     ]
     for _ in run_jobs(client, look_twice, jobs, title=f"look twice {batch.name}"):
         pass
-
-
-def _most_doubtful(
-    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
-) -> tuple[Doubtful, list[int]]:
-    """Choose the images to look at, and find the first row of every part.
-
-    Memory does not grow with how many are for review.
-    """
-    rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
-    for part in range(parts):
-        path = scores_path(batch, key, part)
-        rows = read_table(store, *path, columns=columns(card.classes))
-        found = doubtful(rows, card.classes, rule, part=part, start=starts[part])
-        chosen = chosen.beside(found).first(most)
-        starts.append(starts[part] + rows.num_rows)
-    return chosen, starts

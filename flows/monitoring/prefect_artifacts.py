@@ -1,10 +1,12 @@
 """Show a night in Prefect, and emit the events that Prefect's automations can act on.
 
-Artifacts: a summary, the most abnormal cells, where the page is, and how far the night is while it
-runs. Events: ``slidewatch.batch.failed`` when images failed, ``slidewatch.batch.abnormal`` when the
-light is amber or red; their resource is ``slidewatch.batch.<name>``. None of it is needed: the
-night is in the store; where Prefect cannot be reached a warning is logged and the work goes on, and
-where it does not run the flow there is nobody to tell.
+Artifacts: a summary that begins with the patients, the most abnormal cells, a link to the page
+where one is served, and how far the night is while it runs. Each has a key of its own, under which
+Prefect keeps a version of every night. Events: ``slidewatch.batch.failed`` when images failed,
+``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
+``slidewatch.batch.<name>``. None of it is needed: the night is in the store; where Prefect cannot
+be reached a warning is logged and the work goes on, and where it does not run the flow there is
+nobody to tell.
 """
 
 import heapq
@@ -18,12 +20,15 @@ from uuid import UUID
 
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import in_prefect_run
+from flows.monitoring.states import counted
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
-from storage.parquet import iterate_groups
+from storage.batches.segmentations import sources_of
+from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import page_path
-from storage.reports.tables import report_path
-from storage.store import Store, digest_of
+from storage.reports.tables import PATIENTS, report_path
+from storage.store import Store
+from tasks.images.listing import named
 from tasks.reports.night.batches import BatchSummary
 from tasks.types import Light
 
@@ -39,20 +44,17 @@ COLUMNS = (
     "verdict",
     "review_reason",
 )
+NIGHT, CELLS, PAGE, PROGRESS = (
+    "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page", "slidewatch-progress",
+)  # fmt: skip  # keys of the artifacts
+MOST_PATIENTS = 50  # that the summary lists
+# Calls that a person is to see, the first first; the others are counted.
+LISTED = ("positive", "indeterminate")
+PATIENT_COLUMNS = (
+    "patient_id", "slide_id", "call", "cells_read", "parasites_per_microlitre",
+    "parasites_per_microlitre_low", "parasites_per_microlitre_high",
+)  # fmt: skip
 UPDATE_EVERY = 15.0  # seconds: a server is asked rarely, however short shards are
-
-
-def artifact_key(batch: str, what: str = "night") -> str:
-    """Make an artifact's key of small letters, digits and dashes from any batch name.
-
-    >>> artifact_key("2026-03-01")
-    'night-2026-03-01'
-    >>> artifact_key("Ward_7.b"), artifact_key("ward-7-b")
-    ('night-ward-7-b-e3651dd8', 'night-ward-7-b')
-    """
-    plain = "-".join(re.findall(r"[a-z0-9]+", batch.lower()))
-    # Two batches must not share a key because their names differ in what a key cannot say.
-    return f"{what}-{plain}" + ("" if plain == batch else f"-{digest_of(batch.encode())[:8]}")
 
 
 def markdown_text(value: object) -> str:
@@ -66,7 +68,9 @@ def markdown_text(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
 
 
-def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> bool:
+def announce(
+    store: Store, batch: Batch, seal: Seal, night: BatchSummary, pages_url: str | None = None
+) -> bool:
     """Emit the events, and make the artifacts, of a night that has just been published.
 
     Args:
@@ -74,6 +78,7 @@ def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> boo
         batch: that was screened.
         seal: of its reports.
         night: the batch's summary.
+        pages_url: where a browser finds the store's pages, if anywhere.
 
     Returns:
         Whether Prefect took all of it; False where it does not run the flow.
@@ -87,24 +92,24 @@ def announce(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> boo
         create_table_artifact,
     )
 
+    page = None if pages_url is None else f"{pages_url.rstrip('/')}/{page_path(batch.name)[-1]}"
     steps: dict[str, Callable[[], object]] = {
         "the events": lambda: _emit_all(store, batch, seal, night),
         "the summary": lambda: create_markdown_artifact(
-            _summary(store, batch, seal, night),
-            key=artifact_key(batch.name),
-            description=f"Batch {batch.name}: {night.light}",
+            _summary(store, batch, seal, night, page),
+            key=NIGHT,
+            description=f"{batch.name}: {night.light}",
         ),
         "the most abnormal cells": lambda: create_table_artifact(
             most_abnormal(store, batch),
-            key=artifact_key(batch.name, "abnormal"),
-            description=f"The {MOST_ABNORMAL} most abnormal cells of batch {batch.name}",
-        ),
-        "the page": lambda: create_link_artifact(
-            store.fs.unstrip_protocol(store.path(*page_path(batch.name))),
-            key=artifact_key(batch.name, "page"),
-            description=f"The page of batch {batch.name}",
+            key=CELLS,
+            description=f"{batch.name}: its {MOST_ABNORMAL} most abnormal cells",
         ),
     }
+    if page:
+        steps["the page"] = lambda: create_link_artifact(
+            page, link_text=f"Page of {batch.name}", key=PAGE, description=f"{batch.name}: its page"
+        )
     errors: list[Exception] = []
     for what, step in steps.items():
         with _or_warn(what, errors):
@@ -149,8 +154,8 @@ class NightProgress:
         with _or_warn("the progress"):
             made = create_progress_artifact(
                 0.0,
-                key=artifact_key(batch, "progress"),
-                description=f"Batch {batch}: the share of its shards that is done",
+                key=PROGRESS,
+                description=f"{batch}: the share of its shards that is done",
             )
             # Its type says that a coroutine would get a coroutine.
             self._artifact = cast(UUID, made)
@@ -170,22 +175,65 @@ class NightProgress:
         self._told = time.monotonic()
 
 
-def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> str:
+def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: str | None) -> str:
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
         "light": night.light,
         "why": "; ".join(night.reasons) or "nothing is unusual",
-        "images": f"{seal.rows:,} of {batch.images}",
+        "images": f"{seal.rows:,} of {named(sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
         "for review": f"{seal.review:,} images, {night.slides_for_review:,} slides",
         "detector": seal.detector,
         "report": store.address(*seal.report.split("/")),
+        "page": store.address(*page_path(batch.name)),
     }
-    lines = [f"# Batch {markdown_text(batch.name)}, {batch.batch_date}", "", "| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {markdown_text(rows[name])} |" for name in rows)])
+    cells = {name: markdown_text(value) for name, value in rows.items()}
+    if page:
+        cells["page"] = f"<{page}>"
+    return "\n".join(
+        [
+            f"# {markdown_text(batch.name)}: {night.light}",
+            "",
+            *_patients(store, batch, night),
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in cells.items()),
+        ]
+    )
+
+
+def _patients(store: Store, batch: Batch, night: BatchSummary) -> list[str]:
+    """Write the calls of the night, and the patients that a person is to see, as Markdown."""
+    calls = night.patient_calls or {}
+    if not calls:
+        return ["No patient is called."]
+    path = report_path(batch.name, batch.batch_date, PATIENTS)
+    found = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
+    shown = sorted(
+        (row for row in found if row["call"] in LISTED),
+        key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
+    )
+    lines = [f"**{sum(calls.values()):,} patients: {counted(calls)}**"]
+    if shown:
+        lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
+    for row in shown[:MOST_PATIENTS]:
+        who = markdown_text(row["patient_id"] or row["slide_id"] or "no name")
+        lines.append(f"| {who} | {row['call']} | {_density(row)} | {row['cells_read']:,} |")
+    if len(shown) > MOST_PATIENTS:
+        lines.append(f"\nand {len(shown) - MOST_PATIENTS:,} more, on the page")
+    return lines
+
+
+def _density(row: dict[str, Any]) -> str:
+    names = [f"parasites_per_microlitre{bound}" for bound in ("", "_low", "_high")]
+    if any(row[name] is None for name in names):
+        return ""
+    count, low, high = (f"{row[name]:,.0f}" for name in names)
+    return f"{count} ({low} to {high})"
 
 
 def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:

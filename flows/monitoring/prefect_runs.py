@@ -123,6 +123,14 @@ def scheduled_start() -> datetime:
     return start
 
 
+def run_parameters() -> dict[str, Any]:
+    """Return the parameters that Prefect runs the flow with."""
+    from prefect.runtime import flow_run
+
+    given: dict[str, Any] = flow_run.parameters
+    return given
+
+
 def _may_be_named() -> bool:
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     files = (home / "profiles.toml", Path("prefect.toml"), Path(".env"))

@@ -13,6 +13,7 @@ BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below", "counting_cells")
 REPORT = (
     "field_limits", "detectable_percent", "negative_percent", "red_cells_per_microlitre", "metrics",
+    "pages_url",
 )  # fmt: skip
 FIELDS = ("field_limits.least_sharpness", "field_limits.most_packed")
 CLUSTER = (
@@ -78,6 +79,10 @@ COMMANDS = {
         flow=True, workers=True,
     ),
     "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
+    "look": Command(
+        tools.Look, "flows.commands.look:look", STORE + BATCH + REPORT + CLUSTER,
+        flow=True, workers=True,
+    ),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),

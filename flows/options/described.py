@@ -15,6 +15,7 @@ from tasks.images.addresses import holds_secret, redact
 
 SETTINGS = "settings"  # the parameter of every command that is no option of its own
 POSITIONAL = "positional"  # marks an option that is given without its name
+SPELT = "spelt "  # marks one that a person writes otherwise than Python could, e.g. "spelt as"
 
 Given = TypeVar("Given", bound=str | list[str] | None)
 Function = TypeVar("Function", bound=Callable[..., Any])

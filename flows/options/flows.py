@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.options.described import Options, named_source, without_secret
+from flows.options.described import SPELT, Options, named_source, without_secret
 
 Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
@@ -17,6 +17,7 @@ PLANTED: list[float] = [0.1]
 MAGNITUDES = [0.0014]
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
+TakenAs = Literal["cells", "fields", "slides"]
 
 SAFE = AfterValidator(named_source)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
@@ -29,6 +30,10 @@ OWN_SITE = (
 LEARN = "let accepted cells of this night join the site, unless it drifts; needs --site"
 ONLY_SO_MANY = "take only so many images"
 MICRONS = "of slides whose file does not say"
+TAKEN_AS = (
+    "what all of them are: pictures of single cells, photographs of fields of view, or slides; by "
+    "default slidewatch looks"
+)
 ONE_SLIDE = "what one slide is: a file, or the folder of its photographs"
 
 
@@ -75,7 +80,11 @@ class Train(Options):
     limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
     seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
     network: Annotated[
-        str, Field(description="efficientnet_lite0, timm:<name> or torchvision:<name>")
+        str,
+        Field(
+            description="efficientnet_lite0, timm:<name>, torchvision:<name>, or module:function "
+            "of your own that the setting 'networks' names"
+        ),
     ] = "efficientnet_lite0"
     weights: Annotated[
         str, Field(description="where training starts: imagenet, scratch, or a weights file")
@@ -191,10 +200,17 @@ class Segment(Options):
 
 
 class Screen(Options):
-    """Diagnose and score a night's images, and publish the report."""
+    """Diagnose and score a night's cells, photographs or slides, and publish the report."""
 
-    images: Annotated[Images, SAFE, Field(description=f"the night's images: {SOURCES}")]
+    images: Annotated[
+        Images,
+        SAFE,
+        Field(description=f"the night's cells, photographs of fields, and slides: {SOURCES}"),
+    ]
     batch: Annotated[str, Field(description="name of this batch")]
+    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
+    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
+    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
     detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
     site: Annotated[str | None, Field(description=SITE)] = None
     learn: Annotated[bool, Field(description=LEARN)] = False
@@ -235,9 +251,7 @@ class Nightly(Options):
         float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
     ] = 60.0
     wait: Annotated[bool, Field(description="wait while another run works on the night")] = False
-    fields: Annotated[
-        bool, Field(description="they are fields of view and slides: cut the cells out of them")
-    ] = False
+    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
     slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
     microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
 

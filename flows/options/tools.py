@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.described import POSITIONAL, Options
+from flows.options.described import POSITIONAL, SPELT, Options
+from flows.options.flows import DETECTOR_AT, MICRONS, SAFE, SITE, TAKEN_AS, TakenAs
 
 Format = Literal["table", "csv"]
 Kind = Literal["models", "detectors", "sites", "batches"]
@@ -12,6 +13,20 @@ Shell = Literal["bash", "zsh", "fish"]
 
 LIMIT, PER_SLIDE = 100, 10
 UNMARKED = 0.25
+
+
+class Look(Options):
+    """Screen one photograph, slide or cell by itself, and open its page."""
+
+    photo: Annotated[str, POSITIONAL, SAFE, Field(description="photograph, slide or cell")]
+    to: Annotated[
+        str | None, Field(description="file of the page; by default among the temporary files")
+    ] = None
+    browser: Annotated[bool, Field(description="open the page in a browser")] = True
+    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
+    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
+    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
+    site: Annotated[str | None, Field(description=SITE)] = None
 
 
 class Status(Options):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flows.counting.threshold import COUNTING, site_counting
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.plan import plan_parts
 from flows.monitoring.console import tell, warn
 from flows.sites.jobs import (
     EvidenceJob,
@@ -20,7 +21,6 @@ from flows.sites.jobs import (
     site_statistics,
 )
 from flows.stages.jobs import run_jobs
-from flows.stages.scoring import plan_parts
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import list_seals, site_name
 from storage.batches.manifests import Batch, list_batches, load_batch

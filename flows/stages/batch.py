@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
+import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
@@ -60,18 +61,20 @@ def start_or_resume(
     limit: int | None,
     batch_date: date | None = None,
     force: bool = False,
+    listed: pa.Table | None = None,
 ) -> Batch:
     """Freeze the manifest of a new batch, or resume the batch that was frozen before.
 
-    With ``force`` a batch that is there starts anew; what it made before stays until replaced. So
-    does one that had no images, for by now there may be some.
+    ``listed`` are its images where they are listed already. With ``force`` a batch that is there
+    starts anew; what it made before stays until replaced. So does one that had no images, for by
+    now there may be some.
 
     Raises:
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
     images = as_given(images)
-    _refuse_among_others(store, images)
+    refuse_among_others(store, images)
     batch, started_at = find_batch(store, name), now()
     if batch and batch_date not in (None, batch.batch_date):
         raise StoreError(
@@ -92,9 +95,10 @@ def start_or_resume(
             earlier=() if force else tuple(b.key for b in others[-EARLIER:]),
             sequence=1 + max((b.sequence for b in others), default=0),
         )
-        listed = list_images(
-            images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
-        )
+        if listed is None:
+            listed = list_images(
+                images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
+            )
         return freeze_batch(store, plan, listed)
     refuse_other_images(batch, images, limit)
     verify_manifest(store, batch)
@@ -112,7 +116,7 @@ def refuse_other_images(batch: Batch, images: str | list[str], limit: int | None
         )
 
 
-def _refuse_among_others(store: Store, images: str | list[str]) -> None:
+def refuse_among_others(store: Store, images: str | list[str]) -> None:
     """Raise StoreError where one of several sources is a manifest that reports refer back to."""
     for source in images if isinstance(images, list) else []:
         if segmentation_of(store, source) or reviewed_batch(store, source):

@@ -21,6 +21,7 @@ from flows.stages.jobs import run_jobs
 from flows.stages.publish import batch_report, nights_before
 from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
+from storage.batches.segmentations import segmentation_for, sources_of
 from storage.leases import LeaseLostError, lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import CountingCard, DetectorCard
@@ -42,7 +43,7 @@ from storage.reports.tables import (
 )
 from storage.store import Store
 from tasks.detector.calibration import threshold
-from tasks.images.listing import named
+from tasks.images.listing import each_source, named
 from tasks.reports.fields import COLUMNS, cells_of
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
@@ -94,7 +95,7 @@ def write_page(
         threshold=limit,
         made_by=_made_by(store, batch, seal, card, detector)
         | ({"of other stores": row.imported} if row.imported else {}),
-        command=_command(settings, batch, seal),
+        command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
         patients=_patients(store, batch, seal),
     )
@@ -221,7 +222,7 @@ def _made_by(
     counting = site.counting if site else detector.counting
     adaptation = site and site.adaptation
     return {
-        "images": named(batch.images),
+        "images": named(sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name}, sha256 {card.digest}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
@@ -253,13 +254,19 @@ def _counting(card: CountingCard, site: str | None) -> str:
     )
 
 
-def _command(settings: Settings, batch: Batch, seal: Seal) -> str:
-    words = ["slidewatch", "screen"]
-    for source in batch.sources:
+def _command(settings: Settings, store: Store, batch: Batch, seal: Seal) -> str:
+    words, made = ["slidewatch", "screen"], segmentation_for(store, batch)
+    for source in each_source(sources_of(store, batch)):
         words += ["--images", source]
+    if made:
+        words += ["--as", made.taken_as] if made.taken_as else []
+        words += ["--slide-is", made.slide_is] if made.slide_is != "file" else []
+        scale = made.cutting.microns_per_pixel
+        words += ["--microns-per-pixel", f"{scale:g}"] if scale else []
     words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
     words += ["--detector", seal.detector]
     words += ["--site", site_name(seal.site)] if seal.site else []
-    words += ["--limit", str(batch.limit)] if batch.limit else []
+    limit = made.limit if made else batch.limit
+    words += ["--limit", str(limit)] if limit else []
     return shlex.join(words)

@@ -5,22 +5,19 @@ from dataclasses import replace
 from datetime import date
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from flows.counting.threshold import load_error_rates, load_site_rates
 from flows.jobs.detectors import adaptation_at, load_fitted_detector
 from flows.jobs.scoring.cells import provenance_of
+from flows.jobs.scoring.rows import finished_rows
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.settings import Settings
 from storage.batches.ledger import (
     Seal,
-    complete_looks,
     discard_scores,
-    looks_path,
     read_seal,
-    scores_path,
     screening_key,
     screening_start,
     shifts_path,
@@ -33,7 +30,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard, find_learning
 from storage.models.statistics import load_statistics
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import (
@@ -49,16 +46,13 @@ from storage.reports.tables import (
 )
 from storage.store import Store, StoreError
 from tasks.counting.call import Answers
-from tasks.detector.verdict import VerdictRule
-from tasks.reports.columns import REPEATED, Provenance, repeats
+from tasks.reports.columns import Provenance
 from tasks.reports.counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
 from tasks.reports.fields import FieldTally
-from tasks.reports.images import q_values
 from tasks.reports.night.batch_counts import NightTally
 from tasks.reports.night.batches import BatchSummary
 from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
-from tasks.second_look.rows import Looked, with_second_look
 from tasks.types import Verdict
 
 NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
@@ -266,37 +260,10 @@ def _counted_parts(
 
     Tallies count the first pass, by which the error rates of a count are known.
     """
-    paths = [scores_path(batch, key, part) for part in range(parts)]
-    # A night may have no images.
-    p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
-    q = q_values(np.concatenate(p))
-    columns = (read_table(store, *path, columns=["image_id"])["image_id"] for path in paths)
-    repeated = repeats(column.combine_chunks() for column in columns)
-    if repeated.any():
-        warn(
-            f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
-            "they count once, and their slides are for review"
-        )
-    rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    looked = _looked(store, batch, key, card) if detector.second_look else None
-    start = 0
-    for rows in (group for path in paths for group in iterate_groups(store, *path)):
-        here = slice(start, start + rows.num_rows)
-        start = here.stop
-        rows = rows.append_column("q_value", pa.array(q[here], mask=np.isnan(q[here])))
-        marked = rows.append_column(REPEATED, pa.array(repeated[here]))
+    for marked, rows in finished_rows(store, batch, key, parts, card, detector, warn):
         for tally in tallies:
             tally.count(marked)
-        found = looked.within(here.start, here.stop) if looked else None
-        yield with_second_look(rows, card.classes, rule, found)
-
-
-def _looked(store: Store, batch: Batch, key: str, card: ModelCard) -> Looked:
-    """Read what was found of all images of a batch that were looked at twice."""
-    paths = [looks_path(batch, key, part) for part in sorted(complete_looks(store, batch, key))]
-    return Looked.joined(
-        [Looked.from_table(read_table(store, *p), card.classes) for p in paths], len(card.classes)
-    )
+        yield rows
 
 
 def _seal(

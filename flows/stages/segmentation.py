@@ -3,6 +3,7 @@
 import logging
 import re
 from collections import Counter
+from itertools import chain
 from pathlib import PurePosixPath
 from posixpath import commonpath
 
@@ -23,10 +24,12 @@ from storage.batches.segmentations import (
     FIELDS,
     MANIFEST,
     PLACE_SCHEMA,
+    SORT,
     Cutting,
     Segmentation,
     Segmented,
     SlideIs,
+    TakenAs,
     complete_parts,
     count_places,
     discard_parts,
@@ -36,6 +39,7 @@ from storage.batches.segmentations import (
     read_fields,
     read_parts,
     read_segmented,
+    read_sources,
     seal_segmentation,
     segmentation_lease,
     write_places,
@@ -79,6 +83,8 @@ def cut_up(
     slide_is: SlideIs,
     limit: int | None = None,
     wait: bool = False,
+    sources: pa.Table | None = None,
+    taken_as: TakenAs | None = None,
 ) -> Segmented:
     """Segment photographs and slides, or resume where an earlier run stopped.
 
@@ -91,11 +97,16 @@ def cut_up(
         slide_is: what one slide is.
         limit: take only so many sources.
         wait: while another run works on it.
+        sources: the listed images with what each is taken for (`SORT`), single cells last; by
+            default all are listed, and are photographs or slides.
+        taken_as: what a person said of them.
     """
     store = Store(settings.store)
     with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
         store = held.store
-        frozen = _start_or_resume(store, name, images, cutting, root, slide_is, limit)
+        frozen = _start_or_resume(
+            store, name, images, cutting, root, slide_is, limit, sources, taken_as
+        )
         done = read_segmented(store, name)
         if done is not None:
             discard_parts(store, name)  # a run may die right after it has declared it complete
@@ -119,17 +130,20 @@ def _start_or_resume(
     root: str | list[str],
     slide_is: SlideIs,
     limit: int | None,
+    sources: pa.Table | None,
+    taken_as: TakenAs | None,
 ) -> Segmentation:
     frozen, images = find_segmentation(store, name), as_given(images)
     if frozen is None:
-        sources = list_images(
-            images,
-            limit=limit,
-            extensions=EXTENSIONS | SLIDE_EXTENSIONS,
-            trusted=store.holds,
-            on_skip=warn,
-        )
-        _refuse_regions(sources, images)
+        if sources is None:
+            sources = list_images(
+                images,
+                limit=limit,
+                extensions=EXTENSIONS | SLIDE_EXTENSIONS,
+                trusted=store.holds,
+                on_skip=warn,
+            )
+            _refuse_regions(sources, images)
         sources = one_file_a_slide(sources, warn)
         return freeze_segmentation(
             store,
@@ -140,6 +154,7 @@ def _start_or_resume(
             slide_is=slide_is,
             cutting=cutting,
             started_at=now(),
+            taken_as=taken_as,
         )
     before = (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting)
     if before != (images, limit, slide_is, cutting):
@@ -159,7 +174,12 @@ def _refuse_regions(sources: pa.Table, images: str | list[str]) -> None:
 
 
 def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
-    """Name the slide of each source that its manifest gives no slide."""
+    """Name the slide of each source to be cut up that its manifest gives no slide."""
+    if SORT in sources.column_names:
+        cut = sources.num_rows - sources[SORT].to_pylist().count("cells")
+        named_ones = _with_slides(sources.slice(0, cut).drop_columns(SORT), root, slide_is)
+        table = pa.concat_tables([named_ones, sources.slice(cut).drop_columns(SORT)])
+        return table.append_column(SORT, sources[SORT])
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     names = names_of_slides(uris, _folder_of_all(root), slide_is)
     if len(each_source(root)) > 1:
@@ -206,16 +226,17 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
     if count_places(store, frozen.name) is not None:
         return
     done = complete_parts(store, frozen.name, "surveys")
-    starts = range(0, frozen.sources, SOURCES_A_JOB)
+    cut = frozen.sources - frozen.cells
+    starts = range(0, cut, SOURCES_A_JOB)
     outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
-    measured = measured_every(frozen.sources) if outlined else 0
+    measured = measured_every(cut) if outlined else 0
     jobs = [
         SurveyJob(
             store,
             frozen.name,
             number,
             start,
-            min(start + SOURCES_A_JOB, frozen.sources),
+            min(start + SOURCES_A_JOB, cut),
             frozen.cutting,
             measured,
         )
@@ -257,7 +278,10 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
 def _publish(store: Store, frozen: Segmentation) -> Segmented:
     """Join the parts into the manifest and the table of fields, and seal them."""
     name, count = frozen.name, count_places(store, frozen.name) or 0
-    manifest = publish(store, name, MANIFEST, SCHEMA, read_parts(store, name, "cells", count))
+    whole = read_sources(store, name, frozen.sources - frozen.cells, frozen.sources)
+    whole = whole.select(SCHEMA.names)
+    parts = chain(read_parts(store, name, "cells", count), [whole])
+    manifest = publish(store, name, MANIFEST, SCHEMA, parts)
     fields = publish(store, name, FIELDS, FIELD_SCHEMA, read_parts(store, name, "fields", count))
     found = read_fields(store, name)
     kinds = found["kind"].drop_null().value_counts().to_pylist()
@@ -266,7 +290,8 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
         sources=frozen.sources,
         manifest_digest=manifest,
         fields_digest=fields,
-        images=sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
+        images=whole["failure"].null_count
+        + sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
         fields={each["values"]: each["counts"] for each in kinds},
         failures=dict(Counter(reason for reason in failure_reasons(found) if reason)),
     )

@@ -27,6 +27,15 @@ from storage.store import (
 Sources = str | tuple[str, ...]  # where images came from: one source, or several
 
 
+def key_of(name: str, attempt: int) -> str:
+    """Name the folders of an attempt at a batch; no batch can have the key of a later one as name.
+
+    >>> key_of("night", 1), key_of("night", 2)
+    ('night', 'night~2')
+    """
+    return name if attempt == 1 else f"{name}~{attempt}"
+
+
 class BatchPlan(Part):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
@@ -52,8 +61,8 @@ class BatchPlan(Part):
 
     @property
     def key(self) -> str:
-        """Name this attempt's folders; a later attempt's key is no name that a batch can have."""
-        return self.name if self.attempt == 1 else f"{self.name}~{self.attempt}"
+        """Name this attempt's folders; see `key_of`."""
+        return key_of(self.name, self.attempt)
 
 
 class Batch(BatchPlan, Record):
@@ -109,7 +118,7 @@ def find_batch(store: Store, name: str) -> Batch | None:
     following = Batch.find(store, "batches", name, "batch.json")
     while following is not None:
         found = following
-        key = f"{name}~{found.attempt + 1}"
+        key = key_of(name, found.attempt + 1)
         following = Batch.find(store, "batches", key, "batch.json")
     return found
 
@@ -117,7 +126,7 @@ def find_batch(store: Store, name: str) -> Batch | None:
 def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
     """Load a batch by name, at its latest attempt or a given one; StoreError lists the batches."""
     if attempt is not None and attempt > 1:
-        return load_batch_of_key(store, f"{name}~{attempt}")
+        return load_batch_of_key(store, key_of(name, attempt))
     batch = find_batch(store, name)
     if batch is None:
         found = list_batches(store, on_damage=lambda _: None)

@@ -7,6 +7,8 @@ written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segme
 that they are complete.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -15,7 +17,7 @@ from typing import Literal
 import pyarrow as pa
 
 from storage.batches.ledger import Quarantine
-from storage.batches.manifests import Sources
+from storage.batches.manifests import Batch, Sources
 from storage.leases import Lease, lease
 from storage.parquet import (
     read_footer,
@@ -35,6 +37,8 @@ STARTED, DONE = "segmentation.json", "segmented.json"
 
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
+TakenAs = Literal["cells", "fields", "slides"]
+SORT = "sort"  # column of the sources that says for which of these each is taken, where it is known
 
 
 class Cutting(Part):
@@ -55,7 +59,11 @@ class Cutting(Part):
 
 
 class Segmentation(Record):
-    """A segmentation as frozen when it started; ``images`` says where its sources came from."""
+    """A segmentation as frozen when it started; ``images`` says where its sources came from.
+
+    The last ``cells`` of its sources are pictures of single cells, and are not cut up. ``taken_as``
+    is what a person said of all sources.
+    """
 
     name: str
     images: Sources
@@ -65,6 +73,8 @@ class Segmentation(Record):
     sources_digest: str
     cutting: Cutting
     started_at: datetime
+    cells: int = 0
+    taken_as: TakenAs | None = None
 
     @property
     def digest(self) -> str:
@@ -88,7 +98,7 @@ def segmentation_lease(
     store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
 ) -> AbstractContextManager[Lease]:
     """Take the lease of a segmentation, or wait for it; HeldByOtherError names who holds it."""
-    return lease(store, FOLDER, check_name("segmentation", name), wait=wait, on_wait=on_wait)
+    return lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
 
 
 def freeze_segmentation(
@@ -101,11 +111,15 @@ def freeze_segmentation(
     slide_is: SlideIs,
     cutting: Cutting,
     started_at: datetime,
+    taken_as: TakenAs | None = None,
 ) -> Segmentation:
-    """Write a segmentation's sources, as rows of a manifest, once and for all."""
+    """Write a segmentation's sources, as rows of a manifest, once and for all.
+
+    Those that are single cells come last; `SORT` tells them.
+    """
     content = table_to_bytes(sources)
     made = Segmentation(
-        name=check_name("segmentation", name),
+        name=_checked(name),
         images=images if isinstance(images, str) else tuple(images),
         limit=limit,
         slide_is=slide_is,
@@ -113,6 +127,8 @@ def freeze_segmentation(
         sources_digest=digest_of(content),
         cutting=cutting,
         started_at=started_at,
+        cells=_sorts(sources)["cells"],
+        taken_as=taken_as,
     )
     try:
         freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
@@ -125,8 +141,25 @@ def freeze_segmentation(
 
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
     """Find the segmentation of that name; None where it has not been started."""
-    parts = (FOLDER, check_name("segmentation", name), STARTED)
+    parts = (FOLDER, _checked(name), STARTED)
     return Segmentation.find(store, *parts)
+
+
+def _checked(name: str) -> str:
+    """Return the name of a segmentation, or the key of a later attempt at the batch it is for."""
+    check_name("segmentation", re.sub(r"~\d+$", "", name))
+    return name
+
+
+def count_sorts(store: Store, name: str) -> dict[str, int]:
+    """Count the sources by what they were taken for; those that could not be told are left out."""
+    return dict(_sorts(read_table(store, FOLDER, name, SOURCES)))
+
+
+def _sorts(sources: pa.Table) -> Counter[str]:
+    if SORT not in sources.column_names:
+        return Counter()
+    return Counter(sort for sort in sources[SORT].to_pylist() if sort)
 
 
 def segmentation_of(store: Store, images: Sources) -> str | None:
@@ -137,6 +170,18 @@ def segmentation_of(store: Store, images: Sources) -> str | None:
     name = root.removeprefix(folder).removesuffix(f"/{MANIFEST}")
     is_one = root.startswith(folder) and "/" not in name
     return name if is_one and store.exists(FOLDER, name, DONE) else None
+
+
+def segmentation_for(store: Store, batch: Batch) -> Segmentation | None:
+    """Find the segmentation that was made for a batch when it began; None where none was."""
+    found = find_segmentation(store, batch.key)
+    return found if found and batch.images == manifest_address(store, batch.key) else None
+
+
+def sources_of(store: Store, batch: Batch) -> Sources:
+    """Return the sources that a person gave for a batch, also where their cells were cut out."""
+    made = segmentation_for(store, batch)
+    return made.images if made else batch.images
 
 
 def manifest_address(store: Store, name: str) -> str:

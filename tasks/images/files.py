@@ -142,6 +142,24 @@ def _read_bytes(uri: str) -> bytes:
     return _archive(kind, address, known_stamp(address)).read(name)
 
 
+def read_head(uri: str, length: int) -> bytes:
+    """Read the first bytes of a file; all of one in an archive, which knows no other way.
+
+    Raises:
+        TimedOutError: it does not answer.
+    """
+    return asked(uri, partial(_read_head, uri, length))
+
+
+def _read_head(uri: str, length: int) -> bytes:
+    if in_archive(uri):
+        return _read_bytes(uri)
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return _read_local(path, length)
+    return bytes(fs.cat_file(path, start=0, end=length))
+
+
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """List names and sizes in bytes of the files in an archive, in the archive's order."""
     archive = asked(address, lambda: _archive(kind, address, _stamp_anew(address)))
@@ -228,12 +246,15 @@ def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _read_local(path: str) -> bytes:
-    """Read a file on this machine without waiting: a pipe without a writer would hang for ever."""
+def _read_local(path: str, length: int = -1) -> bytes:
+    """Read a file on this machine without waiting: a pipe without a writer would hang for ever.
+
+    Of a ``length`` only as many of its first bytes are read.
+    """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         _refuse_devices(path, os.fstat(descriptor))
-        return file.read()
+        return file.read(length)
 
 
 def _refuse_devices(path: str, status: os.stat_result) -> None:

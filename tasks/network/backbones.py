@@ -155,9 +155,13 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
             origin = "DEFAULT" if published else None
             backbone = torchvision.models.get_model(name, weights=origin)
             _replace_last_linear(backbone, classes)
+        elif library and not published:
+            backbone = _own(library, name, classes)
         else:
             raise NetworkError(
-                f"no network {network!r}: use {DEFAULT_NETWORK}, timm:<name> or torchvision:<name>"
+                f"no network {network!r}{' with ImageNet weights' if library else ''}: use "
+                f"{DEFAULT_NETWORK}, timm:<name>, torchvision:<name>, or module:function of your "
+                "own with --weights scratch or a file"
             )
     except (RuntimeError, ValueError) as error:
         raise NetworkError(f"{network}: {error}") from None
@@ -172,6 +176,26 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     elif weights and not published:
         _load_matching(backbone, _renamed(backbone, _read_weights(weights)))
     return backbone
+
+
+def is_own(network: str) -> bool:
+    """Return whether a network is code of a user's, ``module:function``.
+
+    >>> is_own("timm:resnet18"), is_own("lab.networks:small")
+    (False, True)
+    """
+    return network.rpartition(":")[0] not in {"", "timm", "torchvision"}
+
+
+def _own(module: str, function: str, classes: int) -> nn.Module:
+    """Make a network of one's own: ``function(classes)`` returns a module that ends in logits."""
+    try:
+        made: object = getattr(importlib.import_module(module), function)(classes)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise NetworkError(f"{module}:{function} makes no network: {error}") from None
+    if not isinstance(made, nn.Module):
+        raise NetworkError(f"{module}:{function} returns {type(made).__name__}, no torch Module")
+    return made
 
 
 def _efficientnet_lite0_weights() -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ import pytest
 
 from flows.jobs import shard as jobs
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.shard import run_shard
-from flows.stages.scoring import plan_parts
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images

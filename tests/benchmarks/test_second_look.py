@@ -8,11 +8,11 @@ import pytest
 
 from flows.jobs.networks import load_inference
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.shard import ShardJob, run_shard
 from flows.looks import screening
 from flows.looks.screening import look_at_doubtful
 from flows.settings import Settings
-from flows.stages.scoring import plan_parts
 from storage.batches.features import create_features
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card

@@ -3,6 +3,7 @@
 import configparser
 import re
 import shlex
+import tomllib
 from urllib.parse import urlsplit
 
 import pytest
@@ -82,6 +83,18 @@ def test_files_that_are_copied_are_there() -> None:
 
 
 # --- services of one server
+
+
+def test_the_pages_are_served_where_prefect_links_them() -> None:
+    unit = configparser.ConfigParser(strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd" / "slidewatch-pages.service")
+    words = shlex.split(unit["Service"]["ExecStart"])
+    settings = tomllib.loads((DEPLOY / "slidewatch.toml").read_text())
+    url = urlsplit(settings["pages_url"])
+    assert words[1:4] == ["-m", "http.server", str(url.port)]
+    assert words[words.index("--bind") + 1] == url.hostname == "127.0.0.1"
+    assert words[words.index("--directory") + 1] == f"{settings['store']}/reports/html"
 
 
 def environment() -> dict[str, str]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from flows.commands.exports.contours import contours
 from flows.nightly import nightly
-from flows.screen import ImagesFailedError, screen
+from flows.screen import screen
 from flows.segment import FinderError, SegmentOutcome, SourcesFailedError, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
@@ -362,10 +362,9 @@ def test_the_failed_ones_are_in_the_report(
     (folder / "empty.png").write_bytes(b"")
     with pytest.raises(SourcesFailedError) as raised:
         segment(str(folder), "night", settings=tiny_ready)
-    with pytest.raises(ImagesFailedError) as failed:
-        screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=tiny_ready)
-    assert failed.value.outcome.failures == {"empty": 1}
-    rows = pq.read_table(failed.value.outcome.report).to_pylist()
+    outcome = screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=tiny_ready)
+    assert outcome.failures == {"empty": 1}
+    rows = pq.read_table(outcome.report).to_pylist()
     (row,) = (row for row in rows if row["status"] == "failed")
     assert row["uri"].endswith("empty.png")
     assert row["failure"] == "empty: the file has no bytes"
@@ -431,11 +430,11 @@ def inbox(fields: Path, tmp_path: Path) -> Path:
 
 
 def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
-    first = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
+    first = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(str(inbox), fields=True, slide_is="folder", settle=0, settings=tiny_ready)
+    again = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
     assert again.repeated
 
 

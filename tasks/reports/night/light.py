@@ -38,8 +38,7 @@ ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
 DISCOVERIES_AMBER = 0.005
-# A fiftieth of the files damaged has a cause that can be found; with a quarter the night is lost.
-FAILED_AMBER = 0.02
+# Any file that failed is amber; with a quarter of them the night is lost.
 FAILED_RED = 0.25
 # Fewer nights have no spread to compare with; nights before the last thirty are out of date.
 LEAST_NIGHTS = 5
@@ -48,7 +47,7 @@ MOST_NIGHTS = 30
 UNUSUAL = 4.0
 # Differences from earlier nights that do not matter, however little those nights vary.
 NEGLIGIBLE = {
-    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "failed": 0.01, "beyond_population": 0.1
+    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
 }  # fmt: skip
 NOT_A_CELL = "not_a_cell"  # why a file that is no picture of one cell has failed
 
@@ -96,13 +95,13 @@ def judge(
     usual = _usual(earlier, detector)
     if not night.scored:
         reason = "no image could be scored" if night.images else "there are no images"
-        found = [(Light.RED, reason), *_failures(night, usual)]
+        found = [(Light.RED, reason), *_failures(night)]
         return Drift(None, None, None, None, {}, len(usual), *_light(found))
     alike = [each for each in usual if each.bins == (P_VALUE_EDGES, TAP_EDGES)]
     ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
     psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, alike)
-    found = [*_abnormal(night, alpha), *_failures(night, usual), *_unlike(night.shares(), usual)]
+    found = [*_abnormal(night, alpha), *_failures(night), *_unlike(night.shares(), usual)]
     if strangeness:
         found += strangeness.findings()
     if unlearned:
@@ -222,32 +221,27 @@ def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
     return found
 
 
-def _failures(night: NightTally, usual: Sequence[BatchSummary]) -> list[Finding]:
-    """Judge the shares of images that failed, together and by reason."""
-    if not night.images:
-        return []
-    found, rate = _not_cells(night), 1 - night.scored / night.images
-    if rate >= FAILED_AMBER:
+def _failures(night: NightTally) -> list[Finding]:
+    """Judge the images that failed: a night with any is never green."""
+    found, failed = _not_cells(night), night.images - night.scored
+    if failed:
+        rate = failed / night.images
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        found.append((light, f"{rate:.1%} of the images failed: {reasons}"))
-        return found
-    for reason, n in sorted(night.failures.items()):
-        before = [each.failures.get(reason, 0) / each.images for each in usual]
-        found += _unusual(f"failed as {reason}", n / night.images, before, NEGLIGIBLE["failed"])
+        told = f"{failed:,} of {night.images:,} images failed ({rate:.1%}): {reasons}"
+        found.append((light, told))
     return found
 
 
 def _not_cells(night: NightTally) -> list[Finding]:
-    """Say which command was meant for files that are no single cells, however few they are."""
+    """Say what to do with files that are no single cells, however few they are."""
     n = night.failures[NOT_A_CELL]
     if not n:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
     told = (
-        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell: run "
-        "`slidewatch segment --images ... --name NAME`, then `slidewatch screen --images "
-        ".../segmentations/NAME/manifest.parquet --batch NAME`"
+        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell, and "
+        "were taken for single cells: `slidewatch screen --as fields` cuts the cells out of them"
     )
     return [(Light.AMBER, told)]
 

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.shard import run_shard
-from flows.stages.scoring import plan_parts
 from storage.store import Store
 from tests.support.models import WHEN
 from tests.support.servers import REQUESTS

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.looks import screening
 from flows.looks.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.stages.publish import publish
-from flows.stages.scoring import plan_parts
 from storage.batches.ledger import Screening, complete_looks, looks_path
 from storage.models.detectors import DetectorCard
 from storage.parquet import read_table
@@ -31,7 +31,7 @@ MOST = 9
 @pytest.fixture
 def night(store_with_model: Any, cells: Any, monkeypatch: pytest.MonkeyPatch) -> Night:
     """A night in parts of ten cells, of which nine may be looked at twice."""
-    monkeypatch.setattr("flows.stages.scoring.SHARDS_A_JOB", 1)
+    monkeypatch.setattr("flows.jobs.scoring.plan.SHARDS_A_JOB", 1)
     monkeypatch.setattr(choice, "LEAST", MOST)
     run_here(monkeypatch)
     return start(store_with_model, cells)

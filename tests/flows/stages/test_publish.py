@@ -11,10 +11,10 @@ import pytest
 
 from flows.commands.status import status
 from flows.jobs.scoring.cells import ScoreJob, score_part
+from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.shard import ShardJob, run_shard
 from flows.settings import Settings
 from flows.stages.publish import nights_before, not_learned, publish, valid_seal
-from flows.stages.scoring import plan_parts
 from storage.batches.features import create_features
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import BatchPlan, freeze_batch, load_batch

@@ -90,7 +90,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     def progress(*_: object) -> Iterator[_Silent]:
         yield _Silent()
 
-    def announce(store: object, batch: Any, seal: Any, night: Any) -> None:
+    def announce(store: object, batch: Any, seal: Any, night: Any, *_: Any) -> None:
         with told.open("a") as file:
             file.write(f"{batch.key} {seal.report_digest} {night.light}\n")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from flows.stages import inbox as module
-from flows.stages.inbox import Arrivals, arrivals, look
+from flows.stages.sources import inbox as module
+from flows.stages.sources.inbox import Arrivals, arrivals, look
 from storage.batches.nights import Night, freeze_night
 from storage.store import Store
 from tasks.images.files import SourceError

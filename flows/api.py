@@ -1,0 +1,357 @@
+"""Score images in a notebook or a script, without Prefect and without Dask.
+
+>>> from flows.api import open_store
+>>> detector = open_store("store").detector()  # doctest: +SKIP
+>>> cells = detector.score("cells/", slides=None)  # doctest: +SKIP
+>>> cells.sort_values("p_value")  # doctest: +SKIP
+
+The numbers are those of the report of a batch of the same images: they come from the same jobs,
+which run here, one after another. Nothing is written to the store. It needs pandas
+(``pip install 'slidewatch[notebook]'``).
+"""
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.jobs.scoring.cells import score_part
+from flows.jobs.scoring.night import describe_night
+from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
+from flows.jobs.scoring.rows import finished_rows
+from flows.jobs.shard import ShardJob, run_shard
+from flows.looks.jobs import LookJob, look_twice, most_doubtful
+from storage.batches.features import create_features
+from storage.batches.ledger import screening_key
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.models.borrowed import borrow
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, detector_names, load_model_of
+from storage.models.sites import SiteCard, detector_at
+from storage.reports.schemas.images import image_schema
+from storage.store import Store, refuse_absent
+from tasks.images.decoding import DECODING
+from tasks.images.listing import list_images
+from tasks.images.manifest import SCHEMA
+from tasks.images.regions import ImageRef, find, image_refs
+from tasks.visualisation.thumbnails import thumbnail
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise ImportError("flows.api needs pandas: pip install 'slidewatch[notebook]'") from error
+
+Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or where they lie
+SHARD_ROWS = 512  # images that the network's batches are filled from, as when a night is screened
+SHOWN = 20  # rows with a thumbnail
+FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
+LAST = ("review_reason", "failure")
+
+
+class Scored(pd.DataFrame):  # type: ignore[misc]
+    """A table of scored images, which notebooks show with thumbnails.
+
+    It has the columns of the report on images; ``slidewatch schema`` says what they mean.
+    """
+
+    _metadata = ("pictures",)
+
+    @property
+    def _constructor(self) -> type["Scored"]:
+        return Scored
+
+    def _repr_html_(self) -> str:
+        """Show the first rows as HTML, each beside its picture."""
+        if "uri" not in self.columns:
+            return str(super()._repr_html_())
+        rows = pd.DataFrame(self.head(SHOWN))
+        probabilities = [name for name in self.columns if name.startswith("probability_")]
+        columns = [n for n in (*FIRST, *probabilities, *LAST) if n in self.columns]
+        pictures = getattr(self, "pictures", None) or {}
+        lines = [
+            "<tr>"
+            + f"<th>{escape(str(index))}</th><td>{_shown(pictures.get(row['uri']))}</td>"
+            + "".join(f"<td>{escape(_text(row[name]))}</td>" for name in columns)
+            + "</tr>"
+            for index, row in rows.iterrows()
+        ]
+        head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
+        more = f"{len(self):,} images, {len(self.columns)} columns"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+    def _mime_(self) -> tuple[str, str]:
+        """Show the same in marimo."""
+        return "text/html", self._repr_html_()
+
+
+def open_store(address: str | Path = "store") -> "OpenStore":
+    """Open a store, to score with what it has.
+
+    Args:
+        address: root of the store: a folder, or ``s3://bucket/store``.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    store = Store(str(address))
+    refuse_absent(store)
+    return OpenStore(store)
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A store whose detectors score."""
+
+    store: Store
+
+    @property
+    def detectors(self) -> list[str]:
+        """List the names of the detectors."""
+        return detector_names(self.store)
+
+    def detector(self, name: str | None = None, site: str | None = None) -> "Detector":
+        """Load a detector.
+
+        Args:
+            name: of the detector; by default that of the site, or the newest.
+            site: a commissioned laboratory, whose slides the images are compared with.
+
+        Raises:
+            StoreError: there is none of that name, or it is damaged.
+        """
+        card, site_card = detector_at(self.store, name, site)
+        return Detector(self.store, card, site_card)
+
+
+class Detector:
+    """A detector, with its model and a site, that scores images where it is.
+
+    The network runs on one core, or on the GPU where there is one.
+    """
+
+    def __init__(self, store: Store, card: DetectorCard, site: SiteCard | None = None) -> None:
+        self.card, self.site = card, site
+        self.model: ModelCard = load_model_of(store, card)
+        # The jobs keep what they find beside the model that they use.
+        self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
+        self._store = Store(self._folder.name)
+        self._numbers = count(1)
+        borrow(store, self._store, card, site)
+
+    @property
+    def name(self) -> str:
+        """Return the detector's name."""
+        return self.card.name
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes that images are diagnosed as."""
+        return list(self.model.classes)
+
+    def score(
+        self,
+        images: str | Path | Sequence[Picture],
+        slides: Sequence[str | None] | None = None,
+        patients: Sequence[str | None] | None = None,
+    ) -> Scored:
+        """Diagnose and score pictures of single cells, each within its slide.
+
+        Args:
+            images: a folder, archive, glob or manifest; or n pictures: pixels uint8 (h, w, 3) or
+                (h, w), Pillow images, or where files lie.
+            slides: the slide (n,) of each picture; cells of one slide are compared with each
+                other. By default what the files' names or the manifest say.
+            patients: the patient (n,) of each picture.
+
+        Returns:
+            A row for each image with the columns of the report on images: ``diagnosis``,
+            ``probability_<class>``, ``abnormality`` and its ``p_value`` given the slide,
+            ``population_p_value``, ``verdict``, ``review_reason``; or the ``failure``. Pictures
+            are in the order in which they were given.
+
+        Raises:
+            SourceError: the images cannot be listed.
+            ValueError: pixels have another shape or type, or there are not n slides.
+        """
+        with tempfile.TemporaryDirectory(prefix="slidewatch-pictures-") as folder:
+            if isinstance(images, str | Path):
+                manifest = list_images(str(images), classes=self.model.classes)
+                pictures: dict[str, Any] = dict(
+                    zip(manifest["uri"].to_pylist(), image_refs(manifest), strict=True)
+                )
+            else:
+                manifest, pictures = _listed(images, Path(folder))
+            for column, names in (("slide_id", slides), ("patient_id", patients)):
+                manifest = _named(manifest, column, names)
+            order = _by_slide(manifest)
+            rows = self._rows(manifest.take(order))
+        frame = Scored(rows.take(np.argsort(order)).to_pandas())
+        frame.pictures = pictures
+        return frame
+
+    def _rows(self, manifest: pa.Table) -> pa.Table:
+        """Screen images as a night is screened, and return the rows of its report."""
+        store, card, detector, site = self._store, self.model, self.card, self.site
+        batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
+        key = screening_key(detector.name, site.name if site else None)
+        try:
+            with _one_thread():
+                _extract(store, batch, card)
+                parts = plan_parts(store, batch, by_slide=detector.slides is not None)
+                wanted = range(len(parts))
+                job = night_job(store, batch, card, detector, parts, wanted, site)
+                night = None if job is None else describe_night(job)
+                for each in score_jobs(
+                    store, batch, card, detector, parts, wanted, batch.started_at, night, site
+                ):
+                    score_part(each)
+                _look_twice(store, batch, card, detector, key, len(parts), site)
+            found = finished_rows(store, batch, key, len(parts), card, detector, lambda _: None)
+            schema = image_schema(card.classes, list(detector.taps))
+            rows = [rows.select(schema.names).cast(schema) for _, rows in found]
+            return pa.concat_tables([schema.empty_table(), *rows])
+        finally:
+            store.remove("batches", batch.key)
+            store.remove("features", card.name, f"{batch.key}.zarr")
+
+
+def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:
+    now = datetime.now(UTC)
+    plan = BatchPlan(
+        name=name,
+        images="pictures in memory",
+        limit=None,
+        shard_rows=SHARD_ROWS,
+        batch_date=now.date(),
+        started_at=now,
+    )
+    return freeze_batch(store, plan, manifest)
+
+
+def _extract(store: Store, batch: Batch, card: ModelCard) -> None:
+    create_features(
+        store,
+        card.name,
+        batch.key,
+        rows=batch.rows,
+        shard_rows=batch.shard_rows,
+        tap_widths=card.tap_widths,
+        classes=len(card.classes),
+        digests={"manifest": batch.manifest_digest, "model": card.digest},
+        decoding=DECODING,
+    )
+    for shard in batch.shards():
+        run_shard(ShardJob(store, batch, shard, card))
+
+
+def _look_twice(
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    key: str,
+    parts: int,
+    site: SiteCard | None,
+) -> None:
+    if detector.second_look is None:
+        return
+    chosen, starts = most_doubtful(store, batch, card, detector, key, parts)
+    for part in range(parts):
+        if rows := tuple(chosen.of_part(part).tolist()):
+            job = LookJob(store, batch, card, detector, key, part, starts[part], rows, site=site)
+            look_twice(job)
+
+
+def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """List pictures as a manifest, those in memory as files of a folder, with each by its name."""
+    rows: list[dict[str, Any]] = []
+    pictures: dict[str, Any] = {}
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            listed = list_images(str(image))
+            if listed.num_rows != 1:
+                raise ValueError(f"picture {number} is {listed.num_rows} images: give one file")
+            (row,) = listed.to_pylist()
+            pictures[row["uri"]] = image_refs(listed)[0]
+        else:
+            path = folder / f"{number}.png"
+            pictures[f"picture {number}"] = _as_image(image, number)
+            pictures[f"picture {number}"].save(path)
+            row = {"uri": f"picture {number}", "source_uri": path.as_uri()}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, SCHEMA), pictures
+
+
+def _as_image(pixels: NDArray[np.uint8] | Image.Image, number: int) -> Image.Image:
+    if isinstance(pixels, Image.Image):
+        return pixels.convert("RGB")
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"picture {number} is {pixels.dtype} {pixels.shape}: give uint8 (h, w, 3), or (h, w)"
+        )
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) -> pa.Table:
+    if names is None:
+        return manifest
+    if len(names) != manifest.num_rows:
+        raise ValueError(f"{manifest.num_rows} images, but {len(names)} values of {column}")
+    place = SCHEMA.get_field_index(column)
+    texts = [None if name is None else str(name) for name in names]
+    return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
+
+
+def _by_slide(manifest: pa.Table) -> NDArray[np.intp]:
+    """Order rows (n,) so that those of a patient, and of a slide, follow each other."""
+    keys = manifest.select(["patient_id", "slide_id"]).append_column(
+        "row", pa.array(np.arange(manifest.num_rows))
+    )
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    return np.asarray(order.to_numpy(), np.intp)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, as workers do, so that features are theirs; then as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _shown(picture: Image.Image | ImageRef | None) -> str:
+    """Draw a picture small, as an image in HTML; empty where it cannot be read."""
+    if picture is None:
+        return ""
+    try:
+        image = find(picture).image() if isinstance(picture, ImageRef) else picture
+    except Exception:  # its row says why
+        return ""
+    file = io.BytesIO()
+    thumbnail(image).save(file, "WEBP", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="" width="64" src="data:image/webp;base64,{data}">'
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.3g}"
+    return "" if value is None or value is pd.NA or value is pd.NaT else str(value)

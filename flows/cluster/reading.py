@@ -1,0 +1,20 @@
+"""Tell workers how long to wait for a read."""
+
+from typing import Any
+
+from distributed import WorkerPlugin
+
+from tasks.patience import wait_at_most
+
+
+class ReadLimit(WorkerPlugin):
+    """Tell workers, also those that come later, how long to wait for a read."""
+
+    name = "read-limit"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def setup(self, worker: Any) -> None:
+        """Set the limit in the worker's process."""
+        wait_at_most(self._seconds)

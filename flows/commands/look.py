@@ -1,0 +1,137 @@
+"""Run the command `look`: screen one photograph, and open its page.
+
+It works in a store of its own that is thrown away: a single photograph is no night, and what is
+kept of nights must not be compared with it. Model, detector and site are those of the user's store.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+
+from flows.commands.mistakes import refuse_no_detector
+from flows.monitoring.console import warn
+from flows.options.described import described
+from flows.options.flows import TakenAs
+from flows.options.tools import Look
+from flows.outcome import Outcome, table
+from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.settings import Settings
+from storage.models.borrowed import borrow
+from storage.models.sites import detector_at
+from storage.store import Store, StoreError
+from tasks.images.listing import refuse_missing
+
+
+class LookOutcome(Outcome):
+    """The figures of one photograph, and its page."""
+
+    photo: str
+    taken_for: dict[str, int]
+    cells: int
+    diagnoses: dict[str, int]
+    calls: dict[str, int]
+    abnormal: int
+    light: str
+    reasons: list[str]
+    failures: dict[str, int]
+    detector: str
+    page: str
+    opened: bool
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the photograph, or a cell of it, could not be read."""
+        return bool(self.failures)
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows: list[tuple[str, object]] = [
+            ("cells", f"{self.cells:,}, {self.abnormal:,} of them abnormal"),
+            ("diagnoses", ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())),
+            ("answer", ", ".join(self.calls) or "none"),
+            ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
+            ("detector", self.detector),
+            ("page", f"{self.page}{'' if self.opened else ' (open it in a browser)'}"),
+        ]
+        if self.failures:
+            rows.insert(0, ("failed", ", ".join(f"{n} {why}" for why, n in self.failures.items())))
+        return f"{self.photo}\n{table(rows)}"
+
+
+@described(Look)
+def look(
+    photo: str,
+    to: str | None = None,
+    browser: bool = True,
+    taken_as: TakenAs | None = None,
+    microns_per_pixel: float | None = None,
+    detector: str | None = None,
+    site: str | None = None,
+    settings: Settings | None = None,
+) -> LookOutcome:
+    """Screen one photograph, slide or cell by itself, and open its page.
+
+    Raises:
+        SourceError: there is no such photograph.
+        StoreError: there is no store to take a detector from.
+    """
+    settings = settings or Settings()
+    refuse_missing(photo)
+    page = Path(to) if to else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(photo)}.html"
+    with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
+        own = Store(folder)
+        store = Store(settings.store)
+        refuse_no_detector(store, detector, site)
+        card, site_card = detector_at(store, detector, site, warn)
+        borrow(store, own, card, site_card)
+        try:
+            found = screen(
+                photo,
+                _name(photo),
+                taken_as=taken_as,
+                microns_per_pixel=microns_per_pixel,
+                detector=card.name,
+                site=site,
+                settings=settings.model_copy(update={"store": folder, "metrics": None}),
+            )
+        except ImagesFailedError as error:  # the photograph itself cannot be read
+            found = error.outcome
+        if found.page_failure:
+            raise StoreError(f"the page of {photo} could not be made ({found.page_failure})")
+        shutil.copyfile(found.page, page)
+    opened = browser and _has_display() and webbrowser.open(page.absolute().as_uri())
+    return _outcome(photo, found, str(page), opened)
+
+
+def _name(photo: str) -> str:
+    """Name the batch of a photograph as its file, in signs that a batch may have."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo.rstrip("/")).stem).strip("-_.")
+    return stem[:100] or "photograph"
+
+
+def _has_display() -> bool:
+    """Return whether a browser can show a page here, and not in the middle of a terminal."""
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _outcome(photo: str, found: ScreenOutcome, page: str, opened: bool) -> LookOutcome:
+    return LookOutcome(
+        photo=photo,
+        taken_for=found.taken_for,
+        cells=found.scored,
+        diagnoses=found.diagnoses,
+        calls=found.patients,
+        abnormal=found.abnormal,
+        light=found.light,
+        reasons=found.reasons,
+        failures=found.failures,
+        detector=found.detector,
+        page=page,
+        opened=opened,
+    )

@@ -1,0 +1,142 @@
+"""Plan how a batch is scored, from its manifest alone: parts of whole patients, and their jobs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from flows.jobs.scoring.cells import FEW, Range, ScoreJob, Span
+from flows.jobs.scoring.night import Night, NightJob, SlideRows
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.store import Store
+from tasks.detector.slide_normal import Choices
+
+SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where they like
+
+
+@dataclass(frozen=True)
+class Part:
+    """The work of one job: consecutive rows of whole slides, and their references."""
+
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+
+
+def night_job(
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: Sequence[Part],
+    wanted: Sequence[int],
+    site: SiteCard | None = None,
+) -> NightJob | None:
+    """Make the job that describes the night; None where none of the wanted parts leans on it."""
+    leans = any(_leans(span) for number in wanted for span in parts[number].spans)
+    if not leans or detector.slides is None:
+        return None
+    unnamed = tuple(
+        (slide.start, slide.stop)
+        for part in parts
+        for slide in part.slides
+        if slide.slide is None and slide.patient is None
+    )
+    return NightJob(store, batch, card, detector, unnamed, site)
+
+
+def score_jobs(
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    parts: Sequence[Part],
+    wanted: Sequence[int],
+    scored_at: datetime,
+    night: Night | None,
+    site: SiteCard | None = None,
+) -> list[ScoreJob]:
+    """Make the jobs that score some parts of a batch."""
+    return [
+        ScoreJob(
+            store, batch, card, detector, number,
+            parts[number].slides, parts[number].spans, scored_at, night, site,
+        )
+        for number in wanted
+    ]  # fmt: skip
+
+
+def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
+    """Divide a batch into parts of whole patients, from its manifest alone.
+
+    Args:
+        store: where the batch is.
+        batch: whose rows of a patient, and of a slide, follow each other.
+        by_slide: whether cells are compared with their slide; otherwise with the population.
+    """
+    slides = list(slides_of(store, batch))
+    wanted = SHARDS_A_JOB * batch.shard_rows
+    parts: list[Part] = []
+    waiting: list[SlideRows] = []
+    for _, group in groupby(slides, key=lambda slide: slide.patient or slide):
+        waiting += group
+        if waiting[-1].stop - waiting[0].start >= wanted:
+            parts.append(_part(waiting, by_slide))
+            waiting = []
+    if waiting:
+        parts.append(_part(waiting, by_slide))
+    return parts
+
+
+def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
+    """List the slides of a batch in order; cells that name none come in runs of a shard's size."""
+    table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
+    # Numbers, for a text of each image would take a hundred bytes.
+    numbered = [
+        table[name].dictionary_encode(null_encoding="encode") for name in table.column_names
+    ]
+    numbers = np.stack([column.combine_chunks().indices for column in numbered])
+    starts = np.flatnonzero((np.diff(numbers, prepend=-1) != 0).any(axis=0)).tolist()
+    for start, stop in pairwise([*starts, table.num_rows]):
+        patient, slide = (table[name][start].as_py() for name in table.column_names)
+        if patient is None and slide is None:
+            cuts = [*range(start, stop, batch.shard_rows), stop]
+            for a, b in pairwise(cuts):
+                yield SlideRows(None, None, a, b)
+        else:
+            yield SlideRows(slide, patient, start, stop)
+
+
+def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
+    """Say what each slide is compared with: itself, or its patient, or else the night."""
+    spans: list[Span] = []
+    for patient, group in groupby(slides, key=lambda slide: slide.patient):
+        own = list(group)
+        for slide in own:
+            reference = _reference(slide, own if patient is not None else [slide])
+            span = Span(slide.start, slide.stop, reference if by_slide else None)
+            if spans and spans[-1].reference == span.reference:
+                spans[-1] = Span(spans[-1].start, span.stop, span.reference)
+            else:
+                spans.append(span)
+    return Part(tuple(slides), tuple(spans))
+
+
+def _leans(span: Span) -> bool:
+    return span.reference is None or span.reference[2] == FEW
+
+
+def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | None:
+    least = Choices.least
+    if slide.slide is not None and slide.stop - slide.start >= least:
+        return slide.start, slide.stop, "slide"
+    start, stop = of_patient[0].start, of_patient[-1].stop
+    if slide.patient is not None and stop - start >= least:
+        return start, stop, "patient"
+    if slide.slide is None and slide.patient is None:
+        return None
+    return start, stop, FEW

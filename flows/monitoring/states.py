@@ -1,0 +1,93 @@
+"""Tell Prefect how a night has ended: Completed, and by its light; Failed where it is lost.
+
+A night with a published report is Completed. Its state is called ``Amber`` or ``Red`` where its
+light is that, and its message begins with the patients. It is Failed where nothing could be scored,
+or a share of `FAILED_RED` of its images failed.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from flows.monitoring.prefect_runs import in_prefect_run
+from flows.outcome import printable
+from tasks.images.addresses import redact
+from tasks.reports.night.light import FAILED_RED
+from tasks.types import Light
+
+OURS = ("flows.", "tasks.", "storage.")  # modules whose errors say in a sentence what is wrong
+
+
+class Night(Protocol):
+    """The outcome of a night, as far as its state tells of it."""
+
+    light: str
+    reasons: list[str]
+    images: int
+    scored: int
+    failures: dict[str, int]
+    patients: dict[str, int]
+
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result", bound=Night)
+
+
+def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a night's function, which returns a state to Prefect where Prefect runs it.
+
+    Whoever called the flow gets the outcome all the same, or the error of a run that is Failed.
+    Called without Prefect, the function does what it does.
+    """
+
+    @wraps(function)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+        if not in_prefect_run():
+            return function(*args, **kwargs)
+        from prefect.states import Completed, Failed
+
+        try:
+            outcome = function(*args, **kwargs)
+        except Exception as error:
+            night: Night | None = getattr(error, "outcome", None)
+            if night is not None and not is_lost(night):
+                return Completed(name=_name(Light.AMBER, night), message=told(night), data=night)
+            if type(error).__module__.startswith(OURS):
+                # What is wrong stands in it; where in our code it was noticed helps nobody.
+                return Failed(message=printable(redact(str(error))), data=error)
+            raise
+        return Completed(name=_name(Light.GREEN, outcome), message=told(outcome), data=outcome)
+
+    return run
+
+
+def is_lost(night: Night) -> bool:
+    """Return whether so many images of a night failed that it is worth nothing."""
+    return not night.scored or 1 - night.scored / night.images >= FAILED_RED
+
+
+def told(night: Night) -> str:
+    """Write what a person wants to know first of a night: patients, images, and its light."""
+    failed = night.images - night.scored
+    parts = [f"patients: {counted(night.patients)}"] if night.patients else []
+    parts.append(f"{night.images:,} images")
+    if failed:
+        parts[-1] += f", of which {failed:,} failed ({counted(night.failures)})"
+    reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
+    return printable(redact("; ".join(parts) + reasons))
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts by name.
+
+    >>> counted({"positive": 2, "negative": 1200})
+    '2 positive, 1,200 negative'
+    """
+    return ", ".join(f"{n:,} {name}" for name, n in counts.items())
+
+
+def _name(least: Light, night: Night) -> str | None:
+    """Name a state after the light, which is at least one; None is Prefect's own Completed."""
+    lights = list(Light)
+    light = max(least, Light(night.light), key=lights.index)
+    return None if light is Light.GREEN else light.value.capitalize()

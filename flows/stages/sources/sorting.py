@@ -1,0 +1,249 @@
+"""Look at the sources of a batch, say what they are, and cut up photographs and slides."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.cluster.client import open_client
+from flows.jobs.single_cells import CountJob, count_cells
+from flows.monitoring.console import tell, warn
+from flows.monitoring.telemetry import stage
+from flows.settings import Settings
+from flows.stages.batch import refuse_among_others
+from flows.stages.jobs import run_jobs
+from flows.stages.segmentation import cells_of_fields, cut_up
+from storage.batches.manifests import Batch, find_batch, key_of
+from storage.batches.segmentations import (
+    SORT,
+    SlideIs,
+    TakenAs,
+    count_sorts,
+    find_segmentation,
+    manifest_address,
+    read_segmented,
+    segmentation_for,
+    segmentation_of,
+)
+from storage.reports.reviews import reviewed_batch
+from storage.store import Store, StoreError
+from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
+from tasks.images.listing import as_given, list_images, named
+from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
+
+AT_ONCE = 16  # files that are looked at
+WORDS: dict[str, tuple[str, str]] = {
+    "fields": ("photograph of a field", "photographs of fields"),
+    "slides": ("slide", "slides"),
+    "cells": ("picture of a single cell", "pictures of single cells"),
+}
+OVERRULE = "if that is wrong, say --as cells, fields or slides"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person says of the sources of a batch.
+
+    ``root`` is the folder below which their names tell slides apart, by default that of the images.
+    ``limit`` takes only so many files.
+    """
+
+    images: str | list[str]
+    taken_as: TakenAs | None = None
+    slide_is: SlideIs = "file"
+    microns_per_pixel: float | None = None
+    limit: int | None = None
+    root: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a batch is screened from: its sources, or the manifest of cells cut out of them.
+
+    ``listed`` are its images where they were listed just now; ``sorts`` counts the sources by sort,
+    and is empty where all are single cells.
+    """
+
+    images: str | list[str]
+    limit: int | None
+    listed: pa.Table | None = None
+    sorts: dict[str, int] = field(default_factory=dict)
+
+
+def take(
+    store: Store,
+    settings: Settings,
+    batch: str,
+    wanted: Wanted,
+    classes: Sequence[str],
+    work: ExitStack,
+    *,
+    force: bool = False,
+) -> Taken:
+    """Tell what the sources of a batch are, and cut out the cells of those that have many.
+
+    What was decided when the batch began is kept: a resumed run looks at nothing anew. Workers are
+    started where they are needed, and are there until ``work`` ends.
+
+    Raises:
+        StoreError: the batch was begun from other sources, or these were taken for something else.
+        SourceError: the images cannot be listed.
+    """
+    images = as_given(wanted.images)
+    if isinstance(images, str) and (
+        segmentation_of(store, images) or reviewed_batch(store, images)
+    ):
+        if wanted.taken_as not in (None, "cells"):
+            raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")
+        return Taken(images, wanted.limit)
+    refuse_among_others(store, images)
+    begun = find_batch(store, batch)
+    anew = force or begun is None or not begun.rows
+    key = key_of(batch, (begun.attempt if begun else 0) + anew)
+    made = find_segmentation(store, key)
+    if begun and not anew:
+        made = segmentation_for(store, begun)
+        if made is None:
+            _refuse_otherwise(begun, "cells", wanted.taken_as)
+            return Taken(images, wanted.limit)
+        _refuse_others(begun, made.images, made.limit, images, wanted.limit)
+        _refuse_otherwise(begun, made.taken_as, wanted.taken_as)
+    sources = None
+    if made is None:
+        listed = _list(store, wanted, classes)
+        sorts = _sorts(settings, listed, wanted.taken_as, work)
+        _tell(images, sorts)
+        if not {"fields", "slides"} & set(sorts):
+            return Taken(images, wanted.limit, listed)
+        sources = _cells_last(listed, sorts)
+    if read_segmented(store, key) is None:
+        work.enter_context(open_client(settings))
+    cut_up(
+        settings,
+        key,
+        images,
+        cells_of_fields(settings, wanted.microns_per_pixel),
+        root=wanted.root or images,
+        slide_is=wanted.slide_is,
+        limit=wanted.limit,
+        sources=sources,
+        taken_as=wanted.taken_as,
+    )
+    return Taken(manifest_address(store, key), None, sorts=count_sorts(store, key))
+
+
+def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> pa.Table:
+    cells = wanted.taken_as == "cells"
+    return list_images(
+        wanted.images,
+        classes=classes,
+        limit=wanted.limit,
+        extensions=EXTENSIONS if cells else EXTENSIONS | SLIDE_EXTENSIONS,
+        trusted=store.holds,
+        on_skip=warn,
+    )
+
+
+def _sorts(
+    settings: Settings, listed: pa.Table, taken_as: TakenAs | None, work: ExitStack
+) -> list[Sort | None]:
+    """Tell the sort of each row; a region is one image, and a row that failed is looked at late."""
+    whole = pc.and_(pc.is_null(listed["x"]), pc.is_null(listed["failure"]))
+    rows = [row for row, is_whole in enumerate(whole.to_pylist()) if is_whole]
+    some = listed.take(pa.array(rows, pa.int64()))
+    uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
+    found: list[Sort | None] = ["cells" if x is not None else None for x in listed["x"].to_pylist()]
+    seen: list[Sort | None]
+    if taken_as is not None:
+        seen = [_said(taken_as, uri) for uri in uris]
+    else:
+        with stage("look"):
+            seen = _look(settings, uris, some["size"].to_pylist(), work)
+    for row, sort in zip(rows, seen, strict=True):
+        found[row] = sort
+    return found
+
+
+def _said(taken_as: TakenAs, uri: str) -> Sort:
+    """Take what a person says of a file, but for formats that hold nothing but slides."""
+    only_slides = extension_of(uri) in VENDORS | {ZARR}
+    return "slides" if taken_as == "fields" and only_slides else taken_as
+
+
+def _look(
+    settings: Settings, uris: Sequence[str], sizes: Sequence[int | None], work: ExitStack
+) -> list[Sort | None]:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+        seen: list[Glance] = glances(uris, sizes, lambda some: pool.map(glance, some))
+    chosen = to_try(seen)
+    tried: dict[int, int | None] = {}
+    if chosen:
+        # On workers, for a stranger's file may kill who decodes it.
+        client = work.enter_context(open_client(settings))
+        pictures = [uris[row] for row in chosen]
+        jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
+        found = run_jobs(client, count_cells, jobs, title="look at the pictures")
+        tried = dict(zip(chosen, chain.from_iterable(found), strict=True))
+    return settle(seen, tried)
+
+
+def _tell(images: str | list[str], sorts: Sequence[Sort | None]) -> None:
+    """Say for what the sources are taken, where that is more than single cells."""
+    counts = Counter[str](sort for sort in sorts if sort)
+    if set(counts) <= {"cells"}:
+        return
+    bad = sorts.count(None)
+    said = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
+    tell(f"{named(images)}: {said}; cells are cut out of what has many ({OVERRULE})")
+
+
+def counted_sorts(counts: Mapping[str, int]) -> str:
+    """Write how many sources there are of each sort.
+
+    >>> counted_sorts({"cells": 1, "fields": 12})
+    '12 photographs of fields, 1 picture of a single cell'
+    """
+    return ", ".join(
+        f"{counts[sort]:,} {words[counts[sort] != 1]}"
+        for sort, words in WORDS.items()
+        if counts.get(sort)
+    )
+
+
+def _cells_last(listed: pa.Table, sorts: Sequence[Sort | None]) -> pa.Table:
+    """Put what is cut up before what is one cell; what cannot be read is left to the former."""
+    cut = [row for row, sort in enumerate(sorts) if sort != "cells"]
+    cells = [row for row, sort in enumerate(sorts) if sort == "cells"]
+    order = cut + cells
+    column = pa.array([sorts[row] for row in order], pa.string())
+    return listed.take(order).append_column(SORT, column)
+
+
+def _refuse_others(
+    batch: Batch,
+    before: str | Sequence[str],
+    limit_before: int | None,
+    images: str | list[str],
+    limit: int | None,
+) -> None:
+    if (as_given(before), limit_before) != (images, limit):
+        raise StoreError(
+            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
+            f"{named(before)} (limit {limit_before}): give the same --images and --limit to "
+            "go on with it, or another --batch"
+        )
+
+
+def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
+    """Raise StoreError where a batch goes on, and its sources are to be something else."""
+    if now not in (None, before):
+        were = f"as {before}" if before else "for what they look like"
+        raise StoreError(
+            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} with its images "
+            f"taken {were}: leave out --as to go on with it, or start it anew with --force"
+        )

@@ -1,0 +1,18 @@
+"""Copy what screening needs of a store into another one: model, detector and site."""
+
+from storage.models.detectors import DetectorCard, load_model_of
+from storage.models.sites import SiteCard
+from storage.store import Store
+
+
+def borrow(store: Store, into: Store, detector: DetectorCard, site: SiteCard | None) -> None:
+    """Copy a detector, its model and a version of a site, as they are."""
+    folders: list[tuple[str, ...]] = [
+        ("models", load_model_of(store, detector).name),
+        ("detectors", detector.name),
+    ]
+    if site is not None:
+        folders.append(site.folder)
+    for parts in folders:
+        for name in store.names(*parts):
+            into.write_bytes(store.read_bytes(*parts, name), *parts, name)

@@ -1,0 +1,43 @@
+"""One photograph is screened by itself."""
+
+import webbrowser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.commands import look as module
+from flows.commands.look import look
+from flows.commands.mistakes import refuse_no_detector
+from flows.settings import Settings
+from storage.store import Store, StoreError
+from tests.support.fields import rendered
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "a field, seen.png"
+    Image.fromarray(rendered(0, cells=12).pixels).resize((1120, 800)).save(path)
+    return path
+
+
+def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
+    photo: Path, tiny_ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+    monkeypatch.setattr(module, "_has_display", lambda: True)
+    before = sorted(path.name for path in Path(tiny_ready.store).rglob("*"))
+    page = tmp_path / "seen.html"
+    outcome = look(str(photo), to=str(page), settings=tiny_ready)
+    assert outcome.taken_for == {"fields": 1}
+    assert outcome.cells == pytest.approx(12, abs=2)
+    assert opened == [page.as_uri()]
+    assert "a-field-seen" in page.read_text()
+    assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
+
+
+def test_without_a_store_it_says_what_to_do(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "none"))
+    with pytest.raises(StoreError, match="name the one that has it with --store, or make one"):
+        refuse_no_detector(store, None, None)

@@ -1,0 +1,134 @@
+"""How nights end in Prefect."""
+
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+
+from flows.monitoring.states import ends_by_light, is_lost, told
+from flows.nightly import nightly
+from flows.screen import ImagesFailedError, screen
+from flows.settings import Settings
+from storage.store import StoreError
+from tests.support.fitted import copied
+
+DAY = date(2026, 3, 1)
+
+
+@dataclass
+class Ended:
+    """The outcome of a night."""
+
+    light: str
+    images: int = 441
+    scored: int = 441
+    reasons: list[str] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    patients: dict[str, int] = field(default_factory=lambda: {"positive": 2, "negative": 10})
+
+
+class PartError(Exception):
+    def __init__(self, outcome: Ended) -> None:
+        super().__init__("some failed")
+        self.outcome = outcome
+
+
+def state_of(outcome: Ended, error: Exception | None = None) -> State:
+    @flow
+    @ends_by_light
+    def night() -> Ended:
+        if error is not None:
+            raise error
+        return outcome
+
+    return night(return_state=True)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("light", "name"), [("green", "Completed"), ("amber", "Amber"), ("red", "Red")]
+)
+def test_a_published_night_is_completed_by_its_light(light: str, name: str) -> None:
+    outcome = Ended(light)
+    state = state_of(outcome)
+    assert (state.type.value, state.name) == ("COMPLETED", name)
+    assert state.message == "patients: 2 positive, 10 negative; 441 images"
+    assert state.result() is outcome
+
+
+def test_one_damaged_file_is_a_word_and_no_failure() -> None:
+    outcome = Ended("green", scored=440, failures={"damaged": 1})
+    state = state_of(outcome, PartError(outcome))
+    assert (state.type.value, state.name) == ("COMPLETED", "Amber")
+    assert state.message is not None
+    assert state.message.endswith("441 images, of which 1 failed (1 damaged)")
+
+
+@pytest.mark.parametrize(("scored", "lost"), [(0, True), (75, True), (76, False)])
+def test_a_night_without_a_quarter_of_its_images_is_failed(scored: int, lost: bool) -> None:
+    outcome = Ended("red", images=100, scored=scored, failures={"empty": 100 - scored})
+    assert is_lost(outcome) == lost
+    state = state_of(outcome, PartError(outcome))
+    assert state.type.value == ("FAILED" if lost else "COMPLETED")
+
+
+def test_what_our_code_says_is_a_failure_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = state_of(Ended("green"), StoreError("no detector yet; make one"))
+    assert (state.type.value, state.message) == ("FAILED", "no detector yet; make one")
+    with pytest.raises(StoreError, match="make one"):
+        state.result()
+    assert "Traceback" not in caplog.text
+    assert state_of(Ended("green"), ZeroDivisionError()).message != ""
+
+
+def test_without_prefect_the_function_is_as_it_was() -> None:
+    assert FlowRunContext.get() is None
+    error = PartError(Ended("amber", scored=440))
+
+    def raises() -> Ended:
+        raise error
+
+    with pytest.raises(PartError):
+        ends_by_light(raises)()
+    assert ends_by_light(lambda: error.outcome)() is error.outcome
+
+
+def test_what_is_told_holds_no_secret() -> None:
+    outcome = Ended("amber", reasons=["s3://me:pass@bucket\n is gone"], patients={})
+    assert told(outcome) == "441 images; amber: s3://***@bucket  is gone"
+
+
+def run_of(run_id: str) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(run_id))
+
+
+def test_runs_are_named_after_their_night_and_show_how_it_was(
+    cells: Path, tiny_fitted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = copied(tiny_fitted, tmp_path / "store")
+    state = nightly(  # type: ignore[call-overload]
+        str(cells), series="ward", date=None, settle=0, settings=settings, return_state=True
+    )
+    run = run_of(str(state.state_details.flow_run_id))
+    assert run.name.startswith("ward-20")
+    assert run.state_type is not None
+    assert run.state_type.value == "COMPLETED"
+    assert state.message.startswith("patients: ")
+
+    empty = tmp_path / "inbox"
+    empty.mkdir()
+    with pytest.raises(ImagesFailedError, match="no images"):
+        screen(str(empty), batch="empty", settings=settings)
+    state = screen(str(empty), batch="empty", settings=settings, return_state=True)  # type: ignore[call-overload]
+    assert (state.type.value, run_of(str(state.state_details.flow_run_id)).name) == (
+        "FAILED",
+        "empty",
+    )

@@ -1,0 +1,106 @@
+"""What files are: cells, photographs of fields, or slides."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tasks.images.decoding import LARGEST_CELL, LARGEST_TRAINING_CELL
+from tasks.segmentation.many_cells import SEVERAL
+from tasks.segmentation.sorts import (
+    IN_A_ROW,
+    MOST_TRIED,
+    TRIED,
+    Glance,
+    glance,
+    glances,
+    settle,
+    to_try,
+)
+
+CAMERA = (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((LARGEST_TRAINING_CELL, 90), "cells"),
+        ((LARGEST_TRAINING_CELL + 1, 90), (LARGEST_TRAINING_CELL + 1, 90)),
+        ((90, LARGEST_CELL), (90, LARGEST_CELL)),
+        ((LARGEST_CELL + 1, 90), "fields"),
+        ((20_000, 20_000), "fields"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+def test_the_header_tells_by_the_longer_side(
+    size: tuple[int, int], expected: Glance, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"picture.{kind}"
+    Image.new("1" if max(size) > LARGEST_CELL + 1 and kind != "jpg" else "L", size).save(path)
+    if max(size) > LARGEST_CELL + 1 and kind == "tif":
+        expected = "slides"  # which is read by region, for it is too large for one picture
+    assert glance(f"file://{path}") == expected
+
+
+def test_a_slide_is_known_by_its_name_and_what_is_bad_by_nothing(tmp_path: Path) -> None:
+    assert glance(f"file://{tmp_path}/a.svs") == "slides"
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "empty.jpg").touch()
+    assert glance(f"file://{tmp_path}/bad.png") is None
+    assert glance(f"file://{tmp_path}/empty.jpg") is None
+    assert glance(f"file://{tmp_path}/gone.jpg") is None
+
+
+def looked(seen: dict[str, Glance], sizes: dict[str, int | None]) -> tuple[list[Glance], list[str]]:
+    """Return what is found of files by name, and which were looked at, in order."""
+    asked: list[str] = []
+
+    def look(uris: list[str]) -> list[Glance]:
+        asked.extend(uris)
+        return [seen[uri] for uri in uris]
+
+    return glances(list(seen), list(sizes.values()), look), asked  # type: ignore[arg-type]
+
+
+def test_the_largest_are_looked_at_until_many_in_a_row_are_cells() -> None:
+    seen: dict[str, Glance] = {f"{n}.png": "cells" for n in range(1000)}
+    sizes: dict[str, int | None] = {name: 100 + n for n, name in enumerate(seen)}
+    seen["500.png"], sizes["500.png"] = "fields", 9000
+    seen["501.png"], sizes["501.png"] = CAMERA, 8000
+    found, asked = looked(seen, sizes)
+    assert found == list(seen.values())
+    assert asked[:2] == ["500.png", "501.png"]
+    assert len(asked) == 2 * IN_A_ROW
+
+
+def test_each_format_is_looked_at_by_itself_and_fields_to_the_last() -> None:
+    seen: dict[str, Glance] = {f"{n}.jpg": "fields" for n in range(3 * IN_A_ROW)}
+    seen |= {f"{n}.png": "cells" for n in range(3 * IN_A_ROW)}
+    found, asked = looked(seen, dict.fromkeys(seen, 7))
+    assert found == list(seen.values())
+    assert sum(name.endswith("jpg") for name in asked) == 3 * IN_A_ROW
+    assert sum(name.endswith("png") for name in asked) == IN_A_ROW
+
+
+def test_where_sizes_are_unknown_files_from_everywhere_are_looked_at() -> None:
+    seen: dict[str, Glance] = {
+        f"{n}.png": "fields" if n >= 800 else "cells" for n in range(1000)
+    }  # a folder of fields behind one of cells
+    found, _ = looked(seen, dict.fromkeys(seen))
+    assert found == list(seen.values())
+
+
+def test_some_of_each_size_are_tried_the_commonest_first() -> None:
+    seen: list[Glance] = ["cells", CAMERA, *[(500, 500 - n) for n in range(300)], *[CAMERA] * 99]
+    chosen = to_try(seen)
+    assert [seen[row] for row in chosen[:TRIED]] == [CAMERA] * TRIED
+    assert chosen[:TRIED] == sorted(set(chosen[:TRIED]))
+    assert len(chosen) == MOST_TRIED
+    assert to_try(["cells", "fields", None]) == []
+
+
+def test_pictures_of_one_size_are_what_most_of_them_show() -> None:
+    seen: list[Glance] = [CAMERA, CAMERA, CAMERA, CAMERA, (500, 500), None, "cells", (450, 450)]
+    tried = {0: SEVERAL, 1: 0, 2: 20, 3: None, 4: SEVERAL - 1}
+    expected = [*["fields"] * 4, "cells", None, "cells", "cells"]
+    assert settle(seen, tried) == expected
