@@ -7,6 +7,12 @@ function makeViewer(root) {
   const svg = svgOf("svg"), layer = svgOf("g");
   svg.setAttribute("class", "contours");
   svg.append(layer);
+  // OpenSeadragon adds a style of its own, which no page here allows, unless it is there already.
+  if (!document.querySelector("style[data-openseadragon-mobile-css]")) {
+    const none = document.createElement("style");
+    none.setAttribute("data-openseadragon-mobile-css", "true");
+    document.head.append(none);
+  }
   let seadragon = null, picture = null, cells = [], wanted = 0, timer = 0;
 
   // picture: {source, width, height, microns, load(box) -> Promise of cells, choose(cell, panel)}
