@@ -36,9 +36,14 @@ FLAGGED = 9
 
 
 def night(
-    store: Store, folder: Path, cells: int = 24, slide: str = "slide", name: str = "night"
+    store: Store,
+    folder: Path,
+    cells: int = 24,
+    slide: str = "slide",
+    name: str = "night",
+    flagged: int = FLAGGED,
 ) -> Batch:
-    """Publish a night whose first `FLAGGED` cells are abnormal, and whose odd ones parasitized."""
+    """Publish a night whose first ``flagged`` cells are abnormal, and odd ones parasitized."""
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
@@ -56,9 +61,9 @@ def night(
                 "status": "scored",
                 "diagnosis": load_card(store, "tiny").classes[(i + 1) % 2],
                 "first_probability_Parasitized": 0.99 - 0.01 * i,
-                "abnormal": i < FLAGGED,
-                "verdict": "review" if i < FLAGGED else "accept",
-                "review_reason": "abnormal" if i < FLAGGED else None,
+                "abnormal": i < flagged,
+                "verdict": "review" if i < flagged else "accept",
+                "review_reason": "abnormal" if i < flagged else None,
                 "abnormality": float(cells - i),
                 "p_value": 0.001 * i,
                 "width": 30,
@@ -147,9 +152,7 @@ def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch
         for i, (row, ref) in enumerate(zip(manifest, refs, strict=True))
     ]
     schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
-    publish_report(
-        store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)]
-    )
+    publish_report(store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)])
     columns = batch_schema()
     row = pa.Table.from_pylist([{"batch": "night"}], columns)
     publish_report(store, report_path("night", DAY, BATCHES), of_attempt(columns, 1), [row])

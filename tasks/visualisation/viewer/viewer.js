@@ -7,9 +7,9 @@ function makeViewer(root) {
   const svg = svgOf("svg"), layer = svgOf("g");
   svg.setAttribute("class", "contours");
   svg.append(layer);
-  // OpenSeadragon adds a style of its own, which no page here allows, unless it is there already.
+  // OpenSeadragon adds a style of its own, which no page here allows, unless it finds one by name.
   if (!document.querySelector("style[data-openseadragon-mobile-css]")) {
-    const none = document.createElement("style");
+    const none = document.createElementNS("urn:none", "style");
     none.setAttribute("data-openseadragon-mobile-css", "true");
     document.head.append(none);
   }
