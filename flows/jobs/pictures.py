@@ -1,15 +1,31 @@
 """Draw fields with their cells, cells at their place, and slides with fields, as units of work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.batches.manifests import Batch, find_rows
+from storage.models.classifiers import ModelCard
+from storage.parquet import iterate_groups
+from storage.reports.tables import report_path
+from storage.store import Store
 from tasks.images.decoding import BadImageError
 from tasks.images.files import ChangedError
-from tasks.images.regions import ImageRef, Region, find_unchanged, read_around, read_region
+from tasks.images.regions import (
+    ImageRef,
+    Region,
+    find_unchanged,
+    image_refs,
+    read_around,
+    read_region,
+)
 from tasks.images.slides import open_slide
+from tasks.reports.fields import COLUMNS
 from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
-from tasks.visualisation.patients.places import WIDTHS, place_picture
+from tasks.visualisation.patients.places import WIDTHS, lies_in, place_picture, window_around
 from tasks.visualisation.viewer.contours import FieldPicture, contour_of, field_picture
 
 
@@ -83,6 +99,47 @@ class PlacesJob:
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job that leaves out these cells."""
         return replace(self, killers=frozenset(rows))
+
+
+def places_jobs(
+    store: Store, batch: Batch, card: ModelCard, cells: Sequence[Mapping[str, Any]]
+) -> list[PlacesJob]:
+    """Make jobs that draw cells of a batch at their places, one for each source.
+
+    Args:
+        store: where the batch is.
+        batch: which; it is published.
+        card: of the model that diagnosed it.
+        cells: rows of its report on images; those that are files of their own have no place.
+    """
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        if cell.get("source_uri") is not None:
+            by_source.setdefault(cell["source_uri"], []).append(cell)
+    near: dict[str, list[dict[str, Any]]] = {
+        cell["uri"]: [] for own in by_source.values() for cell in own
+    }
+    sources = pa.array(list(by_source), pa.string())
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_groups(store, *images, columns=of_contours(card)) if near else ():
+        there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
+        for row in there.to_pylist():
+            for cell in by_source[row["source_uri"]]:
+                if lies_in(row, window_around(cell)):
+                    near[cell["uri"]].append(row)
+    uris = [each["uri"] for some in near.values() for each in some]
+    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    jobs = []
+    for own in by_source.values():
+        around = tuple(tuple(near[cell["uri"]]) for cell in own)
+        wanted = {each["uri"] for some in around for each in some}
+        jobs.append(PlacesJob(tuple(own), around, {uri: refs[uri] for uri in wanted}))
+    return jobs
+
+
+def of_contours(card: ModelCard) -> list[str]:
+    """List the columns of the image report that contours tell of."""
+    return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
 
 
 def draw_places(job: PlacesJob) -> list[bytes | str]:

@@ -1,7 +1,6 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -14,11 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.pictures import (
     FieldPictureJob,
-    PlacesJob,
     SlidePictureJob,
     draw_field,
     draw_places,
     draw_slide,
+    of_contours,
+    places_jobs,
 )
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.jobs.versions import OF_A_PAGE, exact
@@ -61,7 +61,6 @@ from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients.called import LEAST, Called, cells_each, opened
-from tasks.visualisation.patients.places import lies_in, window_around
 from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.fields import ShownField
 
@@ -147,47 +146,15 @@ def _called(
     """Draw the cells behind calls at their places in the fields, on the workers."""
     rows = opened(in_order(patients)) if patients is not None else []
     found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for cell in (cell for some in found.values() for cell in some):
-        if cell["source_uri"] is not None:
-            by_source.setdefault(cell["source_uri"], []).append(cell)
-    near = _near(store, batch, card, by_source)
-    refs = find_refs(store, batch, [each["uri"] for some in near.values() for each in some])
-    jobs = []
-    for own in by_source.values():
-        around = tuple(tuple(near[cell["uri"]]) for cell in own)
-        uris = {each["uri"] for some in around for each in some}
-        jobs.append(PlacesJob(tuple(own), around, {uri: refs[uri] for uri in uris}))
+    every = [cell for some in found.values() for cell in some]
+    jobs = places_jobs(store, batch, card, every)
     drawn = run_jobs(client, draw_places, jobs, title=f"places {batch.name}")
     places = {
         cell["uri"]: picture
-        for own, pictures in zip(by_source.values(), drawn, strict=True)
-        for cell, picture in zip(own, pictures, strict=True)
+        for job, pictures in zip(jobs, drawn, strict=True)
+        for cell, picture in zip(job.cells, pictures, strict=True)
     }
     return Called(found, places)
-
-
-def _near(
-    store: Store, batch: Batch, card: ModelCard, by_source: Mapping[str, Sequence[dict[str, Any]]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Find the rows of the cells that lie round each of some, by its address; itself among them."""
-    near: dict[str, list[dict[str, Any]]] = {
-        cell["uri"]: [] for own in by_source.values() for cell in own
-    }
-    sources = pa.array(list(by_source), pa.string())
-    images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=_of_contours(card)) if near else ():
-        there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
-        for row in there.to_pylist():
-            for cell in by_source[row["source_uri"]]:
-                if lies_in(row, window_around(cell)):
-                    near[cell["uri"]].append(row)
-    return near
-
-
-def _of_contours(card: ModelCard) -> list[str]:
-    """List the columns of the image report that contours tell of."""
-    return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
 
 
 def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
@@ -269,7 +236,7 @@ def _fields(
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *path, columns=_of_contours(card)):
+    for rows in iterate_groups(store, *path, columns=of_contours(card)):
         for field, found in zip(fields, cells, strict=True):
             found += cells_of(rows, field)
     jobs = []

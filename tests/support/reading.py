@@ -78,7 +78,9 @@ def night(
     schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
     publish_report(store, report_path(name, DAY), schema, [pa.Table.from_pylist(told, schema)])
     columns = batch_schema()
-    row = pa.Table.from_pylist([{"batch": name}], columns)
+    calls = [("negative", 2), ("positive", 2)]
+    summary = {"batch": name, "images": cells, "review": flagged, "patient_calls": calls}
+    row = pa.Table.from_pylist([summary], columns)
     publish_report(store, report_path(name, DAY, BATCHES), of_attempt(columns, 1), [row])
     return batch
 
@@ -88,7 +90,8 @@ def add_patients(store: Store, called: dict[str, int]) -> None:
     rows = [
         {
             "patient_id": name, "call": "positive" if n else "negative", "cells_called": n,
-            "cells_called_dense": n, "cells_read": 500, "batch": "night", "slides": 1,
+            "cells_called_dense": n, "cells_read": 500, "batch": "night", "model": "tiny",
+            "batch_date": DAY.isoformat(), "slides": 1,
             "slides_read": 1, "corrected_percent": 2.0, "corrected_low": 1.0, "corrected_high": 3.0,
             "parasites_per_microlitre": 1e5, "limit_of_blank_percent": 0.5,
             "none_above_percent": 3.0, "parasites_per_microlitre_high": 1.5e5,

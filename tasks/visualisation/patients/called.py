@@ -59,7 +59,7 @@ def opened_patients(
             "name": patient_name(row),
             **answer_of(row),
             "cells": [
-                _cell(cell, called.places.get(cell["uri"]), exhibits.get(cell["uri"]))
+                describe_cell(cell, called.places.get(cell["uri"]), exhibits.get(cell["uri"]))
                 for cell in called.cells.get(patient_of(row), ())
             ],
         }
@@ -72,9 +72,10 @@ def place_of(number: int) -> str:
     return f"patient-{number}"
 
 
-def _cell(
+def describe_cell(
     row: Mapping[str, Any], place: bytes | str | None, exhibit: Exhibit | None
 ) -> dict[str, Any]:
+    """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
     shown = exhibit or Exhibit("the image was not looked at again")
     return {
         "name": file_name(row["uri"]),
