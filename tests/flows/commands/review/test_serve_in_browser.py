@@ -222,8 +222,6 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
         page.keyboard.press("o")
         page.get_by_text("You said other. The machine says: Parasitized").wait_for()
         assert page.locator("path.parasitized.abnormal").count() == 1
-        if where := os.environ.get("SLIDEWATCH_SHOTS"):
-            page.screenshot(path=where)
         canvas = page.locator("#viewer canvas").first.evaluate("each => each.width > 0")
         assert canvas
         assert complaints == []
