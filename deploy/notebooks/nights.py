@@ -47,6 +47,41 @@ def _(ask, mo):
 
 
 @app.cell
+def _(ask, mo, np, plt):
+    summaries = ask(
+        """
+        SELECT batch_date, batch, images, review, failed, slides, slides_shifted, patient_calls
+        FROM reports ORDER BY batch_date, batch
+        """,
+        "batches",
+    ).to_pylist()
+
+    def share(part, whole):
+        """Divide a count by another, NaN where either is unknown or there is nothing."""
+        return part / whole if whole and part is not None else np.nan
+
+    def positive(night):
+        calls = dict(night["patient_calls"] or ())
+        return share(calls.get("positive", 0), sum(calls.values()))
+
+    trends = {
+        "positive patients": [positive(night) for night in summaries],
+        "images for review": [share(night["review"], night["images"]) for night in summaries],
+        "slides shifted": [share(night["slides_shifted"], night["slides"]) for night in summaries],
+        "images failed": [share(night["failed"], night["images"]) for night in summaries],
+    }
+    drawing, charts = plt.subplots(2, 2, figsize=(9, 5), sharex=True)
+    for chart, (title, shares) in zip(charts.flat, trends.items(), strict=True):
+        chart.plot(range(len(shares)), shares, marker="o", markersize=3)
+        chart.set(title=title, ylim=(0, None))
+    for chart in charts[1]:
+        chart.set_xlabel("nights, in order")
+    drawing.tight_layout()
+    mo.vstack([mo.md("## From night to night"), mo.as_html(drawing)])
+    return (trends,)
+
+
+@app.cell
 def _(mo, nights):
     names = nights["batch"].to_pylist()
     night = mo.ui.dropdown(names, value=names[-1], label="night")

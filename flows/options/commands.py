@@ -89,13 +89,21 @@ COMMANDS = {
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.commands.exports.contours:contours", STORE + READ),
     "export": Command(tools.Export, "flows.commands.exports.cells:export", STORE),
+    "patient": Command(
+        tools.PatientSheet, "flows.commands.exports.patients:patient", (*STORE, "negative_percent")
+    ),
     "review export": Command(tools.ReviewExport, "flows.commands.review.cells:export", STORE),
-    "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE + READ),
+    "review serve": Command(
+        tools.ReviewServe, "flows.commands.review.serve:serve",
+        (*STORE, *READ, "negative_percent"),
+    ),
     "review import": Command(
         tools.ReviewImport, "flows.commands.review.cells:import_verdicts", STORE
     ),
     "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
-    "review report": Command(tools.ReviewReport, "flows.commands.review.cells:report", STORE),
+    "review report": Command(
+        tools.ReviewReport, "flows.commands.review.cells:report", (*STORE, "negative_percent")
+    ),
     "labels export": Command(
         tools.LabelsExport, "flows.commands.review.labels:export", STORE + READ
     ),

@@ -79,6 +79,14 @@ class Export(Options):
     to: Annotated[str, Field(description="the .h5ad file to write")]
 
 
+class PatientSheet(Options):
+    """Write the call of one patient, the slides and the cells behind it as a page or a table."""
+
+    name: Annotated[str, POSITIONAL, Field(description="the patient, or the slide of one unnamed")]
+    batch: Annotated[str, Field(description="the screened batch")]
+    to: Annotated[str, Field(description="the file to write: .html to print, or .csv")]
+
+
 class ReviewExport(Options):
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
 

@@ -9,7 +9,15 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
+from flows.jobs.pictures import (
+    FieldPictureJob,
+    SlidePictureJob,
+    draw_field,
+    draw_places,
+    draw_slide,
+    of_contours,
+    places_jobs,
+)
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import tell
@@ -42,14 +50,19 @@ from storage.reports.tables import (
     report_path,
 )
 from storage.store import Store
-from tasks.detector.calibration import threshold
+from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
+from tasks.reports.called_cells import COLUMNS as OF_CALLED
+from tasks.reports.called_cells import FIRST, CalledCells, patient_of
 from tasks.reports.fields import COLUMNS, cells_of
+from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
-from tasks.visualisation.overlay import ShownField, ShownSlide, fields_to_show
+from tasks.visualisation.overlay import ShownSlide, fields_to_show
+from tasks.visualisation.patients.called import LEAST, Called, cells_each, opened
 from tasks.visualisation.thumbnails import Exhibit
+from tasks.visualisation.viewer.fields import ShownField
 
 LISTED = 120  # batches on the index: each costs a file to read, every night
 CELLS_A_JOB = 12
@@ -73,11 +86,16 @@ def write_page(
 ) -> None:
     """Write the page of a published batch and list it; the same batch makes the same page."""
     fitted = load_fitted_detector(store, detector)
-    limit = threshold(fitted.calibration, detector.alpha)
-    highlights = Highlights(card.classes, fitted.scales, limit)
+    limit = fitted.abnormal_from(detector.alpha)
+    highlights = Highlights(card.classes, limit)
+    patients, slides = _patients(store, batch, seal), _slides(store, batch)
+    cells = _called_cells(patients, slides)
+    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=columns(card.classes, fitted.taps)):
+    for rows in iterate_groups(store, *images, columns=list(wanted)):
         highlights.count(rows)
+        cells.count(rows)
+    called = _called(client, store, batch, card, cells, patients)
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
@@ -85,24 +103,60 @@ def write_page(
     view = BatchView(
         row=row,
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
-        slides=read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
+        slides=slides,
         highlights=highlights,
-        exhibits=_exhibits(client, store, batch, card, detector, highlights),
-        fields=_fields(client, store, batch, fields) if fields is not None else (),
+        exhibits=_exhibits(client, store, batch, card, detector, highlights, called),
+        fields=_fields(client, store, batch, card, fields) if fields is not None else (),
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
-        taps=fitted.taps,
         threshold=limit,
         made_by=_made_by(store, batch, seal, card, detector)
         | ({"of other stores": row.imported} if row.imported else {}),
         command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
-        patients=_patients(store, batch, seal),
+        patients=patients,
+        called=called,
     )
     page = batch_page(view)
     # Before the page, so that where a page is there the index lists it, whenever a run was killed.
     _write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
+
+
+def _slides(store: Store, batch: Batch) -> pa.Table:
+    return read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
+
+
+def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
+    """Make what collects the cells behind the calls of the patients that the page opens."""
+    rows = opened(in_order(patients)) if patients is not None else []
+    unreadable = {
+        row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
+    }
+    counts = {patient_of(row): int(row["cells_called"] or 0) for row in rows}
+    return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
+
+
+def _called(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    cells: CalledCells,
+    patients: pa.Table | None,
+) -> Called:
+    """Draw the cells behind calls at their places in the fields, on the workers."""
+    rows = opened(in_order(patients)) if patients is not None else []
+    found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
+    every = [cell for some in found.values() for cell in some]
+    jobs = places_jobs(store, batch, card, every)
+    drawn = run_jobs(client, draw_places, jobs, title=f"places {batch.name}")
+    places = {
+        cell["uri"]: picture
+        for job, pictures in zip(jobs, drawn, strict=True)
+        for cell, picture in zip(job.cells, pictures, strict=True)
+    }
+    return Called(found, places)
 
 
 def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
@@ -156,14 +210,16 @@ def _exhibits(
     card: ModelCard,
     detector: DetectorCard,
     highlights: Highlights,
+    called: Called,
 ) -> dict[str, Exhibit]:
-    """Make the exhibits of the cells on all sheets, on the workers, by address."""
+    """Make the exhibits of the cells on all sheets and of called ones, on the workers."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
     image_ids = {
         uri: image_id
         for rows in sheets
         for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     }
+    image_ids |= {cell["uri"]: cell["image_id"] for some in called.cells.values() for cell in some}
     refs = find_refs(store, batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
@@ -175,12 +231,14 @@ def _exhibits(
     return dict(zip(image_ids, exhibits, strict=True))
 
 
-def _fields(client: Client, store: Store, batch: Batch, report: pa.Table) -> list[ShownField]:
+def _fields(
+    client: Client, store: Store, batch: Batch, card: ModelCard, report: pa.Table
+) -> list[ShownField]:
     """Draw the fields of view that the page shows, on the workers."""
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *path, columns=COLUMNS):
+    for rows in iterate_groups(store, *path, columns=of_contours(card)):
         for field, found in zip(fields, cells, strict=True):
             found += cells_of(rows, field)
     jobs = []

@@ -29,7 +29,7 @@ def range_text(low: float, high: float) -> str:
 
 
 def density_text(parasites: float) -> str:
-    """Write parasites a microlitre to two digits.
+    """Write parasites/µL to two digits.
 
     >>> density_text(51_234.0), density_text(37.2)
     ('51,000', '37')
@@ -53,7 +53,7 @@ def call_text(row: Mapping[str, Any]) -> str:
         return (
             f"parasites, about {percent_text(row['corrected_percent'])} of red cells "
             f"({range_text(row['corrected_low'], row['corrected_high'])}), "
-            f"{density_text(row['parasites_per_microlitre'])} a microlitre: {counted}"
+            f"{density_text(row['parasites_per_microlitre'])} parasites/µL: {counted}"
         )
     if row["call"] == Call.NEGATIVE:
         bound = percent_text(row["none_above_percent"])

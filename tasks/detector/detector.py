@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
+from tasks.detector.calibration import (
+    Calibration,
+    abnormality,
+    log_distance,
+    p_values,
+    threshold,
+)
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.own_normal import OwnNormal
@@ -41,6 +47,15 @@ class Detector:
         """Give, by tap, the mean and deviation of its log distance over calibration images."""
         mean, deviation = self.calibration.mean.tolist(), self.calibration.deviation.tolist()
         return dict(zip(self.taps, zip(mean, deviation, strict=True), strict=True))
+
+    def abnormal_from(self, alpha: float) -> float:
+        """Compute the least abnormality at which a cell of a slide is abnormal at a level.
+
+        A cell that is compared with all fitted ones, for want of anything nearer, has another.
+        """
+        return threshold(
+            self.calibration if self.own is None else self.own.calibration.cells, alpha
+        )
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""

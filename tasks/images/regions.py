@@ -277,6 +277,27 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     return photograph[y : y + height, x : x + width]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Hold how large a photograph or slide is in pixels, and the downsamples of its levels."""
+
+    width: int
+    height: int
+    downsamples: tuple[float, ...]
+    microns_per_pixel: float | None
+
+
+def extent_of(source: str) -> Extent:
+    """Measure a photograph or slide; BadImageError says why it cannot be read."""
+    current = lately_stamped(source)
+    if _is_slide(source, current):
+        slide = open_slide(source)
+        return Extent(slide.width, slide.height, slide.downsamples, slide.microns_per_pixel)
+    with _DECODING:
+        height, width = _photograph(source, current).shape[:2]
+    return Extent(width, height, (1.0,), None)
+
+
 def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
     """Read a region and what lies around it, as far as its source goes.
 
@@ -289,16 +310,9 @@ def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint
         The pixels, RGB (h, w, 3), and the region that they are.
     """
     x, y, width, height, level = region
-    current = lately_stamped(source)
-    if _is_slide(source, current):
-        slide = open_slide(source)
-        most = slide.width, slide.height
-    else:
-        with _DECODING:
-            photograph = _photograph(source, current)
-        most = photograph.shape[1], photograph.shape[0]
+    whole = extent_of(source)
     left, top = max(0, x - more), max(0, y - more)
-    right, bottom = min(most[0], x + width + more), min(most[1], y + height + more)
+    right, bottom = min(whole.width, x + width + more), min(whole.height, y + height + more)
     wide = Region(left, top, right - left, bottom - top, level)
     return read_region(source, wide), wide
 

@@ -34,6 +34,11 @@ def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
     ]
 
 
+def differing(readings: Mapping[str, Verdicts]) -> list[str]:
+    """List the images, by digest, on which readers have said different things."""
+    return [image for image, said in _by_image(readings).items() if len(set(said)) > 1]
+
+
 def majority(verdicts: Sequence[str]) -> str | None:
     """Return what more than half of the verdicts say; None where there is no such."""
     if not verdicts:

@@ -10,17 +10,17 @@ from markupsafe import Markup
 
 from tasks.counting.call import Call
 from tasks.counting.words import call_text, density_text, percent_text, range_text
+from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.batches import BatchSummary
 from tasks.visualisation.page import shortened
 
 WORDS = {
-    Call.POSITIVE: "parasites seen",
-    Call.NEGATIVE: "none above what is stated",
-    Call.INDETERMINATE: "not enough to tell",
-    Call.UNREADABLE: "the slide is not to be used",
+    Call.POSITIVE: "patients with parasites",
+    Call.NEGATIVE: "patients with none above what is stated",
+    Call.INDETERMINATE: "patients of whom too little is known",
+    Call.UNREADABLE: "patients whose slides are not to be used",
 }
 PATIENTS_SHOWN = 500
-Key = tuple[str | None, str | None]  # a patient, or the slide that stands for one
 
 # An interval is drawn on an axis that is linear below a tenth of a percent, logarithmic above.
 WIDTH, HEIGHT, KNEE = 150, 18, 0.05
@@ -33,15 +33,10 @@ def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
     return [(call, f"{counts[call]:,}", words) for call, words in WORDS.items()]
 
 
-def patient_rows(patients: pa.Table, slides: Mapping[Key, str]) -> list[dict[str, Any]]:
-    """Describe patients for the page: the positive ones with the most parasites first.
-
-    Args:
-        patients: the report on patients.
-        slides: where each slide stands on the page, by its patient and name.
-    """
+def in_order(patients: pa.Table) -> list[dict[str, Any]]:
+    """List the rows of the report on patients, the positive ones with the most parasites first."""
     order = {call: place for place, call in enumerate(WORDS)}
-    rows = patients.to_pylist()
+    rows: list[dict[str, Any]] = patients.to_pylist()
     rows.sort(
         key=lambda row: (
             order[row["call"]],
@@ -50,16 +45,32 @@ def patient_rows(patients: pa.Table, slides: Mapping[Key, str]) -> list[dict[str
             row["slide_id"] or "",
         )
     )
-    return [_patient(row, slides) for row in rows[:PATIENTS_SHOWN]]
+    return rows
 
 
-def _patient(row: Mapping[str, Any], slides: Mapping[Key, str]) -> dict[str, Any]:
-    name = row["patient_id"]
-    if name is None:
-        name = "no patient named" if row["slide_id"] is None else f"slide {row['slide_id']}"
+def patient_rows(
+    rows: Sequence[Mapping[str, Any]], places: Mapping[Patient, str]
+) -> list[dict[str, Any]]:
+    """Describe patients for the page.
+
+    Args:
+        rows: of the report on patients, `in_order`.
+        places: what a click on a patient leads to.
+    """
+    return [_patient(row, places) for row in rows[:PATIENTS_SHOWN]]
+
+
+def patient_name(row: Mapping[str, Any]) -> str:
+    """Name the patient of a row of the report on patients."""
+    if row["patient_id"] is not None:
+        return shortened(row["patient_id"])
+    return "no patient named" if row["slide_id"] is None else f"slide {shortened(row['slide_id'])}"
+
+
+def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str, Any]:
     return {
-        "name": shortened(name),
-        "slide": slides.get(_key(row)),
+        "name": patient_name(row),
+        "place": places.get(patient_of(row)),
         "slides": f"{row['slides_read']:,} of {row['slides']:,}",
         **answer_of(row),
     }
@@ -176,13 +187,9 @@ def _share(night: BatchSummary, name: str) -> str:
     return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
 
 
-def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Key, str]:
+def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
     """Name the first row on the page of each patient's slides, and of each slide without one."""
-    found: dict[Key, str] = {}
+    found: dict[Patient, str] = {}
     for number, slide in enumerate(slides):
-        found.setdefault(_key(slide), f"slide-{number}")
+        found.setdefault(patient_of(slide), f"slide-{number}")
     return found
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return (row["slide_id"], None) if row["patient_id"] is None else (None, row["patient_id"])

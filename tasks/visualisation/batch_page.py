@@ -1,7 +1,7 @@
 """Make the page of a batch, which a person reads in the morning: one file that needs no other."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -12,9 +12,9 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.detector.verdict import Reason, parse_reasons
+from tasks.reports.called_cells import patient_of
 from tasks.reports.columns import COLOURS
 from tasks.reports.night.batches import BatchSummary
-from tasks.reports.parasitaemia import density_text, negative_call_text
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
 from tasks.visualisation import charts
@@ -23,39 +23,41 @@ from tasks.visualisation.answers import (
     axis,
     calls_of,
     expected_text,
+    in_order,
     patient_rows,
     places_of_slides,
 )
-from tasks.visualisation.highlights import ABNORMAL, MOST_OF_A_SLIDE, SAMPLE, UNCERTAIN, Highlights
-from tasks.visualisation.index_page import night_row, share_of
+from tasks.visualisation.highlights import (
+    ABNORMAL,
+    MOST_OF_A_SLIDE,
+    PERSON,
+    SAMPLE,
+    UNCERTAIN,
+    Highlights,
+)
+from tasks.visualisation.index_page import night_row, trends
 from tasks.visualisation.odd_slides import odd_slides
 from tasks.visualisation.overlay import COLOURS as CONTOURS
-from tasks.visualisation.overlay import (
-    ShownField,
-    ShownSlide,
-    counted_fields,
-    describe_field,
-    describe_slide,
-)
+from tasks.visualisation.overlay import ShownSlide, counted_fields, describe_slide
 from tasks.visualisation.page import (
     LONGEST_TEXT,
     TEMPLATES,
+    VIEWER,
     data_uri,
     day_text,
-    figure_text,
     file_name,
-    interval_text,
     number_text,
     p_text,
     percent,
     render,
     shortened,
 )
+from tasks.visualisation.patients.called import Called, opened, opened_patients, place_of
 from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
+from tasks.visualisation.viewer.fields import ShownField, describe_field
 
 SLIDES_SHOWN = 500
 NIGHTS_SHOWN = 14
-WIDEST = 30.0  # deviations at which a bar is as long as it gets; bars grow as asinh
 
 LIGHTS = {
     Light.GREEN: "Green: nothing is out of line",
@@ -63,23 +65,36 @@ LIGHTS = {
     Light.RED: "Red: look before using any result",
 }
 REASONS: Mapping[str, str] = {Reason.UNSTABLE: "the diagnosis does not survive a blur"}
+# Heading, words, and whether the sheet is folded: what tells nothing of a patient comes last.
 SHEETS = {
-    ABNORMAL: (
-        "Most abnormal cells",
-        "Furthest from the other cells of their slide. Their diagnoses are not to be "
-        f"believed unseen. At most {MOST_OF_A_SLIDE} are of one slide, as long as others fill the "
-        "sheet; images that name no slide count as of one.",
+    PERSON: (
+        "Cells that a person should see",
+        "Unlike the other cells of their slide, so that no count has them; the most probable "
+        f"parasites come first, at most {MOST_OF_A_SLIDE} of one slide as long as others fill the "
+        "sheet.",
+        False,
     ),
     UNCERTAIN: (
         "Least certain cells",
         "The most probable class is least probable here. Again at most "
         f"{MOST_OF_A_SLIDE} are of one slide.",
+        False,
+    ),
+    ABNORMAL: (
+        "Most abnormal cells: noise and rubbish",
+        "Furthest from the other cells of their slide: dirt, broken cells, other things. Their "
+        f"diagnoses are not to be believed unseen. At most {MOST_OF_A_SLIDE} are of one slide.",
+        True,
     ),
     SAMPLE: (
         "A random sample",
         "What the night looks like: cells drawn blindly, by the digest of their files.",
+        True,
     ),
 }
+
+
+NONE_CALLED = Called()
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class BatchView:
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
-    None in batches of before 0.3.
+    None in batches of before 0.3; ``called`` are the cells behind their calls.
     """
 
     row: BatchSummary
@@ -99,7 +114,6 @@ class BatchView:
     highlights: Highlights
     exhibits: Mapping[str, Exhibit]
     classes: Sequence[str]
-    taps: Sequence[str]
     threshold: float
     made_by: Mapping[str, str]
     command: str
@@ -107,15 +121,18 @@ class BatchView:
     fields: Sequence[ShownField] = ()
     whole_slides: Sequence[ShownSlide] = ()
     patients: pa.Table | None = None
+    called: Called = NONE_CALLED
 
 
 def batch_page(view: BatchView) -> str:
     """Make the page, HTML; the same night gives the same text."""
-    row, script = view.row, (TEMPLATES / "batch.js").read_text()
-    fields = _fields(view)
+    row, fields = view.row, _fields(view)
+    scripts = _scripts(fields)
     sorted_slides = _sorted(view.slides)
     slides = _slide_rows(sorted_slides, {each["slide_key"]: each["id"] for each in fields[::-1]})
+    patients = [] if view.patients is None else in_order(view.patients)
     places = places_of_slides(sorted_slides[:SLIDES_SHOWN])
+    places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
     return render(
         "batch.html",
         title=f"{row.batch}: {row.light}",
@@ -125,46 +142,48 @@ def batch_page(view: BatchView) -> str:
         light=LIGHTS[row.light],
         facts=_facts(row),
         **odd_slides(slides),
-        sheets=[
-            (name, heading, words, _cells(view, name)) for name, (heading, words) in SHEETS.items()
-        ],
+        sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
         fields=fields,
         calls=[] if view.patients is None else calls_of(view.patients),
-        patients=[] if view.patients is None else patient_rows(view.patients, places),
-        all_patients=0 if view.patients is None else view.patients.num_rows,
+        patients=patient_rows(patients, places),
+        all_patients=len(patients),
+        opened=opened_patients(patients, view.called, view.exhibits),
         axis=axis(),
         expected=expected_text(row),
         whole_slides=[describe_slide(each) for each in view.whole_slides],
         counted_fields=counted_fields(view.slides),
-        contours=[(name, f"rgb{colour}") for name, colour in CONTOURS.items()],
+        contours=list(CONTOURS),
+        viewer_style=Markup(VIEWER.joinpath("viewer.css").read_text()) if fields else "",
         gradient=_gradient(),
         threshold=number_text(view.threshold),
         slides=slides[:SLIDES_SHOWN],
         all_slides=len(slides),
         charts=_charts(view),
-        leading=_leading(view),
         nights=_nights(view),
         failures=_failures(view),
         made_by=view.made_by,
         command=view.command,
-        script=Markup(script),
-        script_hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=[
+            base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts
+        ],
     )
+
+
+def _scripts(fields: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Read the page's scripts; the viewer's are there where it has a field to show."""
+    own = (TEMPLATES / "batch.js").read_text()
+    if not any(field["picture"] for field in fields):
+        return [own]
+    viewer = (VIEWER / name for name in ("openseadragon.min.js", "viewer.js"))
+    return [*(path.read_text() for path in viewer), own]
 
 
 def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
     """List name, figure and the text under it of each headline fact."""
-    scored, low, high = (
-        row.scored,
-        row.parasitaemia_low,
-        row.parasitaemia_high,
-    )
-    # Of red cells, which are not all that were scored.
-    parasitized = "–" if low is None else f"{row.parasitaemia_percent:.1f}%"
-    interval = "" if low is None else f"95% interval {low:.1f} to {high:.1f}%"
+    scored = row.scored
     return [
         ("Images", f"{row.images:,}", f"{scored:,} scored"),
-        ("Parasitized", parasitized, interval),
         (
             "Abnormal",
             percent(row.abnormal, scored),
@@ -183,13 +202,10 @@ def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
 def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
     """Describe the cells of a contact sheet for the page."""
     rows = view.highlights.sheet(sheet)
-    if not rows.num_rows:
-        return []
-    deviations = view.highlights.deviations(rows).tolist()
-    return [_cell(view, *each) for each in zip(rows.to_pylist(), deviations, strict=True)]
+    return [_cell(view, row) for row in rows.to_pylist()] if rows.num_rows else []
 
 
-def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) -> dict[str, Any]:
+def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
     exhibit = view.exhibits.get(row["uri"], Exhibit("the image was not looked at again"))
     why, name = exhibit.explanation, file_name(row["uri"])
     probability = row[f"probability_{row['diagnosis']}"]
@@ -207,7 +223,6 @@ def _cell(view: BatchView, row: Mapping[str, Any], deviations: Sequence[float]) 
         "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
         "tap": why and why.tap,
         "nearest": why and shortened(view.classes[why.nearest]),
-        "bars": _bars(view, deviations),
     }
 
 
@@ -218,24 +233,6 @@ def _reasons_text(reasons: str | None) -> str:
     'abnormal, the diagnosis does not survive a blur'
     """
     return ", ".join(REASONS.get(reason, reason) for reason in parse_reasons(reasons))
-
-
-def _bars(view: BatchView, deviations: Iterable[float]) -> list[dict[str, Any]]:
-    """Compute the length of each tap's bar, and where on it the threshold lies, in percent."""
-
-    def place(value: float) -> str:
-        return f"{100 * np.clip(np.arcsinh(value) / np.arcsinh(WIDEST), 0, 1):.1f}"
-
-    return [
-        {
-            "tap": tap,
-            "text": number_text(value),
-            "width": place(value),
-            "limit": place(view.threshold) if np.isfinite(view.threshold) else None,
-            "over": value >= view.threshold,
-        }
-        for tap, value in zip(view.taps, deviations, strict=True)
-    ]
 
 
 def _fields(view: BatchView) -> list[dict[str, Any]]:
@@ -276,9 +273,7 @@ def _slide_rows(
             "cells": row["cells"],
             "scored": row["scored"],
             "failed": row["failed"],
-            "parasitaemia": figure_text(row["parasitaemia_percent"], ".1f"),
-            "interval": interval_text(row["parasitaemia_low"], row["parasitaemia_high"]),
-            **_of_fields(row),
+            "fields": _fields_read(row),
             "abnormal": row["abnormal"],
             "abnormal_share": percent(row["abnormal"], row["scored"]),
             "uncertain": row["uncertain"],
@@ -296,22 +291,9 @@ def _slide_rows(
     ]
 
 
-def _of_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the fields of view of a slide's row, all None where it has none."""
+def _fields_read(row: Mapping[str, Any]) -> str | None:
     # Reports of before there were any have no such columns.
-    if not row.get("fields"):
-        return {"fields": None, "density": None, "negative": None}
-    density, negative = row["density_class"] and density_text(row["density_class"]), None
-    if row["parasitized"] == 0 and row["detectable_percent"] is not None:
-        density += f"; {row['detectable_percent']:.2g}% would show"
-        # Reports of before 0.2.0 do not say what a negative call needs.
-        if row.get("negative_call_percent") is not None:
-            negative = negative_call_text(row["red_cells"], row["negative_call_percent"])
-    return {
-        "fields": f"{row['fields_read']:,} of {row['fields']:,} fields read",
-        "density": density,
-        "negative": negative,
-    }
+    return f"{row['fields_read']:,} of {row['fields']:,} fields read" if row.get("fields") else None
 
 
 def _colour(values: Sequence[float | None]) -> str | None:
@@ -333,29 +315,8 @@ def _charts(view: BatchView) -> list[tuple[str, Markup]]:
             ),
         )
     ]
-    nights = [row for row in [*view.earlier, view.row][-NIGHTS_SHOWN:] if row.images]
-    if len(nights) > 1:
-        x = np.arange(1 - len(nights), 1, dtype=np.float64)
-        shares = {
-            name: (x, np.asarray([share_of(row, name, total) for row in nights]))
-            for name, total in (
-                ("parasitized", "scored"),
-                ("abnormal", "scored"),
-                ("failed", "images"),
-            )
-        }
-        chart = charts.lines(
-            shares, x_label="nights before this one", y_label="share", title="Earlier nights"
-        )
-        found.append(("Shares on the last nights", chart))
+    found += trends([*view.earlier, view.row][-NIGHTS_SHOWN:])
     return [(caption, Markup(chart)) for caption, chart in found]
-
-
-def _leading(view: BatchView) -> list[tuple[str, str, str]]:
-    """Count, for each tap, the abnormal cells that deviate most at it."""
-    counts = view.highlights.leading
-    total = sum(counts.values())
-    return [(tap, f"{counts[tap]:,}", percent(counts[tap], total)) for tap in view.taps]
 
 
 def _nights(view: BatchView) -> list[dict[str, Any]]:

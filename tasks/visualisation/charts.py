@@ -161,15 +161,14 @@ def binned(
 
     Args:
         edges: (B + 1,), the threshold among them; the outermost bins hold what lies beyond too.
-        counts: (B,).
-        threshold: scores from it on are drawn in the second colour; None or infinite where there
-            is none.
+        counts: (2, B), of ordinary images and of abnormal ones, which stand above these.
+        threshold: where a line is drawn; None or infinite where there is none.
         title: what a screen reader calls the chart.
     """
     threshold = threshold if threshold is not None and np.isfinite(threshold) else None
-    total, known = int(counts.sum()), np.flatnonzero(counts)
-    first = len(edges) if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
-    above = int(counts[first:].sum())
+    both = counts.sum(axis=0)
+    total, known = int(both.sum()), np.flatnonzero(both)
+    above = int(counts[1].sum())
     with mpl.rc_context():
         figure = _figure(PLOT_HEIGHT, 0)
         if not total:
@@ -178,16 +177,15 @@ def binned(
         axes = figure.add_subplot()
         low, high = (
             max(known[0] - 2, 0),
-            min(max(known[-1], min(first, len(counts))) + 3, len(counts)),
+            min(max(known[-1], _bin_of(threshold, edges)) + 3, len(both)),
         )
-        for i, (start, stop) in enumerate(((low, min(first, high)), (min(first, high), high))):
-            if start < stop:
-                heights, stops = counts[start:stop], edges[start : stop + 1]
-                axes.stairs(heights, stops, fill=True, color=_colour(i))
-        said = f"{total:,} scores"
+        ordinary, stops = counts[0, low:high], edges[low : high + 1]
+        axes.stairs(ordinary, stops, fill=True, color=_colour(0))
+        axes.stairs(both[low:high], stops, baseline=ordinary, fill=True, color=_colour(1))
+        said = f"{total:,} scores, {above:,} abnormal"
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=0.9)
-            said += f", {above:,} from the threshold {decimals(threshold)} on"
+            said += f"; the threshold is {decimals(threshold)}"
             axes.set_title(f"{above:,} abnormal", loc="right", fontsize=10, color=_colour(1))
             axes.set_title(f"{total - above:,} ordinary", loc="left", fontsize=10, color=_colour(0))
         axes.set_xscale("asinh", linear_width=1.0)
@@ -196,8 +194,8 @@ def binned(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
         axes.set_yscale("function", functions=(np.sqrt, np.square))
-        axes.set_ylim(0, counts.max() * 1.05)
-        axes.yaxis.set_major_locator(FixedLocator(_round_counts(int(counts.max()))))
+        axes.set_ylim(0, both.max() * 1.05)
+        axes.yaxis.set_major_locator(FixedLocator(_round_counts(int(both.max()))))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
         axes.set_xlabel("abnormality")
@@ -345,6 +343,10 @@ def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -
     below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
     edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
     return edges, len(edges) - 1 if threshold is None else below + 1
+
+
+def _bin_of(threshold: float | None, edges: Float) -> int:
+    return 0 if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
 
 
 def _round_counts(most: int) -> list[float]:

@@ -3,20 +3,25 @@
 Memory does not grow with the number of images.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from tasks.detector.calibration import log_distance
-from tasks.reports.columns import coded, failure_reasons, flags, numbers_of, rank_within
+from tasks.detector.verdict import Reason, parse_reasons
+from tasks.reports.columns import (
+    PARASITIZED,
+    coded,
+    failure_reasons,
+    flags,
+    numbers_of,
+    rank_within,
+)
 from tasks.types import Float
 
-ABNORMAL, UNCERTAIN, SAMPLE = "abnormal", "uncertain", "sample"
-CELLS_SHOWN = {ABNORMAL: 24, UNCERTAIN: 12, SAMPLE: 12}
+PERSON, UNCERTAIN, ABNORMAL, SAMPLE = "person", "uncertain", "abnormal", "sample"
+CELLS_SHOWN = {PERSON: 18, UNCERTAIN: 12, ABNORMAL: 12, SAMPLE: 12}
 # More cells of one slide add nothing to the slide's own row.
 MOST_OF_A_SLIDE = 3
 EXAMPLES = 3  # of each reason to fail
@@ -27,12 +32,11 @@ BIN = 0.08
 BINS = 48  # to each side of the threshold; what lies beyond counts in the outermost
 
 
-def columns(classes: Sequence[str], taps: Sequence[str]) -> list[str]:
+def columns(classes: Sequence[str]) -> list[str]:
     """List the columns of an image report that `Highlights` reads."""
     return [
         *("image_id", "uri", "slide_id", "patient_id", "status", "failure", "diagnosis"),
         *(f"probability_{name}" for name in classes),
-        *(f"distance_{name}" for name in taps),
         *("abnormality", "p_value", "abnormal", "review_reason"),
     ]
 
@@ -42,19 +46,14 @@ class Highlights:
 
     Args:
         classes: the C class names.
-        taps: by name, the mean and deviation of the tap's log distance over calibration images.
         threshold: the abnormality from which on an image is abnormal; infinite where none is.
     """
 
-    def __init__(
-        self, classes: Sequence[str], taps: Mapping[str, tuple[float, float]], threshold: float
-    ) -> None:
-        self._columns = columns(classes, list(taps))
-        self._classes, self._taps = list(classes), dict(taps)
+    def __init__(self, classes: Sequence[str], threshold: float) -> None:
+        self._columns, self._classes = columns(classes), list(classes)
         middle = float(np.arcsinh(threshold)) if np.isfinite(threshold) else 0.0
         self.edges: Float = np.sinh(middle + BIN * np.arange(-BINS, BINS + 1))
-        self.scores = np.zeros(2 * BINS, np.int64)
-        self.leading: Counter[str] = Counter()
+        self.scores = np.zeros((2, 2 * BINS), np.int64)
         self.failures: dict[str, list[tuple[str, str]]] = {}
         self._within: dict[str, pa.Table] = {}
         self._beyond: dict[str, pa.Table] = {}
@@ -66,17 +65,32 @@ class Highlights:
         scored, abnormal, _ = flags(rows)
         score = numbers_of(rows, "abnormality")
         judged = scored & ~np.isnan(score)
-        places = np.searchsorted(self.edges, score[judged], side="right") - 1
-        self.scores += np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
-        self._count_taps(rows, abnormal)
+        for row, which in enumerate((judged & ~abnormal, judged & abnormal)):
+            places = np.searchsorted(self.edges, score[which], side="right") - 1
+            counts = np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
+            self.scores[row] += counts
         chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
-        keys = {ABNORMAL: -score, UNCERTAIN: chances.max(axis=0), SAMPLE: np.zeros(len(score))}
-        for sheet, key in keys.items():
-            shown = judged if sheet == ABNORMAL else scored
+        # What no smear has is rubbish, not a cell whose parasite the count has left out.
+        odd = np.asarray(
+            [Reason.UNLIKE in parse_reasons(each) for each in rows["review_reason"].to_pylist()],
+            bool,
+        )
+        sheets = {
+            PERSON: (judged & abnormal & ~odd, -self._parasites(rows)),
+            UNCERTAIN: (scored, chances.max(axis=0)),
+            ABNORMAL: (judged, -score),
+            SAMPLE: (scored, np.zeros(len(score))),
+        }
+        for sheet, (shown, key) in sheets.items():
             seen = rows.append_column("key", pa.array(key)).filter(pa.array(shown))
             self._beyond[sheet] = _first(self._beyond.get(sheet), seen, sheet, None)
             if sheet != SAMPLE:
                 self._within[sheet] = _first(self._within.get(sheet), seen, sheet, MOST_OF_A_SLIDE)
+
+    def _parasites(self, rows: pa.Table) -> Float:
+        """Read the probability (n,) of "parasitized", or of the first class where there is none."""
+        name = PARASITIZED if PARASITIZED in self._classes else self._classes[0]
+        return numbers_of(rows, f"probability_{name}")
 
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.
@@ -103,17 +117,6 @@ class Highlights:
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()
                 known.append((rows["uri"][row].as_py(), message))
-
-    def deviations(self, rows: pa.Table) -> Float:
-        """Compute the standardised log distances (n, T) of n scored rows."""
-        distances = np.stack([numbers_of(rows, f"distance_{name}") for name in self._taps], axis=1)
-        mean, deviation = np.asarray(list(self._taps.values())).T
-        return np.asarray((log_distance(distances) - mean) / deviation)
-
-    def _count_taps(self, rows: pa.Table, abnormal: NDArray[np.bool_]) -> None:
-        leading = self.deviations(rows.filter(pa.array(abnormal))).argmax(axis=1)
-        counts = np.bincount(leading, minlength=len(self._taps))
-        self.leading.update(dict(zip(self._taps, counts.tolist(), strict=True)))
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -1,9 +1,14 @@
 """Make the page that lists all nights and links to the page of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from markupsafe import Markup
+
+from tasks.counting.call import Call
 from tasks.reports.night.batches import BatchSummary
+from tasks.visualisation import charts
 from tasks.visualisation.page import percent, render
 
 
@@ -20,12 +25,72 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
         title="Nights",
         nights=[night_row(row, pages, detector) for row in reversed(nights)],
         detector=detector,
+        trends=trends(nights),
     )
 
 
-def share_of(row: BatchSummary, name: str, total: str) -> float:
-    """Divide one count of a night by another, which may be 0."""
-    return float(getattr(row, name) / (getattr(row, total) or 1))
+def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
+    """Draw what changes from night to night, as captions and charts; none of fewer than two.
+
+    Args:
+        nights: summaries of batches, oldest first; those without images are passed over.
+    """
+    shown = [row for row in nights if row.images]
+    if len(shown) < 2:
+        return []
+    of_patients = {"positive": _shares(shown, _positive), "unreadable": _shares(shown, _unreadable)}
+    of_work = {
+        "images for review": _shares(shown, lambda row: row.review / row.images),
+        "slides shifted": _shares(shown, _shifted),
+        "images failed": _shares(shown, lambda row: row.failed / row.images),
+    }
+    told = (("Patients by night", of_patients), ("Review, shift and failures by night", of_work))
+    return [
+        (
+            caption,
+            Markup(
+                charts.lines(
+                    series, x_label="nights before the last", y_label="share", title=caption
+                )
+            ),
+        )
+        for caption, series in told
+        if any(len(x) for x, _ in series.values())
+    ]
+
+
+def _shares(
+    nights: Sequence[BatchSummary], share: Callable[[BatchSummary], float | None]
+) -> tuple[charts.Float, charts.Float]:
+    """Compute a share of each night that has one, and how many nights before the last that was."""
+    found = [(float(1 - len(nights) + i), share(row)) for i, row in enumerate(nights)]
+    known = [(place, value) for place, value in found if value is not None]
+    x, y = (np.asarray(each, np.float64) for each in zip(*known, strict=True)) if known else _NONE
+    return x, y
+
+
+_NONE = (np.empty(0), np.empty(0))
+
+
+def _positive(row: BatchSummary) -> float | None:
+    patients = sum((row.patient_calls or {}).values())
+    return positives(row) / patients if patients else None
+
+
+def _unreadable(row: BatchSummary) -> float | None:
+    calls = row.patient_calls or {}
+    return calls.get(Call.UNREADABLE, 0) / sum(calls.values()) if calls else None
+
+
+def _shifted(row: BatchSummary) -> float | None:
+    if row.slides_shifted is None or not row.slides:
+        return None
+    return row.slides_shifted / row.slides
+
+
+def positives(row: BatchSummary) -> int:
+    """Count the positive patients of a night; 0 where its report has none."""
+    return (row.patient_calls or {}).get(Call.POSITIVE, 0)
 
 
 def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
@@ -38,7 +103,7 @@ def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dic
         "light": row.light,
         "reasons": row.reasons,
         "images": f"{row.images:,}",
-        "parasitized": percent(row.parasitized, scored),
+        "positive": "–" if row.patient_calls is None else f"{positives(row):,}",
         "abnormal": percent(row.abnormal, scored),
         "uncertain": percent(row.uncertain, scored),
         "failed": percent(row.failed, row.images),

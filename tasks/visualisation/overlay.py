@@ -89,31 +89,6 @@ def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
     return np.asarray(points.reshape(-1, 2) + corner)
 
 
-def field_picture(
-    pixels: Pixels,
-    field: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    outlines: Sequence[ArrayLike],
-) -> Pixels:
-    """Draw a field with the contours of its cells, RGB uint8, no side longer than `LONGEST`.
-
-    Args:
-        pixels: of the field, RGB uint8 (h, w, 3), at whatever scale.
-        field: its row of the report on fields.
-        rows: of the image report: its n cells.
-        outlines: of these, as `outline_of` takes them.
-    """
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    scale = np.array(picture.size) / [field["width"], field["height"]]
-    corner = np.array([field["x"], field["y"]])
-    placed = [
-        rescaled(outline_of(row, flat) - corner, scale)
-        for row, flat in zip(rows, outlines, strict=True)
-    ]
-    return overlay(np.asarray(picture), placed, [pen_of(row) for row in rows])
-
-
 def slide_picture(
     pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
 ) -> Pixels:
@@ -272,18 +247,6 @@ def from_afar(slide: Slide) -> Pixels:
 
 
 @dataclass(frozen=True)
-class ShownField:
-    """Hold a field of view on the page: its row of the report on fields, and its picture.
-
-    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
-    """
-
-    row: Mapping[str, Any]
-    picture: bytes | None = None
-    missing: str | None = None
-
-
-@dataclass(frozen=True)
 class ShownSlide:
     """Hold a slide on the page: where it is, its rows of the report on fields, and its picture.
 
@@ -294,31 +257,6 @@ class ShownSlide:
     fields: Sequence[Mapping[str, Any]]
     picture: bytes | None = None
     missing: str | None = None
-
-
-def describe_field(field: ShownField) -> dict[str, Any]:
-    """Describe a field of view for the page."""
-    row = field.row
-    counts = {
-        "cell": row["cells"],
-        "parasitized": row["parasitized"],
-        "abnormal": row["abnormal"],
-        "failed": row["failed"],
-    }
-    return {
-        "name": file_name(row["source_uri"]),
-        "uri": shortened(row["source_uri"], 2 * LONGEST_TEXT),
-        "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
-        # A photograph is all of its source.
-        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
-        "cells": f"{counts['cell']:,} cell{'s' * (counts['cell'] != 1)}",
-        "counts": ", ".join(
-            f"{counts[name]:,} {name}" for name in ("parasitized", "abnormal", "failed")
-        ),
-        "reason": row["review_reason"],
-        "picture": field.picture and data_uri(field.picture, "png"),
-        "missing": field.missing,
-    }
 
 
 def describe_slide(slide: ShownSlide) -> dict[str, Any]:

@@ -15,10 +15,13 @@ from tasks.visualisation import charts
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+VIEWER = Path(__file__).parent / "viewer"
+
+
 def environment(folder: Path) -> Environment:
-    """Read templates of a folder, which escape everything they are given."""
+    """Read templates of a folder, and the viewer's, which escape everything they are given."""
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, VIEWER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

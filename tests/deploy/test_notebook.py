@@ -31,6 +31,11 @@ def test_the_notebook_runs_over_the_nights_of_a_store(
         ("before", 24, FLAGGED),
         ("night", 24, FLAGGED),
     ]
+    assert {name: len(shares) for name, shares in found["trends"].items()} == {
+        "positive patients": 2, "images for review": 2, "slides shifted": 2, "images failed": 2,
+    }  # fmt: skip
+    assert found["trends"]["images for review"] == [FLAGGED / 24] * 2
+    assert found["trends"]["positive patients"] == [0.5, 0.5]
     assert found["night"].value == "night"
     assert found["cells"].num_rows == 24
     assert [row["slide_id"] for row in found["slides"].to_pylist()] == ["slide 0", "slide 1"]

@@ -24,8 +24,12 @@ from tasks.reports.slides import SlideTally
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
-from tasks.visualisation.overlay import Pen, ShownField, encode_png, overlay
+from tasks.visualisation.overlay import Pen, encode_png, overlay
+from tasks.visualisation.patients.called import Called
 from tasks.visualisation.thumbnails import Exhibit
+from tasks.visualisation.viewer.contours import Contour, FieldPicture
+from tasks.visualisation.viewer.contours import field_picture as plain_picture
+from tasks.visualisation.viewer.fields import ShownField
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}
@@ -97,7 +101,7 @@ def parts(rows: pa.Table, length: int = GROUP) -> Iterator[pa.Table]:
 def highlights_of(
     rows: pa.Table, length: int = GROUP, classes: tuple[str, ...] = CLASSES
 ) -> Highlights:
-    highlights = Highlights(classes, CALIBRATION, THRESHOLD)
+    highlights = Highlights(classes, THRESHOLD)
     for part in parts(rows, length):
         highlights.count(part)
     return highlights
@@ -125,7 +129,8 @@ def field_row(number: int, slide: str | None = None, **other: Any) -> dict[str, 
         "source_uri": f"/photos/night/field_{number}.jpg",
         "slide_id": slide,
         "patient_id": None,
-        **{"x": 0, "y": 0, "kind": "field", "failure": None, "cells": 30, "cells_at_border": 4},
+        **{"x": 0, "y": 0, "width": 720, "height": 540, "diameter": 80.0},
+        **{"kind": "field", "failure": None, "cells": 30, "cells_at_border": 4},
         **{"images": 26, "parasitized": number, "abnormal": 2, "failed": 1},
         "review_reason": None,
     }
@@ -144,7 +149,26 @@ def field_picture() -> bytes:
 
 def shown_field(number: int, slide: str | None = None, **other: Any) -> ShownField:
     """A field on the page."""
-    return ShownField(field_row(number, slide, **other), field_picture())
+    row = field_row(number, slide, **other)
+    return ShownField(row, plain_field(row["width"], row["height"]))
+
+
+@cache
+def plain_field(width: int, height: int) -> FieldPicture:
+    """A field of noise with a cell of each look."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    looks = [("parasitized", False), ("not parasitized", True), ("white cell", False)]
+    contours = [
+        Contour(f"{i:064x}", kind, abnormal, _ring(100 + 150 * i, 100), f"cell {i}")
+        for i, (kind, abnormal) in enumerate(looks)
+    ]
+    return plain_picture(noise, {"width": width, "height": height}, contours)
+
+
+def _ring(x: int, y: int) -> tuple[int, ...]:
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    ring = np.stack([x + 40 * np.cos(angles), y + 40 * np.sin(angles)], axis=1)
+    return tuple(ring.round().astype(int).ravel().tolist())
 
 
 def summary_of(**values: Any) -> BatchSummary:
@@ -164,6 +188,7 @@ def night_of(
     fields: Sequence[dict[str, Any]] = (),
     shown: Sequence[ShownField] = (),
     rates: KnownRates | None = None,
+    called: Callable[[pa.Table], Called] = lambda patients: Called(),
 ) -> BatchView:
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
@@ -197,11 +222,11 @@ def night_of(
         highlights=highlights,
         exhibits={uri: see(i) for i, uri in enumerate(uris)},
         classes=classes,
-        taps=TAPS,
         threshold=THRESHOLD,
         made_by={"model": "m, sha256 " + 64 * "a"},
         command="slidewatch screen --batch night",
         made_from=64 * "f",
         fields=shown,
         patients=patient_rows,
+        called=called(patient_rows),
     )

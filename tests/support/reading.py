@@ -1,5 +1,6 @@
 """A small published night of cells to read, of the untrained model ``tiny``."""
 
+import zlib
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -7,25 +8,42 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from tifffile import TiffWriter
 
 from storage.batches.features import SCORED, create_features, empty_block, write_block
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import BATCHES, of_attempt, publish_report, report_path
+from storage.reports.schemas.patients import patient_schema
+from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import (
+    BATCHES,
+    PATIENTS,
+    SLIDES,
+    of_attempt,
+    publish_report,
+    report_path,
+)
 from storage.store import Store, digest_of
 from tasks.images.decoding import DECODING
+from tasks.images.files import digest_of_file
 from tasks.images.manifest import SCHEMA
+from tasks.images.regions import Region, address_of, find, image_refs
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLAGGED = 9
 
 
 def night(
-    store: Store, folder: Path, cells: int = 24, slide: str = "slide", name: str = "night"
+    store: Store,
+    folder: Path,
+    cells: int = 24,
+    slide: str = "slide",
+    name: str = "night",
+    flagged: int = FLAGGED,
 ) -> Batch:
-    """Publish a night whose first `FLAGGED` cells are abnormal, and whose odd ones parasitized."""
+    """Publish a night whose first ``flagged`` cells are abnormal, and odd ones parasitized."""
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
@@ -42,9 +60,10 @@ def night(
                 "model": "tiny",
                 "status": "scored",
                 "diagnosis": load_card(store, "tiny").classes[(i + 1) % 2],
-                "abnormal": i < FLAGGED,
-                "verdict": "review" if i < FLAGGED else "accept",
-                "review_reason": "abnormal" if i < FLAGGED else None,
+                "first_probability_Parasitized": 0.99 - 0.01 * i,
+                "abnormal": i < flagged,
+                "verdict": "review" if i < flagged else "accept",
+                "review_reason": "abnormal" if i < flagged else None,
                 "abnormality": float(cells - i),
                 "p_value": 0.001 * i,
                 "width": 30,
@@ -59,8 +78,87 @@ def night(
     schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
     publish_report(store, report_path(name, DAY), schema, [pa.Table.from_pylist(told, schema)])
     columns = batch_schema()
-    row = pa.Table.from_pylist([{"batch": name}], columns)
+    calls = [("negative", 2), ("positive", 2)]
+    summary = {"batch": name, "images": cells, "review": flagged, "patient_calls": calls}
+    row = pa.Table.from_pylist([summary], columns)
     publish_report(store, report_path(name, DAY, BATCHES), of_attempt(columns, 1), [row])
+    return batch
+
+
+def add_patients(store: Store, called: dict[str, int]) -> None:
+    """Publish the reports on patients and slides of `night`: positive ones with called cells."""
+    rows = [
+        {
+            "patient_id": name, "call": "positive" if n else "negative", "cells_called": n,
+            "cells_called_dense": n, "cells_read": 500, "batch": "night", "model": "tiny",
+            "batch_date": DAY.isoformat(), "slides": 1,
+            "slides_read": 1, "corrected_percent": 2.0, "corrected_low": 1.0, "corrected_high": 3.0,
+            "parasites_per_microlitre": 1e5, "limit_of_blank_percent": 0.5,
+            "none_above_percent": 3.0, "parasites_per_microlitre_high": 1.5e5,
+        }
+        for name, n in called.items()
+    ]  # fmt: skip
+    slides = [{"slide_id": f"slide {i}", "call": "positive", "batch": "night"} for i in range(2)]
+    for kind, schema, told in (
+        (PATIENTS, patient_schema(), rows), (SLIDES, slide_schema(), slides)
+    ):  # fmt: skip
+        table = pa.Table.from_pylist(told, schema)
+        publish_report(store, report_path("night", DAY, kind), of_attempt(schema, 1), [table])
+
+
+def pyramid(path: Path, side: int) -> None:
+    """Write a tiled TIFF of ever smaller levels: a blue disc of 60 pixels every 500 pixels."""
+    tile = np.full((500, 500, 3), (235, 220, 225), np.uint8)
+    y, x = np.mgrid[:500, :500]
+    tile[np.hypot(x - 250, y - 250) < 30] = (60, 40, 140)
+    with TiffWriter(path, bigtiff=True) as file:
+        for shrink in (1, 5, 25):
+            small = np.asarray(Image.fromarray(tile).resize((500 // shrink,) * 2))
+            whole = np.tile(small, (shrink, shrink, 1))
+            length = side // shrink
+            # Every tile has the same pixels, so that it is compressed once.
+            content = zlib.compress(np.tile(whole, (2, 2, 1))[:512, :512].tobytes(), 1)
+            count = (-(-length // 512)) ** 2
+            file.write(
+                (content for _ in range(count)), shape=(length, length, 3), dtype=np.uint8,
+                tile=(512, 512), photometric="rgb", compression="zlib",
+                subfiletype=0 if shrink == 1 else 1,
+            )  # fmt: skip
+
+
+def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch:
+    """Publish a night of cells, 60 pixels across, at places in a photograph or slide."""
+    digest = digest_of_file(path.as_uri())
+    regions = [Region(x, y, 60, 60) for x, y in cells]
+    manifest = [
+        {
+            "uri": address_of(path.as_uri(), region), "source_uri": path.as_uri(),
+            "source_id": digest.hex(), "x": region.x, "y": region.y, "width": 60, "height": 60,
+            "level": 0, "scale": 1.0, "slide_id": "slide", "patient_id": "p", "kind": "red",
+        }
+        for region in regions
+    ]  # fmt: skip
+    plan = BatchPlan(
+        name="night", attempt=1, images="night/", limit=None, shard_rows=8, batch_date=DAY,
+        started_at=WHEN,
+    )  # fmt: skip
+    batch = freeze_batch(store, plan, pa.Table.from_pylist(manifest, SCHEMA))
+    refs = image_refs(read_manifest(store, batch))
+    told = [
+        {
+            **{name: row[name] for name in ("uri", "source_uri", "x", "y", "level", "kind")},
+            **{"width": 60, "height": 60, "slide_id": "slide", "patient_id": "p"},
+            **{"image_id": find(ref).image_id.hex(), "batch": "night", "model": "tiny"},
+            **{"status": "scored", "diagnosis": "Parasitized", "abnormal": True, "p_value": 0.01},
+            **{"verdict": "review", "review_reason": "abnormal", "abnormality": float(i)},
+        }
+        for i, (row, ref) in enumerate(zip(manifest, refs, strict=True))
+    ]
+    schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
+    publish_report(store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)])
+    columns = batch_schema()
+    row = pa.Table.from_pylist([{"batch": "night"}], columns)
+    publish_report(store, report_path("night", DAY, BATCHES), of_attempt(columns, 1), [row])
     return batch
 
 

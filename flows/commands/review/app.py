@@ -1,53 +1,70 @@
 """Serve the pages on which a person reads cells; they work without script, by forms."""
 
-import io
 import math
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from PIL import Image, ImageDraw
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Route
 
-from flows.commands.review.figures import figures
+from flows.commands.review.figures import figures, patient_figures
 from flows.commands.review.nearness import Like, Nearness
+from flows.commands.review.pages.patients import PatientPages
+from flows.commands.review.pages.pictures import FILES, PicturePages
+from flows.commands.review.pages.suspects import Suspects
+from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
-from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from flows.monitoring.console import warn
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.files import SourceError
-from tasks.images.regions import ImageRef, find_unchanged, read_around
+from tasks.limits import NEGATIVE_PERCENT
+from tasks.reading.agreement import differing
+from tasks.reading.patients import MOST_READ, Suspect
 from tasks.reading.reviews import KEYS, VerdictError
 from tasks.segmentation.survey import RED_CELL
-from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.page import environment
 
-FILES = Path(__file__).parent / "templates"
 ZOOM = 2  # pixels on the screen for one of a cell's image
-AROUND = 3  # widths of a cell to each side that are shown of its field
 LONGEST_LOOK = 600.0  # seconds; whoever takes longer has gone for coffee
+
+DIFFERING_SHOWN = 200
+AHEAD = 60  # cells that a page names as its next
 
 _PAGES = environment(FILES)
 
 
 class Bench:
-    """The pages of a session. ``blind`` hides diagnosis and scores until the verdict is there."""
+    """The pages of a session. ``blind`` hides diagnosis and scores until the verdict is there.
+
+    ``wanted`` is the parasitaemia, a share, that a negative call excludes.
+    """
 
     def __init__(
-        self, session: Session, detector: DetectorCard | None, *, blind: bool, reader: str | None
+        self,
+        session: Session,
+        detector: DetectorCard | None,
+        *,
+        blind: bool,
+        reader: str | None,
+        wanted: float = NEGATIVE_PERCENT / 100,
     ) -> None:
-        self._session, self._detector = session, detector
+        self._session = session
         self._blind, self._reader = blind, reader
         self._nearness = Nearness(session.store, session.batch, session.card, detector)
-        self._picture = lru_cache(maxsize=512)(self._read_picture)
+        self._pictures = PicturePages(session, detector)
+        self._viewer = ViewerPages(session, self._page, _reader, blind=blind)
+        self._patients = PatientPages(Suspects(session, detector, wanted), self._page, _reader)
 
     def app(self) -> Starlette:
         """Make the application."""
@@ -55,12 +72,11 @@ class Bench:
             routes=[
                 Route("/", self.start, methods=["GET"]),
                 Route("/reader", self.name_reader, methods=["POST"]),
-                Route("/files/{name}", self.file, methods=["GET"]),
-                Route("/picture/{image_id}", self.picture, methods=["GET"]),
-                Route("/field/{image_id}", self.field, methods=["GET"]),
-                Route("/heat/{image_id}", self.heat, methods=["GET"]),
+                *self._pictures.routes(),
                 Route("/report", self.report, methods=["GET"]),
                 Route("/import", self.take, methods=["POST"]),
+                *self._viewer.routes(),
+                *self._patients.routes(),
                 Route("/by/{reader}", self.next_cell, methods=["GET"]),
                 Route("/by/{reader}/undo", self.undo, methods=["POST"]),
                 Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
@@ -85,18 +101,36 @@ class Bench:
         return self._problem(request, error)
 
     def start(self, request: Request) -> Response:
-        """Ask for the reader's name, unless the command has given it."""
-        if self._reader is not None:
-            return _to(request, f"/by/{self._reader}")
-        return self._page(request, "start.html", problem=None)
+        """Say what there is to read and who has read what, and ask for the reader's name."""
+        return self._start(request)
+
+    def _start(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
+        session, suspects = self._session, self._patients.suspects
+        session.refresh()
+        readers = [
+            (
+                reader,
+                len(session.said(reader)),
+                sum(suspects.next_cell(each, reader) is None for each in suspects.asked),
+            )
+            for reader in session.readers()
+        ]
+        unmarked = sum(not row["flagged"] for row in session.cells.values())
+        return self._page(
+            request, "start.html", status=status, problem=problem, reader=self._reader,
+            cells=len(session.cells), unmarked=unmarked, patients=len(suspects.asked),
+            most=MOST_READ, readers=readers, verdicts=self._verdicts,
+        )  # fmt: skip
 
     async def name_reader(self, request: Request) -> Response:
-        """Go to the cells of the reader who has given her name."""
-        name = (await _form(request)).get("reader", "").strip()
+        """Go to the cells, or the patients, of the reader who has given her name."""
+        form = await _form(request)
         try:
-            return _to(request, f"/by/{check_name('reader', name)}")
+            reader = check_name("reader", form.get("reader", "").strip())
         except StoreError as error:
-            return self._page(request, "start.html", problem=str(error), status=400)
+            return self._start(request, str(error), 400)
+        what = "/patients" if form.get("what") == "patients" else ""
+        return _to(request, f"/by/{reader}{what}")
 
     def next_cell(self, request: Request) -> Response:
         """Show the next cell that the reader has not read, or that there is none."""
@@ -112,6 +146,8 @@ class Bench:
         reader, image_id = _reader(request), self._known(request)
         said = self._session.standing(reader)
         row = self._session.row(image_id)
+        suspect = self._suspect(request)
+        order = self._session.queue(reader) if suspect is None else suspect.order
         verdict, seconds = said.get(image_id), self._session.seconds(reader)
         shown: dict[str, Any] = {
             "reader": reader,
@@ -123,6 +159,16 @@ class Bench:
             "undoable": bool(said),
             "cells": len(self._session.cells),
             "seconds": seconds,
+            "queue": [each for each in order if each not in said and each != image_id][:AHEAD],
+            "query": _query(request),
+            "patient": suspect
+            and {
+                "name": suspect.name,
+                "call": suspect.call,
+                "number": request.query_params["patient"],
+                "place": suspect.order.index(image_id) + 1 if image_id in suspect.order else 0,
+                "cells": len(suspect.order),
+            },
             "beside": self._session.beside(image_id),
             "before": self._before(said, image_id),
             "problem": None,
@@ -131,7 +177,7 @@ class Bench:
             "field": False,
         }
         try:
-            ref, (_, width) = self._ref(image_id), self._picture(image_id)
+            ref, width = self._pictures.ref(image_id), self._pictures.width(image_id)
             bar = None if ref.region is None else round(ZOOM * TRAINING_DIAMETER / RED_CELL * 5)
             shown |= {"width": ZOOM * width, "bar": bar, "field": ref.region is not None}
         except (BadImageError, SourceError, OSError) as error:
@@ -142,6 +188,11 @@ class Bench:
     def _verdicts(self) -> list[tuple[str, str]]:
         """List what a reader can say, each with its key."""
         return list(zip(KEYS, self._session.verdicts, strict=True))
+
+    def _suspect(self, request: Request) -> Suspect | None:
+        """Find the patient whose cells are being read; None where single cells are."""
+        number = request.query_params.get("patient", "")
+        return self._patients.suspects.find(int(number)) if number.isdecimal() else None
 
     def _before(self, said: dict[str, str], image_id: str) -> str | None:
         """Find the cell that was read before this one."""
@@ -155,6 +206,10 @@ class Bench:
         reader, image_id = _reader(request), self._known(request)
         verdict, seconds = self._given(await _form(request))
         self._session.say(reader, image_id, verdict, seconds)
+        if request.headers.get("accept") == "application/json":
+            return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
+        if self._suspect(request) is not None:
+            return _to(request, f"/by/{reader}/patients/{request.query_params['patient']}")
         return _to(request, f"/by/{reader}")
 
     def _given(self, form: dict[str, str]) -> tuple[str, float]:
@@ -218,7 +273,7 @@ class Bench:
         image_id = self._session.undo(reader)
         if "like" in form and self._session.row(form["like"]):
             return _to(request, f"/by/{reader}/{form['like']}/like")
-        return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
+        return _to(request, f"/by/{reader}" + (f"/{image_id}{_query(request)}" if image_id else ""))
 
     def report(self, request: Request) -> Response:
         """Show how far readers agree, and what an import would change."""
@@ -227,7 +282,7 @@ class Bench:
         return self._page(
             request,
             "report.html",
-            figures=figures(self._session),
+            **self._read(),
             changes=outcome,
             lines=None,
         )
@@ -237,70 +292,25 @@ class Bench:
         self._session.refresh()
         outcome = self._session.imported(keep=True)
         lines = None if outcome is None else outcome.text().splitlines()
-        return self._page(
-            request, "report.html", figures=figures(self._session), changes=None, lines=lines
-        )
+        return self._page(request, "report.html", **self._read(), changes=None, lines=lines)
 
-    def picture(self, request: Request) -> Response:
-        """Send the image of a cell."""
-        return self._image(lambda image_id: self._picture(image_id)[0], request)
-
-    def field(self, request: Request) -> Response:
-        """Send the cell within its field."""
-        return self._image(self._read_field, request)
-
-    def heat(self, request: Request) -> Response:
-        """Send the map of what makes a cell abnormal."""
-        return self._image(self._read_heat, request)
-
-    def file(self, request: Request) -> Response:
-        """Send the style or the script."""
-        name = request.path_params["name"]
-        if name not in {"bench.css", "bench.js"}:
-            raise HTTPException(404)
-        return FileResponse(FILES / name)
-
-    def _image(self, read: Any, request: Request) -> Response:
-        image_id = request.path_params["image_id"]
-        try:
-            content = read(image_id)
-        except (BadImageError, SourceError, OSError) as error:
-            return Response(f"{error}\n", 404, media_type="text/plain")
-        kind = "image/webp" if content[:4] == b"RIFF" else "image/png"
-        return Response(content, media_type=kind, headers={"Cache-Control": "private"})
-
-    def _read_picture(self, image_id: str) -> tuple[bytes, int]:
-        """Read the image of a cell as PNG, with its width in pixels."""
-        image = find_unchanged(self._ref(image_id), image_id).image()
-        return _png(image), image.width
-
-    def _read_field(self, image_id: str) -> bytes:
-        ref = self._ref(image_id)
-        if ref.region is None:
-            raise BadImageError("unreadable", "this cell is a file of its own, without a field")
-        x, y, width, height, _ = ref.region
-        pixels, wide = read_around(ref.source, ref.region, AROUND * max(width, height))
-        image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
-        corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
-        box = [scale * each for each in (*corner, *opposite)]
-        ImageDraw.Draw(image).rectangle(box, outline=COLOURS["parasitized"], width=2)
-        return _png(image)
-
-    def _read_heat(self, image_id: str) -> bytes:
-        if self._detector is None:
-            raise BadImageError("unreadable", "the batch was screened without a detector")
-        session = self._session
-        cells = ((self._ref(image_id), image_id),)
-        (shown,) = make_exhibits(ExhibitJob(session.store, session.card, self._detector, cells))
-        if shown.heat is None:
-            raise BadImageError("unreadable", shown.missing or "this tap has no places")
-        return shown.heat
-
-    def _ref(self, image_id: str) -> ImageRef:
-        ref = self._session.ref(image_id)
-        if ref is None:
-            raise HTTPException(404, "no such cell")
-        return ref
+    def _read(self) -> dict[str, Any]:
+        """List what persons have said: figures, patients, and the cells on which readers differ."""
+        readings = self._session.all_standing()
+        suspects = self._patients.suspects
+        return {
+            "figures": [*figures(self._session), *patient_figures(suspects)],
+            "patients": [
+                told
+                for each in suspects.asked
+                if (told := self._patients.described(each, None))["found"].read
+            ],
+            "differing": [
+                (image, {name: said[image] for name, said in readings.items() if image in said})
+                for image in differing(readings)[:DIFFERING_SHOWN]
+            ],
+            "all_differing": len(differing(readings)),
+        }
 
     def _known(self, request: Request) -> str:
         image_id = str(request.path_params["image_id"])
@@ -318,6 +328,12 @@ class Bench:
             **values,
         )
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
+
+
+def _query(request: Request) -> str:
+    """Write the part of an address that says whose cells are being read."""
+    number = request.query_params.get("patient", "")
+    return f"?patient={number}" if number.isdecimal() else ""
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -340,9 +356,3 @@ def _reader(request: Request) -> str:
 
 def _to(request: Request, path: str) -> Response:
     return RedirectResponse(request.scope["root_path"] + path, 303)
-
-
-def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

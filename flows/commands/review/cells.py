@@ -2,7 +2,13 @@
 
 import pyarrow as pa
 
-from flows.commands.review.figures import ToldFigure, figures
+from flows.commands.review.figures import (
+    PatientReading,
+    ToldFigure,
+    figures,
+    patient_figures,
+    patient_readings,
+)
 from flows.commands.review.imports import (
     ImportOutcome,
     ReviewOutcome,
@@ -11,6 +17,7 @@ from flows.commands.review.imports import (
     report_rows,
 )
 from flows.commands.review.outlines import import_outlines
+from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
 from flows.options.described import described
@@ -169,6 +176,7 @@ class ReportOutcome(ReviewOutcome):
     """Persons' verdicts on a batch, and how far those agree who have read it."""
 
     figures: list[ToldFigure]
+    patients: list[PatientReading]
     damaged: list[str]
 
     @property
@@ -178,7 +186,11 @@ class ReportOutcome(ReviewOutcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the verdicts, the precision and the figures as names and texts."""
-        return [*super().rows(), *((each.name, each.text) for each in self.figures)]
+        return [
+            *super().rows(),
+            *((each.name, each.text) for each in self.figures),
+            *((each.name, each.text) for each in self.patients),
+        ]
 
 
 @described(ReviewReport)
@@ -187,14 +199,19 @@ def report(
     settings: Settings | None = None,
 ) -> ReportOutcome:
     """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
-    store = Store((settings or Settings()).store)
+    settings = settings or Settings()
+    store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = published_batch(store, batch)
     told: list[ToldFigure] = []
+    patients: list[PatientReading] = []
     damaged: list[str] = []
     if find_sample(store, frozen.key) is not None:
-        session, _ = open_session(
+        session, detector = open_session(
             store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
         )
-        told, damaged = figures(session), list(session.damaged.values())
+        suspects = Suspects(session, detector, wanted)
+        told = [*figures(session), *patient_figures(suspects)]
+        patients = patient_readings(suspects)
+        damaged = list(session.damaged.values())
     found = judged(store, frozen, latest_review(store, frozen.name))
-    return ReportOutcome(**found.model_dump(), figures=told, damaged=damaged)
+    return ReportOutcome(**found.model_dump(), figures=told, patients=patients, damaged=damaged)

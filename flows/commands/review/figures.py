@@ -4,18 +4,25 @@ from itertools import combinations
 
 from pydantic import BaseModel
 
+from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session
+from tasks.counting.words import percent_text, range_text
 from tasks.reading.agreement import Figure, consensus, discordant, kappa, sensitivity
+from tasks.reading.patients import Answer, together
 
 
 class ToldFigure(BaseModel):
-    """A figure of the readings, with its 95% interval where it has one, of so many cells."""
+    """A figure of the readings, with its 95% interval where it has one, of so many cells.
+
+    ``unit`` is "patients" where it is of these.
+    """
 
     name: str
     value: float | None
     low: float | None = None
     high: float | None = None
     cells: int
+    unit: str = "cells"
 
     @property
     def text(self) -> str:
@@ -24,7 +31,55 @@ class ToldFigure(BaseModel):
             return "not known yet"
         if self.low is None:
             return f"{self.value:.3g}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self.cells:,} cells)"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self.cells:,} {self.unit})"
+
+
+class PatientReading(BaseModel):
+    """The answer of persons on a patient beside the machine's; shares are in percent."""
+
+    name: str
+    machine: str
+    persons: str
+    call: str | None
+    read: int
+    parasites: int
+    percent: float | None
+    percent_low: float | None
+    percent_high: float | None
+
+    @property
+    def text(self) -> str:
+        """Write the answer for a person."""
+        told = f"the machine: {self.machine}; persons: {self.persons} ({self.parasites} of "
+        told += f"{self.read} cells)"
+        if self.percent is None or self.percent_low is None or self.percent_high is None:
+            return told
+        figure = f"{percent_text(self.percent)} ({range_text(self.percent_low, self.percent_high)})"
+        return f"{told}; by these {self.call}, {figure}"
+
+
+def patient_readings(suspects: Suspects) -> list[PatientReading]:
+    """List the patients on whom persons have said something."""
+    found = [(each, suspects.confirmation(each)) for each in suspects.asked]
+    return [
+        PatientReading(
+            name=each.name,
+            machine=each.call,
+            persons=said.answer,
+            call=said.call,
+            read=said.read,
+            parasites=said.parasites,
+            percent=_percent(said.parasitaemia),
+            percent_low=_percent(said.low),
+            percent_high=_percent(said.high),
+        )
+        for each, said in found
+        if said.read
+    ]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def figures(session: Session) -> list[ToldFigure]:
@@ -61,6 +116,32 @@ def figures(session: Session) -> list[ToldFigure]:
         ToldFigure(name="cells on which readers differ", value=float(differing), cells=differing)
     )
     return found
+
+
+def patient_figures(suspects: Suspects) -> list[ToldFigure]:
+    """Measure a machine's suspicion and persons' confirmation together, and how long that takes."""
+    found = {each.name: suspects.confirmation(each).answer for each in suspects.asked}
+    asked = [each for each in suspects.asked if found[each.name] != Answer.OPEN]
+    if not asked:
+        return []
+    told = [
+        ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
+        for answer in (Answer.CONFIRMED, Answer.REFUSED, Answer.UNSURE)
+        if (n := sum(each == answer for each in found.values()))
+    ]
+    minutes = sum(map(suspects.seconds, asked)) / 60
+    told.append(ToldFigure(name="minutes for these patients", value=minutes, cells=len(asked)))
+    shares = {name: each for name, each in together(suspects.every, found).items() if each}
+    if not shares:
+        name = "sensitivity and specificity of patients (no cell of this night has a label)"
+        return [*told, ToldFigure(name=name, value=None, cells=0)]
+    return told + [
+        ToldFigure(
+            name=name, value=each.value, low=each.low, high=each.high, cells=each.patients,
+            unit="patients",
+        )
+        for name, each in shares.items()
+    ]  # fmt: skip
 
 
 def _patient(row: dict[str, object]) -> str | None:

@@ -7,8 +7,9 @@ from contextlib import suppress
 import uvicorn
 
 from flows.commands.review.app import Bench
-from flows.commands.review.figures import ToldFigure, figures
+from flows.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.commands.review.guards import Guarded
+from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.monitoring.console import tell, warn
 from flows.options.described import UsageError, described
@@ -54,14 +55,15 @@ def serve(
     settings: Settings | None = None,
 ) -> ReadOutcome:
     """Serve pages on which persons read a batch's cells, until Ctrl-C; every verdict is kept."""
-    store = Store((settings or Settings()).store)
+    settings = settings or Settings()
+    store, wanted = Store(settings.store), settings.negative_percent / 100
     if reader is not None:
         check_name("reader", reader)
     frozen = published_batch(store, batch or _newest(store))
     session, detector = open_session(
         store, frozen, limit=limit, per_slide=per_slide, unmarked=unmarked
     )
-    bench = Bench(session, detector, blind=blind, reader=reader)
+    bench = Bench(session, detector, blind=blind, reader=reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
     hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
     app = Guarded(bench.app(), token, hosts, "http")
@@ -81,7 +83,7 @@ def serve(
     return ReadOutcome(
         batch=session.batch.name,
         cells=len(session.cells),
-        figures=figures(session),
+        figures=[*figures(session), *patient_figures(Suspects(session, detector, wanted))],
         damaged=list(session.damaged.values()),
     )
 

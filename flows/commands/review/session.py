@@ -1,6 +1,6 @@
 """Keep what readers have said of a batch's cells, and choose what each of them sees next."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -87,6 +87,11 @@ class Session:
             self._find({} if row is None else {image_id: row["row"]})
         return self._refs.get(image_id)
 
+    def refs(self, rows: Mapping[str, int]) -> dict[str, ImageRef]:
+        """Find where cells lie, given their rows in the batch, all at once."""
+        self._find(rows)
+        return {image_id: self._refs[image_id] for image_id in rows}
+
     def show(self, refs: Mapping[str, ImageRef]) -> None:
         """Remember where cells lie that a page shows."""
         self._refs |= refs
@@ -158,6 +163,14 @@ class Session:
             if reading.reader == reader and reading.verdict is not None
         ]
         return sum(looks) / len(looks) if looks else None
+
+    def looked(self, image_ids: Container[str]) -> float:
+        """Add up how long all readers have looked at some cells, in seconds."""
+        return sum(
+            reading.seconds
+            for reading in self._readings.values()
+            if reading.image_id in image_ids and reading.verdict is not None
+        )
 
     def queue(self, reader: str) -> list[str]:
         """Order the cells that a reader has not read: those on which others differ come first."""

@@ -49,3 +49,72 @@
   review.addEventListener("change", filter);
   controls.hidden = false;
 })();
+// A link to a patient opens his cells, and h changes their fields for heat maps.
+(() => {
+  const show = () => {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const fold = target && (target.closest("details") || target.querySelector("details.fold"));
+    if (!fold) return;
+    fold.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", show);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (link && link.hash === location.hash) setTimeout(show);
+  });
+  show();
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "h" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input:not([type=range], [type=checkbox])")) return;
+    document.body.classList.toggle("heat");
+    const heat = document.querySelector("#viewer .heat-map");
+    if (heat) heat.hidden = !document.body.classList.contains("heat");
+  });
+})();
+// A field opens with pan and zoom; without script its contours lie over it.
+(() => {
+  const dialog = document.getElementById("viewer");
+  if (!dialog) return;
+  const viewer = makeViewer(dialog);
+  const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
+
+  function choose(cell, panel, image) {
+    const { width, height } = cell.box;
+    const by = image.naturalWidth / cell.full, canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: Math.max(1, width * by), height: Math.max(1, height * by) });
+    canvas.getContext("2d").drawImage(image, cell.box.x * by, cell.box.y * by, width * by, height * by, 0, 0, canvas.width, canvas.height);
+    panel.replaceChildren(canvas, element("p", cell.said));
+    const heat = document.querySelector(`.cell[data-id="${CSS.escape(cell.image_id)}"] .by-heat`);
+    if (!heat) return;
+    const copy = heat.cloneNode();
+    copy.className = "heat-map";
+    copy.hidden = !document.body.classList.contains("heat");
+    panel.append(copy, element("p", "h shows where it differs from ordinary cells"));
+  }
+
+  for (const field of document.querySelectorAll(".field[data-width]")) {
+    const button = field.querySelector(".enlarge"), image = field.querySelector("img");
+    if (!button) continue;
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const { width, height, microns } = field.dataset;
+      const cells = [...field.querySelectorAll(".contours path")].map((path) => {
+        const points = path.getAttribute("d").match(/-?\d+/g).map(Number);
+        const [xs, ys] = [points.filter((_, i) => i % 2 === 0), points.filter((_, i) => i % 2)];
+        const [x, y] = [Math.min(...xs), Math.min(...ys)];
+        return {
+          image_id: path.dataset.id, kind: path.classList[0].replaceAll("-", " "), points,
+          abnormal: path.classList.contains("abnormal"), said: path.dataset.said, full: Number(width),
+          box: { x, y, width: Math.max(...xs) - x, height: Math.max(...ys) - y },
+        };
+      });
+      dialog.showModal();
+      viewer.open({
+        source: { type: "image", url: image.src }, width: Number(width), height: Number(height),
+        microns: Number(microns) || null, load: async () => ({ cells }),
+        choose: (cell, panel) => choose(cell, panel, image),
+      });
+    });
+  }
+})();

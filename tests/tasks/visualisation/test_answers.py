@@ -3,25 +3,15 @@
 import re
 from collections import Counter
 
-import numpy as np
 import pytest
 
-from tasks.counting.limits import ErrorRates, KnownRates
-from tasks.counting.rates import NODES, Rate
+from tasks.counting.limits import KnownRates
 from tasks.counting.words import call_text
 from tasks.visualisation.answers import answer_of, interval_plot
 from tasks.visualisation.batch_page import batch_page
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import EVIL, Page
-
-
-def fixed(value: float) -> Rate:
-    return Rate(value, value, value, 0.0, 9, 900, np.full(NODES, value))
-
-
-RATES = KnownRates(
-    ErrorRates(3.0, fixed(0.001), fixed(0.8)), ErrorRates(1.0, fixed(0.01), fixed(0.9))
-)
+from tests.support.rates import RATES
 
 
 def page_of(patients: int, rates: KnownRates | None = RATES) -> str:
@@ -43,13 +33,14 @@ def test_the_page_begins_with_how_many_patients_have_which_call() -> None:
     assert {call: int(count) for count, call in calls if count != "0"} == shown
 
 
-def test_a_patient_leads_to_its_slides_and_nothing_breaks_out() -> None:
+def test_a_patient_leads_to_its_cells_and_nothing_breaks_out() -> None:
     page = Page(page_of(3))
     ids = {each["id"] for _, each in page.elements if each.get("id")}
     links = {each["href"] for each in page.of("a")}
-    slides = {link for link in links if link and link.startswith("#slide-")}
-    assert len(slides) == 3
-    assert {link.removeprefix("#") for link in slides} <= ids
+    places = {link for link in links if link and link.startswith(("#patient-", "#slide-"))}
+    assert len(places) == 3
+    assert "#patient-0" in places
+    assert {link.removeprefix("#") for link in places} <= ids
     assert not [each for each in page.of("img") if each.get("src") == "x"]
 
 
@@ -92,7 +83,7 @@ def test_an_interval_lies_on_its_axis() -> None:
         (
             {"call": "positive", "corrected_percent": 0.42, "corrected_low": 0.21,
              "corrected_high": 0.8, "parasites_per_microlitre": 21_000.0},
-            "parasites, about 0.42% of red cells (0.21 to 0.8%), 21,000 a microlitre: "
+            "parasites, about 0.42% of red cells (0.21 to 0.8%), 21,000 parasites/µL: "
             "9 of 4,000 cells called",
         ),
         (

@@ -12,9 +12,10 @@ from tasks.detector.explanation import Explanation
 from tasks.types import Light
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, SLIDES_SHOWN, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN
-from tasks.visualisation.overlay import COLOURS, ShownField, ShownSlide
+from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
 from tasks.visualisation.thumbnails import Exhibit
+from tasks.visualisation.viewer.fields import ShownField
 from tests.support.nights import (
     TAPS,
     exhibit,
@@ -82,8 +83,6 @@ def test_every_image_has_words_and_every_table_a_caption(page: str) -> None:
 def test_a_cell_says_why_it_is_abnormal(page: str) -> None:
     said = words(page)
     assert "nearest class Uninfected, at layer1" in said
-    assert all(tap in said for tap in TAPS)
-    assert "Which tap" in said
 
 
 def test_only_the_page_s_own_script_may_run(page: str) -> None:
@@ -126,19 +125,18 @@ def test_the_same_night_gives_the_same_page() -> None:
 
 
 def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
-    night = night_of(image_rows(400), see=lambda i: Exhibit(missing="the image cannot be read"))
+    night = night_of(image_rows(900), see=lambda i: Exhibit(missing="the image cannot be read"))
     found = Page(batch_page(night))
     assert not found.of("img")
     labels = [str(each.get("aria-label")) for each in found.of("div") if each.get("role") == "img"]
     assert len(labels) == sum(CELLS_SHOWN.values())
     assert all("the image cannot be read" in label for label in labels)
-    assert len([each for each in found.of("div") if each.get("class") == "bars"]) == len(labels)
     assert "not looked at again" in batch_page(replace(night, exhibits={}))
 
 
 def test_a_tap_without_locations_has_no_heat_map() -> None:
     why = Explanation(np.asarray([2.0, 5.0]), TAPS[1], 0, None)
-    night = night_of(image_rows(400), see=lambda i: Exhibit(None, picture(i), None, why))
+    night = night_of(image_rows(900), see=lambda i: Exhibit(None, picture(i), None, why))
     page = batch_page(night)
     assert len(Page(page).of("img")) == sum(CELLS_SHOWN.values())
     assert "no places to map" in page
@@ -261,7 +259,9 @@ def test_fields_are_shown_with_what_their_cells_are() -> None:
     rows.append(field_row(5, SLIDE, kind=None, failure="damaged: cut", review_reason="failed"))
     page = batch_page(night_of(image_rows(400), fields=rows, shown=fields))
     found = Page(page)
-    (image,) = (each for each in found.of("img") if str(each["src"]).startswith("data:image/png"))
+    (image,) = (each for each in found.of("img") if "with contours" in str(each["alt"]))
+    assert str(image["src"]).startswith("data:image/webp")
+    assert len([path for path in found.of("path") if path.get("data-said")]) == 3
     assert image["alt"] == (
         "field_3.jpg at 1,024, 2,048, with contours of 30 cells: "
         "3 parasitized, 2 abnormal, 1 failed"
@@ -274,32 +274,11 @@ def test_fields_are_shown_with_what_their_cells_are() -> None:
     assert 'href="#fields"' in page
 
 
-def test_slides_with_fields_say_how_many_were_read_and_what_could_be_unseen() -> None:
-    rows = image_rows(400, diagnosis=["Uninfected"] * 400)
-    page = batch_page(
-        night_of(rows, fields=[field_row(0, SLIDE), field_row(1, SLIDE, kind="thick")])
-    )
+def test_slides_with_fields_say_how_many_were_read() -> None:
+    fields = [field_row(0, SLIDE), field_row(1, SLIDE, kind="thick")]
+    page = batch_page(night_of(image_rows(400), fields=fields))
     (slide,) = re.findall(rf"<tr[^>]*>\s*<th[^>]*>{SLIDE}<.*?</tr>", page, re.DOTALL)
-    assert '>50<small class="note narrow">1 of 2 fields read</small>' in slide
-    assert re.search(r"none seen; [\d.]+% would show", slide)
-    assert "too few cells for a negative call" in slide
-    assert re.search(r'title="no parasite among \d+ red cells: with a', slide)
-
-
-@pytest.mark.parametrize(
-    ("density", "says"),
-    [
-        ("5% to 10%", "5% to 10%: hyperparasitaemia where transmission is low"),
-        # As reports of before 0.2.0 have it.
-        ("2% to 5%: high for who is not immune", "2% to 5%: high for who is not immune"),
-    ],
-)
-def test_the_page_says_what_a_class_of_density_means(density: str, says: str) -> None:
-    night = night_of(image_rows(50), fields=[field_row(0, "C0P1_IMG_0")])
-    place = night.slides.column_names.index("density_class")
-    classes = pa.array([density] * night.slides.num_rows)
-    slides = night.slides.set_column(place, "density_class", classes)
-    assert f'<small class="note">{says}</small>' in batch_page(replace(night, slides=slides))
+    assert '>50<small class="narrow">1 of 2 fields read</small>' in slide
 
 
 def test_slides_are_shown_from_afar() -> None:
@@ -322,7 +301,7 @@ def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
     assert "fields read" not in page
     without = night_of(image_rows(400))
     columns = [name for name in without.slides.column_names if not name.startswith("fields")]
-    old = without.slides.select([name for name in columns if name != "density_class"])
+    old = without.slides.select(columns)
     assert batch_page(replace(without, slides=old)) == batch_page(without)
 
 
@@ -331,7 +310,7 @@ def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:
     night = night_of(image_rows(3000), fields=[each.row for each in shown], shown=shown)
     slides = [ShownSlide("/slides/a.svs", [shown[0].row], field_picture())] * 4
     page = batch_page(replace(night, whole_slides=slides))
-    assert 4 * MB < len(page.encode()) < 10 * MB
+    assert 2 * MB < len(page.encode()) < 10 * MB
 
 
 def test_hostile_names_of_fields_stay_text() -> None:

@@ -5,13 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from tasks.reports.called_cells import patient_of
 from tasks.types import Light
+from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
-from tasks.visualisation.overlay import ShownField, ShownSlide
+from tasks.visualisation.overlay import ShownSlide
+from tasks.visualisation.patients.called import Called, opened
 from tasks.visualisation.thumbnails import Exhibit
+from tasks.visualisation.viewer.fields import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
     exhibit,
@@ -19,15 +24,34 @@ from tests.support.nights import (
     field_row,
     image_rows,
     night_of,
+    picture,
     shown_field,
 )
 from tests.support.pages import EVIL
+from tests.support.rates import RATES
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with chromium() as made:
         yield made
+
+
+def called_of(patients: pa.Table) -> Called:
+    """Three cells of each opened patient, in fields of noise."""
+    rows = opened(in_order(patients))
+    cells = {
+        patient_of(row): [
+            {
+                "uri": f"/photos/{i}-{j}.jpg", "image_id": f"{j:064x}", "slide_id": "s",
+                "chance": 0.9, "called": True, "abnormality": 0.3, "p_value": 0.2,
+            }
+            for j in range(3)
+        ]
+        for i, row in enumerate(rows)
+    }  # fmt: skip
+    every = [cell["uri"] for some in cells.values() for cell in some]
+    return Called(cells, dict.fromkeys(every, picture(1)))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +65,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         see=lambda i: exhibit(i) if i % 5 else Exhibit("it is gone"),
         fields=fields,
         shown=[*shown, ShownField(fields[-1], missing="it is gone")],
+        rates=RATES,
+        called=called_of,
     )
+    exhibits = dict(night.exhibits)
+    for number, uri in enumerate(each["uri"] for some in night.called.cells.values()
+                                 for each in some):  # fmt: skip
+        exhibits[uri] = exhibit(number)
+    night = replace(night, exhibits=exhibits)
     afar = ShownSlide("/slides/a.svs", fields, field_picture())
     night = replace(night, whole_slides=[afar])
     row = replace(night.row, light=Light.AMBER, reasons=("a reason", "another " * 20))
@@ -146,11 +177,11 @@ def test_slides_are_sorted_by_number_and_by_name(browser: Any, folder: Path) -> 
         before = visit.shown()
         button = visit.page.get_by_role("button", name="abnormal")
         button.click()
-        counts = [int(text) for text in visit.shown(7)]
+        counts = [int(text) for text in visit.shown(6)]
         assert counts == sorted(counts)
         assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
         button.click()
-        counts = [int(text) for text in visit.shown(7)]
+        counts = [int(text) for text in visit.shown(6)]
         assert counts == sorted(counts, reverse=True)
         assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
         visit.page.get_by_role("button", name="slide").click()
@@ -173,7 +204,7 @@ def test_slides_are_found_by_name_and_by_review(browser: Any, folder: Path) -> N
         search.fill("")
         assert len(visit.shown()) == rows
         visit.page.get_by_role("checkbox").check()
-        assert all(visit.shown(8))
+        assert all(visit.shown(10))
         assert len(visit.shown()) < rows
 
 
@@ -213,3 +244,62 @@ def test_the_page_can_be_printed(browser: Any, folder: Path) -> None:
         assert not visit.page.locator(".controls").is_visible()
         assert visit.page.locator("#slides tbody tr").last.is_visible()
         assert visit.page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"
+
+
+def test_a_link_opens_a_patient_below_whatever_sticks_to_the_top(
+    browser: Any, folder: Path
+) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        link = visit.page.locator("#patients a[href^='#patient-']").nth(1)
+        target = visit.page.locator(str(link.get_attribute("href")))
+        assert not target.is_visible()
+        link.click()
+        assert target.is_visible()
+        top = target.evaluate("element => element.getBoundingClientRect().top")
+        assert 0 <= top < 844
+        heats, places = (target.locator(f".by-{kind}").first for kind in ("heat", "place"))
+        assert (heats.is_visible(), places.is_visible()) == (False, True)
+        visit.page.keyboard.press("h")
+        assert (heats.is_visible(), places.is_visible()) == (True, False)
+
+
+def test_a_field_can_be_panned_zoomed_switched_and_clicked(browser: Any, folder: Path) -> None:
+    with Visit(browser, folder / "night.html") as visit:
+        visit.page.locator(".enlarge").first.click()
+        layer = visit.page.locator("#viewer .picture .contours g")
+        visit.page.locator("#viewer .picture .contours path").nth(2).wait_for()
+
+        def placed() -> str:
+            visit.page.wait_for_timeout(900)  # the movement has an end
+            return str(layer.get_attribute("transform"))
+
+        before = placed()
+        visit.page.get_by_role("button", name="zoom in").click()
+        zoomed = placed()
+        assert zoomed != before
+        box = visit.page.locator("#viewer .stage").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        visit.page.mouse.move(x, y)
+        visit.page.mouse.down()
+        visit.page.mouse.move(x + 60, y + 40, steps=4)
+        visit.page.mouse.up()
+        panned = placed()
+        assert panned != zoomed
+        cell = visit.page.locator("#viewer .picture path.parasitized").first
+        switch = visit.page.locator("#viewer label.switch").filter(has_text="parasitized").first
+        assert cell.is_visible()
+        switch.click()
+        assert not cell.is_visible()
+        switch.click()
+        visit.page.get_by_label("brightness").fill("150")
+        canvas = visit.page.locator("#viewer .picture canvas").first
+        assert "brightness(1.5)" in canvas.evaluate("each => getComputedStyle(each).filter")
+        assert "µm" in str(visit.page.locator("#viewer .scale").text_content())
+        visit.page.get_by_role("button", name="whole").click()
+        placed()
+        spot = cell.bounding_box()
+        visit.page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+        visit.page.get_by_text("cell 0").wait_for()
+        visit.page.get_by_role("button", name="Close").click()
+        assert not visit.page.locator("#viewer").is_visible()
+        assert visit.complaints == []

@@ -166,11 +166,11 @@ def test_decimals_never_hide_how_far_a_figure_is_from_one() -> None:
 @pytest.mark.parametrize("most", [1, 7, 300, 90_000])
 def test_binned_scores_say_how_many_are_abnormal(most: int) -> None:
     edges = np.sinh(np.arcsinh(2.0) + 0.1 * np.arange(-40, 41))
-    counts = np.zeros(80, np.int64)
-    counts[20:30], counts[45] = most, 3
+    counts = np.zeros((2, 80), np.int64)
+    counts[0, 20:30], counts[1, 30], counts[1, 45] = most, 1, 2  # one lies below the line
     svg = binned(edges, counts, 2.0, title="Scores")
     label = ET.fromstring(svg).get("aria-label") or ""
-    assert label == f"Scores. {10 * most + 3:,} scores, 3 from the threshold 2.000 on"
+    assert label == f"Scores. {10 * most + 3:,} scores, 3 abnormal; the threshold is 2.000"
     assert "3 abnormal" in texts(svg)
     assert f"{10 * most:,} ordinary" in texts(svg)
     assert all(f"--series-{i}" in svg for i in (0, 1))
@@ -181,9 +181,9 @@ def test_binned_scores_say_how_many_are_abnormal(most: int) -> None:
 @pytest.mark.parametrize("place", [None, 0, 40, 79])
 def test_any_binned_scores_can_be_drawn(threshold: float | None, place: int | None) -> None:
     edges = np.sinh(np.arcsinh(2.0) + 0.1 * np.arange(-40, 41))
-    counts = np.zeros(80, np.int64)
+    counts = np.zeros((2, 80), np.int64)
     if place is not None:
-        counts[place] = 5
+        counts[0, place] = 5
     label = ET.fromstring(binned(edges, counts, threshold, title="t")).get("aria-label") or ""
     assert ("5 scores" if place is not None else "No scores") in label
     assert ("threshold" in label) == (place is not None and threshold in (2.0, 0.1))

@@ -7,12 +7,13 @@ from tasks.visualisation.highlights import (
     CELLS_SHOWN,
     EXAMPLES,
     MOST_OF_A_SLIDE,
+    PERSON,
     SAMPLE,
     UNCERTAIN,
     Highlights,
     columns,
 )
-from tests.support.nights import CALIBRATION, CLASSES, TAPS, THRESHOLD, highlights_of, image_rows
+from tests.support.nights import CLASSES, THRESHOLD, highlights_of, image_rows
 
 
 def scored(rows: pa.Table) -> list[dict[str, object]]:
@@ -26,7 +27,7 @@ def test_parts_make_no_difference(name: str, length: int) -> None:
     whole, pieces = highlights_of(rows, 5000), highlights_of(rows, length)
     assert pieces.sheet(name).equals(whole.sheet(name))
     assert np.array_equal(pieces.scores, whole.scores)
-    assert (pieces.leading, pieces.failures) == (whole.leading, whole.failures)
+    assert pieces.failures == whole.failures
 
 
 def test_the_most_abnormal_are_shown_first_and_few_of_a_slide() -> None:
@@ -75,27 +76,36 @@ def test_the_sample_is_drawn_by_digest_from_all_scored_images() -> None:
     )
 
 
-def test_scores_are_counted_on_both_sides_of_the_threshold() -> None:
+def test_scores_are_counted_as_the_report_has_flagged_them() -> None:
     rows = image_rows(4000)
+    # One that no smear has is abnormal though its score is low.
+    flags = rows["abnormal"].to_pylist()
+    low = next(i for i, row in enumerate(rows.to_pylist()) if row["abnormal"] is False)
+    flags[low] = True
+    rows = rows.set_column(rows.column_names.index("abnormal"), "abnormal", pa.array(flags))
     highlights = highlights_of(rows)
-    middle = len(highlights.scores) // 2
+    middle = highlights.scores.shape[1] // 2
     assert highlights.edges[middle] == pytest.approx(THRESHOLD)
-    score = np.asarray([row["abnormality"] for row in scored(rows)])
-    assert highlights.scores[middle:].sum() == (score >= THRESHOLD).sum()
-    assert highlights.scores.sum() == len(score)
+    ordinary, abnormal = highlights.scores
+    assert abnormal.sum() == sum(bool(row["abnormal"]) for row in scored(rows))
+    assert abnormal[:middle].sum() == 1
+    assert ordinary[middle:].sum() == 0
+    assert highlights.scores.sum() == len(scored(rows))
 
 
-def test_abnormal_cells_are_counted_by_the_tap_that_deviates_most() -> None:
-    rows = image_rows(2000)
-    expected = dict.fromkeys(TAPS, 0)
-    for row in scored(rows):
-        if row["abnormal"]:
-            deviation = {
-                tap: (np.log(row[f"distance_{tap}"]) - mean) / sd  # type: ignore[call-overload]
-                for tap, (mean, sd) in CALIBRATION.items()
-            }
-            expected[max(deviation, key=lambda tap: deviation[tap])] += 1
-    assert dict(highlights_of(rows).leading) == expected
+def test_a_person_sees_abnormal_cells_of_smears_the_most_probable_parasites_first() -> None:
+    rows = image_rows(4000)
+    reasons = rows["review_reason"].to_pylist()
+    rubbish = [i for i, row in enumerate(rows.to_pylist()) if row["abnormal"]][::2]
+    for i in rubbish:
+        reasons[i] = "unlike any smear"
+    place = rows.column_names.index("review_reason")
+    rows = rows.set_column(place, "review_reason", pa.array(reasons, pa.string()))
+    sheet = highlights_of(rows, 300).sheet(PERSON)
+    assert sheet.num_rows == CELLS_SHOWN[PERSON]
+    assert set(sheet["review_reason"].to_pylist()) <= {"abnormal", "abnormal, uncertain"}
+    chances = sheet["probability_Parasitized"].to_pylist()
+    assert chances == sorted(chances, reverse=True)
 
 
 def test_failures_keep_a_few_examples_of_each_reason() -> None:
@@ -115,10 +125,10 @@ def test_a_night_without_scored_images_has_empty_sheets(n: int) -> None:
     }
     table = dict(zip(rows.column_names, rows.columns, strict=True)) | nothing
     table |= {"status": ["failed"] * n, "failure": ["empty: no bytes"] * n}
-    highlights = Highlights(CLASSES, CALIBRATION, float("inf"))
+    highlights = Highlights(CLASSES, float("inf"))
     highlights.count(pa.table(table))
     assert all(highlights.sheet(name).num_rows == 0 for name in CELLS_SHOWN)
-    assert highlights.scores.sum() == sum(highlights.leading.values()) == 0
+    assert highlights.scores.sum() == 0
 
 
 def test_what_is_kept_does_not_grow_with_the_images() -> None:
@@ -130,5 +140,5 @@ def test_what_is_kept_does_not_grow_with_the_images() -> None:
 
 def test_only_the_named_columns_are_read() -> None:
     rows = image_rows(100)
-    assert set(columns(CLASSES, TAPS)) < set(rows.column_names)
-    highlights_of(rows.select(columns(CLASSES, TAPS)))
+    assert set(columns(CLASSES)) < set(rows.column_names)
+    highlights_of(rows.select(columns(CLASSES)))

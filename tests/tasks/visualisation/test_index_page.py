@@ -34,6 +34,21 @@ def test_a_store_without_nights_has_an_index() -> None:
     assert "No batch has been screened" in index_page([], {})
 
 
+def test_what_changes_from_night_to_night_is_drawn() -> None:
+    night = night_of(image_rows(400))
+    nights = [replace(night.row, batch=f"n{i}", review=10 * i) for i in range(3)]
+    page = index_page(nights, {})
+    labels = [str(each["aria-label"]) for each in Page(page).of("svg") if each.get("aria-label")]
+    assert len(labels) == 2
+    assert "Patients by night" in labels[0]
+    assert "images for review 0 at -2 to .050 at 0" in labels[1]
+    assert "images failed" in labels[1]
+    # A night of before patients were called has no share of them, and one night no trend.
+    older = [replace(each, patient_calls=None) for each in nights]
+    assert "Patients by night" not in index_page(older, {})
+    assert "by night" not in index_page(nights[:1], {})
+
+
 def test_names_stay_text() -> None:
     night = night_of(image_rows(200))
     page = index_page([replace(night.row, batch=EVIL, reasons=(EVIL,))], {EVIL: EVIL})

@@ -8,11 +8,9 @@ from PIL import Image
 
 from tasks.visualisation.overlay import (
     COLOURS,
-    LONGEST,
     Outline,
     Pen,
     encode_png,
-    field_picture,
     fields_to_show,
     outline_of,
     overlay,
@@ -96,22 +94,6 @@ def test_what_lies_outside_is_not_drawn_and_the_picture_given_stays_as_it_is() -
     assert coloured(picture, "failed").any()
     assert (pixels == GROUND).all()
     assert (overlay(pixels, [], []) == pixels).all()
-
-
-def test_outlines_are_placed_by_their_box_their_field_and_the_scale_of_the_picture() -> None:
-    field = {"x": 1000, "y": 500, "width": 320, "height": 240}
-    outline = ring(25, 25, 20).astype(np.float16).ravel()  # of a cell whose box begins at 1100, 560
-    picture = field_picture(ground(), field, [cell(x=1100, y=560)], [outline])
-    y, x = np.nonzero(coloured(picture, "not parasitized"))
-    assert picture.shape == (120, 160, 3)
-    assert (x.mean(), y.mean()) == pytest.approx((125.5 / 2 - 0.5, 85.5 / 2 - 0.5), abs=0.5)
-    assert np.hypot(x - x.mean(), y - y.mean()).mean() == pytest.approx(10, abs=0.7)
-
-
-def test_a_large_field_becomes_a_picture_that_a_screen_can_show() -> None:
-    field = {"x": 0, "y": 0, "width": 3000, "height": 2000}
-    picture = field_picture(ground(2000, 3000), field, [], [])
-    assert picture.shape == (LONGEST * 2 // 3, LONGEST, 3)
 
 
 @pytest.mark.parametrize(

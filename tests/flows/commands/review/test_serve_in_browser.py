@@ -15,7 +15,7 @@ import pytest
 from storage.reports.readings import read_readings
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
-from tests.support.reading import add_features, night
+from tests.support.reading import add_features, night, pyramid, slide_night
 from tests.support.servers import free_port
 
 
@@ -127,3 +127,105 @@ def test_two_readers_at_once_and_cells_that_are_marked_together(
     ben = [reading.verdict for reading in readings if reading.reader == "Ben"]
     assert ada == ["Parasitized"] * 4
     assert ben == ["Uninfected"] * 4 + ["other"] * 3 + [None] * 3
+
+
+def ready(page: Any, cells: int) -> None:
+    """Wait until so many cells to come are there."""
+    page.wait_for_load_state("load")
+    while int(page.locator("body").get_attribute("data-ready") or 0) < cells:
+        page.wait_for_timeout(50)
+
+
+def test_fast_typing_loses_no_verdict(store_with_model: Store, tmp_path: Path) -> None:
+    """A page a verdict lost every key typed while it loaded: 34 keys gave 16 verdicts."""
+    batch = night(store_with_model, tmp_path / "cells", cells=90, flagged=40)
+    keys = "pu" * 17
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page()
+        page.goto(f"{address}by/Ada")
+        ready(page, len(keys) - 1)
+        seen = []
+        for key in keys:  # as fast as the browser takes them
+            seen.append(page.locator(".bench").get_attribute("data-cell"))
+            page.keyboard.press(key)
+        page.get_by_text(f"{len(keys)} of").wait_for()
+        assert page.locator("#told").text_content() == ""
+        page.keyboard.press("z")  # waits for all that is not sent yet
+        page.get_by_text(f"{len(keys) - 1} of").wait_for()
+    readings = [reading for _, reading in read_readings(store_with_model, batch.key)]
+    said = [(each.image_id, each.verdict) for each in readings if each.verdict is not None]
+    names = {"p": "Parasitized", "u": "Uninfected"}
+    assert said == [(image, names[key]) for image, key in zip(seen, keys, strict=True)]
+
+
+def test_a_verdict_that_the_server_does_not_take_is_told_and_sent_again(
+    store_with_model: Store, tmp_path: Path
+) -> None:
+    batch = night(store_with_model, tmp_path / "cells")
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page()
+        page.goto(f"{address}by/Ada")
+        ready(page, 3)
+        page.context.set_offline(True)
+        page.keyboard.press("p")
+        page.get_by_text("1 verdict is not kept yet").wait_for()
+        page.context.set_offline(False)
+        page.keyboard.press("u")  # sends again, and is for no cell
+        page.get_by_text("1 verdict is not kept yet").wait_for(state="detached")
+    said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
+    assert said == ["Parasitized"]
+
+
+def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
+    store_with_model: Store, tmp_path: Path
+) -> None:
+    pyramid(tmp_path / "slide.tif", 40_000)
+    places = [(220 + 500 * column, 220 + 500 * row) for column in (0, 40, 79) for row in (0, 40)]
+    batch = slide_night(store_with_model, tmp_path / "slide.tif", places)
+    asked: list[str] = []
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}by/Ada")
+        press(page, "v", "Click on a cell")
+        path = page.locator("path.not-read")
+        path.first.wait_for()
+        layer = page.locator("#viewer .contours g")
+
+        def placed() -> str:
+            page.wait_for_timeout(900)  # the movement has an end
+            return str(layer.get_attribute("transform"))
+
+        at_cell = placed()
+        assert path.count() == 1
+        page.get_by_role("button", name="whole").click()
+        whole = placed()
+        assert whole != at_cell
+        assert path.count() == len(places)
+        box = page.locator("#viewer .stage").bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(*middle)
+        page.mouse.wheel(0, -400)
+        zoomed = placed()
+        page.mouse.down()
+        page.mouse.move(middle[0] + 80, middle[1] + 50, steps=4)
+        page.mouse.up()
+        panned = placed()
+        assert len({at_cell, whole, zoomed, panned}) == 4
+        page.keyboard.press("n")  # the next cell
+        page.locator("path.picked").wait_for()
+        placed()
+        spot = page.locator("path.picked").bounding_box()
+        page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+        page.keyboard.press("o")
+        page.get_by_text("You said other. The machine says: Parasitized").wait_for()
+        assert page.locator("path.parasitized.abnormal").count() == 1
+        canvas = page.locator("#viewer canvas").first.evaluate("each => each.width > 0")
+        assert canvas
+        assert complaints == []
+    levels = {re.findall(r"/tile/0/(\d+)/", url)[0] for url in asked if "/tile/" in url}
+    assert len(levels) > 2
+    (reading,) = [reading for _, reading in read_readings(store_with_model, batch.key)]
+    assert reading.verdict == "other"

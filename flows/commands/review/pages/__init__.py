@@ -1,0 +1,1 @@
+"""Pages of the bench beside those of single cells: pictures with pan and zoom, and patients."""

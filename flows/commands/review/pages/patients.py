@@ -1,0 +1,86 @@
+"""Serve the pages on which a person confirms or refuses the calls of patients."""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from flows.commands.review.pages.suspects import Suspects
+from tasks.counting.words import percent_text, range_text
+from tasks.reading.patients import Confirmation, Suspect
+from tasks.visualisation.answers import answer_of
+
+Show = Callable[..., Response]
+
+
+class PatientPages:
+    """The pages of patients: who is asked about, and what a reader has said of each."""
+
+    def __init__(self, suspects: Suspects, show: Show, reader_of: Callable[[Request], str]) -> None:
+        self.suspects, self._show, self._reader_of = suspects, show, reader_of
+
+    def routes(self) -> list[Route]:
+        """List the addresses of these pages."""
+        return [
+            Route("/by/{reader}/patients", self.patients, methods=["GET"]),
+            Route("/by/{reader}/patients/{number:int}", self.patient, methods=["GET"]),
+        ]
+
+    def patients(self, request: Request) -> Response:
+        """List the patients that a person is asked about."""
+        reader = self._reader_of(request)
+        self.suspects.session.refresh()
+        rows = [self.described(each, reader) for each in self.suspects.asked]
+        return self._show(request, "patients.html", reader=reader, patients=rows)
+
+    def patient(self, request: Request) -> Response:
+        """Show the next cell of a patient, or what the reader's verdicts on all of them mean."""
+        reader, number = self._reader_of(request), int(request.path_params["number"])
+        suspect = self.suspects.find(number)
+        if suspect is None:
+            raise HTTPException(404, "no such patient")
+        self.suspects.session.refresh()
+        image_id = self.suspects.next_cell(suspect, reader)
+        if image_id is not None:
+            path = f"/by/{reader}/{image_id}?patient={number}"
+            return RedirectResponse(request.scope["root_path"] + path, 303)
+        more = self.suspects.find(number + 1) is not None
+        return self._show(
+            request,
+            "patient.html",
+            reader=reader,
+            patient=self.described(suspect, reader),
+            cells=suspect.order,
+            said=self.suspects.session.standing(reader),
+            following=number + 1 if more else None,
+        )
+
+    def described(self, suspect: Suspect, reader: str | None) -> dict[str, Any]:
+        """Put what persons say of a patient beside what the machine says."""
+        row = next(
+            row
+            for row, each in zip(self.suspects.rows, self.suspects.every, strict=True)
+            if each is suspect
+        )
+        found = self.suspects.confirmation(suspect, reader)
+        return {
+            "number": self.suspects.asked.index(suspect),
+            "name": suspect.name,
+            "cells": len(suspect.order),
+            "called": len(suspect.called),
+            "machine": answer_of(row),
+            "found": found,
+            "figure": figure_text(found),
+            "seconds": self.suspects.seconds(suspect),
+        }
+
+
+def figure_text(found: Confirmation) -> str:
+    """Write a parasitaemia by persons' verdicts with its interval; a dash where it is unknown."""
+    if found.parasitaemia is None or found.low is None or found.high is None:
+        return "–"
+    share, low, high = (100 * each for each in (found.parasitaemia, found.low, found.high))
+    return f"{percent_text(share)} ({range_text(low, high)})"

@@ -1,0 +1,117 @@
+"""Serve pictures of single cells, and the files that pages need."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from flows.commands.review.session import Session
+from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from storage.models.detectors import DetectorCard
+from tasks.images.decoding import BadImageError
+from tasks.images.files import SourceError
+from tasks.images.regions import ImageRef, find_unchanged, read_around
+from tasks.visualisation.overlay import COLOURS
+from tasks.visualisation.page import VIEWER
+
+FILES = Path(__file__).parents[1] / "templates"
+AROUND = 3  # widths of a cell to each side that are shown of its field
+SENT = {
+    **dict.fromkeys(("bench.css", "bench.js", "view.js"), FILES),
+    **dict.fromkeys(("viewer.css", "viewer.js", "openseadragon.min.js"), VIEWER),
+}
+
+
+class PicturePages:
+    """The pictures of a session's cells."""
+
+    def __init__(self, session: Session, detector: DetectorCard | None) -> None:
+        self._session, self._detector = session, detector
+        self._picture = lru_cache(maxsize=512)(self._read_picture)
+
+    def routes(self) -> list[Route]:
+        """List the addresses of pictures and files."""
+        return [
+            Route("/files/{name}", self.file, methods=["GET"]),
+            Route("/picture/{image_id}", self.picture, methods=["GET"]),
+            Route("/field/{image_id}", self.field, methods=["GET"]),
+            Route("/heat/{image_id}", self.heat, methods=["GET"]),
+        ]
+
+    def width(self, image_id: str) -> int:
+        """Return the width of a cell's image in pixels; BadImageError says why it has none."""
+        return self._picture(image_id)[1]
+
+    def picture(self, request: Request) -> Response:
+        """Send the image of a cell."""
+        return self._image(lambda image_id: self._picture(image_id)[0], request)
+
+    def field(self, request: Request) -> Response:
+        """Send the cell within its field."""
+        return self._image(self._read_field, request)
+
+    def heat(self, request: Request) -> Response:
+        """Send the map of what makes a cell abnormal."""
+        return self._image(self._read_heat, request)
+
+    def file(self, request: Request) -> Response:
+        """Send the style or the script."""
+        name = request.path_params["name"]
+        if name not in SENT:
+            raise HTTPException(404)
+        return FileResponse(SENT[name] / name)
+
+    def _image(self, read: Any, request: Request) -> Response:
+        image_id = request.path_params["image_id"]
+        try:
+            content = read(image_id)
+        except (BadImageError, SourceError, OSError) as error:
+            return Response(f"{error}\n", 404, media_type="text/plain")
+        kind = "image/webp" if content[:4] == b"RIFF" else "image/png"
+        return Response(content, media_type=kind, headers={"Cache-Control": "private"})
+
+    def _read_picture(self, image_id: str) -> tuple[bytes, int]:
+        """Read the image of a cell as PNG, with its width in pixels."""
+        image = find_unchanged(self.ref(image_id), image_id).image()
+        return _png(image), image.width
+
+    def _read_field(self, image_id: str) -> bytes:
+        ref = self.ref(image_id)
+        if ref.region is None:
+            raise BadImageError("unreadable", "this cell is a file of its own, without a field")
+        x, y, width, height, _ = ref.region
+        pixels, wide = read_around(ref.source, ref.region, AROUND * max(width, height))
+        image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
+        corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
+        box = [scale * each for each in (*corner, *opposite)]
+        ImageDraw.Draw(image).rectangle(box, outline=COLOURS["parasitized"], width=2)
+        return _png(image)
+
+    def _read_heat(self, image_id: str) -> bytes:
+        if self._detector is None:
+            raise BadImageError("unreadable", "the batch was screened without a detector")
+        session = self._session
+        cells = ((self.ref(image_id), image_id),)
+        (shown,) = make_exhibits(ExhibitJob(session.store, session.card, self._detector, cells))
+        if shown.heat is None:
+            raise BadImageError("unreadable", shown.missing or "this tap has no places")
+        return shown.heat
+
+    def ref(self, image_id: str) -> ImageRef:
+        """Find where a cell lies; 404 where there is no such."""
+        ref = self._session.ref(image_id)
+        if ref is None:
+            raise HTTPException(404, "no such cell")
+        return ref
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,129 @@
+"""Find the patients of a night whose calls persons confirm or refuse, and what they have said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from flows.commands.review.imports import report_rows
+from flows.commands.review.session import Session
+from flows.counting.threshold import load_error_rates, load_site_rates
+from storage.models.detectors import DetectorCard
+from storage.models.sites import load_site_of
+from storage.parquet import read_table
+from storage.reports.tables import PATIENTS, SLIDES, report_path
+from tasks.counting.call import Call
+from tasks.counting.limits import ErrorRates
+from tasks.reading.agreement import consensus
+from tasks.reading.patients import MOST_READ, Confirmation, Suspect, confirm
+from tasks.reports.called_cells import COLUMNS, FIRST, SECOND, CalledCells, Patient, patient_of
+from tasks.visualisation.answers import in_order, patient_name
+
+ASKED = (Call.POSITIVE, Call.INDETERMINATE)
+MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
+
+
+@dataclass
+class Suspects:
+    """The patients of a batch and their called cells; without a report on patients there are none.
+
+    ``wanted`` is the parasitaemia, a share, that a negative call excludes.
+    """
+
+    session: Session
+    detector: DetectorCard | None
+    wanted: float
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """List the rows of the report on patients, the positive ones first."""
+        session = self.session
+        path = report_path(session.batch.name, session.batch.batch_date, PATIENTS)
+        if not session.store.exists(*path):
+            return []
+        return in_order(read_table(session.store, *path))
+
+    @cached_property
+    def every(self) -> list[Suspect]:
+        """List all patients in that order; those nobody is asked about have no cells."""
+        if not self.rows:
+            return []
+        cells, labels = self._cells()
+        found = []
+        for row in self.rows:
+            own = cells.of(patient_of(row))
+            called = tuple(each["image_id"] for each in own if each["called"])
+            others = tuple(each["image_id"] for each in own if not each["called"])
+            truth = labels.get(patient_of(row))
+            name = patient_name(row)
+            found.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
+        return found
+
+    @cached_property
+    def asked(self) -> list[Suspect]:
+        """List the patients that persons are asked about."""
+        return [each for each in self.every if each.call in ASKED and each.order]
+
+    def find(self, number: int) -> Suspect | None:
+        """Find a patient by his place among those asked about."""
+        return self.asked[number] if 0 <= number < len(self.asked) else None
+
+    def next_cell(self, suspect: Suspect, reader: str) -> str | None:
+        """Return the first cell of a patient that a reader has not read; None where there is none.
+
+        Whoever has found a parasite among the most probable goes on: the count needs the others.
+        """
+        said = self.session.standing(reader)
+        return next((image for image in suspect.order if image not in said), None)
+
+    def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
+        """Say what a reader, or the majority of all readers, says of a patient."""
+        readings = self.session.all_standing()
+        said = readings.get(reader, {}) if reader is not None else consensus(readings)
+        positive = self.session.card.classes[0]
+        return confirm(suspect, said, positive, self._rates, self.wanted)
+
+    def seconds(self, suspect: Suspect) -> float:
+        """Add up how long persons have looked at a patient's cells."""
+        return self.session.looked(set(suspect.order))
+
+    @cached_property
+    def _rates(self) -> ErrorRates | None:
+        """Read the error rates by which the batch was counted."""
+        site = next((row["site"] for row in self.rows), None)
+        if site is not None:
+            known = load_site_rates(self.session.store, load_site_of(self.session.store, site))
+        else:
+            known = load_error_rates(self.session.store, self.detector) if self.detector else None
+        return None if known is None else known.counting
+
+    def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
+        """Collect the called cells of the patients that are asked about, and all labels."""
+        session, batch = self.session, self.session.batch
+        slides = read_table(session.store, *report_path(batch.name, batch.batch_date, SLIDES))
+        unreadable = {
+            row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
+        }
+        called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
+        cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
+        labels: dict[Patient, bool] = {}
+        for part in report_rows(session.store, batch, [*COLUMNS, "label", FIRST, SECOND]):
+            cells.count(part)
+            for row in _labelled(part):
+                of = patient_of(row)
+                labels[of] = labels.get(of, False) or row["label"] == session.card.classes[0]
+        return cells, labels
+
+
+def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
+    """List which labels there are of which slide and patient, each once."""
+    names = ["slide_id", "patient_id", "label"]
+    if "label" not in rows.column_names:
+        return []
+    text = pa.table({name: rows[name].cast(pa.string()) for name in names})
+    found: list[dict[str, Any]] = (
+        text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
+    )
+    return found

@@ -1,0 +1,71 @@
+"use strict";
+// A picture of the bench: tiles and contours come from the server, and a chosen cell takes a verdict.
+(() => {
+  const root = document.getElementById("viewer"), { base, reader } = root.dataset;
+  const picture = JSON.parse(root.dataset.picture);
+  const viewer = makeViewer(root);
+  const element = (name, given) => Object.assign(document.createElement(name), given);
+  let chosen = null, shown = 0, heat = false;
+
+  async function load(box) {
+    const query = new URLSearchParams(Object.entries(box));
+    const answer = await fetch(`${base}/by/${reader}/cells/${picture.source}?${query}`);
+    if (!answer.ok) return { cells: viewer.cells, said: "the cells cannot be read" };
+    return answer.json();
+  }
+
+  function words(cell) {
+    const told = cell.verdict ? `You said ${cell.verdict}. ` : "";
+    return told + (cell.said ? `The machine says: ${cell.said}.` : "");
+  }
+
+  function choose(cell, panel) {
+    chosen = cell;
+    shown = performance.now();
+    const form = document.getElementById("verdicts").content.cloneNode(true).firstElementChild;
+    for (const button of form.elements) button.setAttribute("aria-pressed", button.value === cell.verdict);
+    form.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) say(button.value, panel);
+    });
+    panel.replaceChildren(element("img", { src: `${base}/picture/${cell.image_id}`, alt: "the cell" }), element("p", { textContent: words(cell), className: "told" }), form);
+    showHeat(panel);
+  }
+
+  function showHeat(panel) {
+    panel.querySelector(".heat-map")?.remove();
+    if (!heat || !chosen || !chosen.said) return;
+    panel.querySelector("img").after(element("img", { className: "heat-map", src: `${base}/heat/${chosen.image_id}`, alt: "where the cell differs from others" }));
+  }
+
+  async function say(verdict, panel) {
+    const cell = chosen, seconds = ((performance.now() - shown) / 1000).toFixed(1);
+    const told = panel.querySelector(".told");
+    const answer = await fetch(`${base}/by/${reader}/${cell.image_id}`, {
+      method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ verdict, seconds }),
+    }).catch(() => null);
+    if (!answer || !answer.ok) {
+      told.textContent = `${verdict} was not kept: say it again`;
+      return;
+    }
+    Object.assign(cell, (await answer.json()).contour);
+    viewer.dress(cell);
+    cell.path.classList.add("picked");
+    if (cell === chosen) choose(cell, panel);
+  }
+
+  viewer.open({
+    width: picture.width, height: picture.height, microns: picture.microns, at: picture.at, load, choose,
+    source: {
+      width: picture.width, height: picture.height, tileSize: picture.tile, minLevel: picture.least, maxLevel: picture.most,
+      getTileUrl: (level, x, y) => `${base}/tile/${picture.source}/${level}/${x}_${y}`,
+    },
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    const panel = root.querySelector(".chosen");
+    const button = panel.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+    if (button) button.click();
+    else if (event.key === "h") { heat = !heat; showHeat(panel); }
+  });
+})();

@@ -1,0 +1,125 @@
+"""Find the red cells behind a patient's count: those called parasitized, most probable first."""
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tasks.reports.columns import PARASITIZED, coded, numbers_of, rank_within
+from tasks.reports.counts import is_read
+from tasks.types import Float
+
+Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
+
+FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted; reports of 0.3 and later
+SECOND = f"probability_{PARASITIZED}"
+# What is read of image rows, with what else a page or a reader needs of them.
+COLUMNS = ("image_id", "slide_id", "patient_id", "status", "abnormal", "review_reason", "kind")
+
+
+def patient_of(row: Mapping[str, Any]) -> Patient:
+    """Return who a row of any report belongs to: its patient, or the slide that stands for one."""
+    return (row["slide_id"], None) if row["patient_id"] is None else (None, row["patient_id"])
+
+
+class CalledCells:
+    """Collect the called cells of some patients; image rows may come in any parts.
+
+    The counting threshold is one of log-odds, which rise with the probability at the first look. So
+    the called cells of a patient are the most probable of those read, as many as the report on
+    patients has counted; where these are few, the next most probable follow. Memory grows with the
+    number of patients, not with that of images.
+
+    Args:
+        called: by patient, how many of his cells were called.
+        unreadable: slides whose cells do not count.
+        most: cells that are kept of a patient.
+        least: cells that are kept of a patient of whom fewer were called.
+    """
+
+    def __init__(
+        self,
+        called: Mapping[Patient, int],
+        unreadable: Container[str | None],
+        *,
+        most: int,
+        least: int = 0,
+    ) -> None:
+        self._called, self._unreadable = dict(called), unreadable
+        self._most, self._least = most, least
+        self._places = {patient: place for place, patient in enumerate(self._called)}
+        self._found: pa.Table | None = None
+
+    def count(self, rows: pa.Table) -> None:
+        """Collect from rows that have `COLUMNS` and a probability of "parasitized"."""
+        chance = self._chance(rows)
+        if chance is None:
+            return
+        places = self._places_of(rows)
+        kept = (places >= 0) & is_read(rows)
+        mine = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
+        mine = _plain(mine.append_column("chance", pa.array(chance[kept])))
+        self._found = self._best(
+            mine if self._found is None else pa.concat_tables([self._found, mine])
+        )
+
+    def of(self, patient: Patient) -> list[dict[str, Any]]:
+        """List a patient's cells, the most probable first, with ``chance`` and ``called``."""
+        if self._found is None or patient not in self._places:
+            return []
+        own = self._found.filter(pc.equal(self._found["place"], self._places[patient]))
+        called = self._called[patient]
+        rows = own.slice(0, max(called, self._least)).to_pylist()
+        return [row | {"called": number < called} for number, row in enumerate(rows)]
+
+    def _chance(self, rows: pa.Table) -> Float | None:
+        name = next((each for each in (FIRST, SECOND) if each in rows.column_names), None)
+        return None if name is None else numbers_of(rows, name)
+
+    def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
+        """Number the patients of image rows (n,); -1 where a cell is of no wanted one."""
+        slides, slide_names = coded(rows["slide_id"])
+        patients, patient_names = coded(rows["patient_id"])
+        pairs, group = np.unique(slides * len(patient_names) + patients, return_inverse=True)
+        places = [
+            self._place(
+                slide_names[pair // len(patient_names)], patient_names[pair % len(patient_names)]
+            )
+            for pair in pairs.tolist()
+        ]
+        return np.asarray(places, np.int64)[group]
+
+    def _place(self, slide: str | None, patient: str | None) -> int:
+        if slide in self._unreadable:
+            return -1
+        return self._places.get((slide, None) if patient is None else (None, patient), -1)
+
+    def _best(self, rows: pa.Table) -> pa.Table:
+        """Keep the most probable cells of each patient, each image once."""
+        order = [("place", "ascending"), ("chance", "descending"), ("image_id", "ascending")]
+        rows = rows.take(pc.sort_indices(rows, order))
+        ids = np.asarray(rows["image_id"].to_pylist(), object)
+        again = np.zeros(len(ids), bool)
+        again[1:] = ids[1:] == ids[:-1]
+        rows = rows.filter(pa.array(~again))
+        ranks = rank_within(rows["place"].to_numpy())
+        return rows.filter(pa.array(ranks < self._most)).combine_chunks()
+
+
+def wanted_patients(
+    patients: Sequence[Mapping[str, Any]], calls: Container[str]
+) -> dict[Patient, int]:
+    """Count the called cells of patients with some calls, given rows of their report."""
+    return {patient_of(row): row["cells_called"] or 0 for row in patients if row["call"] in calls}
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """Decode dictionaries, which differ from part to part."""
+    columns = {
+        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+    return pa.table(columns)

@@ -1,0 +1,1 @@
+"""Show the parasites behind a patient's call."""

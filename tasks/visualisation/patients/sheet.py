@@ -1,0 +1,80 @@
+"""Make the sheet of one patient: a page to print, and the same figures for a spreadsheet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.reports.spreadsheet import csv_lines
+from tasks.visualisation.answers import answer_of, patient_name
+from tasks.visualisation.page import day_text, render, shortened
+from tasks.visualisation.patients.called import describe_cell
+from tasks.visualisation.thumbnails import Exhibit
+
+CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
+FIGURES = (
+    "call", "call_reasons", "cells_read", "cells_called", "corrected_percent", "corrected_low",
+    "corrected_high", "parasites_per_microlitre", "none_above_percent",
+)  # fmt: skip
+
+
+def patient_sheet(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, Any]],
+    places: Mapping[str, bytes | str],
+    exhibits: Mapping[str, Exhibit],
+    persons: Mapping[str, Any] | None,
+) -> str:
+    """Make the sheet, HTML, which prints on one page.
+
+    Args:
+        patient: the patient's row of the report on patients.
+        slides: the rows of the slides.
+        cells: the most probable cells, rows of the image report with ``chance`` and ``called``.
+        places: pictures of these in their fields by address, or why there is none.
+        exhibits: thumbnails of these by address.
+        persons: what readers say: ``answer``, ``parasites``, ``read``, ``call`` and ``figure``.
+    """
+    shown = slides[:SLIDES]
+    return render(
+        "patient.html",
+        title=patient_name(patient),
+        batch=patient["batch"],
+        day=day_text(patient["batch_date"]),
+        answer=answer_of(patient),
+        persons=persons,
+        cells=[
+            describe_cell(cell, places.get(cell["uri"]), exhibits.get(cell["uri"]))
+            for cell in cells[:CELLS]
+        ],
+        slides=[
+            answer_of(row) | {"name": shortened(row["slide_id"] or "no slide named")}
+            for row in shown
+        ],
+        more=len(slides) - len(shown),
+        made_by=f"model {patient['model']}, detector {patient['detector']}",
+    )
+
+
+def patient_table(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    persons: Mapping[str, Any] | None,
+) -> str:
+    """Make the same figures as CSV: a line for the patient, and one for each slide."""
+    said = persons or {}
+    columns = ("of", "name", "batch", "batch_date", *FIGURES, "persons", "persons_call")
+    rows = [
+        [
+            of,
+            name,
+            *(row[column] for column in ("batch", "batch_date")),
+            *(row.get(column) for column in FIGURES),
+            said.get("answer") if of == "patient" else None,
+            said.get("call") if of == "patient" else None,
+        ]
+        for of, name, row in [
+            ("patient", patient_name(patient), patient),
+            *(("slide", row["slide_id"], row) for row in slides),
+        ]
+    ]
+    return "".join(csv_lines(columns, rows))

@@ -1,0 +1,128 @@
+"""Describe the contours of a picture's cells, to be drawn above it as SVG and switched by class."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from tasks.types import CellKind, Status
+from tasks.visualisation.overlay import LONGEST, Pixels, outline_of, pen_of
+from tasks.visualisation.page import number_text, p_text, shortened
+
+POINTS = 24  # of an outline: a finer one looks the same
+QUALITY = 82
+UNREAD = "not read"  # the class of a cell that a person is yet to read, who must not be told more
+CLASSES = ("parasitized", "not parasitized", "white cell", "failed", UNREAD)
+
+
+@dataclass(frozen=True)
+class Contour:
+    """Hold a cell's outline, its class among `CLASSES`, and what is said of it.
+
+    ``points`` are x0, y0, x1, y1, ... in pixels of the picture at full resolution.
+    """
+
+    image_id: str
+    kind: str
+    abnormal: bool
+    points: tuple[int, ...]
+    said: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name its values as the viewer takes them."""
+        return {**vars(self), "points": list(self.points)}
+
+
+@dataclass(frozen=True)
+class FieldPicture:
+    """Hold a field without anything drawn on it, a WebP file, and the contours of its cells."""
+
+    picture: bytes
+    size: tuple[int, int]
+    contours: tuple[Contour, ...]
+
+
+def contour_of(
+    row: Mapping[str, Any], flat: ArrayLike | None, corner: tuple[int, int] = (0, 0)
+) -> Contour:
+    """Describe the contour of a cell; without an outline it is the cell's box.
+
+    Args:
+        row: of the image report.
+        flat: its outline, as `outline_of` takes it, or None.
+        corner: of the picture in its source, in pixels.
+    """
+    if flat is None:
+        box = [(0, 0), (1, 0), (1, 1), (0, 1)]
+        corners = np.array(box, np.float64) * [row["width"], row["height"]]
+        points = corners + np.array([row["x"], row["y"]])
+    else:
+        points = outline_of(row, flat)
+        points = points[:: max(1, len(points) // POINTS)]
+    placed = np.round(points - np.asarray(corner)).astype(int)
+    pen = pen_of(row)
+    return Contour(
+        row["image_id"], pen.name, pen.dashed, tuple(placed.ravel().tolist()), _said(row)
+    )
+
+
+def field_picture(
+    pixels: Pixels, field: Mapping[str, Any], contours: Iterable[Contour]
+) -> FieldPicture:
+    """Make the picture of a field, no side longer than `LONGEST`.
+
+    Args:
+        pixels: of the field, RGB uint8 (h, w, 3), at whatever scale.
+        field: its row of the report on fields.
+        contours: in pixels of the field at full resolution.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=QUALITY, method=4)
+    return FieldPicture(file.getvalue(), (field["width"], field["height"]), tuple(contours))
+
+
+def contours_svg(size: tuple[int, int], contours: Sequence[Contour]) -> Markup:
+    """Draw contours as inline SVG over a picture of a width and height; abnormal ones last."""
+    paths = Markup("").join(
+        Markup('<path class="{}{}" d="{}" data-id="{}" data-said="{}"/>').format(
+            each.kind.replace(" ", "-"),
+            " abnormal" if each.abnormal else "",
+            path_text(each.points),
+            each.image_id,
+            each.said,
+        )
+        for each in sorted(contours, key=lambda each: each.abnormal)
+    )
+    return Markup(
+        '<svg class="contours" viewBox="0 0 {} {}" preserveAspectRatio="none" '
+        'aria-hidden="true"><g>{}</g></svg>'
+    ).format(*size, paths)
+
+
+def path_text(points: Sequence[int]) -> str:
+    """Write a closed outline as the path of an SVG.
+
+    >>> path_text([0, 1, 5, 2, 3, 4])
+    'M0 1 5 2 3 4z'
+    """
+    return f"M{' '.join(map(str, points))}z"
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """Say in two or three figures what the machine says of a cell."""
+    if row["status"] != Status.SCORED:
+        return "not read"
+    words = "white cell" if row.get("kind") == CellKind.WHITE else shortened(row["diagnosis"])
+    chance = row.get(f"probability_{row['diagnosis']}")
+    told = [words if chance is None else f"{words} {chance:.0%}"]
+    if row.get("abnormality") is not None:
+        told.append(f"abnormality {number_text(row['abnormality'])}")
+        told.append(f"p {p_text(row['p_value'])}")
+    return ", ".join(told)
