@@ -20,7 +20,7 @@ from uuid import UUID
 
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import in_prefect_run
-from flows.monitoring.states import counted
+from flows.monitoring.states import by_call, counted
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import sources_of
@@ -217,7 +217,7 @@ def _patients(store: Store, batch: Batch, night: BatchSummary) -> list[str]:
         (row for row in found if row["call"] in LISTED),
         key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
     )
-    lines = [f"**{sum(calls.values()):,} patients: {counted(calls)}**"]
+    lines = [f"**{sum(calls.values()):,} patients: {counted(by_call(calls))}**"]
     if shown:
         lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
     for row in shown[:MOST_PATIENTS]:

@@ -15,6 +15,7 @@ from tasks.images.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
 
+CALLS = ("positive", "indeterminate", "negative", "unreadable")  # of patients, the first first
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors say in a sentence what is wrong
 
 
@@ -69,12 +70,21 @@ def is_lost(night: Night) -> bool:
 def told(night: Night) -> str:
     """Write what a person wants to know first of a night: patients, images, and its light."""
     failed = night.images - night.scored
-    parts = [f"patients: {counted(night.patients)}"] if night.patients else []
+    parts = [f"patients: {counted(by_call(night.patients))}"] if night.patients else []
     parts.append(f"{night.images:,} images")
     if failed:
         parts[-1] += f", of which {failed:,} failed ({counted(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
+
+
+def by_call(patients: Mapping[str, int]) -> dict[str, int]:
+    """Put the counts of patients in the order in which a person asks for them.
+
+    >>> by_call({"negative": 9, "positive": 2})
+    {'positive': 2, 'negative': 9}
+    """
+    return {call: patients[call] for call in CALLS if call in patients}
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -402,7 +402,7 @@ def test_the_queries_of_the_readme_work(
     monkeypatch.chdir(Path(ready.store).parent)
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```(sql|python)\n(.*?)```", readme, re.DOTALL)
-    assert [language for language, _ in blocks] == ["sql", "python", "python"]
+    assert [language for language, _ in blocks] == ["sql", *["python"] * 3]
     assert duckdb.sql(blocks[0][1]).fetchall()
     for _, code in blocks[1:]:
         exec(code, {})

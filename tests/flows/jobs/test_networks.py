@@ -17,7 +17,7 @@ def test_a_network_of_ones_own_is_built_by_its_path() -> None:
     spec = network_spec(OWN, ("a", "b"), 32, taps=("stage",))
     classifier = build(spec)
     assert tap_widths(classifier)["stage"] == 4
-    _, logits = classifier(torch.zeros(2, 3, 32, 32))
+    logits = classifier(torch.zeros(2, 3, 32, 32))
     assert logits.shape == (2, 2)
     assert not logits.any()  # a new last layer starts undecided
 

@@ -33,7 +33,7 @@ from flows.monitoring.prefect_artifacts import (
     most_abnormal,
 )
 from flows.monitoring.prefect_runs import run_flow
-from flows.monitoring.states import counted
+from flows.monitoring.states import by_call, counted
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
@@ -110,7 +110,10 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    assert patients == f"**{sum(outcome.patients.values())} patients: {counted(outcome.patients)}**"
+    assert (
+        patients
+        == f"**{sum(outcome.patients.values())} patients: {counted(by_call(outcome.patients))}**"
+    )
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data
     assert "damaged" in summary.data
