@@ -144,6 +144,15 @@ def test_what_cannot_be_imported_changes_nothing(
     assert not (tmp_path / "drawn.parquet").exists()
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_kept(
+    photograph: Store, tmp_path: Path
+) -> None:
+    file = edited(photograph, tmp_path, lambda features: name(features[1], "p"))
+    with pytest.raises(SourceError, match="is no folder: make it, or give another --cells"):
+        imported(photograph, file, cells=str(tmp_path / "none" / "drawn.parquet"))
+    assert latest_review(photograph, "night").number == 0
+
+
 def test_a_file_that_is_not_there_is_named(photograph: Store, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         imported(photograph, str(tmp_path / "none.geojson"))
