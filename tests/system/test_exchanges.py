@@ -1,6 +1,6 @@
 """Sites, verdicts and GeoJSON come and go: histories against a model, and a death at each write.
 
-On a disk and on S3, in one process. `test_site_faults` kills processes.
+On a disk and on S3, in one process that dies by an exception; `test_site_faults` kills processes.
 """
 
 from collections import Counter
