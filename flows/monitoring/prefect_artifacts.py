@@ -28,6 +28,7 @@ from storage.parquet import iterate_groups, read_table
 from storage.reports.pages import page_path
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
+from tasks.counting.call import Call
 from tasks.images.listing import named
 from tasks.reports.night.batches import BatchSummary
 from tasks.types import Light
@@ -49,7 +50,7 @@ NIGHT, CELLS, PAGE, PROGRESS = (
 )  # fmt: skip  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
 # Calls that a person is to see, the first first; the others are counted.
-LISTED = ("positive", "indeterminate")
+LISTED = (Call.POSITIVE, Call.INDETERMINATE)
 PATIENT_COLUMNS = (
     "patient_id", "slide_id", "call", "cells_read", "parasites_per_microlitre",
     "parasites_per_microlitre_low", "parasites_per_microlitre_high",

@@ -11,11 +11,13 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from flows.monitoring.prefect_runs import in_prefect_run
 from flows.outcome import printable
+from tasks.counting.call import Call
 from tasks.images.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
 
-CALLS = ("positive", "indeterminate", "negative", "unreadable")  # of patients, the first first
+# Calls of patients, those that a person asks for first.
+CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors say in a sentence what is wrong
 
 
@@ -84,7 +86,7 @@ def by_call(patients: Mapping[str, int]) -> dict[str, int]:
     >>> by_call({"negative": 9, "positive": 2})
     {'positive': 2, 'negative': 9}
     """
-    return {call: patients[call] for call in CALLS if call in patients}
+    return {call.value: patients[call] for call in CALLS if call in patients}
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -110,10 +110,8 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    assert (
-        patients
-        == f"**{sum(outcome.patients.values())} patients: {counted(by_call(outcome.patients))}**"
-    )
+    calls = counted(by_call(outcome.patients))
+    assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data
     assert "damaged" in summary.data
