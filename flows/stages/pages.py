@@ -53,14 +53,14 @@ from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
-from tasks.reports.called_cells import FIRST, CalledCells, patient_of
+from tasks.reports.called_cells import FIRST, CalledCells, patient_of, wanted_patients
 from tasks.reports.fields import COLUMNS, cells_of
 from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
-from tasks.visualisation.patients.called import LEAST, Called, cells_each, opened
+from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_each, opened
 from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.fields import ShownField
 
@@ -133,7 +133,7 @@ def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
     unreadable = {
         row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
     }
-    counts = {patient_of(row): int(row["cells_called"] or 0) for row in rows}
+    counts = wanted_patients(rows, OPENED)
     return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
 
 

@@ -120,15 +120,6 @@ def negative_call(cells: int, percent: float) -> NegativeCall:
     return NegativeCall.ENOUGH if cells >= cells_needed(percent) else NegativeCall.TOO_FEW
 
 
-def negative_call_text(cells: int, percent: float) -> str:
-    """Say in words what `negative_call` decides, and why."""
-    seen = f"no parasite among {cells:,} red cells: with a parasitaemia of {percent:.2g}% there "
-    seen += f"would have been one with a probability of {probability_seen(cells, percent):.1%}; "
-    if negative_call(cells, percent) == NegativeCall.ENOUGH:
-        return seen + "enough for a negative call"
-    return seen + f"too few for a negative call, which needs {cells_needed(percent):,}"
-
-
 def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
     """Compute the 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
     z = float(norm.ppf(0.975))

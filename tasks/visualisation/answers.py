@@ -12,6 +12,7 @@ from tasks.counting.call import Call
 from tasks.counting.words import call_text, density_text, percent_text, range_text
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.batches import BatchSummary
+from tasks.reports.parasitaemia import density_text as class_text
 from tasks.visualisation.page import shortened
 
 WORDS = {
@@ -79,18 +80,26 @@ def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str,
 def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a row on a slide or patient; all None in reports of before 0.3."""
     if row.get("call") is None:
-        names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read")
+        names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read",
+                 "meaning")  # fmt: skip
         return dict.fromkeys(names) | {"order": -1.0}
     known = row["corrected_percent"] is not None
     return {
         "call": row["call"],
         "sentence": call_text(row),
+        "meaning": _meaning(row),
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
         "called": row["cells_called"],
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }
+
+
+def _meaning(row: Mapping[str, Any]) -> str | None:
+    """Say what the parasitaemia of a positive patient or slide means, such as hyperparasitaemia."""
+    kind = row.get("corrected_density_class")
+    return class_text(kind) if row["call"] == Call.POSITIVE and kind is not None else None
 
 
 def _amounts(row: Mapping[str, Any]) -> dict[str, str]:

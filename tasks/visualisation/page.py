@@ -97,13 +97,3 @@ def number_text(value: float | None) -> str:
         return "–"
     # Adding zero turns a rounded -0.0 into 0.0.
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
-
-
-def figure_text(value: float | None, form: str) -> str:
-    """Write a number in a format, or a dash where there is none."""
-    return "–" if value is None else format(value, form)
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """Write an interval, or nothing where a bound is missing."""
-    return "" if low is None or high is None else f"{low:.0f} to {high:.0f}"

@@ -107,17 +107,16 @@ def add_patients(store: Store, called: dict[str, int]) -> None:
 
 
 def pyramid(path: Path, side: int) -> None:
-    """Write a tiled TIFF of ever smaller levels: a blue disc of 60 pixels every 500 pixels."""
-    tile = np.full((500, 500, 3), (235, 220, 225), np.uint8)
-    y, x = np.mgrid[:500, :500]
-    tile[np.hypot(x - 250, y - 250) < 30] = (60, 40, 140)
+    """Write a tiled TIFF of three levels: in the middle of every 512 pixels a blue disc of 60."""
+    tile = np.full((512, 512, 3), (235, 220, 225), np.uint8)
+    y, x = np.mgrid[:512, :512]
+    tile[np.hypot(x - 256, y - 256) < 30] = (60, 40, 140)
     with TiffWriter(path, bigtiff=True) as file:
-        for shrink in (1, 5, 25):
-            small = np.asarray(Image.fromarray(tile).resize((500 // shrink,) * 2))
-            whole = np.tile(small, (shrink, shrink, 1))
+        for shrink in (1, 4, 16):
+            small = np.asarray(Image.fromarray(tile).resize((512 // shrink,) * 2))
             length = side // shrink
             # Every tile has the same pixels, so that it is compressed once.
-            content = zlib.compress(np.tile(whole, (2, 2, 1))[:512, :512].tobytes(), 1)
+            content = zlib.compress(np.tile(small, (shrink, shrink, 1)).tobytes(), 1)
             count = (-(-length // 512)) ** 2
             file.write(
                 (content for _ in range(count)), shape=(length, length, 3), dtype=np.uint8,

@@ -11,7 +11,6 @@ from tasks.reports.parasitaemia import (
     density_class,
     detectable_percent,
     negative_call,
-    negative_call_text,
     probability_seen,
 )
 
@@ -57,10 +56,3 @@ def test_as_many_as_needed_are_enough_and_one_less_is_not(percent: float) -> Non
 def test_a_negative_call_says_whether_the_cells_were_enough() -> None:
     assert negative_call(5120, 0.06) == NegativeCall.ENOUGH
     assert negative_call(500, 0.06) == NegativeCall.TOO_FEW
-    assert negative_call_text(5120, 0.06) == (
-        "no parasite among 5,120 red cells: with a parasitaemia of 0.06% there would have been one "
-        "with a probability of 95.4%; enough for a negative call"
-    )
-    assert negative_call_text(500, 0.06).endswith(
-        "25.9%; too few for a negative call, which needs 4,992"
-    )

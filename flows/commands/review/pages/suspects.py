@@ -18,7 +18,14 @@ from tasks.counting.call import Call
 from tasks.counting.limits import ErrorRates
 from tasks.reading.agreement import consensus
 from tasks.reading.patients import MOST_READ, Confirmation, Suspect, confirm
-from tasks.reports.called_cells import COLUMNS, FIRST, SECOND, CalledCells, Patient, patient_of
+from tasks.reports.called_cells import (
+    COLUMNS,
+    FIRST,
+    SECOND,
+    CalledCells,
+    Patient,
+    patient_of,
+)
 from tasks.visualisation.answers import in_order, patient_name
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)

@@ -180,7 +180,7 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
     store_with_model: Store, tmp_path: Path
 ) -> None:
     pyramid(tmp_path / "slide.tif", 40_000)
-    places = [(220 + 500 * column, 220 + 500 * row) for column in (0, 40, 79) for row in (0, 40)]
+    places = [(226 + 512 * column, 226 + 512 * row) for column in (0, 40, 77) for row in (0, 40)]
     batch = slide_night(store_with_model, tmp_path / "slide.tif", places)
     asked: list[str] = []
     with chromium() as browser, served(store_with_model, free_port()) as (address, _):

@@ -12,7 +12,7 @@ from storage.store import Store
 from tests.flows.commands.review.test_app import OWN, ask, client_of
 from tests.support.reading import night, pyramid, slide_night
 
-CELLS = [(220, 220), (720, 220), (220, 1720)]  # round discs of the slide
+CELLS = [(226, 226), (738, 226), (226, 1762)]  # round discs of the slide
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_page_says_where_the_cell_lies(session: Session) -> None:
 def test_only_the_cells_in_sight_are_sent(session: Session) -> None:
     client = client_of(session)
     near = cells(client, x=0, y=0, width=900, height=900)
-    assert [each["points"][:2] for each in near] == [[220, 220], [720, 220]]  # type: ignore[index]
+    assert [each["points"][:2] for each in near] == [[226, 226], [738, 226]]  # type: ignore[index]
     assert len(cells(client, x=-500, y=-500, width=9000, height=9000)) == 3
     assert ask(client, "/by/Ada/cells/0?x=a").status_code == 400
 
