@@ -223,7 +223,7 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     listed = sorted(images.rglob("*.png"))
     frozen = settings.model_copy()
     with pytest.MonkeyPatch.context() as patch:
-        from flows.stages import batch as module
+        from flows.stages.sources import sorting as module
 
         honest = module.list_images
 

@@ -71,7 +71,7 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     assert counts == {"scored": len(night) - 1, "failed": 1}
 
     assert screen(f"{root}/night.zip", batch="night", settings=settings).repeated
-    assert [row["batch"] for row in status(settings).batches] == ["first", "night"]
+    assert [row["batch"] for row in status(settings=settings).batches] == ["first", "night"]
     assert not Store(settings.store).exists("batches", "night", "rows")
 
     # An inbox on S3 gives each of its images to one night.
