@@ -5,19 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from httpx import Response
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from flows.commands.review.app import Bench
-from flows.commands.review.guards import Guarded
 from flows.commands.review.session import Session, open_session
 from storage.store import Store, digest_of
+from tests.support.bench import HOST, OWN, ask, client_of, send
 from tests.support.pages import EVIL, Page
 from tests.support.reading import add_features, night
 
-HOST = "127.0.0.1:8077"
-OWN = {"host": HOST, "origin": f"http://{HOST}"}
 Open = Callable[..., TestClient]
 
 
@@ -31,19 +27,6 @@ def session(store_with_model: Store, tmp_path: Path) -> Session:
 @pytest.fixture
 def client(session: Session) -> TestClient:
     return client_of(session)
-
-
-def client_of(session: Session, *, blind: bool = True) -> TestClient:
-    app = Guarded(Bench(session, None, blind=blind, reader=None).app(), "secret", [HOST], "http")
-    return TestClient(app, base_url=f"http://{HOST}")
-
-
-def ask(client: TestClient, path: str, **headers: str) -> Response:
-    return client.get(f"/secret{path}", headers={"host": HOST} | headers)
-
-
-def send(client: TestClient, path: str, fields: dict[str, str], **headers: str) -> Response:
-    return client.post(f"/secret{path}", data=fields, headers=OWN | headers, follow_redirects=False)
 
 
 def test_a_whole_session_without_script(client: TestClient, session: Session) -> None:

@@ -10,7 +10,7 @@ from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session, open_session
 from flows.settings import Settings
 from storage.store import Store
-from tests.flows.commands.review.test_app import ask, client_of, send
+from tests.support.bench import ask, client_of, send
 from tests.support.reading import add_patients, night
 
 

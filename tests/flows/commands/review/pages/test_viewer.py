@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from flows.commands.review.session import Session, open_session
 from storage.store import Store
-from tests.flows.commands.review.test_app import OWN, ask, client_of
+from tests.support.bench import OWN, ask, client_of
 from tests.support.reading import night, pyramid, slide_night
 
 CELLS = [(226, 226), (738, 226), (226, 1762)]  # round discs of the slide
