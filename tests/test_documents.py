@@ -61,6 +61,13 @@ def test_a_command_has_the_options_that_it_is_given(name: str) -> None:
         assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", line)) <= known, line
 
 
+@pytest.mark.parametrize("name", CURRENT)
+def test_a_file_that_is_named_exists(name: str) -> None:
+    path = DOCUMENTS[name]
+    for file in re.findall(r"`([\w/]+/[\w/]*\w\.py)`", path.read_text()):
+        assert (path.parent / file).exists() or (ROOT / file).exists(), file
+
+
 def test_the_guides_have_all_commands() -> None:
     for name, title in {"README.md": "| to | use |", "flows/README.md": "| command |"}.items():
         table = DOCUMENTS[name].read_text().split(title)[1].split("\n\n")[0]

@@ -133,14 +133,14 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
     elif choices:
         more["choices"] = choices
     group.add_argument(
-        option_name(_spelt(field) or str(field.validation_alias or name)),
+        option_name(spelt(field) or str(field.validation_alias or name)),
         dest=destination,
         default=argparse.SUPPRESS,
         **more,
     )
 
 
-def _spelt(field: FieldInfo) -> str | None:
+def spelt(field: FieldInfo) -> str | None:
     """Return how a person writes an option's name, where Python cannot write it so."""
     marks = (mark for mark in field.metadata if isinstance(mark, str) and mark.startswith(SPELT))
     return next((mark.removeprefix(SPELT) for mark in marks), None)

@@ -37,8 +37,8 @@ from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import is_held_out, is_labelled
 from storage.store import Store
-from tasks.detector.groups import slide_keys
 from tasks.detector.moments import ClassStatistics, statistics_of
+from tasks.detector.slides.groups import slide_keys
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs

@@ -22,7 +22,7 @@ from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
-from tasks.detector.slide_distance import Taps
+from tasks.detector.slides.distance import Taps
 from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError

@@ -17,8 +17,8 @@ from storage.models.transfers import Transfer
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.limits import KnownRates
 from tasks.detector.detector import fit_gaussians
-from tasks.detector.groups import GroupStatistics
 from tasks.detector.moments import ClassStatistics, merge_statistics
+from tasks.detector.slides.groups import GroupStatistics
 from tasks.sites.bounds import UnfitError
 from tasks.sites.foreign_sites import checked_night, checked_site, with_detector
 from tasks.sites.foreign_statistics import checked_statistics, fingerprints

@@ -18,10 +18,10 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_distance import Taps
-from tasks.detector.slide_normal import reference_rows
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.files import SourceError
 from tasks.images.regions import find, image_refs

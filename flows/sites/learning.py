@@ -42,8 +42,8 @@ from storage.models.statistics import version_name
 from storage.parquet import read_table
 from storage.reports.tables import SLIDES, report_path
 from storage.store import Store
-from tasks.detector.groups import merge_groups
-from tasks.detector.slide_normal import Choices
+from tasks.detector.slides.groups import merge_groups
+from tasks.detector.slides.normal import Choices
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
 from tasks.sites.learning import (
     LEAST_CELLS,

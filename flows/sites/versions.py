@@ -39,7 +39,7 @@ from storage.models.sites import (
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.limits import KnownRates
-from tasks.detector.own_normal import OwnNormal
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.sites.adaptation import Trial, try_adaptation
 from tasks.sites.commissioning import (
     OWN,

@@ -36,10 +36,10 @@ from storage.records import now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import Calibration, calibrate
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.groups import by_patient, coarser
 from tasks.detector.mahalanobis import condition_number
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.own_normal import (
+from tasks.detector.slides.groups import by_patient, coarser
+from tasks.detector.slides.own_normal import (
     FittedSlide,
     OwnNormal,
     own_calibration,

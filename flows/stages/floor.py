@@ -12,8 +12,8 @@ from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
-from tasks.detector.floor import Floor, fit_floor, residuals
-from tasks.detector.slide_distance import Prior
+from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.floor import Floor, fit_floor, residuals
 
 # More slides tell more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16

@@ -15,8 +15,8 @@ from tasks.detector.calibration import (
 )
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.references import POPULATION
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.slides.references import POPULATION
 from tasks.detector.witnesses import Witnesses
 from tasks.types import Arrays, Float, below, nested
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
-from tasks.detector.groups import (
+from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
     empty_groups,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.groups import GroupStatistics
 from tasks.detector.probabilities import Adaptation, fit_adaptation
-from tasks.detector.slide_distance import Taps
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Arrays, Float, below, nested
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.detector import Detector, score
-from tasks.detector.own_normal import OwnNormal, slide_shift
-from tasks.detector.references import (
+from tasks.detector.slides.distance import SlideNormal
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.own_normal import OwnNormal, slide_shift
+from tasks.detector.slides.references import (
     NO_ROWS,
     CellScores,
     Reference,
@@ -26,9 +28,7 @@ from tasks.detector.references import (
     references_of,
     score_cells,
 )
-from tasks.detector.slide_distance import SlideNormal
-from tasks.detector.slide_normal import reference_rows
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
 from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
 from tasks.evaluation.parts import join, take
 from tasks.types import Float

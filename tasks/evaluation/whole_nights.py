@@ -12,10 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.references import CellScores, fitted_reference, references_of, score_cells
-from tasks.detector.slide_normal import reference_rows
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE, Group
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.slides.references import (
+    CellScores,
+    fitted_reference,
+    references_of,
+    score_cells,
+)
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.evaluation.metrics import Interval, Metric, Subject, auroc
 from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import OWN_NORMAL, Cells

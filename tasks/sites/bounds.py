@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky
 
-from tasks.detector.groups import LAYOUT, GroupKey, GroupStatistics
+from tasks.detector.slides.groups import LAYOUT, GroupKey, GroupStatistics
 from tasks.types import Arrays, Float, below
 
 SHOWN = 60  # characters of a value that a sentence shows

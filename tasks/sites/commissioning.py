@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from tasks.counting.limits import KnownRates
 from tasks.detector.calibration import p_values
-from tasks.detector.floor import implausible_shifts
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_distance import SlideNormal
+from tasks.detector.slides.distance import SlideNormal
+from tasks.detector.slides.floor import implausible_shifts
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.metrics import Interval, interval, resampled
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.sites.learning import Distances, SlideEvidence, fused, mixed

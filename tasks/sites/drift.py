@@ -48,9 +48,9 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 from scipy.stats import chi2, norm
 
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.random_effects import residual_means
-from tasks.detector.slide_distance import Prior
+from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.random_effects import residual_means
 from tasks.types import Float
 
 LEAST_P_VALUE = 0.01  # of a drift that is no chance; below it nothing is learned

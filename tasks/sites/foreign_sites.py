@@ -11,9 +11,9 @@ from scipy.linalg import LinAlgError, cholesky
 
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
 from tasks.counting.rates import NODES
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_distance import Prior
+from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.sites.bounds import (
     array,
     counts,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.detector.groups import GroupStatistics
 from tasks.detector.moments import ClassStatistics, Moments
+from tasks.detector.slides.groups import GroupStatistics
 from tasks.sites.bounds import array, counts, exactly, groups, number, refuse, semidefinite
 from tasks.types import Arrays, Float
 

@@ -15,16 +15,7 @@ from scipy.linalg import cholesky
 
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
 from tasks.detector.detector import Detector, score
-from tasks.detector.groups import (
-    GroupKey,
-    GroupStatistics,
-    empty_groups,
-    group_statistics,
-    merge_groups,
-    retract_groups,
-)
-from tasks.detector.own_normal import OwnNormal, cell_scores
-from tasks.detector.slide_distance import (
+from tasks.detector.slides.distance import (
     Level,
     Prior,
     SlideNormal,
@@ -34,13 +25,22 @@ from tasks.detector.slide_distance import (
     standardised_distances,
     usable_rows,
 )
-from tasks.detector.slide_normal import (
+from tasks.detector.slides.groups import (
+    GroupKey,
+    GroupStatistics,
+    empty_groups,
+    group_statistics,
+    merge_groups,
+    retract_groups,
+)
+from tasks.detector.slides.normal import (
     Choices,
     leaning_spread,
     reference_rows,
     site_prior,
     slide_normal,
 )
+from tasks.detector.slides.own_normal import OwnNormal, cell_scores
 from tasks.types import Arrays, Float, Mask, below, nested
 
 CELLS_A_SLIDE = 500  # that calibrate, spread evenly over a slide

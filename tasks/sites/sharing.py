@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from tasks.counting.error_rates import ErrorCounts
-from tasks.detector.groups import GroupKey, GroupStatistics
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.slides.groups import GroupKey, GroupStatistics
 from tasks.sites.foreign_sites import without_detector
 from tasks.types import Arrays
 

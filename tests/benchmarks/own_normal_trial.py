@@ -24,15 +24,17 @@ from tasks.detector.calibration import (
     log_distance,
     p_values,
 )
-from tasks.detector.groups import (
+from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
+from tasks.detector.moments import moments
+from tasks.detector.slides.distance import Prior, SlideNormal, standardised_distances
+from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
     group_statistics,
     retract_groups,
 )
-from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
-from tasks.detector.moments import moments
-from tasks.detector.own_normal import (
+from tasks.detector.slides.normal import Choices, prior_of, reference_rows, slide_normal
+from tasks.detector.slides.own_normal import (
     OwnCalibration,
     cell_scores,
     fitted_slide,
@@ -40,9 +42,7 @@ from tasks.detector.own_normal import (
     slides_spread,
     with_spread,
 )
-from tasks.detector.random_effects import components
-from tasks.detector.slide_distance import Prior, SlideNormal, standardised_distances
-from tasks.detector.slide_normal import Choices, prior_of, reference_rows, slide_normal
+from tasks.detector.slides.random_effects import components
 from tasks.evaluation.metrics import auroc
 from tests.support.slide_scores import score_slide
 

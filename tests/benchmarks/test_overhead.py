@@ -149,7 +149,6 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
 
 
 IMPORTS = "import flows.screen"
-EMPTY_FLOW = f"{IMPORTS}; from prefect import flow; flow(lambda: None, name='empty')()"
 CLUSTER = f"""
 {IMPORTS}
 from flows.cluster.client import open_client
@@ -162,12 +161,10 @@ WORKER = CLUSTER.replace("pass", "client.submit(exec, 'import flows.jobs.shard')
 BACKLOG = f"""
 {IMPORTS}
 import sys, time
-from prefect import flow
 from flows.cluster.client import open_client
 from flows.settings import Settings
 images, store, *batches = sys.argv[1:]
 
-@flow
 def backlog():
     settings = Settings(store=store, workers=2)
     with open_client(settings):
@@ -185,7 +182,6 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
         tmp_path / "cells", patients=1, cells_per_patient=1, parasitized_fraction=0.0, seed=9
     )
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
-    environment |= {"PREFECT_LOGGING_LEVEL": "CRITICAL"}
     environment.pop("PREFECT_API_URL", None)
     number = iter(range(100))
 
@@ -210,12 +206,10 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
         words = (f"--{name}={value}" for name, value in options.items())
         run("-m", "flows.commands.main", "screen", *words)
 
-    screen()  # Prefect makes its database once
     taken = in_turn(
         FLOW_ROUNDS,
         {
             "imports": lambda: run("-c", IMPORTS),
-            "empty flow": lambda: run("-c", EMPTY_FLOW),
             "cluster": lambda: run("-c", CLUSTER),
             "worker": lambda: run("-c", WORKER),
             "screen": screen,
@@ -227,14 +221,10 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
 
     record("imports of slidewatch screen", "s", ours=taken["imports"])
     record("screen of one image, in all", "s", ours=taken["screen"])
-    record("Prefect: server, flow and its end", "s", ours=beyond("empty flow", "imports"))
     record("2 workers: start and end", "s", ours=beyond("cluster", "imports"))
     record("a worker: imports", "s", ours=beyond("worker", "cluster"))
     rest = [
-        screen - worker - flow + imports
-        for screen, worker, flow, imports in zip(
-            *(taken[name] for name in ("screen", "worker", "empty flow", "imports")), strict=True
-        )
+        screen - worker for screen, worker in zip(taken["screen"], taken["worker"], strict=True)
     ]
     record("the rest: lease, list, freeze, model, extract, publish", "s", ours=rest)
     record("fixed, beyond the imports", "s", ours=beyond("screen", "imports"), limit=FLOW_LIMIT)

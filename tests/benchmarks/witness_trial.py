@@ -29,8 +29,8 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.reports.tables import IMAGES
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.groups import GroupKey, GroupStatistics, group_statistics, merge_groups
 from tasks.detector.probabilities import fit_adaptation, log_odds
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, merge_groups
 from tasks.detector.witnesses import Discriminant, Witnesses, discriminant
 from tests.support.boxes import overlap
 

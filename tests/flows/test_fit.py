@@ -20,8 +20,8 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.models.statistics import Lineage, latest_statistics, load_moments, load_statistics
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.detector import Detector
-from tasks.detector.groups import by_slide, coarser
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.slides.groups import by_slide, coarser
 from tasks.images.files import SourceError
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import CELLS, copied

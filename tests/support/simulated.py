@@ -4,17 +4,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.detector.groups import GroupKey, group_statistics, retract_groups
-from tasks.detector.own_normal import (
+from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.slides.normal import prior_of
+from tasks.detector.slides.own_normal import (
     OwnCalibration,
     fitted_slide,
     own_calibration,
     slides_spread,
     with_spread,
 )
-from tasks.detector.random_effects import components
-from tasks.detector.slide_distance import Prior
-from tasks.detector.slide_normal import prior_of
+from tasks.detector.slides.random_effects import components
 
 WIDTHS = {"early": 5, "late": 8}
 MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}

@@ -6,9 +6,9 @@ import numpy as np
 
 from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.groups import GroupKey, group_statistics, retract_groups
 from tasks.detector.moments import statistics_of
-from tasks.detector.own_normal import (
+from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.slides.own_normal import (
     OwnNormal,
     fitted_slide,
     own_calibration,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.own_normal import OwnCalibration, cell_scores, shift_scores
-from tasks.detector.slide_distance import Level, Prior, SlideNormal, Taps, standardised_distances
-from tasks.detector.slide_normal import Choices, slide_normal
+from tasks.detector.slides.distance import Level, Prior, SlideNormal, Taps, standardised_distances
+from tasks.detector.slides.normal import Choices, slide_normal
+from tasks.detector.slides.own_normal import OwnCalibration, cell_scores, shift_scores
 from tasks.types import Float
 
 

@@ -10,7 +10,7 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.parquet import read_table
 from storage.reports.tables import BATCHES, SLIDES, report_path
 from tasks.detector.detector import Detector
-from tasks.detector.floor import smear_of
+from tasks.detector.slides.floor import smear_of
 from tests.system.golden import floors
 from tests.system.golden import make_golden as golden
 from tests.system.golden.stores import VERSIONS, copied

@@ -30,11 +30,11 @@ from storage.reports.sql import answer
 from storage.reports.tables import BATCHES, SLIDES, report_digest, report_path
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.groups import GroupKey
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.own_normal import Shift, cell_scores, slide_shift
-from tasks.detector.slide_distance import SlideNormal, standardised_distances
-from tasks.detector.slide_normal import slide_normal
+from tasks.detector.slides.distance import SlideNormal, standardised_distances
+from tasks.detector.slides.groups import GroupKey
+from tasks.detector.slides.normal import slide_normal
+from tasks.detector.slides.own_normal import Shift, cell_scores, slide_shift
 from tasks.reports.night.batches import BatchSummary
 from tasks.sites.learning import SiteNormal
 from tasks.types import Light

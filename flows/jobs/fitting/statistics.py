@@ -18,7 +18,8 @@ from storage.models.contributions import Rows
 from storage.models.statistics import load_moments, load_statistics, version_name
 from storage.store import Store, StoreError
 from tasks.detector.calibration import leave_group_out
-from tasks.detector.groups import (
+from tasks.detector.moments import ClassStatistics, statistics_of
+from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
     by_patient,
@@ -27,8 +28,7 @@ from tasks.detector.groups import (
     retract_groups,
     slide_keys,
 )
-from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.own_normal import FittedSlide, fitted_slide, priors_of, with_spread
+from tasks.detector.slides.own_normal import FittedSlide, fitted_slide, priors_of, with_spread
 from tasks.types import Float
 
 IMAGE_FOLDS = 20

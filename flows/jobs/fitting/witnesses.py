@@ -11,8 +11,8 @@ from storage.batches.features import image_ids
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
-from tasks.detector.groups import by_patient, coarser, group_statistics, retract_groups
 from tasks.detector.probabilities import log_odds
+from tasks.detector.slides.groups import by_patient, coarser, group_statistics, retract_groups
 from tasks.detector.witnesses import discriminant
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float

@@ -41,7 +41,9 @@ from storage.parquet import write_parts, write_table
 from storage.store import Store
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.references import (
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.references import (
     Reference,
     alone,
     fitted_reference,
@@ -49,9 +51,7 @@ from tasks.detector.references import (
     references_of,
     score_cells,
 )
-from tasks.detector.slide_distance import Taps
-from tasks.detector.slide_normal import reference_rows
-from tasks.detector.smears import ONE_SLIDE
+from tasks.detector.slides.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Statement
 from tasks.reports.columns import PARASITIZED, Provenance

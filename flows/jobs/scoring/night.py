@@ -15,12 +15,12 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.leans import NONE, group_leans
-from tasks.detector.own_normal import OwnNormal, slide_shift
-from tasks.detector.references import NO_ROWS, Reference, References, alone, references_of
-from tasks.detector.slide_distance import Taps
-from tasks.detector.slide_normal import Choices, reference_rows, slide_normal
-from tasks.detector.smears import A_NIGHT
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.leans import NONE, group_leans
+from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
+from tasks.detector.slides.own_normal import OwnNormal, slide_shift
+from tasks.detector.slides.references import NO_ROWS, Reference, References, alone, references_of
+from tasks.detector.slides.smears import A_NIGHT
 from tasks.sites.learning import LEAST_CELLS
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like

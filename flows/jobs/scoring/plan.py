@@ -14,7 +14,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
-from tasks.detector.slide_normal import Choices
+from tasks.detector.slides.normal import Choices
 
 SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where they like
 

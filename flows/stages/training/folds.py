@@ -13,8 +13,8 @@ from flows.stages.training.recipes import Trained, TrainingRecipe, train_rows
 from storage.models.out_of_fold import OUT_OF_FOLD
 from storage.models.trainings import remove_states
 from storage.store import Store
-from tasks.detector.groups import GroupKey, group_statistics
 from tasks.detector.probabilities import log_odds
+from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation.cross_validation import Diagnosed
 from tasks.evaluation.metrics import POSITIVE

@@ -32,8 +32,8 @@ function makeViewer(root) {
     seadragon.addHandler("animation-finish", refresh);
     seadragon.addHandler("resize", refresh);
     seadragon.addHandler("canvas-click", (event) => { if (event.quick) pick(event.position); });
-    seadragon.addHandler("open-failed", () => { loading.textContent = "this picture cannot be read"; });
-    seadragon.addHandler("tile-load-failed", () => { loading.textContent = "a part of this picture cannot be read"; });
+    seadragon.addHandler("open-failed", () => { loading.textContent = "this picture could not be loaded"; });
+    seadragon.addHandler("tile-load-failed", () => { loading.textContent = "a part of this picture could not be loaded"; });
     // Letters are the page's own keys here, and none turns a smear over.
     seadragon.addHandler("canvas-key", (event) => {
       if (/^[a-z]$/i.test(event.originalEvent.key)) event.preventDefaultAction = true;

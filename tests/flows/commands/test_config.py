@@ -8,6 +8,7 @@ import pytest
 
 from flows.commands.config import ConfigOutcome, completion
 from flows.commands.main import main
+from flows.commands.parser import spelt
 from flows.options.commands import COMMANDS
 from flows.options.described import POSITIONAL
 
@@ -62,7 +63,7 @@ def test_a_script_knows_every_command_and_option(shell: str) -> None:
     for name, command in COMMANDS.items():
         assert all(word in script for word in name.split())
         for option, field in command.options.model_fields.items():
-            typed = str(field.validation_alias or option).replace("_", "-")
+            typed = spelt(field) or str(field.validation_alias or option).replace("_", "-")
             assert typed in script or POSITIONAL in field.metadata
     assert "kubernetes" in script  # a word to choose from
 

@@ -123,9 +123,9 @@ def test_json_is_all_there_is_on_standard_output(
 def test_quiet_leaves_the_outcome_and_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def talkative(settings: Settings) -> StatusOutcome:
+    def talkative(settings: Settings, **_: object) -> StatusOutcome:
         tell("working on it")
-        return status(settings)
+        return status(settings=settings)
 
     monkeypatch.setattr(command_line, "_load", lambda place: talkative)
     (tmp_path / "models").mkdir()
@@ -310,7 +310,7 @@ def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
 def test_a_full_disk_is_said_with_what_to_do(
     file: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(settings: Settings) -> StatusOutcome:
+    def full(**_: object) -> StatusOutcome:
         raise OSError(errno.ENOSPC, "No space left on device", file)
 
     monkeypatch.setattr(command_line, "_load", lambda place: full)

@@ -38,6 +38,6 @@ def test_what_is_no_network_is_said(network: str, said: str) -> None:
 def test_no_code_is_imported_that_the_settings_do_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_foreign_network("timm:resnet18")
     with pytest.raises(ForeignNetworkError, match="it names none"):
-        train.fn("cells", network=OWN)
+        train("cells", network=OWN)
     monkeypatch.setenv("SLIDEWATCH_NETWORKS", json.dumps([OWN]))
     refuse_foreign_network(OWN)

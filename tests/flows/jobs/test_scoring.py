@@ -25,9 +25,9 @@ from storage.parquet import iterate_groups, read_table
 from storage.store import Store, StoreError
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, score
-from tasks.detector.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
 from tasks.detector.mahalanobis import TiedGaussian
-from tasks.detector.own_normal import (
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
+from tasks.detector.slides.own_normal import (
     OwnNormal,
     fitted_slide,
     own_calibration,

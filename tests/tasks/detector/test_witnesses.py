@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from tasks.detector.groups import (
+from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
     group_statistics,

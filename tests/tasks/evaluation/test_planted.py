@@ -5,8 +5,8 @@ from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_normal import slide_normal
+from tasks.detector.slides.normal import slide_normal
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import (

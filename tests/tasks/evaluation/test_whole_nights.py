@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.planted import Cells
 from tasks.evaluation.whole_nights import companies, judge_night, night_metrics

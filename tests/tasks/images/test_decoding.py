@@ -256,7 +256,7 @@ def test_whatever_a_decoder_raises_becomes_damage(
         raise error
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    assert reason(SAVED["PNG"]) == "damaged"
+    assert reason(SAVED["JPEG"]) == "damaged"
 
 
 def test_a_refusal_keeps_its_reason_between_processes() -> None:
@@ -270,7 +270,7 @@ def test_a_user_who_stops_the_run_stops_it(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(KeyboardInterrupt):
-        decode(SAVED["PNG"], SIDE)
+        decode(SAVED["JPEG"], SIDE)
 
 
 def test_the_mean_colour_is_that_of_the_cell_and_not_of_its_surroundings() -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.detector.groups import group_statistics
+from tasks.detector.slides.groups import group_statistics
 from tasks.sites.commissioning import (
     ACCEPTED,
     ALARMS,

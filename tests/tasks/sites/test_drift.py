@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tasks.detector.groups import GroupKey, GroupStatistics, merge_groups
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_distance import Prior
+from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
 from tasks.sites.learning import kept_statistics, merged, site_priors
 from tests.support.sites import detector, of_site

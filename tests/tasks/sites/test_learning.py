@@ -5,10 +5,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tasks.detector.calibration import p_values
-from tasks.detector.groups import GroupStatistics, merge_groups, retract_groups
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.slide_distance import standardised_distances
-from tasks.detector.slide_normal import Choices, slide_normal
+from tasks.detector.slides.distance import standardised_distances
+from tasks.detector.slides.groups import GroupStatistics, merge_groups, retract_groups
+from tasks.detector.slides.normal import Choices, slide_normal
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.sites.learning import (
     LEAST_CELLS,
     NightNormal,

@@ -3,8 +3,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tasks.counting.error_rates import ErrorCounts, count_errors
-from tasks.detector.groups import GroupKey, group_statistics
 from tasks.detector.moments import ClassStatistics, merge_statistics, statistics_of
+from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.sites.sharing import (
     TOGETHER,
     of_batch,

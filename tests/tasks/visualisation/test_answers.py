@@ -67,7 +67,9 @@ def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() 
 
 def test_a_positive_patient_s_parasitaemia_is_said_to_mean_something() -> None:
     page = page_of(5)
-    meant = re.findall(r'call positive">positive</span><small>([^<]+)</small>', page)
+    meant = re.findall(
+        r'<td class="text"><span class="call positive">positive</span><small>([^<]+)</small>', page
+    )
     assert meant
     assert all(re.match(r"(below 2%|\d+% (to|or))", each) for each in meant)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tasks.detector.calibration import abnormality, calibrate, log_distance, threshold
 from tasks.detector.detector import Detector, score
-from tasks.detector.groups import GroupKey, group_statistics
 from tasks.detector.mahalanobis import class_distances, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.detector.probabilities import Adaptation, as_logits, log_odds
+from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import Scales, Witnesses, discriminant
 from tasks.evaluation.evidence import to_images
 from tasks.evaluation.treatments import attacks

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tasks.detector.groups import (
+from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
     by_patient,
@@ -17,7 +17,7 @@ from tasks.detector.groups import (
     merge_groups,
     retract_groups,
 )
-from tasks.detector.random_effects import (
+from tasks.detector.slides.random_effects import (
     between_covariance,
     class_means,
     components,

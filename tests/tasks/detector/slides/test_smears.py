@@ -1,7 +1,14 @@
 import numpy as np
 
-from tasks.detector.floor import Floor, residuals
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE, Group, Smears, find_smears, nearest_part
+from tasks.detector.slides.floor import Floor, residuals
+from tasks.detector.slides.smears import (
+    A_NIGHT,
+    ONE_SLIDE,
+    Group,
+    Smears,
+    find_smears,
+    nearest_part,
+)
 from tasks.sites.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, floor, own, smear, together
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
-from tasks.detector.groups import GroupStatistics
 from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
+from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float
 
 ROUNDS = 5  # of weights and components in `components`; four agree to a percent

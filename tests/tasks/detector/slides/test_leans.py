@@ -1,9 +1,9 @@
 import numpy as np
 
-from tasks.detector.leans import group_leans
 from tasks.detector.probabilities import UNCHANGED
-from tasks.detector.references import alone, references_of
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE
+from tasks.detector.slides.leans import group_leans
+from tasks.detector.slides.references import alone, references_of
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
 from tasks.detector.witnesses import Discriminant, Scales, Witnesses
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, by_tap, own, smear, together
 

@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
-from tasks.detector.groups import GroupKey, group_statistics
-from tasks.detector.own_normal import cell_scores, fitted_slide, own_calibration
-from tasks.detector.slide_distance import (
+from tasks.detector.slides.distance import (
     Prior,
     TapNormal,
     squared_distances,
 )
-from tasks.detector.slide_normal import (
+from tasks.detector.slides.groups import GroupKey, group_statistics
+from tasks.detector.slides.normal import (
     Choices,
     _posterior,
     reference_rows,
@@ -23,6 +22,7 @@ from tasks.detector.slide_normal import (
     site_prior,
     slide_normal,
 )
+from tasks.detector.slides.own_normal import cell_scores, fitted_slide, own_calibration
 from tests.support.simulated import MEANS, WIDTHS, fitted, joined, slide_of, strangers
 from tests.support.slide_scores import score_slide
 

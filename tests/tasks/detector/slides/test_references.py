@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.references import (
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.slides.references import (
     POPULATION,
     CellScores,
     alone,
@@ -12,7 +12,7 @@ from tasks.detector.references import (
     references_of,
     score_cells,
 )
-from tasks.detector.smears import A_NIGHT, ONE_SLIDE, Group
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.sites.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, own, smear, together
 

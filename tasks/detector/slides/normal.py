@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from tasks.detector.calibration import log_distance
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.random_effects import Components, residual_means
-from tasks.detector.slide_distance import (
+from tasks.detector.slides.distance import (
     Flags,
     Prior,
     SlideNormal,
@@ -30,6 +28,8 @@ from tasks.detector.slide_distance import (
     squared_distances,
     usable_rows,
 )
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.random_effects import Components, residual_means
 from tasks.types import Float
 
 MOST_REFERENCE = 5_000  # cells that a reference is made of, spread evenly over the slide

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.floor import Floor, beyond_reach, residuals
-from tasks.detector.own_normal import OwnNormal, cell_scores, population_normal, shift_scores
-from tasks.detector.slide_distance import Flags, SlideNormal, Taps, standardised_distances
-from tasks.detector.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
+from tasks.detector.slides.distance import Flags, SlideNormal, Taps, standardised_distances
+from tasks.detector.slides.floor import Floor, beyond_reach, residuals
+from tasks.detector.slides.own_normal import OwnNormal, cell_scores, population_normal, shift_scores
+from tasks.detector.slides.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
 from tasks.types import Float
 
 POPULATION = "population"  # what cells are compared with that have nothing nearer

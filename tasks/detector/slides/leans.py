@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.floor import residuals
-from tasks.detector.own_normal import OwnNormal
-from tasks.detector.references import References, Rows
-from tasks.detector.slide_distance import Taps
-from tasks.detector.smears import nearest_part
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.floor import residuals
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.slides.references import References, Rows
+from tasks.detector.slides.smears import nearest_part
 from tasks.detector.witnesses import Witnesses
 
 NONE = (0.0,)  # of cells of which nothing nearer than the fitted ones is known

@@ -17,17 +17,17 @@ from tasks.detector.calibration import (
     p_values,
     standardised,
 )
-from tasks.detector.floor import Floor
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.random_effects import components
-from tasks.detector.slide_distance import (
+from tasks.detector.slides.distance import (
     Prior,
     SlideNormal,
     Taps,
     standardised_distances,
     usable_rows,
 )
-from tasks.detector.slide_normal import Choices, leaning, prior_of, shift_distance, slide_normal
+from tasks.detector.slides.floor import Floor
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.normal import Choices, leaning, prior_of, shift_distance, slide_normal
+from tasks.detector.slides.random_effects import components
 from tasks.types import Arrays, Float, below, nested
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.detector.floor import Floor, Smear, beyond_reach, fit_floor, residuals, smear_of
+from tasks.detector.slides.floor import Floor, Smear, beyond_reach, fit_floor, residuals, smear_of
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, floor, own, smear
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.floor import Floor, Smear, residuals, smear_of
-from tasks.detector.slide_distance import Prior, SlideNormal, Taps, whitened
-from tasks.detector.slide_normal import Choices, slide_normal
+from tasks.detector.slides.distance import Prior, SlideNormal, Taps, whitened
+from tasks.detector.slides.floor import Floor, Smear, residuals, smear_of
+from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.types import Float
 
 LEAST_PART = 10  # cells that a part of a group needs to be a reference

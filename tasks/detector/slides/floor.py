@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
 
-from tasks.detector.groups import GroupStatistics
-from tasks.detector.random_effects import residual_means, shrunk_between, shrunk_within
-from tasks.detector.slide_distance import Flags, Prior, Taps, usable_rows, whitened
+from tasks.detector.slides.distance import Flags, Prior, Taps, usable_rows, whitened
+from tasks.detector.slides.groups import GroupStatistics
+from tasks.detector.slides.random_effects import residual_means, shrunk_between, shrunk_within
 from tasks.types import Arrays, Float
 
 # Laboratories also differ in ways that are not drawn. These factors were chosen on 345 photographs
