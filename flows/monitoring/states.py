@@ -37,31 +37,39 @@ Result = TypeVar("Result", bound=Night)
 
 
 def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorate a night's function, which returns a state to Prefect where Prefect runs it.
+    """Decorate a night's function: a night with a published report is no error.
 
-    Whoever called the flow gets the outcome all the same, or the error of a run that is Failed.
-    Called without Prefect, the function does what it does.
+    Whoever calls it gets the outcome, whose ``failed`` says that images failed, or the error of a
+    night that is lost. Where Prefect runs it, a state goes to Prefect.
     """
 
     @wraps(function)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-        if not in_prefect_run():
-            return function(*args, **kwargs)
-        from prefect.states import Completed, Failed
-
         try:
             outcome = function(*args, **kwargs)
         except Exception as error:
             night: Night | None = getattr(error, "outcome", None)
-            if night is not None and not is_lost(night):
-                return Completed(name=_name(Light.AMBER, night), message=told(night), data=night)
-            if type(error).__module__.startswith(OURS):
+            published = night is not None and not is_lost(night)
+            if in_prefect_run() and not published and type(error).__module__.startswith(OURS):
+                from prefect.states import Failed
+
                 # What is wrong stands in it; where in our code it was noticed helps nobody.
                 return Failed(message=printable(redact(str(error))), data=error)
-            raise
-        return Completed(name=_name(Light.GREEN, outcome), message=told(outcome), data=outcome)
+            if not published:
+                raise
+            return _ended(Light.AMBER, night)
+        return _ended(Light.GREEN, outcome)
 
     return run
+
+
+def _ended(least: Light, night: Any) -> Any:
+    """Return the outcome of a night, in a state that is named after its light for Prefect."""
+    if not in_prefect_run():
+        return night
+    from prefect.states import Completed
+
+    return Completed(name=_name(least, night), message=told(night), data=night)
 
 
 def is_lost(night: Night) -> bool:

@@ -104,6 +104,6 @@ def test_files_that_are_damaged_or_of_another_model_are_refused_in_a_line(
             import_file(str(tmp_path / name), accept=True, settings=tiny_ready)
     with pytest.raises(StoreError, match="there is no file"):
         import_file(str(tmp_path / "never"), accept=True, settings=tiny_ready)
-    monkeypatch.setattr("flows.federation.list_models", lambda _: [])
+    monkeypatch.setattr("flows.federation.list_models", lambda *_: [])
     with pytest.raises(StoreError, match="different models cannot be merged"):
         import_file(str(file), accept=True, settings=tiny_ready)

@@ -235,6 +235,7 @@ def test_weights_are_refused_or_of_finite_numbers(
     name = data.draw(st.sampled_from(sorted(made)))
     kind = data.draw(st.sampled_from(["poison", "shape", "missing", "type", "more"]))
     if kind == "poison" and made[name].is_floating_point() and made[name].numel():
+        made[name] = made[name].contiguous()
         made[name].view(-1)[0] = torch.tensor(data.draw(REALS), dtype=torch.float64)
     if kind == "shape":
         made[name] = made[name][None]

@@ -181,7 +181,7 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
 
     first = arrive(4)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "screen", killed)
+        patch.setattr(module, "screen_sources", killed)
         with pytest.raises(RuntimeError, match="killed"):
             nightly(str(inbox), settings=settings)
     arrive(2)

@@ -207,8 +207,8 @@ def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Setting
     assert night["reasons"] == outcome.reasons
     assert night["slides"] == len(slides)
     assert outcome.slides_for_review == sum(row["verdict"] == "review" for row in slides)
-    assert f"{outcome.light}: " in outcome.text()
-    assert f"{outcome.slides_for_review} slides" in outcome.text()
+    assert f"  light       {outcome.light}\n" in outcome.text()
+    assert f", {outcome.slides_for_review} slide" in outcome.text()
 
 
 def test_a_folder_that_was_copied_gives_no_certainty(

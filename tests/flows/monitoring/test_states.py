@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 
+from flows.monitoring.prefect_runs import prefect_flow
 from flows.monitoring.states import ends_by_light, is_lost, told
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
@@ -88,16 +89,17 @@ def test_what_our_code_says_is_a_failure_without_a_traceback(
     assert state_of(Ended("green"), ZeroDivisionError()).message != ""
 
 
-def test_without_prefect_the_function_is_as_it_was() -> None:
+def test_without_prefect_the_outcome_comes_back_and_a_lost_night_is_an_error() -> None:
     assert FlowRunContext.get() is None
-    error = PartError(Ended("amber", scored=440))
+    published = Ended("amber", scored=440)
 
-    def raises() -> Ended:
-        raise error
+    def raises(outcome: Ended) -> Ended:
+        raise PartError(outcome)
 
+    assert ends_by_light(raises)(published) is published
+    assert ends_by_light(lambda: published)() is published
     with pytest.raises(PartError):
-        ends_by_light(raises)()
-    assert ends_by_light(lambda: error.outcome)() is error.outcome
+        ends_by_light(raises)(Ended("red", scored=0))
 
 
 def test_what_is_told_holds_no_secret() -> None:
@@ -114,7 +116,7 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
     cells: Path, tiny_fitted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = copied(tiny_fitted, tmp_path / "store")
-    state = nightly(  # type: ignore[call-overload]
+    state = prefect_flow(nightly)(  # type: ignore[call-overload]
         str(cells), series="ward", date=None, settle=0, settings=settings, return_state=True
     )
     run = run_of(str(state.state_details.flow_run_id))
@@ -127,7 +129,9 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
     empty.mkdir()
     with pytest.raises(ImagesFailedError, match="no images"):
         screen(str(empty), batch="empty", settings=settings)
-    state = screen(str(empty), batch="empty", settings=settings, return_state=True)  # type: ignore[call-overload]
+    state = prefect_flow(screen)(  # type: ignore[call-overload]
+        str(empty), batch="empty", settings=settings, return_state=True
+    )
     assert (state.type.value, run_of(str(state.state_details.flow_run_id)).name) == (
         "FAILED",
         "empty",

@@ -242,7 +242,7 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
         published_batch(store, "night")
     assert list(newest_batches(store, lambda _: True)) == []
     assert nights_before(store, date.max, 9) == []
-    assert [row["report"] for row in status(settings).batches] == [None]
+    assert [row["report"] for row in status(settings=settings).batches] == [None]
     for check in batch_checks(store, "night"):
         if check.path.startswith("reports/"):
             check.look()
