@@ -111,16 +111,21 @@ def demo(
         seed=seed + 100,
         first_patient=101,
     )
-    tell(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    tell(run_flow(train, images=str(root / "smears"), epochs=3, settings=settings).text())
+    _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
+    _say(run_flow(train, images=str(root / "smears"), epochs=3, settings=settings).text())
     for week in ("week-1", "week-2"):
-        tell(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
+        _say(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
         smears = str(root / "smears" / week)
-        tell(run_flow(fit, images=smears, batch=week, settings=settings).text())
-    tell(f"\n$ slidewatch screen --images {root}/night --batch night-1")
+        _say(run_flow(fit, images=smears, batch=week, settings=settings).text())
+    _say(f"\n$ slidewatch screen --images {root}/night --batch night-1")
     night = run_flow(screen, images=str(root / "night"), batch="night-1", settings=settings)
-    tell(night.text())
+    _say(night.text())
     return _look_back(root, planted, started)
+
+
+def _say(text: str) -> None:
+    for line in text.splitlines():  # a message is one line, whatever names are in it
+        tell(line)
 
 
 def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutcome:

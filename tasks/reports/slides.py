@@ -45,7 +45,8 @@ from tasks.reports.slide_reasons import OF_SHIFT, SHIFTS, SlideReason
 from tasks.types import FieldKind, Float
 
 # A slide of a patient like those of the calibration gets there about once in a thousand: the
-# rate of abnormal cells varies from patient to patient by about the rate itself (README).
+# rate of abnormal cells varies from patient to patient by about the rate itself
+# (tests/benchmarks/README.md).
 ABNORMAL_TOGETHER = 0.25
 # Cells of a slide resemble each other: if five of them say no more than one independent cell
 # does, this is a chance of about one in fifty.

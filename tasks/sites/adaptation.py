@@ -3,7 +3,8 @@
 They are fitted as Platt (1999) did, both kinds of cells weighing alike whatever their share among
 the labelled ones, with a prior around no change. The order of cells stays, and so do features: what
 is abnormal, and how many cells reach a threshold of log-odds before they are adapted, is not for
-labels to say. The last layer, fitted anew to as many cells, did no better (`README.md`).
+labels to say. The last layer, fitted anew to as many cells, did no better
+(`tests/benchmarks/README.md`).
 """
 
 from collections.abc import Sequence

@@ -10,52 +10,10 @@ import pytest
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.commands.parser import command_parser
-from flows.options.commands import COMMANDS
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
 TEXT = (DEPLOY / "README.md").read_text()
-BLOCKS = re.findall(r"^( *)```sh\n(.*?)^ *```", TEXT, re.M | re.S)
-COMMAND_LINES = [
-    line.strip()
-    for _, block in BLOCKS
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.strip()
-]
-SLIDEWATCH = sorted(
-    {
-        found[0].strip()
-        for line in [*COMMAND_LINES, *re.findall(r"`([^`\n]+)`", TEXT)]
-        for found in [re.search(r"(?<![\w/.:-])slidewatch [a-z][^&|;#>]*", line)]
-        if found and found[0].split()[1] in {name.split()[0] for name in COMMANDS}
-    }
-)
-
-
-def anchor(title: str) -> str:
-    """What GitHub calls a heading in a link."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def test_links_lead_somewhere() -> None:
-    anchors = {anchor(title) for title in re.findall(r"^#+ (.+)$", TEXT, re.M)}
-    links = re.findall(r"\]\(([^)]+)\)", TEXT)
-    assert links
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not urlsplit(link).scheme:
-            assert (DEPLOY / link).exists(), link
-
-
-@pytest.mark.parametrize("line", SLIDEWATCH)
-def test_a_slidewatch_command_is_understood(line: str) -> None:
-    words = shlex.split(re.sub(r" \.\.\.| <[^>]+>", "", line))[1:]
-    name = next(n for k in (2, 1) if (n := " ".join(words[:k])) in COMMANDS)
-    given = words[len(name.split()) :]
-    known = {each for action in command_parser(name)._actions for each in action.option_strings}
-    assert {word for word in given if word.startswith("--")} <= known
 
 
 def test_the_guide_has_every_part_of_an_operators_work() -> None:

@@ -395,13 +395,13 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
     assert b.abnormal <= a.abnormal
 
 
-def test_the_queries_of_the_readme_work(
+def test_the_queries_of_the_guides_work(
     images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen_night(images, ready)
     monkeypatch.chdir(Path(ready.store).parent)
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```(sql|python)\n(.*?)```", readme, re.DOTALL)
+    guides = "".join((ROOT / room / "README.md").read_text() for room in ("storage", "flows"))
+    blocks = re.findall(r"```(sql|python)\n(.*?)```", guides, re.DOTALL)
     assert [language for language, _ in blocks] == ["sql", *["python"] * 3]
     assert duckdb.sql(blocks[0][1]).fetchall()
     for _, code in blocks[1:]:

@@ -8,8 +8,11 @@ from tasks.images.files import SourceError
 
 
 @pytest.mark.slow
-def test_the_demo_catches_what_it_planted(tmp_path: Path) -> None:
+def test_the_demo_catches_what_it_planted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = demo(str(tmp_path / "demo"), settings=Settings())
+    assert "\n  patients " in capsys.readouterr().err
     assert not outcome.failed
     for kind, number in outcome.planted.items():
         if kind != ORDINARY:

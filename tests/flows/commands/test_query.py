@@ -15,7 +15,7 @@ from storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.reports import fill
 
-README = ROOT / "README.md"
+GUIDE = ROOT / "storage" / "README.md"
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_who_reads_only_the_head_of_an_answer_sees_no_error(filled: Store) -> No
         ["bash", "-o", "pipefail", "-c", f"{script} | head -n 2", filled.url, *command],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(README.parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "range\n0\n", "")
@@ -135,12 +135,12 @@ def test_a_query_reads_a_store_on_s3(
     assert json.loads(out)["rows"] == [{"n": 6}]
 
 
-def test_the_readme_has_every_column_of_the_images(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guide_has_every_column_of_the_images(capsys: pytest.CaptureFixture[str]) -> None:
     """And no other: what `schema` prints is the code's own, so neither can drift."""
     _, out, _ = run("schema", "--json", capsys=capsys)
     tables = json.loads(out)["tables"]
     assert all(each["meaning"] and each["type"] for rows in tables.values() for each in rows)
-    table = README.read_text().split("| column | what it is |\n|---|---|\n")[1].split("\n\n")[0]
+    table = GUIDE.read_text().split("| column | what it is |\n|---|---|\n")[1].split("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines()]
     named = re.findall(r"`([^`]+)`", " ".join(cells))
     assert sorted(named) == sorted(each["column"] for each in tables["images"])
