@@ -166,10 +166,10 @@ def test_a_verdict_that_the_server_does_not_take_is_told_and_sent_again(
         page = browser.new_page()
         page.goto(f"{address}by/Ada")
         ready(page, 3)
-        page.context.set_offline(True)
+        page.route("**", lambda asked: asked.abort())
         page.keyboard.press("p")
         page.get_by_text("1 verdict is not kept yet").wait_for()
-        page.context.set_offline(False)
+        page.unroute("**")
         page.keyboard.press("u")  # sends again, and is for no cell
         page.get_by_text("1 verdict is not kept yet").wait_for(state="detached")
     said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
