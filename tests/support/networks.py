@@ -1,20 +1,24 @@
-"""A network of a user's own."""
+"""Untrained networks whose layers all matter, and images for them."""
 
-from torch import nn
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.network.backbones import build, network_spec
+from tasks.network.classifier import Classifier
 
 
-def small(classes: int) -> nn.Module:
-    layers = {
-        "stage": nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flat": nn.Flatten(),
-        "head": nn.Linear(4, classes),
-    }
-    made = nn.Sequential()
-    for name, layer in layers.items():
-        made.add_module(name, layer)
+def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
+    torch.manual_seed(0)
+    made = build(network_spec(network, ("a", "b"), 64, taps=taps)).eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    last = [m for m in made.modules() if isinstance(m, torch.nn.Linear)][-1]
+    torch.nn.init.normal_(last.weight)
     return made
 
 
-def no_network(classes: int) -> int:
-    return classes
+def images(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)

@@ -10,7 +10,7 @@ from flows.train import train
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import NetworkError, tap_widths
 
-OWN = "tests.support.networks:small"
+OWN = "tests.support.own_networks:small"
 
 
 def test_a_network_of_ones_own_is_built_by_its_path() -> None:
@@ -25,8 +25,8 @@ def test_a_network_of_ones_own_is_built_by_its_path() -> None:
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        ("tests.support.networks:no_network", "returns int, no torch Module"),
-        ("tests.support.networks:gone", "makes no network"),
+        ("tests.support.own_networks:no_network", "returns int, no torch Module"),
+        ("tests.support.own_networks:gone", "makes no network"),
         ("no.such.module:small", "makes no network"),
     ],
 )
