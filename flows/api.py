@@ -32,9 +32,8 @@ from flows.jobs.scoring.cells import score_part
 from flows.jobs.scoring.night import describe_night
 from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
 from flows.jobs.scoring.rows import finished_rows
-from flows.jobs.shard import ShardJob, run_shard
+from flows.jobs.shard import ShardJob, prepare_features, run_shard
 from flows.looks.jobs import LookJob, look_twice, most_doubtful
-from storage.batches.features import create_features
 from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow
@@ -43,7 +42,6 @@ from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.sites import SiteCard, detector_at
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, refuse_absent
-from tasks.images.decoding import DECODING
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import ImageRef, find, image_refs
@@ -242,17 +240,7 @@ def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:
 
 
 def _extract(store: Store, batch: Batch, card: ModelCard) -> None:
-    create_features(
-        store,
-        card.name,
-        batch.key,
-        rows=batch.rows,
-        shard_rows=batch.shard_rows,
-        tap_widths=card.tap_widths,
-        classes=len(card.classes),
-        digests={"manifest": batch.manifest_digest, "model": card.digest},
-        decoding=DECODING,
-    )
+    prepare_features(store, batch, card)
     for shard in batch.shards():
         run_shard(ShardJob(store, batch, shard, card))
 

@@ -18,7 +18,12 @@ from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import DetectorCard, detector_names, list_detectors
+from storage.models.detectors import (
+    KNOWS_WITNESSES,
+    DetectorCard,
+    detector_names,
+    list_detectors,
+)
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -157,7 +162,7 @@ def limits_of(card: DetectorCard) -> str | None:
 
 def witnesses_of(card: DetectorCard) -> str:
     """Say what diagnoses."""
-    if card.schema_version < 5:
+    if card.schema_version < KNOWS_WITNESSES:
         return "network; fit again to hear the statistics, too"
     return "network" if card.witnesses is None else "network, statistics"
 

@@ -166,12 +166,8 @@ def _draw_place(job: PlacesJob, row: int) -> bytes | str:
             [near for near, _ in drawn],
             [outline.ravel() for _, outline in drawn],
         )
-    except ChangedError:
-        return "the file has changed since it was screened"
-    except BadImageError as error:
-        return f"the field cannot be read any more: {error.reason}"
-    except Exception:  # a page must not depend on what a source raises
-        return "the field cannot be read any more"
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("field", error)
 
 
 def draw_field(job: FieldPictureJob) -> FieldPicture | str:
@@ -190,12 +186,8 @@ def draw_field(job: FieldPictureJob) -> FieldPicture | str:
             if ref.outline is not None
         ]
         return field_picture(read_region(field["source_uri"], region), field, contours)
-    except ChangedError:
-        return "the file has changed since it was screened"
-    except BadImageError as error:
-        return f"the field cannot be read any more: {error.reason}"
-    except Exception:  # a page must not depend on what a source raises
-        return "the field cannot be read any more"
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("field", error)
 
 
 def draw_slide(job: SlidePictureJob) -> bytes | str:
@@ -205,8 +197,14 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
     try:
         slide = open_slide(job.source_uri)
         picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
-    except BadImageError as error:
-        return f"the slide cannot be read any more: {error.reason}"
-    except Exception:  # a page must not depend on what a source raises
-        return "the slide cannot be read any more"
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("slide", error)
     return encode_png(picture)
+
+
+def _said(what: str, error: Exception) -> str:
+    """Say why a picture of a field or a slide cannot be made."""
+    if isinstance(error, ChangedError):
+        return "the file has changed since it was screened"
+    reason = f": {error.reason}" if isinstance(error, BadImageError) else ""
+    return f"the {what} cannot be read any more{reason}"

@@ -21,6 +21,7 @@ from storage.batches.features import (
     FAILED,
     SCORED,
     FeatureBlock,
+    create_features,
     empty_block,
     image_ids,
     write_block,
@@ -46,6 +47,21 @@ from tasks.network.features import Features, extract
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
+
+
+def prepare_features(store: Store, batch: Batch, card: ModelCard) -> None:
+    """Preallocate the features of a batch, whose shards fill them."""
+    create_features(
+        store,
+        card.name,
+        batch.key,
+        rows=batch.rows,
+        shard_rows=batch.shard_rows,
+        tap_widths=card.tap_widths,
+        classes=len(card.classes),
+        digests={"manifest": batch.manifest_digest, "model": card.digest},
+        decoding=DECODING,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
-from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
 from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
 from flows.stages.jobs import run_jobs
-from storage.batches.features import create_features, read_block
+from storage.batches.features import read_block
 from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (
     Batch,
@@ -38,7 +38,6 @@ from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError, check_name
-from tasks.images.decoding import DECODING
 from tasks.images.listing import as_given, list_images, named
 from tasks.images.regions import ImageRef, image_refs
 
@@ -157,17 +156,7 @@ def run_shards(
     client: Client, store: Store, batch: Batch, card: ModelCard, jobs: list[ShardJob], title: str
 ) -> Iterator[ShardResult]:
     """Preallocate the batch's features and run its shards, in order."""
-    create_features(
-        store,
-        card.name,
-        batch.key,
-        rows=batch.rows,
-        shard_rows=batch.shard_rows,
-        tap_widths=card.tap_widths,
-        classes=len(card.classes),
-        digests={"manifest": batch.manifest_digest, "model": card.digest},
-        decoding=DECODING,
-    )
+    prepare_features(store, batch, card)
     _warn_of_versions(store, batch, card.name)
     results = run_jobs(
         client,

@@ -24,6 +24,7 @@ from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, grouped
 from storage.models.detectors import (
+    KNOWS_WITNESSES,
     DetectorCard,
     FloorCard,
     TapCard,
@@ -51,7 +52,6 @@ from tasks.network.split import SplitBy, split_by
 from tasks.types import Float, nested
 
 ENOUGH_GROUPS = 20
-KNOWS_WITNESSES = 5  # the schema version of detectors from which on another would know no more
 LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
 WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
 

@@ -9,7 +9,7 @@ from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.witnesses import Evidence, WitnessJob, unseen_evidence
 from flows.stages.jobs import run_jobs
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows, contributed, grouped, held_out_rows
+from storage.models.contributions import contributed, grouped, held_out_rows
 from storage.models.detectors import WitnessCard
 from storage.models.statistics import Lineage
 from storage.store import Store
@@ -88,11 +88,10 @@ def _jobs(store: Store, card: ModelCard, lineage: Lineage, by: SplitBy) -> list[
     if card.split_by == by and out_of_fold(store, card) is None:
         seen.update(card.split["train"])
     return [
-        WitnessJob(store, card, lineage.version, _rows(fitted.get(key)), _rows(held_out.get(key)))
+        WitnessJob(
+            store, card, lineage.version,
+            tuple(fitted.get(key, ())), tuple(held_out.get(key, ())),
+        )
         for key in {**fitted, **held_out}
         if key not in seen
-    ]
-
-
-def _rows(parts: list[Rows] | None) -> tuple[Rows, ...]:
-    return tuple(parts or ())
+    ]  # fmt: skip

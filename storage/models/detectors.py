@@ -91,6 +91,9 @@ class FloorCard(Part):
     slides: int
 
 
+KNOWS_WITNESSES = 5  # the schema version from which on two witnesses were looked for
+
+
 class WitnessCard(Part):
     """Describe two witnesses of a diagnosis, by cells that neither has seen.
 

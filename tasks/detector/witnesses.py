@@ -9,6 +9,7 @@ cells, is a second opinion that changes with every fitted batch, without trainin
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,16 @@ class Discriminant:
             return parent
         own = float(np.median(known)) - self.healthy
         return (len(known) * own + SHRINKAGE * parent) / (len(known) + SHRINKAGE)
+
+    def leans(
+        self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
+    ) -> dict[Any, float]:
+        """Estimate the `lean` of each of the groups (n,) that cells are of."""
+        found = {}
+        for group in np.unique(groups).tolist():
+            mine = groups == group
+            found[group] = self.lean(scores[mine], healthy[mine])
+        return found
 
 
 def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:

@@ -129,11 +129,8 @@ def of_the_report(store: Store, truth: Truth) -> None:
 def relative(known: Discriminant, taps: dict[str, Scores], truth: Truth, network: Scores) -> Scores:
     """Score cells relative to their fields."""
     scores = known.scores(taps)
-    found = scores.copy()
-    for field in np.unique(truth.fields):
-        mine = truth.fields == field
-        found[mine] -= known.lean(scores[mine], network[mine] < 0)
-    return found
+    leans = known.leans(scores, network < 0, truth.fields)
+    return scores - np.asarray([leans[field] for field in truth.fields.tolist()])
 
 
 def of_labelled_cells(store: Store, truth: Truth, witnesses: Witnesses) -> None:

@@ -157,11 +157,7 @@ def _leans_of_set(run: Run, images: str) -> dict[str, float]:
     found = read_rows(jobs, sorted(witnesses.discriminant.weights))
     scores = witnesses.discriminant.scores(found.taps)
     healthy = found.logits.argmax(axis=1) != witnesses.positive
-    leans = {}
-    for group in np.unique(found.group).tolist():
-        mine = found.group == group
-        leans[group] = witnesses.discriminant.lean(scores[mine], healthy[mine])
-    return leans
+    return witnesses.discriminant.leans(scores, healthy, found.group)
 
 
 @lru_cache(maxsize=2)

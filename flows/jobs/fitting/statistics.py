@@ -5,6 +5,7 @@ so their features in zarr, which calibration has to read anyway, are the smaller
 knowledge, and their statistics follow from them in a moment.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,18 +95,26 @@ def fitted_group(job: SlideJob) -> FittedSlide:
     Raises:
         ValueError: too few groups are left.
     """
-    names = job.model.distance_taps
-    total = slides_of_version(job.store, job.model.name, job.version).of_taps(names)
+    total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
-    taps = {tap: np.concatenate([block.taps[tap] for block in blocks]) for tap in names}
-    labels = np.concatenate([block.label for block in blocks])
-    keys = [key for part in job.parts for key in keys_of_rows(part)]
-    own = coarser(group_statistics(taps, labels, keys, len(job.model.classes)), by_patient)
-    priors = priors_of(retract_groups(total, own))
+    names = job.model.distance_taps
+    priors = priors_of(without_rows(total.of_taps(names), job.parts, blocks))
     if job.spread is not None:
         priors = with_spread(priors, *job.spread)
-    diagnosed = np.concatenate([block.logits for block in blocks]).argmax(axis=1)
-    return fitted_slide(priors, taps, diagnosed)
+    everything = FeatureBlock.joined(blocks)
+    taps = {tap: everything.taps[tap] for tap in names}
+    return fitted_slide(priors, taps, everything.logits.argmax(axis=1))
+
+
+def without_rows(
+    total: GroupStatistics, parts: Sequence[Rows], blocks: Sequence[FeatureBlock]
+) -> GroupStatistics:
+    """Take fitted rows, whose features are in ``blocks``, out of statistics by patient."""
+    own = FeatureBlock.joined(list(blocks))
+    keys = [key for part in parts for key in keys_of_rows(part)]
+    taps = {tap: own.taps[tap] for tap in total.taps}
+    mine = group_statistics(taps, own.label, keys, total.classes)
+    return retract_groups(total, coarser(mine, by_patient))
 
 
 @dataclass(frozen=True)

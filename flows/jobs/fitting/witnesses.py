@@ -1,18 +1,18 @@
 """Compute what both witnesses say of a patient's cells that neither has seen."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.fitting.statistics import keys_of_rows, read_rows, slides_of_version
+from flows.jobs.fitting.statistics import read_rows, slides_of_version, without_rows
 from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
 from storage.batches.features import image_ids
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
 from tasks.detector.probabilities import log_odds
-from tasks.detector.slides.groups import by_patient, coarser, group_statistics, retract_groups
 from tasks.detector.witnesses import discriminant
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
@@ -70,18 +70,15 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
     """
     card, place = job.model, job.model.classes.index(PARASITIZED)
     total = slides_of_version(job.store, card.name, job.version)
-    if job.fitted:
-        own = [read_rows(job.store, card, part) for part in job.fitted]
-        keys = [key for part in job.fitted for key in keys_of_rows(part)]
-        taps = {tap: np.concatenate([block.taps[tap] for block in own]) for tap in total.taps}
-        labels = np.concatenate([block.label for block in own])
-        mine = coarser(group_statistics(taps, labels, keys, len(card.classes)), by_patient)
-        total = retract_groups(total, mine)
+    fitted = [read_rows(job.store, card, part) for part in job.fitted]
+    if fitted:
+        total = without_rows(total, job.fitted, fitted)
     known = discriminant(total, place)
     folds = out_of_fold(job.store, card)
     parts = []
-    for part in (*job.fitted, *job.held_out):
-        block = read_rows(job.store, card, part)
+    held_out = (read_rows(job.store, card, part) for part in job.held_out)
+    rows = (*job.fitted, *job.held_out)
+    for part, block in zip(rows, chain(fitted, held_out), strict=True):
         network = log_odds(block.logits, card.temperature, place)
         scores = known.scores(block.taps)
         scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)

@@ -96,10 +96,8 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
     scores = found.scores(predict_taps(made.classifier, data.pixels, rows["test"]))
     healthy = made.test_logits.argmax(axis=1) != POSITIVE
     tested = names[rows["test"]]
-    for name in set(tested.tolist()):
-        mine = tested == name
-        scores[mine] -= found.lean(scores[mine], healthy[mine])
-    return scores
+    leans = found.leans(scores, healthy, tested)
+    return np.asarray(scores - [leans[name] for name in tested.tolist()])
 
 
 def _both(

@@ -41,12 +41,11 @@ def group_leans(
     parts = references.smears.parts
     if not parts:
         return (witnesses.discriminant.lean(scores, healthy, parent),)
-    cells, usable = residuals(own.priors, taps, predicted)
-    number = np.full(len(predicted), -1)
-    if own.floor is None or len(parts) < 2:
-        number[usable] = 0
-    else:
+    number = np.zeros(len(predicted), np.intp)
+    if own.floor is not None and len(parts) > 1:
+        cells, usable = residuals(own.priors, taps, predicted)
         number[usable] = nearest_part(own.floor, parts, cells)
+        number[~usable] = -1
     leans = []
     for place, (part, reference) in enumerate(zip(parts, references.own, strict=True)):
         if part.reference is None:

@@ -20,7 +20,7 @@ from tests.support.shards import Night, start
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     heard: list[str] = []
     monkeypatch.setattr(module, "warn", heard.append)
-    monkeypatch.setattr(module, "create_features", lambda *_, **__: None)
+    monkeypatch.setattr(module, "prepare_features", lambda *_, **__: None)
 
     def nothing(*_: object, **__: object) -> Iterator[None]:
         return iter(())
