@@ -186,7 +186,7 @@ def _outcome(loaded: Loaded, image_id: bytes) -> str:
 
 
 class _Seen(NamedTuple):
-    """What is seen of k images: logits (V, k, C) and scores (V, k) of their turns and flips.
+    """Hold what a second look sees of k images: logits (V, k, C) and scores (V, k) of their views.
 
     ``filtered`` (k, F, C) are logits under the filters.
     """

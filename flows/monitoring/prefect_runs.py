@@ -25,7 +25,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 RUN_NAME = "flow_run_name"  # an attribute of a decorated function
-# What can name a server: variables, and files in the working folder beside Prefect's profiles.
+# Variables that can name a server; files of the working folder and Prefect's profiles can, too.
 NAMING = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 
 

@@ -73,7 +73,7 @@ def _ended(least: Light, night: Any) -> Any:
 
 
 def is_lost(night: Night) -> bool:
-    """Return whether so many images of a night failed that it is worth nothing."""
+    """Return whether a night is lost: too many of its images failed."""
     return not night.scored or 1 - night.scored / night.images >= FAILED_RED
 
 

@@ -208,7 +208,7 @@ def _accepted(store: Store, batch: Batch) -> Mask:
     path = report_path(batch.name, batch.batch_date)
     rows = read_table(store, *path, columns=["verdict", "slide_id"])
     slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)).to_pylist()
-    # Reports of before 0.4 do not say which slides are implausible.
+    # Reports written before 0.4 do not say which slides are implausible.
     far = {row["slide_id"] for row in slides if row["shifted"] or row.get("implausible")}
     verdicts, names = rows["verdict"].to_pylist(), rows["slide_id"].to_pylist()
     return np.asarray(

@@ -95,7 +95,7 @@ def _published(store: Store, model: ModelCard) -> Iterator[tuple[Batch, Seal]]:
 def _beyond(store: Store, card: ModelCard, after: ClassStatistics) -> str:
     """Count the newest night's cells beyond what was fitted: now, and with a file's statistics.
 
-    The calibration is the present one, for the new one is made after the file is accepted.
+    The calibration is the present one: the new one is made after the file is accepted.
     """
     detectors = list_detectors(store, on_damage=lambda _: None)
     detector = [each for each in detectors if each.model_digest == card.digest][-1]

@@ -97,9 +97,9 @@ KNOWS_WITNESSES = 5  # the schema version from which on two witnesses were looke
 class WitnessCard(Part):
     """Describe two witnesses of a diagnosis, by cells that neither has seen.
 
-    ``taps`` make the discriminant. Of ``cells``, which are of so many ``slides`` or patients, the
-    share ``disagreeing`` is taken for parasitized by one witness alone; of the wrong diagnoses it
-    is ``errors_disagreeing``, None where none is wrong.
+    ``taps`` make the discriminant. ``cells`` and ``slides`` (or patients) count what calibrated it.
+    One witness alone takes the share ``disagreeing`` of the cells for parasitized, and the share
+    ``errors_disagreeing`` of the wrong diagnoses; None where none is wrong.
     """
 
     taps: list[str]

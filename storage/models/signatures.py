@@ -109,7 +109,7 @@ def _signing_key(armoured: bytes, content: bytes) -> bytes:
 
 
 def _strings(blob: bytes, count: int) -> list[bytes]:
-    """Divide bytes into so many strings, of which each has its length before it in 4 bytes."""
+    """Divide bytes into ``count`` strings, each preceded by its length in 4 bytes."""
     found, at = [], 0
     for _ in range(count):
         size = int.from_bytes(blob[at : at + 4], "big")

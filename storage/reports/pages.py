@@ -1,7 +1,7 @@
 """Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights.
 
 The last line of a page is a comment with the sha256 of all before it, by which `verify` finds a
-page that was cut short or changed. Pages of before 0.4 have none.
+page that was cut short or changed. Pages written before 0.4 have none.
 """
 
 import re

@@ -89,7 +89,7 @@ def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> Score
         part: of a set, n images.
         fitted: the compared detectors.
         temperature: of the network.
-        leans: (n,) of the slides of the images, for a second witness.
+        leans: (n,) of the slides of the images, which a second witness needs.
     """
     forms = {
         form: _scored(part, evidence, fitted, temperature, leans)

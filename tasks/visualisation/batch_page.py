@@ -105,7 +105,7 @@ class BatchView:
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
-    None in batches of before 0.3; ``called`` are the cells behind their calls.
+    None in batches screened before 0.3; ``called`` are the cells behind their calls.
     """
 
     row: BatchSummary

@@ -12,7 +12,7 @@ from tasks.reading.patients import Answer, together
 
 
 class ToldFigure(BaseModel):
-    """A figure of the readings, with its 95% interval where it has one, of so many cells.
+    """A figure of the readings, with its 95% interval where it has one, and how many cells.
 
     ``unit`` is "patients" where it is of these.
     """

@@ -33,8 +33,8 @@ class OutOfFold:
     """Hold diagnoses of images (n,) by folds: heads of digests, sorted, and log-odds.
 
     ``log_odds`` (n,) are those of all witnesses, ``network`` those of the network alone, and
-    ``statistics`` the scores of the discriminant, NaN in tables of before 0.4. ``patients`` (n,)
-    are theirs, None where an image names none; ``parasitized`` (n,) are labels.
+    ``statistics`` the scores of the discriminant, NaN in tables written before 0.4. ``patients``
+    (n,) are theirs, None where an image names none; ``parasitized`` (n,) are labels.
     """
 
     heads: NDArray[np.bytes_]

@@ -95,7 +95,7 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
 def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
     """List the slides of a batch in order; cells that name none come in runs of a shard's size."""
     table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    # Numbers, for a text of each image would take a hundred bytes.
+    # As numbers: the text of an image would take a hundred bytes.
     numbered = [
         table[name].dictionary_encode(null_encoding="encode") for name in table.column_names
     ]

@@ -47,10 +47,10 @@ OVERRULE = "if that is wrong, say --as cells, fields or slides"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person says of the sources of a batch.
+    """Hold what a person says of the sources of a batch.
 
     ``root`` is the folder below which their names tell slides apart, by default that of the images.
-    ``limit`` takes only so many files.
+    ``limit`` is the most files to take.
     """
 
     images: str | list[str]
@@ -63,7 +63,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a batch is screened from: its sources, or the manifest of cells cut out of them.
+    """Hold what a batch is screened from: its sources, or the manifest of cells cut out of them.
 
     ``listed`` are its images where they were listed just now; ``sorts`` counts the sources by sort,
     and is empty where all are single cells.
@@ -183,7 +183,7 @@ def _look(
     chosen = to_try(seen)
     tried: dict[int, int | None] = {}
     if chosen:
-        # On workers, for a stranger's file may kill who decodes it.
+        # On workers: a stranger's file may kill the process that decodes it.
         client = work.enter_context(open_client(settings))
         pictures = [uris[row] for row in chosen]
         jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
@@ -240,7 +240,7 @@ def _refuse_others(
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
-    """Raise StoreError where a batch goes on, and its sources are to be something else."""
+    """Raise StoreError where a resumed batch is given other sources."""
     if now not in (None, before):
         were = f"as {before}" if before else "for what they look like"
         raise StoreError(

@@ -1,1 +1,1 @@
-"""What slides are like: how they differ, what is a smear, and what a cell is compared with."""
+"""Describe slides: how they differ, which are smears, and what a cell is compared with."""

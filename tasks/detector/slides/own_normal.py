@@ -66,7 +66,7 @@ class OwnCalibration:
 class OwnNormal:
     """Hold what scoring cells by their slide needs: what is known before, by tap, and p-values.
 
-    ``floor`` says what a smear can be; None in detectors of before 0.4, by which any slide is one.
+    ``floor`` says what a smear can be; detectors made before 0.4 have none, and any slide passes.
     """
 
     priors: dict[str, Prior]

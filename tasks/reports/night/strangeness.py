@@ -14,7 +14,8 @@ IMPLAUSIBLE_RED = 0.05
 SHIFTED_AMBER = 0.1
 # Most of a night of fitted laboratories lies within what was fitted.
 UNKNOWN_LABORATORY = 0.5
-# Of so many patients or more: then hardly anybody has got an answer. A few may be so by chance.
+# Share of the patients, and the least number of them, that make a night red: hardly anybody has
+# an answer then. A few may be unreadable by chance.
 UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
 
 WITHOUT_LIMITS = (
