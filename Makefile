@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## Run the tests that finish in minutes
 	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m 'not benchmark and not experiment'
+	$(BIN)/python -m pytest -m 'not benchmark and not experiment' --hypothesis-profile new-examples
 
 check: $(INSTALLED)  ## Check format, lint, import directions and types
 	$(BIN)/ruff format --check .

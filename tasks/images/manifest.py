@@ -53,7 +53,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
     if not {"uri", "source_uri"} & set(table.column_names):
         raise SourceError(
             f"{source} has no column 'uri' and no 'source_uri'; it has: "
-            f"{', '.join(table.column_names)}"
+            f"{' '.join(', '.join(table.column_names).split())}"
         )
     columns = []
     for field in SCHEMA:

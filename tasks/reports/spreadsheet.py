@@ -68,8 +68,8 @@ def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str
     """Read columns, and rows with the number of the line on which each begins.
 
     What spreadsheets do to a file is undone: a byte order mark, UTF-16, semicolons or tabs for
-    commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals in the header. So is
-    the apostrophe that `cell` put in front.
+    commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals and line ends in the
+    header. So is the apostrophe that `cell` put in front.
 
     Raises:
         SpreadsheetError: it is no text, or a row has more cells than the header (from the rows).
@@ -82,7 +82,10 @@ def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str
         raise SpreadsheetError("it is empty")
     separator = max(SEPARATORS, key=lines[0].count)
     reader = csv.reader(lines, delimiter=separator)
-    columns = [name.strip().lower() for name in next(reader)]
+    try:
+        columns = [" ".join(name.split()).lower() for name in next(reader)]
+    except csv.Error as error:
+        raise SpreadsheetError(f"line {skipped + 1}: {error}") from None
 
     def rows() -> Iterator[tuple[int, Mapping[str, str]]]:
         while True:

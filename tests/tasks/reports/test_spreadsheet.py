@@ -81,6 +81,7 @@ def test_no_cell_of_any_file_is_a_formula_and_none_is_lost(
         b"id,verdict,,\nx,y z,,\n",
         "id,verdict\nx,y z\n".encode("utf-16"),
         b"id,verdict\rx,y z\r",
+        b'id,verdict,"a\nb"\nx,y z,\n',
     ],
 )
 def test_what_spreadsheets_do_to_a_file_is_undone(content: bytes) -> None:
@@ -91,6 +92,10 @@ def test_what_spreadsheets_do_to_a_file_is_undone(content: bytes) -> None:
 def test_lines_are_counted_as_an_editor_counts_them() -> None:
     content = b'\nid,note\na,"two\nlines"\n\nb,\n'
     assert [(line, row["id"]) for line, row in rows_of(content)] == [(3, "a"), (6, "b")]
+
+
+def test_the_name_of_a_column_is_one_line() -> None:
+    assert read_csv(b'id,"a \r\n b"\n')[0] == ["id", "a b"]
 
 
 def test_a_short_row_has_empty_cells() -> None:
@@ -108,6 +113,7 @@ def test_the_apostrophe_that_was_put_in_front_is_taken_away() -> None:
         (b"", "empty"),
         (b"\n ,\n", "empty"),
         (b"id,note\nx,a,b\n", "line 2 has more cells"),
+        (b'id,"note\n' + b"x" * 200_000, "line 1: field larger"),
         (b"\xff\xd8\xff\xe0", "not UTF-8"),
         ("id\nMüller\n".encode("latin-1"), "CSV UTF-8"),
     ],
