@@ -32,8 +32,8 @@ from flows.jobs.scoring.cells import score_part
 from flows.jobs.scoring.night import describe_night
 from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
 from flows.jobs.scoring.rows import finished_rows
+from flows.jobs.second_look import LookJob, look_twice, most_doubtful
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
-from flows.looks.jobs import LookJob, look_twice, most_doubtful
 from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.cluster.client import open_client
-from flows.counting.errors import errors_of_version
 from flows.fit import FitOutcome, fitted_outcome
 from flows.jobs.fitting.statistics import RowsJob, rows_statistics
+from flows.jobs.sites import Added
 from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import SiteExport, SiteImport
@@ -20,10 +20,10 @@ from flows.sites.incoming import (
     local_statistics,
     merged_parts,
 )
-from flows.sites.jobs import Added
 from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.outcome import Offer, SiteOutcome, site_outcome
 from flows.sites.versions import screened_at, site_lease
+from flows.stages.counting.errors import errors_of_version
 from flows.stages.statistics import (
     ROWS_A_JOB,
     refuse_damage,

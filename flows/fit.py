@@ -6,14 +6,7 @@ from collections.abc import Iterator
 from distributed import Client
 
 from flows.cluster.client import open_client
-from flows.counting.errors import (
-    errors_of_batch,
-    errors_of_rows,
-    errors_of_version,
-    without_repeated_errors,
-)
 from flows.jobs.shard import ShardJob, ShardResult
-from flows.looks.calibration import ordinary_stability
 from flows.monitoring.console import warn
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import flow
@@ -21,11 +14,18 @@ from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
+from flows.second_look.calibration import ordinary_stability
 from flows.settings import Settings
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.versions import retract_night, retract_site
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.calibration import CalibrationError, calibrate_detector
+from flows.stages.counting.errors import (
+    errors_of_batch,
+    errors_of_rows,
+    errors_of_version,
+    without_repeated_errors,
+)
 from flows.stages.statistics import (
     add_what_is_new,
     as_before,
@@ -58,7 +58,7 @@ from tasks.detector.moments import (
     merge_tree,
     retract_statistics,
 )
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 
 
 class FitOutcome(Outcome):

@@ -35,7 +35,7 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import detector_at
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS
+from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 

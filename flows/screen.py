@@ -9,7 +9,6 @@ from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
-from flows.looks.screening import look_at_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.prefect_runs import flow, task
@@ -18,6 +17,7 @@ from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen, SlideIs, TakenAs
 from flows.outcome import Outcome, counted, table
+from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from flows.options.described import UsageError, without_secret
-from tasks.images.addresses import redact
+from tasks.images.access.addresses import redact
 from tasks.limits import (
     DETECTABLE_PERCENT,
     NEGATIVE_PERCENT,

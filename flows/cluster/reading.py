@@ -4,7 +4,7 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
-from tasks.patience import wait_at_most
+from tasks.images.access.patience import wait_at_most
 
 
 class ReadLimit(WorkerPlugin):

@@ -31,7 +31,7 @@ from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
 from flows.outcome import Outcome
 from flows.settings import Settings, leaves, origin, settings_file
-from tasks.patience import wait_at_most
+from tasks.images.access.patience import wait_at_most
 
 MISSPELT = 2
 NEEDS_A_PERSON = 3

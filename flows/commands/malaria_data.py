@@ -11,7 +11,7 @@ from flows.options.described import described
 from flows.options.tools import Malaria
 from flows.outcome import Outcome
 from flows.settings import Settings
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 
 URL = "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip"

@@ -12,8 +12,8 @@ from storage.models.classifiers import ModelCard
 from storage.parquet import iterate_groups
 from storage.reports.tables import report_path
 from storage.store import Store
+from tasks.images.access.files import ChangedError
 from tasks.images.decoding import BadImageError
-from tasks.images.files import ChangedError
 from tasks.images.regions import (
     ImageRef,
     Region,

@@ -25,8 +25,8 @@ from storage.batches.segmentations import (
     write_quarantine,
 )
 from storage.store import Store
+from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of
-from tasks.images.files import digest_of_file, read_bytes, stamp
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of
 from tasks.images.slides import is_slide, open_slide

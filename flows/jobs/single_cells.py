@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from flows.jobs.worker import settle_finder
+from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb
-from tasks.images.files import read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,8 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.store import Store
 from tasks.detector.explanation import Explanation, explain
+from tasks.images.access.files import ChangedError
 from tasks.images.decoding import BadImageError, resize
-from tasks.images.files import ChangedError
 from tasks.images.regions import ImageRef, find_unchanged
 from tasks.visualisation.thumbnails import Exhibit, make_exhibit, thumbnail
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import is_json, log
 from flows.outcome import printable
-from tasks.images.addresses import redact
+from tasks.images.access.addresses import redact
 
 # All that is said on standard error beside errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)

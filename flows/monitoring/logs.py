@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from flows.outcome import printable
-from tasks.images.addresses import redact
+from tasks.images.access.addresses import redact
 
 LogFormat = Literal["text", "json"]
 

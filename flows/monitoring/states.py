@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from flows.monitoring.prefect_runs import in_prefect_run
 from flows.outcome import printable
 from tasks.counting.call import Call
-from tasks.images.addresses import redact
+from tasks.images.access.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
 

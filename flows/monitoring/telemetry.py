@@ -21,7 +21,7 @@ from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store
-from tasks.patience import wait_at_most
+from tasks.images.access.patience import wait_at_most
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result", bound=Outcome)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticUndefined
 
-from tasks.images.addresses import holds_secret, redact
+from tasks.images.access.addresses import holds_secret, redact
 
 SETTINGS = "settings"  # the parameter of every command that is no option of its own
 POSITIONAL = "positional"  # marks an option that is given without its name

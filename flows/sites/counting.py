@@ -17,12 +17,12 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.counting.threshold import load_error_rates
 from flows.jobs.fitting.unseen import key_of
 from flows.jobs.scoring.cells import ScoreJob, scored_rows
 from flows.jobs.scoring.plan import Part, plan_parts
 from flows.sites.versions import SiteError
-from flows.stages.jobs import run_jobs
+from flows.stages.counting.threshold import load_error_rates
+from flows.stages.running import run_jobs
 from flows.stages.scoring import plan_jobs
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard

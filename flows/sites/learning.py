@@ -4,13 +4,13 @@ import numpy as np
 from distributed import Client
 
 from flows.jobs.scoring.night import NightJob, learned_night
-from flows.monitoring.console import warn
-from flows.sites.jobs import (
+from flows.jobs.sites import (
     Added,
     SlidesJob,
     site_statistics,
     slides_statistics,
 )
+from flows.monitoring.console import warn
 from flows.sites.repeats import not_repeated
 from flows.sites.versions import (
     SiteError,
@@ -21,7 +21,7 @@ from flows.sites.versions import (
     site_lease,
     slides_in_parts,
 )
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch

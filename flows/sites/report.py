@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.counting.threshold import load_error_rates
 from flows.jobs.scoring.features import Features
 from flows.jobs.versions import OF_A_PAGE, exact
 from flows.monitoring.console import warn
 from flows.sites.versions import Other, Version, population
+from flows.stages.counting.threshold import load_error_rates
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard

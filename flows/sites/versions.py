@@ -8,19 +8,19 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.counting.threshold import COUNTING, site_counting
 from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
-from flows.monitoring.console import tell, warn
-from flows.sites.jobs import (
+from flows.jobs.sites import (
     EvidenceJob,
     Judged,
     judge_slides,
     site_errors,
     site_statistics,
 )
-from flows.stages.jobs import run_jobs
+from flows.monitoring.console import tell, warn
+from flows.stages.counting.threshold import COUNTING, site_counting
+from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import list_seals, site_name
 from storage.batches.manifests import Batch, list_batches, load_batch

@@ -19,7 +19,7 @@ from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.batches.features import read_block
 from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (

@@ -6,8 +6,6 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
-from flows.counting.errors import ERRORS, kept_errors
-from flows.counting.threshold import COUNTING, counting_of
 from flows.jobs.fitting.statistics import (
     IMAGE_FOLDS,
     GroupJob,
@@ -17,8 +15,10 @@ from flows.jobs.fitting.statistics import (
 )
 from flows.monitoring.console import warn
 from flows.settings import Settings
+from flows.stages.counting.errors import ERRORS, kept_errors
+from flows.stages.counting.threshold import COUNTING, counting_of
 from flows.stages.floor import SLIDES, fitted_floor
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from flows.stages.witnesses import fitted_witnesses
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.counting.composed import composed_slides
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation.treated import (
     FalseAlarmJob,
@@ -24,13 +23,14 @@ from flows.jobs.evaluation.treated import (
 )
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.jobs import run_jobs
+from flows.stages.counting.composed import composed_slides
 from flows.stages.planted import (
     PLANTED_LEVELS,
     is_healthy,
     planted_metrics,
     some_of,
 )
+from flows.stages.running import run_jobs
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
@@ -49,7 +49,7 @@ from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.evaluation.treatments.attacks import find_attack
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import NetworkSpec

@@ -7,7 +7,7 @@ from distributed import Client
 
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages.batch import images_of
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows

@@ -25,8 +25,8 @@ from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import find_refs
-from flows.stages.jobs import run_jobs
 from flows.stages.publish import batch_report, nights_before
+from flows.stages.running import run_jobs
 from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import segmentation_for, sources_of

@@ -17,7 +17,7 @@ from flows.jobs.evaluation.planted import (
 from flows.jobs.evaluation.treated import PartJob, Run, load_detector
 from flows.monitoring.console import tell, warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from flows.counting.threshold import load_error_rates, load_site_rates
 from flows.jobs.detectors import adaptation_at, load_fitted_detector
 from flows.jobs.scoring.cells import provenance_of
 from flows.jobs.scoring.rows import finished_rows
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.settings import Settings
+from flows.stages.counting.threshold import load_error_rates, load_site_rates
 from storage.batches.ledger import (
     Seal,
     discard_scores,

@@ -9,7 +9,7 @@ from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.night import describe_night
 from flows.jobs.scoring.plan import Part, night_job, plan_parts, score_jobs
 from flows.monitoring.prefect_runs import task
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.batches.ledger import complete_scores, screening_key, screening_start
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard

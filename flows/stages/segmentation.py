@@ -18,7 +18,7 @@ from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     FIELDS,
@@ -46,8 +46,8 @@ from storage.batches.segmentations import (
 )
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
-from tasks.images.files import asked, filesystem
+from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
+from tasks.images.access.files import asked, filesystem
 from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA

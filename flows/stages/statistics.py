@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.counting.errors import ERRORS, errors_of_version, kept_errors
 from flows.jobs.fitting.statistics import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
-from flows.stages.jobs import run_jobs
+from flows.stages.counting.errors import ERRORS, errors_of_version, kept_errors
+from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
@@ -32,7 +32,7 @@ from storage.reports.reviews import fitted_from, reviewed_batch
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_tree
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import named
 from tasks.types import nested
 

@@ -7,7 +7,7 @@ from distributed import Client
 from flows.jobs.fitting.statistics import slides_of_version
 from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.witnesses import Evidence, WitnessJob, unseen_evidence
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed, grouped, held_out_rows
 from storage.models.detectors import WitnessCard

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from tasks.images.access.patience import TimedOutError
 from tasks.images.formats.png import decode_plain
-from tasks.patience import TimedOutError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000

@@ -1,7 +1,7 @@
 """List the images of folders, files, globs, archives and manifests on any fsspec filesystem.
 
 Whatever the source, the outcome is the same table: one row for each image, with a URL under which
-any worker reads its bytes (`tasks.images.files`).
+any worker reads its bytes (`tasks.images.access.files`).
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.images.addresses import (
+from tasks.images.access.addresses import (
     ARCHIVES,
     EXTENSIONS,
     GLOB,
@@ -25,8 +25,8 @@ from tasks.images.addresses import (
     in_archive,
     split_link,
 )
-from tasks.images.files import SourceError, asked, filesystem, list_members
-from tasks.images.folders import Listed, list_files
+from tasks.images.access.files import SourceError, asked, filesystem, list_members
+from tasks.images.access.folders import Listed, list_files
 from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from tasks.images.addresses import SCHEMES, foreign_scheme, holds_secret, redact
-from tasks.images.files import SourceError, asked, filesystem
+from tasks.images.access.addresses import SCHEMES, foreign_scheme, holds_secret, redact
+from tasks.images.access.files import SourceError, asked, filesystem
 from tasks.images.regions import Region, address_of
 
 SCHEMA = pa.schema(

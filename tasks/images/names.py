@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from tasks.images.addresses import in_archive, path_of
+from tasks.images.access.addresses import in_archive, path_of
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:

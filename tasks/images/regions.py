@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
 from tasks.images.crops import Points, cut_out
 from tasks.images.decoding import (
     REASONS,
@@ -27,7 +28,6 @@ from tasks.images.decoding import (
     not_a_cell,
     resize,
 )
-from tasks.images.files import ChangedError, digest_of_file, lately_stamped, read_bytes
 from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
 

@@ -9,14 +9,22 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from tasks.images.addresses import DICOM, LOCAL, TIFF, VENDORS, ZARR, extension_of, in_archive
+from tasks.images.access.addresses import (
+    DICOM,
+    LOCAL,
+    TIFF,
+    VENDORS,
+    ZARR,
+    extension_of,
+    in_archive,
+)
+from tasks.images.access.files import asked, filesystem, known_stamp
+from tasks.images.access.patience import TimedOutError
 from tasks.images.decoding import BadImageError
-from tasks.images.files import asked, filesystem, known_stamp
 from tasks.images.formats.kept import KeptRanges
 from tasks.images.formats.ome_zarr import open_ome_zarr
 from tasks.images.formats.tiff import is_tiled_or_large, open_tiff
 from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
-from tasks.patience import TimedOutError
 
 
 class Slide(Protocol):

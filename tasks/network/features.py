@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images.addresses import in_archive
+from tasks.images.access.addresses import in_archive
+from tasks.images.access.files import is_far
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
-from tasks.images.files import is_far
 from tasks.images.regions import ImageRef, find, refuse_slide
 
 if TYPE_CHECKING:

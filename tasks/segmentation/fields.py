@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tasks.images.access.files import SourceError, stamp
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError, stamp
 from tasks.images.geometry import Box, box_around, rescaled
 from tasks.images.regions import Region, address_of, digest_at, read_region
 from tasks.images.slides import Slide, open_slide

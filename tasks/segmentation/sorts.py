@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from tasks.images.addresses import SLIDE_EXTENSIONS, extension_of
+from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
+from tasks.images.access.files import read_bytes, read_head
 from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL
-from tasks.images.files import read_bytes, read_head
 from tasks.images.slides import is_slide
 from tasks.segmentation.many_cells import SEVERAL
 

@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.images.addresses import path_of
+from tasks.images.access.addresses import path_of
 from tasks.visualisation import charts
 
 TEMPLATES = Path(__file__).parent / "templates"

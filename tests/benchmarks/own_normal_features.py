@@ -23,8 +23,8 @@ from flows.jobs.networks import load_inference
 from storage.models.classifiers import find_card
 from storage.store import Store
 from tasks.evaluation.treatments.corruptions import corrupt
+from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb, resize
-from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
 from tasks.network.inference import Inference

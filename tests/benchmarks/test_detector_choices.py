@@ -35,8 +35,8 @@ from tasks.detector.moments import Moments, merge, moments, retract
 from tasks.evaluation.baselines import unit
 from tasks.evaluation.metrics import accuracy, auroc
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS, corrupt
+from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb, resize
-from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
 from tasks.network.augmentation import MILD, Augmentation
 from tasks.network.backbones import build, network_spec

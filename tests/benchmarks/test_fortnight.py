@@ -25,8 +25,8 @@ from flows.settings import Settings
 from flows.train import train
 from storage.reports.tables import read_batches_before
 from storage.store import Store
+from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb
-from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
 from tasks.network.training import TrainingPlan
 from tests.support.measuring import QUICK, Record

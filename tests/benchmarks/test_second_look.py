@@ -10,8 +10,8 @@ from flows.jobs.networks import load_inference
 from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.shard import ShardJob, run_shard
-from flows.looks import screening
-from flows.looks.screening import look_at_doubtful
+from flows.second_look import screening
+from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from storage.batches.features import create_features
 from storage.models.classifiers import load_card

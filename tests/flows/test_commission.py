@@ -13,16 +13,16 @@ from scipy.special import logit
 
 from flows.commands.status import status, verify
 from flows.commission import commission
-from flows.counting.threshold import load_site_rates
 from flows.evaluate import evaluate
 from flows.federation import export, import_file
 from flows.fit import fit, retract
+from flows.jobs.sites import Added
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites.jobs import Added
 from flows.sites.outcome import Offer, SiteOutcome
 from flows.sites.versions import SiteError
 from flows.stages import planted as planted_stage
+from flows.stages.counting.threshold import load_site_rates
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card

@@ -24,7 +24,7 @@ from storage.reports.tables import report_path
 from storage.store import Store, StoreError
 from tasks.evaluation.baselines import BOTH, SCORES, STABILITY
 from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.synthetic.cells import write_collection, write_night
 
 ATTACKS = ["fgsm", "bim", "adaptive"]

@@ -22,7 +22,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.detector.detector import Detector
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_slide, coarser
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import CELLS, copied
 

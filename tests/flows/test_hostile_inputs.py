@@ -25,14 +25,14 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.reports.readings import Reading
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.classifier import NetworkError, NetworkSpec
 from tasks.network.features import load_image
-from tasks.reading.reviews import VerdictError
+from tasks.readers.reviews import VerdictError
 from tests.support.crafted import bytes_of
 from tests.support.hostile import changed_document
 from tests.support.photographs import CELLS, screened_photograph

@@ -15,7 +15,7 @@ from storage.models.classifiers import list_models, load_card
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tests.support.fitted import CELLS, PATIENTS, copied
 
 

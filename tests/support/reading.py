@@ -26,8 +26,8 @@ from storage.reports.tables import (
     report_path,
 )
 from storage.store import Store, digest_of
+from tasks.images.access.files import digest_of_file
 from tasks.images.decoding import DECODING
-from tasks.images.files import digest_of_file
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of, find, image_refs
 

@@ -31,8 +31,8 @@ from flows.sites.versions import retract_site
 from storage.models.sites import list_sites
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError
-from tasks.images.files import SourceError
-from tasks.reading.reviews import VerdictError
+from tasks.images.access.files import SourceError
+from tasks.readers.reviews import VerdictError
 from tests.support.crafted import crafted
 from tests.support.exchanges import SITES, Exchange, contents, doings, exchange_in, named
 from tests.support.faults.counts import Counts

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.images.access.files import read_bytes
 from tasks.images.decoding import FORMATS, REASONS
-from tasks.images.files import read_bytes
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.features import load_image

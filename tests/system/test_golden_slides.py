@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.sites.jobs import Added
+from flows.jobs.sites import Added
 from storage.batches.features import decoded_by
 from storage.batches.ledger import (
     is_announced,

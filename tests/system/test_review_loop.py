@@ -21,8 +21,8 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.models.statistics import latest_statistics
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError, digest_of
-from tasks.images.files import SourceError
-from tasks.reading.reviews import VerdictError
+from tasks.images.access.files import SourceError
+from tasks.readers.reviews import VerdictError
 from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
 from tests.support.fitted import copied
 from tests.support.models import CLASSES, HELD_OUT

@@ -17,8 +17,8 @@ from storage.batches.manifests import Batch, read_manifest
 from storage.parquet import read_table
 from storage.reports.tables import FIELDS, published_batch, report_path, rows_by_shard
 from storage.store import Store, StoreError
-from tasks.images.addresses import path_of
-from tasks.images.files import SourceError
+from tasks.images.access.addresses import path_of
+from tasks.images.access.files import SourceError
 from tasks.visualisation.geojson.write import feature_collection
 
 Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines

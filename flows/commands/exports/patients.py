@@ -19,10 +19,10 @@ from storage.reports.readings import find_sample
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
 from tasks.counting.call import Call
+from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError
 from tasks.images.regions import find_unchanged, image_refs
-from tasks.reading.patients import Answer
+from tasks.readers.patients import Answer
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.answers import patient_name
 from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table

@@ -25,13 +25,13 @@ from flows.commands.review.session import Session
 from flows.monitoring.console import warn
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
+from tasks.images.access.files import SourceError
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError
 from tasks.limits import NEGATIVE_PERCENT
-from tasks.reading.agreement import differing
-from tasks.reading.patients import MOST_READ, Suspect
-from tasks.reading.reviews import KEYS, VerdictError
+from tasks.readers.agreement import differing
+from tasks.readers.patients import MOST_READ, Suspect
+from tasks.readers.reviews import KEYS, VerdictError
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment
 

@@ -32,9 +32,9 @@ from storage.reports.reviews import latest_review
 from storage.reports.tables import SLIDES, published_batch, report_path
 from storage.store import Store
 from tasks.detector.verdict import format_reasons
+from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError, read_bytes
-from tasks.reading.reviews import (
+from tasks.readers.reviews import (
     FROM_PERSON,
     FROM_REPORT,
     VerdictError,

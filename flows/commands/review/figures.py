@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session
 from tasks.counting.words import percent_text, range_text
-from tasks.reading.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.reading.patients import Answer, together
+from tasks.readers.agreement import Figure, consensus, discordant, kappa, sensitivity
+from tasks.readers.patients import Answer, together
 
 
 class ToldFigure(BaseModel):

@@ -31,11 +31,11 @@ from storage.models.classifiers import ModelCard, find_card, load_card
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError
 from tasks.evaluation.cross_validation import metrics_by_stain
+from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError, read_bytes
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
-from tasks.reading.reviews import (
+from tasks.readers.reviews import (
     FROM_PERSON,
     VerdictError,
     check_verdicts,

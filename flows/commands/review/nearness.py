@@ -18,7 +18,7 @@ from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector
 from tasks.images.regions import ImageRef, image_refs
-from tasks.reading.likeness import Likeness, Points, learn_likeness, nearest
+from tasks.readers.likeness import Likeness, Points, learn_likeness, nearest
 
 SHOWN = 36  # cells on a page
 SAMPLED = 16  # shards that tell in what cells differ

@@ -13,9 +13,9 @@ from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store
-from tasks.images.files import SourceError, filesystem, read_bytes
+from tasks.images.access.files import SourceError, filesystem, read_bytes
 from tasks.images.manifest import SCHEMA
-from tasks.reading.reviews import OTHER, UNSURE, WHITE, Line, VerdictError
+from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, VerdictError
 from tasks.visualisation.geojson.changes import Changes, Row, Written, find_changes
 from tasks.visualisation.geojson.read import Drawn, read_objects, refuse_large
 from tasks.visualisation.geojson.write import field_identity, object_id

@@ -28,9 +28,9 @@ from storage.reports.readings import (
 )
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.reading.agreement import consensus, discordant
-from tasks.reading.reviews import OTHER, UNSURE, WHITE, Line, sayable
-from tasks.reading.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
+from tasks.readers.agreement import consensus, discordant
+from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, sayable
+from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
 
 BESIDE = 8  # other cells of the slide
 

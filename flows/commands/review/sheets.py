@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
-from tasks.reading.reviews import image_name
+from tasks.readers.reviews import image_name
 from tasks.reports.spreadsheet import csv_lines
 
 SHEET, PICTURES = "review.csv", "images"

@@ -55,8 +55,8 @@ from tasks.evaluation.treatments.attacks import (
     round_to_8_bits,
 )
 from tasks.evaluation.treatments.corruptions import corrupt
+from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
-from tasks.images.files import SourceError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage

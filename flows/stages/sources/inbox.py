@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from storage.batches.nights import Night, read_taken
 from storage.store import Store
-from tasks.images.addresses import EXTENSIONS, as_text, in_archive
-from tasks.images.files import SourceError
-from tasks.images.folders import Listed, list_files
+from tasks.images.access.addresses import EXTENSIONS, as_text, in_archive
+from tasks.images.access.files import SourceError
+from tasks.images.access.folders import Listed, list_files
 from tasks.images.listing import list_images
 
 

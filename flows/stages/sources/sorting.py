@@ -16,7 +16,7 @@ from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import refuse_among_others
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.manifests import Batch, find_batch, key_of
 from storage.batches.segmentations import (
@@ -32,7 +32,7 @@ from storage.batches.segmentations import (
 )
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError
-from tasks.images.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
+from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
 from tasks.images.listing import as_given, list_images, named
 from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flows.jobs.single_cells import refuse_photograph
 from flows.monitoring.console import warn
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
 from tasks.network.features import load_images

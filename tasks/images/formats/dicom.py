@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 from pydicom import dcmread
 
-from tasks.images.addresses import DICOM, extension_of, in_archive
-from tasks.images.files import asked, filesystem
+from tasks.images.access.addresses import DICOM, extension_of, in_archive
+from tasks.images.access.files import asked, filesystem
 
 _READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 _ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures beside the levels

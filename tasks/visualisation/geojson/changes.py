@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.images.geometry import Box, box_around
 from tasks.images.regions import Region, address_of
-from tasks.reading.reviews import KEYS, WHITE, refuse, sayable
+from tasks.readers.reviews import KEYS, WHITE, refuse, sayable
 from tasks.reports.columns import PARASITIZED
 from tasks.segmentation.separation import with_rim
 from tasks.types import CellKind

@@ -25,7 +25,7 @@ from flows.cluster.executor import run_in_order
 from flows.commands.certificates import certificates
 from flows.jobs import versions
 from flows.settings import Settings
-from tasks.patience import TimedOutError, answered
+from tasks.images.access.patience import TimedOutError, answered
 from tests.support.strangers import knock
 
 ANOTHER = "tcp://10.0.0.1:8786"

@@ -4,7 +4,7 @@ import pytest
 
 from flows.commands.demo import ORDINARY, demo
 from flows.settings import Settings
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 
 
 @pytest.mark.slow

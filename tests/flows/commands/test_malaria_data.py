@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands.malaria_data import NAME, malaria
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.synthetic.cells import write_collection
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.images.addresses import DICOM
+from tasks.images.access.addresses import DICOM
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.dicom import one_file_a_slide, read_header
 from tasks.images.listing import list_images

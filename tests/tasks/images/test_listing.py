@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from tasks.images.files import SourceError, read_bytes
+from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import parse_name

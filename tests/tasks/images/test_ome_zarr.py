@@ -12,8 +12,8 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.images.access.files import digest_of_file, stamp
 from tasks.images.decoding import BadImageError
-from tasks.images.files import digest_of_file, stamp
 from tasks.images.listing import list_images
 from tasks.images.slides import is_slide, open_slide
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tifffile import TiffWriter, imwrite
 
+from tasks.images.access.files import ChangedError, SourceError, digest_of_file, stamp
 from tasks.images.decoding import LARGEST_CELL, BadImageError
-from tasks.images.files import ChangedError, SourceError, digest_of_file, stamp
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import (
@@ -103,7 +103,7 @@ def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograp
 def test_a_source_that_was_replaced_makes_another_image(
     photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.images.files.LOOK", 1e-9)
+    monkeypatch.setattr("tasks.images.access.files.LOOK", 1e-9)
     uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
     ref = ref_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
     before = find(ref)

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.segmentation.cells import Cells
 from tasks.segmentation.fields import (
     _found_like_others,

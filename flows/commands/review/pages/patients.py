@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from flows.commands.review.pages.suspects import Suspects
 from tasks.counting.words import percent_text, range_text
-from tasks.reading.patients import Confirmation, Suspect
+from tasks.readers.patients import Confirmation, Suspect
 from tasks.visualisation.answers import answer_of
 
 Show = Callable[..., Response]

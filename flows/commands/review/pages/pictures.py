@@ -14,8 +14,8 @@ from starlette.routing import Route
 from flows.commands.review.session import Session
 from flows.jobs.thumbnails import ExhibitJob, make_exhibits
 from storage.models.detectors import DetectorCard
+from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
 from tasks.visualisation.overlay import COLOURS
 from tasks.visualisation.page import VIEWER

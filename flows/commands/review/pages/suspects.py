@@ -9,15 +9,15 @@ import pyarrow as pa
 
 from flows.commands.review.imports import report_rows
 from flows.commands.review.session import Session
-from flows.counting.threshold import load_error_rates, load_site_rates
+from flows.stages.counting.threshold import load_error_rates, load_site_rates
 from storage.models.detectors import DetectorCard
 from storage.models.sites import load_site_of
 from storage.parquet import read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from tasks.counting.call import Call
 from tasks.counting.limits import ErrorRates
-from tasks.reading.agreement import consensus
-from tasks.reading.patients import MOST_READ, Confirmation, Suspect, confirm
+from tasks.readers.agreement import consensus
+from tasks.readers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.reports.called_cells import (
     COLUMNS,
     FIRST,

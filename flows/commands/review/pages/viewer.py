@@ -16,11 +16,11 @@ from starlette.routing import Route
 
 from flows.commands.review.imports import report_rows
 from flows.commands.review.session import Session
+from tasks.images.access.files import SourceError, lately_stamped
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
-from tasks.images.files import SourceError, lately_stamped
 from tasks.images.regions import extent_of
-from tasks.reading.reviews import KEYS
+from tasks.readers.reviews import KEYS
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import Status
 from tasks.visualisation.viewer.contours import CLASSES, UNREAD, contour_of

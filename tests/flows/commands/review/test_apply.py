@@ -10,7 +10,7 @@ from flows.commands.review.apply import AppliedOutcome, apply
 from flows.commands.review.session import open_session
 from flows.settings import Settings
 from storage.store import Store, StoreError
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 from tests.support.reading import night
 

@@ -20,7 +20,7 @@ from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import FIELDS, SLIDES, of_attempt, publish_report, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
-from tasks.reading.reviews import VerdictError
+from tasks.readers.reviews import VerdictError
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 SLIDE = "/slides/a.tiff"

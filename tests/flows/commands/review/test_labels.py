@@ -13,9 +13,9 @@ from flows.settings import Settings
 from storage.models.classifiers import CrossValidation, load_card, save_model
 from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
 from storage.store import Store, StoreError, digest_of
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
-from tasks.reading.reviews import VerdictError
+from tasks.readers.reviews import VerdictError
 from tasks.synthetic.cells import write_collection
 from tests.support.models import CLASSES
 

@@ -15,10 +15,10 @@ from flows.commands.review.outlines import OutlinesOutcome
 from flows.settings import Settings
 from storage.reports.reviews import latest_review
 from storage.store import Store
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
-from tasks.reading.reviews import VerdictError
+from tasks.readers.reviews import VerdictError
 from tests.support.photographs import CELLS, screened_photograph
 
 Edit = Callable[[list[dict[str, Any]]], None]

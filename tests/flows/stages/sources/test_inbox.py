@@ -11,7 +11,7 @@ from flows.stages.sources import inbox as module
 from flows.stages.sources.inbox import Arrivals, arrivals, look
 from storage.batches.nights import Night, freeze_night
 from storage.store import Store
-from tasks.images.files import SourceError
+from tasks.images.access.files import SourceError
 
 HOUR = 3600.0
 

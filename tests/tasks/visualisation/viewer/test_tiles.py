@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.images.files import lately_stamped
+from tasks.images.access.files import lately_stamped
 from tasks.images.regions import Extent, extent_of
 from tasks.visualisation.viewer.tiles import MOST_READ, TILE, NoTileError, Pyramid, read_tile
 from tests.support.reading import pyramid

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tasks import patience
 from tasks.images import files
+from tasks.images.access import patience
+from tasks.images.access.files import digest_of_file, read_bytes, stamp
+from tasks.images.access.folders import list_files
+from tasks.images.access.patience import TimedOutError, wait_at_most
 from tasks.images.decoding import failure_of
-from tasks.images.files import digest_of_file, read_bytes, stamp
-from tasks.images.folders import list_files
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import image_refs
 from tasks.images.slides import is_slide, open_slide
 from tasks.network.features import load_images
-from tasks.patience import TimedOutError, wait_at_most
 
 LIMIT = 0.1
 

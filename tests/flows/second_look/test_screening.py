@@ -9,8 +9,8 @@ import pytest
 
 from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
-from flows.looks import screening
-from flows.looks.screening import look_at_doubtful
+from flows.second_look import screening
+from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.stages.publish import publish
 from storage.batches.ledger import Screening, complete_looks, looks_path

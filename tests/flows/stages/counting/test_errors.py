@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.counting import errors
-from flows.counting.errors import errors_of_version, kept_errors
-from flows.counting.threshold import load_error_rates
 from flows.fit import FitOutcome, fit, retract
 from flows.jobs.fitting import unseen
 from flows.settings import Settings
+from flows.stages.counting import errors
+from flows.stages.counting.errors import errors_of_version, kept_errors
+from flows.stages.counting.threshold import load_error_rates
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card

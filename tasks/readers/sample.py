@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.reading.reviews import candidates
+from tasks.readers.reviews import candidates
 from tasks.reports.columns import is_for_review
 from tasks.types import Status
 

@@ -22,8 +22,8 @@ from tasks.detector.slides.distance import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
-from tasks.images.files import SourceError
 from tasks.images.regions import find, image_refs
 from tasks.reports.columns import is_white_cell
 from tasks.sites.adaptation import Labelled

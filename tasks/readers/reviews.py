@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.images.addresses import EXTENSIONS, extension_of
+from tasks.images.access.addresses import EXTENSIONS, extension_of
 from tasks.reports.columns import is_for_review
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.reports.spreadsheet import SpreadsheetError, read_csv

@@ -5,7 +5,7 @@ A site counts by its detector's thresholds, with error rates of its own.
 
 from functools import lru_cache
 
-from flows.counting.errors import ERRORS, kept_errors
+from flows.stages.counting.errors import ERRORS, kept_errors
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import (
     CountingCard,

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from flows.counting.threshold import errors_of_detector, load_error_rates
 from flows.jobs.evaluation.treated import Run
 from flows.jobs.fitting.unseen import key_of, out_of_fold
 from flows.monitoring.console import tell
+from flows.stages.counting.threshold import errors_of_detector, load_error_rates
 from tasks.detector.probabilities import log_odds
 from tasks.evaluation.composed import KnownCells, compose, composed_metrics
 from tasks.evaluation.metrics import Metric

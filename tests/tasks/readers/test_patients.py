@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.reading.patients import MOST_READ, Answer, Suspect, confirm, together
+from tasks.readers.patients import MOST_READ, Answer, Suspect, confirm, together
 from tests.support.rates import RATES
 
 P, U, UNSURE = "Parasitized", "Uninfected", "unsure"

@@ -2,10 +2,10 @@
 
 from distributed import Client
 
-from flows.looks.jobs import LookJob, look_twice, most_doubtful
+from flows.jobs.second_look import LookJob, look_twice, most_doubtful
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.jobs import run_jobs
+from flows.stages.running import run_jobs
 from storage.batches.ledger import complete_looks, screening_key
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard

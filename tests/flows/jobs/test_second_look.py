@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flows.jobs.networks import load_classifier, load_inference
-from flows.looks.jobs import LookJob, OrdinaryJob, look_twice, ordinary_losses
+from flows.jobs.second_look import LookJob, OrdinaryJob, look_twice, ordinary_losses
 from storage.batches.features import read_block
 from storage.batches.ledger import looks_path
 from storage.batches.manifests import read_manifest

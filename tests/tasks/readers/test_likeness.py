@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.detector.mahalanobis import TiedGaussian
-from tasks.reading.likeness import DIRECTIONS, learn_likeness, nearest
+from tasks.readers.likeness import DIRECTIONS, learn_likeness, nearest
 
 
 def cells(seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -21,9 +21,9 @@ from tasks.counting.limits import (
     upper_bound,
 )
 from tasks.counting.rates import NODES, Rate
-from tasks.reading.agreement import Verdicts
-from tasks.reading.reviews import UNSURE
-from tasks.reading.sample import ordered
+from tasks.readers.agreement import Verdicts
+from tasks.readers.reviews import UNSURE
+from tasks.readers.sample import ordered
 from tasks.reports.parasitaemia import wilson_interval
 
 MOST_READ = 10  # cells of a patient: keys that a person presses

@@ -23,8 +23,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.addresses import as_text, in_archive, slide_folder, split_link
-from tasks.patience import Answer, Progress, answered
+from tasks.images.access.addresses import as_text, in_archive, slide_folder, split_link
+from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes that are in memory at once
 # One request to an object store is given up long before the whole read is, and is made again.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.images.addresses import holds_secret, redact
+from tasks.images.access.addresses import holds_secret, redact
 from tasks.images.listing import list_images
 
 

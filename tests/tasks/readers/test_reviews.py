@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from storage.reports.schemas.images import image_schema
-from tasks.reading.reviews import (
+from tasks.readers.reviews import (
     FROM_REPORT,
     OTHER,
     Precision,

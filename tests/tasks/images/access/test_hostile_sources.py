@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.addresses import split_link
-from tasks.images.files import ChangedError, SourceError, digest_of_file, read_bytes, stamp
+from tasks.images.access.addresses import split_link
+from tasks.images.access.files import ChangedError, SourceError, digest_of_file, read_bytes, stamp
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.addresses import GLOB, as_text, slide_folder
-from tasks.images.files import SourceError, asked, filesystem
-from tasks.patience import Answer, Progress
+from tasks.images.access.addresses import GLOB, as_text, slide_folder
+from tasks.images.access.files import SourceError, asked, filesystem
+from tasks.images.access.patience import Answer, Progress
 
 # Used of a file on this machine's disks; the rest takes a kilobyte of each.
 KEPT = ("name", "size", "type", "islink", "mtime")

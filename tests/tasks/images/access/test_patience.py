@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import patience
-from tasks.patience import Progress, TimedOutError, answered, wait_at_most
+from tasks.images.access import patience
+from tasks.images.access.patience import Progress, TimedOutError, answered, wait_at_most
 from tests.support.paths import ROOT
 
 LIMIT = 0.1
@@ -94,7 +94,7 @@ def test_long_work_is_waited_for_as_long_as_it_moves(silence: Callable[[], None]
 
 HANGS = """
 import sys
-from tasks.patience import answered, wait_at_most
+from tasks.images.access.patience import answered, wait_at_most
 wait_at_most(0.2)
 try:
     answered(lambda: open(sys.argv[1]).read(), name="pipe", place="/")

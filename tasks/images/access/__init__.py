@@ -1,0 +1,1 @@
+"""Reach files, folders and archives, wherever they are, and wait no longer than a limit."""
