@@ -43,7 +43,7 @@ def colour(meaning: str) -> list[pa.Field]:
 
 
 def made_by() -> list[pa.Field]:
-    """Define the columns that say which model, detector and batch made a row, and when."""
+    """Define the columns for the model, detector and batch that made a row, and the time."""
     return [
         column(
             "site",
@@ -54,8 +54,8 @@ def made_by() -> list[pa.Field]:
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),
         column("batch", TEXT, "the batch"),
-        # Text in a dictionary is the one type under which DuckDB, Polars and pyarrow (so
-        # pandas) all agree that the column and the folder's name are the same thing.
+        # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas)
+        # all accept that the column and the folder's name are the same.
         column("batch_date", TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
         column("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
     ]

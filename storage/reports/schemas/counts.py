@@ -1,4 +1,4 @@
-"""Define the columns that reports on slides and on patients share: counts, limits and the call."""
+"""Define the columns that the reports on slides and patients share: counts, limits, the call."""
 
 import pyarrow as pa
 
@@ -9,7 +9,7 @@ BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of 
 
 
 def counts(whose: str) -> list[pa.Field]:
-    """Define what the red cells of a slide or a patient say, and with which error."""
+    """Define the counts of a slide's or a patient's red cells, and their errors."""
     return [
         column(
             "cells_read",
@@ -82,7 +82,7 @@ def _corrected() -> list[pa.Field]:
 
 
 def _limits() -> list[pa.Field]:
-    """Define what could have been seen."""
+    """Define the limits of detection and of exclusion."""
     return [
         column(
             "limit_of_blank_percent",
@@ -115,7 +115,7 @@ def _limits() -> list[pa.Field]:
 
 
 def expected(whose: str) -> list[pa.Field]:
-    """Define the errors of diagnoses that probabilities let expect, without labels."""
+    """Define the errors of diagnoses expected from probabilities, without labels."""
     shares = {
         "sensitivity": "share of parasitized cells that are diagnosed as such",
         "accuracy": "share of cells that are diagnosed rightly",

@@ -14,7 +14,7 @@ def field_schema() -> pa.Schema:
 
 
 def _of_place() -> list[pa.Field]:
-    """Define which field it is, and how it was read."""
+    """Define the field's place, and how it was read."""
     box = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
     return [
         column("source_uri", TEXT, "the photograph or slide that the field is in"),
@@ -82,7 +82,7 @@ def _of_quality() -> list[pa.Field]:
 
 
 def _of_findings() -> list[pa.Field]:
-    """Define what was found in its cells."""
+    """Define the results for its cells."""
     return [
         column("images", COUNT, "images cut out of the field: rows of the image report"),
         column("scored", COUNT, "of these, scored", "images"),

@@ -13,7 +13,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
 
 
 def _of_source() -> list[pa.Field]:
-    """Define which image it is, and how it looks."""
+    """Define the image's origin and appearance."""
     return [
         column(
             "image_id",

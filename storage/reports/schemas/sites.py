@@ -1,4 +1,4 @@
-"""Define the columns of the table of sites, which queries ask like the reports."""
+"""Define the columns of the table of sites, which queries use like the reports."""
 
 import pyarrow as pa
 

@@ -55,7 +55,7 @@ def _of_cells() -> list[pa.Field]:
 
 
 def _of_parasites() -> list[pa.Field]:
-    """Define what the red cells say of parasites."""
+    """Define the columns on parasites in the red cells."""
     return [
         column(
             "red_cells",
@@ -94,7 +94,7 @@ def _of_parasites() -> list[pa.Field]:
 
 
 def _of_scores() -> list[pa.Field]:
-    """Define how abnormal the cells are, and how far the slide lies."""
+    """Define how abnormal the cells are, and how far the slide is from fitted ones."""
     return [
         column("abnormal", COUNT, "scored images that are abnormal", "images"),
         column("abnormal_fraction", pa.float64(), "abnormal over scored"),
