@@ -108,7 +108,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
 
 
 def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
-    """Open all readable reports of a kind as one data set, empty where there is none."""
+    """Open all readable reports of a kind as one data set, empty if there are none."""
     files = _files(store, name)
     reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
     # The newest report decides the order of columns; the code adds those of every table.

@@ -16,7 +16,7 @@ class Reason(StrEnum):
     """A reason for a person to look at an image."""
 
     UNLIKE = "unlike any smear"  # abnormal whatever its neighbours look like
-    ABNORMAL = "abnormal"  # for what it is compared with
+    ABNORMAL = "abnormal"  # compared with its reference
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
     UNSTABLE = "unstable"  # never the only reason: only images with another one get a second look

@@ -19,7 +19,7 @@ from tasks.types import Arrays, Float
 MOST_DEVIATIONS = 30.0
 LEAST_SPREAD = 1e-4  # of the local variance: the least for many cells
 MANY_CELLS = 20  # from which a variance is meaningful
-ENOUGH, FEATURES = 5, 4  # cells and features for which means are equal only on the same slide
+ENOUGH, FEATURES = 5, 4  # cells and features whose mean identifies a slide
 DISAGREEMENT = 1e-6  # share of a sum of squares that rounding may add
 
 

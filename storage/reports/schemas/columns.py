@@ -30,7 +30,7 @@ def per_1000() -> list[pa.Field]:
         column(
             f"parasitized_per_1000{name}",
             pa.float64(),
-            f"{what}, for 1,000 red cells" + (" (95%, Wilson)" if name else ""),
+            f"{what}, per 1,000 red cells" + (" (95%, Wilson)" if name else ""),
             "cells",
         )
         for name, what in bounds.items()
@@ -48,8 +48,7 @@ def made_by() -> list[pa.Field]:
         column(
             "site",
             TEXT,
-            "the site, and its version, that slides were expected to be like; null: every fitted "
-            "slide",
+            "the site and its version with which slides were compared; null: fitted slides",
         ),
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),

@@ -252,7 +252,7 @@ def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[
         "abnormal": "abnormal",
         "review": "for review",
         "parasitized": "diagnosed parasitized",
-        "beyond_population": "beyond what was fitted",
+        "beyond_population": "beyond the fitted population",
     }
     found: list[Finding] = []
     for name, value in shares.items():

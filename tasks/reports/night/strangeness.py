@@ -61,25 +61,25 @@ class Strangeness:
             found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
             told = (
-                f"{self.shifted} of {_counted(self.slides, 'slide')} lie further from what was "
-                "fitted than any fitted slide: look at each as a whole; its cells are judged among "
-                "themselves"
+                f"{self.shifted} of {_counted(self.slides, 'slide')} are further away than any "
+                "fitted slide: look at each as a whole; its cells are judged among themselves"
             )
             found.append((Light.AMBER, told))
         if self.scored and self.site is None and not self.implausible:
             share = self.beyond / self.scored
             if share >= UNKNOWN_LABORATORY:
                 told = (
-                    f"{share:.0%} of the scored images lie beyond what was fitted: this may be the "
-                    "first night of an unknown laboratory; commission it (slidewatch commission)"
+                    f"{share:.0%} of the scored images are beyond the fitted population: this may "
+                    "be the first night of an unknown laboratory; commission it (slidewatch "
+                    "commission)"
                 )
                 found.append((Light.AMBER, told))
         if not self.limits:
             found.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
             told = (
-                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable, because "
-                "of what their images are"
+                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable because "
+                "of their images"
             )
             most = self.unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             found.append((Light.RED if most else Light.AMBER, told))
