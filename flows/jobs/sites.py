@@ -25,6 +25,7 @@ from tasks.detector.slides.own_normal import OwnNormal
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
+from tasks.network.cutting import without_shift
 from tasks.reports.columns import is_white_cell
 from tasks.sites.adaptation import Labelled
 from tasks.sites.learning import (
@@ -253,15 +254,17 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = load_inference(job.store, job.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    cut: list[bool] = []
     for number in np.unique(chosen // job.batch.shard_rows).tolist():
         shard = job.batch.shard(number)
         own = chosen[chosen // job.batch.shard_rows == number] - shard.start
         manifest = read_manifest(job.store, job.batch, shard).take(own)
         for ref in image_refs(manifest):
             try:
-                image = np.asarray(find(ref).image())
+                image = np.asarray(find(ref).image(blocks=inference.blocks))
             except (BadImageError, OSError, SourceError):
                 continue  # moved since it was extracted: the others tell as much
+            cut.append(ref.outline is not None)
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
                 pixels[name].append(resize(spoilt, inference.spec.side))
@@ -270,8 +273,7 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
         if some:
             taps, logits = inference.run(np.stack(some))
             classes = logits.cpu().numpy().argmax(axis=1).astype(np.intp)
-            found[f"{name} on own cells"] = (
-                {tap: values.cpu().numpy() for tap, values in taps.items()},
-                classes,
-            )
+            arrays = {tap: values.cpu().numpy() for tap, values in taps.items()}
+            moved = without_shift(arrays, inference.cutting, np.asarray(cut))
+            found[f"{name} on own cells"] = moved, classes
     return found
