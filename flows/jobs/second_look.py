@@ -27,7 +27,6 @@ from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.network.cutting import without_shift
 from tasks.network.features import Loaded, cut_out_by_us, load_images
 from tasks.reports.counts import LEAN
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
@@ -220,14 +219,9 @@ def _passes(
     ``cut`` (k,) marks those that slidewatch cut out.
     """
     seen = [*turned(pixels), *filtered(pixels).values()]
-    taps, logits = network.run(np.concatenate(seen))
-    found = np.asarray(logits.cpu().numpy(), np.float32).reshape(len(seen), len(pixels), -1)
-    arrays = without_shift(
-        {tap: values.cpu().numpy() for tap, values in taps.items()},
-        network.cutting,
-        np.tile(cut, len(seen)),
-    )
-    scores = _scores(witnesses, arrays, len(seen) * len(pixels)).reshape(len(seen), -1)
+    taps, logits = network.compared(np.concatenate(seen), np.tile(cut, len(seen)))
+    found = logits.reshape(len(seen), len(pixels), -1)
+    scores = _scores(witnesses, taps, len(seen) * len(pixels)).reshape(len(seen), -1)
     views = VIEWS - 1
     return _Seen(found[:views], scores[:views], np.moveaxis(found[views:], 0, 1))
 

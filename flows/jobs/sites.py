@@ -25,7 +25,6 @@ from tasks.detector.slides.own_normal import OwnNormal
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
-from tasks.network.cutting import without_shift
 from tasks.reports.columns import is_white_cell
 from tasks.sites.adaptation import Labelled
 from tasks.sites.learning import (
@@ -271,9 +270,6 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
     for name, some in pixels.items():
         if some:
-            taps, logits = inference.run(np.stack(some))
-            classes = logits.cpu().numpy().argmax(axis=1).astype(np.intp)
-            arrays = {tap: values.cpu().numpy() for tap, values in taps.items()}
-            moved = without_shift(arrays, inference.cutting, np.asarray(cut))
-            found[f"{name} on own cells"] = moved, classes
+            taps, logits = inference.compared(np.stack(some), np.asarray(cut))
+            found[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
     return found

@@ -2,9 +2,9 @@
 
 The NIH cells were cut out along blocks of pixels, with corners of bright ground. Cells that
 slidewatch cuts out of a photograph lie within their outline, where the network of another
-laboratory finds more parasites. That moves all their features in one direction. The shift is
-measured on training cells that are cut out again, and taken from the taps of cells that slidewatch
-has cut out, so that distances compare them with fitted cells.
+laboratory finds more parasites. That moves all their features in one direction, and their log-odds
+down. The shift is measured on training cells that are cut out again, and taken from the taps and
+logits of cells that slidewatch has cut out, so that these are compared with fitted cells.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Shift = Mapping[str, NDArray[np.float32]]
 
+LOGITS = "logits"  # their name among taps
 MEASURED = 2000  # cells: more change nothing
 LEAST_MEASURED = 20
 AT_ONCE = 32
@@ -27,7 +28,7 @@ RIM = 2 / 96  # of the side: what is taken from the rim, as wide as the ground t
 
 
 def cutting_shift(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> Shift:
-    """Measure the mean change (d,) of each tap where cells are cut out again.
+    """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
     It is 0 if fewer than `LEAST_MEASURED` cells have black surroundings.
 
@@ -38,11 +39,11 @@ def cutting_shift(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> Shift:
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), MEASURED)).astype(np.intp)]
     chosen = np.stack([cell for cell in chosen if not cell.any(axis=2).all()] or [chosen[0]])
     again = np.stack([cut_again(cell) for cell in chosen])
-    before, after = _taps(run, chosen), _taps(run, again)
+    before, after = _outputs(run, chosen), _outputs(run, again)
     known = len(chosen) >= LEAST_MEASURED
     return {
-        tap: (after[tap].mean(axis=0) - before[tap].mean(axis=0)) * np.float32(known)
-        for tap in before
+        name: (after[name].mean(axis=0) - before[name].mean(axis=0)) * np.float32(known)
+        for name in before
     }
 
 
@@ -67,22 +68,27 @@ def cut_again(cell: Pixels) -> Pixels:
 
 
 def without_shift(
-    taps: Mapping[str, NDArray[np.float32]], shift: Shift | None, cut: NDArray[np.bool_]
+    outputs: Mapping[str, NDArray[np.float32]], shift: Shift | None, cut: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float32]]:
-    """Take the shift from the taps of cells that slidewatch has cut out.
+    """Take the shift from what a network gives of cells that slidewatch has cut out.
 
     Args:
-        taps: (n, d) by name, or maps (n, d, h, w); those without a shift are left as they are.
+        outputs: taps (n, d) by name, or their maps (n, d, h, w), and `LOGITS` (n, C); those without
+            a shift are left as they are.
         shift: of `cutting_shift`; None for a model made before 0.4.
         cut: (n,) which cells are cut out.
     """
-    moved = {tap: values.copy() for tap, values in taps.items()}
+    moved = {name: values.copy() for name, values in outputs.items()}
     if shift is not None and cut.any():
-        for tap in moved.keys() & shift.keys():
-            moved[tap][cut] -= shift[tap].reshape(-1, *[1] * (moved[tap].ndim - 2))
+        for name in moved.keys() & shift.keys():
+            moved[name][cut] -= shift[name].reshape(-1, *[1] * (moved[name].ndim - 2))
     return moved
 
 
-def _taps(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> dict[str, NDArray[np.float32]]:
-    found = [run(pixels[start : start + AT_ONCE])[0] for start in range(0, len(pixels), AT_ONCE)]
-    return {tap: np.concatenate([each[tap].cpu().numpy() for each in found]) for tap in found[0]}
+def _outputs(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> dict[str, NDArray[np.float32]]:
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for start in range(0, len(pixels), AT_ONCE):
+        taps, logits = run(pixels[start : start + AT_ONCE])
+        for name, values in (*taps.items(), (LOGITS, logits)):
+            found.setdefault(name, []).append(values.cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}

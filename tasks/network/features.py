@@ -12,7 +12,7 @@ from tasks.images.access.addresses import in_archive
 from tasks.images.access.files import is_far
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
 from tasks.images.regions import ImageRef, find, refuse_slide
-from tasks.network.cutting import without_shift
+from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
@@ -158,7 +158,8 @@ def extract(
         logits[rows] = scores.cpu().numpy()
         for name, values in pooled.items():
             taps[name][rows] = values.cpu().numpy()
-    return Features(without_shift(taps, inference.cutting, cut_out_by_us(refs)), logits, images)
+    found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
+    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images)
 
 
 def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from tasks.network.classifier import Classifier, NetworkSpec, Outputs, pooled, to_pixels
-from tasks.network.cutting import Shift
+from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.folding import agree, folded
 
 # One thread, so that features do not depend on how many cores a worker has; not tied to a core, or
@@ -50,6 +50,20 @@ class Inference:
     run: Callable[[NDArray[np.uint8]], Outputs]
     batch: int = 32  # what goes between layers stays in a core's cache
     threads: int = 2
+
+    def compared(
+        self, pixels: NDArray[np.uint8], cut: NDArray[np.bool_]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Compute taps and logits that may be compared with those of fitted cells.
+
+        Args:
+            pixels: (B, side, side, 3).
+            cut: (B,) which of them slidewatch has cut out of a photograph.
+        """
+        taps, logits = self.run(pixels)
+        found = {name: each.cpu().numpy() for name, each in (*taps.items(), (LOGITS, logits))}
+        found = without_shift(found, self.cutting, cut)
+        return found, found.pop(LOGITS)
 
     @property
     def blocks(self) -> bool:

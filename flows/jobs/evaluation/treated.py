@@ -4,9 +4,9 @@ What is written is complete or absent, so a unit that was cut off is done again 
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
+from tasks.evaluation.baselines import Filtered
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.parts import (
@@ -61,7 +62,7 @@ from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import Classifier, to_pixels, with_taps
-from tasks.network.cutting import without_shift
+from tasks.network.cutting import LOGITS, without_shift
 from tasks.network.features import cut_out_by_us
 from tasks.network.folding import folded
 from tasks.second_look.stability import with_noise
@@ -140,22 +141,21 @@ def make_part(job: PartJob) -> None:
 
 
 def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Part:
-    """Take from the taps of cells that slidewatch cut out (n,) what the cutting adds to them."""
-
-    def moved(taps: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        return without_shift(taps, classifier.cutting, cut)
-
-    forms = {
-        form: replace(
+    """Take from the outputs of cells that slidewatch cut out (n,) what the cutting adds to them."""
+    forms = {}
+    for form, each in part.forms.items():
+        moved = partial(without_shift, shift=classifier.cutting, cut=cut)
+        forms[form] = replace(
             each,
             taps=moved(each.taps),
-            moved={magnitude: moved(taps) for magnitude, taps in each.moved.items()},
+            logits=moved({LOGITS: each.logits})[LOGITS],
+            odin={m: moved({LOGITS: logits})[LOGITS] for m, logits in each.odin.items()},
+            moved={m: moved(taps) for m, taps in each.moved.items()},
             filtered={
-                name: replace(seen, taps=moved(seen.taps)) for name, seen in each.filtered.items()
+                name: Filtered(moved({LOGITS: seen.logits})[LOGITS], moved(seen.taps))
+                for name, seen in each.filtered.items()
             },
         )
-        for form, each in part.forms.items()
-    }
     return replace(part, forms=forms)
 
 

@@ -9,7 +9,6 @@ from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
-from tasks.network.cutting import without_shift
 from tasks.network.features import cut_out_by_us, load_images
 
 Image = tuple[ImageRef, bytes]  # where it lies, and its digest
@@ -52,7 +51,5 @@ def altered_features(job: AlteredJob) -> Features | None:
     generator = torch.Generator().manual_seed(job.seed)
     made = as_elsewhere(to_pixels(np.stack(pixels)), generator)
     levels = (made * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    taps, logits = network.run(levels)
-    found = {tap: values.cpu().numpy() for tap, values in taps.items()}
-    compared = without_shift(found, network.cutting, cut_out_by_us(refs)[rows])
-    return compared, logits.cpu().numpy().argmax(axis=1).astype(np.intp)
+    taps, logits = network.compared(levels, cut_out_by_us(refs)[rows])
+    return taps, logits.argmax(axis=1).astype(np.intp)

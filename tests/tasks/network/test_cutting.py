@@ -1,7 +1,13 @@
 import numpy as np
 import torch
 
-from tasks.network.cutting import LEAST_MEASURED, cut_again, cutting_shift, without_shift
+from tasks.network.cutting import (
+    LEAST_MEASURED,
+    LOGITS,
+    cut_again,
+    cutting_shift,
+    without_shift,
+)
 
 SIDE = 48
 
@@ -32,7 +38,8 @@ def test_a_cell_that_is_cut_again_has_no_corner_and_fills_the_frame() -> None:
 def test_the_shift_is_the_mean_change_of_cells_on_black() -> None:
     cells = np.stack([cell(), *[cell(0)] * (2 * LEAST_MEASURED - 2), cell()])
     shift = cutting_shift(brightest, cells)
-    np.testing.assert_allclose(shift["tap"], [-130 * 2 / (2 * LEAST_MEASURED)])
+    for name in ("tap", LOGITS):
+        np.testing.assert_allclose(shift[name], [-130 * 2 / (2 * LEAST_MEASURED)])
 
 
 def test_without_enough_cells_on_black_there_is_no_shift() -> None:
