@@ -112,6 +112,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
         "pixels": pixels.hexdigest(),
         "labels": data.labels.tolist(),
         "keys": data.keys,
+        "cut_out": data.cut_out.tolist(),
         "versions": exact(OF_A_MODEL),
     }
     return digest_of(json.dumps(decided, sort_keys=True).encode())
