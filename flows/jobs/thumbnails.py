@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import ImageRef, find_unchanged
 from tasks.network.cutting import without_shift
 from tasks.visualisation.thumbnails import Exhibit, make_exhibit, thumbnail
-
-if TYPE_CHECKING:
-    from tasks.network.classifier import Classifier
 
 AT_ONCE = 16  # images whose maps are in memory together
 
@@ -73,10 +70,10 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     settle_worker()
     classifier = load_classifier(job.store, job.model)
     detector = load_fitted_detector(job.store, job.detector)
-    exhibits: list[Exhibit] = []
+    blocks, exhibits = classifier.cutting is None, list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(job.cells)))
-        found = [_see(job, row, classifier) for row in rows]
+        found = [_see(job, row, classifier.spec.side, blocks) for row in rows]
         seen = [each for each in found if isinstance(each, _Seen)]
         explanations: Iterator[Explanation] = iter(())
         if seen:
@@ -95,15 +92,14 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     return exhibits
 
 
-def _see(job: ExhibitJob, row: int, classifier: "Classifier") -> _Seen | str:
+def _see(job: ExhibitJob, row: int, side: int, blocks: bool) -> _Seen | str:
     """Read a cell of a job, or return why it cannot be read; keep a large image only as shown."""
     if row in job.killers:
         return "this image alone kills the worker that decodes it"
     ref, image_id = job.cells[row]
     try:
-        image = find_unchanged(ref, image_id).image(blocks=classifier.cutting is None)
-        pixels = resize(image, classifier.spec.side)
-        return _Seen(pixels, thumbnail(image), ref.outline is not None)
+        image = find_unchanged(ref, image_id).image(blocks=blocks)
+        return _Seen(resize(image, side), thumbnail(image), ref.outline is not None)
     except ChangedError:
         return "the file has changed since it was screened"
     except BadImageError as error:

@@ -46,10 +46,10 @@ class Inference:
     """
 
     spec: NetworkSpec
-    cutting: Shift | None
     run: Callable[[NDArray[np.uint8]], Outputs]
     batch: int = 32  # what goes between layers stays in a core's cache
     threads: int = 2
+    cutting: Shift | None = None
 
     def compared(
         self, pixels: NDArray[np.uint8], cut: NDArray[np.bool_]
@@ -79,21 +79,20 @@ def inference(classifier: Classifier) -> Inference:
     made = folded(classifier)
     if classifier.mean.is_cuda:
         cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
-        return Inference(
-            classifier.spec, classifier.cutting, _on_gpu(made), batch=512, threads=max(2, cores)
-        )
+        run, threads = _on_gpu(made), max(2, cores)
+        return Inference(classifier.spec, run, 512, threads, classifier.cutting)
     network = _FromPixels(made)
     try:
         run = _on_processor(network)
     except Exception as error:  # whatever a converter says of a network that it does not know
         log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
-        return Inference(classifier.spec, classifier.cutting, network.run)
+        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (2, classifier.spec.side, classifier.spec.side, 3), np.uint8)
     if not agree(run(noise), network.run(noise)):
         log.warning("OpenVINO computes %s otherwise than PyTorch", classifier.spec.network)
-        return Inference(classifier.spec, classifier.cutting, network.run)
-    return Inference(classifier.spec, classifier.cutting, run)
+        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
+    return Inference(classifier.spec, run, cutting=classifier.cutting)
 
 
 class _FromPixels(nn.Module):
