@@ -14,7 +14,7 @@ from flows.monitoring.console import warn
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.features import cut_out_by_us, load_images
 from tasks.network.split import SplitBy, split_by
 
 CLASSES = ("Parasitized", "Uninfected")
@@ -26,7 +26,7 @@ class LabelledImages:
     """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
 
     ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` says by
-    address why images are left out.
+    address why images are left out; ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
     pixels: NDArray[np.uint8]
@@ -35,6 +35,7 @@ class LabelledImages:
     by: SplitBy
     rows: pa.Table
     unreadable: dict[str, str]
+    cut_out: NDArray[np.bool_]
 
 
 def load_labelled_images(
@@ -85,6 +86,7 @@ def load_labelled_images(
         by=by,
         rows=rows,
         unreadable=unreadable,
+        cut_out=cut_out_by_us([refs[row] for row in good]),
     )
 
 
