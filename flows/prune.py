@@ -8,7 +8,7 @@ from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
 from flows.options.described import described
 from flows.options.flows import Prune
-from flows.outcome import Outcome, counted, table
+from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
@@ -22,6 +22,7 @@ from storage.retention import (
     size_of,
 )
 from storage.store import Store
+from tasks.words import counted
 
 # Between two batches of a store that is in use; a clock that is further ahead may be wrong.
 LONGEST_PAUSE = timedelta(days=60)

@@ -16,7 +16,7 @@ from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.described import described
 from flows.options.flows import Screen, SlideIs, TakenAs
-from flows.outcome import Outcome, counted, table
+from flows.outcome import Outcome, table
 from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
@@ -42,6 +42,7 @@ from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
 from tasks.reports.night.batches import BatchSummary
+from tasks.words import counted
 
 
 class ScreenOutcome(Outcome):

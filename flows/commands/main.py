@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_runs import has_server, run_flow
+from flows.monitoring.prefect_runs import has_server, run_flow, server
 from flows.options.commands import COMMANDS, Command
 from flows.options.described import UsageError
 from flows.outcome import Outcome
@@ -140,14 +141,18 @@ def _run(name: str, arguments: list[str]) -> int:
     options = command.options.model_validate(own)
     settings = _settings(given)
     values = {field: getattr(options, field) for field in command.options.model_fields}
-    # What can be seen at once is said before anything is started.
-    _prepare(command, values, settings)
-    if command.workers:
-        import_for_workers()  # they get ready while the flow is imported
-    function = _load(command.function)
-    if command.flow:
-        function = partial(run_flow, function)
-    outcome, failure = _call(function, values, settings)
+    from flows.monitoring.console import be_quiet, moving
+
+    be_quiet(settings.quiet)
+    with moving("getting ready") if command.flow else nullcontext():
+        # What can be seen at once is said before anything is started.
+        _prepare(command, values, settings)
+        if command.workers:
+            import_for_workers()  # they get ready while the flow is imported
+        function = _load(command.function)
+        if command.flow:
+            function = partial(run_flow, function)
+        outcome, failure = _call(function, values, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
@@ -203,10 +208,9 @@ def _settings(given: Given) -> Settings:
 
 def _prepare(command: Command, values: Given, settings: Settings) -> None:
     """Set up messages and the log, and refuse mistakes, before anything is started."""
-    from flows.monitoring.console import be_quiet, tell
+    from flows.monitoring.console import tell
     from flows.monitoring.logs import use_logs
 
-    be_quiet(settings.quiet)
     use_logs(settings.logs)
     wait_at_most(settings.read_seconds)
     file = settings_file()
@@ -219,8 +223,11 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
         from flows.commands.mistakes import refuse_mistakes
 
         refuse_mistakes(command, values, settings)
-        if not has_server():
+        address = server()
+        if address is None:
             tell("no Prefect server is configured: the work is done in this process alone")
+        else:
+            tell(f"Prefect server: {address}, which records this run")
 
 
 def _one_line(error: BaseException) -> str:

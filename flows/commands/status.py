@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import Kind, Status, Verify
-from flows.outcome import Outcome, counted
+from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
@@ -30,6 +30,7 @@ from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
 from storage.verification import all_checks, batch_checks
+from tasks.words import counted
 
 Row = dict[str, Any]
 NIGHTS = 14  # whose light and patients are shown

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import in_prefect_run
-from flows.monitoring.states import by_call, counted
+from flows.monitoring.states import by_call, by_name
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import sources_of
@@ -218,7 +218,7 @@ def _patients(store: Store, batch: Batch, night: BatchSummary) -> list[str]:
         (row for row in found if row["call"] in LISTED),
         key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
     )
-    lines = [f"**{sum(calls.values()):,} patients: {counted(by_call(calls))}**"]
+    lines = [f"**{sum(calls.values()):,} patients: {by_name(by_call(calls))}**"]
     if shown:
         lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
     for row in shown[:MOST_PATIENTS]:

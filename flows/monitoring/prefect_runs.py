@@ -79,11 +79,16 @@ def run_flow(function: Callable[Parameters, Result], /, **values: Any) -> Result
 
 def has_server() -> bool:
     """Return whether a Prefect server is configured; Prefect says so if anything may name one."""
+    return server() is not None
+
+
+def server() -> str | None:
+    """Return the address of the Prefect server that is configured; None where there is none."""
     if "prefect" not in sys.modules and not _may_be_named():
-        return False
+        return None
     from prefect.settings import get_current_settings
 
-    return get_current_settings().api.url is not None
+    return get_current_settings().api.url
 
 
 def runs_page() -> str | None:

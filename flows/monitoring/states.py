@@ -15,6 +15,7 @@ from tasks.counting.call import Call
 from tasks.images.access.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
+from tasks.words import counted
 
 # Calls of patients, those that a person asks for first.
 CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
@@ -78,12 +79,12 @@ def is_lost(night: Night) -> bool:
 
 
 def told(night: Night) -> str:
-    """Write what a person wants to know first of a night: patients, images, and its light."""
+    """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
-    parts = [f"patients: {counted(by_call(night.patients))}"] if night.patients else []
-    parts.append(f"{night.images:,} images")
+    parts = [f"patients: {by_name(by_call(night.patients))}"] if night.patients else []
+    parts.append(counted(night.images, "image"))
     if failed:
-        parts[-1] += f", of which {failed:,} failed ({counted(night.failures)})"
+        parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
 
@@ -97,10 +98,10 @@ def by_call(patients: Mapping[str, int]) -> dict[str, int]:
     return {call.value: patients[call] for call in CALLS if call in patients}
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def by_name(counts: Mapping[str, int]) -> str:
     """Write counts by name.
 
-    >>> counted({"positive": 2, "negative": 1200})
+    >>> by_name({"positive": 2, "negative": 1200})
     '2 positive, 1,200 negative'
     """
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())

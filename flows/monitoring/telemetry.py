@@ -13,7 +13,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from flows.jobs.shard import ShardResult
-from flows.monitoring.console import warn
+from flows.monitoring.console import warn, working
 from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
@@ -27,6 +27,18 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result", bound=Outcome)
 Value = TypeVar("Value")
 
+# What a person at a terminal reads during a stage.
+DOING = {
+    "take": "taking what is new in the inbox",
+    "look": "looking closer",
+    "survey": "finding the fields",
+    "segment": "finding the cells",
+    "freeze": "listing the images",
+    "extract": "running the network",
+    "score": "scoring",
+    "publish": "writing the reports",
+    "page": "making the page",
+}
 TO_PREFECT = 20  # failed images a shard of which Prefect keeps a line; standard error has them all
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
@@ -118,6 +130,7 @@ def stage(name: str) -> Iterator[None]:
     """Log when a stage begins and ends, and measure how long it takes."""
     begun, event = time.monotonic(), "end"
     log(logging.INFO, f"{name}: begin", stage=name, event="begin")
+    working(DOING.get(name, name))
     try:
         with _set(_STAGE, name):
             yield

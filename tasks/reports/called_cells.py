@@ -17,7 +17,10 @@ Patient = tuple[str | None, str | None]  # the slide that stands for a patient, 
 FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted; reports of 0.3 and later
 SECOND = f"probability_{PARASITIZED}"
 # What is read of image rows, with what else a page or a reader needs of them.
-COLUMNS = ("image_id", "slide_id", "patient_id", "status", "abnormal", "review_reason", "kind")
+COLUMNS = (
+    "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
+    "kind",
+)  # fmt: skip
 
 
 def patient_of(row: Mapping[str, Any]) -> Patient:

@@ -21,6 +21,7 @@ from tasks.images.slides import Slide
 from tasks.reports.columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
 from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
+from tasks.words import counted
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -267,7 +268,7 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
     return {
         "name": file_name(slide.source_uri),
         "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
-        "fields": f"{len(read):,} of {len(slide.fields):,} fields read",
+        "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
         "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
         "picture": slide.picture and data_uri(slide.picture, "png"),
         "missing": slide.missing,

@@ -19,10 +19,10 @@ from flows.commands.review.figures import figures, patient_figures
 from flows.commands.review.nearness import Like, Nearness
 from flows.commands.review.pages.patients import PatientPages
 from flows.commands.review.pages.pictures import FILES, PicturePages
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
 from flows.monitoring.console import warn
+from flows.stages.readings.suspects import Suspects
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
 from tasks.images.access.files import SourceError

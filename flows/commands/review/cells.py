@@ -17,7 +17,6 @@ from flows.commands.review.imports import (
     report_rows,
 )
 from flows.commands.review.outlines import import_outlines
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
 from flows.options.described import described
@@ -25,6 +24,7 @@ from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, Review
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.batch import find_refs
+from flows.stages.readings.suspects import Suspects
 from storage.batches.manifests import Batch
 from storage.parquet import read_table
 from storage.reports.readings import find_sample

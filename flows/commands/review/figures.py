@@ -4,8 +4,8 @@ from itertools import combinations
 
 from pydantic import BaseModel
 
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session
+from flows.stages.readings.suspects import Suspects
 from tasks.counting.words import percent_text, range_text
 from tasks.readers.agreement import Figure, consensus, discordant, kappa, sensitivity
 from tasks.readers.patients import Answer, together

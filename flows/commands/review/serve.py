@@ -9,13 +9,13 @@ import uvicorn
 from flows.commands.review.app import Bench
 from flows.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.commands.review.guards import Guarded
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.monitoring.console import tell, warn
 from flows.options.described import UsageError, described
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
+from flows.stages.readings.suspects import Suspects
 from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError, check_name
 

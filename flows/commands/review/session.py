@@ -1,18 +1,17 @@
 """Keep what readers have said of a batch's cells, and choose what each of them sees next."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Lock
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
-from flows.monitoring.console import warn
+from flows.stages.readings.kept import Readings
 from storage.batches.manifests import Batch, rows_at
-from storage.models.classifiers import ModelCard, load_card
+from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.records import now
 from storage.reports.readings import (
@@ -21,10 +20,8 @@ from storage.reports.readings import (
     Stratum,
     add_reading,
     find_sample,
-    in_order,
     keep_sample,
     next_number,
-    read_readings,
 )
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
@@ -35,19 +32,13 @@ from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, sco
 BESIDE = 8  # other cells of the slide
 
 
-@dataclass
-class Session:
+@dataclass(kw_only=True)
+class Session(Readings):
     """The cells of a batch that readers look at, and their readings, which are kept at once."""
 
-    store: Store
-    batch: Batch
-    card: ModelCard
     sample: Sample
     scored: pa.Table  # of all cells of the batch, see `scored_cells`
-    damaged: dict[str, str] = field(default_factory=dict)  # readings left out: file, and why
-    _readings: dict[str, Reading] = field(default_factory=dict)
     _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
-    _lock: Lock = field(default_factory=Lock)
 
     @property
     def verdicts(self) -> tuple[str, ...]:
@@ -102,36 +93,6 @@ class Session:
         refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
         self._refs |= dict(zip(missing, refs, strict=True))
 
-    def refresh(self) -> None:
-        """Read what others have said meanwhile, through other servers too."""
-        with self._lock:
-            self._refresh()
-
-    def _refresh(self) -> None:
-        known = {*self._readings, *self.damaged}
-        self._readings |= dict(
-            read_readings(self.store, self.batch.key, known, on_damage=self._leave_out)
-        )
-
-    def _leave_out(self, name: str, error: StoreError) -> None:
-        """Leave a damaged reading out, and say so once: it must not stop the other readers."""
-        self.damaged[name] = str(error)
-        warn(f"left out: {error}")
-
-    def standing(self, reader: str) -> dict[str, str]:
-        """Give the verdicts of a reader that stand, on any cells of the batch, by digest."""
-        return {image: str(reading.verdict) for image, reading in self._last(reader).items()}
-
-    def _last(self, reader: str) -> dict[str, Reading]:
-        """Give the last reading of each cell by a reader, unless it was taken back, in order."""
-        found: dict[str, Reading] = {}
-        for reading in in_order(self._readings):
-            if reading.reader == reader:
-                found.pop(reading.image_id, None)  # what was said last comes last
-                if reading.verdict is not None:
-                    found[reading.image_id] = reading
-        return found
-
     def said(self, reader: str) -> dict[str, str]:
         """Give those that stand on the cells that all readers see, for these were drawn by lot.
 
@@ -143,17 +104,9 @@ class Session:
             if image in self.cells
         }
 
-    def readers(self) -> list[str]:
-        """List those who have said something."""
-        return sorted({reading.reader for reading in self._readings.values()})
-
     def all_said(self) -> dict[str, dict[str, str]]:
         """Give the verdicts that stand on the cells of all, by reader and by digest."""
         return {reader: self.said(reader) for reader in self.readers()}
-
-    def all_standing(self) -> dict[str, dict[str, str]]:
-        """Give the verdicts that stand on any cells, by reader and by digest."""
-        return {reader: self.standing(reader) for reader in self.readers()}
 
     def seconds(self, reader: str) -> float | None:
         """Average how long a reader looks at a cell, in seconds."""
@@ -163,14 +116,6 @@ class Session:
             if reading.reader == reader and reading.verdict is not None
         ]
         return sum(looks) / len(looks) if looks else None
-
-    def looked(self, image_ids: Container[str]) -> float:
-        """Add up how long all readers have looked at some cells, in seconds."""
-        return sum(
-            reading.seconds
-            for reading in self._readings.values()
-            if reading.image_id in image_ids and reading.verdict is not None
-        )
 
     def queue(self, reader: str) -> list[str]:
         """Order the cells that a reader has not read: those on which others differ come first."""
@@ -285,6 +230,7 @@ def open_session(
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
     by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
     detector = load_detector_card(store, by["detector"]) if by["detector"] else None
-    session = Session(store, batch, load_card(store, by["model"]), sample, scored)
+    card = load_card(store, by["model"])
+    session = Session(store=store, batch=batch, card=card, sample=sample, scored=scored)
     session.refresh()
     return session, detector

@@ -108,7 +108,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column(
             "abnormal",
             pa.bool_(),
-            "whether p_value is at most the detector's alpha, or the cell is unlike any smear",
+            "whether p_value is at most the detector's alpha, or the cell is unlike any smear; false "
+            "where nothing was judged: the image failed, or the field's border cuts the cell",
         ),
         column(
             "stability",

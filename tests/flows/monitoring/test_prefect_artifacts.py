@@ -33,7 +33,7 @@ from flows.monitoring.prefect_artifacts import (
     most_abnormal,
 )
 from flows.monitoring.prefect_runs import run_flow
-from flows.monitoring.states import by_call, counted
+from flows.monitoring.states import by_call, by_name
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
@@ -110,7 +110,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    calls = counted(by_call(outcome.patients))
+    calls = by_name(by_call(outcome.patients))
     assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data

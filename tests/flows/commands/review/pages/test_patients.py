@@ -6,9 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from flows.commands.review.cells import report
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session, open_session
 from flows.settings import Settings
+from flows.stages.readings.suspects import Suspects
 from storage.store import Store
 from tests.support.bench import ask, client_of, send
 from tests.support.reading import add_patients, night
