@@ -1,7 +1,7 @@
-"""Judge how strange a night is as a whole, whatever its cells look like to each other.
+"""Judge how strange a night is as a whole, even if its cells resemble each other.
 
-Abnormal cells are surprising beside their neighbours. A night can be strange without one: where all
-of it is of another laboratory, or no blood at all.
+A cell is abnormal compared with its neighbours. A night can be strange without abnormal cells: if
+all of it comes from another laboratory, or is not blood.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from tasks.types import Light
 from tasks.words import counted, verb
 
-# One slide in forty of ordinary ones may be called implausible; more than that is a fault.
+# One ordinary slide in forty may be called implausible; more indicates a fault.
 IMPLAUSIBLE_RED = 0.05
-# One ordinary slide in as many as were fitted is further than all of these, by chance.
+# By chance, one ordinary slide in N is further away than all N fitted slides.
 SHIFTED_AMBER = 0.1
-# Most of a night of fitted laboratories lies within what was fitted.
+# Most of a night from fitted laboratories is within the fitted population.
 UNKNOWN_LABORATORY = 0.5
-# Share of the patients, and the least number of them, that make a night red: hardly anybody has
-# an answer then. A few may be unreadable by chance.
+# Share of unreadable patients that makes a night red, and the least number of patients for it: with
+# fewer, a few may be unreadable by chance.
 UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
 
 WITHOUT_LIMITS = (
@@ -29,13 +29,13 @@ Finding = tuple[Light, str]
 
 @dataclass(frozen=True)
 class Strangeness:
-    """Count what is strange about a night; None where the detector does not tell.
+    """Counts of strange slides, cells and patients; None if the detector cannot say.
 
-    Of ``slides`` some are ``implausible``: they cannot be a smear, and have ``implausible_cells``
-    of the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide.
-    ``beyond`` are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides
-    that cannot be read because of what their images are. ``site`` says where it is judged. Without
-    ``limits`` the detector takes any slide for a smear.
+    Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
+    ``scored`` cells; ``shifted`` ones are further away than every fitted slide. ``beyond`` counts
+    cells beyond the fitted population. Of the ``patients``, ``unreadable`` ones have slides that
+    cannot be read because of their images. ``site`` is the site at which the night is judged.
+    Without ``limits`` the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -50,7 +50,7 @@ class Strangeness:
     limits: bool = True
 
     def findings(self) -> list[Finding]:
-        """List what a person should know, whatever earlier nights were like."""
+        """List the findings that do not depend on earlier nights."""
         found: list[Finding] = []
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
