@@ -76,6 +76,7 @@ from tasks.sites.sharing import (
     shareable_site,
 )
 from tasks.types import nested
+from tasks.words import counted
 
 SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held_out")
 
@@ -90,7 +91,8 @@ class ExportOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        held = f"{self.batches} batches, {self.cells:,} cells, as sums: no image, no single cell"
+        held = f"{counted(self.batches, 'batch')}, {counted(self.cells, 'cell')}, as sums"
+        held += ": no image, no single cell"
         return f"{self.what} written to {self.file}\n{table([('holds', held)])}"
 
 
@@ -267,9 +269,9 @@ def _import_statistics(
             save_foreign(store, card.name, part.content)
         given = [*latest.contributions, *(part.contribution for part in parts)]
         lineage = save_version(store, card, latest, total, errors, file.operation, given)
-        batches = f"{len(parts)} batch" + "es" * (len(parts) != 1)
         cells = sum(part.contribution.images for part in parts)
-        changed = f"{batches} of another store: {cells:,} images added"
+        batches, images = counted(len(parts), "batch"), counted(cells, "image")
+        changed = f"{batches} of another store: {images} added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 
 

@@ -51,6 +51,7 @@ from storage.models.statistics import (
     version_name,
 )
 from storage.store import Store, StoreError
+from tasks import words
 from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors
 from tasks.detector.moments import (
     ClassStatistics,
@@ -154,7 +155,8 @@ def fit(
             )
             again = f", {len(contribution.repeated):,} repeated" if contribution.repeated else ""
             changed = (
-                f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
+                f"batch {batch}: {contribution.images:,} of {words.counted(frozen.rows, 'image')} "
+                "added, "
                 f"{contribution.held_out:,} left out (the model's validation and test "
                 f"{card.split_by}s), {failures} unreadable{again}"
             )
@@ -184,7 +186,7 @@ def retract(
     if site is not None and site_night is not None:
         with open_client(settings) as client:
             made = retract_night(client, store, site, site_night)
-        return site_outcome(store, made, f"night {site_night} taken out of site {site}")
+        return site_outcome(store, made, f"batch {site_night} taken out of laboratory {site}")
     chosen = {"batch": batch, "slide": slide, "patient": patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     if len(given) != 1:
@@ -206,7 +208,7 @@ def retract(
                     return _warned(fitted_outcome(client, settings, store, card, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         count = sum(map(len, taken)) + sum(each.images for each in foreign)
-        changed = f"{kind} {name}: {count:,} images taken out of the statistics"
+        changed = f"{kind} {name}: {words.counted(count, 'image')} taken out of the statistics"
         if held_out:
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:

@@ -36,6 +36,7 @@ from storage.models.sites import detector_at
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
+from tasks.words import counted
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 
@@ -151,12 +152,12 @@ def _take_what_is_new(
         night = freeze_night(
             held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
         )
-    log(logging.INFO, f"night {night.batch} takes {night.images:,} new images of {inbox}")
+    log(logging.INFO, f"batch {night.batch} takes {counted(night.images, 'new image')} of {inbox}")
     if found.unsettled:
-        warn(f"{found.unsettled} images are still being written: the next night takes them")
+        warn(f"{counted(found.unsettled, 'image')} still being written: left for the next night")
     if found.rewritten:
         warn(
-            f"{found.rewritten} images were written again after an earlier night had taken them, "
-            "and have the size that they had: they are not taken again; give them new names"
+            f"{counted(found.rewritten, 'image')} rewritten after an earlier night took them, with "
+            "the same size: not taken again; give rewritten images new names"
         )
     return night

@@ -55,7 +55,7 @@ class PruneOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether a damaged record hides whether something may go."""
+        """Return whether a damaged record hides if something may go."""
         return bool(self.damaged)
 
     def text(self) -> str:
@@ -66,14 +66,14 @@ class PruneOutcome(Outcome):
             for what, batches in self.removed.items()
         ]
         if self.busy:
-            rows.append(("left, for they are being worked on", ", ".join(self.busy)))
+            rows.append(("left, because runs work on them", ", ".join(self.busy)))
         if self.swept:
-            rows.append(("half-written, of killed runs", f"{self.swept:,} files or folders"))
+            rows.append(("half-written by killed runs", f"{self.swept:,} files or folders"))
         if not rows:
             kept = "forever" if self.reports is None else f"{counted(self.reports, 'day')}"
             days = counted(self.features, "day")
-            return f"nothing is old enough to go: features are kept {days}, reports {kept}"
-        hint = "" if self.applied else "\nnothing was removed yet: the same with --apply does it"
+            return f"nothing is old enough to remove: features are kept {days}, reports {kept}"
+        hint = "" if self.applied else "\nnothing is removed yet: run it again with --apply"
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 

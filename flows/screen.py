@@ -1,4 +1,4 @@
-"""Run the flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
+"""Run the flow `screen`: images -> a report with a diagnosis and a score for each."""
 
 import time
 from contextlib import ExitStack
@@ -72,7 +72,7 @@ class ScreenOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether images could not be scored, there are none, or there is no page."""
+        """Return whether images could not be scored, there are none, or there is no page."""
         return self.scored < self.images or not self.images or self.page_failure is not None
 
     def text(self) -> str:
@@ -91,7 +91,10 @@ class ScreenOutcome(Outcome):
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", f"{counted(self.review, 'image')}, {slides}"),
             ("light", [self.light, *self.reasons]),
-            ("detector", f"{self.detector}, at site {self.site}" if self.site else self.detector),
+            (
+                "detector",
+                f"{self.detector}, at laboratory {self.site}" if self.site else self.detector,
+            ),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
@@ -112,10 +115,11 @@ class ImagesFailedError(Exception):
 
     def __init__(self, outcome: ScreenOutcome) -> None:
         failed = outcome.images - outcome.scored
+        images = counted(outcome.images, "image")
         super().__init__(
-            f"there are no images for batch {outcome.batch}; when they are there, run it again"
+            f"there are no images for batch {outcome.batch}: run it again once they have arrived"
             if not outcome.images
-            else f"{failed} of {outcome.images} images of batch {outcome.batch} failed "
+            else f"{failed:,} of {images} of batch {outcome.batch} failed "
             f"({', '.join(f'{n} {reason}' for reason, n in outcome.failures.items())}); "
             f"the report has a row for each: {outcome.report}"
         )
@@ -152,7 +156,7 @@ def screen(
     wait: bool = False,
     settings: Settings | None = None,
 ) -> ScreenOutcome:
-    """Diagnose and score a night's cells, photographs or slides, and publish the report.
+    """Diagnose and score a batch of cells, photographs or slides, and publish the report.
 
     In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
     what failed.

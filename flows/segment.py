@@ -43,7 +43,9 @@ class SegmentOutcome(Outcome):
         ]
         if self.failures:
             failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
-            rows.insert(2, ("failed", f"{failures}; each is a row of the manifest that says why"))
+            rows.insert(
+                2, ("failed", f"{failures}; the manifest has a row with the reason for each")
+            )
         if self.repeated:
             return f"segmentation {self.name} was made before; nothing to do\n{table(rows)}"
         rate = sum(self.fields.values()) / self.seconds
@@ -56,7 +58,7 @@ class SourcesFailedError(Exception):
     def __init__(self, outcome: SegmentOutcome) -> None:
         failures = ", ".join(f"{n} {reason}" for reason, n in outcome.failures.items())
         super().__init__(
-            f"{sum(outcome.failures.values())} sources or fields of segmentation {outcome.name} "
+            f"{sum(outcome.failures.values()):,} sources or fields of segmentation {outcome.name} "
             f"failed ({failures}); the manifest has a row for each: {outcome.manifest}"
             if outcome.sources
             else f"there is nothing to segment for {outcome.name}: it has no photographs or slides"

@@ -34,6 +34,7 @@ from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
 from tasks.network.training import TrainingPlan
+from tasks.words import counted
 
 
 class TrainOutcome(Outcome):
@@ -51,7 +52,11 @@ class TrainOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            (part, f"{self.images[part]:,} images of {self.groups[part]} {self.split_by}s")
+            (
+                part,
+                f"{counted(self.images[part], 'image')} of "
+                f"{counted(self.groups[part], self.split_by)}",
+            )
             for part in self.images
         ]
         rows += [
@@ -69,7 +74,7 @@ class TrainOutcome(Outcome):
                 )
             )
         if self.unreadable:
-            rows.append(("left out", f"{self.unreadable} images that cannot be read"))
+            rows.append(("left out", f"{counted(self.unreadable, 'image')} that cannot be read"))
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
 
 

@@ -83,7 +83,7 @@ def certificates(
     if ends <= moment:
         raise CertificateError(
             f"the authority {to / CA} ended on {ends:%Y-%m-%d}: make another in another folder, "
-            "give its certificates to every machine, and start all of them anew"
+            "give its certificates to every machine, and restart all of them"
         )
     until = min(moment + timedelta(days=days), ends)
     for role, uses in ROLES.items():
@@ -122,7 +122,7 @@ def _make_authority(to: Path, moment: datetime, until: datetime) -> None:
     except FileExistsError as error:
         raise CertificateError(
             f"{error.filename2} is there already, but not the whole authority: put {CA} back "
-            "beside its key, or choose another folder"
+            "next to its key, or choose another folder"
         ) from None
 
 
@@ -207,7 +207,7 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     if not isinstance(key, ec.EllipticCurvePrivateKey) or (
         key.public_key() != certificate.public_key()
     ):
-        raise CertificateError(f"{folder / CA_KEY} is not the key of {CA} beside it")
+        raise CertificateError(f"{folder / CA_KEY} is not the key of {CA} next to it")
     return certificate, key
 
 

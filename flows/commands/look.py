@@ -1,7 +1,7 @@
 """Run the command `look`: screen one photograph, and open its page.
 
-It works in a store of its own that is thrown away: a single photograph is no night, and what is
-kept of nights must not be compared with it. Model, detector and site are those of the user's store.
+It works in a store of its own that is thrown away: a single photograph is not a batch, and later
+batches must not be compared with it. Model, detector and site are those of the user's store.
 """
 
 import os
@@ -50,9 +50,9 @@ class LookOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            ("cells", f"{self.cells:,}, {self.abnormal:,} of them abnormal"),
+            ("cells", f"{self.cells:,}, of which {self.abnormal:,} abnormal"),
             ("diagnoses", ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())),
-            ("answer", ", ".join(self.calls) or "none"),
+            ("call", ", ".join(self.calls) or "none"),
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
             ("detector", self.detector),
             ("page", f"{self.page}{'' if self.opened else ' (open it in a browser)'}"),

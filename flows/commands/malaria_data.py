@@ -41,8 +41,8 @@ def malaria(
 ) -> DataOutcome:
     """Fetch the National Library of Medicine's malaria cell images, or verify them.
 
-    The archive stays an archive; slidewatch reads it in place. Its checksum is recorded beside it
-    when it is first fetched, and verified whenever it is there already.
+    The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to it
+    when it is first fetched, and verified from then on.
 
     Raises:
         SourceError: the archive cannot be fetched, or is not the one that was fetched before.

@@ -1,7 +1,7 @@
 """Read the arguments of ``slidewatch`` by the definitions in `flows.options`.
 
-argparse takes the words apart and pydantic says what is wrong with a value, as it does for the
-environment, for slidewatch.toml and for Prefect.
+argparse splits the words, and pydantic checks the values, as it does for the environment, for
+slidewatch.toml and for Prefect.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
 from flows.options.described import POSITIONAL, SPELT, UsageError
 from flows.settings import Settings
 
-Given = dict[str, Any]  # what was given, by name; what has parts as a mapping of these
+Given = dict[str, Any]  # given values by name; a value with parts is a mapping of them
 SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
 AS_JSON = "json"
 
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read(name: str, arguments: Sequence[str]) -> tuple[Given, Given, bool]:
-    """Take a command's arguments apart; ``--help`` prints help and ends the program.
+    """Read a command's arguments; ``--help`` prints help and ends the program.
 
     Returns:
         The command's own options, its settings, and whether ``--json`` was given.
@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
             group = parser.add_argument_group(title)
             for name in shown:
                 _add_setting(group, name)
-    told = parser.add_argument_group("what is said")
+    told = parser.add_argument_group("messages")
     for name in TOLD:
         _add_setting(told, name)
     told.add_argument(
@@ -101,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
 
 
 def _add_setting(group: Any, name: str) -> None:
-    """Add a setting; one that has parts is an option for each of them."""
+    """Add a setting, or an option for each of its parts."""
     model: type[BaseModel] = Settings
     *parents, last = name.split(".")
     for parent in parents:
@@ -161,7 +161,7 @@ class _Split(argparse.Action):
 
 
 def _kinds(annotation: Any) -> tuple[set[Any], list[str]]:
-    """Find the plain types in an annotation, and the words that it gives to choose from."""
+    """Find the plain types in an annotation, and the words to choose from."""
     if get_origin(annotation) is Literal:
         return {str}, list(get_args(annotation))
     if get_origin(annotation) is None:
@@ -206,7 +206,7 @@ def option_name(name: str) -> str:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
-    """Say that a word is no option, and which one it may be meant for."""
+    """Write that an option is unknown, and which one may be meant."""
     known = [option for action in parser._actions for option in action.option_strings]
     if not word.startswith("-"):
         return f"unexpected {word!r}; see {parser.prog} --help"

@@ -18,6 +18,7 @@ from rich.text import Text
 from flows.monitoring.console import warn
 from flows.options.described import described
 from flows.options.tools import Format, Query, Schema
+from flows.options.tools import Table as Tabled
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.reports.confined import confined_answer
@@ -42,7 +43,7 @@ class QueryOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether reports were left out of the answer, once it is written."""
+        """Return whether reports were left out of the answer, once it is written."""
         return bool(self.damaged)
 
     def _leave_out(self, text: str) -> None:
@@ -102,6 +103,7 @@ def query(
 
 @described(Schema)
 def schema(
+    table: Tabled | None = None,
     settings: Settings | None = None,
 ) -> SchemaOutcome:
     """List the columns of the tables, with their types, units and meanings."""
@@ -109,6 +111,8 @@ def schema(
 
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
+        if table not in (None, name):
+            continue
         types = column_types(name, fields)
         tables[name] = [
             {

@@ -24,9 +24,9 @@ from flows.monitoring.logs import is_json, log
 from flows.outcome import printable
 from tasks.images.access.addresses import redact
 
-# All that is said on standard error beside errors; `be_quiet` silences it for this process.
+# Everything on standard error except errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)
-# A shard can take longer than the half minute over which rich looks for a rate.
+# A job can take longer than the half minute over which rich measures a rate.
 RATE_OVER = 600.0
 
 
@@ -34,7 +34,7 @@ class RateColumn(ProgressColumn):
     """A column of a progress bar: steps a second, or a minute where they are slow."""
 
     def render(self, task: Task) -> Text:
-        """Write the rate, or nothing as long as it is not known."""
+        """Write the rate, or nothing while it is unknown."""
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
@@ -139,13 +139,13 @@ def working(text: str, *, long: bool = False) -> None:
 
 
 class ProgressBar:
-    """Shows a person at a terminal how many jobs are finished, as it hears of them."""
+    """A listener that shows at a terminal how many jobs are finished."""
 
     def __init__(self) -> None:
         self._progress = progress_bar()
 
     def __call__(self, event: Event) -> None:
-        """Begin with the first event, move on with each job, and vanish with the last event."""
+        """Begin with the first event, advance with each job, and vanish with the last event."""
         if event.kind is Kind.QUEUED:
             _MOVING.pause()
             self._progress.add_task(event.title, total=event.total)

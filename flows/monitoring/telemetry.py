@@ -1,6 +1,6 @@
-"""Log a run's stages and shards while it goes on, and keep its metrics.
+"""Log a run's stages and shards as they end, and keep its metrics.
 
-Nothing is logged of an image that is good, and nothing is kept of any.
+Only images that failed are logged.
 """
 
 import inspect
@@ -27,9 +27,9 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result", bound=Outcome)
 Value = TypeVar("Value")
 
-# What a person at a terminal reads during a stage.
+# Words for a stage at a terminal.
 DOING = {
-    "take": "taking what is new in the inbox",
+    "take": "listing new files in the inbox",
     "look": "looking closer",
     "survey": "finding the fields",
     "segment": "finding the cells",
@@ -39,7 +39,7 @@ DOING = {
     "publish": "writing the reports",
     "page": "making the page",
 }
-TO_PREFECT = 20  # failed images a shard of which Prefect keeps a line; standard error has them all
+TO_PREFECT = 20  # failed images per shard that Prefect keeps a line of; standard error has all
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
 _METRICS: ContextVar[NightMetrics | None] = ContextVar("metrics", default=None)
@@ -49,10 +49,10 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 def observed(
     *, night: bool = False
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a flow's function, so that it logs and waits as the settings say.
+    """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
     Args:
-        night: the flow screens a night, of which there are metrics, too.
+        night: the flow screens a batch, which has metrics too.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -64,7 +64,7 @@ def observed(
             bound.apply_defaults()
             given = bound.arguments
             with bind(batch=given.get("batch")):
-                if _OBSERVED.get():  # one flow calls another, and the first tells of both
+                if _OBSERVED.get():  # a flow called by another, which logs both
                     return function(*args, **kwargs)
                 settings = given["settings"] or Settings()
                 use_logs(settings.logs)
@@ -96,13 +96,13 @@ def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
             level = logging.WARNING if outcome.failed else logging.INFO
             log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
         if metrics is not None:
-            # Some images may have failed: how many is another metric.
+            # Another metric counts the images that failed.
             metrics.end(succeeded=bool(getattr(outcome, "scored", 0)))
 
 
 @contextmanager
 def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | None]:
-    """Make and deliver the metrics of a night during the block; None where none are wanted."""
+    """Make and deliver the metrics of a batch during the block; None if none are wanted."""
     if series is None or settings.metrics is None:
         yield None
         return
@@ -118,10 +118,10 @@ def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | 
 def _read(metrics: NightMetrics, settings: Settings) -> None:
     try:
         metrics.read(Store(settings.store))
-    except Exception as error:  # metrics are a window on the night, not a part of it
+    except Exception as error:  # the batch does not need its metrics
         warn(
-            f"metrics of earlier nights cannot be read from {settings.store} "
-            f"({type(error).__name__}: {error}); the work goes on without"
+            f"metrics of earlier batches cannot be read from {settings.store} "
+            f"({type(error).__name__}: {error}); the work continues without them"
         )
 
 

@@ -10,6 +10,7 @@ from flows.options.flows import DETECTOR_AT, MICRONS, SAFE, SITE, TAKEN_AS, Take
 Format = Literal["table", "csv"]
 Kind = Literal["models", "detectors", "sites", "batches"]
 Shell = Literal["bash", "zsh", "fish"]
+Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
 
 LIMIT, PER_SLIDE = 100, 10
 UNMARKED = 0.25
@@ -63,6 +64,10 @@ class Query(Options):
 
 class Schema(Options):
     """List the columns of the tables, with their types, units and meanings."""
+
+    table: Annotated[
+        Table | None, POSITIONAL, Field(description="only this table; by default all of them")
+    ] = None
 
 
 class Contours(Options):

@@ -104,7 +104,7 @@ def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Ta
 def _new_name(source: str, names: set[str]) -> str:
     """Choose a file name for a source that differs from all ``names``, and add it to them."""
     path = path_of(source)
-    # Cut where no filesystem would take it with what is added.
+    # Cut where the whole name would be too long for the filesystem.
     name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
     found, number = f"{name}.geojson", 1
     while found in names:

@@ -1,4 +1,4 @@
-"""Run the command `review apply`: make a whole night a manifest, with verdicts as labels."""
+"""Run the command `review apply`: write a batch as a manifest, with answers as labels."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +14,11 @@ from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.readers.reviews import OTHER, corrected
+from tasks.words import counted
 
 
 class AppliedOutcome(Outcome):
-    """A night with its verdicts as labels, and the commands that learn from it."""
+    """A batch with its answers as labels, and the commands that learn from it."""
 
     batch: str
     manifest: str
@@ -32,18 +33,21 @@ class AppliedOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            ("labels", f"{self.labels:,}, of them {self.by_persons:,} verdicts of persons"),
-            ("corrected", f"{self.differing:,} labels of the source, kept as published_label"),
-            ("left out", f"{self.no_cells:,} images that persons call no such cell"),
+            ("labels", f"{self.labels:,}, of which persons answered {self.by_persons:,}"),
+            (
+                "corrected",
+                f"{counted(self.differing, 'label')} of the source, kept as published_label",
+            ),
+            ("left out", f"{counted(self.no_cells, 'image')} without such a cell, by persons"),
         ]
         if self.kept:
             rows.append(("manifest", self.manifest))
             rows += [("next", command) for command in self.commands]
-            rows.append(("", "with --negative SLIDE for each that is known to have no parasites"))
+            rows.append(("", "add --negative SLIDE for each slide known to have no parasites"))
         else:
-            rows.append(("next", "the same command without --dry-run writes it"))
+            rows.append(("next", "to write it, run the same command without --dry-run"))
         would = "" if self.kept else "would have "
-        return f"batch {self.batch}: {would}{self.images:,} images\n{table(rows)}"
+        return f"batch {self.batch}: {would}{counted(self.images, 'image')}\n{table(rows)}"
 
 
 @described(ReviewApply)
@@ -53,9 +57,9 @@ def apply(
     dry_run: bool = False,
     settings: Settings | None = None,
 ) -> AppliedOutcome:
-    """Write a night as a manifest with its imported verdicts as labels, to commission or train.
+    """Write a batch as a manifest with its imported answers as labels, to commission or train.
 
-    What persons call no such cell is left out, so that no site learns it as its own normal.
+    Images that persons call no such cell are left out, so that no laboratory learns them.
     """
     store = Store((settings or Settings()).store)
     manifest = new_manifest(to)
@@ -63,8 +67,8 @@ def apply(
     said = latest_review(store, frozen.name).rows
     if not said.num_rows:
         raise StoreError(
-            f"no verdict on batch {frozen.name} was imported yet: review import takes a sheet, and "
-            "the report of review serve what readers have said"
+            f"no answer on batch {frozen.name} has been saved: import a sheet with review import, "
+            "or save the agreed answers on the report page of review serve"
         )
     pairs = zip(said["image_id"].to_pylist(), said["verdict"].to_pylist(), strict=True)
     rows = _labelled(store, frozen, dict(pairs))
@@ -92,7 +96,7 @@ def apply(
 
 
 def _labelled(store: Store, batch: Batch, verdicts: dict[str, str]) -> pa.Table:
-    """Put verdicts into the manifest, and mark whose they are and what is no cell."""
+    """Put answers into the manifest, and mark those of persons and images of no cell."""
     parts: list[pa.Table] = []
     card: ModelCard | None = None
     for shard, rows in rows_by_shard(store, batch):

@@ -1,4 +1,4 @@
-"""Run the commands `review`: give a person cells to look at, and make verdicts labels."""
+"""Run the commands `review`: give a person cells to look at, and make answers labels."""
 
 import pyarrow as pa
 
@@ -42,13 +42,14 @@ from tasks.readers.reviews import (
     read_verdicts,
 )
 from tasks.reports.columns import is_for_review
+from tasks.words import counted
 
 SLIDE_SHEET = "slides.csv"
 OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
 
 
 class ExportOutcome(Outcome):
-    """The sheet of cells for a person to look at, and the cells that were left out."""
+    """The sheet of cells for a person, and the cells left out of it."""
 
     batch: str
     sheet: str
@@ -59,7 +60,7 @@ class ExportOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether the image of a cell could not be read."""
+        """Return whether the image of a cell could not be read."""
         return bool(self.unreadable)
 
     def text(self) -> str:
@@ -67,15 +68,19 @@ class ExportOutcome(Outcome):
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),
-            ("slides", f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} beside the sheet"),
+            (
+                "slides",
+                f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder",
+            ),
             ("sheet", self.sheet),
             (
                 "next",
-                "fill in its column 'verdict', then: " + shell_command("review import", self.sheet),
+                "fill in the column 'verdict', then run "
+                + shell_command("review import", self.sheet),
             ),
         ]
         rows[1:1] = [("unreadable", each) for each in self.unreadable]
-        return f"batch {self.batch}: {self.cells:,} cells to look at\n{table(rows)}"
+        return f"batch {self.batch}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
 
 
 @described(ReviewExport)
@@ -88,8 +93,8 @@ def export(
 ) -> ExportOutcome:
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
 
-    The images are the original bytes, or PNG files of what was cut out of a larger file, named by
-    their digest. Cells that have a verdict already are left out.
+    The pictures are the original files, or PNG files of cells cut out of a larger file, named by
+    their digest. Cells that have an answer already are left out.
     """
     store = Store((settings or Settings()).store)
     folder = new_folder(to)
@@ -131,7 +136,7 @@ def export(
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = report_path(batch.name, batch.batch_date, SLIDES)
-    # Nights of before there was such a report have none, and older ones know no shift.
+    # The oldest batches have no such report, and later ones no shift.
     if not store.exists(*path):
         return []
     rows = read_table(store, *path)
@@ -154,10 +159,10 @@ def import_verdicts(
     dry_run: bool = False,
     settings: Settings | None = None,
 ) -> ImportOutcome:
-    """Keep a person's verdicts in the store, all or none, and say how to fit them.
+    """Keep a person's answers in the store, all or none, and list the commands that fit them.
 
-    A verdict is a class of the model, ``other`` for what is no such cell, or empty for a cell that
-    nobody looked at. A later verdict on a cell replaces the earlier one.
+    An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
+    looked at it. A later answer on a cell replaces the earlier one.
     """
     store = Store((settings or Settings()).store)
     if geojson is not None and batch is not None:
@@ -173,7 +178,7 @@ def import_verdicts(
 
 
 class ReportOutcome(ReviewOutcome):
-    """Persons' verdicts on a batch, and how far those agree who have read it."""
+    """Persons' answers on a batch, and how far its readers agree."""
 
     figures: list[ToldFigure]
     patients: list[PatientReading]
@@ -185,7 +190,7 @@ class ReportOutcome(ReviewOutcome):
         return bool(self.damaged)
 
     def rows(self) -> list[tuple[str, object]]:
-        """List the verdicts, the precision and the figures as names and texts."""
+        """List the answers, the precision and the figures as names and texts."""
         return [
             *super().rows(),
             *((each.name, each.text) for each in self.figures),

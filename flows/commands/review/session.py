@@ -1,4 +1,4 @@
-"""Keep what readers have said of a batch's cells, and choose what each of them sees next."""
+"""Keep the answers of readers on a batch's cells, and choose the next cell of each reader."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from tasks.readers.agreement import consensus, discordant
 from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, sayable
 from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
 
-BESIDE = 8  # other cells of the slide
+NEIGHBOURS = 8  # other cells of the slide
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class Session(Readings):
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """List what a reader can say."""
+        """List the answers that a reader can give."""
         return sayable(self.card.classes)
 
     @cached_property
@@ -57,8 +57,8 @@ class Session(Readings):
         found = self.scored.filter(pa.compute.equal(self.scored["image_id"], image_id))
         return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
 
-    def beside(self, image_id: str) -> list[str]:
-        """List some other cells of the slide of a cell, by digest."""
+    def neighbours(self, image_id: str) -> list[str]:
+        """List some other cells of a cell's slide, by digest."""
         row = self.row(image_id)
         slide = row and row["slide_id"]
         if slide is None:
@@ -67,36 +67,36 @@ class Session(Readings):
         some = self.scored.filter(same).select(["image_id", "row"])
         rows = dict(zip(*(column.to_pylist() for column in some.columns), strict=True))
         rows.pop(image_id, None)
-        chosen = ordered(rows, image_id)[:BESIDE]
+        chosen = ordered(rows, image_id)[:NEIGHBOURS]
         self._find({each: rows[each] for each in chosen})
         return chosen
 
     def ref(self, image_id: str) -> ImageRef | None:
-        """Find where a cell of the batch lies, or of another night that was shown; None of more."""
+        """Find the image of a cell of the batch, or of a cell shown from another; else None."""
         if image_id not in self._refs:
             row = self.row(image_id)
             self._find({} if row is None else {image_id: row["row"]})
         return self._refs.get(image_id)
 
     def refs(self, rows: Mapping[str, int]) -> dict[str, ImageRef]:
-        """Find where cells lie, given their rows in the batch, all at once."""
+        """Find the images of cells, all at once, given their rows in the batch."""
         self._find(rows)
         return {image_id: self._refs[image_id] for image_id in rows}
 
     def show(self, refs: Mapping[str, ImageRef]) -> None:
-        """Remember where cells lie that a page shows."""
+        """Remember the images of cells that a page shows."""
         self._refs |= refs
 
     def _find(self, rows: Mapping[str, Any]) -> None:
-        """Look up where cells lie, given their rows in the manifest, unless that is known."""
+        """Look up the images of cells that are not known yet, given their rows in the manifest."""
         missing = {image_id: row for image_id, row in rows.items() if image_id not in self._refs}
         refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
         self._refs |= dict(zip(missing, refs, strict=True))
 
     def said(self, reader: str) -> dict[str, str]:
-        """Give those that stand on the cells that all readers see, for these were drawn by lot.
+        """Return a reader's current answers on the random sample that every reader sees.
 
-        Others were sought because they are like one of them, and would bias every figure.
+        Cells that were looked up because they resemble another one would bias every figure.
         """
         return {
             image: verdict
@@ -105,11 +105,11 @@ class Session(Readings):
         }
 
     def all_said(self) -> dict[str, dict[str, str]]:
-        """Give the verdicts that stand on the cells of all, by reader and by digest."""
+        """Return the current answers on the sample, by reader and by digest."""
         return {reader: self.said(reader) for reader in self.readers()}
 
     def seconds(self, reader: str) -> float | None:
-        """Average how long a reader looks at a cell, in seconds."""
+        """Compute how many seconds a reader looks at a cell on average; None before the first."""
         looks = [
             reading.seconds
             for reading in self._readings.values()
@@ -118,18 +118,18 @@ class Session(Readings):
         return sum(looks) / len(looks) if looks else None
 
     def queue(self, reader: str) -> list[str]:
-        """Order the cells that a reader has not read: those on which others differ come first."""
+        """List the cells that a reader has not read; those on which others differ come first."""
         others = self.all_standing()
         mine = others.pop(reader, {})
         order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
     def say(self, reader: str, image_id: str, verdict: str, seconds: float) -> None:
-        """Keep what a reader says of a cell."""
+        """Keep a reader's answer on a cell."""
         self._keep(reader, [image_id], verdict, seconds, None)
 
     def mark(self, reader: str, image_ids: list[str], verdict: str, seconds: float) -> None:
-        """Keep what a reader says of several cells at once; one undo takes all of it back."""
+        """Keep one answer on several cells; one undo takes it back from all of them."""
         self._keep(reader, image_ids, verdict, seconds / len(image_ids), uuid4().hex)
 
     def _keep(
@@ -140,9 +140,9 @@ class Session(Readings):
         seconds: float,
         act: str | None,
     ) -> None:
-        """Write a verdict on each cell; None takes the last one back."""
+        """Write an answer on each cell; None takes the last one back."""
         with self._lock:
-            # Others may have written since: what is said now must count as said later.
+            # Others may have written since: this answer must count as later than theirs.
             first = next_number(self.store, self.batch.key)
             for number, image_id in enumerate(image_ids, first):
                 reading = Reading(
@@ -157,8 +157,8 @@ class Session(Readings):
                 self._readings[name] = reading
 
     def undo(self, reader: str) -> str | None:
-        """Take back what a reader has said last, and return the digest of its image, or of one."""
-        self.refresh()  # the last may have been said at another server
+        """Take back a reader's last answer, and return the digest of its image, or of one."""
+        self.refresh()  # the last may have been given at another server
         last = self._last(reader)
         if not last:
             return None
@@ -172,7 +172,7 @@ class Session(Readings):
         return image_id
 
     def lines(self) -> list[Line]:
-        """List the verdicts of the majority as lines of a sheet; what is unsure is left out."""
+        """List the majority's answers as lines of a sheet, without unsure ones."""
         readings = self.all_standing()
         lines: list[Line] = []
         for image_id, verdict in consensus(readings).items():
@@ -186,14 +186,14 @@ class Session(Readings):
         return lines
 
     def imported(self, *, keep: bool) -> ImportOutcome | None:
-        """Make verdicts of the majority labels, or only say what would change; None without any."""
+        """Make the majority's answers labels, or count what would change; None without answers."""
         lines = self.lines()
         if not lines:
             return None
         if keep and self.damaged:
             first = next(iter(self.damaged.values()))
             raise StoreError(
-                "a damaged reading may have changed any of these verdicts, so none becomes a "
+                "a damaged reading may have changed any of these answers, so none becomes a "
                 f"label: restore its file from a backup, or remove it ({first})"
             )
         return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
@@ -202,7 +202,7 @@ class Session(Readings):
 def open_session(
     store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
 ) -> tuple[Session, DetectorCard | None]:
-    """Read the cells of a batch that were chosen before, or choose them, and what was said of them.
+    """Load the cells chosen for reading, or choose them now, and read the answers on them.
 
     Args:
         store: where the batch is.
@@ -219,7 +219,7 @@ def open_session(
     if kept is None:
         sample = choose(scored, limit=limit, per_slide=per_slide, unmarked=unmarked)
         if not sample.rows.num_rows:
-            raise StoreError(f"batch {batch.name} has no scored cell that a person could read")
+            raise StoreError(f"batch {batch.name} has no scored cell to read")
         strata = [
             Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
             for (flagged, diagnosis), n in sorted(sample.of.items())

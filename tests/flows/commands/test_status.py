@@ -85,6 +85,20 @@ def test_a_night_shows_its_light_and_its_positive_patients(
     assert module._positive(night | {"patient_calls": None}) is None
 
 
+def test_a_terminal_shows_what_a_newcomer_knows(store: Store) -> None:
+    write_store(store)
+    found = status(settings=Settings(store=store.url))
+    text = found.text()
+    assert all(word in text for word in ("detectors", "laboratories", "kampala", "batches"))
+    assert not any(word in text for word in ("shard", "alpha", "statistics", "unfinished"))
+    assert found.detectors[0]["alpha"] is not None  # in --json
+    found.batches[0]["complete"] = False
+    found.detectors.clear()
+    text = found.text()
+    assert "unfinished" in text
+    assert "none of model golden: slidewatch fit" in " ".join(text.split())
+
+
 def test_a_shell_gets_the_names_of_one_kind(store: Store) -> None:
     write_store(store)
     settings = Settings(store=store.url)

@@ -17,7 +17,7 @@ Show = Callable[..., Response]
 
 
 class PatientPages:
-    """The pages of patients: who is asked about, and what a reader has said of each."""
+    """The pages of patients to confirm, with a reader's answers on each."""
 
     def __init__(self, suspects: Suspects, show: Show, reader_of: Callable[[Request], str]) -> None:
         self.suspects, self._show, self._reader_of = suspects, show, reader_of
@@ -30,14 +30,14 @@ class PatientPages:
         ]
 
     def patients(self, request: Request) -> Response:
-        """List the patients that a person is asked about."""
+        """List the patients to confirm."""
         reader = self._reader_of(request)
         self.suspects.readings.refresh()
         rows = [self.described(each, reader) for each in self.suspects.asked]
         return self._show(request, "patients.html", reader=reader, patients=rows)
 
     def patient(self, request: Request) -> Response:
-        """Show the next cell of a patient, or what the reader's verdicts on all of them mean."""
+        """Show the next cell of a patient, or the result once the reader has read all of them."""
         reader, number = self._reader_of(request), int(request.path_params["number"])
         suspect = self.suspects.find(number)
         if suspect is None:
@@ -59,7 +59,7 @@ class PatientPages:
         )
 
     def described(self, suspect: Suspect, reader: str | None) -> dict[str, Any]:
-        """Put what persons say of a patient beside what the machine says."""
+        """Describe a patient with the machine's call and the persons' answer."""
         row = next(
             row
             for row, each in zip(self.suspects.rows, self.suspects.every, strict=True)
