@@ -44,7 +44,7 @@ def test_what_a_disk_can_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings = Settings(store=str(tmp_path / "store"))
     says = found(settings)
     assert re.match(r"file and folder, on \w+: [\d.]+ ms|warning: tmpfs", says["synced"][1])
-    assert says["created once"] == (True, "by hard links: one run at a time holds a lease")
+    assert says["created once"] == (True, "by hard links: only one run at a time works on a batch")
     assert says["replaced"] == (True, "by a rename, in one step")
     assert re.fullmatch(r"the store's is 0 s (ahead|behind)", says["clock"][1])
 

@@ -84,4 +84,4 @@ def test_help_begins_with_the_options_of_the_command(name: str) -> None:
     titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     own = ["options of this command:"] if COMMANDS[name].options.model_fields else []
     assert titles[: len(own)] == own
-    assert titles[-1] == "what is said:"
+    assert titles[-1] == "messages:"

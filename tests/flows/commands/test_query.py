@@ -146,6 +146,14 @@ def test_the_guide_has_every_column_of_the_images(capsys: pytest.CaptureFixture[
     assert sorted(named) == sorted(each["column"] for each in tables["images"])
 
 
+def test_schema_takes_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("schema", "patients", "--json", capsys=capsys)
+    assert list(json.loads(out)["tables"]) == ["patients"]
+    code, _, err = run("schema", "patient", capsys=capsys)
+    assert code == 2
+    assert "patients" in err
+
+
 def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run("schema", capsys=capsys)
     assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == [

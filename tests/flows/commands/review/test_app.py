@@ -44,7 +44,7 @@ def test_a_whole_session_without_script(client: TestClient, session: Session) ->
     assert undone.headers["location"].endswith(image_id)
     assert len(session.said("Ada")) == 11
     assert "<b>11</b> new" in ask(client, "/report").text
-    assert "11 new verdicts" in send(client, "/import", {}).text
+    assert "11 new answers" in send(client, "/import", {}).text
 
 
 def test_diagnosis_and_scores_are_hidden_until_the_verdict_is_there(

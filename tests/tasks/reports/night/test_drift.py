@@ -200,10 +200,14 @@ def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> N
 @pytest.mark.parametrize(
     ("options", "light", "reason"),
     [
-        ({"shift": 2.0}, "red", "images are more abnormal than those that calibrated"),
+        ({"shift": 2.0}, "red", "images are more abnormal than the calibrating ones"),
         ({"shift": 2.0}, "red", "of the scored images are abnormal, expected 5.0%"),
         ({"shift": 0.6}, "amber", "images are more abnormal"),
-        ({"shift": 0.8}, "amber", "tap tap, against earlier nights: population stability"),
+        (
+            {"shift": 0.8},
+            "amber",
+            "distances (tap), compared with earlier batches: population stability",
+        ),
         ({"shift": -0.8}, "amber", "images are less abnormal"),
         ({"shift": -2.0}, "amber", "images are less abnormal"),
         ({"other": 0.02}, "amber", "at a false-discovery rate of 10%"),
@@ -303,7 +307,9 @@ def test_nights_whose_bins_have_other_edges_are_compared_by_their_shares_alone()
     others = [replace(each, tap_edges=each.tap_edges[:-1]) for each in past]
     found = judged(others)
     assert (found.nights, found.psi_earlier, found.psi_taps) == (8, None, {})
-    assert any("8 earlier nights have histograms of other bins" in each for each in found.reasons)
+    assert any(
+        "8 earlier batches have histograms with other bins" in each for each in found.reasons
+    )
     assert judged([*others, *past]).psi_earlier == same.psi_earlier
 
 
