@@ -120,9 +120,11 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
     kinds, choices = _kinds(field.annotation)
     more: dict[str, Any] = {"help": _help(field)}
     if POSITIONAL in field.metadata:
-        if not field.is_required():
+        if field.is_required():
+            more["choices"] = choices or None
+        else:  # argparse would compare its own default with the choices; pydantic refuses others
             more |= {"nargs": "?", "default": argparse.SUPPRESS}
-        group.add_argument(destination, metavar=name.upper(), choices=choices or None, **more)
+        group.add_argument(destination, metavar=name.upper(), **more)
         return
     if bool in kinds:
         more["action"] = argparse.BooleanOptionalAction

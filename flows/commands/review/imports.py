@@ -65,7 +65,7 @@ class ReviewOutcome(Outcome):
                 f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
                 f"{self.abnormal_other:,} not a cell, {self.abnormal_wrong:,} wrongly diagnosed"
             )
-        return [("verdicts", verdicts or "none"), ("abnormal", abnormal)]
+        return [("answers", verdicts or "none"), ("abnormal", abnormal)]
 
 
 class ImportOutcome(ReviewOutcome):

@@ -120,12 +120,12 @@ def test_classes_come_back_as_verdicts_and_outlines_as_cells(
     [
         (lambda f: name(f[2], "Tumour"), "object 3: no answer is called 'Tumour'"),
         (lambda f: f.append(new(disc(900, 60))), "lies at 900, 60, outside all fields"),
-        (lambda f: f.append(new(disc(1e9, 60))), r"a point at 1e\+09, and no slide has more"),
+        (lambda f: f.append(new(disc(1e9, 60))), r"a point at 1e\+09, but no slide has more"),
         (lambda f: f.append(new([[10, 10], [50, 50], [50, 10], [10, 50]])), "crosses itself"),
         (lambda f: f.append(new(disc(60, 60, 1e-3))), r"encloses 0\.0 pixels"),
         (lambda f: f.__delitem__(slice(None)), "no object in it is known"),
         (lambda f: f.__setitem__(slice(None), [new(disc(60, 60))]), "no object in it is known"),
-        (lambda f: f.__setitem__(slice(1, None), [new(disc(60, 60))]), "no other cell says"),
+        (lambda f: f.__setitem__(slice(1, None), [new(disc(60, 60))]), "there is no other cell"),
     ],
     ids=["class", "outside", "far", "crossing", "empty", "nothing", "strange", "field alone"],
 )

@@ -78,7 +78,7 @@ def test_the_start_page_says_the_task_the_keys_and_who_has_read_what(session: Se
     read(client, 0, *["unsure"] * 10)
     page = ask(client, "/").text
     assert "There are 12 cells to read" in page
-    assert "2 patients are positive or indeterminate, with at most 10 cells each" in page
+    assert "2 patients positive or indeterminate, and you read at most 10 cells of each" in page
     assert "<kbd>p</kbd> Parasitized" in page
     assert '<th scope="row">Ada</th><td>0 of 12</td><td>1 of 2</td>' in page
     there = send(client, "/reader", {"reader": "Ben", "what": "patients"})
