@@ -46,7 +46,7 @@ def _processors() -> int:
 
 
 def settings_file() -> Path | None:
-    """Find the TOML file of settings that is read here, or None where there is none.
+    """Find the TOML file of settings that is read here, or None if there is none.
 
     Raises:
         UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist.

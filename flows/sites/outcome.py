@@ -8,7 +8,9 @@ from tasks.words import counted
 
 
 class SiteOutcome(Outcome):
-    """A version of a site; ``report`` and ``diagnosis`` are None where it was not commissioned."""
+    """The outcome for a version of a site; ``report`` and ``diagnosis`` are None without
+    commissioning.
+    """
 
     changed: str
     site: str
@@ -44,7 +46,7 @@ class SiteOutcome(Outcome):
 
 
 class Offer(Outcome):
-    """Say what a file from another store would change; nothing was changed."""
+    """The changes that a file from another store would make; nothing was changed."""
 
     what: str
     file: str
@@ -63,7 +65,7 @@ class Offer(Outcome):
 
 
 def false_positives_text(counting: CountingCard) -> str:
-    """Write a site's false-positive rate at the counting threshold, for a person."""
+    """Describe a site's false-positive rate at the counting threshold to a person."""
     rate = counting.counting.false_positives
     return (
         f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
@@ -74,7 +76,7 @@ def false_positives_text(counting: CountingCard) -> str:
 def site_outcome(
     store: Store, card: SiteCard, changed: str, diagnosis: str | None = None
 ) -> SiteOutcome:
-    """Describe a version of a site, and what has changed."""
+    """Make the outcome for a version of a site, with a description of the change."""
     report = (*card.folder, "report.html")
     return SiteOutcome(
         changed=changed,

@@ -1,4 +1,4 @@
-"""Say what networks and statistics that have not seen a cell say of it."""
+"""Look up diagnoses by networks and statistics that have not seen a cell."""
 
 import json
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from storage.store import Store
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
 
-HEAD = 32  # letters of a digest in hexadecimal: half of it tells a billion images apart
-MOST = 40.0  # log-odds of a probability that is 1 as a number
+HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images
+MOST = 40.0  # log-odds for a probability that is rounded to 1
 
 
 class Unseen(NamedTuple):
@@ -30,11 +30,11 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Hold diagnoses of images (n,) by folds: heads of digests, sorted, and log-odds.
+    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
 
-    ``log_odds`` (n,) are those of all witnesses, ``network`` those of the network alone, and
-    ``statistics`` the scores of the discriminant, NaN in tables written before 0.4. ``patients``
-    (n,) are theirs, None where an image names none; ``parasitized`` (n,) are labels.
+    ``log_odds`` (n,) are from both witnesses, ``network`` from the network alone, and
+    ``statistics`` are scores of the discriminant, NaN in tables written before 0.4. ``patients``
+    (n,) are None for images without one; ``parasitized`` (n,) are labels.
     """
 
     heads: NDArray[np.bytes_]
@@ -45,7 +45,7 @@ class OutOfFold:
     patients: NDArray[np.object_]
 
     def find(self, image_ids: list[str | None]) -> Unseen:
-        """Look up images (m,) by their digests; NaN of those that are not there."""
+        """Look up images (m,) by their digests; NaN for missing ones."""
         if not len(self.heads):
             return Unseen(*np.full((2, len(image_ids)), np.nan))
         heads = np.asarray([(each or "")[:HEAD] for each in image_ids], f"S{HEAD}")
@@ -57,13 +57,13 @@ class OutOfFold:
 
 @lru_cache(maxsize=2)
 def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
-    """Read what folds say of "parasitized"; None of a model without folds."""
+    """Read the folds' diagnoses of "parasitized"; None for a model without folds."""
     table = load_out_of_fold(store, card)
     if table is None:
         return None
     heads = np.asarray([each[:HEAD] for each in table["image_id"].to_pylist()], f"S{HEAD}")
     order = np.argsort(heads, kind="stable")
-    # Of the first class, which may be the other one.
+    # The log-odds are of the first class, which may be the other one.
     sign = 1.0 if card.classes[0] == PARASITIZED else -1.0
     both = sign * np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
     network, statistics = both, np.full(len(both), np.nan)
@@ -83,7 +83,7 @@ def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArra
 
 
 def key_of(patient: str | None, slide: str | None, batch: str) -> str:
-    """Name whose cells resemble each other: a patient, else a slide, else the whole batch."""
+    """Return the key of the group whose cells resemble each other: patient, slide or batch."""
     if patient is not None:
         return json.dumps(["patient", patient])
     return json.dumps(["batch", batch] if slide is None else ["slide", slide])

@@ -1,4 +1,4 @@
-"""Compute what both witnesses say of a patient's cells that neither has seen."""
+"""Compute the scores of both witnesses for a patient's cells that neither has seen."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +20,7 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class WitnessJob:
-    """A patient whose cells are known: of his rows ``fitted`` are in the statistics."""
+    """A patient with labelled cells; the rows ``fitted`` are in the statistics."""
 
     store: Store
     model: ModelCard
@@ -31,10 +31,10 @@ class WitnessJob:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what two witnesses say of cells (n,) that neither has seen.
+    """The scores of two witnesses for cells (n,) that neither has seen.
 
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of his cells; ``parasitized`` is what they are, ``keys`` whose.
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
     """
 
     network: Float
@@ -44,7 +44,7 @@ class Evidence:
 
     @classmethod
     def none(cls) -> "Evidence":
-        """Make the evidence of no cell."""
+        """Make empty evidence."""
         return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
 
     @classmethod
@@ -62,11 +62,11 @@ class Evidence:
 def unseen_evidence(job: WitnessJob) -> Evidence:
     """Compute the evidence of a patient's cells.
 
-    A cell that the network was trained on speaks by the network of a fold that was not, if there
-    is one, and is left out otherwise.
+    For a cell in the training set the network of another fold is used, if there is one; otherwise
+    the cell is left out.
 
     Raises:
-        ValueError: the statistics without the patient make no discriminant.
+        ValueError: the statistics without the patient have no discriminant.
     """
     card, place = job.model, job.model.classes.index(PARASITIZED)
     total = slides_of_version(job.store, card.name, job.version)

@@ -1,4 +1,4 @@
-"""Read labelled images for training: decoded pixels lie in memory, or in a file beyond a limit."""
+"""Read labelled images for training into memory, or into a file beyond a limit."""
 
 import tempfile
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ KEPT = ("uri", "label", "patient_id", "slide_id")
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
+    """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
 
-    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` says by
-    address why images are left out.
+    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
+    of skipped images to reasons.
     """
 
     pixels: NDArray[np.uint8]
@@ -44,9 +44,9 @@ def load_labelled_images(
 
     Args:
         images: sources of images with the labels `CLASSES`.
-        side: of the squares that they are resized to.
-        limit: take only so many.
-        memory: GiB of pixels beyond which they lie in a file in the folder of temporary files.
+        side: of the squares to which images are resized.
+        limit: use at most this many images.
+        memory: GiB of pixels beyond which they are kept in a temporary file.
 
     Raises:
         SourceError: a class has no image, or none can be read.
@@ -89,9 +89,9 @@ def load_labelled_images(
 
 
 def _room(count: int, side: int, memory: float) -> NDArray[np.uint8]:
-    """Make room for pixels (count, side, side, 3): in memory, or in a file that nobody else sees.
+    """Allocate pixels (count, side, side, 3) in memory, or in a private file.
 
-    The file has no name, so that it is gone with the process, however that ends.
+    The file has no name, so it disappears with the process, however that ends.
     """
     shape = (count, side, side, 3)
     if np.prod(shape) <= memory * 2**30:
