@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
-from flows.options.described import POSITIONAL, SPELT, UsageError
-from flows.settings import Settings
+from flows.options.taking import POSITIONAL, SPELT
+from flows.settings import REMOVED, Settings, UsageError
 
 Given = dict[str, Any]  # what was given, by name; what has parts as a mapping of these
 SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
@@ -79,7 +79,8 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
     """Add the options of a command to a parser, in groups: its own first, messages last."""
     own = parser.add_argument_group("options of this command")
-    for option, field in command.options.model_fields.items():
+    fields = command.options.model_fields.items()
+    for option, field in sorted(fields, key=lambda each: not each[1].is_required()):
         _add(own, f"own:{field.validation_alias or option}", option, field)
     for title, names in GROUPS.items():
         shown = [name for name in command.settings if name.partition(".")[0] in names]
@@ -210,6 +211,9 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     known = [option for action in parser._actions for option in action.option_strings]
     if not word.startswith("-"):
         return f"unexpected {word!r}; see {parser.prog} --help"
+    gone = word.partition("=")[0].removeprefix("--").replace("-", "_")
+    if gone in REMOVED:
+        return f"{option_name(gone)} is no option any more: {REMOVED[gone]}"
     close = get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
     meant = f"did you mean {close[0]}?" if close else f"see {parser.prog} --help"
     return f"unknown option {word.partition('=')[0]}; {meant}"

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from flows.options import flows, tools
-from flows.options.described import Options
+from flows.options.taking import Options
 
 # Settings by what they are about, in the order in which help shows them.
 STORE = ("store",)
 READ = ("read_seconds",)
-TRAINING = ("training_memory",)
 BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below", "counting_cells")
 REPORT = (
@@ -24,7 +23,6 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 GROUPS = {
     "store": STORE,
     "cluster": CLUSTER,
-    "training": TRAINING,
     "batch": BATCH,
     "detector": DETECTOR,
     "report": REPORT,
@@ -51,7 +49,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE + TRAINING + READ, flow=True),
+    "train": Command(flows.Train, "flows.train:train", STORE + READ, flow=True),
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
@@ -115,7 +113,7 @@ COMMANDS = {
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "config": Command(
         tools.Config, "flows.commands.config:config",
-        STORE + TRAINING + BATCH + DETECTOR + REPORT + CLUSTER,
+        STORE + BATCH + DETECTOR + REPORT + CLUSTER,
     ),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "completion": Command(tools.Completion, "flows.commands.config:completion"),

@@ -4,12 +4,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.described import POSITIONAL, SPELT, Options
-from flows.options.flows import DETECTOR_AT, MICRONS, SAFE, SITE, TAKEN_AS, TakenAs
+from flows.options.flows import SAFE, As, Detector, Microns, Site
+from flows.options.taking import POSITIONAL, Options
 
 Format = Literal["table", "csv"]
 Kind = Literal["models", "detectors", "sites", "batches"]
 Shell = Literal["bash", "zsh", "fish"]
+
+# What several commands have.
+Screened = Annotated[str, Field(description="the screened batch")]
+ReviewedBatch = Annotated[str, Field(description="the reviewed batch")]
+Manifest = Annotated[str, Field(description="the manifest to write, a .parquet file")]
+PerSlide = Annotated[int, Field(ge=1, description="and of one slide at most so many")]
 
 LIMIT, PER_SLIDE = 100, 10
 UNMARKED = 0.25
@@ -23,10 +29,10 @@ class Look(Options):
         str | None, Field(description="file of the page; by default among the temporary files")
     ] = None
     browser: Annotated[bool, Field(description="open the page in a browser")] = True
-    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
-    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    site: Annotated[str | None, Field(description=SITE)] = None
+    taken_as: As = None
+    microns_per_pixel: Microns = None
+    detector: Detector = None
+    site: Site = None
 
 
 class Status(Options):
@@ -68,14 +74,14 @@ class Schema(Options):
 class Contours(Options):
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="folder for the files")]
 
 
 class Export(Options):
     """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="the .h5ad file to write")]
 
 
@@ -83,19 +89,17 @@ class PatientSheet(Options):
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
 
     name: Annotated[str, POSITIONAL, Field(description="the patient, or the slide of one unnamed")]
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="the file to write: .html to print, or .csv")]
 
 
 class ReviewExport(Options):
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="folder for the sheet and the images")]
     limit: Annotated[int, Field(ge=1, description="export at most so many cells")] = LIMIT
-    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
-        PER_SLIDE
-    )
+    per_slide: PerSlide = PER_SLIDE
 
 
 class ReviewServe(Options):
@@ -116,9 +120,7 @@ class ReviewServe(Options):
         Field(ge=0, le=0.9, description="share of cells that were not flagged, mixed in unmarked"),
     ] = UNMARKED
     limit: Annotated[int, Field(ge=1, description="flagged cells at most")] = LIMIT
-    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
-        PER_SLIDE
-    )
+    per_slide: PerSlide = PER_SLIDE
 
 
 class ReviewImport(Options):
@@ -151,8 +153,8 @@ class ReviewImport(Options):
 class ReviewApply(Options):
     """Write a night as a manifest with its imported verdicts as labels, to commission or train."""
 
-    batch: Annotated[str, Field(description="the reviewed batch")]
-    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    batch: ReviewedBatch
+    to: Manifest
     dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
         False
     )
@@ -161,7 +163,7 @@ class ReviewApply(Options):
 class ReviewReport(Options):
     """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
 
-    batch: Annotated[str, Field(description="the reviewed batch")]
+    batch: ReviewedBatch
 
 
 class LabelsExport(Options):
@@ -179,7 +181,7 @@ class LabelsApply(Options):
     """Write a manifest to train on, with a person's verdicts in the place of labels."""
 
     file: Annotated[str, POSITIONAL, Field(description="the sheet with its verdicts")]
-    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    to: Manifest
 
 
 class SiteExport(Options):
@@ -190,7 +192,7 @@ class SiteExport(Options):
     model: Annotated[str | None, Field(description="or the class statistics of this model")] = None
 
     @model_validator(mode="after")
-    def _one(self) -> "SiteExport":
+    def _one(self) -> Self:
         if (self.site is None) == (self.model is None):
             raise ValueError("say what to export: one of --site and --model")
         return self
@@ -218,16 +220,12 @@ class Certificates(Options):
         Field(min_length=1, description="host names and addresses of the scheduler and workers"),
     ]
     days: Annotated[int, Field(ge=1, le=3650, description="how long certificates hold")] = 90
-    authority_days: Annotated[
-        int, Field(ge=1, le=36500, description="how long a new authority holds")
-    ] = 3650
 
 
 class Demo(Options):
     """Render cells, train, fit in two increments, screen a night with planted images, query."""
 
     folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo"
-    seed: Annotated[int, Field(ge=0, description="of the rendered images")] = 0
 
 
 class Malaria(Options):

@@ -8,10 +8,10 @@ from flows.commands.review.pages.patients import figure_text
 from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.jobs.pictures import draw_places, places_jobs
-from flows.options.described import UsageError, described
+from flows.options.taking import takes
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, PatientSheet
 from flows.outcome import Outcome, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import load_card
 from storage.parquet import iterate_groups, read_table
@@ -48,27 +48,21 @@ class PatientOutcome(Outcome):
         return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
 
 
-@described(PatientSheet)
-def patient(
-    name: str,
-    batch: str,
-    to: str,
-    settings: Settings | None = None,
-) -> PatientOutcome:
+@takes(PatientSheet)
+def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
-    settings = settings or Settings()
     store = Store(settings.store)
-    path = Path(to)
-    if "://" in to or path.suffix not in ENDINGS:
-        raise UsageError(f"--to: {to} is no .html or .csv file on this machine")
-    frozen = published_batch(store, batch)
-    row = _find(store, frozen, name)
+    path = Path(options.to)
+    if "://" in options.to or path.suffix not in ENDINGS:
+        raise UsageError(f"--to: {options.to} is no .html or .csv file on this machine")
+    frozen = published_batch(store, options.batch)
+    row = _find(store, frozen, options.name)
     slides = [
         each
         for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
         if patient_of(each) == patient_of(row)
     ]
-    persons = _persons(store, frozen, name, settings.negative_percent / 100)
+    persons = _persons(store, frozen, options.name, settings.negative_percent / 100)
     if path.suffix == ".csv":
         # Without the byte order mark Excel takes UTF-8 for something else.
         path.write_text(patient_table(row, slides, persons), encoding="utf-8-sig", newline="")
@@ -76,10 +70,10 @@ def patient(
         path.write_text(_page(store, frozen, row, slides, persons), encoding="utf-8")
     return PatientOutcome(
         batch=frozen.name,
-        patient=name,
+        patient=options.name,
         call=row["call"],
         persons=persons and str(persons["answer"]),
-        file=to,
+        file=options.to,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from flows.commands.parser import command_parser, read
 from flows.options.commands import COMMANDS
-from flows.options.described import UsageError
+from flows.settings import UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,6 @@ from flows.options.described import UsageError
             {"workers": "3"},
         ),
         ("train", ["--taps", "a,b", "--taps", "c"], {"taps": ["a", "b", "c"]}, {}),
-        ("train", ["--fractions", ".7,.2,.1"], {"fractions": [".7", ".2", ".1"]}, {}),
         ("screen", ["--force", "--no-wait"], {"force": True, "wait": False}, {}),
         (
             "screen",
@@ -46,6 +45,7 @@ def test_options_are_those_of_the_command_and_settings(
         ("screen", "--imges x", "unknown option --imges; did you mean --images?"),
         ("screen", "--imag x", "unknown option --imag; did you mean --images?"),
         ("train", "--workers 3", "unknown option --workers; see slidewatch train --help"),
+        ("train", "--rate 0.1", "--rate is no option any more: training's peak learning rate is"),
         ("query", "a b", "unexpected 'b'; see slidewatch query --help"),
         ("query", "", "the following arguments are required: SQL"),
         ("segment", "--into cell", "--into: invalid choice: 'cell'"),
