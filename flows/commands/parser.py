@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
+from flows.options.commands import COMMANDS, GROUPS, SELDOM, TOLD, Command
 from flows.options.taking import POSITIONAL, SPELT
 from flows.settings import REMOVED, Settings, UsageError
 
@@ -77,28 +77,41 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
-    """Add the options of a command to a parser, in groups: its own first, messages last."""
-    own = parser.add_argument_group("options of this command")
-    fields = command.options.model_fields.items()
-    for option, field in sorted(fields, key=lambda each: not each[1].is_required()):
-        _add(own, f"own:{field.validation_alias or option}", option, field)
-    for title, names in GROUPS.items():
-        shown = [name for name in command.settings if name.partition(".")[0] in names]
-        if shown:
-            group = parser.add_argument_group(title)
-            for name in shown:
+    """Add the options of a command to a parser: its own first, what is seldom needed last."""
+    fields = sorted(
+        command.options.model_fields.items(), key=lambda each: not each[1].is_required()
+    )
+    places: dict[str, list[str]] = {"options of this command": [name for name, _ in fields]}
+    for title, names in (*GROUPS.items(), ("what is said", TOLD)):
+        used = (*command.settings, *TOLD)
+        places[title] = [name for name in used if name.partition(".")[0] in names]
+    rare = [name for names in places.values() for name in names if _is_seldom(name)]
+    for title, names in (*places.items(), ("seldom needed", rare)):
+        shown = [name for name in names if names is rare or not _is_seldom(name)]
+        group = parser.add_argument_group(title) if shown else None
+        for name in shown:
+            field = command.options.model_fields.get(name)
+            if field is None:
                 _add_setting(group, name)
-    told = parser.add_argument_group("what is said")
-    for name in TOLD:
-        _add_setting(told, name)
-    told.add_argument(
+            else:
+                _add(group, f"own:{field.validation_alias or name}", name, field)
+        if title == "what is said":
+            _add_help(group)
+
+
+def _is_seldom(name: str) -> bool:
+    return name.partition(".")[0] in SELDOM
+
+
+def _add_help(group: Any) -> None:
+    group.add_argument(
         "--json",
         action="store_true",
         dest=f"settings:{AS_JSON}",
         default=argparse.SUPPRESS,
         help="print the outcome for machines",
     )
-    told.add_argument("-h", "--help", action="help", help="print this")
+    group.add_argument("-h", "--help", action="help", help="print this")
 
 
 def _add_setting(group: Any, name: str) -> None:
