@@ -29,8 +29,8 @@ GROUPS = {
 }
 # Options and settings whose defaults are right for nearly everybody: help shows them last.
 SELDOM = frozenset(
-    ("side", "taps", "frozen", "licence", "seed", "tile", "overlap", "finder", "planted", "attacked",
-     "save_attacks", "today", "per_slide", "unmarked", "shard_rows", "read_seconds",
+    ("side", "taps", "frozen", "licence", "seed", "tile", "overlap", "finder", "planted",
+     "attacked", "save_attacks", "today", "per_slide", "unmarked", "shard_rows", "read_seconds",
      "first_worker", "unencrypted", "uncertain_below", "counting_cells", "detectable_percent",
      "field_limits", "red_cells_per_microlitre", "pages_url")
 )  # fmt: skip

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from flows.commands.parser import command_parser, read
-from flows.options.commands import COMMANDS
-from flows.settings import UsageError
+from flows.options.commands import COMMANDS, SELDOM
+from flows.settings import Settings, UsageError
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,15 @@ def test_help_begins_with_the_options_of_the_command(name: str) -> None:
     titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     own = ["options of this command:"] if COMMANDS[name].options.model_fields else []
     assert titles[: len(own)] == own
-    assert titles[-1] == "what is said:"
+    # What nearly nobody sets comes last.
+    assert titles[-1] in {"what is said:", "seldom needed:"}
+
+
+def test_what_is_seldom_needed_comes_last() -> None:
+    common, _, seldom = command_parser("screen").format_help().partition("seldom needed:")
+    assert "--site" in common
+    assert "--json" in common
+    assert {"--shard-rows", "--field-limits.most-dark"} <= set(seldom.split())
+    assert "--shard-rows" not in common
+    known = {name for command in COMMANDS.values() for name in command.options.model_fields}
+    assert known | set(Settings.model_fields) >= SELDOM
