@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 
 from flows.monitoring.console import warn
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
 from flows.options.flows import Prune
+from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
@@ -77,35 +76,28 @@ class PruneOutcome(Outcome):
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
-@flow()
+@takes(Prune)
 @observed()
-@described(Prune)
-def prune(
-    features: int = 30,
-    reports: int | None = None,
-    apply: bool = False,
-    today: date | None = None,
-    settings: Settings | None = None,
-) -> PruneOutcome:
+def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """List features and reports that are old enough to go, and with --apply remove them.
 
     Raises:
         PolicyError: reports are to go before features.
         ClockError: the clock is far ahead of the newest record, and nobody has confirmed it.
     """
-    if reports is not None and reports < features:
+    if options.reports is not None and options.reports < options.features:
         raise PolicyError(
-            f"reports would be kept for {reports} days, and the features that they were made of "
-            f"for {features}: give --reports no less than --features"
+            f"reports would be kept for {options.reports} days, and the features that they were "
+            f"made of for {options.features}: give --reports no less than --features"
         )
-    store = Store((settings or Settings()).store)
+    store = Store(settings.store)
     moment = now()
-    if apply:
-        _refuse_wrong_clock(store, moment, today)
+    if options.apply:
+        _refuse_wrong_clock(store, moment, options.today)
     outcome = PruneOutcome(
-        applied=apply,
-        features=features,
-        reports=reports,
+        applied=options.apply,
+        features=options.features,
+        reports=options.reports,
         removed={},
         bytes=0,
         busy=[],
@@ -120,17 +112,19 @@ def prune(
     def take(find: Find) -> None:
         for found in list(find(None)):
             size = size_of(store, found)
-            if apply and not _remove(store, found, find):
+            if options.apply and not _remove(store, found, find):
                 outcome.busy.append(found.batch.name)
                 continue
             outcome.bytes += size
             outcome.removed.setdefault(found.what, []).append(found.batch.key)
 
-    take(lambda only: expired_features(store, moment - timedelta(days=features), only, leave))
-    if reports is not None:
-        day = moment.date() - timedelta(days=reports)
+    take(
+        lambda only: expired_features(store, moment - timedelta(days=options.features), only, leave)
+    )
+    if options.reports is not None:
+        day = moment.date() - timedelta(days=options.reports)
         take(lambda only: expired_reports(store, day, only, leave))
-    if apply:
+    if options.apply:
         outcome.swept = sweep(store)
     return outcome
 

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import ExitStack
-from datetime import date
 
 from distributed import Client
 from pydantic import Field
@@ -11,11 +10,11 @@ from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
-from flows.monitoring.prefect_runs import flow, task
+from flows.monitoring.prefect_runs import task
 from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
-from flows.options.described import described
-from flows.options.flows import Screen, SlideIs, TakenAs
+from flows.options.flows import Screen
+from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
@@ -137,25 +136,10 @@ class PageFailedError(Exception):
         self.outcome = outcome
 
 
-@flow(flow_run_name="{batch}")
+@takes(Screen, run_name="{batch}")
 @ends_by_light
 @observed(night=True)
-@described(Screen)
-def screen(
-    images: str | list[str],
-    batch: str,
-    taken_as: TakenAs | None = None,
-    slide_is: SlideIs = "file",
-    microns_per_pixel: float | None = None,
-    detector: str | None = None,
-    site: str | None = None,
-    learn: bool = False,
-    date: date | None = None,
-    limit: int | None = None,
-    force: bool = False,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> ScreenOutcome:
+def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """Diagnose and score a batch of cells, photographs or slides, and publish the report.
 
     In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
@@ -165,44 +149,33 @@ def screen(
         ImagesFailedError: the report is published, but most of what it is about is lost: no image
             could be scored, or as many failed as make the light red.
     """
-    wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, limit)
-    return screen_sources(
-        wanted,
-        batch,
-        detector=detector,
-        site=site,
-        learn=learn,
-        date=date,
-        force=force,
-        wait=wait,
-        settings=settings or Settings(),
-    )
+    return screen_sources(options, settings)
 
 
 def screen_sources(
-    wanted: Wanted,
-    batch: str,
-    *,
-    detector: str | None,
-    site: str | None,
-    learn: bool,
-    date: date | None,
-    wait: bool,
-    settings: Settings,
-    force: bool = False,
+    options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> ScreenOutcome:
-    """Screen sources, of which a person has said this and that; see `screen`.
+    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
 
     Raises:
         ImagesFailedError: the report is published, but not every image could be scored.
         PageFailedError: the report is published, but its page could not be made.
     """
     store = Store(settings.store)
-    detector_card, newest = detector_at(store, detector, site, warn)
+    batch, site, force = options.batch, options.site, options.force
+    wanted = Wanted(
+        options.images,
+        options.taken_as,
+        options.slide_is,
+        options.microns_per_pixel,
+        options.limit,
+        root,
+    )
+    detector_card, newest = detector_at(store, options.detector, site, warn)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     started = time.monotonic()
-    with lease_batch(store, batch, wait=wait) as held, ExitStack() as work:
+    with lease_batch(store, batch, wait=options.wait) as held, ExitStack() as work:
         store = held.store
         taken = take(store, settings, batch, wanted, card.classes, work, force=force)
         with stage("freeze"):
@@ -213,7 +186,7 @@ def screen_sources(
                 taken.images,
                 card.classes,
                 limit=taken.limit,
-                batch_date=date,
+                batch_date=options.date,
                 force=force,
                 listed=taken.listed,
             )
@@ -223,7 +196,7 @@ def screen_sources(
         if repeated:
             discard_scores(store, frozen, key)  # a run may die right after its seal
         page_failure = learned = None
-        undecided = learn and site is not None and is_undecided(store, site, frozen)
+        undecided = options.learn and site is not None and is_undecided(store, site, frozen)
         if seal is None or not has_page(store, frozen, seal) or undecided:
             with open_client(settings) as client:
                 if seal is None:

@@ -14,7 +14,7 @@ from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
 from flows.monitoring.console import tell
 from flows.monitoring.prefect_runs import run_flow, runs_page
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Demo
 from flows.outcome import Outcome, table
 from flows.screen import screen
@@ -79,19 +79,13 @@ class DemoOutcome(Outcome):
         )
 
 
-@described(Demo)
-def demo(
-    folder: str = "demo",
-    seed: int = 0,
-    settings: Settings | None = None,
-) -> DemoOutcome:
+@takes(Demo)
+def demo(options: Demo, settings: Settings) -> DemoOutcome:
     """Render cells, train, fit in two increments, screen a batch with planted images, query."""
     started = time.monotonic()
-    refuse_incomplete(settings or Settings())
-    root = _clean(Path(folder))
-    settings = (settings or Settings()).model_copy(
-        update={"store": str(root / "store"), "shard_rows": 128}
-    )
+    refuse_incomplete(settings)
+    root = _clean(Path(options.folder))
+    settings = settings.model_copy(update={"store": str(root / "store"), "shard_rows": 128})
     tell("Rendering smears of 32 patients, and a batch with abnormal images in it")
     for week, first in (("week-1", 1), ("week-2", 17)):
         write_collection(
@@ -99,7 +93,7 @@ def demo(
             patients=16,
             cells_per_patient=40,
             parasitized_fraction=0.5,
-            seed=seed + first,
+            seed=first,
             first_patient=first,
         )
     planted = write_night(
@@ -108,7 +102,7 @@ def demo(
         cells_per_patient=50,
         parasitized_fraction=0.2,
         planted_per_kind=8,
-        seed=seed + 100,
+        seed=100,
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")

@@ -16,7 +16,7 @@ import torch
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
 from flows.jobs.versions import OF_A_MACHINE, changed_since, exact
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -61,12 +61,9 @@ class DoctorOutcome(Outcome):
         return table([(check.name, check.text()) for check in self.checks])
 
 
-@described(Doctor)
-def doctor(
-    settings: Settings | None = None,
-) -> DoctorOutcome:
+@takes(Doctor)
+def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
-    settings = settings or Settings()
     looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,

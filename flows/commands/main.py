@@ -29,9 +29,8 @@ from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, run_flow, server
 from flows.options.commands import COMMANDS, Command
-from flows.options.described import UsageError
 from flows.outcome import Outcome
-from flows.settings import Settings, leaves, origin, settings_file
+from flows.settings import Settings, UsageError, leaves, origin, settings_file
 from tasks.images.access.patience import wait_at_most
 
 MISSPELT = 2

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 from flows.cluster.requirements import refuse_incomplete
 from flows.options import flows, tools
 from flows.options.commands import Command
-from flows.options.described import Options
 from flows.options.flows import named_set
+from flows.options.taking import Options
 from flows.settings import Settings
 from storage.batches.manifests import find_batch
 from storage.batches.nights import find_night

@@ -16,9 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.monitoring.console import warn
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
-from flows.options.tools import Table as Tabled
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.reports.confined import confined_answer
@@ -89,29 +88,22 @@ class SchemaOutcome(Outcome):
         return "\n\n".join(blocks)
 
 
-@described(Query)
-def query(
-    sql: str,
-    format: Format = "table",
-    seconds: float = SECONDS,
-    settings: Settings | None = None,
-) -> QueryOutcome:
-    """Ask all nights in SQL: tables images, fields, slides, patients, batches and sites."""
-    settings = settings or Settings()
-    return QueryOutcome(store=settings.store, sql=sql, format=format, seconds=seconds)
+@takes(Query)
+def query(options: Query, settings: Settings) -> QueryOutcome:
+    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
+    return QueryOutcome(
+        store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
+    )
 
 
-@described(Schema)
-def schema(
-    table: Tabled | None = None,
-    settings: Settings | None = None,
-) -> SchemaOutcome:
+@takes(Schema)
+def schema(options: Schema, settings: Settings) -> SchemaOutcome:
     """List the columns of the tables, with their types, units and meanings."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
-        if table not in (None, name):
+        if options.table not in (None, name):
             continue
         types = column_types(name, fields)
         tables[name] = [

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.monitoring.console import warn
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -111,16 +111,13 @@ class NamesOutcome(Outcome):
         return "\n".join(self.names)
 
 
-@described(Status)
-def status(
-    names: Kind | None = None, settings: Settings | None = None
-) -> StatusOutcome | NamesOutcome:
+@takes(Status)
+def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
     """List the detectors, laboratories and batches of a store."""
-    settings = settings or Settings()
     store = Store(settings.store)
     refuse_absent(store)
-    if names is not None:
-        return NamesOutcome(names=NAMES[names](store))
+    if options.names is not None:
+        return NamesOutcome(names=NAMES[options.names](store))
     damaged: list[str] = []
 
     def leave_out(text: str) -> None:
@@ -303,15 +300,14 @@ class VerifyOutcome(Outcome):
         )
 
 
-@described(Verify)
-def verify(batch: str | None = None, settings: Settings | None = None) -> VerifyOutcome:
+@takes(Verify)
+def verify(options: Verify, settings: Settings) -> VerifyOutcome:
     """Compare everything in a store with its digests, and name damaged files."""
-    settings = settings or Settings()
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
     everything = chain(all_checks(store), foreign_checks(store))
-    for check in batch_checks(store, batch) if batch else everything:
+    for check in batch_checks(store, options.batch) if options.batch else everything:
         compared += 1
         try:
             check.look()

@@ -3,14 +3,13 @@
 Only images that failed are logged.
 """
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.monitoring.console import warn, working
@@ -18,12 +17,13 @@ from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store
 from tasks.images.access.patience import wait_at_most
 
-Parameters = ParamSpec("Parameters")
+Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
 Value = TypeVar("Value")
 
@@ -48,32 +48,27 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 def observed(
     *, night: bool = False
-) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
     """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
     Args:
         night: the flow screens a batch, which has metrics too.
     """
 
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        signature = inspect.signature(function)
-
+    def decorate(
+        function: Callable[[Taken, Settings], Result],
+    ) -> Callable[[Taken, Settings], Result]:
         @wraps(function)
-        def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = bound.arguments
-            with bind(batch=given.get("batch")):
+        def run(options: Taken, settings: Settings) -> Result:
+            batch = getattr(options, "batch", None)
+            with bind(batch=batch):
                 if _OBSERVED.get():  # a flow called by another, which logs both
-                    return function(*args, **kwargs)
-                settings = given["settings"] or Settings()
+                    return function(options, settings)
                 use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
-                series = (
-                    given["series"] if "series" in given else series_of(given.get("batch") or "")
-                )
+                series = getattr(options, "series", None) or series_of(batch or "")
                 with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
-                    return _run(lambda: function(*args, **kwargs), told)
+                    return _run(lambda: function(options, settings), told)
 
         return run
 

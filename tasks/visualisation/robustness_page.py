@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 
 from tasks.evaluation.composed import agreements
 from tasks.evaluation.metrics import AS_FILES, METRICS
-from tasks.evaluation.results import Example
+from tasks.evaluation.results.examples import Example
 from tasks.evaluation.scored import OWN
 from tasks.evaluation.seeds import (
     ALARMS,

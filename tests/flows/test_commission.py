@@ -307,7 +307,6 @@ def test_an_evaluation_judges_slides_at_a_site_without_the_images_of_its_nights(
         ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
         attacks=["fgsm"],
         attacked=2,
-        magnitudes=[0.001],
         settings=lab,
     )
     assert (outcome.site, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.jobs.pictures import draw_places, places_jobs
-from flows.options.described import UsageError, described
+from flows.options.taking import takes
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from flows.stages.readings.suspects import answers_on
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import load_card
@@ -46,21 +46,15 @@ class PatientOutcome(Outcome):
         return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
 
 
-@described(PatientSheet)
-def patient(
-    name: str,
-    batch: str,
-    to: str,
-    settings: Settings | None = None,
-) -> PatientOutcome:
+@takes(PatientSheet)
+def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
-    settings = settings or Settings()
     store = Store(settings.store)
-    path = Path(to)
-    if "://" in to or path.suffix not in ENDINGS:
-        raise UsageError(f"--to: {to} is no .html or .csv file on this machine")
-    frozen = published_batch(store, batch)
-    row = _find(store, frozen, name)
+    path = Path(options.to)
+    if "://" in options.to or path.suffix not in ENDINGS:
+        raise UsageError(f"--to: {options.to} is no .html or .csv file on this machine")
+    frozen = published_batch(store, options.batch)
+    row = _find(store, frozen, options.name)
     slides = [
         each
         for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
@@ -74,10 +68,10 @@ def patient(
         path.write_text(_page(store, frozen, row, slides, persons), encoding="utf-8")
     return PatientOutcome(
         batch=frozen.name,
-        patient=name,
+        patient=options.name,
         call=row["call"],
         persons=persons and str(persons["answer"]),
-        file=to,
+        file=options.to,
     )
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.commands.review.sheets import new_manifest, write_manifest
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -50,20 +50,15 @@ class AppliedOutcome(Outcome):
         return f"batch {self.batch}: {would}{counted(self.images, 'image')}\n{table(rows)}"
 
 
-@described(ReviewApply)
-def apply(
-    batch: str,
-    to: str,
-    dry_run: bool = False,
-    settings: Settings | None = None,
-) -> AppliedOutcome:
+@takes(ReviewApply)
+def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     """Write a batch as a manifest with its imported answers as labels, to commission or train.
 
     Images that persons call no such cell are left out, so that no laboratory learns them.
     """
-    store = Store((settings or Settings()).store)
-    manifest = new_manifest(to)
-    frozen = published_batch(store, batch)
+    store = Store(settings.store)
+    manifest = new_manifest(options.to)
+    frozen = published_batch(store, options.batch)
     said = latest_review(store, frozen.name).rows
     if not said.num_rows:
         raise StoreError(
@@ -74,18 +69,18 @@ def apply(
     rows = _labelled(store, frozen, dict(pairs))
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
-    if not dry_run:
+    if not options.dry_run:
         write_manifest(manifest, made)
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
-    more = ("--images", to, "--store", store.url)
+    more = ("--images", options.to, "--store", store.url)
     commands = [shell_command("commission", "--site", "NAME", *more)]
     if pc.any(published).as_py():
         commands.append(shell_command("train", *more))
     return AppliedOutcome(
         batch=frozen.name,
-        manifest=to,
-        kept=not dry_run,
+        manifest=options.to,
+        kept=not options.dry_run,
         images=made.num_rows,
         labels=made.num_rows - made["label"].null_count,
         by_persons=pc.sum(kept["by_person"]).as_py() or 0,

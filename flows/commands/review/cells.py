@@ -19,7 +19,7 @@ from flows.commands.review.imports import (
 from flows.commands.review.outlines import import_outlines
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -83,27 +83,21 @@ class ExportOutcome(Outcome):
         return f"batch {self.batch}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
 
 
-@described(ReviewExport)
-def export(
-    batch: str,
-    to: str,
-    limit: int = LIMIT,
-    per_slide: int = PER_SLIDE,
-    settings: Settings | None = None,
-) -> ExportOutcome:
+@takes(ReviewExport)
+def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
 
     The pictures are the original files, or PNG files of cells cut out of a larger file, named by
     their digest. Cells that have an answer already are left out.
     """
-    store = Store((settings or Settings()).store)
-    folder = new_folder(to)
-    frozen = published_batch(store, batch)
+    store = Store(settings.store)
+    folder = new_folder(options.to)
+    frozen = published_batch(store, options.batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
         report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
         done=reviewed,
-        per_slide=per_slide,
+        per_slide=options.per_slide,
     )
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     sheet: list[list[object]] = []
@@ -111,7 +105,7 @@ def export(
     rows = found.rows.select(FROM_REPORT).to_pylist()
     refs = find_refs(store, frozen, [row["uri"] for row in rows])
     for row in rows:
-        if len(sheet) == limit:
+        if len(sheet) == options.limit:
             break
         try:
             name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
@@ -149,32 +143,31 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     ]
 
 
-@described(ReviewImport)
-def import_verdicts(
-    file: str | None = None,
-    geojson: str | None = None,
-    batch: str | None = None,
-    reader: str | None = None,
-    cells: str | None = None,
-    dry_run: bool = False,
-    settings: Settings | None = None,
-) -> ImportOutcome:
+@takes(ReviewImport)
+def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """Keep a person's answers in the store, all or none, and list the commands that fit them.
 
     An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
     looked at it. A later answer on a cell replaces the earlier one.
     """
-    store = Store((settings or Settings()).store)
-    if geojson is not None and batch is not None:
-        return import_outlines(store, geojson, batch, reader, cells, keep=not dry_run)
-    assert file is not None  # as the options have it
+    store = Store(settings.store)
+    if options.geojson is not None and options.batch is not None:
+        return import_outlines(
+            store,
+            options.geojson,
+            options.batch,
+            options.reader,
+            options.cells,
+            keep=not options.dry_run,
+        )
+    assert options.file is not None  # as the options have it
     try:
-        named, lines = read_verdicts(read_bytes(file))
+        named, lines = read_verdicts(read_bytes(options.file))
     except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
+        raise SourceError(f"{options.file} does not exist") from None
     except VerdictError as error:
-        raise VerdictError(f"{file}: {error}") from None
-    return import_lines(store, named, lines, file, keep=not dry_run)
+        raise VerdictError(f"{options.file}: {error}") from None
+    return import_lines(store, named, lines, options.file, keep=not options.dry_run)
 
 
 class ReportOutcome(ReviewOutcome):
@@ -198,15 +191,11 @@ class ReportOutcome(ReviewOutcome):
         ]
 
 
-@described(ReviewReport)
-def report(
-    batch: str,
-    settings: Settings | None = None,
-) -> ReportOutcome:
+@takes(ReviewReport)
+def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
-    settings = settings or Settings()
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    frozen = published_batch(store, batch)
+    frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []
     patients: list[PatientReading] = []
     damaged: list[str] = []

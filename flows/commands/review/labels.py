@@ -22,8 +22,8 @@ from flows.commands.review.sheets import (
     write_sheet,
 )
 from flows.monitoring.console import warn
-from flows.options.described import described
-from flows.options.tools import LIMIT, LabelsApply, LabelsExport
+from flows.options.taking import takes
+from flows.options.tools import LabelsApply, LabelsExport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.training.folds import diagnosed
@@ -114,20 +114,15 @@ class ApplyOutcome(Outcome):
         return f"labels of model {self.model}\n{table(rows)}"
 
 
-@described(LabelsExport)
-def export(
-    to: str,
-    model: str | None = None,
-    limit: int = LIMIT,
-    settings: Settings | None = None,
-) -> ExportOutcome:
+@takes(LabelsExport)
+def export(options: LabelsExport, settings: Settings) -> ExportOutcome:
     """Write the labels of training images, the least probable first, and a sheet for a person.
 
     All of them go to a Parquet file; the worst, with their images, to the sheet of `review`.
     """
-    store = Store((settings or Settings()).store)
-    folder = new_folder(to)
-    card = find_card(store, model, warn)
+    store = Store(settings.store)
+    folder = new_folder(options.to)
+    card = find_card(store, options.model, warn)
     ranked = ranked_labels(_out_of_fold(store, card), card.classes)
     listed = _listed(card)
     refs = {ref.uri: ref for ref in image_refs(listed)}
@@ -135,7 +130,7 @@ def export(
     pq.write_table(ranked, folder / RANKED, compression="zstd")
     sheet: list[list[object]] = []
     unreadable: list[str] = []
-    for row in ranked.slice(0, limit).to_pylist():
+    for row in ranked.slice(0, options.limit).to_pylist():
         try:
             if row["uri"] not in refs:
                 raise SourceError("it is no longer among the training images")
@@ -157,25 +152,21 @@ def export(
     )
 
 
-@described(LabelsApply)
-def apply(
-    file: str,
-    to: str,
-    settings: Settings | None = None,
-) -> ApplyOutcome:
+@takes(LabelsApply)
+def apply(options: LabelsApply, settings: Settings) -> ApplyOutcome:
     """Write a manifest to train on, in which a person's answers replace the labels."""
-    store = Store((settings or Settings()).store)
-    manifest_file = new_manifest(to)
+    store = Store(settings.store)
+    manifest_file = new_manifest(options.to)
     try:
-        model, lines = read_verdicts(read_bytes(file))
+        model, lines = read_verdicts(read_bytes(options.file))
         card = load_card(store, model)
         out_of_fold = _out_of_fold(store, card)
         image_ids = out_of_fold["image_id"].to_pylist()
         checked = check_verdicts(lines, batch=model, known=set(image_ids), classes=card.classes)
     except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
+        raise SourceError(f"{options.file} does not exist") from None
     except VerdictError as error:
-        raise VerdictError(f"{file}: {error}") from None
+        raise VerdictError(f"{options.file}: {error}") from None
     verdicts = {each.image_id: each.verdict for each in checked}
     listed = _listed(card)
     id_of = dict(zip(out_of_fold["uri"].to_pylist(), image_ids, strict=True))

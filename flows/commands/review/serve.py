@@ -11,10 +11,10 @@ from flows.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.commands.review.guards import Guarded
 from flows.commands.review.session import open_session
 from flows.monitoring.console import tell, warn
-from flows.options.described import UsageError, described
-from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewServe
+from flows.options.taking import takes
+from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from flows.stages.readings.suspects import Suspects
 from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError, check_name
@@ -44,29 +44,19 @@ class ReadOutcome(Outcome):
         return f"batch {self.batch}: {counted(self.cells, 'cell')} to read\n{table(rows)}"
 
 
-@described(ReviewServe)
-def serve(
-    batch: str | None = None,
-    port: int = 8077,
-    reader: str | None = None,
-    blind: bool = True,
-    unmarked: float = UNMARKED,
-    limit: int = LIMIT,
-    per_slide: int = PER_SLIDE,
-    settings: Settings | None = None,
-) -> ReadOutcome:
+@takes(ReviewServe)
+def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
-    settings = settings or Settings()
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    if reader is not None:
-        check_name("reader", reader)
-    frozen = published_batch(store, batch or _newest(store))
+    if options.reader is not None:
+        check_name("reader", options.reader)
+    frozen = published_batch(store, options.batch or _newest(store))
     session, detector = open_session(
-        store, frozen, limit=limit, per_slide=per_slide, unmarked=unmarked
+        store, frozen, limit=options.limit, per_slide=options.per_slide, unmarked=options.unmarked
     )
-    bench = Bench(session, detector, blind=blind, reader=reader, wanted=wanted)
+    bench = Bench(session, detector, blind=options.blind, reader=options.reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
-    hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
+    hosts = [f"{name}:{options.port}" for name in (HOST, "localhost")]
     app = Guarded(bench.app(), token, hosts, "http")
     config = uvicorn.Config(
         app,
@@ -75,11 +65,11 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=END_WITHIN,
     )
-    # A browser that opens the address at once waits instead of being refused.
-    with _listening(port) as listening:
+    # A person who opens the address at once waits a moment, and is not refused.
+    with _listening(options.port) as listening:
         tell(f"{counted(len(session.cells), 'cell')} of batch {frozen.name}; Ctrl-C ends; open:")
-        tell(f"http://{HOST}:{port}/{token}/")
-        with suppress(KeyboardInterrupt):  # raised by the server after it has shut down
+        tell(f"http://{HOST}:{options.port}/{token}/")
+        with suppress(KeyboardInterrupt):  # raised once the server has shut down
             uvicorn.Server(config).run(sockets=[listening])
     return ReadOutcome(
         batch=session.batch.name,

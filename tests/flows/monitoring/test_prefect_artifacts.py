@@ -40,12 +40,13 @@ from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_night
 from tasks.types import Light
 from tests.support.fitted import copied
 from tests.support.nights import summary_of
+from tests.support.reports import publish_report
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
