@@ -86,8 +86,8 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
         used = (*command.settings, *TOLD)
         places[title] = [name for name in used if name.partition(".")[0] in names]
     rare = [name for names in places.values() for name in names if _is_seldom(name)]
-    for title, names in (*places.items(), ("for experts", rare)):
-        shown = [name for name in names if names is rare or not _is_seldom(name)]
+    for title, listed in (*places.items(), ("for experts", rare)):
+        shown = [name for name in listed if listed is rare or not _is_seldom(name)]
         group = parser.add_argument_group(title) if shown else None
         for name in shown:
             field = command.options.model_fields.get(name)

@@ -215,10 +215,7 @@ class OfANight(Options):
     site: Site = None
     learn: Annotated[
         bool,
-        Field(
-            description="let accepted cells of this batch join the laboratory, unless it drifts; needs "
-            "--site"
-        ),
+        Field(description="let accepted cells join the laboratory, unless it drifts; needs --site"),
     ] = False
     wait: Wait = False
 
@@ -276,9 +273,8 @@ class Evaluate(Options):
     site: Annotated[
         str | None,
         Field(
-            description="the laboratory, as it was commissioned, by whose normal slides are judged "
-            "beside their own; of the first seed only, and the images of its nights are left out "
-            "of the nights"
+            description="a commissioned laboratory, by whose normal slides are judged too; with "
+            "the first seed only, and without the images of its batches"
         ),
     ] = None
     ood: Annotated[

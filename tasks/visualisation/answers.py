@@ -179,11 +179,12 @@ def axis() -> Markup:
 
 def expected_text(night: BatchSummary) -> tuple[str, str | None] | None:
     """Write which errors to expect, and why not to trust that; None where unknown."""
-    if night.expected_accuracy is None or night.expected_false_calls is None:
+    wrong, missed = night.expected_false_calls, night.expected_missed
+    if night.expected_accuracy is None or wrong is None or missed is None:
         return None
     told = (
-        f"about {counted(round(night.expected_false_calls), 'cell')} wrongly diagnosed as "
-        f"parasitized and {round(night.expected_missed):,} parasitized missed; accuracy "
+        f"about {counted(round(wrong), 'cell')} wrongly diagnosed as "
+        f"parasitized and {round(missed):,} parasitized missed; accuracy "
         f"{_share(night, 'accuracy')}"
     )
     if night.expected_sensitivity is not None:

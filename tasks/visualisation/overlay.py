@@ -1,6 +1,6 @@
 """Draw pictures of fields of view in which each cell has a contour that shows its diagnosis.
 
-Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abnormal cells is
+Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abnormal cells are
 dashed, so that a contour needs no colour to be read.
 """
 

@@ -44,7 +44,7 @@ def answers_on(
         batch: a published one.
         card: of the model that has diagnosed it.
         detector: by whose error rates it was counted, unless a site has its own.
-        wanted: the parasitaemia, a share, that a negative call excludes.
+        wanted: the parasitaemia, in [0, 1]; a negative call rules it out.
     """
     readings = Readings(store=store, batch=batch, card=card)
     readings.refresh()
@@ -55,7 +55,7 @@ def answers_on(
 class Suspects:
     """The patients of a batch and their called cells; without a report on patients there are none.
 
-    ``wanted`` is the parasitaemia, a share, that a negative call excludes.
+    ``wanted`` is the parasitaemia, in [0, 1]; a negative call rules it out.
     """
 
     readings: Readings

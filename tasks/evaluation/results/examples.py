@@ -1,4 +1,4 @@
-"""Show some images before and after a treatment, with what was said of them."""
+"""Show some images before and after a treatment, with their captions."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Example:
 
 
 def examples(findings: Findings) -> list[Example]:
-    """Choose some images before and after each treatment, with what was said of them."""
+    """Choose some images before and after each treatment, with their captions."""
     found = []
     sampled = findings.scored[SAMPLED, CLEAN].pictures.changed
     for (images, treatment), part in findings.scored.items():

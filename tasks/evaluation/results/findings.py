@@ -54,5 +54,5 @@ class Findings:
         return rule.decide(scored.p_value, scored.probability)
 
     def subject(self, group: str, images: str, strength: float | None = None) -> Subject:
-        """Name what is measured on a set of images."""
+        """Name the measures of a set of images."""
         return Subject(self.model, self.seed, group, images, strength)
