@@ -82,7 +82,7 @@ def describe_cell(
     row: Mapping[str, Any], place: bytes | str | None, exhibit: Exhibit | None
 ) -> dict[str, Any]:
     """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
-    shown = exhibit or Exhibit("the image was not looked at again")
+    shown = exhibit or Exhibit("no picture was made")
     return {
         "name": file_name(row["uri"]),
         "uri": shortened(row["uri"], 2 * LONGEST_TEXT),

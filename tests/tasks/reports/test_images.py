@@ -229,7 +229,8 @@ def test_at_most_a_tenth_are_false_alarms_where_q_is_at_most_a_tenth(
 def test_a_cell_that_the_border_cuts_is_diagnosed_but_has_no_abnormality() -> None:
     table = rows([SURE] * 3, [0.001] * 3, touches_border=[True, False, None])
     cut, whole, file = table.to_pylist()
-    for name in ("abnormality", "p_value", "abnormal", "distance_blocks.2"):
+    assert (cut["abnormal"], whole["abnormal"]) == (False, True)
+    for name in ("abnormality", "p_value", "distance_blocks.2"):
         assert cut[name] is None
         assert whole[name] is not None
         assert file[name] is not None

@@ -367,7 +367,7 @@ def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> N
     lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
     assert lights == ["green", "green", "amber", "amber"]
     found = drift(shifted=5)
-    assert found.reasons[0].startswith("5 of 20 slides are further away than any fitted slide")
+    assert found.reasons[0].startswith("5 of 20 slides are further from known slides")
 
 
 def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
@@ -380,7 +380,7 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
     found = drift(beyond=700)
     assert found.light == "amber"
-    assert "70% of the scored images are beyond the fitted population" in found.reasons[0]
+    assert "70% of the scored images are unlike all known slides" in found.reasons[0]
     assert "slidewatch commission" in found.reasons[0]
     assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
 
@@ -388,7 +388,7 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
     found = drift(unreadable=1)
     assert found.light == "amber"
-    assert found.reasons[0].startswith("1 of 20 patients unreadable")
+    assert found.reasons[0].startswith("1 of 20 patients is unreadable")
     assert [drift(unreadable=n).light for n in (9, 10, 20)] == ["amber", "red", "red"]
 
 
@@ -397,7 +397,7 @@ def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
     assert judged(quiet, beyond=0.02).light == "green"
     found = judged(quiet, beyond=0.24)
     assert found.light == "amber"
-    assert any(text.startswith("beyond the fitted population: 2") for text in found.reasons)
+    assert any(text.startswith("unlike all known slides: 2") for text in found.reasons)
 
 
 def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:
