@@ -28,8 +28,10 @@ from flows.cluster.reading import ReadLimit
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.monitoring.console import working
 from flows.monitoring.logs import log
 from flows.settings import Settings
+from tasks.words import counted
 
 REACH = 10  # seconds within which a scheduler must answer
 # A job is handed back when its worker dies, instead of being retried by Dask.
@@ -51,7 +53,10 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
+    doing = STARTING[settings.cluster].format(workers=counted(settings.workers, "worker"))
+    working(doing, long=True)
     with KINDS[settings.cluster](settings) as client:
+        working("at work")
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
         log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
@@ -226,6 +231,15 @@ KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
     "scheduler": _scheduler,
     "kubernetes": _kubernetes,
     "slurm": _slurm,
+}
+
+
+STARTING = {
+    "local": "starting {workers}",
+    "cuda": "starting a worker for each GPU",
+    "scheduler": "reaching the Dask scheduler",
+    "kubernetes": "waiting for workers on Kubernetes",
+    "slurm": "waiting for workers from SLURM",
 }
 
 

@@ -1,9 +1,10 @@
-"""Describe a version of a site, and which results can be believed there."""
+"""Describe a version of a site, and what can be trusted there."""
 
 from flows.outcome import Outcome, shell_command, table
 from storage.models.detectors import CountingCard
 from storage.models.sites import SiteCard
 from storage.store import Store
+from tasks.words import counted
 
 
 class SiteOutcome(Outcome):
@@ -26,12 +27,15 @@ class SiteOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        nights = f"{self.nights} night{'s' * (self.nights != 1)}"
-        slides = f"{self.slides:,} slide{'s' * (self.slides != 1)}"
+        learned = (
+            counted(self.nights, "batch"),
+            counted(self.slides, "slide"),
+            counted(self.cells, "cell"),
+        )
         rows: list[tuple[str, object]] = [
-            ("site", self.site),
-            ("learned", f"{nights}, {slides}, {self.cells:,} cells"),
-            ("called abnormal", self.alarms or "not known"),
+            ("laboratory", self.site),
+            ("learned", ", ".join(learned)),
+            ("called abnormal", self.alarms or "unknown"),
         ]
         rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
         rows += [("adaptation", self.adaptation)] if self.adaptation else []
@@ -65,7 +69,7 @@ def false_positives_text(counting: CountingCard) -> str:
     rate = counting.counting.false_positives
     return (
         f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
-        f"by {rate.slides:,} negative slides"
+        f"by {counted(rate.slides, 'negative slide')}"
     )
 
 

@@ -45,7 +45,11 @@ from tasks.detector.calibration import threshold
 from tasks.evaluation.comparison import Comparison, compare
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
-from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
+from tasks.evaluation.results.examples import Example, examples
+from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.measured import attack_rows, covariate_rows, diagnosis_rows
+from tasks.evaluation.results.pairs import comparisons
+from tasks.evaluation.results.tables import score_tables
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.evaluation.treatments.attacks import find_attack
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
@@ -131,8 +135,8 @@ def evaluate_seed(
     )
     return SeedResult(
         [*planted, *_metrics(client, run, findings, clean), *counted],
-        findings.score_tables(),
-        findings.examples() if seed == 0 else [],
+        score_tables(findings),
+        examples(findings) if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
         left_out_of_nights=sum(
@@ -173,11 +177,11 @@ def _metrics(
 ) -> list[Metric]:
     unseen_rows = findings.scored[TEST, CLEAN].forms[FILE].rows
     return [
-        *findings.diagnosis_rows(),
+        *diagnosis_rows(findings),
         *false_alarm_rows(client, run, clean, unseen_rows, findings.model, findings.seed),
-        *findings.covariate_rows(),
-        *findings.attack_rows(),
-        *(metric for found in compare_all(client, findings.comparisons()) for metric in found),
+        *covariate_rows(findings),
+        *attack_rows(findings),
+        *(metric for found in compare_all(client, comparisons(findings)) for metric in found),
     ]
 
 

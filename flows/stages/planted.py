@@ -20,7 +20,7 @@ from flows.monitoring.prefect_runs import task
 from flows.stages.running import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
-from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import ScoredPart
 from tasks.evaluation.seeds import BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS
 

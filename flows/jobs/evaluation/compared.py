@@ -39,7 +39,7 @@ from tasks.evaluation.baselines import (
 )
 from tasks.evaluation.evidence import to_numpy
 from tasks.evaluation.parts import CLEAN, FILE, Part, join
-from tasks.evaluation.results import TEST
+from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer
 from tasks.second_look.both import Ordinary, fit_ordinary

@@ -14,6 +14,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store
+from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
 
@@ -73,6 +74,26 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
     patients = np.asarray(table["patient_id"].to_pylist(), object)
     columns = (heads, both, network, statistics, labels, patients)
     return OutOfFold(*(column[order] for column in columns))
+
+
+def unseen(
+    store: Store, card: ModelCard, rows: Rows, block: FeatureBlock, scores: Float | None = None
+) -> Unseen:
+    """Say of each cell (n,) of rows what a network that was not trained on it says.
+
+    That is the model's own, or that of a fold. With the ``scores`` (n,) of a discriminant of
+    statistics without the cell's patient, the network of a fold counts only with its statistics.
+    """
+    own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+    seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)
+    found = Unseen(
+        *(np.where(seen, np.nan, each) for each in (own, own if scores is None else scores))
+    )
+    if folds is None:
+        return found
+    by_fold = folds.find(image_ids(block))
+    there = np.isfinite(by_fold.network if scores is None else by_fold.statistics)
+    return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, found, strict=True)))
 
 
 def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArray[np.bool_]:

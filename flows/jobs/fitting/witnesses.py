@@ -7,12 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.statistics import read_rows, slides_of_version, without_rows
-from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
-from storage.batches.features import image_ids
+from flows.jobs.fitting.unseen import key_of, unseen
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
-from tasks.detector.probabilities import log_odds
 from tasks.detector.witnesses import discriminant
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
@@ -74,21 +72,13 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
     if fitted:
         total = without_rows(total, job.fitted, fitted)
     known = discriminant(total, place)
-    folds = out_of_fold(job.store, card)
     parts = []
     held_out = (read_rows(job.store, card, part) for part in job.held_out)
     rows = (*job.fitted, *job.held_out)
     for part, block in zip(rows, chain(fitted, held_out), strict=True):
-        network = log_odds(block.logits, card.temperature, place)
         scores = known.scores(block.taps)
         scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
-        seen = seen_by_training(card, part, block)
-        network, scores = (np.where(seen, np.nan, values) for values in (network, scores))
-        if folds is not None:
-            found = folds.find(image_ids(block))
-            there = np.isfinite(found.statistics)
-            network = np.where(there, found.network, network)
-            scores = np.where(there, found.statistics, scores)
+        network, scores = unseen(job.store, card, part, block, scores)
         chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
         names = list(zip(part.patients, part.slides, strict=True))
         parts.append(

@@ -20,6 +20,10 @@ from tasks.network.split import SplitBy, split_by
 CLASSES = ("Parasitized", "Uninfected")
 KEPT = ("uri", "label", "patient_id", "slide_id")
 
+# Bytes of pixels beyond which they lie in a file of the folder of temporary files, which the
+# system keeps in memory as far as there is room.
+MOST_IN_MEMORY = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -38,7 +42,7 @@ class LabelledImages:
 
 
 def load_labelled_images(
-    images: str | list[str], side: int, *, limit: int | None = None, memory: float = 2.0
+    images: str | list[str], side: int, *, limit: int | None = None
 ) -> LabelledImages:
     """Read and decode labelled images.
 
@@ -46,7 +50,6 @@ def load_labelled_images(
         images: sources of images with the labels `CLASSES`.
         side: of the squares to which images are resized.
         limit: use at most this many images.
-        memory: GiB of pixels beyond which they are kept in a temporary file.
 
     Raises:
         SourceError: a class has no image, or none can be read.
@@ -60,7 +63,7 @@ def load_labelled_images(
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
-    pixels = _room(len(uris), side, memory)
+    pixels = _room(len(uris), side)
     image_ids: list[str] = []
     good: list[int] = []
     unreadable: dict[str, str] = {}
@@ -88,12 +91,12 @@ def load_labelled_images(
     )
 
 
-def _room(count: int, side: int, memory: float) -> NDArray[np.uint8]:
+def _room(count: int, side: int) -> NDArray[np.uint8]:
     """Allocate pixels (count, side, side, 3) in memory, or in a private file.
 
     The file has no name, so it disappears with the process, however that ends.
     """
     shape = (count, side, side, 3)
-    if np.prod(shape) <= memory * 2**30:
+    if np.prod(shape) <= MOST_IN_MEMORY:
         return np.empty(shape, np.uint8)
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)

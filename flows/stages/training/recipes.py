@@ -28,6 +28,8 @@ from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
 
+FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
