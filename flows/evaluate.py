@@ -13,18 +13,9 @@ from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell, warn
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
-from flows.options.flows import (
-    ATTACKS,
-    MAGNITUDES,
-    NO_SETS,
-    PLANTED,
-    Attack,
-    Evaluate,
-    named_set,
-)
+from flows.options.flows import Evaluate, named_set
+from flows.options.taking import takes
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
@@ -49,6 +40,10 @@ from tasks.evaluation.scored import OWN
 from tasks.images.listing import as_given, named
 from tasks.visualisation.robustness_page import robustness_page
 from tasks.visualisation.robustness_tables import robustness_markdown
+
+MAGNITUDES = (0.0014,)  # of input pre-processing, in pixel units, as in the paper
+# Options that the record of an evaluation has as they are given.
+ASKED = {"limit", "planted", "slides", "attacks", "attacked", "save_attacks"}
 
 
 class EvaluationOutcome(Outcome):
@@ -84,48 +79,26 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@flow()
+@takes(Evaluate)
 @observed()
-@described(Evaluate)
-def evaluate(
-    images: str | list[str],
-    detector: str | None = None,
-    site: str | None = None,
-    ood: list[str] = NO_SETS,
-    planted: list[float] = PLANTED,
-    slides: bool = False,
-    attacks: list[Attack] = ATTACKS,
-    seeds: int = 1,
-    attacked: int = 500,
-    magnitudes: list[float] = MAGNITUDES,
-    limit: int | None = None,
-    save_attacks: bool = False,
-    name: str | None = None,
-    settings: Settings | None = None,
-) -> EvaluationOutcome:
+def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     """Try a detector on other images, corruptions and attacks, beside other detectors."""
-    settings = settings or Settings()
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = detector_at(store, detector, site, warn)
-    sets = dict(named_set(given) for given in ood)
-    cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, seeds))]
+    first, place = detector_at(store, options.detector, options.site, warn)
+    sets = dict(named_set(given) for given in options.ood)
+    cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, options.seeds))]
     asked = Evaluation(
-        name=name or "-",
+        name=options.name or "-",
         started_at=now(),
         detectors=[card.name for card in cards],
-        images=as_given(images),
-        limit=limit,
+        images=as_given(options.images),
         ood=sets,
-        planted=planted,
         site=place.label if place else None,
-        slides=slides,
-        attacks=list(attacks),
-        attacked=attacked,
-        magnitudes=magnitudes,
-        save_attacks=save_attacks,
+        magnitudes=list(MAGNITUDES),
+        **options.model_dump(include=ASKED),
     )
-    asked = asked.model_copy(update={"name": name or _digest_name(asked)})
+    asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
     with lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
@@ -138,10 +111,9 @@ def evaluate(
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
                 other = models[(seed + 1) % len(models)] if len(models) > 1 else None
-                pixels = tuple(magnitudes)
-                # A site is of one detector.
-                at = place if seed == 0 else None
-                run = Run(store, asked.name, card, model, pixels, other, save_attacks, at)
+                at = place if seed == 0 else None  # a site is of one detector
+                saved = options.save_attacks
+                run = Run(store, asked.name, card, model, MAGNITUDES, other, saved, at)
                 results.append(evaluate_seed(client, run, asked, seed, known.image_ids))
         return _publish(store, asked, cards, results, known.unknown, time.monotonic() - started)
 

@@ -49,15 +49,6 @@ def table(rows: list[tuple[str, object]]) -> str:
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines)
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things.
-
-    >>> counted(1, "slide"), counted(2000, "batch")
-    ('1 slide', '2,000 batches')
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
-
-
 def shell_command(name: str, *arguments: str) -> str:
     """Write a command as a person would type it."""
     return shlex.join(["slidewatch", *name.split(), *arguments])

@@ -1,7 +1,8 @@
 """Keep typed, strict JSON records that a person can read; some describe the file next to them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -203,15 +204,40 @@ def freeze(
         record.write(store, *folder, record_file)
 
 
+@contextmanager
+def once(taken: str) -> Iterator[None]:
+    """Raise StoreError, in these words, if the block writes something that exists already."""
+    try:
+        yield
+    except AlreadyExistsError:
+        raise StoreError(taken) from None
+
+
 def load_described(store: Store, card: Card, *parts: str) -> bytes:
     """Read a file and verify its digest against its card."""
-    content = store.read_bytes(*parts)
-    if digest_of(content) != card.digest:
+    return read_verified(store, parts, card.digest, "the file that its card describes")
+
+
+def read_verified(
+    store: Store, path: Sequence[str], digest: str, what: str, remedy: str = " or make it again"
+) -> bytes:
+    """Read a file and verify its digest; StoreError says what to do if it differs."""
+    content = store.read_bytes(*path)
+    if digest_of(content) != digest:
         raise StoreError(
-            f"{store.address(*parts)} is not the file that its card describes (sha256 differs): "
-            "restore it from a backup or make it again"
+            f"{store.address(*path)} is not {what} (sha256 differs): restore it from a "
+            f"backup{remedy}"
         )
     return content
+
+
+def save_by_digest(store: Store, content: bytes, *folder: str) -> str:
+    """Write arrays into a file that is named by their digest, and return that."""
+    digest = digest_of(content)
+    path = (*folder, f"{digest}.safetensors")
+    if not store.exists(*path):
+        store.write_bytes(content, *path)
+    return digest
 
 
 def now() -> datetime:

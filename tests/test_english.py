@@ -8,19 +8,43 @@ import pytest
 from tests.support.english import RULES, Find, Text, finds, plain, prose
 from tests.support.paths import ROOT
 
-# Folders still to be rewritten.
+# Folders and files still to be rewritten.
 LATER = (
-    "flows/",
-    "tasks/counting/",
+    "deploy/README.md",
+    "flows/commission.py",
+    "flows/evaluate.py",
+    "flows/federation.py",
+    "flows/fit.py",
+    "flows/jobs/scoring/cells.py",
+    "flows/jobs/second_look.py",
+    "flows/jobs/shard.py",
+    "flows/nightly.py",
+    "flows/outcome.py",
+    "flows/prune.py",
+    "flows/screen.py",
+    "flows/segment.py",
+    "flows/settings.py",
+    "flows/stages/calibration.py",
+    "flows/stages/counting/errors.py",
+    "flows/stages/pages.py",
+    "flows/stages/publish.py",
+    "flows/train.py",
+    "storage/batches/manifests.py",
+    "storage/batches/nights.py",
+    "storage/batches/segmentations.py",
+    "tasks/counting/limits.py",
     "tasks/detector/witnesses.py",
-    "tasks/evaluation/results.py",
-    "tasks/images/",
-    "tasks/network/",
-    "tasks/second_look/",
+    "tasks/images/decoding.py",
+    "tasks/network/backbones.py",
+    "tasks/network/classifier.py",
+    "tasks/network/features.py",
+    "tasks/network/folding.py",
+    "tasks/network/inference.py",
+    "tasks/network/laboratories.py",
+    "tasks/network/training.py",
+    "tasks/second_look/choice.py",
+    "tasks/second_look/rows.py",
     "tasks/segmentation/",
-    "tasks/visualisation/",
-    "storage/batches/",
-    "deploy/",
 )
 
 

@@ -1,4 +1,4 @@
-"""Units of work on a site's slides: what they add to it, and how they are judged without them."""
+"""Do units of work on a site's slides: learn from them, and judge them without themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,19 +41,19 @@ from tasks.sites.learning import (
 )
 from tasks.types import Arrays, Mask, below, nested
 
-# A slide's own cells are planted, each spoilt as far as nobody would accept it.
+# A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
-SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
+SPOILT_A_SLIDE = 20  # spoilt cells per slide
 NO_ERRORS, NO_LABELS = ErrorCounts.empty(), Labelled.none()
 WHITE = "white cells of the slides, by their nucleus"
 
 
 @dataclass(frozen=True)
 class SlidesJob:
-    """Slides of a batch whose own cells are to be learned; ``night`` is what small ones lean on.
+    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones.
 
-    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may
-    be learned; None where all may.
+    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may be
+    learned; None for all.
     """
 
     store: Store
@@ -66,7 +66,9 @@ class SlidesJob:
 
 
 def slides_statistics(job: SlidesJob) -> GroupStatistics:
-    """Compute what slides add to their site: statistics of the cells their references have."""
+    """Compute the contribution of slides to their site: statistics of the cells in their
+    references.
+    """
     settle_worker()
     own = _population(job.store, job.detector)
     features = Features(job.store, job.batch, job.model)
@@ -84,8 +86,8 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
 class EvidenceJob:
     """Slides of a site's night, each to be judged by the site without it.
 
-    ``planted`` are other things, taps (m, d) and classes (m,) by name, that are judged as if they
-    were cells of the slides; ``spoil`` asks for spoilt copies of the slides' own cells beside.
+    ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
+    cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
     """
 
     store: Store
@@ -101,7 +103,7 @@ class EvidenceJob:
 
 @dataclass(frozen=True)
 class Judged:
-    """The evidence on a slide, and what was ``planted`` in it.
+    """The evidence on a slide, and on things ``planted`` in it.
 
     ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
     """
@@ -112,7 +114,7 @@ class Judged:
 
 
 def judge_slides(job: EvidenceJob) -> list[Judged]:
-    """Judge slides by their site without them; those of which nothing can be said are left out."""
+    """Judge slides by their site without them; slides that cannot be judged are left out."""
     settle_worker()
     detector = load_fitted_detector(job.store, job.detector)
     own = _population(job.store, job.detector)
@@ -145,9 +147,9 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 @dataclass(frozen=True)
 class Added:
-    """Hold all that a night adds to its site: statistics of slides, known errors, labelled cells.
+    """A night's contribution to its site: statistics of slides, known errors, labelled cells.
 
-    ``normal`` is the reference that small slides have lent, None where no slide was small.
+    ``normal`` is the reference that small slides used; None if no slide was small.
     """
 
     statistics: GroupStatistics
@@ -156,7 +158,7 @@ class Added:
     labelled: Labelled = NO_LABELS
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays = nested("groups", self.statistics.to_arrays())
         if self.normal is not None:
             arrays |= nested("normal", normal_to_arrays(self.normal.normal))
@@ -169,7 +171,7 @@ class Added:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Added":
-        """Read a night back from `to_arrays`; nights of before 0.3 know no errors."""
+        """Read a night back from `to_arrays`; nights learned before 0.3 have no errors."""
         errors, labelled = below("errors", arrays), below("labelled", arrays)
         lent = None
         if "rows" in arrays:
@@ -187,7 +189,7 @@ class Added:
 def site_statistics(
     store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
 ) -> GroupStatistics:
-    """Merge what nights added to a site, in their order, once a process."""
+    """Merge the contributions of nights to a site in their order, once per process."""
     parts = [Added.from_arrays(load_night(store, site, night)).statistics for night in nights]
     return merged(parts, _population(store, detector))
 
@@ -195,7 +197,7 @@ def site_statistics(
 def site_errors(
     store: Store, site: str, nights: Sequence[SiteNight]
 ) -> tuple[ErrorCounts, Labelled]:
-    """Merge the errors that are known of a site's nights, and their labelled cells."""
+    """Merge the known errors of a site's nights, and their labelled cells."""
     errors, labelled = NO_ERRORS, NO_LABELS
     for night in nights:
         added = Added.from_arrays(load_night(store, site, night))
@@ -212,7 +214,7 @@ def _population(store: Store, detector: DetectorCard) -> OwnNormal:
 def _cells(
     features: Features, batch: Batch, slide: SlideRows, taps: list[str]
 ) -> tuple[SlideCells, NDArray[np.int8]]:
-    """Read the cells of a slide that a reference is made of, and their labels."""
+    """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []
@@ -262,7 +264,7 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
             try:
                 image = np.asarray(find(ref).image(blocks=inference.blocks))
             except (BadImageError, OSError, SourceError):
-                continue  # moved since it was extracted: the others tell as much
+                continue  # moved since it was extracted: the others are enough
             cut.append(ref.outline is not None)
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))

@@ -20,12 +20,12 @@ from tasks.images.regions import ImageRef, find_unchanged
 from tasks.network.cutting import without_shift
 from tasks.visualisation.thumbnails import Exhibit, make_exhibit, thumbnail
 
-AT_ONCE = 16  # images whose maps are in memory together
+AT_ONCE = 16  # images with maps in memory at the same time
 
 
 @dataclass(frozen=True)
 class ExhibitJob:
-    """Cells to read again: where each lies, and its digest when it was screened.
+    """Cells to read again: their places, and their digests when they were screened.
 
     ``killers`` are rows of ``cells`` that kill workers.
     """
@@ -45,13 +45,13 @@ class ExhibitJob:
         make_exhibits(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that leaves out these cells."""
+        """Return the job without these cells."""
         return replace(self, killers=frozenset(rows))
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A cell as the network takes it, (side, side, 3), and as a page shows it.
+    """A cell as input to the network, (side, side, 3), and as shown on a page.
 
     It is ``cut`` out of a photograph, or was a file of its own.
     """
@@ -62,8 +62,8 @@ class _Seen:
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
-    """Make an exhibit of each cell, in order; one that cannot be read says why and never raises."""
-    # The coordinator has this module too, and need not wait for what only workers run.
+    """Make an exhibit of each cell, in order; if a cell is unreadable it says why; never raise."""
+    # Imported here so that the coordinator does not wait for modules that only workers need.
     from flows.jobs.networks import load_classifier
     from tasks.network.inference import taps_and_maps
 
@@ -93,7 +93,7 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
 
 
 def _see(job: ExhibitJob, row: int, side: int, blocks: bool) -> _Seen | str:
-    """Read a cell of a job, or return why it cannot be read; keep a large image only as shown."""
+    """Read a cell of a job, or return why it cannot be read; reduce large images for display."""
     if row in job.killers:
         return "this image alone kills the worker that decodes it"
     ref, image_id = job.cells[row]

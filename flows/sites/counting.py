@@ -1,10 +1,10 @@
 """Count the errors of a site's diagnoses: on slides known to be negative, and labelled parasites.
 
-Of a slide known to be negative all cells count that a screened night would count: red cells that
-are whole and not abnormal, each once. What is abnormal is said as it is of a night without a site,
-by the slide and the population, so a night's counts do not depend on other nights of its site:
-they are added with it and go with it, exactly. Of other slides labelled parasites count, which tell
-the sensitivity. Other labelled cells do not: a person has chosen them, so they stand for no slide.
+On a slide known to be negative all cells count that a screened night would count: red cells that
+are whole and not abnormal, each once. Abnormal cells are found as in a night without a site, by the
+slide and the population, so a night's counts do not depend on other nights of its site, and are
+added and removed with it exactly. On other slides only labelled parasites count, for the
+sensitivity. Other labelled cells do not: a person has chosen them, so they represent no slide.
 """
 
 import json
@@ -37,24 +37,24 @@ from tasks.reports.counts import is_read, log_odds_of
 from tasks.reports.images import is_cut
 from tasks.sites.adaptation import Labelled
 
-NAMED = 5  # slides that an error message names
-LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
+NAMED = 5  # slides named in an error message
+LEAST_CHANCE = 0.001  # of this many called cells on any healthy slide of a night
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 
 @dataclass(frozen=True)
 class KnownJob:
-    """A part of a batch, and the slides and patients of it that are known to be negative."""
+    """A part of a batch, and its slides and patients that are known to be negative."""
 
     scored: ScoreJob
     negative: tuple[str, ...]
 
 
 def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:
-    """Check the slides and patients of a batch that are said to be negative.
+    """Check the slides and patients of a batch that are declared negative.
 
     Raises:
-        SiteError: the batch has none of that name, or a cell of one is labelled as a parasite.
+        SiteError: the batch has no such slide or patient, or labels parasites on one.
     """
     if NONE in given:
         return ()
@@ -80,7 +80,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
-    """Mark the rows (n,) of slides, or of patients, that are known to be negative."""
+    """Mark the rows (n,) of slides or patients that are known to be negative."""
     if ALL in negative:
         return np.ones(rows.num_rows, bool)
     pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)
@@ -90,17 +90,17 @@ def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
 def refuse_positive(
     store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
 ) -> None:
-    """Raise SiteError where ``all`` slides are said to be negative and some look positive.
+    """Raise SiteError if ``all`` slides are declared negative and some look positive.
 
-    Whoever names such slides one by one is believed: a laboratory's healthy cells may be
-    counted more often than those of fitted ones; a warning says so then.
+    Slides named one by one are accepted: a laboratory's healthy cells may be counted more often
+    than those of fitted ones; then there is a warning.
 
     Args:
         store: where the detector is.
         batch: of the slides.
-        detector: of the site, which knows how often healthy cells are counted.
+        detector: of the site, with the usual rate of counted healthy cells.
         errors: of the batch.
-        given: what is said to be negative.
+        given: the slides and patients declared negative.
     """
     known = load_error_rates(store, detector)
     if ALL not in given or known is None:
@@ -132,7 +132,7 @@ def errors_of_night(
     detector: DetectorCard,
     negative: tuple[str, ...],
 ) -> ErrorCounts:
-    """Count the errors on the cells of a batch whose kind is known, by patient or slide."""
+    """Count the errors on the cells of known kind in a batch, by patient or slide."""
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:
         return total
@@ -150,7 +150,7 @@ def errors_of_night(
 def labelled_of_night(
     client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
 ) -> Labelled:
-    """Compute the log-odds of a batch's labelled cells, each image once; none of other classes."""
+    """Compute the log-odds of a batch's labelled cells, each image once, of the two classes."""
     total, seen = Labelled.none(), set[str]()
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return total
@@ -176,7 +176,7 @@ class LabelledPart(NamedTuple):
 
 
 def labelled_cells(job: ScoreJob) -> LabelledPart:
-    """Compute the log-odds of the labelled cells of a part that can be judged."""
+    """Compute the log-odds of the labelled cells in a part that can be judged."""
     total, ids = Labelled.none(), []
     for rows in scored_rows(job):
         label = rows["label"].to_pylist()
@@ -194,7 +194,7 @@ def labelled_cells(job: ScoreJob) -> LabelledPart:
 
 
 def known_errors(job: KnownJob) -> ErrorCounts:
-    """Count the errors on the cells of a part whose kind is known."""
+    """Count the errors on the cells of known kind in a part."""
     kept = []
     for rows in scored_rows(job.scored):
         slides = pa.table({name: rows[name] for name in COLUMNS})

@@ -1,4 +1,4 @@
-"""Say what a file from another store would change here, before anybody accepts it."""
+"""Describe what a file from another store would change, before anybody accepts it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from tasks.detector.moments import ClassStatistics
 from tasks.reports.columns import PARASITIZED
 from tasks.sites.foreign_statistics import moved
 
-CELLS = 5000  # of a night that are scored anew, or somewhat more: whole shards of it
+CELLS = 5000  # of a night to score again, rounded up to whole shards
 UNSIGNED = "nobody asked: this store has no federation/allowed_signers"
 NONE_YET = "none was screened here yet that could be compared"
 
@@ -38,7 +38,7 @@ def offered_statistics(
     latest: Lineage,
     parts: Sequence[Part],
 ) -> Offer:
-    """Say what batches of another store would change in the statistics of a model."""
+    """Describe what batches of another store would change in a model's statistics."""
     before = ClassStatistics.from_arrays(load_moments(store, latest))
     after = merged_parts(before, parts)
     now, then = before.n.sum(), after.n.sum()
@@ -60,7 +60,7 @@ def offered_statistics(
 def offered_site(
     store: Store, path: str, signer: str | None, card: SiteCard, model: ModelCard
 ) -> Offer:
-    """Say what a site of another store is, and what it would change on the newest night."""
+    """Describe a site of another store, and what it would change on the newest night."""
     would = {
         "signed by": signer or UNSIGNED,
         "nights": f"{len(card.nights)}, with {card.slides:,} slides and {card.cells:,} cells",
@@ -83,7 +83,7 @@ def offered_site(
 
 
 def _published(store: Store, model: ModelCard) -> Iterator[tuple[Batch, Seal]]:
-    """List the nights that were screened with a model, the newest first."""
+    """Yield the nights that were screened with a model, newest first."""
     for batch in reversed(list_batches(store, on_damage=lambda _: None)):
         if is_withdrawn(store, batch.name, batch.batch_date):
             continue
@@ -93,9 +93,9 @@ def _published(store: Store, model: ModelCard) -> Iterator[tuple[Batch, Seal]]:
 
 
 def _beyond(store: Store, card: ModelCard, after: ClassStatistics) -> str:
-    """Count the newest night's cells beyond what was fitted: now, and with a file's statistics.
+    """Count the newest night's cells beyond fitted ones: now, and with a file's statistics.
 
-    The calibration is the present one: the new one is made after the file is accepted.
+    Both use the present calibration; the new one is made after the file is accepted.
     """
     detectors = list_detectors(store, on_damage=lambda _: None)
     detector = [each for each in detectors if each.model_digest == card.digest][-1]

@@ -1,4 +1,4 @@
-"""Make and keep versions of a site, and take a night out of one."""
+"""Make and keep versions of a site, and remove a night from one."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -54,19 +54,19 @@ from tasks.sites.learning import (
 )
 from tasks.types import nested
 
-CALIBRATING = 200  # slides at most, spread evenly over commissioned nights: each is scored anew
+CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
 
 Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, taps, classes
 
 
 class SiteError(Exception):
-    """A site cannot be made of these nights."""
+    """A site cannot be made from these nights."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version that is about to be kept, with all that its report says of its slides."""
+    """A version to be kept, with the data for its report."""
 
     card: SiteCard
     content: bytes
@@ -78,13 +78,13 @@ class Version:
 
 
 def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
-    """Take the lease of a site, after waiting for the run that holds it."""
+    """Take the lease of a site, after waiting for its present holder."""
     check_name("site", site)
     return lease(store, FOLDER, site, wait=True, on_wait=tell)
 
 
 def population(store: Store, detector: DetectorCard) -> OwnNormal:
-    """Load how fitted slides differ; SiteError where the detector does not know it."""
+    """Load the normal of fitted slides; SiteError if the detector has none."""
     own = load_fitted_detector(store, detector).own
     if own is None:
         raise SiteError(
@@ -123,12 +123,12 @@ def make_version(
         detector: of the site.
         operation: how the version came about.
         commissioned: whether a person chose its nights.
-        planted: other things that its slides are tried on.
-        spoilt_slides: of how many slides spoilt cells are tried beside.
+        planted: other things to try on its slides.
+        spoilt_slides: number of slides to try with spoilt cells.
     """
     own, model = population(store, detector), load_model_of(store, detector)
     statistics = site_statistics(store, site, tuple(nights), detector)
-    # Accepted cells calibrate nothing: what was not accepted is missing among them.
+    # Accepted cells cannot calibrate: rejected ones are missing among them.
     examined = [night for night in nights if not night.learned]
     jobs = [
         replace(job, nights=tuple(nights))
@@ -171,7 +171,7 @@ def make_version(
 
 
 def adaptation_card(trial: Trial) -> AdaptationCard:
-    """Describe an adaptation, and what it did to cells that were held back."""
+    """Describe an adaptation and its effect on held-back cells."""
     return AdaptationCard(
         scale=trial.adaptation.scale,
         bias=trial.adaptation.bias,
@@ -237,11 +237,11 @@ def save_version(held: Lease, version: Version) -> SiteCard:
 
 
 def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCard:
-    """Take a night out of a site, exactly, and calibrate anew.
+    """Remove a night from a site exactly, and calibrate again.
 
     Raises:
         StoreError: there is no such site.
-        SiteError: the night is not in it, or is the only one that was commissioned.
+        SiteError: the night is not in it, or is its only commissioned one.
     """
     with site_lease(store, site) as held:
         store = held.store
@@ -264,7 +264,7 @@ def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCa
 
 
 def refuse_imported(site: SiteCard) -> None:
-    """Raise SiteError where features of a site's nights are in another store."""
+    """Raise SiteError if features of a site's nights are in another store."""
     if site.imported:
         raise SiteError(
             f"site {site.name} was imported, and the features of its nights are not in this "
@@ -274,7 +274,7 @@ def refuse_imported(site: SiteCard) -> None:
 
 
 def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
-    """Take out a site that was imported, exactly; return what it was, and what has changed.
+    """Remove an imported site exactly; return its card and a description of the change.
 
     Raises:
         StoreError: there is no such site.
@@ -296,7 +296,7 @@ def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
 
 
 def screened_at(store: Store, site: str) -> dict[str, str]:
-    """List the batches whose reports name a site, with the version that they name."""
+    """List the batches whose reports name a site, with the version they name."""
     found = {}
     for batch in list_batches(store, on_damage=warn):
         for seal in list_seals(store, batch, warn)[-1:]:
@@ -306,7 +306,7 @@ def screened_at(store: Store, site: str) -> dict[str, str]:
 
 
 def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
-    """Raise StoreError where a site's nights were extracted by another model."""
+    """Raise StoreError if a site's nights were extracted by another model."""
     if known is not None and known.model_digest != model.digest:
         raise StoreError(
             f"site {site} was learned with model {known.model}, not with {model.name}: choose "
@@ -317,7 +317,7 @@ def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
 def unchanged(
     known: SiteCard | None, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
 ) -> bool:
-    """Tell whether a site has this very batch already, learned so with this detector."""
+    """Return whether a site has already learned this batch in the same way with this detector."""
     if known is None or known.detector_digest != detector.digest:
         return False
     night = known.night(batch.name)

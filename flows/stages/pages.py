@@ -26,6 +26,7 @@ from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.publish import batch_report, nights_before
+from flows.stages.readings.suspects import answers_on
 from flows.stages.running import run_jobs
 from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
@@ -43,6 +44,7 @@ from storage.reports.pages import (
     page_path,
     write_page_file,
 )
+from storage.reports.readings import digest_of_readings
 from storage.reports.tables import (
     FIELDS,
     PATIENTS,
@@ -70,8 +72,13 @@ WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
 
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Tell whether a published batch has a page made of these very reports, and an index."""
-    return store.exists(*index_path()) and page_is_of(store, batch.name, made_from(seal))
+    """Return whether a batch has a page of these reports and of all readings, and an index."""
+    answered = digest_of_readings(store, batch.key)
+    return (
+        store.exists(*index_path())
+        and page_is_of(store, batch.name, made_from(seal))
+        and (answered is None or page_is_of(store, batch.name, answered))
+    )
 
 
 @task
@@ -96,6 +103,8 @@ def write_page(
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, store, batch, card, cells, patients)
+    answered = digest_of_readings(store, batch.key)
+    wanted_share = settings.negative_percent / 100
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
@@ -116,6 +125,8 @@ def write_page(
         made_from=made_from(seal),
         patients=patients,
         called=called,
+        answered=answered,
+        answers=answers_on(store, batch, card, detector, wanted_share) if answered else {},
     )
     page = batch_page(view)
     # Before the page, so that where a page is there the index lists it, whenever a run was killed.

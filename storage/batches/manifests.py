@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.parquet import open_table, read_footer, read_known_group, table_to_bytes
-from storage.records import Part, Record, Tell, freeze, read_readable
+from storage.records import Part, Record, Tell, freeze, once, read_readable
 from storage.store import (
-    AlreadyExistsError,
     MissingError,
     Store,
     StoreError,
@@ -96,18 +95,11 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
     # One row group a shard, so that a worker reads its own rows and nothing else.
     content = table_to_bytes(manifest, plan.shard_rows)
     batch = Batch(**plan.model_dump(), rows=manifest.num_rows, manifest_digest=digest_of(content))
-    try:
+    with once(f"batch {plan.name} exists already, and its manifest is frozen"):
         freeze(
-            store,
-            content,
-            batch,
-            "batches",
-            batch.key,
-            file="manifest.parquet",
-            record_file="batch.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(f"batch {plan.name} exists already, and its manifest is frozen") from None
+            store, content, batch, "batches", batch.key,
+            file="manifest.parquet", record_file="batch.json",
+        )  # fmt: skip
     return batch
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from storage.leases import Lease, lease
 from storage.parquet import table_from_bytes, table_to_bytes
-from storage.records import Record, freeze
+from storage.records import Record, freeze, read_verified
 from storage.store import Store, StoreError, check_name, digest_of
 
 MANIFEST, NIGHT = "manifest.parquet", "night.json"
@@ -110,13 +110,8 @@ def read_taken(store: Store, night: Night) -> pa.Table:
 
 def _read_verified(store: Store, night: Night) -> bytes:
     parts = (*_folder(night.series, night.day), MANIFEST)
-    content = store.read_bytes(*parts)
-    if digest_of(content) != night.digest:
-        raise StoreError(
-            f"{store.address(*parts)} is not the list that night {night.batch} froze (sha256 "
-            "differs): restore it from a backup, or nobody knows which images were taken"
-        )
-    return content
+    what = f"the list that night {night.batch} froze"
+    return read_verified(store, parts, night.digest, what, remedy="")
 
 
 def _folder(series: str, day: date) -> tuple[str, ...]:

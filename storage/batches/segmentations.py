@@ -27,8 +27,8 @@ from storage.parquet import (
     write_parts,
     write_table,
 )
-from storage.records import Part, Record, freeze
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+from storage.records import Part, Record, freeze, once
+from storage.store import Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
 SOURCES, PLACES = "sources.parquet", "places.parquet"
@@ -130,12 +130,8 @@ def freeze_segmentation(
         cells=_sorts(sources)["cells"],
         taken_as=taken_as,
     )
-    try:
+    with once(f"segmentation {name} exists already, and its sources are frozen"):
         freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
-    except AlreadyExistsError:
-        raise StoreError(
-            f"segmentation {name} exists already, and its sources are frozen"
-        ) from None
     return made
 
 

@@ -21,10 +21,11 @@ from storage.records import (
     Part,
     Tell,
     load_described,
+    once,
     read_readable,
     save_described,
 )
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, which
+from storage.store import Store, StoreError, check_name, which
 
 
 class TapCard(Part):
@@ -146,20 +147,11 @@ class DetectorCard(Card):
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
     """Write a detector's arrays and card; StoreError if a detector of its name exists."""
     check_name("detector", card.name)
-    try:
+    with once(f"detector {card.name} exists already, and detectors are never overwritten"):
         save_described(
-            store,
-            content,
-            card,
-            "detectors",
-            card.name,
-            file="detector.safetensors",
-            card_file="card.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"detector {card.name} exists already, and detectors are never overwritten"
-        ) from None
+            store, content, card, "detectors", card.name,
+            file="detector.safetensors", card_file="card.json",
+        )  # fmt: skip
 
 
 def detector_names(store: Store) -> list[str]:

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from storage.models.classifiers import ModelCard
 from storage.parquet import table_from_bytes, table_to_bytes
-from storage.store import Store, StoreError, digest_of
+from storage.records import read_verified
+from storage.store import Store, digest_of
 
 FILE = "out_of_fold.parquet"
 
@@ -60,10 +61,6 @@ def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
     """
     if card.cross_validation is None:
         return None
-    content = store.read_bytes("models", card.name, FILE)
-    if digest_of(content) != card.cross_validation.digest:
-        raise StoreError(
-            f"{store.address('models', card.name, FILE)} is not the file that its card describes "
-            "(sha256 differs): restore it from a backup or train again"
-        )
+    path, digest = ("models", card.name, FILE), card.cross_validation.digest
+    content = read_verified(store, path, digest, "the file that its card describes")
     return table_from_bytes(content)

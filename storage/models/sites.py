@@ -11,8 +11,19 @@ from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import Batch, load_batch
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
 from storage.models.statistics import version_name
-from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of, which
+from storage.records import (
+    Card,
+    Part,
+    Record,
+    Tell,
+    load_described,
+    once,
+    read_readable,
+    read_verified,
+    save_by_digest,
+    save_described,
+)
+from storage.store import Store, StoreError, check_name, which
 
 FOLDER = "sites"
 NIGHTS, LEARNED = "nights", "learned"
@@ -224,15 +235,13 @@ def refuse_other_detector(site: SiteCard, detector: DetectorCard) -> None:
 
 def save_site(store: Store, card: SiteCard, content: bytes) -> None:
     """Write a version; StoreError if another run has written it meanwhile."""
-    try:
+    with once(
+        f"{card.label} was written by another run meanwhile: run the command again, and it will "
+        "build on it"
+    ):
         save_described(
             store, content, card, *card.folder, file="site.safetensors", card_file="card.json"
         )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"{card.label} was written by another run meanwhile: run the command again, and it "
-            "will build on it"
-        ) from None
 
 
 def remove_site(store: Store, name: str) -> None:
@@ -255,22 +264,14 @@ def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
 
 def save_night(store: Store, site: str, content: bytes) -> str:
     """Write a night's contribution to a site, and return its digest."""
-    digest = digest_of(content)
-    path = (FOLDER, site, NIGHTS, f"{digest}.safetensors")
-    if not store.exists(*path):
-        store.write_bytes(content, *path)
-    return digest
+    return save_by_digest(store, content, FOLDER, site, NIGHTS)
 
 
 def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
     """Load a night's contribution to a site and verify its digest."""
     path = (FOLDER, site, NIGHTS, f"{night.digest}.safetensors")
-    content = store.read_bytes(*path)
-    if digest_of(content) != night.digest:
-        raise StoreError(
-            f"{store.address(*path)} is not what night {night.batch} added to site {site} (sha256 "
-            "differs): restore it from a backup"
-        )
+    what = f"what night {night.batch} added to site {site}"
+    content = read_verified(store, path, night.digest, what, remedy="")
     return arrays_from_bytes(content)
 
 

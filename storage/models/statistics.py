@@ -7,8 +7,18 @@ be taken out again.
 from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Part, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+from storage.records import (
+    Card,
+    Part,
+    Tell,
+    load_described,
+    once,
+    read_readable,
+    read_verified,
+    save_by_digest,
+    save_described,
+)
+from storage.store import Store
 
 FOREIGN = "foreign"
 
@@ -71,22 +81,14 @@ def version_name(version: int) -> str:
 def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
     """Write a version; StoreError if another run has written it meanwhile."""
     version = version_name(lineage.version)
-    try:
+    with once(
+        f"statistics {version} of model {lineage.model} were written by another run meanwhile: run "
+        "the command again, and it will build on them"
+    ):
         save_described(
-            store,
-            moments,
-            lineage,
-            "statistics",
-            lineage.model,
-            version,
-            file="moments.safetensors",
-            card_file="lineage.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"statistics {version} of model {lineage.model} were written by another run "
-            "meanwhile: run the command again, and it will build on them"
-        ) from None
+            store, moments, lineage, "statistics", lineage.model, version,
+            file="moments.safetensors", card_file="lineage.json",
+        )  # fmt: skip
 
 
 def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
@@ -119,20 +121,12 @@ def load_moments(store: Store, lineage: Lineage) -> Arrays:
 
 def save_foreign(store: Store, model: str, content: bytes) -> str:
     """Write the contribution of another store's batch, and return its digest."""
-    digest = digest_of(content)
-    path = ("statistics", model, FOREIGN, f"{digest}.safetensors")
-    if not store.exists(*path):
-        store.write_bytes(content, *path)
-    return digest
+    return save_by_digest(store, content, "statistics", model, FOREIGN)
 
 
 def load_foreign(store: Store, model: str, contribution: Contribution) -> Arrays:
     """Load the contribution of another store's batch and verify its digest."""
     path = ("statistics", model, FOREIGN, f"{contribution.foreign}.safetensors")
-    content = store.read_bytes(*path)
-    if digest_of(content) != contribution.foreign:
-        raise StoreError(
-            f"{store.address(*path)} is not what batch {contribution.batch} of another store gave "
-            "(sha256 differs): restore it from a backup, or import it again"
-        )
+    what = f"what batch {contribution.batch} of another store gave"
+    content = read_verified(store, path, contribution.foreign or "", what, ", or import it again")
     return arrays_from_bytes(content)

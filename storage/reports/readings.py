@@ -15,7 +15,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from storage.records import NewerError, Part, Record
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 FOLDER, SAMPLE = "readings", "sample.json"
 
@@ -113,6 +113,12 @@ def read_readings(
             if on_damage is None:
                 raise
             on_damage(name, error)
+
+
+def digest_of_readings(store: Store, batch: str) -> str | None:
+    """Return a digest that changes with every reading of a batch; None where there are none."""
+    names = _files(store, batch)
+    return digest_of(" ".join(sorted(names)).encode()) if names else None
 
 
 def read_reading_file(store: Store, batch: str, name: str) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from storage.batches.manifests import Sources, load_batch
 from storage.models.statistics import latest_statistics
 from storage.parquet import read_table, write_table
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.records import once
+from storage.store import Store, StoreError
 
 FOLDER = "reviews"
 SCHEMA = pa.schema(
@@ -78,13 +79,11 @@ def other_reviews(store: Store, batch: str) -> Iterator[Review]:
 
 def save_review(store: Store, review: Review) -> None:
     """Write a review; StoreError if another run has imported verdicts meanwhile."""
-    try:
+    with once(
+        f"verdicts on batch {review.batch} were imported by another run meanwhile: run the command "
+        "again, and it will build on them"
+    ):
         write_table(store, review.rows.cast(SCHEMA), *review.path, once=True)
-    except AlreadyExistsError:
-        raise StoreError(
-            f"verdicts on batch {review.batch} were imported by another run meanwhile: run the "
-            "command again, and it will build on them"
-        ) from None
 
 
 def verify_review(store: Store, *path: str) -> None:

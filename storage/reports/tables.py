@@ -100,14 +100,6 @@ def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
 
 
-def publish_report(
-    store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
-) -> str:
-    """Write a report part by part, complete or not at all; return its sha256."""
-    with store.staged(*path) as stage:
-        return stage_report(stage, schema, parts)
-
-
 def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> str:
     """Write a report part by part to a file that `Store.stage` gave; return its sha256."""
     groups = _row_groups(part.select(schema.names).cast(schema) for part in parts)

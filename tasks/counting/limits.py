@@ -126,11 +126,6 @@ def expected_width(rates: ErrorRates, share: float, cells: int) -> float:
     return high - low
 
 
-def is_above_blank(called: int, cells: int, rates: ErrorRates) -> bool:
-    """Tell whether fewer than 5% of slides without parasites have as many called cells or more."""
-    return called > blank_count(cells, rates)
-
-
 def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
     """Compute the probability that a slide without parasites has ``called`` cells or more."""
     return _at_least(called, cells, rates.false.nodes)

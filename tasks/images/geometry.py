@@ -36,7 +36,7 @@ def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
 
 
 def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """Compute width and height of an array (h, w, ...) at another scale, a pixel at least."""
+    """Compute width and height of an array (h, w, ...) at another scale, at least a pixel."""
     height, width = shape[:2]
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -46,8 +46,8 @@ def scaled(field: Field, scale: float) -> Field:
     return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))
 
 
-# Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
-# programs write where nothing is known.
+# Microns per pixel that a microscope can have. The 72 to 1200 dots per inch that programs write by
+# default are outside this range.
 CREDIBLE = (0.01, 10.0)
 
 
@@ -63,7 +63,7 @@ def box_at(box: Box, downsample: float) -> tuple[int, int, int, int]:
 
 
 def credible(microns_per_pixel: float | None) -> float | None:
-    """Return a number of microns per pixel, or None where no microscope can have it."""
+    """Return a number of microns per pixel; None if no microscope can have it."""
     low, high = CREDIBLE
     known = microns_per_pixel is not None and low <= microns_per_pixel <= high
     return microns_per_pixel if known else None

@@ -17,7 +17,10 @@ Patient = tuple[str | None, str | None]  # the slide that stands for a patient, 
 FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted, since 0.3
 SECOND = f"probability_{PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
-COLUMNS = ("image_id", "slide_id", "patient_id", "status", "abnormal", "review_reason", "kind")
+COLUMNS = (
+    "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
+    "kind",
+)  # fmt: skip
 
 
 def patient_of(row: Mapping[str, Any]) -> Patient:

@@ -294,7 +294,7 @@ def log_odds_of(rows: pa.Table) -> Float:
 def is_read(rows: pa.Table) -> NDArray[np.bool_]:
     """Mark the image rows (n,) whose cells count: red, whole, and not abnormal."""
     scored, abnormal, _ = flags(rows)
-    judged = np.asarray(rows["abnormal"].is_valid().to_numpy(), bool)
+    judged = np.asarray(rows["abnormality"].is_valid().to_numpy(), bool)
     return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
 
 

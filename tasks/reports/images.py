@@ -175,7 +175,8 @@ def _of_detector(
     return {
         **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
         "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
-        "abnormal": pa.array(verdicts.abnormal, pa.bool_(), mask=unjudged),
+        # Never null, so that it can select rows: an image that was not judged is not abnormal.
+        "abnormal": pa.array(verdicts.abnormal & ~unjudged, pa.bool_()),
         "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
         "review_reason": pa.array(verdicts.reasons(), pa.string()),
     }

@@ -81,14 +81,6 @@ def density_text(density: str) -> str:
     return f"{density}: {MEANINGS[density]}" if density in MEANINGS else density
 
 
-def probability_seen(cells: int, percent: float) -> float:
-    """Compute the probability that at least one of n cells is parasitized, ``1 - (1 - p)^n``.
-
-    This assumes independent cells and a network that misses no parasite.
-    """
-    return -math.expm1(cells * math.log1p(-percent / 100))
-
-
 def detectable_percent(cells: int) -> float | None:
     """Compute the least parasitaemia in percent that n cells show with 95% probability.
 

@@ -40,7 +40,7 @@ def site_page(view: SiteView) -> str:
     """Make a self-contained page."""
     return render(
         "site.html",
-        title=f"Site {view.site}",
+        title=f"Laboratory {view.site}",
         facts=view.facts,
         warnings=view.warnings,
         levels=[f"{level:g}".removeprefix("0") for level in LEVELS],

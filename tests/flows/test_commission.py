@@ -108,7 +108,7 @@ def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab:
     assert "--site lab" in Path(night.page).read_text()
 
     left = retract(site="lab", site_night="june", settings=lab)
-    assert left.text().startswith("night june taken out of site lab")
+    assert left.text().startswith("batch june taken out of laboratory lab")
     retract(site="lab", site_night="july", settings=lab)
     before, after = (load_site_arrays(store, card(store, n)) for n in (1, 5))
     assert before.keys() == after.keys()
@@ -307,7 +307,6 @@ def test_an_evaluation_judges_slides_at_a_site_without_the_images_of_its_nights(
         ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
         attacks=["fgsm"],
         attacked=2,
-        magnitudes=[0.001],
         settings=lab,
     )
     assert (outcome.site, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)

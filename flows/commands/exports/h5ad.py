@@ -70,7 +70,7 @@ class H5ad:
             column.add(rows[name])
 
     def close(self) -> None:
-        """Write what is known only when all cells are there."""
+        """Write the parts that need all cells."""
         for column in self._columns.values():
             column.close()
 

@@ -1,4 +1,4 @@
-"""Pass fitted cells through the network as other laboratories would have photographed them."""
+"""Run the network on fitted cells, altered as if photographed at other laboratories."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from storage.store import Store
 from tasks.images.regions import ImageRef
 from tasks.network.features import cut_out_by_us, load_images
 
-Image = tuple[ImageRef, bytes]  # where it lies, and its digest
+Image = tuple[ImageRef, bytes]  # its place and its digest
 Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)
 
 
 @dataclass(frozen=True)
 class AlteredJob:
-    """Cells of one fitted patient, all to be altered in the same way, which ``seed`` draws."""
+    """Cells of one fitted patient, all altered in the same way, drawn by ``seed``."""
 
     store: Store
     model: ModelCard
@@ -28,9 +28,9 @@ class AlteredJob:
 def altered_features(job: AlteredJob) -> Features | None:
     """Compute the taps and the diagnosed classes of altered cells.
 
-    Files that have changed since they were fitted, or are gone, are left out; None where all are.
+    Files that have changed since they were fitted, or are gone, are left out; None if all are.
     """
-    # The coordinator has this module too, and need not wait for what only workers run.
+    # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 
     from flows.jobs.networks import load_inference

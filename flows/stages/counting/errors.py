@@ -7,17 +7,16 @@ that was trained without its patient. Only logits are read, shard by shard.
 
 import numpy as np
 
-from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
-from storage.batches.features import FeatureBlock, image_ids, read_block
+from flows.jobs.fitting.unseen import key_of, unseen
+from storage.batches.features import read_block
 from storage.batches.manifests import load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
-from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
-from tasks.types import Float, below
+from tasks.types import below
 
 ERRORS = "errors"  # how the names of the counts begin in a version of the statistics
 
@@ -63,7 +62,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         block, mine = block.take(rows.rows[places] - shard.start), rows.take(places)
         part = count_errors(
-            _unseen_log_odds(store, card, mine, block),
+            unseen(store, card, mine, block).network,
             block.label == card.classes.index(PARASITIZED),
             [names[place] for place in places.tolist()],
         )
@@ -77,17 +76,6 @@ def without_repeated_errors(
     """Note which held-out rows of a batch are not counted, for their images count already."""
     repeated = repeated_rows(store, card, contribution, others, held_out=True)
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
-
-
-def _unseen_log_odds(store: Store, card: ModelCard, rows: Rows, block: FeatureBlock) -> Float:
-    """Compute log-odds (n,) of "parasitized", NaN of cells that every network was trained on."""
-    own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
-    found = np.where(seen_by_training(card, rows, block), np.nan, own)
-    folds = out_of_fold(store, card)
-    if folds is None:
-        return found
-    by_fold = folds.find(image_ids(block)).network
-    return np.where(np.isnan(by_fold), found, by_fold)
 
 
 def _keys(rows: Rows) -> list[str]:

@@ -1,4 +1,4 @@
-"""Read labelled images for training: decoded pixels lie in memory, or in a file beyond a limit."""
+"""Read labelled images for training into memory, or into a file beyond a limit."""
 
 import tempfile
 from dataclasses import dataclass
@@ -20,13 +20,17 @@ from tasks.network.split import SplitBy, split_by
 CLASSES = ("Parasitized", "Uninfected")
 KEPT = ("uri", "label", "patient_id", "slide_id")
 
+# Bytes of pixels beyond which they lie in a file of the folder of temporary files, which the
+# system keeps in memory as far as there is room.
+MOST_IN_MEMORY = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
+    """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
 
-    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` says by
-    address why images are left out; ``cut_out`` (n,) marks cells that slidewatch cut out.
+    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
+    of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
     pixels: NDArray[np.uint8]
@@ -39,15 +43,14 @@ class LabelledImages:
 
 
 def load_labelled_images(
-    images: str | list[str], side: int, *, limit: int | None = None, memory: float = 2.0
+    images: str | list[str], side: int, *, limit: int | None = None
 ) -> LabelledImages:
     """Read and decode labelled images.
 
     Args:
         images: sources of images with the labels `CLASSES`.
-        side: of the squares that they are resized to.
-        limit: take only so many.
-        memory: GiB of pixels beyond which they lie in a file in the folder of temporary files.
+        side: of the squares to which images are resized.
+        limit: use at most this many images.
 
     Raises:
         SourceError: a class has no image, or none can be read.
@@ -61,7 +64,7 @@ def load_labelled_images(
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
-    pixels = _room(len(uris), side, memory)
+    pixels = _room(len(uris), side)
     image_ids: list[str] = []
     good: list[int] = []
     unreadable: dict[str, str] = {}
@@ -90,12 +93,12 @@ def load_labelled_images(
     )
 
 
-def _room(count: int, side: int, memory: float) -> NDArray[np.uint8]:
-    """Make room for pixels (count, side, side, 3): in memory, or in a file that nobody else sees.
+def _room(count: int, side: int) -> NDArray[np.uint8]:
+    """Allocate pixels (count, side, side, 3) in memory, or in a private file.
 
-    The file has no name, so that it is gone with the process, however that ends.
+    The file has no name, so it disappears with the process, however that ends.
     """
     shape = (count, side, side, 3)
-    if np.prod(shape) <= memory * 2**30:
+    if np.prod(shape) <= MOST_IN_MEMORY:
         return np.empty(shape, np.uint8)
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)

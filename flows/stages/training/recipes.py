@@ -1,4 +1,4 @@
-"""Train by a recipe, from where the same training was cut off, and describe the model."""
+"""Train by a recipe, resume an interrupted training, and describe the model."""
 
 import json
 import platform
@@ -32,13 +32,15 @@ from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
 from tasks.types import nested
 
+FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """The recipe of a model: the same recipe makes the same model.
 
-    ``weights`` is where training starts: imagenet, scratch, or a file, whose ``licence`` is noted
-    on the model's card; ``fractions`` are shares of patients for training, validation and test.
+    ``weights`` are the initial ones: imagenet, scratch, or a file, whose ``licence`` is on the
+    card; ``fractions`` are shares of patients for training, validation and test.
     """
 
     images: str | list[str]
@@ -50,7 +52,7 @@ class TrainingRecipe:
     licence: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Write the recipe as plain data for a model's card, which has the network elsewhere."""
+        """Return the recipe as plain data for a model's card, which has the network elsewhere."""
         return self.plan.as_dict() | {
             "images": self.images,
             "limit": self.limit,
@@ -61,12 +63,12 @@ class TrainingRecipe:
 
     @classmethod
     def from_card(cls, card: ModelCard) -> "TrainingRecipe":
-        """Read the recipe of a model; StoreError where its card is too old to have one."""
+        """Read the recipe of a model; StoreError if its card is too old to have one."""
         kept = card.training
         if "fractions" not in kept:
             raise StoreError(
                 f"the card of model {card.name}, made by an older slidewatch, does not say how it "
-                "was split: train it anew to repeat it with other seeds"
+                "was split: train it again to repeat it with other seeds"
             )
         return cls(
             images=kept["images"],
@@ -85,7 +87,7 @@ class TrainingRecipe:
 
     @cached_property
     def weights_digest(self) -> str | None:
-        """Compute the digest of a file of weights; None where training starts from no file."""
+        """Compute the digest of a file of weights; None if training does not start from a file."""
         if self.weights in ("imagenet", "scratch"):
             return None
         return digest_of(Path(self.weights).read_bytes())
@@ -101,7 +103,7 @@ class TrainingRecipe:
 
 
 def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
-    """Compute the digest of all that decides what a training comes to, the images among it."""
+    """Compute the digest of everything that decides the result of a training, including images."""
     pixels = sha256()
     for start in range(0, len(data.pixels), 1024):
         pixels.update(data.pixels[start : start + 1024].tobytes())
@@ -136,15 +138,15 @@ def train_rows(
     rows: Mapping[str, NDArray[np.intp]],
     title: str = "",
 ) -> Trained:
-    """Train on some rows, from where the same training was cut off if it was, and test on others.
+    """Train on some rows, resuming an interrupted training, and test on others.
 
     Args:
         store: where the training's states are kept.
         training: the name of these states.
         recipe: how to train.
         data: all images.
-        rows: those of the parts train, validation and test.
-        title: is said before each epoch.
+        rows: of the parts train, validation and test.
+        title: precedes the message on each epoch.
 
     Raises:
         DivergedError: a loss is not finite.

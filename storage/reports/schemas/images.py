@@ -108,7 +108,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column(
             "abnormal",
             pa.bool_(),
-            "whether p_value is at most the detector's alpha, or the cell is unlike any smear",
+            "whether p_value is at most the detector's alpha, or the cell is unlike any smear; "
+            "false for cells not judged: failed images, and cells cut by the border of a field",
         ),
         column(
             "stability",

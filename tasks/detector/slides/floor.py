@@ -120,8 +120,8 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     slides, names = [slides[place] for place in enough], [groups[place] for place in enough]
     if len(set(names)) < 2:
         raise ValueError(
-            f"altered slides of {LEAST_CELLS} cells are of {len(set(names))} patients or slides, "
-            "and two are needed"
+            f"altered slides of {LEAST_CELLS} cells are needed from at least two patients or "
+            f"slides, and come from {len(set(names))}"
         )
     middles = np.stack([np.median(cells, axis=0) for cells in slides])
     shifts, spreads, reaches = [], [], []

@@ -263,11 +263,6 @@ def by_slide(key: GroupKey) -> GroupKey:
     return GroupKey("", key.patient, key.slide)
 
 
-def keys_of(statistics: GroupStatistics, kind: str, name: str) -> list[GroupKey]:
-    """List the groups of one ``batch``, ``patient`` or ``slide``."""
-    return [key for key in statistics.keys if getattr(key, kind) == name]
-
-
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:
     """Find the places of each part's groups among the keys."""
     number = {key: place for place, key in enumerate(keys)}

@@ -20,6 +20,7 @@ from tasks.reports.night.strangeness import Finding, Strangeness
 from tasks.reports.parasitaemia import binomial_p_value
 from tasks.reports.slides import ABNORMAL_P_VALUE
 from tasks.types import Light
+from tasks.words import counted, verb
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
 KS_AMBER = 0.15
@@ -108,19 +109,25 @@ def judge(
         found.append((Light.AMBER, unlearned))
     if night.repeated:
         told = (
-            f"{night.repeated:,} of {night.images:,} images are copies of others: they count once "
-            "for parasitaemia; see who has copied them, and leave them out"
+            f"{night.repeated:,} of {counted(night.images, 'image')} "
+            f"{verb(night.repeated, 'is a copy', 'are copies')} of others and "
+            f"{verb(night.repeated, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
         found.append((Light.AMBER, told))
     if len(alike) < len(usual):
         others = len(usual) - len(alike)
-        told = f"{others} earlier nights have histograms of other bins: only shares are compared"
+        told = (
+            f"{counted(others, 'earlier batch')} {verb(others, 'has', 'have')} histograms with "
+            "other bins: only shares are compared"
+        )
         found.append((Light.GREEN, told))
     few = night.scored < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         told = (
-            f"drift is judged by gross deviations only: {night.scored} scored images of "
-            f"{len(night.clusters)} patients or slides are too few for more"
+            f"only gross drift can be seen: {counted(night.scored, 'scored image')} of "
+            f"{len(night.clusters)} "
+            f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
+            f"{verb(night.scored, 'is', 'are')} too few for more"
         )
         found.append((Light.GREEN, told))
     if night.scored >= LEAST_SCORED:
@@ -148,11 +155,11 @@ def _against_earlier(
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
     """List the findings on the stability of populations."""
     measured = {
-        "scores, against the calibration": psi,
-        "scores, against earlier nights": psi_earlier,
+        "scores, compared with the calibration": psi,
+        "scores, compared with earlier batches": psi_earlier,
     }
     measured |= {
-        f"distances at tap {tap}, against earlier nights": v for tap, v in psi_taps.items()
+        f"distances ({tap}), compared with earlier batches": v for tap, v in psi_taps.items()
     }
     return [
         (Light.AMBER, f"{what}: population stability index {value:.2f} (limit {PSI_AMBER})")
@@ -197,7 +204,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     return [
         (
             light,
-            f"images are {how} abnormal than those that calibrated: Kolmogorov-Smirnov distance "
+            f"images are {how} abnormal than the calibrating ones: Kolmogorov-Smirnov distance "
             f"of p-values from uniform {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
         )
     ]
@@ -228,7 +235,7 @@ def _failures(night: NightTally) -> list[Finding]:
         rate = failed / night.images
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        told = f"{failed:,} of {night.images:,} images failed ({rate:.1%}): {reasons}"
+        told = f"{failed:,} of {counted(night.images, 'image')} failed ({rate:.1%}): {reasons}"
         found.append((light, told))
     return found
 
@@ -240,8 +247,8 @@ def _not_cells(night: NightTally) -> list[Finding]:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
     told = (
-        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell, and "
-        "were taken for single cells: `slidewatch screen --as fields` cuts the cells out of them"
+        f"{n:,} of {counted(night.images, 'image')} {what} of many cells, or too large for one "
+        "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
     )
     return [(Light.AMBER, told)]
 
@@ -252,7 +259,7 @@ def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[
         "abnormal": "abnormal",
         "review": "for review",
         "parasitized": "diagnosed parasitized",
-        "beyond_population": "beyond the fitted population",
+        "beyond_population": "unlike all known slides",
     }
     found: list[Finding] = []
     for name, value in shares.items():
@@ -273,6 +280,6 @@ def _unusual(what: str, value: float, before: Sequence[float], negligible: float
     return [
         (
             Light.AMBER,
-            f"{what}: {value:.1%} of the images, {middle:.1%} on {len(before)} earlier nights",
+            f"{what}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier batches",
         )
     ]

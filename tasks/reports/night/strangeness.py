@@ -7,6 +7,7 @@ all of it comes from another laboratory, or is not blood.
 from dataclasses import dataclass
 
 from tasks.types import Light
+from tasks.words import counted, verb
 
 # One ordinary slide in forty may be called implausible; more indicates a fault.
 IMPLAUSIBLE_RED = 0.05
@@ -54,42 +55,33 @@ class Strangeness:
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
             told = (
-                f"{self.implausible:,} of {_counted(self.slides, 'slide')} cannot be a smear of "
-                f"blood ({share:.0%} of the scored images): see what was photographed. These cells "
-                "are compared with the fitted ones"
+                f"{self.implausible:,} of {counted(self.slides, 'slide')} cannot be a smear of "
+                f"blood ({share:.0%} of the scored images): check what was photographed. Their "
+                "cells are compared with the cells of known slides"
             )
             found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
             told = (
-                f"{self.shifted} of {_counted(self.slides, 'slide')} are further away than any "
-                "fitted slide: look at each as a whole; its cells are judged among themselves"
+                f"{self.shifted:,} of {counted(self.slides, 'slide')} "
+                f"{verb(self.shifted, 'is', 'are')} further from known slides than these are from "
+                "each other: look at each as a whole; its cells are compared with each other"
             )
             found.append((Light.AMBER, told))
         if self.scored and self.site is None and not self.implausible:
             share = self.beyond / self.scored
             if share >= UNKNOWN_LABORATORY:
                 told = (
-                    f"{share:.0%} of the scored images are beyond the fitted population: this may "
-                    "be the first night of an unknown laboratory; commission it (slidewatch "
-                    "commission)"
+                    f"{share:.0%} of the scored images are unlike all known slides: this may be "
+                    "the first batch of an unknown laboratory; slidewatch commission learns it"
                 )
                 found.append((Light.AMBER, told))
         if not self.limits:
             found.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
             told = (
-                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable because "
-                "of their images"
+                f"{self.unreadable:,} of {counted(self.patients, 'patient')} "
+                f"{verb(self.unreadable, 'is', 'are')} unreadable, because of what the images show"
             )
             most = self.unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             found.append((Light.RED if most else Light.AMBER, told))
         return found
-
-
-def _counted(count: int, what: str) -> str:
-    """Write a number with its noun, in the plural unless it is 1.
-
-    >>> _counted(1, "slide"), _counted(1200, "slide")
-    ('1 slide', '1,200 slides')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

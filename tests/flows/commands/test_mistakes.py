@@ -26,7 +26,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         ("train --images none", 1, "none does not exist"),
         ("train --images cells --images none", 1, "none does not exist"),
-        ("train --images cells --weights none.pt", 1, "--weights none.pt is no file"),
+        ("train --images cells --weights none.pt", 1, "--weights none.pt: give imagenet, scratch"),
         ("train --images cells --model a/b", 1, "'a/b'"),
         ("train --images cells --epochs 0", 2, "--epochs: input should be greater than"),
         ("fit --images cells --batch b", 1, "no model in"),

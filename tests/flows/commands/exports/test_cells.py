@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from flows.commands.exports.cells import export
-from flows.options.described import UsageError
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.features import read_block, write_block
 from storage.batches.manifests import Batch
 from storage.parquet import read_table

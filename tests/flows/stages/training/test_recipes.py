@@ -49,7 +49,7 @@ def test_a_recipe_comes_back_from_the_card_of_its_model() -> None:
 def test_a_card_without_fractions_is_no_recipe() -> None:
     kept = RECIPE.as_dict()
     del kept["fractions"]
-    with pytest.raises(StoreError, match=r"model m, made by an older slidewatch.*train it anew"):
+    with pytest.raises(StoreError, match=r"model m, made by an older slidewatch.*train it again"):
         TrainingRecipe.from_card(card(**kept))
 
 
