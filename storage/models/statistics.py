@@ -1,7 +1,7 @@
 """Keep class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``.
 
-A version is written once and says which contributions it holds, so that what was merged can be
-recognised (and merged once only) and taken out again.
+A version is written once and lists its contributions, so that a batch is merged only once and can
+be taken out again.
 """
 
 from typing import ClassVar
@@ -14,12 +14,11 @@ FOREIGN = "foreign"
 
 
 class Contribution(Part):
-    """The contribution of one batch to the statistics, and what was taken out of it since.
+    """The contribution of one batch to the statistics, and the parts removed since.
 
-    ``repeated`` are rows that never went in, for the same images were in already, and
-    ``repeated_held_out`` rows whose errors are not counted, for the same reason.
-    ``foreign`` is the digest of what a batch of another store gave, whose features are not here;
-    None for a batch of this store.
+    ``repeated`` are rows left out because their images were already in; ``repeated_held_out`` are
+    rows whose errors are not counted for the same reason. ``foreign`` is the digest of the
+    contribution of another store's batch, whose features are not here; None for this store's.
     """
 
     batch: str
@@ -35,7 +34,7 @@ class Contribution(Part):
 
 
 class Lineage(Card):
-    """The origin of a version of the statistics; ``images`` counts by class."""
+    """The origin of a version of the statistics; ``images`` are counts by class."""
 
     digest_since: ClassVar[int] = 3
 
@@ -58,7 +57,7 @@ class Lineage(Card):
 
     @property
     def origin(self) -> str | None:
-        """Say how many images other stores gave, and in which batches; None where none did."""
+        """Describe the images that other stores gave, by batch; None if there are none."""
         foreign = [each for each in self.contributions if each.foreign is not None]
         names = ", ".join(each.batch for each in foreign)
         return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
@@ -70,7 +69,7 @@ def version_name(version: int) -> str:
 
 
 def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
-    """Write a version; StoreError where another run has written it meanwhile."""
+    """Write a version; StoreError if another run has written it meanwhile."""
     version = version_name(lineage.version)
     try:
         save_described(
@@ -91,10 +90,7 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
 
 
 def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
-    """List all versions for a model, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
+    """List all versions for a model, oldest first; see `read_readable` for damaged ones."""
     folders = store.folders("statistics", model, having="lineage.json")
     found = read_readable(
         lambda name: Lineage.read(store, "statistics", model, name, "lineage.json"),
@@ -116,13 +112,13 @@ def load_statistics(store: Store, model: str, version: int) -> Lineage:
 
 
 def load_moments(store: Store, lineage: Lineage) -> Arrays:
-    """Load the moments of a version, and verify their digest."""
+    """Load the moments of a version and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
     return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))
 
 
 def save_foreign(store: Store, model: str, content: bytes) -> str:
-    """Write what a batch of another store gave, and return its digest."""
+    """Write the contribution of another store's batch, and return its digest."""
     digest = digest_of(content)
     path = ("statistics", model, FOREIGN, f"{digest}.safetensors")
     if not store.exists(*path):
@@ -131,7 +127,7 @@ def save_foreign(store: Store, model: str, content: bytes) -> str:
 
 
 def load_foreign(store: Store, model: str, contribution: Contribution) -> Arrays:
-    """Load what a batch of another store gave, and verify its digest."""
+    """Load the contribution of another store's batch and verify its digest."""
     path = ("statistics", model, FOREIGN, f"{contribution.foreign}.safetensors")
     content = store.read_bytes(*path)
     if digest_of(content) != contribution.foreign:

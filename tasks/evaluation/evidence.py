@@ -1,4 +1,4 @@
-"""Gather the evidence that the scores need of images: taps, logits, and both pre-processed."""
+"""Gather the evidence on images that scores need: taps, logits, and both after pre-processing."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ BATCH = 32
 
 
 def gather_evidence(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Evidence:
-    """Gather all that the scores need of images (n, 3, S, S) in [0, 1]; n is at least 1."""
+    """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
     return join([_of_batch(batch, target, magnitudes) for batch in pixels.split(BATCH)])
 
 

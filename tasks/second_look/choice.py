@@ -19,8 +19,8 @@ from tasks.second_look.settling import margins, settled_from
 from tasks.types import Float
 
 # A second look reads the file again, and costs two passes of the network where the diagnosis is
-# settled, else three to nine. Of one image in 30 that is a tenth of what a night takes.
-SHARE = 30
+# settled, else three to nine. Of one image in 25 that is a tenth of what a night takes.
+SHARE = 25
 LEAST = 64  # images, however small the night: they take a second
 
 
@@ -75,7 +75,7 @@ def most_looked_at(images: int) -> int:
     """Compute how many images of a night may be looked at twice.
 
     >>> most_looked_at(100), most_looked_at(8000)
-    (64, 266)
+    (64, 320)
     """
     return max(LEAST, images // SHARE)
 

@@ -1,10 +1,9 @@
 """Adapt a diagnosis to a laboratory by some of its labelled cells: a scale and a bias of log-odds.
 
-They are fitted as Platt (1999) did, both kinds of cells weighing alike whatever their share among
-the labelled ones, with a prior around no change. The order of cells stays, and so do features: what
-is abnormal, and how many cells reach a threshold of log-odds before they are adapted, is not for
-labels to say. The last layer, fitted anew to as many cells, did no better
-(`tests/benchmarks/README.md`).
+They are fitted as in Platt (1999), with equal total weights for both kinds of cells and a prior
+around no change. The order of cells and their features stay, so labels change neither the
+abnormality nor the number of cells above a threshold of log-odds before adaptation. Refitting the
+last layer to as many cells did no better (`tests/benchmarks/README.md`).
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from tasks.detector.probabilities import Adaptation, balanced, fit_adaptation, l
 from tasks.evaluation.metrics import Interval, interval, resampled
 from tasks.types import Arrays, Float, Mask
 
-LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # below these nothing is fitted
-LEAST_SLIDES = 5  # from which on whole slides are held back
+LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # with fewer, nothing is fitted
+LEAST_SLIDES = 5  # at least, for whole slides to be held back
 FOLDS = 5
 REPEATS = 1000
 PARASITES = 1  # their place in a `Trial`'s confusion
@@ -26,7 +25,7 @@ PARASITES = 1  # their place in a `Trial`'s confusion
 
 @dataclass(frozen=True)
 class Labelled:
-    """Hold the log-odds (n,) of labelled cells as diagnosed, and what they are.
+    """The log-odds (n,) of labelled cells as diagnosed, and their labels.
 
     ``slides`` (n,) are keys of their patients or slides, without line breaks.
     """
@@ -37,7 +36,7 @@ class Labelled:
 
     @classmethod
     def none(cls) -> "Labelled":
-        """Make the labels of no cell."""
+        """Make an empty set of labelled cells."""
         return cls(np.empty(0), np.empty(0, bool), ())
 
     def __add__(self, other: "Labelled") -> "Labelled":
@@ -48,13 +47,13 @@ class Labelled:
         )
 
     def take(self, rows: Sequence[int]) -> "Labelled":
-        """Take some of the cells."""
+        """Return some of the cells."""
         chosen = np.asarray(rows, np.intp)
         slides = tuple(self.slides[row] for row in rows)
         return Labelled(self.log_odds[chosen], self.parasitized[chosen], slides)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         return {
             "log_odds": self.log_odds,
             "parasitized": self.parasitized,
@@ -63,19 +62,19 @@ class Labelled:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Labelled":
-        """Read them back from `to_arrays`."""
+        """Read labelled cells back from `to_arrays`."""
         slides = tuple(arrays["slides"].tobytes().decode().split("\n"))
         return cls(arrays["log_odds"], arrays["parasitized"], slides)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Measure an adaptation by cells that are held back from it.
+    """The performance of an adaptation on cells held back from it.
 
-    ``slides`` and ``cells`` are those that are labelled; ``gain`` is by how much the log loss
-    falls, a mean of both kinds, with its interval, and ``cautious_gain`` the same if one more cell
-    of each kind were diagnosed wrongly; accuracies are means of both kinds, too.
-    ``confusion`` (S, 2, 2) counts the cells of each slide by label and diagnosis, healthy first.
+    ``slides`` and ``cells`` count labelled ones; ``gain`` is the fall of the log loss with its
+    interval, and ``cautious_gain`` the same if one more cell of each kind were diagnosed wrongly;
+    these and accuracies are means of both kinds. ``confusion`` (S, 2, 2) counts the cells of each
+    slide by label and diagnosis, healthy first.
     """
 
     adaptation: Adaptation
@@ -92,19 +91,19 @@ class Trial:
 
     @property
     def accepted(self) -> bool:
-        """Tell whether held-back cells are surely diagnosed better.
+        """Return whether held-back cells are certainly diagnosed better.
 
-        A few dozen cells may all be right by chance: then any larger scale seems better, and the
-        cautious gain tells that it need not be.
+        A few dozen cells may all be right by chance; then any larger scale seems better, and only
+        the cautious gain shows that it may not be.
         """
         return self.gain.low > 0 and self.cautious_gain.low > 0
 
 
 def try_adaptation(labelled: Labelled) -> Trial | None:
-    """Fit an adaptation, and measure one that is fitted alike on cells that are held back.
+    """Fit an adaptation, and measure similar ones on cells held back from them.
 
-    Slides are held back whole, and resampled whole, where enough are labelled; otherwise cells.
-    None where fewer than `LEAST_CELLS` are labelled, or few of a kind.
+    Whole slides are held back and resampled if enough are labelled, otherwise cells. None if fewer
+    than `LEAST_CELLS` are labelled, or too few of a kind.
     """
     x, parasitized = labelled.log_odds, labelled.parasitized
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
@@ -143,7 +142,7 @@ def try_adaptation(labelled: Labelled) -> Trial | None:
 def _cautious(parasitized: Mask) -> Float:
     """Compute the probability (n,) that cells should have if one more of their kind were wrong.
 
-    It is Platt's target, by Laplace's rule of succession.
+    This is Platt's target, from Laplace's rule of succession.
     """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     right = (kinds + 1) / (kinds + 2)
@@ -151,12 +150,12 @@ def _cautious(parasitized: Mask) -> Float:
 
 
 def _has_both_kinds(fold: NDArray[np.intp], parasitized: Mask) -> bool:
-    """Tell whether cells of both kinds are left, whichever fold is held back."""
+    """Return whether cells of both kinds remain, whichever fold is held back."""
     return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
 
 
 def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval:
-    """Average what cells (n,) gain over both kinds, with an interval by resampling groups."""
+    """Average the gains of cells (n,) over both kinds, with an interval from resampled groups."""
     groups = int(group.max()) + 1
     times = resampled(np.arange(groups), REPEATS)
     means = []

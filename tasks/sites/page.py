@@ -24,7 +24,7 @@ from tasks.visualisation.page import render
 
 @dataclass(frozen=True)
 class SiteView:
-    """All that the page shows."""
+    """The content of the page."""
 
     site: str
     facts: Mapping[str, str]
@@ -37,7 +37,7 @@ class SiteView:
 
 
 def site_page(view: SiteView) -> str:
-    """Make a page that needs no other file."""
+    """Make a self-contained page."""
     return render(
         "site.html",
         title=f"Site {view.site}",

@@ -21,40 +21,40 @@ from tasks.reports.parasitaemia import binomial_p_value
 from tasks.reports.slides import ABNORMAL_P_VALUE
 from tasks.types import Light
 
-# A shift of all scores by .4 deviations; a night of five ordinary patients moves by half of that.
+# A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
 KS_AMBER = 0.15
-# A shift by one deviation, which not even a single ordinary patient makes.
+# A shift by one deviation; not even a single ordinary patient shifts as far.
 KS_RED = 0.4
-# Six patients that all deviate to one side; see `clustered_p_value`.
+# Six patients that all deviate in one direction; see `clustered_p_value`.
 CLUSTERED_P_VALUE = 0.05
 # Credit scoring, where the index is from, calls this a major shift; here it is half a deviation.
 PSI_AMBER = 0.25
-# Below that, chance alone moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
+# With fewer, chance moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
 LEAST_SCORED = 200
-# Fewer patients than that cannot agree by more than chance.
+# Fewer patients cannot agree significantly.
 LEAST_CLUSTERS = 6
-# Three times the alarms that calibration promises: single patients reach that, nights do not.
+# Three times the promised rate of alarms: single patients reach this, nights do not.
 ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
 DISCOVERIES_AMBER = 0.005
-# Any file that failed is amber; with a quarter of them the night is lost.
+# Any failed file makes the night amber; with a quarter of them it is lost.
 FAILED_RED = 0.25
-# Fewer nights have no spread to compare with; nights before the last thirty are out of date.
+# Fewer nights have no usable spread; nights before the last thirty are out of date.
 LEAST_NIGHTS = 5
 MOST_NIGHTS = 30
-# Robust deviations from the median of earlier nights: by chance once in thousands of nights.
+# Robust deviations from the median of earlier nights; chance exceeds this once in thousands.
 UNUSUAL = 4.0
-# Differences from earlier nights that do not matter, however little those nights vary.
+# Differences from earlier nights that never matter, however little those nights vary.
 NEGLIGIBLE = {
     "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
 }  # fmt: skip
-NOT_A_CELL = "not_a_cell"  # why a file that is no picture of one cell has failed
+NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single cell
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Hold how far a night is from the calibration and from earlier ones; None: not known.
+    """Hold how far a night is from the calibration and from earlier nights; None: unknown.
 
     ``nights`` is the number of earlier nights. ``reasons`` say why the light is not green, and what
     could not be judged.
@@ -83,14 +83,14 @@ def judge(
 
     Args:
         night: its counts.
-        earlier: summaries of earlier nights, oldest first. Only nights of the same detector are
-            compared with, for another one's scores mean something else, and no red ones, so that a
-            bad night does not become what is usual. Nights whose histograms have other bins are
-            compared by their shares alone.
+        earlier: summaries of earlier nights, oldest first. Only nights of the same detector count,
+            because scores of another mean something else, and no red ones, so that bad nights do
+            not become the norm. Nights whose histograms have other bins are compared only by
+            shares.
         detector: the night's.
         alpha: its level.
-        strangeness: what is strange about the night as a whole.
-        unlearned: why the night's site has not learned the night before, where it drifts.
+        strangeness: of the night as a whole.
+        unlearned: why the night's site did not learn the night before, if it drifts.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
@@ -133,7 +133,7 @@ def judge(
 def _against_earlier(
     night: NightTally, earlier: Sequence[BatchSummary]
 ) -> tuple[float | None, dict[str, float]]:
-    """Compute the stability of scores, and of distances by tap; None and {} with few nights."""
+    """Compute the stability of scores, and of distances by tap; None and {} with too few nights."""
     counts = [np.asarray(each.p_values, np.int64) for each in earlier]
     before = sum(counts, np.zeros(BINS, np.int64))
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
@@ -191,7 +191,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     gross = abs(ks) >= KS_RED
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
-    # Images that are too ordinary are odd, but none of them was called ordinary wrongly.
+    # Images that are too ordinary are odd, but no abnormal image was missed.
     light = Light.RED if gross and ks > 0 else Light.AMBER
     how = "more" if ks > 0 else "less"
     return [
@@ -204,7 +204,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 
 
 def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
-    """Judge the share of abnormal images, one by one and among all of the night's."""
+    """Judge the share of abnormal images, by p-value and by false-discovery rate."""
     found, rate = [], night.abnormal / night.scored
     counts = np.asarray([night.abnormal]), np.asarray([night.scored])
     if binomial_p_value(*counts, alpha)[0] <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
@@ -234,7 +234,7 @@ def _failures(night: NightTally) -> list[Finding]:
 
 
 def _not_cells(night: NightTally) -> list[Finding]:
-    """Say what to do with files that are no single cells, however few they are."""
+    """Describe what to do with files that are not single cells, however few they are."""
     n = night.failures[NOT_A_CELL]
     if not n:
         return []
@@ -252,7 +252,7 @@ def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[
         "abnormal": "abnormal",
         "review": "for review",
         "parasitized": "diagnosed parasitized",
-        "beyond_population": "beyond what was fitted",
+        "beyond_population": "beyond the fitted population",
     }
     found: list[Finding] = []
     for name, value in shares.items():

@@ -57,7 +57,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("status --store none", 1, "there is no store in"),
         ("verify --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
-        ("verify --store cells", 1, "where none of the folders is that slidewatch makes"),
+        ("verify --store cells", 1, "none of the folders that slidewatch makes"),
         ("screen --images cells --batch b", 1, "no detector in"),
         ("screen --images cells --batch b --detector d", 1, "no detector in"),
         ("nightly --inbox cells --timezone Mars", 2, "--timezone: no time zone 'Mars'"),

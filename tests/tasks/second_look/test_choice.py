@@ -87,7 +87,7 @@ def test_cells_that_the_border_cuts_are_chosen_by_their_diagnosis() -> None:
     assert found(rows_of(("s", None, 0.79), ("s", 0.04, 0.9)), 1) == [1]
 
 
-@pytest.mark.parametrize(("images", "most"), [(0, 64), (1920, 64), (1950, 65), (10**6, 33_333)])
+@pytest.mark.parametrize(("images", "most"), [(0, 64), (1600, 64), (1625, 65), (10**6, 40_000)])
 def test_a_share_of_the_night_is_looked_at_twice(images: int, most: int) -> None:
     assert most_looked_at(images) == most
 

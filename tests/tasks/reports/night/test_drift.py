@@ -361,7 +361,7 @@ def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> N
     lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
     assert lights == ["green", "green", "amber", "amber"]
     found = drift(shifted=5)
-    assert found.reasons[0].startswith("5 of 20 slides lie further from what was fitted")
+    assert found.reasons[0].startswith("5 of 20 slides are further away than any fitted slide")
 
 
 def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
@@ -374,7 +374,7 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
     found = drift(beyond=700)
     assert found.light == "amber"
-    assert "70% of the scored images lie beyond what was fitted" in found.reasons[0]
+    assert "70% of the scored images are beyond the fitted population" in found.reasons[0]
     assert "slidewatch commission" in found.reasons[0]
     assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
 
@@ -391,7 +391,7 @@ def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
     assert judged(quiet, beyond=0.02).light == "green"
     found = judged(quiet, beyond=0.24)
     assert found.light == "amber"
-    assert any(text.startswith("beyond what was fitted: 2") for text in found.reasons)
+    assert any(text.startswith("beyond the fitted population: 2") for text in found.reasons)
 
 
 def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:
