@@ -7,7 +7,7 @@ may die anywhere and be run again by anybody.
 import os
 import socket
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -169,6 +169,25 @@ def _extract_shard(
     if not copy_features(job.store, card.name, seen, known, block):
         features = _extract(job, manifest, killers, ())
         known = {}
+    failures = _fill(block, features, known)
+    block.label[:] = class_numbers(manifest, card.classes)
+    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
+    record = ShardRecord(
+        shard=job.shard.number,
+        start=job.shard.start,
+        stop=job.shard.stop,
+        scored=len(block) - len(failures),
+        failures=failures,
+        tries=job.tries,
+        digest=digest,
+        versions=made_with(),
+    )
+    write_shard_record(job.store, job.batch, card.name, record)
+    return block, record
+
+
+def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -> list[Failure]:
+    """Fill the rows of a block that are not known, and list those of them that failed."""
     failures = []
     for row, image in enumerate(features.images):
         if row in known:
@@ -184,23 +203,11 @@ def _extract_shard(
                 Failure(row=row, reason=image.failure.reason, message=str(image.failure))
             )
         block.status[row] = SCORED if image.failure is None else FAILED
-        for name, values in features.taps.items():
-            block.taps[name][row] = values[row]
-        block.logits[row] = features.logits[row]
-    block.label[:] = class_numbers(manifest, card.classes)
-    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
-    record = ShardRecord(
-        shard=job.shard.number,
-        start=job.shard.start,
-        stop=job.shard.stop,
-        scored=len(block) - len(failures),
-        failures=failures,
-        tries=job.tries,
-        digest=digest,
-        versions=made_with(),
-    )
-    write_shard_record(job.store, job.batch, card.name, record)
-    return block, record
+    rows = np.setdiff1d(np.arange(len(features.images)), list(known))
+    for name, values in features.taps.items():
+        block.taps[name][rows] = values[rows]
+    block.logits[rows] = features.logits[rows]
+    return failures
 
 
 def _extract(

@@ -242,7 +242,7 @@ def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
 
     The surroundings of a cell that was cut out are black. Every second row and column is enough.
     """
-    planes = np.ascontiguousarray(pixels[::2, ::2].reshape(-1, 3).T)
+    planes = np.ascontiguousarray(pixels[::2, ::2].transpose(2, 0, 1)).reshape(3, -1)
     lit = np.count_nonzero(planes.max(axis=0) > BLACK)
     red, green, blue = planes.sum(axis=1, dtype=np.uint64) / (lit or np.nan)
     return float(red), float(green), float(blue)

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
 
+NEAR = 8  # images that a thread loads before it is given more
 AT_ONCE = 16  # files that a server is asked for at once; each comes after tens of milliseconds
 
 
@@ -37,6 +38,10 @@ class Loaded:
     pixels: NDArray[np.uint8] | None = None
     failure: BadImageError | None = None
     known: bool = False
+
+    def without_pixels(self) -> "Loaded":
+        """Return what is known of the image but its pixels."""
+        return Loaded(self.image_id, self.size, self.colour, None, self.failure, self.known)
 
 
 def load_image(
@@ -78,17 +83,21 @@ def load_images(
     ``known`` are read and not decoded. ``check`` refuses files that show several cells. Cells are
     cut out of photographs along ``blocks`` for models made before 0.4.
     """
-    lost = failed or {}
+    lost, together = failed or {}, NEAR
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
-        threads = max(threads, AT_ONCE)
+        threads, together = max(threads, AT_ONCE), 1
 
     def load(row: int) -> Loaded:
         if row in lost:
             return Loaded(failure=lost[row])
         return load_image(refs[row], side, known, check, blocks=blocks)
 
+    def load_some(start: int) -> list[Loaded]:
+        return [load(row) for row in range(start, min(start + together, len(refs)))]
+
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        yield from pool.map(load, range(len(refs)))
+        for some in pool.map(load_some, range(0, len(refs), together)):
+            yield from some
 
 
 def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
@@ -144,7 +153,7 @@ def extract(
         refs, spec.side, inference.threads, failed, known, check, blocks=inference.blocks
     )
     for row, loaded in enumerate(loading):
-        images.append(replace(loaded, pixels=None))
+        images.append(loaded.without_pixels())
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
         if len(waiting) == inference.batch:

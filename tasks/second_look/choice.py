@@ -1,7 +1,9 @@
-"""Choose the images of a night that are looked at twice, so that the night does not grow with them.
+"""Choose the images of a night that get a second look, by what it can change.
 
-A night of another laboratory may be for review as a whole. So a share of it is looked at twice: of
-each slide the most doubtful image, then of each the next, as long as the share lasts.
+Turns and flips can change a diagnosis that is not settled; filters can show that a settled one
+hangs on detail, as an attack's does. A night of another laboratory may be for review as a whole, so
+only a share of it is looked at: of each slide the image whose diagnosis is closest and the most
+abnormal one of the others, then of each slide the next two, as long as the share lasts.
 """
 
 from collections.abc import Sequence
@@ -13,10 +15,11 @@ from numpy.typing import NDArray
 
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.columns import coded, flags, is_for_review, numbers_of, rank_within
+from tasks.second_look.settling import margins, settled_from
 from tasks.types import Float
 
-# A second look costs nine passes of the network and reads the file again, six to seven times what
-# the first one does. Of one image in 25 that is a quarter of what a night takes.
+# A second look reads the file again, and costs two passes of the network where the diagnosis is
+# settled, else three to nine. Of one image in 25 that is a tenth of what a night takes.
 SHARE = 25
 LEAST = 64  # images, however small the night: they take a second
 
@@ -26,8 +29,9 @@ class Doubtful:
     """Hold images for review, each with what puts the most doubtful ones first.
 
     ``rows`` (n,) count in the batch and ``part`` (n,) names the part that each is in; ``place``
-    (n,) counts the more doubtful ones of the same slide; ``doubt`` (n,) is lower where there is
-    more of it, and among equals ``abnormality`` (n,) is higher.
+    (n,) counts the more doubtful ones of the same slide, among those that are settled or among the
+    others; ``doubt`` (n,) is lower where there is more of it, and among equals ``abnormality`` (n,)
+    is higher.
     """
 
     rows: NDArray[np.int64]
@@ -81,8 +85,8 @@ def doubtful(
 ) -> Doubtful:
     """List the scored images of a part that are for review.
 
-    Doubt is how far within its level an image is: its p-value as a share of alpha, or the
-    probability of its diagnosis as a share of the least that is certain, whichever is lower.
+    Doubt is the margin of a diagnosis as a share of that from which it is settled, or, where it is
+    settled, the p-value as a share of alpha.
 
     Args:
         rows: `columns` of the part's image rows, in order.
@@ -94,15 +98,15 @@ def doubtful(
     scored, _, _ = flags(rows)
     chosen = np.flatnonzero(scored & is_for_review(rows))
     rows = rows.take(pa.array(chosen))
-    chances = np.stack([numbers_of(rows, f"probability_{name}") for name in classes]).max(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        doubt = np.fmin(numbers_of(rows, "p_value") / rule.alpha, chances / rule.uncertain_below)
+    lead = margins(np.stack([numbers_of(rows, f"probability_{name}") for name in classes], axis=1))
+    settled = lead >= settled_from(1)
+    doubt = np.where(settled, numbers_of(rows, "p_value") / rule.alpha, lead / settled_from(1))
     # A cell that the border cuts has no abnormality, and is not the first among its equals.
     abnormality = np.nan_to_num(numbers_of(rows, "abnormality"), nan=-np.inf, posinf=np.inf)
     order = np.lexsort((chosen, -abnormality, doubt))
-    slides = _pairs(rows)
+    groups = 2 * _pairs(rows) + settled
     place = np.empty(len(chosen), np.int64)
-    place[order] = rank_within(slides[order])
+    place[order] = rank_within(groups[order])
     return Doubtful(start + chosen, np.full(len(chosen), part), place, doubt, abnormality)
 
 

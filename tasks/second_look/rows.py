@@ -24,7 +24,8 @@ class Looked:
     """Hold what a second look found of k images, in rows (k,) of the batch.
 
     ``outcome`` (k,) is `MADE`, or why there is none: a reason, a colon and the details. Of those,
-    ``probabilities`` (k, C) and ``stability`` (k,) are NaN, and ``unstable`` (k,) is false.
+    ``stability`` (k,) is NaN and ``unstable`` (k,) is false. ``probabilities`` (k, C) are NaN where
+    those of the first pass stay.
     """
 
     rows: NDArray[np.int64]
@@ -131,7 +132,8 @@ def _diagnosed_anew(
     made: NDArray[np.bool_],
 ) -> pa.Table:
     """Replace probabilities, diagnoses and reasons of the images that were looked at twice."""
-    here, chances = looked.rows[made], looked.probabilities[made]
+    anew = made & np.isfinite(looked.probabilities).all(axis=1)
+    here, chances = looked.rows[anew], looked.probabilities[anew]
     changed = first.copy()
     changed[here] = chances
     for c, name in enumerate(classes):
@@ -140,13 +142,16 @@ def _diagnosed_anew(
     diagnoses = rows["diagnosis"].to_pylist()
     reasons = rows["review_reason"].to_pylist()
     names = np.asarray(classes, object)[chances.argmax(axis=1)]
-    doubted = ~(chances.max(axis=1) >= rule.uncertain_below)
-    for k, row in enumerate(here.tolist()):
-        diagnoses[row] = names[k]
-        found = {*parse_reasons(reasons[row])}
-        found |= {Reason.UNCERTAIN} if doubted[k] else set()
-        found |= {Reason.UNSTABLE} if looked.unstable[made][k] else set()
-        reasons[row] = format_reasons([reason for reason in Reason if reason in found])
+    uncertain = here[~(chances.max(axis=1) >= rule.uncertain_below)]
+    for row, name in zip(here.tolist(), names, strict=True):
+        diagnoses[row] = name
+    for reason, found in (
+        (Reason.UNCERTAIN, uncertain),
+        (Reason.UNSTABLE, looked.rows[made & looked.unstable]),
+    ):
+        for row in found.tolist():
+            known = {*parse_reasons(reasons[row]), reason}
+            reasons[row] = format_reasons([each for each in Reason if each in known])
     rows = _replaced(rows, "diagnosis", pa.array(diagnoses, pa.string()))
     return _replaced(rows, "review_reason", pa.array(reasons, pa.string()))
 

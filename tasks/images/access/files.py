@@ -109,7 +109,13 @@ def _place(uri: str) -> str:
     if found and protocol != "file":
         return f"{protocol}://{rest.partition('/')[0]}"
     path = rest if found else str(Path(uri).absolute())
-    return max((mount for mount in _mounts() if path.startswith(mount)), key=len, default="/")
+    return _mount_of(path.rpartition("/")[0])
+
+
+@lru_cache(maxsize=1024)
+def _mount_of(folder: str) -> str:
+    """Find the mount that the files of a folder lie in."""
+    return max((m for m in _mounts() if f"{folder}/".startswith(m)), key=len, default="/")
 
 
 @lru_cache(maxsize=1)
@@ -203,7 +209,7 @@ def _stamp(uri: str) -> str:
         return sha256(repr(kept).encode()).hexdigest()
     if not isinstance(fs, LocalFileSystem):
         return str(fs.ukey(path))
-    status = Path(path).stat()
+    status = os.stat(path)  # noqa: PTH116  (asked of an archive for each of its images)
     _refuse_devices(path, status)
     return f"{status.st_mtime_ns}-{status.st_size}"
 
