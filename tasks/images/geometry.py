@@ -1,5 +1,7 @@
 """Scale points and boxes of pictures; the middle of a picture's first pixel is at 0."""
 
+from math import ceil, floor
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,9 +31,10 @@ def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
     >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
     (0, 1, 6, 2)
     """
-    last = np.array(size) - 1
-    left, top = np.clip(np.floor(points.min(axis=0)), 0, last).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, last).astype(int).tolist()
+    right, bottom = size[0] - 1, size[1] - 1
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    left, top = min(max(floor(x0), 0), right), min(max(floor(y0), 0), bottom)
+    right, bottom = min(max(ceil(x1), 0), right), min(max(ceil(y1), 0), bottom)
     return left, top, right - left + 1, bottom - top + 1
 
 

@@ -110,8 +110,9 @@ def cells_of_place(
     kept: list[Cell] = []
     rows: dict[Box, Row] = {}  # a box is a cell's name: what is found twice is kept once
     outlines = [rescaled(cell.outline, step) + around[:2] for cell in found.cells]
-    for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
-        box = box_around(with_rim(outline, scale), whole)
+    rims = [with_rim(outline, scale) for outline in outlines]
+    for cell, rim, own in zip(found.cells, rims, apart(outlines, rims, scale), strict=True):
+        box = box_around(rim, whole)
         points = np.round((own - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
             kept.append(cell)

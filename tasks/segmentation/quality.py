@@ -1,17 +1,17 @@
 """Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
 
 from dataclasses import dataclass
+from functools import reduce
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage.draw import polygon
 
 from tasks.images.decoding import RESIZE
-from tasks.images.geometry import scaled
+from tasks.images.geometry import scaled, size_at
 from tasks.segmentation.cells import Cells
-from tasks.types import Field
+from tasks.segmentation.contours import filtered, gaussian, layers
+from tasks.types import Amount, Field
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves what was clipped by a level or two
 PACKED_DIAMETER = 12  # pixels of a cell at which ground is looked for between cells
@@ -48,20 +48,29 @@ def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> 
 
     ``focus`` is its sharpness where that is known already.
     """
-    layers = layers_of_cells(found, field.shape)
-    covered = int(np.count_nonzero(layers))
-    stain = field[layers > 0].mean(axis=0).tolist() if covered else [np.nan] * 3
+    height, width = field.shape[:2]
+    cells = layers([cell.outline for cell in found.cells], (height, width))
+    covered = int(np.count_nonzero(cells))
+    of_cells = np.asarray(cv2.bitwise_and(field, field, mask=(cells > 0).view(np.uint8)), np.uint8)
+    red, green, blue = (total / covered if covered else np.nan for total in _totals(of_cells))
+    channels = cv2.split(field)
+    darkest, brightest = reduce(np.minimum, channels), reduce(np.maximum, channels)
     return FieldQuality(
         sharpness=sharpness(field, found.diameter) if focus is None else focus,
-        too_dark=float((field <= SHADOW).any(axis=2).mean()),
-        too_bright=float((field >= HIGHLIGHT).any(axis=2).mean()),
-        brightness=float(field.mean()) / 255,
-        stain=(stain[0], stain[1], stain[2]),
+        too_dark=np.count_nonzero(darkest <= SHADOW) / cells.size,
+        too_bright=np.count_nonzero(brightest >= HIGHLIGHT) / cells.size,
+        brightness=sum(_totals(field)) / field.size / 255,
+        stain=(red, green, blue),
         cells=len(found.cells),
-        covered=covered / layers.size,
-        overlap=np.count_nonzero(layers > 1) / covered if covered else np.nan,
+        covered=covered / cells.size,
+        overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
         packed=packed(field, found.diameter),
     )
+
+
+def _totals(field: Field) -> list[int]:
+    """Sum red, green and blue of a field."""
+    return [int(total) for total in cv2.sumElems(field)[:3]]
 
 
 def sharpness(field: Field, diameter: float) -> float:
@@ -78,11 +87,18 @@ def sharpness(field: Field, diameter: float) -> float:
     """
     if not np.isfinite(diameter):
         return float("nan")
-    grey = Image.fromarray(field.mean(axis=2, dtype=np.float32))
-    size = [max(1, round(n * FOCUS_DIAMETER / diameter)) for n in grey.size]
-    levels = np.asarray(grey.resize((size[0], size[1]), RESIZE))
+    red, green, blue = cv2.split(field)
+    grey = Image.fromarray((np.add(red, green, dtype=np.float32) + blue) / 3)
+    size = size_at(field.shape, FOCUS_DIAMETER / diameter)
+    levels = np.asarray(grey.resize(size, RESIZE))
     contrast = float(levels.var())
-    return float(ndimage.gaussian_laplace(levels, 1).var()) / contrast if contrast else 0.0
+    return float(_laplacian(levels).var()) / contrast if contrast else 0.0
+
+
+def _laplacian(levels: Amount) -> Amount:
+    """Compute the Laplacian of levels (h, w) behind a Gaussian of one pixel."""
+    smooth, bend = gaussian(1), gaussian(1, order=2)
+    return filtered(levels, bend, smooth) + filtered(levels, smooth, bend)
 
 
 def packed(field: Field, diameter: float) -> float:
@@ -98,7 +114,7 @@ def packed(field: Field, diameter: float) -> float:
     if not np.isfinite(diameter):
         return float("nan")
     # Eosin and azure both absorb green.
-    green = scaled(field, PACKED_DIAMETER / diameter)[..., 1]
+    green = scaled(field[..., 1], PACKED_DIAMETER / diameter)
     ground = green > np.percentile(green, 99) * np.exp(-GROUND)
     rows, columns = (max(1, round(n / (SQUARE * PACKED_DIAMETER))) for n in ground.shape)
     squares = [
@@ -107,11 +123,3 @@ def packed(field: Field, diameter: float) -> float:
         for square in np.array_split(strip, columns, axis=1)
     ]
     return float(np.mean(np.array(squares) < LEAST_GROUND))
-
-
-def layers_of_cells(found: Cells, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """Count the cells in which each pixel lies, (h, w)."""
-    layers = np.zeros(shape[:2], np.int32)
-    for cell in found.cells:
-        layers[polygon(cell.outline[:, 1], cell.outline[:, 0], layers.shape)] += 1
-    return layers
