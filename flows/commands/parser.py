@@ -81,15 +81,18 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
     fields = sorted(
         command.options.model_fields.items(), key=lambda each: not each[1].is_required()
     )
-    places: dict[str, list[str]] = {"options of this command": [name for name, _ in fields]}
-    for title, names in (*GROUPS.items(), ("messages", TOLD)):
-        used = (*command.settings, *TOLD)
-        places[title] = [name for name in used if name.partition(".")[0] in names]
-    rare = [name for names in places.values() for name in names if _is_seldom(name)]
-    for title, listed in (*places.items(), ("for experts", rare)):
-        shown = [name for name in listed if listed is rare or not _is_seldom(name)]
-        group = parser.add_argument_group(title) if shown else None
-        for name in shown:
+    groups = {"options of this command": [name for name, _ in fields]}
+    for title, wanted in GROUPS.items():
+        groups[title] = [name for name in command.settings if name.partition(".")[0] in wanted]
+    groups["messages"] = list(TOLD)
+    all_names = [name for names in groups.values() for name in names]
+    rare = [name for name in all_names if name.partition(".")[0] in SELDOM]
+    shown = {title: [name for name in names if name not in rare] for title, names in groups.items()}
+    for title, names in (shown | {"for experts": rare}).items():
+        if not names:
+            continue
+        group = parser.add_argument_group(title)
+        for name in names:
             field = command.options.model_fields.get(name)
             if field is None:
                 _add_setting(group, name)
@@ -97,10 +100,6 @@ def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
                 _add(group, f"own:{field.validation_alias or name}", name, field)
         if title == "messages":
             _add_help(group)
-
-
-def _is_seldom(name: str) -> bool:
-    return name.partition(".")[0] in SELDOM
 
 
 def _add_help(group: Any) -> None:

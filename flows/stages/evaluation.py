@@ -49,7 +49,7 @@ from tasks.evaluation.results.examples import Example, examples
 from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.results.measured import attack_rows, covariate_rows, diagnosis_rows
 from tasks.evaluation.results.pairs import comparisons
-from tasks.evaluation.results.tables import score_tables
+from tasks.evaluation.results.score_tables import score_tables
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.evaluation.treatments.attacks import find_attack
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
