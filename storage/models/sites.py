@@ -41,6 +41,9 @@ class SiteNight(Part):
 class AdaptationCard(Part):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
+    They are those of the site's own discriminant where the ``statistics`` were adapted, too; before
+    schema version 3 they never were.
+
     It is used where it is ``accepted``: ``gain``, by how much the log loss of cells that were held
     back falls, is above 0 at the ``gain_low`` end of its 95% interval, and would be so if one more
     cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds, on
@@ -49,6 +52,7 @@ class AdaptationCard(Part):
 
     scale: float
     bias: float
+    statistics: bool = False
     accepted: bool
     cells: int
     slides: int
@@ -65,10 +69,11 @@ class AdaptationCard(Part):
     def text(self) -> str:
         """Say what was fitted, and what it did, for a person."""
         used = "adapted" if self.accepted else "not adapted"
+        whose = "the class statistics of " * self.statistics
         held = "slides" if self.by_slide else "cells"
         return (
-            f"{used} by {self.cells:,} labelled cells of {self.slides:,} patients or slides: on "
-            f"{held} held back, accuracy {self.accuracy_before:.1%} without and "
+            f"{used} by {whose}{self.cells:,} labelled cells of {self.slides:,} patients or "
+            f"slides: on {held} held back, accuracy {self.accuracy_before:.1%} without and "
             f"{self.accuracy_after:.1%} with, log loss {self.loss_before:.3f} and "
             f"{self.loss_after:.3f} (gain {self.gain_low:.3f} to {self.gain_high:.3f})"
         )
@@ -84,7 +89,7 @@ class SiteCard(Card):
     labelled cells. Both are None before schema version 2.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     name: str
     version: int
     parent: int | None

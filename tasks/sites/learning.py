@@ -41,8 +41,10 @@ from tasks.detector.slides.normal import (
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
+from tasks.detector.witnesses import Discriminant
 from tasks.types import Arrays, Float, Mask, below, nested
 
+DISCRIMINANT = "discriminant"  # under this name it is kept
 CELLS_A_SLIDE = 500  # that calibrate, spread evenly over a slide
 # Of a night that a person vouches for, so many are enough: a screened slide needs more, for it may
 # be spoilt. The population still counts as ten times as many in the covariance.
@@ -99,24 +101,29 @@ class SlideEvidence:
 class SiteNormal:
     """All that scoring at a site needs: what is known of its slides, and p-values.
 
-    ``reference`` is what cells are compared with whose slide has too few.
+    ``reference`` is what cells are compared with whose slide has too few. ``discriminant`` is the
+    second witness there; None where that is the fitted one.
     """
 
     own: OwnNormal
     reference: SlideNormal
+    discriminant: Discriminant | None = None
 
     def to_arrays(self) -> Arrays:
         """Name the arrays, for keeping."""
+        known = self.discriminant
         return {
             **nested("own", self.own.to_arrays()),
             **nested("reference", normal_to_arrays(self.reference)),
+            **(nested(DISCRIMINANT, known.to_arrays()) if known else {}),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "SiteNormal":
         """Read it back from `to_arrays`."""
-        own = OwnNormal.from_arrays(below("own", arrays))
-        return cls(own, normal_from_arrays(below("reference", arrays), "site"))
+        own, known = OwnNormal.from_arrays(below("own", arrays)), below(DISCRIMINANT, arrays)
+        reference = normal_from_arrays(below("reference", arrays), "site")
+        return cls(own, reference, Discriminant.from_arrays(known) if known else None)
 
 
 def normal_to_arrays(normal: SlideNormal) -> Arrays:
