@@ -168,7 +168,7 @@ SITE: dict[str, tuple[Change, str]] = {
     "a discriminant a million times as long": (
         array("site/discriminant/weights/late", lambda w: 1e6 * w), "the length of discriminant"),
     "a discriminant that calls everything": (
-        array("site/discriminant/numbers", lambda x: put(x, 0, 1e9)), "numbers is 1e.*09"),
+        array("site/discriminant/numbers", lambda x: put(x, 0, 1e9)), "numbers is 1000000000"),
     "NaN in its discriminant": (
         array("site/discriminant/weights/early", lambda w: put(w, 0, np.nan)), "nan.* finite"),
     "a tap less in its discriminant": (
