@@ -11,12 +11,8 @@ from flows.options.flows import Commission
 from flows.options.taking import takes
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.counting import (
-    errors_of_night,
-    labelled_of_night,
-    negative_of,
-    refuse_positive,
-)
+from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
+from flows.sites.errors import errors_of_night
 from flows.sites.learning import keep_night, learn_slides
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.repeats import without_replaced

@@ -31,7 +31,7 @@ from flows.stages.statistics import (
     statistics_lease,
     statistics_with_slides,
 )
-from storage.arrays import Arrays
+from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
@@ -67,6 +67,7 @@ from storage.records import now
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.sites.foreign_sites import without_detector
+from tasks.sites.learning import SiteNormal
 from tasks.sites.sharing import (
     of_batch,
     pseudonym,
@@ -282,7 +283,8 @@ def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> S
     _refuse_known(store, card)
     normal, nights = checked_arrays(store, card, detector, file.arrays)
     if not accept:
-        return offered_site(store, file.path, file.signer, card, model)
+        there = SiteNormal.from_arrays(arrays_from_bytes(normal))
+        return offered_site(store, file.path, file.signer, card, model, detector, there)
     with site_lease(store, card.name) as held:
         store = held.store
         _refuse_known(store, card)

@@ -12,6 +12,7 @@ from storage.models.sites import SiteCard, load_site_arrays
 from storage.store import Store
 from tasks.detector.detector import Detector
 from tasks.detector.probabilities import Adaptation
+from tasks.detector.witnesses import Discriminant
 from tasks.reports.columns import PARASITIZED
 from tasks.sites.learning import SiteNormal
 
@@ -25,10 +26,20 @@ def load_fitted_detector(store: Store, card: DetectorCard) -> Detector:
 def load_detector_at(store: Store, card: DetectorCard, site: SiteCard | None) -> Detector:
     """Read a detector for a site, at which slides and cells are compared with the site's.
 
-    Without a site it is the plain detector.
+    The site's discriminant diagnoses there, if it has one. Without a site it is the plain detector.
     """
     detector = load_fitted_detector(store, card)
-    return detector if site is None else replace(detector, own=load_site_normal(store, site).own)
+    if site is None:
+        return detector
+    normal = load_site_normal(store, site)
+    return hearing(replace(detector, own=normal.own), normal.discriminant)
+
+
+def hearing(detector: Detector, discriminant: Discriminant | None) -> Detector:
+    """Put a discriminant in the place of a detector's own, unless it is None."""
+    if discriminant is None or detector.witnesses is None:
+        return detector
+    return replace(detector, witnesses=replace(detector.witnesses, discriminant=discriminant))
 
 
 def adaptation_at(site: SiteCard | None) -> Adaptation | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import adapted_logits, load_fitted_detector
+from flows.jobs.detectors import adapted_logits, load_detector_at
 from flows.jobs.fitting.altered import Image
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
@@ -106,7 +106,7 @@ def look_twice(job: LookJob) -> int:
 
 
 def _look(job: LookJob) -> Looked:
-    detector = load_fitted_detector(job.store, job.detector)
+    detector = load_detector_at(job.store, job.detector, job.site)
     calibration = detector.stability
     assert calibration is not None
     eye = _Eye(job, _network(job.store, job.model), detector.witnesses)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.fitting.statistics import slides_of_version
+from flows.jobs.scoring.cells import ScoreJob
 from flows.jobs.scoring.features import Features, judged_classes
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.worker import settle_worker
@@ -18,10 +20,12 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
+from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.distance import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Classes, shifts
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
@@ -39,7 +43,7 @@ from tasks.sites.learning import (
     planted_distances,
     slide_evidence,
 )
-from tasks.types import Arrays, Mask, below, nested
+from tasks.types import Arrays, Float, Mask, below, nested
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -137,6 +141,52 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
         distances = planted_distances(own, statistics, cells, night, planted)
         found.append(Judged(evidence, _confusion(job.model, labels, cells.predicted), distances))
     return found
+
+
+@lru_cache(maxsize=2)
+def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Classes:
+    """Compute the class means that a detector's discriminant was made of, once a process."""
+    slides = slides_of_version(store, detector.model, detector.statistics_version)
+    return Classes.of(slides, positive)
+
+
+def seen_by_witnesses(
+    job: ScoreJob, rows: NDArray[np.intp]
+) -> tuple[Float, dict[str, NDArray[np.float32]]]:
+    """Read what both witnesses see of some rows (n,) of a part, in rising order.
+
+    A slide of few cells is expected to be shifted as its part is.
+
+    Returns:
+        The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
+        where the network alone diagnoses.
+    """
+    known = load_fitted_detector(job.store, job.detector).witnesses
+    if known is None or not len(rows):
+        return np.empty(0), {}
+    normal = fitted_classes(job.store, job.detector, known.positive).healthy
+    features = Features(job.store, job.batch, job.model)
+
+    def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
+        taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
+        return shifts(taps, classes == 1 - known.positive, normal, parent)
+
+    parent = shifted(job.spans[0].start, job.spans[-1].stop)
+    parts: list[dict[str, NDArray[np.float32]]] = []
+    for slide in job.slides:
+        mine = rows[(rows >= slide.start) & (rows < slide.stop)]
+        if len(mine):
+            off = shifted(slide.start, slide.stop, parent)
+            taps, _ = features.take(mine, sorted(normal))
+            parts.append(
+                {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
+            )
+    size = job.batch.shard_rows
+    logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
+    return (
+        log_odds(logits, job.model.temperature, known.positive),
+        {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
+    )
 
 
 def _night_of(job: EvidenceJob) -> NightNormal | None:

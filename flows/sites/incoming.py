@@ -153,9 +153,15 @@ def checked_arrays(
     Raises:
         StoreError: a field is beyond its limit.
     """
-    population = load_fitted_detector(store, detector).own
+    fitted = load_fitted_detector(store, detector)
+    population = fitted.own
     if population is None:
         raise StoreError(f"detector {detector.name} knows of no slides: {NOTHING}")
+    theirs = None
+    if card.adaptation is not None and card.adaptation.statistics and card.adaptation.accepted:
+        if fitted.witnesses is None:
+            raise StoreError(f"detector {detector.name} hears the network alone: {NOTHING}")
+        theirs = fitted.witnesses.discriminant
     places = {"site", *(f"night/{number}" for number in range(len(card.nights)))}
     for name in sorted(arrays):
         parts = name.split("/")
@@ -164,7 +170,7 @@ def checked_arrays(
     where = f"site {card.name}"
     try:
         normal = with_detector(below("site", arrays), population)
-        checked_site(normal, population, counting=card.counting is not None)
+        checked_site(normal, population, counting=card.counting is not None, discriminant=theirs)
         _same_rates(card, normal)
         nights = []
         for number, night in enumerate(card.nights):

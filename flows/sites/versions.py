@@ -14,11 +14,13 @@ from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.sites import (
     EvidenceJob,
     Judged,
+    fitted_classes,
     judge_slides,
     site_errors,
     site_statistics,
 )
 from flows.monitoring.console import tell, warn
+from flows.sites.errors import errors_of_night
 from flows.stages.counting.threshold import COUNTING, site_counting
 from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
@@ -38,9 +40,11 @@ from storage.models.sites import (
 )
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
+from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.limits import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.sites.adaptation import Trial, try_adaptation
+from tasks.detector.witnesses import Discriminant
+from tasks.sites.adaptation import Fitted, Trial, try_adaptation
 from tasks.sites.commissioning import (
     OWN,
     Figure,
@@ -140,7 +144,10 @@ def make_version(
     normal = site_normal(own, statistics, evidence)
     alarms = false_alarms(own, normal.reference, evidence)
     errors, labelled = site_errors(store, site, nights)
-    trial = try_adaptation(labelled)
+    trial = try_adaptation(labelled, _fitted(store, detector) if labelled.features else None)
+    if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
+        normal = replace(normal, discriminant=found)
+        errors = _counted_anew(client, store, examined, model, detector, found)
     rates, counting, unsure = site_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = arrays_to_bytes(normal.to_arrays() | counted)
@@ -170,11 +177,36 @@ def make_version(
     return Version(card, content, normal, judged, alarms, rates, trial)
 
 
+def _fitted(store: Store, detector: DetectorCard) -> Fitted | None:
+    known = load_fitted_detector(store, detector).witnesses
+    if known is None:
+        return None
+    return Fitted(fitted_classes(store, detector, known.positive), known.scales)
+
+
+def _counted_anew(
+    client: Client,
+    store: Store,
+    nights: Sequence[SiteNight],
+    model: ModelCard,
+    detector: DetectorCard,
+    discriminant: Discriminant,
+) -> ErrorCounts:
+    """Count the errors of a site's nights with a discriminant of its own as second witness."""
+    total = ErrorCounts.empty()
+    for night in nights:
+        batch = load_batch(store, night.batch, night.attempt)
+        found = errors_of_night(client, store, batch, model, detector, night.negative, discriminant)
+        total = merge_errors(total, found)
+    return total
+
+
 def adaptation_card(trial: Trial) -> AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
     return AdaptationCard(
-        scale=trial.adaptation.scale,
-        bias=trial.adaptation.bias,
+        scale=trial.change.adaptation.scale,
+        bias=trial.change.adaptation.bias,
+        statistics=trial.change.discriminant is not None,
         accepted=trial.accepted,
         cells=trial.cells,
         slides=trial.slides,

@@ -16,6 +16,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
+from tasks.detector.witnesses import Discriminant
 
 
 @task
@@ -53,9 +54,15 @@ def plan_jobs(
     wanted: Sequence[int],
     scored_at: datetime,
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
-    """Make jobs of some parts of a batch, after the night is described where they lean on it."""
-    night, job = None, night_job(store, batch, card, detector, parts, wanted, site)
+    """Make jobs of some parts of a batch, after the night is described where they lean on it.
+
+    A ``discriminant`` is heard in the place of the detector's or the site's.
+    """
+    night, job = None, night_job(store, batch, card, detector, parts, wanted, site, discriminant)
     if job is not None:
         (night,) = run_jobs(client, describe_night, [job], title=f"normal of {batch.name}")
-    return score_jobs(store, batch, card, detector, parts, wanted, scored_at, night, site)
+    return score_jobs(
+        store, batch, card, detector, parts, wanted, scored_at, night, site, discriminant
+    )

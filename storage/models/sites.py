@@ -52,6 +52,9 @@ class SiteNight(Part):
 class AdaptationCard(Part):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
+    They are those of the site's own discriminant if the ``statistics`` were also adapted; before
+    schema version 3 they never were.
+
     ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
     ``gain_low``, the lower end of the gain's 95% interval, is above 0, and would stay so if one
     more cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds on
@@ -60,6 +63,7 @@ class AdaptationCard(Part):
 
     scale: float
     bias: float
+    statistics: bool = False
     accepted: bool
     cells: int
     slides: int
@@ -76,10 +80,11 @@ class AdaptationCard(Part):
     def text(self) -> str:
         """Describe the adaptation and its effect to a person."""
         used = "adapted" if self.accepted else "not adapted"
+        whose = "the class statistics of " * self.statistics
         held = "slides" if self.by_slide else "cells"
         return (
-            f"{used} by {self.cells:,} labelled cells of {self.slides:,} patients or slides: on "
-            f"{held} held back, accuracy {self.accuracy_before:.1%} without and "
+            f"{used} by {whose}{self.cells:,} labelled cells of {self.slides:,} patients or "
+            f"slides: on {held} held back, accuracy {self.accuracy_before:.1%} without and "
             f"{self.accuracy_after:.1%} with, log loss {self.loss_before:.3f} and "
             f"{self.loss_after:.3f} (gain {self.gain_low:.3f} to {self.gain_high:.3f})"
         )
@@ -95,7 +100,7 @@ class SiteCard(Card):
     labelled cells. Both are None before schema version 2.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     name: str
     version: int
     parent: int | None

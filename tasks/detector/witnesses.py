@@ -8,7 +8,7 @@ cells, is a second opinion that changes with every fitted batch, without trainin
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,16 @@ class Discriminant:
     weights: Mapping[str, Float]
     offset: float
     healthy: float
+
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        numbers = np.asarray([self.offset, self.healthy])
+        return {**nested("weights", self.weights), "numbers": numbers}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Discriminant":
+        """Read it back from `to_arrays`."""
+        return cls(below("weights", arrays), *arrays["numbers"].tolist())
 
     def scores(self, taps: Taps) -> Float:
         """Score cells (n,) by their features (n, d): the higher, the more like a parasite's."""
@@ -69,48 +79,110 @@ class Discriminant:
         return found
 
 
-def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:
-    """Compute the discriminant of two classes from statistics by slide or patient.
+@dataclass(frozen=True)
+class Classes:
+    """Hold what a discriminant is made of, by tap.
 
-    At each tap w = S^-1 (m_P - m_U): S is the scatter within classes and slides, with a ridge;
-    class means are relative to each slide's own mean of healthy cells, drawn to the common one.
+    ``means`` (2, d) of the classes are relative to each slide's healthy cells, the class at place
+    ``positive`` has parasites, and ``scatter`` (d, d) is the covariance of cells within their class
+    and slide. ``healthy`` (d,) is the mean that the healthy cells of a slide are compared with.
+    """
+
+    positive: int
+    means: Mapping[str, Float]
+    scatter: Mapping[str, Float]
+    healthy: Mapping[str, Float]
+
+    @classmethod
+    def of(cls, statistics: GroupStatistics, positive: int) -> "Classes":
+        """Compute class means relative to each slide's own healthy mean, drawn to the common one.
+
+        Args:
+            statistics: by slide or patient, of fitted cells of two classes.
+            positive: the place of the class that has parasites.
+
+        Raises:
+            ValueError: a class has no cells.
+        """
+        n = statistics.n
+        if statistics.classes != 2 or not n.sum(axis=0).all():
+            raise ValueError("a discriminant needs cells of two classes")
+        negative = 1 - positive
+        degrees = float((n - 1).clip(min=0).sum())
+        known = n[:, negative]
+        share = known / (known + SHRINKAGE)
+        found, scatter = {}, {}
+        for tap in statistics.taps:
+            means = statistics.means[tap]
+            common = known @ means[:, negative] / known.sum()
+            shifts = share[:, None] * np.where(known[:, None] > 0, means[:, negative] - common, 0.0)
+            sums = np.einsum("gc,gcd->cd", n, means - shifts[:, None])
+            found[tap] = sums / n.sum(axis=0)[:, None]
+            scatter[tap] = statistics.scatter[tap].sum(axis=0) / max(degrees, 1.0)
+        return cls(positive, found, scatter, {tap: m[negative] for tap, m in found.items()})
+
+    def moved(self, means: Mapping[str, Float], share: float) -> "Classes":
+        """Move class means by a share of the way to others (2, d), as merging their cells would."""
+        moved = {tap: (1 - share) * m + share * means[tap] for tap, m in self.means.items()}
+        return replace(self, means=moved)
+
+    def discriminant(self) -> Discriminant:
+        """Compute w = S^-1 (m_P - m_U) at each tap, where S is the scatter with a ridge.
+
+        Raises:
+            ValueError: no cell varies, or the classes have the same mean.
+        """
+        weights, offset, healthy = {}, 0.0, 0.0
+        for tap, means in self.means.items():
+            scatter, d = self.scatter[tap], len(self.scatter[tap])
+            variance = float(np.trace(scatter)) / d
+            if not variance > 0:
+                raise ValueError(f"tap {tap}: nothing varies within the slides")
+            ridged = scatter + RIDGE * variance * np.eye(d)
+            between = means[self.positive] - means[1 - self.positive]
+            w = np.linalg.solve(ridged, between)
+            gap = float(w @ between)
+            deviation = math.sqrt(float(w @ scatter @ w) + gap**2 / 4)
+            if not deviation > 0:
+                raise ValueError(f"tap {tap}: the classes have the same mean")
+            weights[tap] = w / deviation
+            offset -= float(weights[tap] @ means.sum(axis=0)) / 2
+            healthy -= gap / deviation / 2
+            healthy -= float(weights[tap] @ (means[1 - self.positive] - self.healthy[tap]))
+        return Discriminant(weights, offset, healthy)
+
+
+def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:
+    """Compute the discriminant of fitted cells of two classes; see `Classes` for errors."""
+    return Classes.of(statistics, positive).discriminant()
+
+
+def shifts(
+    taps: Taps,
+    healthy: NDArray[np.bool_],
+    normal: Mapping[str, Float],
+    parent: Mapping[str, Float] | None = None,
+) -> dict[str, Float]:
+    """Estimate by how much a slide's healthy cells differ from fitted ones: `Discriminant.lean`.
+
+    It is taken feature by feature, for discriminants that are not known yet.
 
     Args:
-        statistics: of fitted cells of two classes.
-        positive: the place of the class that has parasites.
+        taps: features (n, d) of some cells of the slide.
+        healthy: (n,) which of them the network diagnoses as having no parasite.
+        normal: (d,) what is expected of these, by tap.
+        parent: (d,) the shift that is expected before the slide is seen; none by default.
 
-    Raises:
-        ValueError: a class has no cells, or no cell varies.
+    Returns:
+        The shift (d,) of each tap.
     """
-    n = statistics.n
-    if statistics.classes != 2 or not n.sum(axis=0).all():
-        raise ValueError("a discriminant needs cells of two classes")
-    negative = 1 - positive
-    degrees = float((n - 1).clip(min=0).sum())
-    known = n[:, negative]
-    share = known / (known + SHRINKAGE)
-    weights, offset, healthy = {}, 0.0, 0.0
-    for tap in statistics.taps:
-        means = statistics.means[tap]
-        common = known @ means[:, negative] / known.sum()
-        shifts = share[:, None] * np.where(known[:, None] > 0, means[:, negative] - common, 0.0)
-        class_means = np.einsum("gc,gcd->cd", n, means - shifts[:, None]) / n.sum(axis=0)[:, None]
-        scatter = statistics.scatter[tap].sum(axis=0) / max(degrees, 1.0)
-        d = len(scatter)
-        variance = float(np.trace(scatter)) / d
-        if not variance > 0:
-            raise ValueError(f"tap {tap}: nothing varies within the slides")
-        ridged = scatter + RIDGE * variance * np.eye(d)
-        between = class_means[positive] - class_means[negative]
-        w = np.linalg.solve(ridged, between)
-        gap = float(w @ between)
-        deviation = math.sqrt(float(w @ scatter @ w) + gap**2 / 4)
-        if not deviation > 0:
-            raise ValueError(f"tap {tap}: the classes have the same mean")
-        weights[tap] = w / deviation
-        offset -= float(weights[tap] @ class_means.sum(axis=0)) / 2
-        healthy -= gap / deviation / 2
-    return Discriminant(weights, offset, healthy)
+    count, found = int(healthy.sum()), {}
+    for tap, expected in normal.items():
+        before = np.zeros(len(expected)) if parent is None else parent[tap]
+        values = np.asarray(taps[tap][healthy], np.float64)
+        own = np.median(values, axis=0) - expected if count else before
+        found[tap] = (count * own + SHRINKAGE * before) / (count + SHRINKAGE)
+    return found
 
 
 @dataclass(frozen=True)

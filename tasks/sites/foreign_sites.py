@@ -15,6 +15,7 @@ from tasks.counting.rates import NODES
 from tasks.detector.slides.distance import Prior
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Discriminant
 from tasks.sites.bounds import (
     array,
     counts,
@@ -27,10 +28,12 @@ from tasks.sites.bounds import (
     texts,
 )
 from tasks.sites.foreign_statistics import MOST_DEVIATIONS, Reach
+from tasks.sites.learning import DISCRIMINANT
 from tasks.types import Arrays, Float, below, nested
 
 # Limits of a site's variance, as shares of the population's.
 LEAST_VARIANCE, MOST_VARIANCE = 1e-4, 1e4
+LEAST_LENGTH, MOST_LENGTH = 0.1, 10.0  # of the detector's weights, that a site's have
 MOST_SCORE = 1e3  # standardised log distances are tens at most
 MOST_WEIGHT = 1e12  # cells as which the population counts in a slide's shift
 NUMBERS = 5  # of a reference: nu, kappa, location, scale, t2
@@ -70,18 +73,28 @@ def with_detector(arrays: Arrays, population: OwnNormal) -> Arrays:
     return arrays | nested("own", known)
 
 
-def checked_site(arrays: Arrays, population: OwnNormal, *, counting: bool) -> None:
+def checked_site(
+    arrays: Arrays,
+    population: OwnNormal,
+    *,
+    counting: bool,
+    discriminant: Discriminant | None = None,
+) -> None:
     """Raise UnfitError if a site's normal has a field beyond its limit.
 
     Args:
         arrays: of the site, after `with_detector`.
         population: of its detector.
         counting: whether the site has error rates of its own.
+        discriminant: the detector's, where the site has one of its own.
     """
     own = below("own", arrays)
     wanted = {f"own/{name}" for name in population.to_arrays()}
     wanted |= {f"reference/{tap}/{part}" for tap in population.priors
                for part in ("means", "factor", "numbers")}  # fmt: skip
+    if discriminant is not None:
+        wanted |= {f"{DISCRIMINANT}/{name}" for name in discriminant.to_arrays()}
+        _discriminant(DISCRIMINANT, arrays, discriminant)
     rest = {name: v for name, v in arrays.items() if not name.startswith("error_rates/")}
     exactly("site", rest, wanted)
     for kind in ("cells", "slides"):
@@ -171,6 +184,20 @@ def _covariance(field: str, matrix: Float, population: Float) -> None:
     share = float(np.trace(matrix) / np.trace(population))
     number(f"the trace of {field}, as a share of the population's", share,
            LEAST_VARIANCE, MOST_VARIANCE)  # fmt: skip
+
+
+def _discriminant(field: str, arrays: Arrays, known: Discriminant) -> None:
+    """Compare a site's discriminant with the fitted one, whose classes it has for the most part."""
+    for tap, weights in known.weights.items():
+        found = array(f"{field}/weights/{tap}", arrays, weights.shape)
+        lengths = float(np.linalg.norm(found)), float(np.linalg.norm(weights))
+        number(f"the length of {field}/weights/{tap}, as a share of the detector's",
+               lengths[0] / lengths[1], LEAST_LENGTH, MOST_LENGTH)  # fmt: skip
+        # Class means of a site lie on the same side of each other as those of fitted cells.
+        number(f"the cosine of {field}/weights/{tap} and the detector's",
+               float(found @ weights) / (lengths[0] * lengths[1]), 0.0, 1 + SUM)  # fmt: skip
+    for value in array(f"{field}/numbers", arrays, (2,)).tolist():
+        number(f"{field}/numbers", value, -MOST_SCORE, MOST_SCORE)
 
 
 def _rates(field: str, arrays: Arrays) -> None:

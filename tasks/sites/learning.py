@@ -41,8 +41,10 @@ from tasks.detector.slides.normal import (
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
+from tasks.detector.witnesses import Discriminant
 from tasks.types import Arrays, Float, Mask, below, nested
 
+DISCRIMINANT = "discriminant"  # the name under which it is stored
 CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
 # be spoilt. The population still counts as ten times as many in the covariance.
@@ -99,24 +101,29 @@ class SlideEvidence:
 class SiteNormal:
     """The parameters for scoring at a site: the prior of its slides, and calibrations.
 
-    ``reference`` is for cells of slides with too few cells.
+    ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
+    there; None if that is the fitted one.
     """
 
     own: OwnNormal
     reference: SlideNormal
+    discriminant: Discriminant | None = None
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
+        known = self.discriminant
         return {
             **nested("own", self.own.to_arrays()),
             **nested("reference", normal_to_arrays(self.reference)),
+            **(nested(DISCRIMINANT, known.to_arrays()) if known else {}),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "SiteNormal":
         """Read the parameters back from `to_arrays`."""
-        own = OwnNormal.from_arrays(below("own", arrays))
-        return cls(own, normal_from_arrays(below("reference", arrays), "site"))
+        own, known = OwnNormal.from_arrays(below("own", arrays)), below(DISCRIMINANT, arrays)
+        reference = normal_from_arrays(below("reference", arrays), "site")
+        return cls(own, reference, Discriminant.from_arrays(known) if known else None)
 
 
 def normal_to_arrays(normal: SlideNormal) -> Arrays:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flows.jobs.detectors import (
     adapted_logits,
+    hearing,
     load_detector_at,
 )
 from flows.jobs.scoring.features import Features, judged_classes
@@ -53,7 +54,7 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
-from tasks.detector.witnesses import Statement
+from tasks.detector.witnesses import Discriminant, Statement
 from tasks.reports.columns import PARASITIZED, Provenance
 from tasks.reports.counts import LEAN, LOG_ODDS
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows
@@ -83,6 +84,7 @@ class ScoreJob:
 
     ``part`` counts in the batch; ``night`` is what cells are compared with whose slide and patient
     have too few; None where all have enough. Slides are expected to be like those of the ``site``.
+    A ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
     """
 
     store: Store
@@ -95,6 +97,7 @@ class ScoreJob:
     scored_at: datetime
     night: Night | None
     site: SiteCard | None = None
+    discriminant: Discriminant | None = None
 
     @property
     def key(self) -> str:
@@ -131,6 +134,7 @@ def score_part(job: ScoreJob) -> int:
 
 def _scorer(job: ScoreJob) -> "_Scorer":
     detector = load_detector_at(job.store, job.detector, job.site)
+    detector = hearing(detector, job.discriminant)
     return _Scorer(job, detector, Features(job.store, job.batch, job.model))
 
 

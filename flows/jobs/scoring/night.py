@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_detector_at, load_fitted_detector, load_site_normal
+from flows.jobs.detectors import (
+    hearing,
+    load_detector_at,
+    load_fitted_detector,
+    load_site_normal,
+)
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
@@ -21,6 +26,7 @@ from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.detector.slides.references import NO_ROWS, Reference, References, alone, references_of
 from tasks.detector.slides.smears import A_NIGHT
+from tasks.detector.witnesses import Discriminant
 from tasks.sites.learning import LEAST_CELLS
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like
@@ -41,7 +47,8 @@ class NightJob:
     """A batch whose own normals are wanted, for cells whose slide and patient have too few.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as they are expected at the ``site``.
+    group, as they are expected at the ``site``. A ``discriminant`` is that of the second witness,
+    where it is not the detector's or the site's.
     """
 
     store: Store
@@ -50,6 +57,7 @@ class NightJob:
     detector: DetectorCard
     unnamed: tuple[tuple[int, int], ...] = ()
     site: SiteCard | None = None
+    discriminant: Discriminant | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def describe_night(job: NightJob) -> Night:
     settle_worker()
     features = Features(job.store, job.batch, job.model)
     detector = load_detector_at(job.store, job.detector, job.site)
+    detector = hearing(detector, job.discriminant)
     own, rows = detector.own, night_rows(job.batch)
     assert own is not None
     taps, classes = features.take(rows, taps_of(detector))

@@ -15,6 +15,7 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
+from tasks.detector.witnesses import Discriminant
 
 SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where they like
 
@@ -35,6 +36,7 @@ def night_job(
     parts: Sequence[Part],
     wanted: Sequence[int],
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> NightJob | None:
     """Make the job that describes the night; None where none of the wanted parts leans on it."""
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
@@ -46,7 +48,7 @@ def night_job(
         for slide in part.slides
         if slide.slide is None and slide.patient is None
     )
-    return NightJob(store, batch, card, detector, unnamed, site)
+    return NightJob(store, batch, card, detector, unnamed, site, discriminant)
 
 
 def score_jobs(
@@ -59,12 +61,14 @@ def score_jobs(
     scored_at: datetime,
     night: Night | None,
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
     """Make the jobs that score some parts of a batch."""
     return [
         ScoreJob(
             store, batch, card, detector, number,
             parts[number].slides, parts[number].spans, scored_at, night, site,
+            discriminant,
         )
         for number in wanted
     ]  # fmt: skip
