@@ -217,7 +217,7 @@ def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
     ("change", "says"),
     [
         ({"cluster_spec": None}, "give --cluster-spec"),
-        ({"cluster_spec": "no/such.yaml"}, "no/such.yaml is not there"),
+        ({"cluster_spec": "no/such.yaml"}, "no/such.yaml does not exist"),
         ({"unencrypted": False}, "has no TLS.*can run any code.*NetworkPolicy"),
     ],
 )
