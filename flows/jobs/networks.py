@@ -9,6 +9,9 @@ from storage.store import Store
 from tasks.network.backbones import build, is_own
 from tasks.network.classifier import Classifier, NetworkSpec
 from tasks.network.inference import Inference, inference
+from tasks.types import below
+
+CUTTING = "cutting"  # how the names of `cutting_shift` begin in a model's file
 
 
 class ForeignNetworkError(Exception):
@@ -39,7 +42,13 @@ def load_classifier(store: Store, card: ModelCard) -> Classifier:
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
     classifier = build(spec)
-    weights = {name: torch.from_numpy(a) for name, a in load_weights(store, card).items()}
+    arrays = load_weights(store, card)
+    classifier.cutting = below(CUTTING, arrays) or None
+    weights = {
+        name: torch.from_numpy(array)
+        for name, array in arrays.items()
+        if not name.startswith(f"{CUTTING}/")
+    }
     classifier.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return classifier.to(device).eval()

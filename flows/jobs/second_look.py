@@ -27,7 +27,7 @@ from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.network.features import Loaded, load_images
+from tasks.network.features import Loaded, cut_out_by_us, load_images
 from tasks.reports.counts import LEAN
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 from tasks.second_look.rows import MADE, Looked
@@ -114,13 +114,16 @@ def _look(job: LookJob) -> Looked:
     after = np.full((n, len(FILTERS), classes), np.nan, np.float32)
     outcome: list[str] = []
     failed = dict.fromkeys(job.killers, KILLER)
-    loading = enumerate(load_images(refs, network.spec.side, network.threads, failed))
+    loading = enumerate(
+        load_images(refs, network.spec.side, network.threads, failed, blocks=network.blocks)
+    )
+    cut = cut_out_by_us(refs)
     for some in _batched(loading, max(1, network.batch // (VIEWS + 1))):
         outcome += [_outcome(loaded, known[row]) for row, loaded in some]
         good = [(row, loaded.pixels) for row, loaded in some if outcome[row] == MADE]
         if good:
             rows, pixels = (list(column) for column in zip(*good, strict=True))
-            seen = _passes(network, np.stack(pixels), detector.witnesses)
+            seen = _passes(network, np.stack(pixels), cut[rows], detector.witnesses)
             views[rows] = seen.mean_logits(first[rows])
             scores[rows] = seen.mean_scores(scores[rows])
             after[rows] = seen.filtered
@@ -205,13 +208,20 @@ class _Seen(NamedTuple):
         return np.asarray(np.concatenate([first[np.newaxis], self.scores]).mean(axis=0))
 
 
-def _passes(network: "Inference", pixels: NDArray[np.uint8], witnesses: Witnesses | None) -> _Seen:
-    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network."""
+def _passes(
+    network: "Inference",
+    pixels: NDArray[np.uint8],
+    cut: NDArray[np.bool_],
+    witnesses: Witnesses | None,
+) -> _Seen:
+    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network.
+
+    ``cut`` (k,) marks those that slidewatch cut out.
+    """
     seen = [*turned(pixels), *filtered(pixels).values()]
-    taps, logits = network.run(np.concatenate(seen))
-    found = np.asarray(logits.cpu().numpy(), np.float32).reshape(len(seen), len(pixels), -1)
-    arrays = {tap: values.cpu().numpy() for tap, values in taps.items()}
-    scores = _scores(witnesses, arrays, len(seen) * len(pixels)).reshape(len(seen), -1)
+    taps, logits = network.compared(np.concatenate(seen), np.tile(cut, len(seen)))
+    found = logits.reshape(len(seen), len(pixels), -1)
+    scores = _scores(witnesses, taps, len(seen) * len(pixels)).reshape(len(seen), -1)
     views = VIEWS - 1
     return _Seen(found[:views], scores[:views], np.moveaxis(found[views:], 0, 1))
 
@@ -235,7 +245,11 @@ def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
     network = _network(job.store, job.model)
     refs = [ref for ref, _ in job.images]
     there, found = [], []
-    loading = zip(load_images(refs, network.spec.side, network.threads), job.images, strict=True)
+    loading = zip(
+        load_images(refs, network.spec.side, network.threads, blocks=network.blocks),
+        job.images,
+        strict=True,
+    )
     for some in _batched(loading, network.batch):
         same = [_outcome(loaded, known) == MADE for loaded, (_, known) in some]
         there += same

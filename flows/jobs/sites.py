@@ -255,25 +255,23 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = load_inference(job.store, job.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    cut: list[bool] = []
     for number in np.unique(chosen // job.batch.shard_rows).tolist():
         shard = job.batch.shard(number)
         own = chosen[chosen // job.batch.shard_rows == number] - shard.start
         manifest = read_manifest(job.store, job.batch, shard).take(own)
         for ref in image_refs(manifest):
             try:
-                image = np.asarray(find(ref).image())
+                image = np.asarray(find(ref).image(blocks=inference.blocks))
             except (BadImageError, OSError, SourceError):
                 continue  # moved since it was extracted: the others are enough
+            cut.append(ref.outline is not None)
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
                 pixels[name].append(resize(spoilt, inference.spec.side))
     found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
     for name, some in pixels.items():
         if some:
-            taps, logits = inference.run(np.stack(some))
-            classes = logits.cpu().numpy().argmax(axis=1).astype(np.intp)
-            found[f"{name} on own cells"] = (
-                {tap: values.cpu().numpy() for tap, values in taps.items()},
-                classes,
-            )
+            taps, logits = inference.compared(np.stack(some), np.asarray(cut))
+            found[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
     return found

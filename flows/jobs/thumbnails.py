@@ -17,6 +17,7 @@ from tasks.detector.explanation import Explanation, explain
 from tasks.images.access.files import ChangedError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import ImageRef, find_unchanged
+from tasks.network.cutting import without_shift
 from tasks.visualisation.thumbnails import Exhibit, make_exhibit, thumbnail
 
 AT_ONCE = 16  # images with maps in memory at the same time
@@ -50,10 +51,14 @@ class ExhibitJob:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A cell as input to the network, (side, side, 3), and as shown on a page."""
+    """A cell as input to the network, (side, side, 3), and as shown on a page.
+
+    It is ``cut`` out of a photograph, or was a file of its own.
+    """
 
     pixels: NDArray[np.uint8]
     small: Image.Image
+    cut: bool
 
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
@@ -65,31 +70,36 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     settle_worker()
     classifier = load_classifier(job.store, job.model)
     detector = load_fitted_detector(job.store, job.detector)
-    exhibits: list[Exhibit] = []
+    blocks, exhibits = classifier.cutting is None, list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(job.cells)))
-        found = [_see(job, row, classifier.spec.side) for row in rows]
-        pixels = [seen.pixels for seen in found if isinstance(seen, _Seen)]
+        found = [_see(job, row, classifier.spec.side, blocks) for row in rows]
+        seen = [each for each in found if isinstance(each, _Seen)]
         explanations: Iterator[Explanation] = iter(())
-        if pixels:
-            explanations = iter(explain(detector, *taps_and_maps(classifier, np.stack(pixels))))
+        if seen:
+            cut = np.asarray([each.cut for each in seen])
+            taps, maps = (
+                without_shift(arrays, classifier.cutting, cut)
+                for arrays in taps_and_maps(classifier, np.stack([each.pixels for each in seen]))
+            )
+            explanations = iter(explain(detector, taps, maps))
         exhibits += [
-            Exhibit(missing=seen)
-            if isinstance(seen, str)
-            else make_exhibit(seen.small, next(explanations))
-            for seen in found
+            Exhibit(missing=each)
+            if isinstance(each, str)
+            else make_exhibit(each.small, next(explanations))
+            for each in found
         ]
     return exhibits
 
 
-def _see(job: ExhibitJob, row: int, side: int) -> _Seen | str:
+def _see(job: ExhibitJob, row: int, side: int, blocks: bool) -> _Seen | str:
     """Read a cell of a job, or return why it cannot be read; reduce large images for display."""
     if row in job.killers:
         return "this image alone kills the worker that decodes it"
     ref, image_id = job.cells[row]
     try:
-        image = find_unchanged(ref, image_id).image()
-        return _Seen(resize(image, side), thumbnail(image))
+        image = find_unchanged(ref, image_id).image(blocks=blocks)
+        return _Seen(resize(image, side), thumbnail(image), ref.outline is not None)
     except ChangedError:
         return "the file has changed since it was screened"
     except BadImageError as error:

@@ -93,21 +93,24 @@ class Found:
     ref: ImageRef
     content: bytes | None = None
 
-    def image(self) -> Image.Image:
+    def image(self, *, blocks: bool = False) -> Image.Image:
         """Decode the image at its own size; BadImageError says why there is none."""
-        return cut_from_source(self.ref) if self.content is None else decode_rgb(self.content)
+        if self.content is not None:
+            return decode_rgb(self.content)
+        return cut_from_source(self.ref, blocks=blocks)
 
-    def picture(self, side: int, check: Check | None = None) -> Picture:
+    def picture(self, side: int, check: Check | None = None, *, blocks: bool = False) -> Picture:
         """Decode the image as a square; its size is that in its source.
 
         Args:
             side: the square's side in pixels.
             check: see `decode`; a region was cut out as one image, and is not checked.
+            blocks: see `cut_out`.
         """
         if self.content is not None:
             return decode(self.content, side, check)
         assert self.ref.region is not None
-        pixels = resize(cut_from_source(self.ref), side)
+        pixels = resize(cut_from_source(self.ref, blocks=blocks), side)
         return Picture(pixels, self.ref.region.width, self.ref.region.height)
 
 
@@ -215,7 +218,7 @@ def find_unchanged(ref: ImageRef, image_id: str) -> Found:
     return found
 
 
-def cut_from_source(ref: ImageRef) -> Image.Image:
+def cut_from_source(ref: ImageRef, *, blocks: bool = False) -> Image.Image:
     """Cut the image of a region out of its source; BadImageError says why it cannot be cut."""
     assert ref.region is not None
     x, y, width, height, level = ref.region
@@ -239,7 +242,8 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     outline = ref.outline
     if outline is not None:
         outline = np.asarray(rescaled(outline, share), np.float32)
-    return Image.fromarray(cut_out(pixels, outline, ref.scale / float(share[0])))
+    scale = ref.scale / float(share[0])
+    return Image.fromarray(cut_out(pixels, outline, scale, blocks=blocks))
 
 
 def _digest_of_source(ref: ImageRef) -> bytes:

@@ -62,6 +62,8 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    # How far cells that slidewatch cuts out move the taps; None in models made before 0.4.
+    cutting: Mapping[str, NDArray[np.float32]] | None = None
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()

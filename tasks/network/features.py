@@ -12,6 +12,7 @@ from tasks.images.access.addresses import in_archive
 from tasks.images.access.files import is_far
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
 from tasks.images.regions import ImageRef, find, refuse_slide
+from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
@@ -39,7 +40,12 @@ class Loaded:
 
 
 def load_image(
-    ref: ImageRef, side: int, known: Container[bytes] = (), check: Check | None = None
+    ref: ImageRef,
+    side: int,
+    known: Container[bytes] = (),
+    check: Check | None = None,
+    *,
+    blocks: bool = False,
 ) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
@@ -49,7 +55,7 @@ def load_image(
         image_id = found.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
-        picture = found.picture(side, check)
+        picture = found.picture(side, check, blocks=blocks)
     except Exception as error:  # an image must never stop its shard, whatever its source raises
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
@@ -63,11 +69,14 @@ def load_images(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
     check: Check | None = None,
+    *,
+    blocks: bool = False,
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order.
 
     Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
-    ``known`` are read and not decoded. ``check`` refuses files that show several cells.
+    ``known`` are read and not decoded. ``check`` refuses files that show several cells. Cells are
+    cut out of photographs along ``blocks`` for models made before 0.4.
     """
     lost = failed or {}
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
@@ -76,7 +85,7 @@ def load_images(
     def load(row: int) -> Loaded:
         if row in lost:
             return Loaded(failure=lost[row])
-        return load_image(refs[row], side, known, check)
+        return load_image(refs[row], side, known, check, blocks=blocks)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         yield from pool.map(load, range(len(refs)))
@@ -131,7 +140,9 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    loading = load_images(refs, spec.side, inference.threads, failed, known, check)
+    loading = load_images(
+        refs, spec.side, inference.threads, failed, known, check, blocks=inference.blocks
+    )
     for row, loaded in enumerate(loading):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
@@ -147,4 +158,10 @@ def extract(
         logits[rows] = scores.cpu().numpy()
         for name, values in pooled.items():
             taps[name][rows] = values.cpu().numpy()
-    return Features(taps, logits, images)
+    found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
+    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images)
+
+
+def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:
+    """Mark the images (n,) that slidewatch cuts out of a photograph along an outline."""
+    return np.asarray([ref.outline is not None for ref in refs], bool)

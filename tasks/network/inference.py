@@ -20,6 +20,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from tasks.network.classifier import Classifier, NetworkSpec, Outputs, pooled, to_pixels
+from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.folding import agree, folded
 
 # One thread, so that features do not depend on how many cores a worker has; not tied to a core, or
@@ -40,13 +41,34 @@ class Inference:
 
     ``run`` takes pixels, uint8 (B, side, side, 3), and gives taps, each (B, d), and logits (B, C),
     float32. On a GPU they may still be being computed, and lie there. ``batch`` images make a good
-    pass, and ``threads`` that read and decode keep the network busy.
+    pass, and ``threads`` that read and decode keep the network busy. ``cutting`` is taken from the
+    taps of cells that slidewatch cuts out (`tasks.network.cutting`).
     """
 
     spec: NetworkSpec
     run: Callable[[NDArray[np.uint8]], Outputs]
     batch: int = 32  # what goes between layers stays in a core's cache
     threads: int = 2
+    cutting: Shift | None = None
+
+    def compared(
+        self, pixels: NDArray[np.uint8], cut: NDArray[np.bool_]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """Compute taps and logits that may be compared with those of fitted cells.
+
+        Args:
+            pixels: (B, side, side, 3).
+            cut: (B,) which of them slidewatch has cut out of a photograph.
+        """
+        taps, logits = self.run(pixels)
+        found = {name: each.cpu().numpy() for name, each in (*taps.items(), (LOGITS, logits))}
+        found = without_shift(found, self.cutting, cut)
+        return found, found.pop(LOGITS)
+
+    @property
+    def blocks(self) -> bool:
+        """Return whether cells are cut out along blocks: the model was made before 0.4."""
+        return self.cutting is None
 
 
 def inference(classifier: Classifier) -> Inference:
@@ -57,19 +79,20 @@ def inference(classifier: Classifier) -> Inference:
     made = folded(classifier)
     if classifier.mean.is_cuda:
         cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
-        return Inference(classifier.spec, _on_gpu(made), batch=512, threads=max(2, cores))
+        run, threads = _on_gpu(made), max(2, cores)
+        return Inference(classifier.spec, run, 512, threads, classifier.cutting)
     network = _FromPixels(made)
     try:
         run = _on_processor(network)
     except Exception as error:  # whatever a converter says of a network that it does not know
         log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
-        return Inference(classifier.spec, network.run)
+        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (2, classifier.spec.side, classifier.spec.side, 3), np.uint8)
     if not agree(run(noise), network.run(noise)):
         log.warning("OpenVINO computes %s otherwise than PyTorch", classifier.spec.network)
-        return Inference(classifier.spec, network.run)
-    return Inference(classifier.spec, run)
+        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
+    return Inference(classifier.spec, run, cutting=classifier.cutting)
 
 
 class _FromPixels(nn.Module):

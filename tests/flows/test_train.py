@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from flows.jobs.networks import load_inference
 from flows.settings import Settings
 from flows.stages.training import recipes as stages
 from flows.stages.training.images import load_labelled_images
@@ -16,6 +17,7 @@ from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.access.files import SourceError
+from tasks.network.cutting import LOGITS
 from tests.support.fitted import CELLS, PATIENTS, copied
 
 
@@ -37,6 +39,22 @@ def test_a_model_is_split_by_patient_and_describes_itself(
     assert set(card.metrics) == {"accuracy", "AUROC", "sensitivity", "specificity"}
     assert card.tap_widths == {tap: card.tap_widths[tap] for tap in card.network["taps"]}
     assert len(card.training["history"]) == 1
+
+
+def test_a_model_knows_how_cutting_a_cell_out_moves_its_features(settings: Settings) -> None:
+    store = Store(settings.store)
+    card = load_card(store, "m")
+    inference = load_inference(store, card)
+    assert inference.cutting is not None
+    assert {name: len(shift) for name, shift in inference.cutting.items()} == {
+        **card.tap_widths,
+        LOGITS: 2,
+    }
+    assert all(shift.any() for shift in inference.cutting.values())
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    _, logits = inference.compared(noise, np.asarray([True, False]))
+    plain = np.asarray(inference.run(noise)[1])
+    np.testing.assert_allclose(logits - plain, [-inference.cutting[LOGITS], [0, 0]], atol=1e-5)
 
 
 def test_a_model_is_never_overwritten(images: Path, settings: Settings) -> None:

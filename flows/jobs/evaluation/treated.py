@@ -6,7 +6,7 @@ Files are written complete or not at all, so any worker can repeat an interrupte
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
+from tasks.evaluation.baselines import Filtered
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.parts import (
@@ -61,6 +62,8 @@ from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import Classifier, to_pixels, with_taps
+from tasks.network.cutting import LOGITS, without_shift
+from tasks.network.features import cut_out_by_us
 from tasks.network.folding import folded
 from tasks.second_look.stability import with_noise
 
@@ -122,7 +125,7 @@ def make_part(job: PartJob) -> None:
     target = load_target(run.store, run.detector, run.model)
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, job.images))
     table = table.slice(job.start, job.stop - job.start)
-    rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
+    rows, image_ids, pixels = _load(table, job.treatment, target.classifier, job.start)
     table = table.take(rows - job.start)
     part = Part(rows, image_ids, class_numbers(table, target.classifier.spec.classes))
     if len(rows):
@@ -133,7 +136,27 @@ def make_part(job: PartJob) -> None:
             magnitudes = run.magnitudes if job.treatment.kind == "none" else ()
             evidence = gather_evidence(start, target, magnitudes)
             part = replace(part, forms={FILE: evidence}, pictures=Pictures(pixels[:PICTURES]))
+        part = _compared(part, target.classifier, cut_out_by_us(image_refs(table)))
     write_arrays(run.store, part.to_arrays(), *job.path)
+
+
+def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Part:
+    """Take from the outputs of cells that slidewatch cut out (n,) what the cutting adds to them."""
+    forms = {}
+    for form, each in part.forms.items():
+        moved = partial(without_shift, shift=classifier.cutting, cut=cut)
+        forms[form] = replace(
+            each,
+            taps=moved(each.taps),
+            logits=moved({LOGITS: each.logits})[LOGITS],
+            odin={m: moved({LOGITS: logits})[LOGITS] for m, logits in each.odin.items()},
+            moved={m: moved(taps) for m, taps in each.moved.items()},
+            filtered={
+                name: Filtered(moved({LOGITS: seen.logits})[LOGITS], moved(seen.taps))
+                for name, seen in each.filtered.items()
+            },
+        )
+    return replace(part, forms=forms)
 
 
 def read_part(job: PartJob) -> Part:
@@ -142,14 +165,14 @@ def read_part(job: PartJob) -> Part:
 
 
 def _load(
-    table: pa.Table, treatment: Treatment, side: int, start: int
+    table: pa.Table, treatment: Treatment, classifier: Classifier, start: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
     """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
-    rows, image_ids, pixels = [], [], []
+    rows, image_ids, pixels, side = [], [], [], classifier.spec.side
     for row, ref in enumerate(image_refs(table), start):
         try:
             found = find(ref)
-            image = found.image()
+            image = found.image(blocks=classifier.cutting is None)
         except (BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its parts show how many are missing
         if treatment.kind == "corruption":

@@ -14,7 +14,7 @@ from flows.monitoring.console import warn
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.features import cut_out_by_us, load_images
 from tasks.network.split import SplitBy, split_by
 
 CLASSES = ("Parasitized", "Uninfected")
@@ -30,7 +30,7 @@ class LabelledImages:
     """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
 
     ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
-    of skipped images to reasons.
+    of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
     pixels: NDArray[np.uint8]
@@ -39,6 +39,7 @@ class LabelledImages:
     by: SplitBy
     rows: pa.Table
     unreadable: dict[str, str]
+    cut_out: NDArray[np.bool_]
 
 
 def load_labelled_images(
@@ -88,6 +89,7 @@ def load_labelled_images(
         by=by,
         rows=rows,
         unreadable=unreadable,
+        cut_out=cut_out_by_us([refs[row] for row in good]),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flows.jobs.networks import CUTTING
 from flows.jobs.versions import OF_A_MODEL, exact
 from flows.monitoring.console import tell, warn
 from flows.stages.training.images import LabelledImages
@@ -25,8 +26,11 @@ from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
+from tasks.network.cutting import cutting_shift
+from tasks.network.inference import inference
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
+from tasks.types import nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
 
@@ -110,6 +114,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
         "pixels": pixels.hexdigest(),
         "labels": data.labels.tolist(),
         "keys": data.keys,
+        "cut_out": data.cut_out.tolist(),
         "versions": exact(OF_A_MODEL),
     }
     return digest_of(json.dumps(decided, sort_keys=True).encode())
@@ -180,7 +185,11 @@ def train_model(
     rows = {part: parts.rows(part, data.keys) for part in parts.keys}
     made = train_rows(store, training, recipe, data, rows)
     weights = made.classifier.state_dict().items()
-    content = arrays_to_bytes({name: value.cpu().numpy() for name, value in weights})
+    given = rows["train"][~data.cut_out[rows["train"]]]
+    shift = cutting_shift(inference(made.classifier.eval()).run, data.pixels[given])
+    content = arrays_to_bytes(
+        {name: value.cpu().numpy() for name, value in weights} | nested(CUTTING, shift)
+    )
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",
