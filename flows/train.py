@@ -1,7 +1,7 @@
 """Run the flow `train`: labelled images -> a model."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
@@ -33,6 +33,7 @@ from tasks.evaluation.metrics import POSITIVE
 from tasks.images.listing import as_given
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import tap_widths
+from tasks.network.inference import fastest_arithmetic, refuse_other_arithmetic
 from tasks.network.training import TrainingPlan
 
 
@@ -88,6 +89,7 @@ def train(
     licence: str | None = None,
     taps: list[str] | None = None,
     frozen: list[str] | None = None,
+    arithmetic: Literal["auto", "float32", "bfloat16"] = "auto",
     side: int = 96,
     epochs: int = TrainingPlan.epochs,
     rate: float = TrainingPlan.peak_rate,
@@ -109,7 +111,9 @@ def train(
         taps=tuple(taps) if taps else None,
         # Fresh weights have nothing general to keep, so nothing is frozen unless asked for.
         frozen=tuple(frozen) if frozen is not None else (() if weights == "scratch" else None),
+        arithmetic=fastest_arithmetic() if arithmetic == "auto" else arithmetic,
     )
+    refuse_other_arithmetic(spec)
     recipe = TrainingRecipe(
         images=as_given(images),
         limit=limit,

@@ -25,8 +25,9 @@ from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
+from tasks.network.inference import Inference, inference, outputs_of
 from tasks.network.split import split
-from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
+from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier, and its logits (n, C) of rows of validation and test."""
+    """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test."""
 
     classifier: Classifier
+    network: Inference
     history: list[Epoch]
     temperature: float
     test_logits: NDArray[np.float32]
@@ -159,10 +161,22 @@ def train_rows(
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )
-    validation, test = (predict(classifier, data.pixels, rows[p]) for p in ("validation", "test"))
-    return Trained(
-        classifier, history, fit_temperature(validation, data.labels[rows["validation"]]), test
+    network = inference(classifier)
+    (_, known), (_, test) = (
+        outputs_of(network, data.pixels, rows[part]) for part in ("validation", "test")
     )
+    temperature = fit_temperature(known, data.labels[rows["validation"]])
+    return Trained(classifier, network, history, temperature, test)
+
+
+def weights_to_bytes(classifier: Classifier) -> bytes:
+    """Serialise weights and, unless it is float32, the arithmetic, so that the digest is of both.
+
+    Features, statistics and detectors name that digest: those of one arithmetic are no other's.
+    """
+    weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
+    arithmetic = classifier.spec.arithmetic
+    return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
 
 def train_model(
@@ -177,8 +191,7 @@ def train_model(
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
     rows = {part: parts.rows(part, data.keys) for part in parts.keys}
     made = train_rows(store, training, recipe, data, rows)
-    weights = made.classifier.state_dict().items()
-    content = arrays_to_bytes({name: value.cpu().numpy() for name, value in weights})
+    content = weights_to_bytes(made.classifier)
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",

@@ -86,6 +86,9 @@ def batch_schema() -> pa.Schema:
                 pa.string(),
                 "what of the detector and the site came from other stores; null: nothing",
             ),
+            column(
+                "arithmetic", pa.string(), "how the network multiplied; null, before 0.4: float32"
+            ),
             *made_by(),
         ]
     )
