@@ -1,7 +1,7 @@
 """Run the flow `train`: labelled images -> a model."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
@@ -37,6 +37,7 @@ from tasks.evaluation.metrics import POSITIVE
 from tasks.images.listing import as_given
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import tap_widths
+from tasks.network.inference import fastest_arithmetic, refuse_other_arithmetic
 from tasks.network.training import TrainingPlan
 from tasks.words import counted
 
@@ -102,7 +103,9 @@ def train(options: Train, settings: Settings) -> TrainOutcome:
         options.side,
         taps=tuple(options.taps) if options.taps else None,
         frozen=frozen if frozen is None else tuple(frozen),
+        arithmetic=fastest_arithmetic() if options.arithmetic == "auto" else options.arithmetic,
     )
+    refuse_other_arithmetic(spec)
     recipe = TrainingRecipe(
         images=as_given(options.images),
         limit=options.limit,

@@ -12,9 +12,10 @@ from storage.store import StoreError
 Arrays = dict[str, NDArray[Any]]
 
 
-def arrays_to_bytes(arrays: Arrays) -> bytes:
-    """Serialise named arrays as the bytes of a safetensors file."""
-    return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
+def arrays_to_bytes(arrays: Arrays, **said: str) -> bytes:
+    """Serialise named arrays, and what is said of them, as the bytes of a safetensors file."""
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return bytes(save(whole, metadata=said or None))
 
 
 def arrays_from_bytes(content: bytes) -> Arrays:

@@ -136,6 +136,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
                 "model": card.name,
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "network": card.network["network"],
+                "arithmetic": card.arithmetic,
                 "accuracy": _figure(card.metrics.get("accuracy")),
                 "AUROC": _figure(card.metrics.get("AUROC")),
                 "trained on": f"{len(card.split['train'])} {card.split_by}s",

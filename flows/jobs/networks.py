@@ -8,7 +8,7 @@ from storage.models.classifiers import ModelCard, load_weights
 from storage.store import Store
 from tasks.network.backbones import build, is_own
 from tasks.network.classifier import Classifier, NetworkSpec
-from tasks.network.inference import Inference, inference
+from tasks.network.inference import Inference, inference, refuse_other_arithmetic
 from tasks.types import below
 
 CUTTING = "cutting"  # how the names of `cutting_shift` begin in a model's file
@@ -38,9 +38,14 @@ def refuse_foreign_network(network: str) -> None:
 
 @lru_cache(maxsize=2)
 def load_classifier(store: Store, card: ModelCard) -> Classifier:
-    """Read and verify the classifier of a model, and move it to the GPU if there is one."""
+    """Read and verify the classifier of a model, and move it to the GPU if there is one.
+
+    Raises:
+        NetworkError: it is computed in an arithmetic that this machine does not have.
+    """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
+    refuse_other_arithmetic(spec)
     classifier = build(spec)
     arrays = load_weights(store, card)
     classifier.cutting = below(CUTTING, arrays) or None

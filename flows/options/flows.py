@@ -108,6 +108,13 @@ class Train(Options):
         str | None, Field(description="under which a weights file is used, for the model's card")
     ] = None
     side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96
+    arithmetic: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(
+            description="how the network multiplies when it screens: in bfloat16 it is twice as "
+            "fast, and every worker's processor must have it; auto: bfloat16 where this one has it"
+        ),
+    ] = "auto"
     taps: Annotated[
         list[str] | None, Field(description="modules to tap, if not the network's usual ones")
     ] = None

@@ -293,7 +293,7 @@ def _made_by(
     return {
         "images": named(sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
-        "model": f"{card.name}, sha256 {card.digest}",
+        "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",

@@ -126,6 +126,7 @@ def publish(
     made_by = replace(
         provenance_of(batch, card.name, detector.name, scored_at, site),
         imported=imported(store, detector, site),
+        arithmetic=card.arithmetic,
     )
     tallies = _tallies(settings, store, batch, detector, site)
     parasites = CountTally(counting_at(settings, store, detector, site))

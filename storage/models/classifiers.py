@@ -28,12 +28,14 @@ class ModelCard(Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
-    ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file. ``sequence`` counts
-    the models of a store as they are made, because clocks go wrong; it is 0 in models made before
-    0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained
-    with folds.
+    ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file, which names the
+    arithmetic if it is not float32, so models that differ in it have other features. ``sequence``
+    counts the models of a store as they are made, because clocks go wrong; it is 0 in models made
+    before 0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the model was
+    trained with folds.
     """
 
+    schema_version: int = 2  # 1 knew no arithmetic but float32
     name: str
     network: dict[str, Any]
     preprocessing: str
@@ -56,6 +58,11 @@ class ModelCard(Card):
     def classes(self) -> list[str]:
         """List the class names in order of the logits."""
         return list(self.network["classes"])
+
+    @property
+    def arithmetic(self) -> str:
+        """Name the arithmetic of the network, which before 0.4 was always float32."""
+        return str(self.network.get("arithmetic", "float32"))
 
     @property
     def distance_taps(self) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tasks.network.classifier import (
     PENULTIMATE,
+    Arithmetic,
     Classifier,
     NetworkError,
     NetworkSpec,
@@ -70,6 +71,7 @@ def network_spec(
     *,
     taps: tuple[str, ...] | None = None,
     frozen: tuple[str, ...] | None = None,
+    arithmetic: Arithmetic = "float32",
 ) -> NetworkSpec:
     """Make the spec of a network by name, with the taps and frozen stages usual for it.
 
@@ -99,6 +101,7 @@ def network_spec(
         mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(config.get("std", (0.229, 0.224, 0.225))),
         distance_taps=distance_taps,
+        arithmetic=arithmetic,
     )
 
 

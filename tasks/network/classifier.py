@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ _TAPPING = Lock()  # a hook at a tap is called for every pass, whichever thread 
 PENULTIMATE = "penultimate"  # the tap that every network has: the input of its last layer
 
 
+# How a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits of precision.
+Arithmetic = Literal["float32", "bfloat16"]
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
 
 
@@ -33,6 +35,7 @@ class NetworkSpec:
     Distances are measured at ``distance_taps``, at all taps where none is named; the others serve
     the diagnosis alone.
     ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    ``arithmetic`` is that of every pass but those of training; specs that do not say mean float32.
     """
 
     network: str
@@ -43,6 +46,7 @@ class NetworkSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     distance_taps: tuple[str, ...] = ()
+    arithmetic: Arithmetic = "float32"
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""
@@ -87,6 +91,11 @@ class Classifier(nn.Module):
             if name and _is_below(name, self.spec.frozen):
                 module.eval()
         return self
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Let PyTorch compute in the arithmetic of the spec, as near to OpenVINO as it comes."""
+        coarse = self.spec.arithmetic == "bfloat16"
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=coarse)
 
     def features(self, pixels: Tensor) -> Outputs:
         """Compute taps, each (B, d), and logits (B, C), in one pass."""

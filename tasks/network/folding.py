@@ -36,11 +36,14 @@ def folded(classifier: Classifier) -> Classifier:
     return made if same else classifier
 
 
-def agree(a: Outputs, b: Outputs) -> bool:
-    """Tell whether taps and logits are the same to rounding."""
+def agree(a: Outputs, b: Outputs, tolerance: float = 1e-3) -> bool:
+    """Tell whether taps and logits are the same to rounding, which is within a tolerance."""
     (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
-    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max())) for x, y in pairs)
+    return all(
+        torch.allclose(x, y, rtol=tolerance, atol=tolerance * float(x.abs().max()))
+        for x, y in pairs
+    )
 
 
 def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:

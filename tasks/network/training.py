@@ -247,19 +247,6 @@ def predict(
     return np.asarray(torch.cat(logits))
 
 
-def predict_taps(
-    classifier: Classifier, pixels: NDArray[np.uint8], rows: NDArray[np.intp], batch: int = 256
-) -> dict[str, NDArray[Any]]:
-    """Compute taps float32 (k, d) of some rows of images (n, side, side, 3)."""
-    device, found = classifier.mean.device, []
-    classifier.eval()
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            some = to_pixels(pixels[rows[start : start + batch]]).to(device)
-            found.append({tap: v.float().cpu() for tap, v in classifier.features(some)[0].items()})
-    return {tap: np.asarray(torch.cat([part[tap] for part in found])) for tap in found[0]}
-
-
 def negative_log_likelihood(
     logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float = 1.0
 ) -> float:

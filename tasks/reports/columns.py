@@ -26,7 +26,8 @@ class Provenance:
     """Hold the values shared by all rows of a batch's reports; ``scored_at`` is in UTC.
 
     ``site`` names the site and its version; None without one. ``imported`` says which parts of
-    detector and site came from other stores; only the report on batches has it.
+    detector and site came from other stores, and ``arithmetic`` how the network multiplied; only
+    the report on batches has these two.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Provenance:
     scored_at: datetime
     site: str | None = None
     imported: str | None = None
+    arithmetic: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
         """Repeat the values in n rows, by column."""

@@ -137,7 +137,7 @@ def test_folds_diagnose_every_image_without_its_patient(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill in the second fold costs neither the model nor the first fold."""
-    options = {"epochs": 1, "side": 32, "settings": settings}
+    options = {"epochs": 1, "side": 32, "arithmetic": "float32", "settings": settings}
     smears, store = str(images / "smears"), Store(settings.store)
     keep, kept = stages.save_state, []
 

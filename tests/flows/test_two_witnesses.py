@@ -59,7 +59,7 @@ def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(
         store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
-    train(smears, model="m", epochs=1, side=32, settings=settings)
+    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=settings)
     fit(smears, batch="smears", settings=settings)
     screen(cells(folder / "night", 3, 30, 5), batch="night", settings=settings)
     return settings

@@ -18,9 +18,9 @@ from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation.cross_validation import Diagnosed
 from tasks.evaluation.metrics import POSITIVE
+from tasks.network.inference import outputs_of
 from tasks.network.split import folds
 from tasks.network.stains import mean_absorbance, stain_clusters
-from tasks.network.training import predict_taps
 from tasks.types import Float
 
 
@@ -87,13 +87,13 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
     """
     names = np.asarray(data.keys, object)
     keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
-    taps = predict_taps(made.classifier, data.pixels, rows["train"])
+    taps, _ = outputs_of(made.network, data.pixels, rows["train"])
     known = group_statistics(taps, data.labels[rows["train"]], keys, len(CLASSES))
     try:
         found = discriminant(known, POSITIVE)
     except ValueError:
         return np.full(len(rows["test"]), np.nan)
-    scores = found.scores(predict_taps(made.classifier, data.pixels, rows["test"]))
+    scores = found.scores(outputs_of(made.network, data.pixels, rows["test"])[0])
     healthy = made.test_logits.argmax(axis=1) != POSITIVE
     tested = names[rows["test"]]
     leans = found.leans(scores, healthy, tested)

@@ -27,9 +27,9 @@ from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
 from tasks.network.cutting import cutting_shift
-from tasks.network.inference import inference
+from tasks.network.inference import Inference, inference, outputs_of
 from tasks.network.split import split
-from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
+from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
 from tasks.types import nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
@@ -122,9 +122,10 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier, and its logits (n, C) of rows of validation and test."""
+    """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test."""
 
     classifier: Classifier
+    network: Inference
     history: list[Epoch]
     temperature: float
     test_logits: NDArray[np.float32]
@@ -166,10 +167,23 @@ def train_rows(
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )
-    validation, test = (predict(classifier, data.pixels, rows[p]) for p in ("validation", "test"))
-    return Trained(
-        classifier, history, fit_temperature(validation, data.labels[rows["validation"]]), test
+    network = inference(classifier)
+    (_, known), (_, test) = (
+        outputs_of(network, data.pixels, rows[part]) for part in ("validation", "test")
     )
+    temperature = fit_temperature(known, data.labels[rows["validation"]])
+    return Trained(classifier, network, history, temperature, test)
+
+
+def weights_to_bytes(classifier: Classifier) -> bytes:
+    """Serialise weights, the shift by cutting and, unless it is float32, the arithmetic.
+
+    Features, statistics and detectors name the digest of all three.
+    """
+    weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
+    weights |= nested(CUTTING, classifier.cutting or {})
+    arithmetic = classifier.spec.arithmetic
+    return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
 
 def train_model(
@@ -184,12 +198,9 @@ def train_model(
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
     rows = {part: parts.rows(part, data.keys) for part in parts.keys}
     made = train_rows(store, training, recipe, data, rows)
-    weights = made.classifier.state_dict().items()
     given = rows["train"][~data.cut_out[rows["train"]]]
-    shift = cutting_shift(inference(made.classifier.eval()).run, data.pixels[given])
-    content = arrays_to_bytes(
-        {name: value.cpu().numpy() for name, value in weights} | nested(CUTTING, shift)
-    )
+    made.classifier.cutting = cutting_shift(made.network.run, data.pixels[given])
+    content = weights_to_bytes(made.classifier)
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",

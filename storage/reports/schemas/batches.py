@@ -86,6 +86,9 @@ def batch_schema() -> pa.Schema:
                 pa.string(),
                 "parts of the detector and the site from other stores; null: none",
             ),
+            column(
+                "arithmetic", pa.string(), "how the network multiplied; null, before 0.4: float32"
+            ),
             *made_by(),
         ]
     )

@@ -34,6 +34,7 @@ _KINDS = {
     "light": pa.string(),
     "site": pa.string(),
     "imported": pa.string(),
+    "arithmetic": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
     "patient_calls": pa.map_(pa.string(), pa.int64()),
@@ -92,6 +93,7 @@ class BatchSummary:
     beyond_population: int | None = None
     site: str | None = None
     imported: str | None = None
+    arithmetic: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None
     expected_missed: float | None = None
