@@ -1,7 +1,7 @@
 """Run the flow `train`: labelled images -> a model."""
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
