@@ -1,4 +1,4 @@
-"""Units of work of second looks: of a night's images, and of those that say what is ordinary."""
+"""Units of work of second looks, at a night's images and at ordinary ones."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -46,11 +46,10 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 
 @dataclass(frozen=True)
 class LookJob:
-    """Images of a part that are looked at twice, by their ``places`` in the batch.
+    """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part.
-    ``killers`` are those of them that kill workers, counted among the places. Diagnoses are adapted
-    as the ``site`` does.
+    ``start`` is the first row of the part. ``killers`` index the places of images that kill workers.
+    Diagnoses are adapted to the ``site``.
     """
 
     store: Store
@@ -69,11 +68,11 @@ class LookJob:
         return len(self.places)
 
     def probe(self, row: int) -> None:
-        """Look at one image as the job looks at many, and keep nothing."""
+        """Look at one image like the job, without writing anything."""
         _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that leaves these images alone and says so."""
+        """Return the job that skips these images and records why."""
         return replace(self, killers=frozenset(rows))
 
 
@@ -82,7 +81,7 @@ def most_doubtful(
 ) -> tuple[Doubtful, list[int]]:
     """Choose the images to look at, and find the first row of every part.
 
-    Memory does not grow with how many are for review.
+    Memory does not grow with the number of images for review.
     """
     rule = VerdictRule(detector.alpha, detector.uncertain_below)
     most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
@@ -96,7 +95,7 @@ def most_doubtful(
 
 
 def look_twice(job: LookJob) -> int:
-    """Look at a part's images, and write what is found; returns how many could be looked at."""
+    """Look at a part's images, and write the results; return the number of images that were read."""
     settle_worker()
     found = _look(job)
     write_table(
@@ -215,7 +214,7 @@ def _turn_until_settled(
 
 
 def _leans(job: LookJob) -> Float:
-    """Recall the leans (n,) of a job's images."""
+    """Read the leans (n,) of a job's images."""
     table = read_table(job.store, *scores_path(job.batch, job.key, job.part), columns=[LEAN])
     return np.asarray(table[LEAN].to_numpy()[np.asarray(job.places) - job.start], np.float64)
 
@@ -223,10 +222,10 @@ def _leans(job: LookJob) -> Float:
 def _recalled(
     job: LookJob, witnesses: Witnesses | None
 ) -> tuple[NDArray[np.float32], Float, list[bytes], list[ImageRef]]:
-    """Recall what the first pass knows of a job's images.
+    """Read the first pass's results on a job's images.
 
     Returns:
-        Logits (n, C), scores of the statistics (n,), digests, and where the images lie.
+        Logits (n, C), scores of the statistics (n,), digests, and addresses of the images.
     """
     features = Features(job.store, job.batch, job.model)
     size = job.batch.shard_rows
@@ -242,7 +241,7 @@ def _recalled(
 
 
 def _scores(witnesses: Witnesses | None, taps: Taps, count: int) -> Float:
-    """Score images (count,) by the statistics; NaN where these are no witness."""
+    """Score images (count,) by the statistics; NaN if they are no witness."""
     return witnesses.discriminant.scores(taps) if witnesses else np.full(count, np.nan)
 
 
@@ -264,10 +263,10 @@ class OrdinaryJob:
 
 
 def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
-    """Measure what filters do to ordinary diagnoses, of images as they are and with noise.
+    """Measure the effect of filters on the diagnoses of ordinary images, with and without noise.
 
     Returns:
-        Which images (n,) are there still, and the losses (k, 1 + sizes of noise, F) of these.
+        Whether each image (n,) still exists, and the losses (k, 1 + sizes of noise, F) of these.
     """
     settle_worker()
     network = _network(job.store, job.model)
@@ -309,7 +308,7 @@ def _network(store: Store, model: ModelCard) -> "Inference":
 
 
 def _batched(values: Iterable[Each], size: int) -> Iterator[list[Each]]:
-    """Take so many at a time; the last may be fewer."""
+    """Yield groups of ``size``; the last may be smaller."""
     iterator = iter(values)
     while some := list(islice(iterator, size)):
         yield some

@@ -1,4 +1,4 @@
-"""Calibrate a detector: leave out each fitted patient once, and score it by the others."""
+"""Calibrate a detector: leave out each fitted patient once, and score them with the others."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -52,7 +52,7 @@ from tasks.network.split import SplitBy, split_by
 from tasks.types import Float, nested
 
 ENOUGH_GROUPS = 20
-LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
+LEAST_SLIDES = 8  # fewer do not show how slides differ in all directions that matter
 WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
 
 
@@ -68,15 +68,15 @@ def calibrate_detector(
     lineage: Lineage,
     stability: tuple[Calibration | None, list[str]],
 ) -> DetectorCard:
-    """Make the detector of a version of the statistics, or find the one that was made before.
+    """Make the detector of a version of the statistics, or find the existing one.
 
     Args:
         client: of the cluster.
         settings: with the levels of the detector.
-        store: where it is kept.
+        store: of the detector.
         card: of the model.
         lineage: of the statistics.
-        stability: what calibrates second looks, or None, and what to warn of.
+        stability: calibration of second looks, or None, and warnings.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
@@ -160,10 +160,10 @@ def _own_normal(
     by: SplitBy,
     groups: Mapping[Hashable, list[Rows]],
 ) -> tuple[OwnNormal | None, list[str]]:
-    """Calibrate scores by a cell's own slide, or say why they cannot be had.
+    """Calibrate scores against a cell's own slide, or say why this is impossible.
 
-    Every fitted patient, or slide where no patient is known, is treated as one slide, by what all
-    the others say: once to learn how log distances spread, and again with that known.
+    Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
+    all others: first to learn the spread of log distances, then with this spread.
     """
     if statistics.slides is None or by == "image":
         return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
@@ -249,7 +249,7 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
             f"some fitted images have no patient, so {by}s were left out instead: cells of one "
             "patient resemble each other, and the false-alarm level is too optimistic"
         )
-    # A level that one patient in so many would fill cannot be told from a smaller one.
+    # With fewer groups, a single patient exceeds the level.
     enough = max(ENOUGH_GROUPS, math.ceil(1 / alpha))
     if by != "image" and groups < enough:
         warnings.append(

@@ -1,9 +1,9 @@
 """Diagnose by two witnesses: the network, and a discriminant of the class statistics.
 
-The last layers of a network learn what the training laboratory looks like, its colours first. The
-stages before them are hardly touched by training and travel better, and their statistics by class
-are kept already. Fisher's discriminant (1936) of each tap, relative to the slide's own healthy
-cells, is a second opinion that changes with every fitted batch, without training.
+The last layers of a network learn the look of the training laboratory, above all its colours.
+Earlier stages hardly change in training and travel better, and their statistics by class are kept
+already. Fisher's discriminant (1936) of each tap, relative to the slide's own healthy cells, is a
+second opinion that changes with every fitted batch, without training.
 """
 
 import math
@@ -20,16 +20,16 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Arrays, Float, below, nested
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each
-SHRINKAGE = 5.0  # cells: what no shift at all weighs in a slide's shift
-LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells below which nothing is calibrated
+SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
+LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 
 
 @dataclass(frozen=True)
 class Discriminant:
     """Score cells by the class statistics: the sum over taps of w f, plus an ``offset``.
 
-    ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, both
-    classes weighing the same. ``healthy`` is the mean score of fitted cells without a parasite.
+    ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, with equal
+    weights for the classes. ``healthy`` is the mean score of fitted cells without a parasite.
     """
 
     weights: Mapping[str, Float]
@@ -47,20 +47,20 @@ class Discriminant:
         return cls(below("weights", arrays), *arrays["numbers"].tolist())
 
     def scores(self, taps: Taps) -> Float:
-        """Score cells (n,) by their features (n, d): the higher, the more like a parasite's."""
+        """Score cells (n,) by their features (n, d); a higher score is more like a parasite's."""
         products = [np.asarray(taps[tap], np.float64) @ w for tap, w in self.weights.items()]
         return np.asarray(np.sum(products, axis=0) + self.offset)
 
     def lean(self, scores: Float, healthy: NDArray[np.bool_], parent: float = 0.0) -> float:
-        """Estimate by how much a slide's healthy cells score higher than fitted ones.
+        """Estimate how much higher a slide's healthy cells score than fitted ones.
 
-        It is the difference of the median, drawn to the ``parent`` as if that were `SHRINKAGE`
+        It is the difference of the medians, drawn towards ``parent``, which counts as `SHRINKAGE`
         cells.
 
         Args:
             scores: (n,) of the slide's cells.
-            healthy: (n,) which of them the network diagnoses as having no parasite.
-            parent: what is expected before the slide is seen: of its night, or none.
+            healthy: (n,) whether the network diagnoses no parasite.
+            parent: the expected lean before the slide is seen: the night's, or 0.
         """
         known = scores[healthy & np.isfinite(scores)]
         if not len(known):
@@ -71,7 +71,7 @@ class Discriminant:
     def leans(
         self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
     ) -> dict[Any, float]:
-        """Estimate the `lean` of each of the groups (n,) that cells are of."""
+        """Estimate the `lean` of each of the cells' groups (n,)."""
         found = {}
         for group in np.unique(groups).tolist():
             mine = groups == group
@@ -99,7 +99,7 @@ class Classes:
 
         Args:
             statistics: by slide or patient, of fitted cells of two classes.
-            positive: the place of the class that has parasites.
+            positive: the place of the class with parasites.
 
         Raises:
             ValueError: a class has no cells.
@@ -187,7 +187,7 @@ def shifts(
 
 @dataclass(frozen=True)
 class Statement:
-    """Hold the log-odds (n,) of "parasitized" by each witness, and by ``both``."""
+    """The log-odds (n,) of "parasitized" by each witness, and by ``both``."""
 
     network: Float
     statistics: Float
@@ -195,17 +195,17 @@ class Statement:
 
     @property
     def disagree(self) -> NDArray[np.bool_]:
-        """Mark the cells (n,) that one witness takes for parasitized and the other does not."""
+        """Mark the cells (n,) that only one witness calls parasitized."""
         known = np.isfinite(self.network) & np.isfinite(self.statistics)
         return np.asarray(known & ((self.network > 0) != (self.statistics > 0)))
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Hold how two witnesses are calibrated.
+    """The calibration of two witnesses.
 
     ``network`` and ``statistics`` turn the network's log-odds and the discriminant's score into
-    log-odds as they are among as many cells of either kind; ``both`` does so with their sum.
+    log-odds for equal numbers of both kinds of cells; ``both`` does so for their sum.
     """
 
     network: Adaptation
@@ -217,7 +217,7 @@ class Scales:
 
         Args:
             network: (n,) log-odds of the network.
-            scores: (n,) of the discriminant, less the `Discriminant.lean` of each cell's slide.
+            scores: (n,) of the discriminant, minus the `Discriminant.lean` of each cell's slide.
         """
         first, second = self.network.of(network), self.statistics.of(scores)
         return Statement(first, second, self.both.of(first + second))
@@ -225,7 +225,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Hold the second witness of the class at place ``positive``, and how both are calibrated."""
+    """The second witness of the class at place ``positive``, and the calibration of both."""
 
     positive: int
     discriminant: Discriminant
@@ -243,7 +243,7 @@ class Witnesses:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Witnesses":
-        """Read them back from `to_arrays`."""
+        """Read the witnesses back from `to_arrays`."""
         positive, offset, healthy = arrays["numbers"].tolist()
         scales = Scales(*(Adaptation(*pair) for pair in arrays["scales"].tolist()))
         known = Discriminant(below("weights", arrays), offset, healthy)
@@ -251,12 +251,12 @@ class Witnesses:
 
 
 def calibrated(network: Float, scores: Float, parasitized: NDArray[np.bool_]) -> Scales | None:
-    """Calibrate two witnesses on cells that neither has seen; None where these are too few.
+    """Calibrate two witnesses on cells that neither has seen; None if there are too few.
 
     Args:
         network: (n,) log-odds of the network.
         scores: (n,) as in `Scales.testify`, by discriminants without the cells' patients.
-        parasitized: (n,) what the cells are.
+        parasitized: (n,) the labels.
     """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:

@@ -1,4 +1,4 @@
-"""Extract features: files are read and decoded in threads while the network works."""
+"""Extract features: threads read and decode files while the network runs."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 NEAR = 8  # images that a thread loads before it is given more
-AT_ONCE = 16  # files that a server is asked for at once; each comes after tens of milliseconds
+AT_ONCE = 16  # simultaneous requests to a server; each takes tens of milliseconds
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Hold one image: its pixels or what is wrong with it.
+    """A loaded image: its pixels or its failure.
 
-    ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
-    in pixels where it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8
-    (side, side, 3). An image that was ``known`` by its digest was not decoded.
+    ``image_id`` is the sha256 of its bytes if they could be read; ``size`` its width and height in
+    pixels if it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8 (side,
+    side, 3). An image that was ``known`` by its digest was not decoded.
     """
 
     image_id: bytes | None = None
@@ -61,7 +61,7 @@ def load_image(
         if image_id in known:
             return Loaded(image_id, known=True)
         picture = found.picture(side, check, blocks=blocks)
-    except Exception as error:  # an image must never stop its shard, whatever its source raises
+    except Exception as error:  # an image must never stop its shard, whatever the error
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
     return Loaded(image_id, size, colour, picture.pixels)
@@ -79,8 +79,8 @@ def load_images(
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order.
 
-    Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
-    ``known`` are read and not decoded. ``check`` refuses files that show several cells. Cells are
+    Rows in ``failed`` are skipped; they have already failed. Images with a digest in ``known`` are
+    read but not decoded. ``check`` refuses files that show several cells. Cells are
     cut out of photographs along ``blocks`` for models made before 0.4.
     """
     lost, together = failed or {}, NEAR
@@ -101,13 +101,13 @@ def load_images(
 
 
 def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
-    """Take one image of each kind of filesystem."""
+    """Return one image of each kind of filesystem."""
     return {ref.source.partition("://")[0]: ref for ref in refs}.values()
 
 
 @dataclass(frozen=True)
 class Features:
-    """Hold taps (n, d) and logits (n, C), float32, and the images, without their pixels.
+    """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
     The values of an image that failed or was known are NaN.
     """
@@ -128,16 +128,16 @@ def extract(
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
-    Batches are filled with good images in order, so the same files always share a batch, and the
-    same features come out to the last bit.
+    Batches are filled with good images in order, so the same files always share a batch, and their
+    features are the same to the last bit.
 
     Args:
         inference: the network, ready to run.
-        refs: where the images are.
+        refs: addresses of the images.
         tap_widths: d of every tap.
-        failed: rows that are not to be touched, and why.
+        failed: rows to skip, and why.
         known: digests of images that need no features.
-        check: raises BadImageError where a file shows several cells.
+        check: raises BadImageError if a file shows several cells.
     """
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
@@ -162,7 +162,7 @@ def extract(
         forward()
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    # Only now, because reading what a GPU computes waits for it.
+    # Only now, because reading results of a GPU waits for it.
     for rows, (pooled, scores) in passed:
         logits[rows] = scores.cpu().numpy()
         for name, values in pooled.items():

@@ -1,8 +1,8 @@
-"""Run the forward pass that is repeated for every image: pixels as decoded -> taps and logits.
+"""Run the forward pass over images: decoded pixels -> taps and logits.
 
-On a processor OpenVINO runs the network: maps stay in the layout that the next convolution wants,
-and activations are applied while they are made. On a GPU PyTorch runs it, in float32 as on the
-processor, so that a detector that was calibrated on one scores on the other.
+On a processor OpenVINO runs the network: it keeps maps in the layout of the next convolution, and
+fuses activations. On a GPU PyTorch runs it, in float32 as on the processor, so a detector that was
+calibrated on one also scores on the other.
 
 A network may be computed in bfloat16 where the processor multiplies in it: twice as fast, and
 features move by a tenth of their deviation over cells. So the arithmetic is part of the model, and
@@ -35,8 +35,8 @@ from tasks.network.classifier import (
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.folding import agree, folded
 
-# One thread, so that features do not depend on how many cores a worker has; not tied to a core, or
-# all workers of a machine would be tied to the same one.
+# One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
+# all workers of a machine would be pinned to the same one.
 _ON_PROCESSOR = {
     "INFERENCE_NUM_THREADS": 1,
     "NUM_STREAMS": 1,
@@ -56,7 +56,7 @@ def fastest_arithmetic() -> Arithmetic:
 
 
 def refuse_other_arithmetic(spec: NetworkSpec) -> None:
-    """Raise NetworkError where this machine does not compute in the arithmetic of a network.
+    """Raise NetworkError if this machine does not compute in the arithmetic of a network.
 
     OpenVINO would compute it in float32 and say nothing.
     """
@@ -70,17 +70,17 @@ def refuse_other_arithmetic(spec: NetworkSpec) -> None:
 
 @dataclass(frozen=True)
 class Inference:
-    """Hold a network that is ready for many passes.
+    """A network that is ready for many passes.
 
-    ``run`` takes pixels, uint8 (B, side, side, 3), and gives taps, each (B, d), and logits (B, C),
-    float32. On a GPU they may still be being computed, and lie there. ``batch`` images make a good
-    pass, and ``threads`` that read and decode keep the network busy. ``cutting`` is taken from the
+    ``run`` takes pixels, uint8 (B, side, side, 3), and returns taps, each (B, d), and logits (B, C),
+    float32. With a GPU they are on it, and may still be in computation. ``batch`` is a good number
+    of images per pass, and ``threads`` of reading threads to keep the network busy. ``cutting`` is taken from the
     taps of cells that slidewatch cuts out (`tasks.network.cutting`).
     """
 
     spec: NetworkSpec
     run: Callable[[NDArray[np.uint8]], Outputs]
-    batch: int = 32  # what goes between layers stays in a core's cache
+    batch: int = 32  # so that data between layers stay in a core's cache
     threads: int = 2
     cutting: Shift | None = None
 
@@ -105,9 +105,9 @@ class Inference:
 
 
 def inference(classifier: Classifier) -> Inference:
-    """Prepare the fastest way known to run a classifier where it lies.
+    """Prepare the fastest known way to run a classifier on its device.
 
-    A network that OpenVINO does not take, or computes otherwise, is run by PyTorch.
+    PyTorch runs a network that OpenVINO cannot convert, or computes differently.
     """
     made = folded(classifier)
     if classifier.mean.is_cuda:
@@ -117,7 +117,7 @@ def inference(classifier: Classifier) -> Inference:
     network = _FromPixels(made)
     try:
         run = _on_processor(network)
-    except Exception as error:  # whatever a converter says of a network that it does not know
+    except Exception as error:  # any error of the converter
         log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
         return Inference(classifier.spec, network.run, cutting=classifier.cutting)
     generator = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def inference(classifier: Classifier) -> Inference:
 
 
 class _FromPixels(nn.Module):
-    """Wrap a classifier so that it takes pixels as they are decoded, and gives a flat tuple."""
+    """Wrap a classifier to take decoded pixels and return a flat tuple."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
     spec, side = network.classifier.spec, network.classifier.spec.side
     with torch.inference_mode():
         example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        # Not `openvino.convert_model`, which reports its use to its makers.
+        # Not `openvino.convert_model`, which sends telemetry.
         traced = TorchScriptPythonDecoder(
             network, example_input=example, trace_kwargs={"check_trace": False}
         )
@@ -165,7 +165,7 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
     graph.validate_nodes_and_infer_types()
     precision = {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
     compiled = Core().compile_model(graph, "CPU", _ON_PROCESSOR | precision)
-    of_thread = threading.local()  # a request is one thread's at a time
+    of_thread = threading.local()  # a request belongs to one thread at a time
 
     def run(pixels: NDArray[np.uint8]) -> Outputs:
         if not hasattr(of_thread, "request"):
@@ -179,8 +179,8 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
 
 
 def _on_gpu(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Outputs]:
-    # TF32 keeps ten bits of a float32: early taps, whose variance is small, would move by more than
-    # the detector's scale.
+    # TF32 keeps ten bits of a float32: early taps, which have a small variance, would change by more
+    # than the detector's scale.
     torch.backends.cudnn.allow_tf32 = False
     network = _FromPixels(classifier)
 
@@ -208,7 +208,7 @@ def taps_and_maps(
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Compute pooled taps (n, d) of images (n, side, side, 3), and maps (n, d, h, w), in one pass.
 
-    A tap that gives one vector an image has no map.
+    A tap with one vector per image has no map.
     """
     with torch.inference_mode(), classifier.computing():
         outputs, _ = classifier.maps(to_pixels(pixels).to(classifier.mean.device))

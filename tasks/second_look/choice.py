@@ -21,7 +21,7 @@ from tasks.types import Float
 # A second look reads the file again, and costs two passes of the network where the diagnosis is
 # settled, else three to nine. Of one image in 25 that is a tenth of what a night takes.
 SHARE = 25
-LEAST = 64  # images, however small the night: they take a second
+LEAST = 64  # images even in a small night; they take a second
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Doubtful:
 
     @staticmethod
     def none() -> "Doubtful":
-        """Hold no image."""
+        """Make an empty set of images."""
         rows, doubt = np.zeros(0, np.int64), np.zeros(0, np.float64)
         return Doubtful(rows, rows, rows, doubt, doubt)
 
     def first(self, count: int) -> "Doubtful":
-        """Take the first so many, of every slide in turn."""
+        """Return the first ``count``, of every slide in turn."""
         order = np.lexsort((self.rows, -self.abnormality, self.doubt, self.place))
         return self._take(order[:count])
 
     def of_part(self, part: int) -> NDArray[np.int64]:
-        """List the rows of one part in rising order."""
+        """List the rows of one part in ascending order."""
         return np.sort(self.rows[self.part == part])
 
     def beside(self, other: "Doubtful") -> "Doubtful":
@@ -72,7 +72,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 
 
 def most_looked_at(images: int) -> int:
-    """Compute how many images of a night may be looked at twice.
+    """Compute the largest number of images of a night that get a second look.
 
     >>> most_looked_at(100), most_looked_at(8000)
     (64, 320)
@@ -91,9 +91,9 @@ def doubtful(
     Args:
         rows: `columns` of the part's image rows, in order.
         classes: of the network.
-        rule: by which they are for review.
+        rule: decides which are for review.
         part: its number.
-        start: the row of the batch that is its first.
+        start: its first row in the batch.
     """
     scored, _, _ = flags(rows)
     chosen = np.flatnonzero(scored & is_for_review(rows))
@@ -101,7 +101,7 @@ def doubtful(
     lead = margins(np.stack([numbers_of(rows, f"probability_{name}") for name in classes], axis=1))
     settled = lead >= settled_from(1)
     doubt = np.where(settled, numbers_of(rows, "p_value") / rule.alpha, lead / settled_from(1))
-    # A cell that the border cuts has no abnormality, and is not the first among its equals.
+    # A cell cut by a border has no abnormality, and comes last among equals.
     abnormality = np.nan_to_num(numbers_of(rows, "abnormality"), nan=-np.inf, posinf=np.inf)
     order = np.lexsort((chosen, -abnormality, doubt))
     groups = 2 * _pairs(rows) + settled
@@ -111,16 +111,16 @@ def doubtful(
 
 
 def _pairs(rows: pa.Table) -> NDArray[np.int64]:
-    """Number the pairs of patient and slide (n,) that rows are of."""
+    """Number the pairs of patient and slide (n,) of rows."""
     patients, _ = coded(rows["patient_id"])
     slides, names = coded(rows["slide_id"])
     return np.asarray(patients * max(1, len(names)) + slides)
 
 
 def spread_over(groups: NDArray[np.integer], most: int) -> NDArray[np.intp]:
-    """Choose at most so many rows, as many of each group (n,) as of others, in rising order.
+    """Choose at most ``most`` rows, spread evenly over the groups (n,), in ascending order.
 
-    Of a group they are spread evenly over its rows; one that has fewer gives all of them.
+    Within a group they are spread evenly too; a smaller group gives all its rows.
 
     >>> spread_over(np.asarray([0, 0, 0, 0, 0, 1, 2, 2]), 5)
     array([0, 4, 5, 6, 7])

@@ -1,7 +1,7 @@
-"""Put what a second look has found into the rows of an image report.
+"""Add the results of a second look to the rows of an image report.
 
-A second look never takes an image from review: whoever asked for a person to look has the last
-word. What it finds stands beside the first figures, which slides are counted by.
+A second look never cancels a review. Its results are added to those of the first look, by which
+slides are counted.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Looked:
     unstable: NDArray[np.bool_]
 
     def to_table(self, classes: Sequence[str]) -> pa.Table:
-        """Make a table, for keeping."""
+        """Make a table to be stored."""
         chances = {
             f"probability_{name}": self.probabilities[:, c] for c, name in enumerate(classes)
         }
@@ -51,7 +51,7 @@ class Looked:
 
     @classmethod
     def from_table(cls, table: pa.Table, classes: Sequence[str]) -> "Looked":
-        """Read it back from `to_table`."""
+        """Read the results back from `to_table`."""
         chances = [table[f"probability_{name}"].to_numpy() for name in classes]
         return cls(
             table["row"].to_numpy(),
@@ -63,7 +63,7 @@ class Looked:
 
     @staticmethod
     def joined(parts: Sequence["Looked"], classes: int) -> "Looked":
-        """Join what was found of several parts, if any."""
+        """Join the results of several parts, if any."""
         nothing = np.zeros(0)
         empty = Looked(
             np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool)
@@ -78,7 +78,7 @@ class Looked:
         )
 
     def within(self, start: int, stop: int) -> "Looked":
-        """Take the images in rows ``start`` to ``stop``, counted from ``start``."""
+        """Return the images in rows ``start`` to ``stop``, counted from ``start``."""
         chosen = np.flatnonzero((self.rows >= start) & (self.rows < stop))
         return Looked(
             self.rows[chosen] - start,
@@ -92,13 +92,13 @@ class Looked:
 def with_second_look(
     rows: pa.Table, classes: Sequence[str], rule: VerdictRule, looked: Looked | None
 ) -> pa.Table:
-    """Add the columns of a second look to image rows, and let diagnoses follow it.
+    """Add the columns of a second look to image rows, and update diagnoses.
 
     Args:
         rows: of the first pass.
         classes: of the network.
-        rule: by which a diagnosis is uncertain.
-        looked: what was found of some of the rows; None where the detector cannot look twice.
+        rule: decides whether a diagnosis is uncertain.
+        looked: the results for some of the rows; None if the detector cannot look twice.
     """
     n = rows.num_rows
     first = np.stack([rows[f"probability_{name}"].to_numpy() for name in classes], axis=1)
@@ -131,7 +131,7 @@ def _diagnosed_anew(
     looked: Looked,
     made: NDArray[np.bool_],
 ) -> pa.Table:
-    """Replace probabilities, diagnoses and reasons of the images that were looked at twice."""
+    """Replace probabilities, diagnoses and reasons of images with a second look."""
     anew = made & np.isfinite(looked.probabilities).all(axis=1)
     here, chances = looked.rows[anew], looked.probabilities[anew]
     changed = first.copy()

@@ -1,4 +1,4 @@
-"""Turn, flip and filter images of 8 bits, as a second look sees them."""
+"""Turn, flip and filter images of 8 bits for a second look."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ VIEWS = 8  # the image itself, its turns and its mirror images
 ROUNDS = ((1,), (2,), (3,), (4, 5), (6, 7))  # ways, in turn, as long as a diagnosis is not settled
 FILTERS = ("blur", "median")
 
-# Pairs of nine values to be put in order, one after the other, so that the fifth is the median
-# (Paeth 1990; Devillard 1998).
+# Pairs of nine values to sort, one after the other, so that the fifth is the median (Paeth 1990;
+# Devillard 1998).
 _EXCHANGES = (
     (1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3),
     (5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2),
@@ -42,7 +42,7 @@ def blurred(images: Images) -> Images:
 
 
 def median_filtered(images: Images) -> Images:
-    """Take the median of images (n, s, s, 3) over 3 x 3 pixels, colour by colour."""
+    """Take the median of images (n, s, s, 3) over 3 x 3 pixels, for each colour."""
     values = list(_neighbourhood(images))
     for low, high in _EXCHANGES:
         a, b = values[low], values[high]

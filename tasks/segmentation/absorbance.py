@@ -1,7 +1,7 @@
-"""Compute how much light the cells of a photographed field absorb, and find where cells lie.
+"""Compute the light absorbed by the cells of a photographed field, and find the cells.
 
-By the Beer-Lambert law, absorbance measures the stain, whatever lamp, exposure and illumination the
-photograph was taken with: all thresholds are relative to the field's own background and cells.
+By the Beer-Lambert law, absorbance measures the stain, independently of lamp, exposure and
+illumination: all thresholds are relative to the field's own background and cells.
 """
 
 import cv2
@@ -11,16 +11,18 @@ from skimage.filters import threshold_otsu
 from tasks.types import Amount, Field, Mask
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
-DARKEST = 0.1  # of the brightest pixels; darker is the stop of an eyepiece, not the lamp's light
-HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, and noise is most of it
+DARKEST = (
+    0.1  # of the brightest pixels; darker pixels show the stop of an eyepiece, not the lamp's light
+)
+HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, mostly noise
 LEVELS = 256  # of an amount, between which a threshold is sought
-FITTED_PIXELS = 4_000  # are enough for six coefficients
-FITS = 8  # of the background, each to what the last one called unstained
+FITTED_PIXELS = 4_000  # enough for six coefficients
+FITS = 8  # of the background, each to pixels that the last one called unstained
 POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
-# Added to the mean squares of the six terms, so that a corner alone does not bend the surface.
+# Added to the mean squares of the six terms, so that a single corner does not bend the surface.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
-NOISE_MARGIN = 3.0  # twice what Otsu's threshold finds between the halves of white noise
+NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
 
 def absorbance(field: Field) -> Amount:
@@ -41,7 +43,7 @@ def over_channels(colour: Amount) -> Amount:
 
 
 def stained(amount: Amount) -> Mask:
-    """Mark the pixels (h, w) that hold stain; none where the field shows nothing but noise.
+    """Mark the stained pixels (h, w); none if the field is only noise.
 
     Args:
         amount: absorbance over all channels, (h, w).
@@ -49,7 +51,7 @@ def stained(amount: Amount) -> Mask:
     if amount.size == 0 or np.ptp(amount) == 0:
         return np.zeros(amount.shape, bool)
     noise = _noise(amount)
-    # A few dark nuclei would pull a threshold on plain absorbance up beyond the red cells.
+    # A few dark nuclei would raise a threshold on plain absorbance above the red cells.
     spread = np.log1p(amount / np.float32(max(noise, LEAST_CONTRAST)))
     mask: Mask = spread > _otsu(spread)
     inside = mask.view(np.uint8)
@@ -98,7 +100,7 @@ def _otsu(amount: Amount) -> float:
 
 
 def _noise(amount: Amount) -> float:
-    """Estimate the standard deviation from pixel to pixel, by the median over the field."""
+    """Estimate the standard deviation between pixels by the median over the field."""
     fine = amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT)
-    # The mean of nine holds a ninth of the pixel itself.
+    # The mean of nine includes a ninth of the pixel itself.
     return float(1.4826 * np.median(np.abs(fine)) / np.sqrt(8 / 9))

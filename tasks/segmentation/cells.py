@@ -1,4 +1,4 @@
-"""Find the cells of a field of view: an outline, a box and a kind of each.
+"""Find the cells of a field of view: an outline, a box and a kind for each.
 
 Everything is measured in diameters of the field's own median cell and in absorbances of its own
 background and cells, so that magnification, exposure and stain do not matter.
@@ -33,45 +33,45 @@ from tasks.types import Amount, Field, Float, Mask
 Kind = Literal["red", "white"]
 
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
-WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; a larger one finds no more
-ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
-ROUGH_SIDES = 800, 1600  # pixels of a field's longer side where the first guess is made
-LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
-LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
-ROUNDS = 4  # of searching with the diameter that the last round found
-STEADY = 0.1  # change of the diameter, as a share, after which the next would be small
+WORKING_DIAMETER = 48  # pixels of the median cell during the search; larger ones find no more
+ROUGH_DIAMETER = 24  # the same to find the diameter only, and for rings
+ROUGH_SIDES = 800, 1600  # pixels of a field's longer side for the first guess
+LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enough for that guess
+LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
+ROUNDS = 4  # of searching, each with the diameter from the last
+STEADY = 0.1  # change of the diameter, as a share, that ends the rounds
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
-LEAST_RING = 0.1  # edge, 0 to 1, averaged over a ring; of a long or a pale cell few rings see much
+LEAST_RING = 0.1  # mean edge, 0 to 1, over a ring; rings see little of a long or pale cell
 CLOSEST = 0.25  # of two rings of one radius
-# In fields packed with cells, and in tissue, as many are found as 10 to each cell that fits in.
+# Fields packed with cells, and tissue, have up to 10 for each cell that fits in.
 RINGS_A_CELL = 20
-MOST_SEARCHED = 24_000_000  # pixels of a field where it is searched; each takes 100 bytes
-LONGEST_SEARCHED = 32_000  # pixels of its longer side there; OpenCV counts so far and no further
-ALIKE = 0.08  # of two outlines' middles, in diameters
+MOST_SEARCHED = 24_000_000  # pixels of a searched field; each takes 100 bytes
+LONGEST_SEARCHED = 32_000  # pixels of its longer side; the limit of OpenCV
+ALIKE = 0.08  # distance of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
-CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
-LEAST_EDGE = 0.7  # averaged over an outline, as a share of a clear one
-HOPELESS = 0.5  # the same of a first, coarse outline that is not worth a second
-LEAST_SEEN = 0.5  # share of an outline that lies within the field
+CLEAR = 0.7  # edge that counts as complete: pale cells have outlines too
+LEAST_EDGE = 0.7  # mean over an outline, as a share of a clear one
+HOPELESS = 0.5  # the same for a coarse first outline that is not worth a second
+LEAST_SEEN = 0.5  # share of an outline within the field
 LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
-LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and the overlap of two cells are smaller
-# Clearer outlines may cover as large a share of a cell as its edge exceeds this: a pale cell is
-# sure where it lies alone, in a heap only a clear one.
+LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and overlaps of cells are smaller
+# Clearer outlines may cover the share of a cell by which its edge exceeds this: a pale cell is
+# certain if it is alone, in a heap only a clear one.
 LEAST_EDGE_COVERED = 0.58
-PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
-SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as `PREFERRED_SIZE`
-CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
+PREFERRED_SIZE = 1.2  # in diameters; the smaller of two outlines is more often a part of the cell
+SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
+CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Describe a cell in a field of view.
+    """A cell in a field of view.
 
-    ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) its x and y
-    there, which may lie outside the field; ``area`` what lies within, in square pixels; ``edge``,
-    0 to 1, how much of the outline is a clear edge; 1 of a white cell, which is found by its
-    nucleus. ``kind`` is a hint by that, no diagnosis.
+    ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) is x and y,
+    possibly outside the field; ``area`` is the area within the field in square pixels; ``edge``,
+    0 to 1, is the clearness of the outline, 1 for a white cell, which is found by its nucleus.
+    ``kind`` is a hint from the nucleus, not a diagnosis.
     """
 
     box: Box
@@ -84,9 +84,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """List a field's cells in reading order, with the median red cell's diameter in pixels or NaN.
+    """A field's cells in reading order, with the median red cell's diameter in pixels or NaN.
 
-    Outlines of cells that lie over one another overlap.
+    Outlines of overlapping cells overlap.
     """
 
     cells: tuple[Cell, ...]
@@ -96,12 +96,12 @@ class Cells:
 def find_cells(field: Field, diameter: float | None = None) -> Cells:
     """Find the cells of a field of view, RGB uint8 (h, w, 3).
 
-    A field without cells, of nothing but noise or of one colour has none.
+    A field of only noise or of one colour has none.
 
     Args:
         field: RGB uint8 (h, w, 3).
-        diameter: of a typical red cell in pixels, where the magnification is known; it saves half
-            of the time, and one field's median is less sure.
+        diameter: of a typical red cell in pixels, if the magnification is known; this halves the
+            time, and is more certain than one field's median.
 
     Raises:
         ValueError: the field is not RGB, or the diameter is below `LEAST_DIAMETER`.
@@ -131,7 +131,7 @@ def typical_diameter(field: Field) -> float:
 
 
 def find_roughly(field: Field) -> Cells:
-    """Find most cells of a field of view, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
+    """Find most cells of a field, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
     diameter, cells = _guess_diameter(field), list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
@@ -149,7 +149,7 @@ def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
 
 
 def _guess_diameter(field: Field) -> float:
-    """Guess a cell's diameter in pixels by how deep stained regions are; NaN without any."""
+    """Guess a cell's diameter in pixels from the depth of stained regions; NaN without any."""
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
         mask = stained(over_channels(absorbance(scaled(field, scale))))
@@ -158,7 +158,7 @@ def _guess_diameter(field: Field) -> float:
             return float("nan")
         depth = depths(mask)
         deepest = np.sort(depth[mask & (depth == cv2.dilate(depth, np.ones((5, 5))))])
-        # By area: specks are many, cells are large.
+        # Weighted by area, because specks are many and cells are large.
         typical = _weighted_median(deepest, deepest**2)
         if typical >= LEAST_DEPTH or scale == 1:
             break
@@ -173,7 +173,7 @@ def _without_holes(mask: Mask) -> Mask:
 
 
 def _median_diameter(cells: list[Cell]) -> float:
-    """Measure the median red cell's diameter in pixels, uncut and clear outlines first."""
+    """Measure the median red cell's diameter in pixels, preferring uncut and clear outlines."""
     red = [cell for cell in cells if cell.kind == "red"]
     chosen = [cell for cell in red if not cell.touches_border] or red or cells
     if not chosen:
@@ -193,7 +193,7 @@ def _weighted_median(values: Float, weights: Float) -> float:
 def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     """Find cells of a field whose median cell has about this diameter in pixels, clearest first.
 
-    They are searched where the median cell is ``working`` pixels wide.
+    The search scales the median cell to ``working`` pixels.
     """
     scale = working / diameter
     width, height = size_at(field.shape, scale)
@@ -220,12 +220,12 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
 def _uncovered(
     found: list[tuple[Outline, Kind]], mask: Mask, step: int
 ) -> list[tuple[Outline, Kind]]:
-    """Choose outlines that hold stain and that those before them do not cover.
+    """Choose outlines that contain stain and are not covered by earlier ones.
 
     Args:
         found: outlines, the most probable first.
-        mask: which pixels hold stain, of every ``step``th row and column.
-        step: pixels of an outline's unit to each of the mask.
+        mask: the stained pixels, in every ``step``th row and column.
+        step: units of an outline per pixel of the mask.
     """
     chosen = []
     covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
@@ -266,7 +266,7 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp],
 
 
 def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """Find candidates for red cells, maybe several of one cell, the most probable first."""
+    """Find candidates for red cells, possibly several per cell, the most probable first."""
     edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)
     rings = step * seeds(
@@ -277,7 +277,7 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
         most=_most_rings(amount.shape, working),
     )
     first, along = trace(edge, rings, ANGLES // 2)
-    # A ring finds a long cell at one of its ends; from the outline's middle it sees the other.
+    # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
     points, along = trace(edge, again)
     clearness, seen = _clearness(along)
@@ -288,18 +288,18 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
 
 
 def _most_rings(shape: tuple[int, ...], working: int) -> int:
-    """Limit the rings of a field by how many cells fit into it, cut ones at its border included."""
+    """Limit the rings of a field by the number of cells that fit, including cut ones."""
     fit = (shape[0] + working) * (shape[1] + working) / (np.pi / 4 * working**2)
     return ceil(RINGS_A_CELL * fit)
 
 
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
-    """List middles x, y and radii (n, 3) of outlines that differ and may become clear.
+    """List middles x, y and radii (n, 3) of different outlines that may become clear.
 
-    Of those alike, the clearest is kept.
+    Of similar ones the clearest is kept.
 
     Args:
-        outlines: of `trace`.
+        outlines: from `trace`.
         along: the edges along them.
         working: diameter of the median cell in pixels.
     """
@@ -307,7 +307,7 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
     order = np.argsort(-clearness, kind="stable")
     order = order[clearness[order] > HOPELESS]
     places = np.column_stack([outlines.mean(axis=1), _widths(outlines) / 2])[order]
-    # Not each against each: of tissue at a low magnification a field has tens of thousands.
+    # Not every pair: a field of tissue at low magnification has tens of thousands.
     pairs = KDTree(places[:, :2]).query_pairs(1.01 * ALIKE * working, output_type="ndarray")
     away = np.abs(places[pairs[:, 0]] - places[pairs[:, 1]])
     alike = np.hypot(away[:, 0], away[:, 1]) < ALIKE * working
@@ -321,7 +321,7 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
 
 
 def _clearness(along: Float) -> tuple[Float, Float]:
-    """Average the edge over the seen part of outlines, and measure the share seen, (n,) each."""
+    """Average the edge over the visible part of outlines, and measure that part's share, (n,) each."""
     seen = ~np.isnan(along)
     clear = np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR
     return clear / np.maximum(seen.sum(axis=1), 1), seen.mean(axis=1)
@@ -337,7 +337,7 @@ def _cells(found: list[tuple[Outline, Kind]], scale: float, shape: tuple[int, ..
     width, height = size = (shape[1], shape[0])
     points = np.array([points for (points, _), _ in found]).reshape(-1, ANGLES, 2)
     outlines = rescaled(points, 1 / scale)
-    # What lies outside is pressed flat against the border.
+    # Parts outside are projected onto the border.
     areas = enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
     cells = []
     for outline, area, ((_, clearness), kind) in zip(outlines, areas, found, strict=True):

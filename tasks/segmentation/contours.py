@@ -1,10 +1,10 @@
 """Trace closed outlines of round things darker than their surroundings, even if they overlap.
 
 An edge is a complex number that points from dark to bright; its absolute value is 0 to 1. A centre
-is where the edges of a whole ring point outwards (a Hough transform by direction). Round it, an
-outline is the closed path of radii that gathers the strongest outward edges, found by dynamic
-programming. A cell that lies over another one has edges on all sides, since absorbances add up, so
-that the overlap belongs to both.
+is a point around which the edges of a whole ring point outwards (a Hough transform by direction).
+Around it, an outline is the closed path of radii with the strongest outward edges, found by dynamic
+programming. A cell on top of another one has edges on all sides, because absorbances add up, so the
+overlap belongs to both.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ Gain = NDArray[np.float32]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 ANGLES = 48
-REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline that are tried, in radii of its seed
+REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline to try, in radii of its seed
 RING_WIDTH = 0.13  # of a ring's radius; cells are not circles
-SOFTNESS = 0.12  # of a typical edge, where an edge counts as a half: pale cells have edges too
+SOFTNESS = 0.12  # of a typical edge, at which an edge counts as a half: pale cells have edges too
 SMOOTHING = 0.03  # of a diameter; less than the rim of a cell, more than the camera's noise
-STEPS = 2  # by how many of `REACH` an outline may turn from one angle to the next
-STIFFNESS = 0.06  # what a step costs, in edges
-AT_ONCE = 512  # seeds that are traced together, each of which takes 100 kB
+STEPS = 2  # largest step in `REACH` from one angle to the next
+STIFFNESS = 0.06  # cost of a step, in edges
+AT_ONCE = 512  # seeds traced together; each takes 100 kB
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and the four beside it
-SEEN = 0.5  # of a ring; of a cell that is cut more than this, the centre is a guess
+SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
 def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
@@ -37,7 +37,7 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
 
     Args:
         amount: absorbance over all channels.
-        mask: which pixels hold stain.
+        mask: the stained pixels.
         diameter: of a typical cell in pixels.
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
@@ -75,14 +75,14 @@ def filtered(amount: Amount, across: Gain, down: Gain) -> Amount:
 
 
 def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -> Float:
-    """Find centres of rings: x, y and radius in pixels, (n, 3); they may lie outside the field.
+    """Find centres of rings: x, y and radius in pixels, (n, 3), possibly outside the field.
 
     Args:
         edge: of `edges`, (h, w).
-        radii: of the rings that are tried, in pixels.
+        radii: of the rings to try, in pixels.
         least: the share of a ring that must point outwards.
         apart: the least distance of two centres in pixels.
-        most: how many are returned; of more, those of which the largest share points outwards.
+        most: the largest number to return, best first.
     """
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
@@ -123,14 +123,14 @@ def _inside(length: int, margin: int, half: int) -> Gain:
 
 
 def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
-    """Trace outlines (n, angles, 2) in pixels x, y round n seeds, and edges (n, angles) along them.
+    """Trace outlines (n, angles, 2) in pixels x, y around n seeds, and edges (n, angles) along them.
 
-    The edge is NaN outside the field, where nothing is known.
+    The edge is NaN outside the field.
 
     Args:
         edge: of `edges`, (h, w).
         around: x, y and radius of the seeds in pixels, (n, 3).
-        angles: how many points an outline has; with half of them, half as many radii are tried.
+        angles: number of points of an outline; with half of them, half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
@@ -139,7 +139,7 @@ def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Floa
 
 
 def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
-    """Trace outlines round few seeds, as `trace` does round many."""
+    """Trace outlines around a few seeds, as `trace` does around many."""
     turn = 2 * np.pi * np.arange(angles)[:, np.newaxis, np.newaxis] / angles
     right, down = np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
     reach = REACH[:: ANGLES // angles].astype(np.float32)
@@ -219,7 +219,7 @@ def _outward_edges(edge: Edges, right: Gain, down: Gain, x: Gain, y: Gain) -> Ga
 
 
 def _ring(radius: float) -> tuple[Edges, int]:
-    """Draw outward unit vectors on a soft ring (side, side) that sum to 1; give half its side."""
+    """Draw outward unit vectors on a soft ring (side, side) that sum to 1; return half its side."""
     half = int(np.ceil(radius * (1 + 3 * RING_WIDTH)))
     x = np.arange(-half, half + 1)
     z = x + 1j * x[:, np.newaxis]
@@ -229,10 +229,10 @@ def _ring(radius: float) -> tuple[Edges, int]:
 
 
 def _closed_path(gain: Gain) -> NDArray[np.intp]:
-    """Find the path over radii with the highest gain less its steps, for each of n; (angles, n).
+    """Find the path over radii with the highest gain minus its steps, for each of n; (angles, n).
 
-    It is followed for half a turn more than one, and the turn in the middle is kept, so that the
-    ends meet.
+    It is followed for one and a half turns, and the turn in the middle is kept, so that the ends
+    meet.
 
     Args:
         gain: of each radius at each angle, (angles, radii, n).
@@ -265,14 +265,14 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
 
 
 def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
-    """Find how far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
+    """Find the offset of a path from the top of a parabola through three gains, -.5 to .5 of a step.
 
-    The gains are those of the path and beside it; the result is 0 where they have no top, and at
+    The gains are those of the path and its neighbours; the offset is 0 if there is no top, and at
     the first and the last radius.
 
     Args:
         gain: of each radius at each angle, (angles, radii, n).
-        path: of `_closed_path`, (angles, n).
+        path: from `_closed_path`, (angles, n).
     """
     a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
     last = gain.shape[1] - 1

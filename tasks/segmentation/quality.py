@@ -13,23 +13,23 @@ from tasks.segmentation.cells import Cells
 from tasks.segmentation.contours import filtered, gaussian, layers
 from tasks.types import Amount, Field
 
-SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves what was clipped by a level or two
-PACKED_DIAMETER = 12  # pixels of a cell at which ground is looked for between cells
-SQUARE = 4  # cells' widths; a clump of cells, or a white one, does not fill it
-GROUND = 0.25  # absorbance of green at most; the lamp's fall towards the corners is less
-LEAST_GROUND = 0.05  # share of a square; where less is seen, cells lie over one another
-FOCUS_DIAMETER = 48  # pixels of a cell at which edges are compared
+SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
+PACKED_DIAMETER = 12  # pixels of a cell when looking for ground between cells
+SQUARE = 4  # widths of a cell; a clump of cells, or a white cell, does not fill it
+GROUND = 0.25  # largest absorbance of green; the lamp's fall towards the corners is less
+LEAST_GROUND = 0.05  # share of a square; with less, cells overlap
+FOCUS_DIAMETER = 48  # pixels of a cell when comparing edges
 
 
 @dataclass(frozen=True)
 class FieldQuality:
-    """Describe the quality of a field's photograph.
+    """The quality of a field's photograph.
 
     ``sharpness``: see `sharpness`. ``too_dark`` and ``too_bright``: shares of pixels, 0 to 1, where
     a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
-    green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: how many.
-    ``covered``: the share of the field that cells cover, 0 to 1. ``overlap``: the share of that
-    which lies in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
+    green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: their number.
+    ``covered``: the share of the field covered by cells, 0 to 1. ``overlap``: the share of the
+    covered area in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
     """
 
     sharpness: float
@@ -46,7 +46,7 @@ class FieldQuality:
 def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
     """Measure the quality of a field, RGB uint8 (h, w, 3), in which ``found`` are the cells.
 
-    ``focus`` is its sharpness where that is known already.
+    ``focus`` is its sharpness, if already known.
     """
     height, width = field.shape[:2]
     cells = layers([cell.outline for cell in found.cells], (height, width))
@@ -76,10 +76,9 @@ def _totals(field: Field) -> list[int]:
 def sharpness(field: Field, diameter: float) -> float:
     """Divide the variance of the Laplacian of brightness by that of brightness; at least 0.
 
-    It is taken where a cell is `FOCUS_DIAMETER` pixels wide, so that magnification does not matter,
-    behind a Gaussian of one pixel, so that the camera's noise does not, and divided by the
-    variance, so that contrast does not. 0 for a field of one colour; NaN where the diameter is not
-    known.
+    The field is scaled to cells of `FOCUS_DIAMETER` pixels, so that magnification does not matter,
+    smoothed by a Gaussian of one pixel, because of the camera's noise, and divided by the variance,
+    because of contrast. 0 for a field of one colour; NaN if the diameter is unknown.
 
     Args:
         field: RGB uint8 (h, w, 3).
@@ -104,8 +103,8 @@ def _laplacian(levels: Amount) -> Amount:
 def packed(field: Field, diameter: float) -> float:
     """Measure the share of a field, 0 to 1, where cells are so thick that hardly any ground shows.
 
-    It is divided into squares about `SQUARE` cells wide; ground is what is hardly darker than the
-    brightest of the field. NaN where the diameter is not known.
+    The field is divided into squares about `SQUARE` cells wide; ground is hardly darker than the
+    brightest part of the field. NaN if the diameter is unknown.
 
     Args:
         field: RGB uint8 (h, w, 3).

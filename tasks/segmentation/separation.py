@@ -1,4 +1,4 @@
-"""Separate a cell from its neighbours: its rim, and what lies in two cells."""
+"""Separate a cell from its neighbours: its rim, and overlaps."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from skimage.measure import points_in_poly
 
 from tasks.images.crops import TRAINING_DIAMETER, Points
 
-MARGIN = 2  # pixels of a cut-out cell: the rim that training cells have round them
+MARGIN = 2  # pixels of a cut-out cell: the rim around training cells
 LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 
 
 def scale_of(diameter: float) -> float:
-    """Compute how much to enlarge a field so that its median cell is as large as a training cell.
+    """Compute the factor that makes a field's median cell as large as a training cell.
 
     Args:
         diameter: of the field's median cell in pixels.
@@ -23,7 +23,7 @@ def scale_of(diameter: float) -> float:
 
 
 def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
-    """Move an outline (n, 2) outwards by the rim that the training cells have round them.
+    """Move an outline (n, 2) outwards by the rim around training cells.
 
     Args:
         outline: x and y in pixels of a field.

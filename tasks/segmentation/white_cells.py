@@ -23,20 +23,20 @@ from tasks.segmentation.contours import (
 from tasks.types import Amount, Float, Mask
 
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
-CYTOPLASM = 0.05  # the same of a white cell's cytoplasm
-COLOURED = 0.25  # the same as a share of its own absorbance, of which a dark red cell has more
-PALEST = 0.2  # absorbance of a red cell; beside a paler one, errors of colour look like a nucleus
-LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, but for a ripe schizont
-LOBES_APART = 0.16  # to each side, for one nucleus
+CYTOPLASM = 0.05  # the same for a white cell's cytoplasm
+COLOURED = 0.25  # the same as a share of its own absorbance, which is higher in a dark red cell
+PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour look like a nucleus
+LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, except a ripe schizont
+LOBES_APART = 0.16  # to each side, within one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
 CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
-BRIDGE = 0.2  # across; what is narrower joins a white cell to another one
+BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
 def white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 
-    Cytoplasm has some of the nucleus' colour, and is near it. The cell is the convex hull of both.
+    Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
     """
     typical = float(np.median(amount[mask]))
     red = mask & (amount < 1.5 * typical)
@@ -66,7 +66,7 @@ def white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> 
         )
         parts, _ = ndimage.label(body | nucleus)
         pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]
-        # Their corners, so that a streak has a hull as well.
+        # The corners of pixels, so that even a streak has a hull.
         hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
         corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
         found.append((_resampled(corners), 1.0))

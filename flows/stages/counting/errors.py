@@ -1,8 +1,8 @@
-"""Count errors on the cells of fitted batches whose kind is known and that training has not seen.
+"""Count errors on labelled cells of fitted batches that the training has not seen.
 
-These are the cells of validation and test patients, and those of patients who joined after the
-training. Where a model was cross-validated, they are all its cells, each by the network of the fold
-that was trained without its patient. Only logits are read, shard by shard.
+These are the cells of validation and test patients, and of patients who joined after the training.
+For a cross-validated model they are all cells, each diagnosed by the network of the fold that was
+trained without its patient. Only logits are read, shard by shard.
 """
 
 import numpy as np
@@ -18,11 +18,11 @@ from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
 from tasks.reports.columns import PARASITIZED
 from tasks.types import below
 
-ERRORS = "errors"  # how the names of the counts begin in a version of the statistics
+ERRORS = "errors"  # prefix of the counts' names in a version of the statistics
 
 
 def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorCounts:
-    """Load a version's error counts; where it has none, make them of its batches' features."""
+    """Load a version's error counts, or compute them from its batches' features."""
     kept = kept_errors(store, lineage)
     if kept is not None:
         return kept
@@ -33,23 +33,23 @@ def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorC
 
 
 def kept_errors(store: Store, lineage: Lineage) -> ErrorCounts | None:
-    """Load a version's error counts; None in versions of before 0.3."""
+    """Load a version's error counts; None in versions older than 0.3."""
     arrays = below(ERRORS, load_moments(store, lineage))
     return ErrorCounts.from_arrays(arrays) if arrays else None
 
 
 def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -> ErrorCounts:
-    """Count the errors on all cells that a batch has given, fitted or held out."""
+    """Count the errors on all cells of a batch, fitted or held out."""
     fitted = errors_of_rows(store, card, contributed(store, card, contribution))
     held_out = errors_of_rows(store, card, held_out_rows(store, card, contribution))
     return merge_errors(fitted, held_out)
 
 
 def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
-    """Count the errors on labelled rows of a batch, by patient, or by slide where none is named.
+    """Count the errors on labelled rows of a batch, by patient, or by slide if none is named.
 
-    Cells that the network was trained on are left out, unless a network of a fold was not, and all
-    where no class is called "Parasitized".
+    Cells that the network was trained on are omitted, unless a fold's network was not; so are all
+    cells if no class is called "Parasitized".
     """
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:
@@ -73,7 +73,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
 def without_repeated_errors(
     store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
 ) -> Contribution:
-    """Note which held-out rows of a batch are not counted, for their images count already."""
+    """Record the held-out rows of a batch whose images are already counted elsewhere."""
     repeated = repeated_rows(store, card, contribution, others, held_out=True)
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
 

@@ -14,7 +14,7 @@ EXAMPLES = 2  # of each treatment
 
 @dataclass(frozen=True)
 class Example:
-    """Show a cell before and after an attack or corruption, two uint8 (S, S, 3), with captions."""
+    """A cell before and after an attack or corruption, two uint8 (S, S, 3), with captions."""
 
     heading: str
     clean: NDArray[np.uint8]

@@ -17,7 +17,7 @@ TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patien
 
 @dataclass(frozen=True)
 class Findings:
-    """Hold all scored sets of one detector, and the levels of its verdict.
+    """All scored sets of one detector, and the levels of its verdict.
 
     ``threshold`` is the abnormality from which on an image is abnormal at level ``alpha``.
     ``tables`` list the images of each set, with the ``group`` (patient, slide or image) that each
@@ -35,7 +35,7 @@ class Findings:
     other_sets: Mapping[str, str]
 
     def counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
-        """Select images that are right, also under noise as large, and wrong when attacked."""
+        """Select images that are right, even under noise of the same size, and wrong when attacked."""
         clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         part = self.scored[ATTACKED, treatment]
         return np.flatnonzero(clean.right & part.forms[NOISE].right & ~part.forms[form].right)

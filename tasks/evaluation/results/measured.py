@@ -45,7 +45,7 @@ def diagnosis_rows(findings: Findings) -> list[Metric]:
 
 
 def covariate_rows(findings: Findings) -> list[Metric]:
-    """Measure what corruptions do to the diagnosis, and how often the detector alarms."""
+    """Measure the effect of corruptions on the diagnosis, and how often the detector alarms."""
     rows = []
     for treatment in findings.treatments("corruption"):
         changed = findings.scored[SAMPLED, treatment].forms[FILE]
@@ -59,7 +59,7 @@ def covariate_rows(findings: Findings) -> list[Metric]:
 
 
 def attack_rows(findings: Findings) -> list[Metric]:
-    """Measure how often attacks succeed, how large they are, and how often they transfer."""
+    """Measure the success, size and transfer of attacks."""
     rows = []
     for treatment in findings.treatments("attack"):
         part = findings.scored[ATTACKED, treatment]
@@ -85,7 +85,7 @@ def attack_rows(findings: Findings) -> list[Metric]:
 def _transfer_rows(
     findings: Findings, part: ScoredPart, subject: Subject, clusters: NDArray[np.intp]
 ) -> list[Metric]:
-    """Measure how many images that fool this model fool the other one, which knew them, too."""
+    """Count the images that fool this model and also the other one, which knew them."""
     if part.transfer is None:
         return []
     file = part.forms[FILE]

@@ -10,8 +10,8 @@ from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES
 from tasks.evaluation.parts import CLEAN, COMPUTED, FILE, NOISE, Treatment, join, take
 from tasks.evaluation.results.findings import ATTACKED, TEST, Findings
 
-FEWEST = 2  # successful attacks without which there is nothing to compare
-TEACHER = "fgsm"  # what the regression for unseen attacks learns from
+FEWEST = 2  # successful attacks that a comparison needs
+TEACHER = "fgsm"  # the attack from which the regression for unseen attacks learns
 
 
 def comparisons(findings: Findings) -> list[Comparison]:
@@ -74,6 +74,6 @@ def _side(
 
 
 def _with_mask(group: str, ordinary: Side, abnormal: Side) -> str:
-    """Name the group, with a word where images have borders as dark as ordinary cells have."""
+    """Name the group, marked if its images have borders as dark as those of ordinary cells."""
     own, others = (side.scores["black border"] for side in (ordinary, abnormal))
     return f"{group}, masked" if np.median(others) <= np.quantile(own, 0.95) else group
