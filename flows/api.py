@@ -46,6 +46,7 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import ImageRef, find, image_refs
 from tasks.visualisation.thumbnails import thumbnail
+from tasks.words import counted
 
 try:
     import pandas as pd
@@ -87,7 +88,7 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
             for index, row in rows.iterrows()
         ]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
-        more = f"{len(self):,} images, {len(self.columns)} columns"
+        more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
 
     def _mime_(self) -> tuple[str, str]:
@@ -299,7 +300,8 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     if names is None:
         return manifest
     if len(names) != manifest.num_rows:
-        raise ValueError(f"{manifest.num_rows} images, but {len(names)} values of {column}")
+        images, values = counted(manifest.num_rows, "image"), counted(len(names), "value")
+        raise ValueError(f"{images}, but {values} of {column}")
     place = SCHEMA.get_field_index(column)
     texts = [None if name is None else str(name) for name in names]
     return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))

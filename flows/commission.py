@@ -95,7 +95,7 @@ def _detector(store: Store, name: str | None, known: SiteCard | None) -> Detecto
 def _negative(
     store: Store, known: SiteCard | None, batch: Batch, given: list[str]
 ) -> tuple[str, ...]:
-    """Take what is said of negative slides, or what was said when the night was commissioned."""
+    """Return the given negative slides, or those named when the night was commissioned."""
     if given:
         return negative_of(store, batch, given)
     night = known.night(batch.name) if known else None
@@ -113,7 +113,7 @@ def _nights(
     detector: DetectorCard,
     negative: tuple[str, ...],
 ) -> list[SiteNight]:
-    """Learn a batch, and earlier nights anew where they were learned with another detector."""
+    """Learn a batch, and relearn earlier nights that were learned with another detector."""
 
     def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
         added = learn_slides(client, store, night, card, detector)

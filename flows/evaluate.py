@@ -119,7 +119,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
 
 
 def _digest_name(wanted: Evaluation) -> str:
-    """Name an evaluation by a digest of what it asks, so that the same command goes on with it."""
+    """Name an evaluation by a digest of its options, so that the same command resumes it."""
     left = {"started_at", "name"} | (set() if wanted.site else {"site"})
     asked = wanted.model_dump(mode="json", exclude=left)
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -168,8 +168,8 @@ def _publish(
         "Images of unseen patients": f"{sum(result.unseen for result in results):,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted": f"{evaluation.attacked:,} images a seed",
-        "Left out, for they were fitted on": f"{left_out:,}",
+        "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
+        "Left out because fitted": f"{left_out:,}",
         **_site_facts(evaluation, cards[0], results[0], unknown),
         "Time of the last run": f"{seconds:,.0f} s",
     }
@@ -199,7 +199,7 @@ def _publish(
 def _site_facts(
     evaluation: Evaluation, detector: DetectorCard, first: SeedResult, unknown: Sequence[str]
 ) -> dict[str, str]:
-    """Say at which site slides were judged, and what was left out for it."""
+    """State the site of the evaluation, and the number of images left out because of it."""
     if evaluation.site is None:
         return {}
     left_out = f"{first.left_out_of_nights:,}"
@@ -207,7 +207,7 @@ def _site_facts(
         left_out += f"; the images of {', '.join(unknown)} are not known here"
     return {
         "Site": f"{evaluation.site}, of {detector.name}",
-        "Left out of nights, for they are in those of the site": left_out,
+        "Left out of nights because the site has them": left_out,
     }
 
 

@@ -83,7 +83,7 @@ SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held
 
 
 class ExportOutcome(Outcome):
-    """The file that was written, and what is in it."""
+    """The file that was written, and its contents."""
 
     file: str
     what: str

@@ -77,7 +77,7 @@ class FitOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether no detector could be calibrated."""
+        """Return whether no detector could be calibrated."""
         return self.detector is None
 
     def text(self) -> str:
@@ -233,14 +233,16 @@ def _without(
 def _found(
     store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
 ) -> tuple[list[Rows], list[Rows], list[Contribution], list[Contribution]]:
-    """Find the rows to take out, fitted and held out, what goes of other stores, and what stays."""
+    """Find the rows to take out, fitted and held out, other stores' statistics to remove, and the
+    rest.
+    """
     taken: list[Rows] = []
     held_out: list[Rows] = []
     foreign: list[Contribution] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
         if contribution.foreign is not None:
-            # Who is in it only its own store knows: it goes as a whole, or stays.
+            # Only the other store knows its patients: it is removed as a whole, or stays.
             goes = (kind, name) == ("batch", contribution.batch)
             (foreign if goes else kept).append(contribution)
             continue

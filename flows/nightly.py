@@ -1,8 +1,8 @@
 """Run the flow `nightly`: new images of an inbox -> the night's report.
 
 A night is a date, that of the run's scheduled start in the laboratory's time zone. Its images are
-frozen once; from then on it is a batch like any other, which the flow `screen` works on. A run of
-the same night goes on with the same images, or returns its report. Nights that were missed are not
+frozen once; from then on it is a batch like any other, which the flow `screen` works on. A second
+run of a night resumes with the same images, or returns the report. Nights that were missed are not
 made up for one by one: the next night takes everything new.
 """
 
@@ -88,7 +88,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     if night.inbox != options.inbox:
         raise StoreError(
             f"night {night.batch} took its images from {night.inbox}, not from {options.inbox}: "
-            "give that --inbox to go on with it, or another --series for another inbox"
+            "give that --inbox to resume it, or another --series for another inbox"
         )
     screened = Screen(
         images=manifest_address(store, night),

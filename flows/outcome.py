@@ -12,7 +12,7 @@ class Outcome(BaseModel):
 
     @property
     def failed(self) -> bool:
-        """Tell whether something needs a person, so that the command's exit code must not be 0."""
+        """Return whether something needs a person, so that the command's exit code is not 0."""
         return False
 
     @abstractmethod

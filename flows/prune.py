@@ -25,7 +25,7 @@ from tasks.words import counted
 
 # Between two batches of a store that is in use; a clock that is further ahead may be wrong.
 LONGEST_PAUSE = timedelta(days=60)
-Find = Callable[[str | None], Iterable[Removable]]  # what has expired, of all batches or of one
+Find = Callable[[str | None], Iterable[Removable]]  # expired data of all batches or one
 
 
 class PolicyError(Exception):

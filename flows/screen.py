@@ -274,7 +274,7 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSu
     if stated != counted or batch.rows != seal.rows:
         raise StoreError(
             f"batch.json or the seal in {store.address('batches', batch.key)} states other figures "
-            "than the report: restore them from a backup, or screen the batch anew with --force"
+            "than the report: restore them from a backup, or screen the batch again with --force"
         )
 
 
@@ -299,7 +299,7 @@ def _outcome(
     page_failure: str | None,
     learned: str | None,
 ) -> ScreenOutcome:
-    """Say in figures what was published."""
+    """Return the published figures."""
     return ScreenOutcome(
         batch=batch.name,
         report=store.address(*report_path(batch.name, batch.batch_date)),

@@ -28,7 +28,7 @@ class SegmentOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether a source or a field could not be read, or there are no sources."""
+        """Return whether a source or a field could not be read, or there are no sources."""
         return bool(self.failures) or not self.sources
 
     def text(self) -> str:

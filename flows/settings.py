@@ -40,7 +40,7 @@ Given = TypeVar("Given", bound=str | list[str] | None)
 
 
 class UsageError(Exception):
-    """A command, or a setting, that cannot be understood as it is given."""
+    """A command or setting that cannot be understood."""
 
 
 def without_secret(given: Given) -> Given:
@@ -163,13 +163,11 @@ class Settings(BaseSettings):
         gt=0,
         description="red-cell count that parasites per microlitre are computed with",
     )
-    finders: list[str] = Field(
-        [], description="finders of cells, module:function, that a deployment may name"
-    )
+    finders: list[str] = Field([], description="allowed finders of cells, each module:function")
     networks: list[str] = Field(
         [],
-        description="networks of your own, module:function, that models may be made of: they are "
-        "code that is imported here",
+        description="networks of your own, each module:function, for models: their code is "
+        "imported here",
     )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
@@ -269,7 +267,7 @@ def origin(name: str) -> str:
 
 
 def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return values by name; what lies in another value has the name of that before its own.
+    """Flatten nested values: a key inside ``a`` becomes ``a.key``.
 
     >>> leaves({"store": "s", "field_limits": {"least_cells": 3}})
     {'store': 's', 'field_limits.least_cells': 3}

@@ -128,8 +128,8 @@ def train_by(
 ) -> TrainOutcome:
     """Train by a recipe, and keep the model.
 
-    The model is there when its folds are, too; a run that is cut off goes on with the same command.
-    One that ``repeats`` another, with another seed, is not what nights are screened with.
+    The model exists when its folds do; the same command resumes an interrupted run. A model that
+    ``repeats`` another, with another seed, is not used to screen nights.
     """
     store = Store(settings.store)
     keep_freed_memory()

@@ -13,7 +13,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def arrays_to_bytes(arrays: Arrays, **said: str) -> bytes:
-    """Serialise named arrays, and what is said of them, as the bytes of a safetensors file."""
+    """Serialise named arrays with metadata as the bytes of a safetensors file."""
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     return bytes(save(whole, metadata=said or None))
 

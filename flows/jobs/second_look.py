@@ -48,8 +48,8 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 class LookJob:
     """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part. ``killers`` index the places of images that kill workers.
-    Diagnoses are adapted to the ``site``.
+    ``start`` is the first row of the part. ``killers`` are indices of places whose images kill
+    workers. Diagnoses are adapted to the ``site``.
     """
 
     store: Store
@@ -95,7 +95,7 @@ def most_doubtful(
 
 
 def look_twice(job: LookJob) -> int:
-    """Look at a part's images, and write the results; return the number of images that were read."""
+    """Look at a part's images, and write the results; return the number of images read."""
     settle_worker()
     found = _look(job)
     write_table(

@@ -100,7 +100,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class FailedImage:
-    """An image that could not be scored: its row, counted from its shard's start, and the reason."""
+    """An image that could not be scored: its row, counted from its shard's start, and why."""
 
     row: int
     uri: str

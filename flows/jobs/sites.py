@@ -153,7 +153,7 @@ def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Class
 def seen_by_witnesses(
     job: ScoreJob, rows: NDArray[np.intp]
 ) -> tuple[Float, dict[str, NDArray[np.float32]]]:
-    """Read what both witnesses see of some rows (n,) of a part, in rising order.
+    """Read what both witnesses see of some rows (n,) of a part, in ascending order.
 
     A slide of few cells is expected to be shifted as its part is.
 

@@ -1,4 +1,4 @@
-"""Check what is said of a site's slides, and read its labelled cells."""
+"""Check the statements about a site's slides, and read its labelled cells."""
 
 import json
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
 """Count the errors of a site's diagnoses: on slides known to be negative, and labelled parasites.
 
-Of a slide known to be negative all cells count that a screened night would count: red cells that
-are whole and not abnormal, each once. What is abnormal is said as it is of a night without a site,
-by the slide and the population, so a night's counts do not depend on other nights of its site:
-they are added with it and go with it, exactly. Where labelled cells give the site a discriminant of
-its own, that decides what is counted, and all its nights are counted anew. Of other slides labelled
-parasites count, which tell the sensitivity. Other labelled cells do not: a person has chosen them,
-so they stand for no slide.
+On a slide known to be negative, all cells count that a screened night would count: red cells that
+are whole and not abnormal, each once. Cells are judged abnormal as in a night without a site, by
+the slide and the population, so a night's counts do not depend on other nights of its site: they
+are added and removed with the night, exactly. If labelled cells give the site its own discriminant,
+it decides the counts, and all nights of the site are counted again. On other slides, labelled
+parasites count towards the sensitivity. Other labelled cells do not count: a person chose them, so
+they represent no slide.
 """
 
 from collections.abc import Collection
@@ -72,7 +72,7 @@ def errors_of_night(
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
-    """Mark the rows (n,) of slides, or of patients, that are known to be negative."""
+    """Mark the rows (n,) of slides or patients that are known to be negative."""
     if ALL in negative:
         return np.ones(rows.num_rows, bool)
     pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)

@@ -66,7 +66,7 @@ from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_eac
 from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.fields import ShownField
 
-LISTED = 120  # batches on the index: each needs a file to be read every night
+LISTED = 120  # batches on the index; a file of each is read every night
 CELLS_A_JOB = 12
 WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 

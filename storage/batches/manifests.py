@@ -40,7 +40,7 @@ class BatchPlan(Part):
 
     A forced batch starts again as its next ``attempt``, and leaves the results of the last one in
     place. ``earlier`` lists the keys of batches whose features may be reused. ``sequence`` counts
-    the batches of a store as they start, because clocks go wrong; it is 0 in batches older than 0.2.
+    the batches of a store as they start, because clocks go wrong; it is 0 in batches before 0.2.
     """
 
     name: str
@@ -133,7 +133,7 @@ def load_batch_of_key(store: Store, key: str) -> Batch:
 
 
 def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
-    """List the latest attempt at every batch, oldest first; see `read_readable` for damaged ones."""
+    """List the latest attempt at every batch, oldest first; see `read_readable` for damage."""
     latest: dict[str, Batch] = {}
     keys = store.folders("batches", having="batch.json")
     for batch in read_readable(lambda key: load_batch_of_key(store, key), keys, on_damage):
@@ -148,7 +148,7 @@ def verify_manifest(store: Store, batch: Batch) -> None:
     if store.digest(*parts) != batch.manifest_digest:
         raise StoreError(
             f"{store.address(*parts)} is not the manifest that was frozen (sha256 differs): "
-            f"restore it from a backup, or start batch {batch.name} anew with --force"
+            f"restore it from a backup, or start batch {batch.name} again with --force"
         )
 
 

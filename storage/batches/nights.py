@@ -1,8 +1,8 @@
 """Store the nights of an inbox: the images that each took, frozen before any computation.
 
 ``nights/<series>/<date>/manifest.parquet`` lists the images, and ``night.json``, written last, says
-that the list is complete. All nights of a series together are its watermark: an image in one of them is not taken again. Only
-a night that found no images may be frozen again.
+that the list is complete. All nights of a series are its watermark: an image in one of them is not
+taken again. Only a night that found no images may be frozen again.
 """
 
 from collections.abc import Callable

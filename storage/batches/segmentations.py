@@ -42,7 +42,7 @@ SORT = "sort"  # column of the sources with the kind of each, if known
 
 
 class Cutting(Part):
-    """How sources are cut up; lengths are pixels of a source's full size.
+    """The settings for cutting up sources; lengths are pixels of a source's full size.
 
     ``microns_per_pixel`` applies to slides whose file does not state it. ``tile`` and ``overlap``
     apply to tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of the fields of
@@ -83,7 +83,7 @@ class Segmentation(Record):
 
 
 class Segmented(Record):
-    """The record of a complete segmentation, with counts of fields by kind and failures by reason."""
+    """The record of a complete segmentation; counts fields by kind and failures by reason."""
 
     digest: str
     sources: int

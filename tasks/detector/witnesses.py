@@ -169,8 +169,8 @@ def shifts(
 
     Args:
         taps: features (n, d) of some cells of the slide.
-        healthy: (n,) which of them the network diagnoses as having no parasite.
-        normal: (d,) what is expected of these, by tap.
+        healthy: (n,) whether the network diagnoses no parasite.
+        normal: (d,) their expected features, by tap.
         parent: (d,) the shift that is expected before the slide is seen; none by default.
 
     Returns:

@@ -165,8 +165,8 @@ def _decode(
             if _has_several(image):
                 raise BadImageError(
                     "several_pictures",
-                    "it holds several pictures, of which one alone would be seen: save each as a "
-                    "file of its own",
+                    "it holds several pictures, but only one would be read: save each as its "
+                    "own file",
                 )
             if width * height <= LARGE:
                 return _use(image, use, upright)

@@ -30,6 +30,7 @@ from tasks.images.access.folders import Listed, list_files
 from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
+from tasks.words import counted
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
@@ -241,7 +242,7 @@ def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], 
     del others[HIDDEN]
     if hidden := others.pop(HIDDEN_IMAGES, 0):
         on_skip(
-            f"{hidden:,} hidden image{'s' if hidden > 1 else ''} of {source} left out, because "
+            f"{counted(hidden, 'hidden image')} of {source} left out, because "
             "a name or a folder begins with a dot: rename it to have it read"
         )
     if others:
@@ -249,8 +250,8 @@ def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], 
         kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
         more = f" and {len(others) - KINDS_NAMED} other kinds" if len(others) > KINDS_NAMED else ""
         on_skip(
-            f"{others.total():,} files of {source} are left out, because by their extension they "
-            f"are no images: {kinds}{more}"
+            f"{counted(others.total(), 'file')} of {source} left out, because the extension is no "
+            f"image's: {kinds}{more}"
         )
 
 
@@ -317,5 +318,5 @@ def _refuse_repeats(table: pa.Table, source: str) -> None:
         first = repeated[0].as_py()
         raise SourceError(
             f"{source} names {first['values']} {first['counts']} times "
-            f"({len(repeated)} images are named more than once): keep one row each"
+            f"({counted(len(repeated), 'image')} named more than once): keep one row each"
         )

@@ -26,9 +26,9 @@ DEFAULT_NETWORK = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Tell where a family of networks is tapped, which first stages stay frozen, and its stages.
+    """The taps, frozen first stages and all stages of a family of networks.
 
-    Distances are measured at ``distance_taps``, at all taps where none is named.
+    Distances are measured at ``distance_taps``, or at all taps if none is named.
     """
 
     taps: tuple[str, ...]
@@ -229,7 +229,7 @@ def _read_weights(path: str) -> dict[str, Tensor]:
 
 
 def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights timm's names and the sizes of this network's patches and positions."""
+    """Convert weights to timm's names and the sizes of this network's patches and positions."""
     family = importlib.import_module(type(backbone).__module__)
     rename = getattr(family, "checkpoint_filter_fn", None)
     return dict(rename(weights, backbone)) if rename else weights

@@ -188,7 +188,7 @@ def tap_widths(classifier: Classifier) -> dict[str, int]:
         if values.ndim != 2:
             raise NetworkError(
                 f"the output of {name!r} has shape {tuple(values.shape)}; "
-                "a tap must give one map or one vector an image"
+                "a tap must give one map or one vector per image"
             )
     return {name: int(values.shape[1]) for name, values in taps.items()}
 

@@ -24,7 +24,7 @@ MEASURED = 2000  # cells: more change nothing
 LEAST_MEASURED = 20
 AT_ONCE = 32
 SMOOTHED = 3 / 96  # of the side: deviation of the blur that rounds off blocks
-RIM = 2 / 96  # of the side: what is taken from the rim, as wide as the ground there
+RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 
 
 def cutting_shift(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> Shift:

@@ -40,7 +40,7 @@ class Loaded:
     known: bool = False
 
     def without_pixels(self) -> "Loaded":
-        """Return what is known of the image but its pixels."""
+        """Return the same image without its pixels."""
         return Loaded(self.image_id, self.size, self.colour, None, self.failure, self.known)
 
 

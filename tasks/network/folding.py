@@ -37,7 +37,7 @@ def folded(classifier: Classifier) -> Classifier:
 
 
 def agree(a: Outputs, b: Outputs, tolerance: float = 1e-3) -> bool:
-    """Tell whether taps and logits are the same to rounding, which is within a tolerance."""
+    """Return whether taps and logits agree within a tolerance for rounding."""
     (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
     return all(

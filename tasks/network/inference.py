@@ -72,10 +72,10 @@ def refuse_other_arithmetic(spec: NetworkSpec) -> None:
 class Inference:
     """A network that is ready for many passes.
 
-    ``run`` takes pixels, uint8 (B, side, side, 3), and returns taps, each (B, d), and logits (B, C),
-    float32. With a GPU they are on it, and may still be in computation. ``batch`` is a good number
-    of images per pass, and ``threads`` of reading threads to keep the network busy. ``cutting`` is taken from the
-    taps of cells that slidewatch cuts out (`tasks.network.cutting`).
+    ``run`` maps pixels, uint8 (B, side, side, 3), to taps, each (B, d), and logits (B, C), float32.
+    With a GPU they are on it, and may still be in computation. ``batch`` is a good number of images
+    per pass, and ``threads`` of reading threads to keep the network busy. ``cutting`` is taken from
+    the taps of cells that slidewatch cuts out (`tasks.network.cutting`).
     """
 
     spec: NetworkSpec
@@ -179,7 +179,7 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
 
 
 def _on_gpu(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Outputs]:
-    # TF32 keeps ten bits of a float32: early taps, which have a small variance, would change by more
+    # TF32 keeps ten bits of a float32: early taps, with their small variance, would change by more
     # than the detector's scale.
     torch.backends.cudnn.allow_tf32 = False
     network = _FromPixels(classifier)

@@ -31,7 +31,7 @@ def margins(probabilities: NDArray[np.floating]) -> Float:
 
 
 def settled_from(views: int) -> float:
-    """Compute the margin from which a diagnosis by the mean of so many views is settled.
+    """Compute the margin from which a diagnosis by the mean of ``views`` views is settled.
 
     >>> round(settled_from(1), 2), round(settled_from(4), 2), settled_from(8)
     (1.12, 0.42, 0.0)
@@ -40,5 +40,5 @@ def settled_from(views: int) -> float:
 
 
 def is_settled(probabilities: NDArray[np.floating], views: int) -> Mask:
-    """Mark the images (n,) whose diagnosis, by the mean of so many views, is settled."""
+    """Mark the images (n,) whose diagnosis by the mean of ``views`` views is settled."""
     return np.asarray(margins(probabilities) >= settled_from(views))

@@ -39,7 +39,7 @@ ROUGH_SIDES = 800, 1600  # pixels of a field's longer side for the first guess
 LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
 ROUNDS = 4  # of searching, each with the diameter from the last
-STEADY = 0.1  # change of the diameter, as a share, that ends the rounds
+STEADY = 0.1  # smaller relative changes of the diameter end the rounds
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
 LEAST_RING = 0.1  # mean edge, 0 to 1, over a ring; rings see little of a long or pale cell
 CLOSEST = 0.25  # of two rings of one radius
@@ -321,7 +321,7 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
 
 
 def _clearness(along: Float) -> tuple[Float, Float]:
-    """Average the edge over the visible part of outlines, and measure that part's share, (n,) each."""
+    """Average the edge over the visible part of outlines, and compute its share, (n,) each."""
     seen = ~np.isnan(along)
     clear = np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR
     return clear / np.maximum(seen.sum(axis=1), 1), seen.mean(axis=1)

@@ -28,7 +28,7 @@ SMOOTHING = 0.03  # of a diameter; less than the rim of a cell, more than the ca
 STEPS = 2  # largest step in `REACH` from one angle to the next
 STIFFNESS = 0.06  # cost of a step, in edges
 AT_ONCE = 512  # seeds traced together; each takes 100 kB
-CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and the four beside it
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its four neighbours
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
@@ -43,7 +43,7 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
     right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
     strength = np.sqrt(right * right + down * down)
-    inner = cv2.erode(mask.view(np.uint8), CROSS)  # beyond the field, the mask goes on
+    inner = cv2.erode(mask.view(np.uint8), CROSS)  # the mask continues beyond the field
     rim = mask & (inner == 0)
     typical = np.median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
@@ -123,7 +123,7 @@ def _inside(length: int, margin: int, half: int) -> Gain:
 
 
 def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
-    """Trace outlines (n, angles, 2) in pixels x, y around n seeds, and edges (n, angles) along them.
+    """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
     The edge is NaN outside the field.
 
@@ -265,7 +265,7 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
 
 
 def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
-    """Find the offset of a path from the top of a parabola through three gains, -.5 to .5 of a step.
+    """Find the offset of a path from the peak of a parabola of three gains, -.5 to .5 of a step.
 
     The gains are those of the path and its neighbours; the offset is 0 if there is no top, and at
     the first and the last radius.

@@ -147,7 +147,7 @@ def _found_like_others(finder: Finder, pixels: Field, diameter: float | None) ->
 
 
 def _level_of_cells(place: Row, diameter: float) -> int:
-    """Find the coarsest level at which a cell is at least as large as training cells, else the finest.
+    """Find the coarsest level at which cells are no smaller than training cells, else the finest.
 
     The search uses fewer pixels than the diagnosis.
     """

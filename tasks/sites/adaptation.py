@@ -100,7 +100,7 @@ class Labelled:
 
 
 class Fitted(NamedTuple):
-    """What was fitted of the second witness: class statistics, and how both are calibrated."""
+    """The fitted second witness: class statistics, and the calibration of both witnesses."""
 
     classes: Classes
     scales: Scales
@@ -108,7 +108,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """What labelled cells change: a ``discriminant`` of the site's own, if any, and log-odds."""
+    """A change by labelled cells: the site's own ``discriminant``, if any, and log-odds."""
 
     adaptation: Adaptation
     discriminant: Discriminant | None = None

@@ -33,7 +33,7 @@ from tasks.types import Arrays, Float, below, nested
 
 # Limits of a site's variance, as shares of the population's.
 LEAST_VARIANCE, MOST_VARIANCE = 1e-4, 1e4
-LEAST_LENGTH, MOST_LENGTH = 0.1, 10.0  # of the detector's weights, that a site's have
+LEAST_LENGTH, MOST_LENGTH = 0.1, 10.0  # limits of a site's weights, relative to the detector's
 MOST_SCORE = 1e3  # standardised log distances are tens at most
 MOST_WEIGHT = 1e12  # cells as which the population counts in a slide's shift
 NUMBERS = 5  # of a reference: nu, kappa, location, scale, t2

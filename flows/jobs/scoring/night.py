@@ -70,9 +70,7 @@ class Compared:
     @property
     def known(self) -> list[tuple[Reference, float]]:
         """List the existing references with their leans."""
-        pairs = zip(
-            self.references.own, self.leans, strict=False
-        )  # without references there is one lean
+        pairs = zip(self.references.own, self.leans, strict=False)  # a lean needs no reference
         return [(reference, lean) for reference, lean in pairs if reference is not None]
 
 

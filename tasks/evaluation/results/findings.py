@@ -35,7 +35,7 @@ class Findings:
     other_sets: Mapping[str, str]
 
     def counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
-        """Select images that are right, even under noise of the same size, and wrong when attacked."""
+        """Select images that are right, even under noise as large, and wrong when attacked."""
         clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         part = self.scored[ATTACKED, treatment]
         return np.flatnonzero(clean.right & part.forms[NOISE].right & ~part.forms[form].right)
