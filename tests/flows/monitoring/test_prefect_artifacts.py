@@ -160,7 +160,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
         outcome = screen_night(night, settings, "night-without-prefect")
     assert Path(outcome.report).exists()
     warnings = [
-        record.getMessage() for record in caplog.records if "not told" in record.getMessage()
+        record.getMessage() for record in caplog.records if "did not record" in record.getMessage()
     ]
     assert len(warnings) == 3
     assert all("the API is down" in each for each in warnings)
