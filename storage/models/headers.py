@@ -98,7 +98,8 @@ def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None
         _refuse("model and statistics_version", (card.model, card.statistics_version),
                 "those of the site's detector")  # fmt: skip
     _nights(card)
-    _number("calibrating_slides", card.calibrating_slides, 0, card.slides)
+    # Slides of too few cells to be learned calibrate as well.
+    _number("calibrating_slides", card.calibrating_slides, 0, MOST)
     for level, share in card.false_alarms.items():
         try:
             _number("a level of false_alarms", float(level), 0.0, 1.0)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score
 
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
@@ -72,11 +71,11 @@ def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:
     if len(shared) < 2 or len({*one, *two}) < 2:
         return None
     draws = [
-        cohen_kappa_score(one, two, sample_weight=weights)
+        _kappa(one, two, weights)
         for weights in _resampled([groups[image] or image for image in shared])
         if len({*np.compress(weights > 0, one), *np.compress(weights > 0, two)}) > 1
     ]
-    return _figure(float(cohen_kappa_score(one, two)), draws, len(shared))
+    return _figure(_kappa(one, two), draws, len(shared))
 
 
 def sensitivity(
@@ -132,3 +131,12 @@ def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
 def _figure(value: float, draws: Sequence[float], cells: int) -> Figure:
     low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
     return Figure(value, float(low), float(high), cells)
+
+
+def _kappa(
+    one: Sequence[str], two: Sequence[str], weights: NDArray[np.integer] | None = None
+) -> float:
+    # A page of answers imports this module, and rarely needs a kappa.
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(one, two, sample_weight=weights))

@@ -27,7 +27,7 @@ def test_an_older_detector_opens_and_hears_the_network_alone(version: str, tmp_p
     card = load_detector_card(store)
     assert card.witnesses is None
     assert Detector.from_arrays(load_detector(store, card)).witnesses is None
-    assert witnesses_of(card) == "network; fit again to hear the statistics, too"
+    assert witnesses_of(card) == "network; fit again to use the statistics too"
 
 
 @pytest.mark.parametrize("version", VERSIONS[TWO:])
