@@ -55,9 +55,7 @@ from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Verdict
 
-NIGHTS_READ = (
-    60  # earlier batches that are read: twice the number compared with, because some are omitted
-)
+NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
 
 def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
