@@ -39,7 +39,7 @@ from tasks.images.listing import as_given
 @takes(Commission, run_name="commission {site}")
 @observed()
 def commission(options: Commission, settings: Settings) -> SiteOutcome:
-    """Learn a laboratory's own normal from a night, and report what may be believed there.
+    """Learn a laboratory's own normal from a batch, and report what can be trusted there.
 
     Raises:
         SiteError: the night adds nothing, the detector knows of no slides, or the night has no such

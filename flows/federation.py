@@ -99,7 +99,7 @@ class ExportOutcome(Outcome):
 
 @takes(SiteExport)
 def export(options: SiteExport, settings: Settings) -> ExportOutcome:
-    """Write a site, or a model's class statistics, into a file for another store: no images.
+    """Write a laboratory, or a model's statistics, into a file for another store: no images.
 
     Raises:
         StoreError: they do not exist, or cannot be shared without telling a single cell.
@@ -197,7 +197,7 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
 
 @takes(SiteImport)
 def import_file(options: SiteImport, settings: Settings) -> FitOutcome | SiteOutcome | Offer:
-    """Take a site, or class statistics, from another store's file; each batch counts once.
+    """Take a laboratory, or statistics, from another store's file; each batch counts once.
 
     Every field of the file is checked before anything is written. Without ``accept`` nothing is
     written at all, and the outcome says what the file would change.

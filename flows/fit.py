@@ -163,7 +163,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
 @takes(Retract)
 @observed()
 def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
-    """Take a batch, slide or patient out of the statistics, a night out of a site, or a site."""
+    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
     store = Store(settings.store)
     if options.site is not None and options.site_night is None:
         gone, changed = retract_site(store, options.site)

@@ -193,7 +193,7 @@ class ReportOutcome(ReviewOutcome):
 
 @takes(ReviewReport)
 def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
-    """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
+    """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []

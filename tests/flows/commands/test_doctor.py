@@ -83,7 +83,7 @@ def test_what_an_object_store_can_do_is_told(
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", unconditional)
     says = found(settings)
     assert says["created once"][0] is False
-    assert "two runs may hold one lease" in says["created once"][1]
+    assert "two runs may work on one batch" in says["created once"][1]
     assert says["replaced"][0]
     assert says["replaced"][1].startswith("warning: PUT with If-Match is not honoured")
     assert Store(settings.store).names() == []

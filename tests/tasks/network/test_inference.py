@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,17 +124,12 @@ def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> No
 
 
 @pytest.mark.skipif(fastest_arithmetic() != "bfloat16", reason="no bfloat16 here")
-def test_bfloat16_is_what_pytorch_computes_in_it_and_not_float32() -> None:
-    made = classifier(DEFAULT_NETWORK)
-    fine, fine_logits = inference(made).run(images(5))
-    made.spec = replace(made.spec, arithmetic="bfloat16")
-    found, logits = inference(made).run(images(5))
-    with torch.inference_mode(), made.computing():
-        wanted, _ = made.features(to_pixels(images(5)))
+def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
+    fine, fine_logits = computing_in("float32").run(images(5))
+    found, logits = computing_in("bfloat16").run(images(5))
     assert logits.dtype == torch.float32
     for name, values in found.items():
-        ours = (values - wanted[name].float()).abs().mean()
-        assert ours < (values - fine[name]).abs().mean() < 0.02 * values.abs().max()
+        assert 0 < (values - fine[name]).abs().mean() < 0.01 * values.abs().max()
     assert not torch.equal(logits, fine_logits)
 
 
