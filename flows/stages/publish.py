@@ -142,9 +142,7 @@ def publish(
 
 
 def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str | None:
-    """Describe the parts of a detector and a site that came from other stores; None if there are
-    none.
-    """
+    """Describe the parts of a detector and a site that came from other stores; None without any."""
     try:
         given = load_statistics(store, detector.model, detector.statistics_version).origin
     except StoreError as error:  # a night does not need them
