@@ -265,9 +265,7 @@ def _look_twice(
 
 
 def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """List pictures as a manifest, those in memory as files in a folder; also map names to
-    pictures.
-    """
+    """List pictures as a manifest (from memory: saved in a folder), and map names to pictures."""
     rows: list[dict[str, Any]] = []
     pictures: dict[str, Any] = {}
     for number, image in enumerate(images):

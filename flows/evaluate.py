@@ -82,7 +82,7 @@ class EvaluationOutcome(Outcome):
 @takes(Evaluate)
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
-    """Compare a detector with others on other images, corruptions and attacks."""
+    """Evaluate a detector on other images, corruptions and attacks, next to other detectors."""
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.site, warn)
@@ -169,7 +169,7 @@ def _publish(
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
-        "Left out because fitted": f"{left_out:,}",
+        "Left out because the detector was fitted on them": f"{left_out:,}",
         **_site_facts(evaluation, cards[0], results[0], unknown),
         "Time of the last run": f"{seconds:,.0f} s",
     }

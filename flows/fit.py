@@ -233,9 +233,7 @@ def _without(
 def _found(
     store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
 ) -> tuple[list[Rows], list[Rows], list[Contribution], list[Contribution]]:
-    """Find the rows to take out, fitted and held out, other stores' statistics to remove, and the
-    rest.
-    """
+    """Find rows to take out, fitted and held out; other stores' statistics to remove; the rest."""
     taken: list[Rows] = []
     held_out: list[Rows] = []
     foreign: list[Contribution] = []

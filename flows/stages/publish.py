@@ -55,9 +55,7 @@ from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Verdict
 
-NIGHTS_READ = (
-    60  # earlier batches that are read: twice the number compared with, because some are omitted
-)
+NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
 
 def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
@@ -144,9 +142,7 @@ def publish(
 
 
 def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str | None:
-    """Describe the parts of a detector and a site that came from other stores; None if there are
-    none.
-    """
+    """Describe the parts of a detector and a site that came from other stores; None without any."""
     try:
         given = load_statistics(store, detector.model, detector.statistics_version).origin
     except StoreError as error:  # a night does not need them

@@ -50,9 +50,7 @@ class ErrorRates:
 
     @property
     def tell(self) -> bool:
-        """Return whether more parasites than healthy cells are called, so that a count is
-        informative.
-        """
+        """Return whether parasites are called more often than healthy cells."""
         return self.found.median > self.false.median
 
     def joint(self) -> tuple[Float, Float]:

@@ -11,9 +11,7 @@ from skimage.filters import threshold_otsu
 from tasks.types import Amount, Field, Mask
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
-DARKEST = (
-    0.1  # of the brightest pixels; darker pixels show the stop of an eyepiece, not the lamp's light
-)
+DARKEST = 0.1  # of the brightest pixels; darker ones show the stop of an eyepiece, not the lamp
 HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, mostly noise
 LEVELS = 256  # of an amount, between which a threshold is sought
 FITTED_PIXELS = 4_000  # enough for six coefficients

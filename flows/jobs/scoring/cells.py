@@ -243,7 +243,7 @@ class _Scorer:
             found, parent = None, 0.0
             if level != FEW:
                 found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
-            # Nor does a slide whose cells mostly failed have a normal of its own.
+            # A slide whose cells mostly failed has no normal of its own either.
             if found is None or not found.own:
                 reference, parent = self._leaning(taps, classes, rows)
                 found = alone(reference)
