@@ -63,10 +63,10 @@ def test_what_qupath_adds_to_an_object_is_no_hindrance() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe", "no JSON"),
-        (b"", "no JSON"),
-        (b"{" * 100_000, "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"", "not JSON"),
+        (b"{" * 100_000, "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "Export as FeatureCollection"),
         (b'{"type": "Feature"}', "Export as FeatureCollection"),
         (b'{"type": "FeatureCollection", "features": 7}', "Export as FeatureCollection"),
@@ -81,10 +81,10 @@ def test_what_qupath_adds_to_an_object_is_no_hindrance() -> None:
         (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "without x and y"),
         (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "without x and y"),
         (collection(**ring(*SQUARE[:3], [777, 1])).replace(b"777", b"1e999"), "without x and y"),
-        (collection(**ring(*SQUARE[:3], [1e308, 1])), r"a point at 1e\+308, and no slide has more"),
+        (collection(**ring(*SQUARE[:3], [1e308, 1])), r"a point at 1e\+308, but no slide has more"),
         (
             collection(**ring(*SQUARE[:3], [-1e308, 1])),
-            r"a point at 1e\+308, and no slide has more",
+            r"a point at 1e\+308, but no slide has more",
         ),
         (collection(**ring(*SQUARE[:3], [10**400, 1])), "without x and y"),
         (collection(properties={"classification": {"name": 7}}), "its class is not text"),
