@@ -27,17 +27,21 @@ SMOOTHED = 3 / 96  # of the side: deviation of the blur that rounds off blocks
 RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 
 
-def cutting_shift(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> Shift:
+def cutting_shift(
+    run: Callable[[Pixels], "Outputs"], pixels: Pixels, rows: NDArray[np.integer]
+) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
     It is 0 if fewer than `LEAST_MEASURED` cells have black surroundings.
 
     Args:
         run: the pass of a network.
-        pixels: training cells as they were given, (n, side, side, 3).
+        pixels: of images, (n, side, side, 3).
+        rows: the training cells that were given as files; a part of them is read.
     """
-    chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), MEASURED)).astype(np.intp)]
-    chosen = np.stack([cell for cell in chosen if not cell.any(axis=2).all()] or [chosen[0]])
+    few = rows[np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).astype(np.intp)]
+    on_black = [cell for cell in pixels[few] if not cell.any(axis=2).all()]
+    chosen = np.stack(on_black or [np.zeros(pixels.shape[1:], np.uint8)])
     again = np.stack([cut_again(cell) for cell in chosen])
     before, after = _outputs(run, chosen), _outputs(run, again)
     known = len(chosen) >= LEAST_MEASURED

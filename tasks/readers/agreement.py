@@ -134,7 +134,7 @@ def _figure(value: float, draws: Sequence[float], cells: int) -> Figure:
 
 
 def _kappa(
-    one: Sequence[str], two: Sequence[str], weights: NDArray[np.integer] | None = None
+    one: Sequence[str], two: Sequence[str], weights: NDArray[np.float64] | None = None
 ) -> float:
     # A page of answers imports this module, and rarely needs a kappa.
     from sklearn.metrics import cohen_kappa_score

@@ -37,16 +37,18 @@ def test_a_cell_that_is_cut_again_has_no_corner_and_fills_the_frame() -> None:
 
 def test_the_shift_is_the_mean_change_of_cells_on_black() -> None:
     cells = np.stack([cell(), *[cell(0)] * (2 * LEAST_MEASURED - 2), cell()])
-    shift = cutting_shift(brightest, cells)
+    shift = cutting_shift(brightest, cells, np.arange(len(cells)))
     for name in ("tap", LOGITS):
         np.testing.assert_allclose(shift[name], [-130 * 2 / (2 * LEAST_MEASURED)])
 
 
 def test_without_enough_cells_on_black_there_is_no_shift() -> None:
     whole = np.full((50, SIDE, SIDE, 3), 90, np.uint8)
-    assert cutting_shift(brightest, whole)["tap"] == 0
-    few = np.stack([cell()] * (LEAST_MEASURED - 1))
-    assert cutting_shift(brightest, few)["tap"] == 0
+    assert cutting_shift(brightest, whole, np.arange(50))["tap"] == 0
+    cells = np.stack([cell()] * LEAST_MEASURED)
+    assert cutting_shift(brightest, cells, np.arange(LEAST_MEASURED - 1))["tap"] == 0
+    # All training cells were cut out of photographs.
+    assert cutting_shift(brightest, cells, np.arange(0))["tap"] == 0
 
 
 def test_it_is_taken_from_cells_that_were_cut_out_and_from_no_others() -> None:
