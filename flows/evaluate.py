@@ -82,7 +82,7 @@ class EvaluationOutcome(Outcome):
 @takes(Evaluate)
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
-    """Evaluate a detector on other images, corruptions and attacks, next to other detectors."""
+    """Compare a detector with others on other images, corruptions and attacks."""
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.site, warn)
