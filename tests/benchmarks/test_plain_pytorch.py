@@ -45,7 +45,8 @@ def network(store: Store, model: str, memory_format: torch.memory_format) -> Cla
     """The network as it was trained, nothing folded."""
     card = load_card(store, model)
     made = build(NetworkSpec.from_dict(card.network))
-    made.load_state_dict({k: torch.from_numpy(a) for k, a in load_weights(store, card).items()})
+    weights = load_weights(store, card)
+    made.load_state_dict({name: torch.from_numpy(weights[name]) for name in made.state_dict()})
     return made.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
