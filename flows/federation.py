@@ -273,7 +273,7 @@ def _import_statistics(
 def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> SiteOutcome | Offer:
     card = site_of(file.header)
     detectors = list_detectors(store, on_damage=lambda _: None)
-    # Where a fit was retracted, two detectors have the same bytes.
+    # After a fit and its retraction, two detectors have the same bytes.
     same = {each.name: each for each in detectors if each.digest == card.detector_digest}
     detector = same.get(card.detector, next(iter(same.values()), None))
     if detector is None:

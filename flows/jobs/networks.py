@@ -11,7 +11,7 @@ from tasks.network.classifier import Classifier, NetworkSpec
 from tasks.network.inference import Inference, inference, refuse_other_arithmetic
 from tasks.types import below
 
-CUTTING = "cutting"  # how the names of `cutting_shift` begin in a model's file
+CUTTING = "cutting"  # the names of `cutting_shift` begin so in a model's file
 
 
 class ForeignNetworkError(Exception):

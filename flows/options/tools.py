@@ -12,7 +12,7 @@ Kind = Literal["models", "detectors", "sites", "batches"]
 Shell = Literal["bash", "zsh", "fish"]
 Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
 
-# What several commands have.
+# Options that several commands have.
 Screened = Annotated[str, Field(description="the screened batch")]
 ReviewedBatch = Annotated[str, Field(description="the reviewed batch")]
 Manifest = Annotated[str, Field(description="the manifest to write, a .parquet file")]

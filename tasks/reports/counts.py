@@ -24,7 +24,7 @@ from tasks.types import Float
 
 # Log-odds of "parasitized" at the first look, and the slide's lean: columns of no report.
 LOG_ODDS, LEAN = "log_odds", "lean"
-SHIFTED = "shifted"  # why expected errors cannot be believed
+SHIFTED = "shifted"  # the reason not to believe expected errors
 OTHER_LABORATORY = "other laboratory"
 SHIFTED_SHARE = 0.1  # of a night's cells
 # Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how

@@ -84,7 +84,7 @@ def test_help_begins_with_the_options_of_the_command(name: str) -> None:
     titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     own = ["options of this command:"] if COMMANDS[name].options.model_fields else []
     assert titles[: len(own)] == own
-    # What nearly nobody sets comes last.
+    # Options that nearly nobody sets come last.
     assert titles[-1] in {"messages:", "for experts:"}
 
 

@@ -85,7 +85,7 @@ def test_a_command_is_a_function_of_its_options_and_says_the_same(name: str) -> 
 
 def test_every_setting_is_in_one_group_and_used_by_a_command() -> None:
     grouped = [*TOLD, *(name for names in GROUPS.values() for name in names)]
-    # What deployments may name is said in the settings of a worker's machine, and is no option.
+    # The settings of a worker's machine say what deployments may name; that is no option.
     options = set(Settings.model_fields) - {"finders", "networks"}
     assert sorted(grouped) == sorted(options)
     used = {name for command in COMMANDS.values() for name in command.settings}

@@ -1,4 +1,4 @@
-"""What persons answer on patients stands on the page beside the machine's calls."""
+"""Persons' answers on patients stand on the page next to the machine's calls."""
 
 from dataclasses import replace
 
