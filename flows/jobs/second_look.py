@@ -27,7 +27,7 @@ from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.network.features import Loaded, cut_out_by_us, load_images
+from tasks.network.features import Loaded, cut_out_by_us, load_for
 from tasks.reports.counts import LEAN
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 from tasks.second_look.rows import MADE, Looked
@@ -117,9 +117,7 @@ def _look(job: LookJob) -> Looked:
     outcome: list[str] = []
     failed = dict.fromkeys(job.killers, KILLER)
     network = eye.network
-    loading = enumerate(
-        load_images(refs, network.spec.side, network.threads, failed, blocks=network.blocks)
-    )
+    loading = enumerate(load_for(network, refs, failed))
     cut = cut_out_by_us(refs)
     for some in _batched(loading, BATCHES * network.batch):
         outcome += [_outcome(loaded, known[row]) for row, loaded in some]
@@ -272,11 +270,7 @@ def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
     network = _network(job.store, job.model)
     refs = [ref for ref, _ in job.images]
     there, found = [], []
-    loading = zip(
-        load_images(refs, network.spec.side, network.threads, blocks=network.blocks),
-        job.images,
-        strict=True,
-    )
+    loading = zip(load_for(network, refs), job.images, strict=True)
     for some in _batched(loading, network.batch):
         same = [_outcome(loaded, known) == MADE for loaded, (_, known) in some]
         there += same

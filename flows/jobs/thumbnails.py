@@ -70,7 +70,7 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     settle_worker()
     classifier = load_classifier(job.store, job.model)
     detector = load_fitted_detector(job.store, job.detector)
-    blocks, exhibits = classifier.cutting is None, list[Exhibit]()
+    blocks, exhibits = classifier.blocks, list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(job.cells)))
         found = [_see(job, row, classifier.spec.side, blocks) for row in rows]

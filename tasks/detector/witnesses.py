@@ -9,7 +9,7 @@ second opinion that changes with every fitted batch, without training.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tasks.types import Arrays, Float, below, nested
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each
 SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
+Estimate = TypeVar("Estimate", float, Float)
 LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 
 
@@ -65,8 +66,7 @@ class Discriminant:
         known = scores[healthy & np.isfinite(scores)]
         if not len(known):
             return parent
-        own = float(np.median(known)) - self.healthy
-        return (len(known) * own + SHRINKAGE * parent) / (len(known) + SHRINKAGE)
+        return _drawn(float(np.median(known)) - self.healthy, len(known), parent)
 
     def leans(
         self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
@@ -181,8 +181,13 @@ def shifts(
         before = np.zeros(len(expected)) if parent is None else parent[tap]
         values = np.asarray(taps[tap][healthy], np.float64)
         own = np.median(values, axis=0) - expected if count else before
-        found[tap] = (count * own + SHRINKAGE * before) / (count + SHRINKAGE)
+        found[tap] = _drawn(own, count, before)
     return found
+
+
+def _drawn(own: Estimate, cells: int, parent: Estimate) -> Estimate:
+    """Draw an estimate by some cells towards its parent, which counts as `SHRINKAGE` cells."""
+    return (cells * own + SHRINKAGE * parent) / (cells + SHRINKAGE)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _TAPPING = Lock()  # a hook at a tap is called for the passes of every thread
 PENULTIMATE = "penultimate"  # a tap of every network: the input of its last layer
 
 
-# How a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits of precision.
+# The numbers that a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits.
 Arithmetic = Literal["float32", "bfloat16"]
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
 
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    # How far cells that slidewatch cuts out move the taps; None in models made before 0.4.
+    # The shift of the taps of cells that slidewatch cuts out; None in models made before 0.4.
     cutting: Mapping[str, NDArray[np.float32]] | None = None
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
@@ -78,6 +78,11 @@ class Classifier(nn.Module):
         for name, parameter in backbone.named_parameters():
             if _is_below(name, spec.frozen):
                 parameter.requires_grad_(False)
+
+    @property
+    def blocks(self) -> bool:
+        """Return whether cells are cut out along blocks: the model was made before 0.4."""
+        return self.cutting is None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""

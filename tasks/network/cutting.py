@@ -8,34 +8,30 @@ logits of cells that slidewatch has cut out, so that these are compared with fit
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from tasks.network.classifier import Outputs
-
 Pixels = NDArray[np.uint8]
+Rows = NDArray[np.intp]
 Shift = Mapping[str, NDArray[np.float32]]
+# Taps and logits of some rows of images: `tasks.network.inference.outputs_of` a network.
+Seen = Callable[[Pixels, Rows], tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]]
 
 LOGITS = "logits"  # their name among taps
 MEASURED = 2000  # cells: more change nothing
 LEAST_MEASURED = 20
-AT_ONCE = 32
 SMOOTHED = 3 / 96  # of the side: deviation of the blur that rounds off blocks
 RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 
 
-def cutting_shift(
-    run: Callable[[Pixels], "Outputs"], pixels: Pixels, rows: NDArray[np.integer]
-) -> Shift:
+def cutting_shift(see: Seen, pixels: Pixels, rows: Rows) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
     It is 0 if fewer than `LEAST_MEASURED` cells have black surroundings.
 
     Args:
-        run: the pass of a network.
+        see: computes what a network gives of images.
         pixels: of images, (n, side, side, 3).
         rows: the training cells that were given as files; a part of them is read.
     """
@@ -43,7 +39,10 @@ def cutting_shift(
     on_black = [cell for cell in pixels[few] if not cell.any(axis=2).all()]
     chosen = np.stack(on_black or [np.zeros(pixels.shape[1:], np.uint8)])
     again = np.stack([cut_again(cell) for cell in chosen])
-    before, after = _outputs(run, chosen), _outputs(run, again)
+    (taps, logits), (taps_again, logits_again) = (
+        see(images, np.arange(len(images))) for images in (chosen, again)
+    )
+    before, after = taps | {LOGITS: logits}, taps_again | {LOGITS: logits_again}
     known = len(chosen) >= LEAST_MEASURED
     return {
         name: (after[name].mean(axis=0) - before[name].mean(axis=0)) * np.float32(known)
@@ -82,17 +81,9 @@ def without_shift(
         shift: of `cutting_shift`; None for a model made before 0.4.
         cut: (n,) which cells are cut out.
     """
-    moved = {name: values.copy() for name, values in outputs.items()}
+    moved = dict(outputs)
     if shift is not None and cut.any():
         for name in moved.keys() & shift.keys():
+            moved[name] = moved[name].copy()
             moved[name][cut] -= shift[name].reshape(-1, *[1] * (moved[name].ndim - 2))
     return moved
-
-
-def _outputs(run: Callable[[Pixels], "Outputs"], pixels: Pixels) -> dict[str, NDArray[np.float32]]:
-    found: dict[str, list[NDArray[np.float32]]] = {}
-    for start in range(0, len(pixels), AT_ONCE):
-        taps, logits = run(pixels[start : start + AT_ONCE])
-        for name, values in (*taps.items(), (LOGITS, logits)):
-            found.setdefault(name, []).append(values.cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}

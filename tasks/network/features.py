@@ -100,6 +100,18 @@ def load_images(
             yield from some
 
 
+def load_for(
+    inference: "Inference",
+    refs: Sequence[ImageRef],
+    failed: Mapping[int, BadImageError] | None = None,
+    known: Container[bytes] = (),
+    check: Check | None = None,
+) -> Iterator[Loaded]:
+    """Read and decode images as a network takes them; see `load_images`."""
+    side, threads, blocks = inference.spec.side, inference.threads, inference.blocks
+    return load_images(refs, side, threads, failed, known, check, blocks=blocks)
+
+
 def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
     """Return one image of each kind of filesystem."""
     return {ref.source.partition("://")[0]: ref for ref in refs}.values()
@@ -149,10 +161,7 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    loading = load_images(
-        refs, spec.side, inference.threads, failed, known, check, blocks=inference.blocks
-    )
-    for row, loaded in enumerate(loading):
+    for row, loaded in enumerate(load_for(inference, refs, failed, known, check)):
         images.append(loaded.without_pixels())
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))

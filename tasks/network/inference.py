@@ -43,7 +43,8 @@ _ON_PROCESSOR = {
     "ENABLE_CPU_PINNING": False,
 }
 _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
-# How far OpenVINO may be from PyTorch, of the largest value: both round, at other places.
+# The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
+# other places.
 _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,7 @@ class Inference:
             cut: (B,) which of them slidewatch has cut out of a photograph.
         """
         taps, logits = self.run(pixels)
-        found = {name: each.cpu().numpy() for name, each in (*taps.items(), (LOGITS, logits))}
-        found = without_shift(found, self.cutting, cut)
+        found = without_shift(_arrays({**taps, LOGITS: logits}), self.cutting, cut)
         return found, found.pop(LOGITS)
 
     @property

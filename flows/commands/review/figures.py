@@ -64,7 +64,7 @@ class PatientReading(BaseModel):
 
 def patient_readings(suspects: Suspects) -> list[PatientReading]:
     """List the patients on whom persons have answered."""
-    found = [(each, suspects.confirmation(each)) for each in suspects.asked]
+    found = zip(suspects.asked, suspects.confirmations(), strict=True)
     return [
         PatientReading(
             name=each.name,
@@ -124,7 +124,8 @@ def figures(session: Session) -> list[ToldFigure]:
 
 def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     """Measure the machine's calls and persons' confirmations together, and how long they take."""
-    found = {each.name: suspects.confirmation(each).answer for each in suspects.asked}
+    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
+    found = {each.name: said.answer for each, said in pairs}
     asked = [each for each in suspects.asked if found[each.name] != Answer.OPEN]
     if not asked:
         return []

@@ -172,7 +172,7 @@ def _load(
     for row, ref in enumerate(image_refs(table), start):
         try:
             found = find(ref)
-            image = found.image(blocks=classifier.cutting is None)
+            image = found.image(blocks=classifier.blocks)
         except (BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its parts show how many are missing
         if treatment.kind == "corruption":

@@ -9,7 +9,7 @@ from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
-from tasks.network.features import cut_out_by_us, load_images
+from tasks.network.features import cut_out_by_us, load_for
 
 Image = tuple[ImageRef, bytes]  # its place and its digest
 Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)
@@ -40,7 +40,7 @@ def altered_features(job: AlteredJob) -> Features | None:
     settle_worker()
     network = load_inference(job.store, job.model)
     refs = [ref for ref, _ in job.images]
-    loading = load_images(refs, network.spec.side, network.threads, blocks=network.blocks)
+    loading = load_for(network, refs)
     rows, pixels = [], []
     for row, (loaded, (_, known)) in enumerate(zip(loading, job.images, strict=True)):
         if loaded.pixels is not None and loaded.image_id == known:

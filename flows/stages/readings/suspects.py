@@ -90,7 +90,7 @@ class Suspects:
     @cached_property
     def asked(self) -> list[Suspect]:
         """List the patients that persons are asked about."""
-        return [each for each in self.every if each.call in ASKED and each.order]
+        return [each for each in self.every if _is_asked(each)]
 
     def find(self, number: int) -> Suspect | None:
         """Find a patient by his place among those asked about."""
@@ -106,19 +106,27 @@ class Suspects:
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
-        readings = self.readings.all_standing()
-        said = readings.get(reader, {}) if reader is not None else consensus(readings)
-        positive = self.readings.card.classes[0]
-        return confirm(suspect, said, positive, self._rates, self.wanted)
+        if reader is not None:
+            return self._confirmed(suspect, self.readings.standing(reader))
+        return self._confirmed(suspect, consensus(self.readings.all_standing()))
+
+    def confirmations(self) -> list[Confirmation]:
+        """Return the answers of the majority on the patients that persons are asked about."""
+        said = consensus(self.readings.all_standing())
+        return [self._confirmed(each, said) for each in self.asked]
 
     def answers(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
         if not self.readings.readers():
             return {}
         pairs = zip(self.rows, self.every, strict=True)
-        asked = {patient_of(row): each for row, each in pairs if each in self.asked}
-        found = {patient: self.confirmation(each) for patient, each in asked.items()}
-        return {patient: said for patient, said in found.items() if said.read}
+        asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
+        found = zip(asked, self.confirmations(), strict=True)
+        return {patient: said for patient, said in found if said.read}
+
+    def _confirmed(self, suspect: Suspect, said: Mapping[str, str]) -> Confirmation:
+        positive = self.readings.card.classes[0]
+        return confirm(suspect, said, positive, self._rates, self.wanted)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""
@@ -151,6 +159,10 @@ class Suspects:
                 of = patient_of(row)
                 labels[of] = labels.get(of, False) or row["label"] == self.readings.card.classes[0]
         return cells, labels
+
+
+def _is_asked(suspect: Suspect) -> bool:
+    return suspect.call in ASKED and bool(suspect.order)
 
 
 def _labelled(rows: pa.Table) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def train_model(
     rows = {part: parts.rows(part, data.keys) for part in parts.keys}
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
-    made.classifier.cutting = cutting_shift(made.network.run, data.pixels, given)
+    made.classifier.cutting = cutting_shift(partial(outputs_of, made.network), data.pixels, given)
     content = weights_to_bytes(made.classifier)
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(

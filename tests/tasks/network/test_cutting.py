@@ -1,5 +1,5 @@
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from tasks.network.cutting import (
     LEAST_MEASURED,
@@ -21,9 +21,11 @@ def cell(corner: int = 2) -> np.ndarray:
     return pixels
 
 
-def brightest(pixels: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    levels = torch.from_numpy(pixels.reshape(len(pixels), -1).max(axis=1).astype(np.float32))
-    return {"tap": levels[:, None]}, levels[:, None]
+def brightest(
+    pixels: NDArray[np.uint8], rows: NDArray[np.intp]
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    levels = pixels[rows].reshape(len(rows), -1).max(axis=1, keepdims=True).astype(np.float32)
+    return {"tap": levels}, levels
 
 
 def test_a_cell_that_is_cut_again_has_no_corner_and_fills_the_frame() -> None:
