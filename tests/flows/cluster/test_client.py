@@ -207,7 +207,8 @@ def test_kubernetes_starts_the_cluster_of_the_file_and_scales_it(
 
 
 def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
-    operator = pytest.importorskip("dask_kubernetes.operator")
+    from dask_kubernetes import operator
+
     assert {"custom_cluster_spec", "quiet"} <= set(
         inspect.signature(operator.KubeCluster).parameters
     )
@@ -255,7 +256,6 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Path]:
     """Dask's configuration of SLURM jobs on this machine."""
-    pytest.importorskip("dask_jobqueue")
     job = {"cores": 1, "processes": 1, "memory": "1GB", "interface": "lo", "queue": "night"}
     job |= {"shared-temp-directory": str(tmp_path), "walltime": "01:00:00"}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in job.items()}):

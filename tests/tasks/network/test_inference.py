@@ -19,6 +19,7 @@ from tasks.network.classifier import (
     with_taps,
 )
 from tasks.network.inference import inference, taps_and_maps
+from tests.support.needs import needs
 from tests.support.networks import classifier, images
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
@@ -151,7 +152,7 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     torch.testing.assert_close(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@needs("gpu", torch.cuda.is_available(), "there is none")
 def test_a_gpu_gives_what_the_processor_gives() -> None:
     made = classifier(DEFAULT_NETWORK)
     wanted, wanted_logits = inference(made).run(images(64))
