@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
@@ -39,7 +40,7 @@ def write_h5ad(
     """
     x = da.concatenate(
         [
-            da.from_delayed(dask.delayed(read, pure=False)(), (cells, len(taps)), np.float32)
+            da.from_delayed(delayed(read, pure=False)(), (cells, len(taps)), np.float32)
             for cells, read in parts
         ]
     )

@@ -43,16 +43,16 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it in one line."""
+        if scope["type"] == "websocket":
+            # None of the pages opens one; closed before it is accepted, it is answered by 403.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
         await self._by_name(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            # None of the pages opens one; closed before it is accepted, it is answered by 403.
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
             return
         refusal = self._refusal(scope)
         if refusal is not None:

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,14 +326,15 @@ def hang(pipe: str) -> str:
     return str(failure.value)
 
 
-def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_path: Path) -> None:
+def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     settings = Settings(workers=1, read_seconds=0.5)
     with open_client(settings) as client:
         jobs = [str(tmp_path / "pipe")] * 2
         said = list(run_in_order(client, hang, jobs, title="hang"))
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 10
+    assert "still alive" not in caplog.text  # Dask would have killed it after a while
     assert all("1.png has not answered for 0.5 s" in each for each in said)
 
 
