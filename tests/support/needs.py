@@ -22,7 +22,6 @@ NEEDS = {
     "gpu": "a GPU that PyTorch can use",
     "names": "a filesystem on which names need not be UTF-8",
     "namespaces": "root, who may make network namespaces",
-    "podman": "root, podman, runc, debootstrap, and docker-compose",
     "registry": "a package registry to install from",
     "slurm": "root and the daemons of SLURM",
     "ssh-keygen": "OpenSSH",
