@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Whether the server of this container answers: end well if it does at HEALTH_URL.
+"""Succeed if the server of this container answers at HEALTH_URL.
 
-A container that serves nobody, such as that of a single run, names no URL, and is well.
+A container without a server, such as a single run's, sets no URL and is healthy.
 """
 
 import os

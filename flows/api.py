@@ -46,23 +46,24 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import ImageRef, find, image_refs
 from tasks.visualisation.thumbnails import thumbnail
+from tasks.words import counted
 
 try:
     import pandas as pd
 except ImportError as error:
     raise ImportError("flows.api needs pandas: pip install 'slidewatch[notebook]'") from error
 
-Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or where they lie
-SHARD_ROWS = 512  # images that the network's batches are filled from, as when a night is screened
+Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or their address
+SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
 SHOWN = 20  # rows with a thumbnail
 FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
 LAST = ("review_reason", "failure")
 
 
 class Scored(pd.DataFrame):  # type: ignore[misc]
-    """A table of scored images, which notebooks show with thumbnails.
+    """A table of scored images, shown with thumbnails in notebooks.
 
-    It has the columns of the report on images; ``slidewatch schema`` says what they mean.
+    It has the columns of the report on images; ``slidewatch schema`` explains them.
     """
 
     _metadata = ("pictures",)
@@ -72,7 +73,7 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         return Scored
 
     def _repr_html_(self) -> str:
-        """Show the first rows as HTML, each beside its picture."""
+        """Show the first rows as HTML, each with its picture."""
         if "uri" not in self.columns:
             return str(super()._repr_html_())
         rows = pd.DataFrame(self.head(SHOWN))
@@ -87,7 +88,7 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
             for index, row in rows.iterrows()
         ]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
-        more = f"{len(self):,} images, {len(self.columns)} columns"
+        more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
 
     def _mime_(self) -> tuple[str, str]:
@@ -96,7 +97,7 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
 
 
 def open_store(address: str | Path = "store") -> "OpenStore":
-    """Open a store, to score with what it has.
+    """Open a store to score images with its detectors.
 
     Args:
         address: root of the store: a folder, or ``s3://bucket/store``.
@@ -111,7 +112,7 @@ def open_store(address: str | Path = "store") -> "OpenStore":
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store whose detectors score."""
+    """A store with its detectors."""
 
     store: Store
 
@@ -128,22 +129,22 @@ class OpenStore:
             site: a commissioned laboratory, whose slides the images are compared with.
 
         Raises:
-            StoreError: there is none of that name, or it is damaged.
+            StoreError: there is no detector of that name, or it is damaged.
         """
         card, site_card = detector_at(self.store, name, site)
         return Detector(self.store, card, site_card)
 
 
 class Detector:
-    """A detector, with its model and a site, that scores images where it is.
+    """A detector with its model and a site; it scores images in this process.
 
-    The network runs on one core, or on the GPU where there is one.
+    The network runs on one core, or on the GPU if there is one.
     """
 
     def __init__(self, store: Store, card: DetectorCard, site: SiteCard | None = None) -> None:
         self.card, self.site = card, site
         self.model: ModelCard = load_model_of(store, card)
-        # The jobs keep what they find beside the model that they use.
+        # The jobs write their results to the store of their model, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
         self._numbers = count(1)
@@ -156,7 +157,7 @@ class Detector:
 
     @property
     def classes(self) -> list[str]:
-        """Return the classes that images are diagnosed as."""
+        """Return the classes of the diagnosis."""
         return list(self.model.classes)
 
     def score(
@@ -169,16 +170,16 @@ class Detector:
 
         Args:
             images: a folder, archive, glob or manifest; or n pictures: pixels uint8 (h, w, 3) or
-                (h, w), Pillow images, or where files lie.
+                (h, w), Pillow images, or addresses of files.
             slides: the slide (n,) of each picture; cells of one slide are compared with each
-                other. By default what the files' names or the manifest say.
+                other. By default from file names or the manifest.
             patients: the patient (n,) of each picture.
 
         Returns:
             A row for each image with the columns of the report on images: ``diagnosis``,
             ``probability_<class>``, ``abnormality`` and its ``p_value`` given the slide,
             ``population_p_value``, ``verdict``, ``review_reason``; or the ``failure``. Pictures
-            are in the order in which they were given.
+                keep the given order.
 
         Raises:
             SourceError: the images cannot be listed.
@@ -201,7 +202,7 @@ class Detector:
         return frame
 
     def _rows(self, manifest: pa.Table) -> pa.Table:
-        """Screen images as a night is screened, and return the rows of its report."""
+        """Screen images like a night, and return the rows of its report."""
         store, card, detector, site = self._store, self.model, self.card, self.site
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
         key = screening_key(detector.name, site.name if site else None)
@@ -264,7 +265,7 @@ def _look_twice(
 
 
 def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """List pictures as a manifest, those in memory as files of a folder, with each by its name."""
+    """List pictures as a manifest (from memory: saved in a folder), and map names to pictures."""
     rows: list[dict[str, Any]] = []
     pictures: dict[str, Any] = {}
     for number, image in enumerate(images):
@@ -297,14 +298,15 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     if names is None:
         return manifest
     if len(names) != manifest.num_rows:
-        raise ValueError(f"{manifest.num_rows} images, but {len(names)} values of {column}")
+        images, values = counted(manifest.num_rows, "image"), counted(len(names), "value")
+        raise ValueError(f"{images}, but {values} of {column}")
     place = SCHEMA.get_field_index(column)
     texts = [None if name is None else str(name) for name in names]
     return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
 
 
 def _by_slide(manifest: pa.Table) -> NDArray[np.intp]:
-    """Order rows (n,) so that those of a patient, and of a slide, follow each other."""
+    """Order rows (n,) so that those of a patient, and of a slide, are consecutive."""
     keys = manifest.select(["patient_id", "slide_id"]).append_column(
         "row", pa.array(np.arange(manifest.num_rows))
     )
@@ -314,7 +316,7 @@ def _by_slide(manifest: pa.Table) -> NDArray[np.intp]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as workers do, so that features are theirs; then as before."""
+    """Compute on one thread, like workers, for the same features; then restore the number."""
     import torch
 
     before = torch.get_num_threads()
@@ -326,7 +328,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _shown(picture: Image.Image | ImageRef | None) -> str:
-    """Draw a picture small, as an image in HTML; empty where it cannot be read."""
+    """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
     if picture is None:
         return ""
     try:

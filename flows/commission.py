@@ -6,18 +6,13 @@ from distributed import Client
 
 from flows.cluster.client import open_client
 from flows.monitoring.console import warn
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
-from flows.options.flows import NONE_SAID, Commission, Images
+from flows.options.flows import Commission
+from flows.options.taking import takes
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.counting import (
-    errors_of_night,
-    labelled_of_night,
-    negative_of,
-    refuse_positive,
-)
+from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
+from flows.sites.errors import errors_of_night
 from flows.sites.learning import keep_night, learn_slides
 from flows.sites.outcome import SiteOutcome, site_outcome
 from flows.sites.repeats import without_replaced
@@ -41,56 +36,54 @@ from storage.store import Store, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@flow(flow_run_name="commission {site}")
+@takes(Commission, run_name="commission {site}")
 @observed()
-@described(Commission)
-def commission(
-    images: str | list[str],
-    site: str,
-    batch: str | None = None,
-    negative: Images = NONE_SAID,
-    detector: str | None = None,
-    limit: int | None = None,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> SiteOutcome:
-    """Learn a laboratory's own normal from a night, and report what may be believed there.
+def commission(options: Commission, settings: Settings) -> SiteOutcome:
+    """Learn a laboratory's own normal from a batch, and report what can be trusted there.
 
     Raises:
         SiteError: the night adds nothing, the detector knows of no slides, or the night has no such
             negative ones.
         StoreError: the site was learned with another model.
     """
-    settings = settings or Settings()
     store = Store(settings.store)
-    check_name("site", site)
-    known = find_site(store, site)
-    detector_card = _detector(store, detector, known)
+    check_name("site", options.site)
+    known = find_site(store, options.site)
+    detector_card = _detector(store, options.detector, known)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     population(store, detector_card)
-    name = batch or f"{site}-{digest_of(repr(as_given(images)).encode())[:8]}"
-    with lease_batch(store, name, wait=wait) as working, open_client(settings) as client:
-        frozen = start_or_resume(working.store, settings, name, images, card.classes, limit=limit)
+    name = (
+        options.batch or f"{options.site}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
+    )
+    with lease_batch(store, name, wait=options.wait) as working, open_client(settings) as client:
+        frozen = start_or_resume(
+            working.store, settings, name, options.images, card.classes, limit=options.limit
+        )
         said = _negative(
-            store, known, frozen, [negative] if isinstance(negative, str) else negative
+            store,
+            known,
+            frozen,
+            [options.negative] if isinstance(options.negative, str) else options.negative,
         )
         if frozen.rows:
             extract(client, working.store, frozen, card)
-        with site_lease(store, site) as held:
+        with site_lease(store, options.site) as held:
             store = held.store
-            known = find_site(store, site)
-            refuse_unknown(site, known, card)
+            known = find_site(store, options.site)
+            refuse_unknown(options.site, known, card)
             if known is not None and unchanged(known, frozen, detector_card, said):
-                changed = f"batch {name} is in site {site} already: it counts once"
+                changed = f"batch {name} is in site {options.site} already: it counts once"
                 return site_outcome(store, known, changed)
             if known is not None:
                 refuse_imported(known)
-            nights = _nights(client, store, site, known, frozen, card, detector_card, said)
-            made, figures = _make(client, store, held, site, known, nights, detector_card, frozen)
+            nights = _nights(client, store, options.site, known, frozen, card, detector_card, said)
+            made, figures = _make(
+                client, store, held, options.site, known, nights, detector_card, frozen
+            )
     for warning in made.warnings:
         warn(warning)
-    changed = f"batch {name}: learned as a night of site {site}"
+    changed = f"batch {name}: learned as a night of site {options.site}"
     return site_outcome(store, made, changed, figures.diagnosis)
 
 
@@ -102,7 +95,7 @@ def _detector(store: Store, name: str | None, known: SiteCard | None) -> Detecto
 def _negative(
     store: Store, known: SiteCard | None, batch: Batch, given: list[str]
 ) -> tuple[str, ...]:
-    """Take what is said of negative slides, or what was said when the night was commissioned."""
+    """Return the given negative slides, or those named when the night was commissioned."""
     if given:
         return negative_of(store, batch, given)
     night = known.night(batch.name) if known else None
@@ -120,7 +113,7 @@ def _nights(
     detector: DetectorCard,
     negative: tuple[str, ...],
 ) -> list[SiteNight]:
-    """Learn a batch, and earlier nights anew where they were learned with another detector."""
+    """Learn a batch, and relearn earlier nights that were learned with another detector."""
 
     def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
         added = learn_slides(client, store, night, card, detector)

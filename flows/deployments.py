@@ -1,6 +1,6 @@
-"""Give every flow to Prefect's deployments by name, such as ``flows.deployments.nightly``.
+"""Provide every flow to Prefect's deployments by name, such as ``flows.deployments.nightly``.
 
-A flow is imported when it is asked for.
+A flow is imported on first access.
 """
 
 from importlib import import_module

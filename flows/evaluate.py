@@ -13,18 +13,9 @@ from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell, warn
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
-from flows.options.flows import (
-    ATTACKS,
-    MAGNITUDES,
-    NO_SETS,
-    PLANTED,
-    Attack,
-    Evaluate,
-    named_set,
-)
+from flows.options.flows import Evaluate, named_set
+from flows.options.taking import takes
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
@@ -49,6 +40,10 @@ from tasks.evaluation.scored import OWN
 from tasks.images.listing import as_given, named
 from tasks.visualisation.robustness_page import robustness_page
 from tasks.visualisation.robustness_tables import robustness_markdown
+
+MAGNITUDES = (0.0014,)  # of input pre-processing, in pixel units, as in the paper
+# Options that the record of an evaluation has as they are given.
+ASKED = {"limit", "planted", "slides", "attacks", "attacked", "save_attacks"}
 
 
 class EvaluationOutcome(Outcome):
@@ -84,48 +79,26 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@flow()
+@takes(Evaluate)
 @observed()
-@described(Evaluate)
-def evaluate(
-    images: str | list[str],
-    detector: str | None = None,
-    site: str | None = None,
-    ood: list[str] = NO_SETS,
-    planted: list[float] = PLANTED,
-    slides: bool = False,
-    attacks: list[Attack] = ATTACKS,
-    seeds: int = 1,
-    attacked: int = 500,
-    magnitudes: list[float] = MAGNITUDES,
-    limit: int | None = None,
-    save_attacks: bool = False,
-    name: str | None = None,
-    settings: Settings | None = None,
-) -> EvaluationOutcome:
-    """Try a detector on other images, corruptions and attacks, beside other detectors."""
-    settings = settings or Settings()
+def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
+    """Compare a detector with others on other images, corruptions and attacks."""
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = detector_at(store, detector, site, warn)
-    sets = dict(named_set(given) for given in ood)
-    cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, seeds))]
+    first, place = detector_at(store, options.detector, options.site, warn)
+    sets = dict(named_set(given) for given in options.ood)
+    cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, options.seeds))]
     asked = Evaluation(
-        name=name or "-",
+        name=options.name or "-",
         started_at=now(),
         detectors=[card.name for card in cards],
-        images=as_given(images),
-        limit=limit,
+        images=as_given(options.images),
         ood=sets,
-        planted=planted,
         site=place.label if place else None,
-        slides=slides,
-        attacks=list(attacks),
-        attacked=attacked,
-        magnitudes=magnitudes,
-        save_attacks=save_attacks,
+        magnitudes=list(MAGNITUDES),
+        **options.model_dump(include=ASKED),
     )
-    asked = asked.model_copy(update={"name": name or _digest_name(asked)})
+    asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
     with lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
@@ -138,16 +111,15 @@ def evaluate(
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
                 other = models[(seed + 1) % len(models)] if len(models) > 1 else None
-                pixels = tuple(magnitudes)
-                # A site is of one detector.
-                at = place if seed == 0 else None
-                run = Run(store, asked.name, card, model, pixels, other, save_attacks, at)
+                at = place if seed == 0 else None  # a site is of one detector
+                saved = options.save_attacks
+                run = Run(store, asked.name, card, model, MAGNITUDES, other, saved, at)
                 results.append(evaluate_seed(client, run, asked, seed, known.image_ids))
         return _publish(store, asked, cards, results, known.unknown, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
-    """Name an evaluation by a digest of what it asks, so that the same command goes on with it."""
+    """Name an evaluation by a digest of its options, so that the same command resumes it."""
     left = {"started_at", "name"} | (set() if wanted.site else {"site"})
     asked = wanted.model_dump(mode="json", exclude=left)
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -196,8 +168,8 @@ def _publish(
         "Images of unseen patients": f"{sum(result.unseen for result in results):,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted": f"{evaluation.attacked:,} images a seed",
-        "Left out, for they were fitted on": f"{left_out:,}",
+        "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
+        "Left out because the detector was fitted on them": f"{left_out:,}",
         **_site_facts(evaluation, cards[0], results[0], unknown),
         "Time of the last run": f"{seconds:,.0f} s",
     }
@@ -227,7 +199,7 @@ def _publish(
 def _site_facts(
     evaluation: Evaluation, detector: DetectorCard, first: SeedResult, unknown: Sequence[str]
 ) -> dict[str, str]:
-    """Say at which site slides were judged, and what was left out for it."""
+    """State the site of the evaluation, and the number of images left out because of it."""
     if evaluation.site is None:
         return {}
     left_out = f"{first.left_out_of_nights:,}"
@@ -235,7 +207,7 @@ def _site_facts(
         left_out += f"; the images of {', '.join(unknown)} are not known here"
     return {
         "Site": f"{evaluation.site}, of {detector.name}",
-        "Left out of nights, for they are in those of the site": left_out,
+        "Left out of nights because the site has them": left_out,
     }
 
 

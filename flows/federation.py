@@ -10,7 +10,7 @@ from flows.fit import FitOutcome, fitted_outcome
 from flows.jobs.fitting.statistics import RowsJob, rows_statistics
 from flows.jobs.sites import Added
 from flows.monitoring.console import warn
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table
 from flows.settings import Settings
@@ -31,7 +31,7 @@ from flows.stages.statistics import (
     statistics_lease,
     statistics_with_slides,
 )
-from storage.arrays import Arrays
+from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
 from storage.models.detectors import list_detectors
@@ -67,6 +67,7 @@ from storage.records import now
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.sites.foreign_sites import without_detector
+from tasks.sites.learning import SiteNormal
 from tasks.sites.sharing import (
     of_batch,
     pseudonym,
@@ -76,12 +77,13 @@ from tasks.sites.sharing import (
     shareable_site,
 )
 from tasks.types import nested
+from tasks.words import counted
 
 SAID_OF_ROWS = ("without_patients", "without_slides", "repeated", "repeated_held_out")
 
 
 class ExportOutcome(Outcome):
-    """The file that was written, and what is in it."""
+    """The file that was written, and its contents."""
 
     file: str
     what: str
@@ -90,35 +92,33 @@ class ExportOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        held = f"{self.batches} batches, {self.cells:,} cells, as sums: no image, no single cell"
+        held = f"{counted(self.batches, 'batch')}, {counted(self.cells, 'cell')}, as sums"
+        held += ": no image, no single cell"
         return f"{self.what} written to {self.file}\n{table([('holds', held)])}"
 
 
-@described(SiteExport)
-def export(
-    to: str, site: str | None = None, model: str | None = None, settings: Settings | None = None
-) -> ExportOutcome:
-    """Write a site, or a model's class statistics, into a file for another store: no images.
+@takes(SiteExport)
+def export(options: SiteExport, settings: Settings) -> ExportOutcome:
+    """Write a laboratory, or a model's statistics, into a file for another store: no images.
 
     Raises:
         StoreError: they do not exist, or cannot be shared without telling a single cell.
     """
-    settings = settings or Settings()
     store = Store(settings.store)
-    if site is not None:
-        card = load_site(store, site)
-        write_transfer(to, *_site_transfer(store, card))
+    if options.site is not None:
+        card = load_site(store, options.site)
+        write_transfer(options.to, *_site_transfer(store, card))
         what = f"site {card.label}"
-        return ExportOutcome(file=to, what=what, batches=len(card.nights), cells=card.cells)
-    assert model is not None
-    of_model = load_card(store, model)
-    latest = latest_statistics(store, model)
+        return ExportOutcome(file=options.to, what=what, batches=len(card.nights), cells=card.cells)
+    assert options.model is not None
+    of_model = load_card(store, options.model)
+    latest = latest_statistics(store, options.model)
     if latest is None:
-        raise StoreError(f"model {model} has no statistics yet: slidewatch fit makes them")
+        raise StoreError(f"model {options.model} has no statistics yet: slidewatch fit makes them")
     parts = list(_shared(store, of_model, latest, pseudonym_key(store)))
     header = Transfer(
         kind="statistics",
-        model=model,
+        model=options.model,
         model_digest=of_model.digest,
         digest="",
         contributions=tuple(part.contribution for part in parts),
@@ -126,10 +126,10 @@ def export(
     arrays: Arrays = {}
     for number, part in enumerate(parts):
         arrays |= nested(str(number), part.statistics.to_arrays())
-    write_transfer(to, header, arrays)
+    write_transfer(options.to, header, arrays)
     return ExportOutcome(
-        file=to,
-        what=f"statistics {version_name(latest.version)} of {model}",
+        file=options.to,
+        what=f"statistics {version_name(latest.version)} of {options.model}",
         batches=len(parts),
         cells=sum(part.contribution.images for part in parts),
     )
@@ -195,11 +195,9 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     return header, arrays
 
 
-@described(SiteImport)
-def import_file(
-    from_file: str, accept: bool = False, settings: Settings | None = None
-) -> FitOutcome | SiteOutcome | Offer:
-    """Take a site, or class statistics, from another store's file; each batch counts once.
+@takes(SiteImport)
+def import_file(options: SiteImport, settings: Settings) -> FitOutcome | SiteOutcome | Offer:
+    """Take a laboratory, or statistics, from another store's file; each batch counts once.
 
     Every field of the file is checked before anything is written. Without ``accept`` nothing is
     written at all, and the outcome says what the file would change.
@@ -208,23 +206,22 @@ def import_file(
         StoreError: the file is damaged, a field of it is beyond its limit, it is of a model or
             detector that is not in this store, or it lacks a signature that the store asks for.
     """
-    settings = settings or Settings()
     store = Store(settings.store)
-    content = transfer_bytes(from_file)
-    signer = signer_of(store, from_file, content)
-    header, arrays = read_transfer(from_file, content)
+    content = transfer_bytes(options.from_file)
+    signer = signer_of(store, options.from_file, content)
+    header, arrays = read_transfer(options.from_file, content)
     models = list_models(store, warn)
     card = next((each for each in models if each.digest == header.model_digest), None)
     if card is None:
         raise StoreError(
-            f"{from_file} is of model {printable(header.model)} (sha256 "
+            f"{options.from_file} is of model {printable(header.model)} (sha256 "
             f"{printable(header.model_digest[:12])}), which is not in {store.url}: statistics of "
             "different models cannot be merged"
         )
-    file = _File(from_file, header, arrays, signer)
+    file = _File(options.from_file, header, arrays, signer)
     if header.kind == "site":
-        return _import_site(store, file, card, accept)
-    return _import_statistics(settings, store, file, card, accept)
+        return _import_site(store, file, card, options.accept)
+    return _import_statistics(settings, store, file, card, options.accept)
 
 
 @dataclass(frozen=True)
@@ -267,9 +264,9 @@ def _import_statistics(
             save_foreign(store, card.name, part.content)
         given = [*latest.contributions, *(part.contribution for part in parts)]
         lineage = save_version(store, card, latest, total, errors, file.operation, given)
-        batches = f"{len(parts)} batch" + "es" * (len(parts) != 1)
         cells = sum(part.contribution.images for part in parts)
-        changed = f"{batches} of another store: {cells:,} images added"
+        batches, images = counted(len(parts), "batch"), counted(cells, "image")
+        changed = f"{batches} of another store: {images} added"
         return fitted_outcome(client, settings, store, card, lineage, changed)
 
 
@@ -286,7 +283,8 @@ def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> S
     _refuse_known(store, card)
     normal, nights = checked_arrays(store, card, detector, file.arrays)
     if not accept:
-        return offered_site(store, file.path, file.signer, card, model)
+        there = SiteNormal.from_arrays(arrays_from_bytes(normal))
+        return offered_site(store, file.path, file.signer, card, model, detector, there)
     with site_lease(store, card.name) as held:
         store = held.store
         _refuse_known(store, card)

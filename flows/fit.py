@@ -9,10 +9,9 @@ from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.monitoring.console import warn
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
 from flows.options.flows import Fit, Retract
+from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.second_look.calibration import ordinary_stability
 from flows.settings import Settings
@@ -51,6 +50,7 @@ from storage.models.statistics import (
     version_name,
 )
 from storage.store import Store, StoreError
+from tasks import words
 from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors
 from tasks.detector.moments import (
     ClassStatistics,
@@ -77,7 +77,7 @@ class FitOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether no detector could be calibrated."""
+        """Return whether no detector could be calibrated."""
         return self.detector is None
 
     def text(self) -> str:
@@ -98,39 +98,35 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@flow(flow_run_name="fit {batch}")
+@takes(Fit, run_name="fit {batch}")
 @observed()
-@described(Fit)
-def fit(
-    images: str | list[str],
-    batch: str,
-    model: str | None = None,
-    limit: int | None = None,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> FitOutcome:
+def fit(options: Fit, settings: Settings) -> FitOutcome:
     """Add a labelled batch to a model's class statistics, and calibrate a new detector.
 
     Raises:
         StoreError: verdicts on a screened batch are to be added while earlier ones on the same
             batch count already (see `flows.commands.review`).
     """
-    settings = settings or Settings()
     store = Store(settings.store)
-    card = find_card(store, model, warn)
-    with lease_batch(store, batch, wait=wait) as held_batch, open_client(settings) as client:
+    card = find_card(store, options.model, warn)
+    with (
+        lease_batch(store, options.batch, wait=options.wait) as held_batch,
+        open_client(settings) as client,
+    ):
         store = held_batch.store
-        frozen = start_or_resume(store, settings, batch, images, card.classes, limit=limit)
+        frozen = start_or_resume(
+            store, settings, options.batch, options.images, card.classes, limit=options.limit
+        )
         check_labels(store, frozen, card)
         known = latest_statistics(store, card.name)
-        if known and known.contribution(batch):
-            changed = f"batch {batch} is in the statistics already: it counts once"
+        if known and known.contribution(options.batch):
+            changed = f"batch {options.batch} is in the statistics already: it counts once"
             known = add_what_is_new(client, store, card)
             return _warned(fitted_outcome(client, settings, store, card, known, changed))
         part, contribution, failures = _extract_batch(client, store, frozen, card)
         with statistics_lease(store, card) as held:
             store = held.store
-            refuse_second_review(store, card.name, batch, frozen.images)
+            refuse_second_review(store, card.name, options.batch, frozen.images)
             latest = latest_statistics(store, card.name)
             before = (
                 statistics_with_slides(client, store, card, latest)
@@ -149,12 +145,13 @@ def fit(
                 latest,
                 merge_statistics(before, part),
                 merge_errors(errors, errors_of_batch(store, card, contribution)),
-                f"fit {batch}",
+                f"fit {options.batch}",
                 [*others, contribution],
             )
             again = f", {len(contribution.repeated):,} repeated" if contribution.repeated else ""
             changed = (
-                f"batch {batch}: {contribution.images:,} of {frozen.rows:,} images added, "
+                f"batch {options.batch}: {contribution.images:,} of "
+                f"{words.counted(frozen.rows, 'image')} added, "
                 f"{contribution.held_out:,} left out (the model's validation and test "
                 f"{card.split_by}s), {failures} unreadable{again}"
             )
@@ -163,34 +160,24 @@ def fit(
             )
 
 
-@flow()
+@takes(Retract)
 @observed()
-@described(Retract)
-def retract(
-    batch: str | None = None,
-    slide: str | None = None,
-    patient: str | None = None,
-    model: str | None = None,
-    site: str | None = None,
-    site_night: str | None = None,
-    settings: Settings | None = None,
-) -> FitOutcome | SiteOutcome:
-    """Take a batch, slide or patient out of the statistics, a night out of a site, or a site."""
-    settings = settings or Settings()
+def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
+    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
     store = Store(settings.store)
-    if site is not None and site_night is None:
-        gone, changed = retract_site(store, site)
+    if options.site is not None and options.site_night is None:
+        gone, changed = retract_site(store, options.site)
         return site_outcome(store, gone, changed)
-    if site is not None and site_night is not None:
+    if options.site is not None and options.site_night is not None:
         with open_client(settings) as client:
-            made = retract_night(client, store, site, site_night)
-        return site_outcome(store, made, f"night {site_night} taken out of site {site}")
-    chosen = {"batch": batch, "slide": slide, "patient": patient}
+            made = retract_night(client, store, options.site, options.site_night)
+        return site_outcome(
+            store, made, f"batch {options.site_night} taken out of laboratory {options.site}"
+        )
+    chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
-    if len(given) != 1:
-        raise CalibrationError("say what to take out: one of --batch, --slide and --patient")
     ((kind, name),) = given.items()
-    card = find_card(store, model, warn)
+    card = find_card(store, options.model, warn)
     with statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)
@@ -206,7 +193,7 @@ def retract(
                     return _warned(fitted_outcome(client, settings, store, card, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         count = sum(map(len, taken)) + sum(each.images for each in foreign)
-        changed = f"{kind} {name}: {count:,} images taken out of the statistics"
+        changed = f"{kind} {name}: {words.counted(count, 'image')} taken out of the statistics"
         if held_out:
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
@@ -246,14 +233,14 @@ def _without(
 def _found(
     store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
 ) -> tuple[list[Rows], list[Rows], list[Contribution], list[Contribution]]:
-    """Find the rows to take out, fitted and held out, what goes of other stores, and what stays."""
+    """Find rows to take out, fitted and held out; other stores' statistics to remove; the rest."""
     taken: list[Rows] = []
     held_out: list[Rows] = []
     foreign: list[Contribution] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
         if contribution.foreign is not None:
-            # Who is in it only its own store knows: it goes as a whole, or stays.
+            # Only the other store knows its patients: it is removed as a whole, or stays.
             goes = (kind, name) == ("batch", contribution.batch)
             (foreign if goes else kept).append(contribution)
             continue

@@ -1,8 +1,8 @@
 """Run the flow `nightly`: new images of an inbox -> the night's report.
 
 A night is a date, that of the run's scheduled start in the laboratory's time zone. Its images are
-frozen once; from then on it is a batch like any other, which the flow `screen` works on. A run of
-the same night goes on with the same images, or returns its report. Nights that were missed are not
+frozen once; from then on it is a batch like any other, which the flow `screen` works on. A second
+run of a night resumes with the same images, or returns the report. Nights that were missed are not
 made up for one by one: the next night takes everything new.
 """
 
@@ -12,15 +12,14 @@ from zoneinfo import ZoneInfo
 
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_runs import flow, run_parameters, scheduled_start
+from flows.monitoring.prefect_runs import run_parameters, scheduled_start
 from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
-from flows.options.described import described
-from flows.options.flows import Nightly, SlideIs, TakenAs
+from flows.options.flows import Nightly, OfANight, Screen
+from flows.options.taking import takes
 from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
-from flows.stages.sources.sorting import Wanted
 from storage.batches.nights import (
     Night,
     batch_of,
@@ -31,11 +30,11 @@ from storage.batches.nights import (
     series_lease,
 )
 from storage.models.classifiers import load_card
-from storage.models.detectors import DetectorCard
 from storage.models.sites import detector_at
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
+from tasks.words import counted
 
 TOO_LATE = timedelta(hours=24)  # by then the next night is due
 
@@ -60,25 +59,10 @@ def run_name() -> str:
     return batch_of(given["series"], date.fromisoformat(str(day)))
 
 
-@flow(flow_run_name=run_name)
+@takes(Nightly, run_name=run_name)
 @ends_by_light
 @observed(night=True)
-@described(Nightly)
-def nightly(
-    inbox: str,
-    series: str = "night",
-    timezone: str = "UTC",
-    date: date | None = None,
-    settle: float = 60.0,
-    taken_as: TakenAs | None = None,
-    slide_is: SlideIs = "file",
-    microns_per_pixel: float | None = None,
-    detector: str | None = None,
-    site: str | None = None,
-    learn: bool = False,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> ScreenOutcome:
+def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     """Screen the new images of an inbox, and publish the night's report.
 
     Raises:
@@ -86,51 +70,39 @@ def nightly(
             was nothing new.
         MissedNightError: the night has never begun, and its time is over.
     """
-    settings = settings or Settings()
     store = Store(settings.store)
     scheduled, moment = scheduled_start(), now()
-    day = date or night_of(scheduled, timezone)
-    over = day != night_of(moment, timezone) if date else moment - scheduled >= TOO_LATE
-    night = find_night(store, series, day)
+    day = options.date or night_of(scheduled, options.timezone)
+    today = night_of(moment, options.timezone)
+    over = day != today if options.date else moment - scheduled >= TOO_LATE
+    night = find_night(store, options.series, day)
     if night is None and over:
         raise MissedNightError(
-            f"night {batch_of(series, day)} has not begun, and now, {moment:%Y-%m-%d %H:%M} UTC, "
-            "is not its time: a night that was missed has no report, the next takes its images"
+            f"night {batch_of(options.series, day)} has not begun, and now, "
+            f"{moment:%Y-%m-%d %H:%M} UTC, is not its time: a night that was missed has no "
+            "report, the next takes its images"
         )
     if night is None or not (night.images or over):
         with stage("take"):
-            extensions = EXTENSIONS if taken_as == "cells" else EXTENSIONS | SLIDE_EXTENSIONS
-            card, _ = detector_at(store, detector, site, warn)
-            night = _take_what_is_new(store, series, day, inbox, settle, card, extensions)
-    if night.inbox != inbox:
+            night = _take_what_is_new(store, options, day)
+    if night.inbox != options.inbox:
         raise StoreError(
-            f"night {night.batch} took its images from {night.inbox}, not from {inbox}: give that "
-            "--inbox to go on with it, or another --series for another inbox"
+            f"night {night.batch} took its images from {night.inbox}, not from {options.inbox}: "
+            "give that --inbox to resume it, or another --series for another inbox"
         )
-    images = manifest_address(store, night)
-    wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, root=inbox)
-    return screen_sources(
-        wanted,
-        night.batch,
-        detector=detector,
-        site=site,
-        learn=learn,
+    screened = Screen(
+        images=manifest_address(store, night),
+        batch=night.batch,
         date=day,
-        wait=wait,
-        settings=settings,
+        **options.model_dump(include=set(OfANight.model_fields)),
     )
+    return screen_sources(screened, settings, root=options.inbox)
 
 
-def _take_what_is_new(
-    store: Store,
-    series: str,
-    day: date,
-    inbox: str,
-    settle: float,
-    detector: DetectorCard,
-    extensions: frozenset[str],
-) -> Night:
+def _take_what_is_new(store: Store, options: Nightly, day: date) -> Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
+    series, inbox = options.series, options.inbox
+    detector, _ = detector_at(store, options.detector, options.site, warn)
     card = load_card(store, detector.model)
     with series_lease(store, series, on_wait=tell) as held:
         night = find_night(store, series, day)
@@ -143,20 +115,20 @@ def _take_what_is_new(
             earlier,
             inbox,
             classes=card.classes,
-            settle=settle,
-            extensions=extensions,
+            settle=options.settle,
+            extensions=EXTENSIONS if options.taken_as == "cells" else EXTENSIONS | SLIDE_EXTENSIONS,
             on_skip=warn,
         )
         held.check()
         night = freeze_night(
             held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
         )
-    log(logging.INFO, f"night {night.batch} takes {night.images:,} new images of {inbox}")
+    log(logging.INFO, f"batch {night.batch} takes {counted(night.images, 'new image')} of {inbox}")
     if found.unsettled:
-        warn(f"{found.unsettled} images are still being written: the next night takes them")
+        warn(f"{counted(found.unsettled, 'image')} still being written: left for the next night")
     if found.rewritten:
         warn(
-            f"{found.rewritten} images were written again after an earlier night had taken them, "
-            "and have the size that they had: they are not taken again; give them new names"
+            f"{counted(found.rewritten, 'image')} rewritten after an earlier night took them, with "
+            "the same size: not taken again; give rewritten images new names"
         )
     return night

@@ -12,7 +12,7 @@ class Outcome(BaseModel):
 
     @property
     def failed(self) -> bool:
-        """Tell whether something needs a person, so that the command's exit code must not be 0."""
+        """Return whether something needs a person, so that the command's exit code is not 0."""
         return False
 
     @abstractmethod
@@ -47,15 +47,6 @@ def table(rows: list[tuple[str, object]]) -> str:
         first, *others = value if isinstance(value, list) else [value]
         lines += [(name, first), *(("", other) for other in others)]
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines)
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things.
-
-    >>> counted(1, "slide"), counted(2000, "batch")
-    ('1 slide', '2,000 batches')
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
 
 
 def shell_command(name: str, *arguments: str) -> str:

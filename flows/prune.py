@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 
 from flows.monitoring.console import warn
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
 from flows.options.flows import Prune
-from flows.outcome import Outcome, counted, table
+from flows.options.taking import takes
+from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
@@ -22,10 +21,11 @@ from storage.retention import (
     size_of,
 )
 from storage.store import Store
+from tasks.words import counted
 
 # Between two batches of a store that is in use; a clock that is further ahead may be wrong.
 LONGEST_PAUSE = timedelta(days=60)
-Find = Callable[[str | None], Iterable[Removable]]  # what has expired, of all batches or of one
+Find = Callable[[str | None], Iterable[Removable]]  # expired data of all batches or one
 
 
 class PolicyError(Exception):
@@ -54,7 +54,7 @@ class PruneOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether a damaged record hides whether something may go."""
+        """Return whether a damaged record hides if something may go."""
         return bool(self.damaged)
 
     def text(self) -> str:
@@ -65,46 +65,39 @@ class PruneOutcome(Outcome):
             for what, batches in self.removed.items()
         ]
         if self.busy:
-            rows.append(("left, for they are being worked on", ", ".join(self.busy)))
+            rows.append(("left, because runs work on them", ", ".join(self.busy)))
         if self.swept:
-            rows.append(("half-written, of killed runs", f"{self.swept:,} files or folders"))
+            rows.append(("half-written by killed runs", f"{self.swept:,} files or folders"))
         if not rows:
             kept = "forever" if self.reports is None else f"{counted(self.reports, 'day')}"
             days = counted(self.features, "day")
-            return f"nothing is old enough to go: features are kept {days}, reports {kept}"
-        hint = "" if self.applied else "\nnothing was removed yet: the same with --apply does it"
+            return f"nothing is old enough to remove: features are kept {days}, reports {kept}"
+        hint = "" if self.applied else "\nnothing is removed yet: run it again with --apply"
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
-@flow()
+@takes(Prune)
 @observed()
-@described(Prune)
-def prune(
-    features: int = 30,
-    reports: int | None = None,
-    apply: bool = False,
-    today: date | None = None,
-    settings: Settings | None = None,
-) -> PruneOutcome:
+def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """List features and reports that are old enough to go, and with --apply remove them.
 
     Raises:
         PolicyError: reports are to go before features.
         ClockError: the clock is far ahead of the newest record, and nobody has confirmed it.
     """
-    if reports is not None and reports < features:
+    if options.reports is not None and options.reports < options.features:
         raise PolicyError(
-            f"reports would be kept for {reports} days, and the features that they were made of "
-            f"for {features}: give --reports no less than --features"
+            f"reports would be kept for {options.reports} days, and the features that they were "
+            f"made of for {options.features}: give --reports no less than --features"
         )
-    store = Store((settings or Settings()).store)
+    store = Store(settings.store)
     moment = now()
-    if apply:
-        _refuse_wrong_clock(store, moment, today)
+    if options.apply:
+        _refuse_wrong_clock(store, moment, options.today)
     outcome = PruneOutcome(
-        applied=apply,
-        features=features,
-        reports=reports,
+        applied=options.apply,
+        features=options.features,
+        reports=options.reports,
         removed={},
         bytes=0,
         busy=[],
@@ -119,17 +112,19 @@ def prune(
     def take(find: Find) -> None:
         for found in list(find(None)):
             size = size_of(store, found)
-            if apply and not _remove(store, found, find):
+            if options.apply and not _remove(store, found, find):
                 outcome.busy.append(found.batch.name)
                 continue
             outcome.bytes += size
             outcome.removed.setdefault(found.what, []).append(found.batch.key)
 
-    take(lambda only: expired_features(store, moment - timedelta(days=features), only, leave))
-    if reports is not None:
-        day = moment.date() - timedelta(days=reports)
+    take(
+        lambda only: expired_features(store, moment - timedelta(days=options.features), only, leave)
+    )
+    if options.reports is not None:
+        day = moment.date() - timedelta(days=options.reports)
         take(lambda only: expired_reports(store, day, only, leave))
-    if apply:
+    if options.apply:
         outcome.swept = sweep(store)
     return outcome
 

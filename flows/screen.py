@@ -1,8 +1,7 @@
-"""Run the flow `screen`: a night's images -> a report with a diagnosis and a score for each."""
+"""Run the flow `screen`: images -> a report with a diagnosis and a score for each."""
 
 import time
 from contextlib import ExitStack
-from datetime import date
 
 from distributed import Client
 from pydantic import Field
@@ -11,12 +10,12 @@ from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
-from flows.monitoring.prefect_runs import flow, task
+from flows.monitoring.prefect_runs import task
 from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
-from flows.options.described import described
-from flows.options.flows import Screen, SlideIs, TakenAs
-from flows.outcome import Outcome, counted, table
+from flows.options.flows import Screen
+from flows.options.taking import takes
+from flows.outcome import Outcome, table
 from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.sites.learning import is_undecided, try_learning
@@ -42,6 +41,7 @@ from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
 from tasks.reports.night.batches import BatchSummary
+from tasks.words import counted
 
 
 class ScreenOutcome(Outcome):
@@ -71,7 +71,7 @@ class ScreenOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether images could not be scored, there are none, or there is no page."""
+        """Return whether images could not be scored, there are none, or there is no page."""
         return self.scored < self.images or not self.images or self.page_failure is not None
 
     def text(self) -> str:
@@ -90,7 +90,10 @@ class ScreenOutcome(Outcome):
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", f"{counted(self.review, 'image')}, {slides}"),
             ("light", [self.light, *self.reasons]),
-            ("detector", f"{self.detector}, at site {self.site}" if self.site else self.detector),
+            (
+                "detector",
+                f"{self.detector}, at laboratory {self.site}" if self.site else self.detector,
+            ),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
@@ -111,10 +114,11 @@ class ImagesFailedError(Exception):
 
     def __init__(self, outcome: ScreenOutcome) -> None:
         failed = outcome.images - outcome.scored
+        images = counted(outcome.images, "image")
         super().__init__(
-            f"there are no images for batch {outcome.batch}; when they are there, run it again"
+            f"there are no images for batch {outcome.batch}: run it again once they have arrived"
             if not outcome.images
-            else f"{failed} of {outcome.images} images of batch {outcome.batch} failed "
+            else f"{failed:,} of {images} of batch {outcome.batch} failed "
             f"({', '.join(f'{n} {reason}' for reason, n in outcome.failures.items())}); "
             f"the report has a row for each: {outcome.report}"
         )
@@ -132,26 +136,11 @@ class PageFailedError(Exception):
         self.outcome = outcome
 
 
-@flow(flow_run_name="{batch}")
+@takes(Screen, run_name="{batch}")
 @ends_by_light
 @observed(night=True)
-@described(Screen)
-def screen(
-    images: str | list[str],
-    batch: str,
-    taken_as: TakenAs | None = None,
-    slide_is: SlideIs = "file",
-    microns_per_pixel: float | None = None,
-    detector: str | None = None,
-    site: str | None = None,
-    learn: bool = False,
-    date: date | None = None,
-    limit: int | None = None,
-    force: bool = False,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> ScreenOutcome:
-    """Diagnose and score a night's cells, photographs or slides, and publish the report.
+def screen(options: Screen, settings: Settings) -> ScreenOutcome:
+    """Diagnose and score a batch of cells, photographs or slides, and publish the report.
 
     In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
     what failed.
@@ -160,44 +149,33 @@ def screen(
         ImagesFailedError: the report is published, but most of what it is about is lost: no image
             could be scored, or as many failed as make the light red.
     """
-    wanted = Wanted(images, taken_as, slide_is, microns_per_pixel, limit)
-    return screen_sources(
-        wanted,
-        batch,
-        detector=detector,
-        site=site,
-        learn=learn,
-        date=date,
-        force=force,
-        wait=wait,
-        settings=settings or Settings(),
-    )
+    return screen_sources(options, settings)
 
 
 def screen_sources(
-    wanted: Wanted,
-    batch: str,
-    *,
-    detector: str | None,
-    site: str | None,
-    learn: bool,
-    date: date | None,
-    wait: bool,
-    settings: Settings,
-    force: bool = False,
+    options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> ScreenOutcome:
-    """Screen sources, of which a person has said this and that; see `screen`.
+    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
 
     Raises:
         ImagesFailedError: the report is published, but not every image could be scored.
         PageFailedError: the report is published, but its page could not be made.
     """
     store = Store(settings.store)
-    detector_card, newest = detector_at(store, detector, site, warn)
+    batch, site, force = options.batch, options.site, options.force
+    wanted = Wanted(
+        options.images,
+        options.taken_as,
+        options.slide_is,
+        options.microns_per_pixel,
+        options.limit,
+        root,
+    )
+    detector_card, newest = detector_at(store, options.detector, site, warn)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     started = time.monotonic()
-    with lease_batch(store, batch, wait=wait) as held, ExitStack() as work:
+    with lease_batch(store, batch, wait=options.wait) as held, ExitStack() as work:
         store = held.store
         taken = take(store, settings, batch, wanted, card.classes, work, force=force)
         with stage("freeze"):
@@ -208,7 +186,7 @@ def screen_sources(
                 taken.images,
                 card.classes,
                 limit=taken.limit,
-                batch_date=date,
+                batch_date=options.date,
                 force=force,
                 listed=taken.listed,
             )
@@ -218,7 +196,7 @@ def screen_sources(
         if repeated:
             discard_scores(store, frozen, key)  # a run may die right after its seal
         page_failure = learned = None
-        undecided = learn and site is not None and is_undecided(store, site, frozen)
+        undecided = options.learn and site is not None and is_undecided(store, site, frozen)
         if seal is None or not has_page(store, frozen, seal) or undecided:
             with open_client(settings) as client:
                 if seal is None:
@@ -296,7 +274,7 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSu
     if stated != counted or batch.rows != seal.rows:
         raise StoreError(
             f"batch.json or the seal in {store.address('batches', batch.key)} states other figures "
-            "than the report: restore them from a backup, or screen the batch anew with --force"
+            "than the report: restore them from a backup, or screen the batch again with --force"
         )
 
 
@@ -321,7 +299,7 @@ def _outcome(
     page_failure: str | None,
     learned: str | None,
 ) -> ScreenOutcome:
-    """Say in figures what was published."""
+    """Return the published figures."""
     return ScreenOutcome(
         batch=batch.name,
         report=store.address(*report_path(batch.name, batch.batch_date)),

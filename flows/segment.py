@@ -2,10 +2,10 @@
 
 import time
 
-from flows.monitoring.prefect_runs import flow, in_deployment
+from flows.monitoring.prefect_runs import in_deployment
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
-from flows.options.flows import Into, Segment, SlideIs
+from flows.options.flows import Segment
+from flows.options.taking import takes
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
@@ -28,7 +28,7 @@ class SegmentOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether a source or a field could not be read, or there are no sources."""
+        """Return whether a source or a field could not be read, or there are no sources."""
         return bool(self.failures) or not self.sources
 
     def text(self) -> str:
@@ -43,7 +43,9 @@ class SegmentOutcome(Outcome):
         ]
         if self.failures:
             failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
-            rows.insert(2, ("failed", f"{failures}; each is a row of the manifest that says why"))
+            rows.insert(
+                2, ("failed", f"{failures}; the manifest has a row with the reason for each")
+            )
         if self.repeated:
             return f"segmentation {self.name} was made before; nothing to do\n{table(rows)}"
         rate = sum(self.fields.values()) / self.seconds
@@ -56,7 +58,7 @@ class SourcesFailedError(Exception):
     def __init__(self, outcome: SegmentOutcome) -> None:
         failures = ", ".join(f"{n} {reason}" for reason, n in outcome.failures.items())
         super().__init__(
-            f"{sum(outcome.failures.values())} sources or fields of segmentation {outcome.name} "
+            f"{sum(outcome.failures.values()):,} sources or fields of segmentation {outcome.name} "
             f"failed ({failures}); the manifest has a row for each: {outcome.manifest}"
             if outcome.sources
             else f"there is nothing to segment for {outcome.name}: it has no photographs or slides"
@@ -82,46 +84,40 @@ def _refuse_foreign_code(finder: str) -> None:
         )
 
 
-@flow(flow_run_name="segment {name}")
+@takes(Segment, run_name="segment {name}")
 @observed()
-@described(Segment)
-def segment(
-    images: str | list[str],
-    name: str,
-    into: Into = "cells",
-    microns_per_pixel: float | None = None,
-    tile: int = 256,
-    overlap: int = 0,
-    slide_is: SlideIs = "file",
-    finder: str = OUTLINES,
-    limit: int | None = None,
-    wait: bool = False,
-    settings: Settings | None = None,
-) -> SegmentOutcome:
+def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     """Cut photographs and slides into cells or tiles, and list these in a manifest.
 
     Raises:
         SourcesFailedError: the manifest is made, but not everything could be read.
     """
-    _refuse_foreign_code(finder)
-    settings = settings or Settings()
-    if overlap >= tile:
-        raise ValueError(f"--overlap {overlap} must be less than --tile {tile}")
-    if into == "tiles":
+    _refuse_foreign_code(options.finder)
+    if options.into == "tiles":
         cutting = Cutting(
-            into=into, microns_per_pixel=microns_per_pixel, tile=tile, overlap=overlap
+            into=options.into,
+            microns_per_pixel=options.microns_per_pixel,
+            tile=options.tile,
+            overlap=options.overlap,
         )
     else:
-        cutting = cells_of_fields(settings, microns_per_pixel, finder)
+        cutting = cells_of_fields(settings, options.microns_per_pixel, options.finder)
     started = time.monotonic()
     store = Store(settings.store)
-    repeated = read_segmented(store, name) is not None
+    repeated = read_segmented(store, options.name) is not None
     made = cut_up(
-        settings, name, images, cutting, root=images, slide_is=slide_is, limit=limit, wait=wait
+        settings,
+        options.name,
+        options.images,
+        cutting,
+        root=options.images,
+        slide_is=options.slide_is,
+        limit=options.limit,
+        wait=options.wait,
     )
     outcome = SegmentOutcome(
-        name=name,
-        manifest=manifest_address(store, name),
+        name=options.name,
+        manifest=manifest_address(store, options.name),
         sources=made.sources,
         fields=made.fields,
         images=made.images,

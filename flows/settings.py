@@ -9,9 +9,9 @@ import os
 import re
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,8 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from flows.options.described import UsageError, without_secret
-from tasks.images.access.addresses import redact
+from tasks.images.access.addresses import holds_secret, redact
 from tasks.limits import (
     DETECTABLE_PERCENT,
     NEGATIVE_PERCENT,
@@ -37,6 +36,34 @@ READ_ONLY = frozenset(
      "cached", "blockcache", "filecache", "simplecache")
 )  # fmt: skip
 
+Given = TypeVar("Given", bound=str | list[str] | None)
+
+
+class UsageError(Exception):
+    """A command or setting that cannot be understood."""
+
+
+def without_secret(given: Given) -> Given:
+    """Return addresses; ValueError where one holds a password, which would stand in reports."""
+    addresses: list[str | None] = [*given] if isinstance(given, list) else [given]
+    for each in addresses:
+        if each and holds_secret(each):
+            raise ValueError(
+                f"{redact(each)} may hold no password or token, for reports and logs name it: give "
+                "that in the environment or in a profile, such as AWS_PROFILE"
+            )
+    return given
+
+
+# Options and settings of earlier versions that nobody set, and what holds in their place.
+REMOVED = {
+    "training_memory": "training keeps 2 GiB of pixels in memory, and more in a temporary file",
+    "rate": "training's peak learning rate is 0.001",
+    "fractions": "75%, 10% and 15% of patients are for training, validation and test",
+    "magnitudes": "input pre-processing moves pixels by 0.0014",
+    "authority_days": "an authority holds for ten years",
+}
+
 
 def _processors() -> int:
     # Dask knows what a container or a batch system leaves of them, and takes long to import.
@@ -46,7 +73,7 @@ def _processors() -> int:
 
 
 def settings_file() -> Path | None:
-    """Find the TOML file of settings that is read here, or None where there is none.
+    """Find the TOML file of settings that is read here, or None if there is none.
 
     Raises:
         UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist.
@@ -99,12 +126,6 @@ class Settings(BaseSettings):
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
     )
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
-    training_memory: float = Field(
-        2.0,
-        ge=0,
-        description="GiB of decoded images that training holds in memory; more lie in a file in "
-        "the folder of temporary files (TMPDIR)",
-    )
     read_seconds: float = Field(
         READ_SECONDS,
         gt=0,
@@ -142,13 +163,11 @@ class Settings(BaseSettings):
         gt=0,
         description="red-cell count that parasites per microlitre are computed with",
     )
-    finders: list[str] = Field(
-        [], description="finders of cells, module:function, that a deployment may name"
-    )
+    finders: list[str] = Field([], description="allowed finders of cells, each module:function")
     networks: list[str] = Field(
         [],
-        description="networks of your own, module:function, that models may be made of: they are "
-        "code that is imported here",
+        description="networks of your own, each module:function, for models: their code is "
+        "imported here",
     )
     logs: Literal["text", "json"] = Field(
         "text", description="what standard error has: text for people, or JSON lines for machines"
@@ -165,6 +184,15 @@ class Settings(BaseSettings):
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """Raise UsageError where a setting of an earlier version is still given."""
+        for name, instead in REMOVED.items():
+            if name in given or f"{PREFIX}{name.upper()}" in os.environ:
+                raise UsageError(f"{name} is no setting any more: {instead}; remove it")
+        return given
 
     @field_validator("store")
     @classmethod
@@ -239,7 +267,7 @@ def origin(name: str) -> str:
 
 
 def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return values by name; what lies in another value has the name of that before its own.
+    """Flatten nested values: a key inside ``a`` becomes ``a.key``.
 
     >>> leaves({"store": "s", "field_limits": {"least_cells": 3}})
     {'store': 's', 'field_limits.least_cells': 3}

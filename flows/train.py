@@ -7,15 +7,19 @@ from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_runs import flow
 from flows.monitoring.telemetry import observed
-from flows.options.described import described
 from flows.options.flows import Train
+from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
 from flows.stages.training.images import CLASSES, load_labelled_images
-from flows.stages.training.recipes import TrainingRecipe, train_model, training_digest
+from flows.stages.training.recipes import (
+    FRACTIONS,
+    TrainingRecipe,
+    train_model,
+    training_digest,
+)
 from storage.leases import lease
 from storage.models.classifiers import (
     REPETITION,
@@ -31,9 +35,11 @@ from storage.store import Store
 from tasks.evaluation.cross_validation import metrics_by_stain
 from tasks.evaluation.metrics import POSITIVE
 from tasks.images.listing import as_given
-from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import tap_widths
+from tasks.network.inference import fastest_arithmetic, refuse_other_arithmetic
 from tasks.network.training import TrainingPlan
+from tasks.words import counted
 
 
 class TrainOutcome(Outcome):
@@ -51,7 +57,11 @@ class TrainOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            (part, f"{self.images[part]:,} images of {self.groups[part]} {self.split_by}s")
+            (
+                part,
+                f"{counted(self.images[part], 'image')} of "
+                f"{counted(self.groups[part], self.split_by)}",
+            )
             for part in self.images
         ]
         rows += [
@@ -69,7 +79,7 @@ class TrainOutcome(Outcome):
                 )
             )
         if self.unreadable:
-            rows.append(("left out", f"{self.unreadable} images that cannot be read"))
+            rows.append(("left out", f"{counted(self.unreadable, 'image')} that cannot be read"))
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
 
 
@@ -77,49 +87,35 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@flow()
+@takes(Train)
 @observed()
-@described(Train)
-def train(
-    images: str | list[str],
-    model: str | None = None,
-    network: str = DEFAULT_NETWORK,
-    weights: str = "imagenet",
-    licence: str | None = None,
-    taps: list[str] | None = None,
-    frozen: list[str] | None = None,
-    side: int = 96,
-    epochs: int = TrainingPlan.epochs,
-    rate: float = TrainingPlan.peak_rate,
-    fractions: tuple[float, float, float] = (0.75, 0.10, 0.15),
-    seed: int = 0,
-    limit: int | None = None,
-    folds: int | None = None,
-    settings: Settings | None = None,
-) -> TrainOutcome:
+def train(options: Train, settings: Settings) -> TrainOutcome:
     """Train a classifier on labelled images, splitting them by patient."""
-    settings = settings or Settings()
-    refuse_foreign_network(network)
-    if model is not None:
-        refuse_existing(Store(settings.store), model)
+    refuse_foreign_network(options.network)
+    if options.model is not None:
+        refuse_existing(Store(settings.store), options.model)
+    frozen = options.frozen
+    if frozen is None and options.weights == "scratch":
+        frozen = []  # fresh weights have nothing general to keep
     spec = network_spec(
-        network,
+        options.network,
         CLASSES,
-        side,
-        taps=tuple(taps) if taps else None,
-        # Fresh weights have nothing general to keep, so nothing is frozen unless asked for.
-        frozen=tuple(frozen) if frozen is not None else (() if weights == "scratch" else None),
+        options.side,
+        taps=tuple(options.taps) if options.taps else None,
+        frozen=frozen if frozen is None else tuple(frozen),
+        arithmetic=fastest_arithmetic() if options.arithmetic == "auto" else options.arithmetic,
     )
+    refuse_other_arithmetic(spec)
     recipe = TrainingRecipe(
-        images=as_given(images),
-        limit=limit,
+        images=as_given(options.images),
+        limit=options.limit,
         network=spec,
-        weights=weights,
-        fractions=fractions,
-        plan=TrainingPlan(epochs=epochs, peak_rate=rate, seed=seed),
-        licence=licence,
+        weights=options.weights,
+        fractions=FRACTIONS,
+        plan=TrainingPlan(epochs=options.epochs, seed=options.seed),
+        licence=options.licence,
     )
-    return train_by(recipe, model, settings, folds)
+    return train_by(recipe, options.model, settings, options.folds)
 
 
 def train_by(
@@ -132,15 +128,13 @@ def train_by(
 ) -> TrainOutcome:
     """Train by a recipe, and keep the model.
 
-    The model is there when its folds are, too; a run that is cut off goes on with the same command.
-    One that ``repeats`` another, with another seed, is not what nights are screened with.
+    The model exists when its folds do; the same command resumes an interrupted run. A model that
+    ``repeats`` another, with another seed, is not used to screen nights.
     """
     store = Store(settings.store)
     keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
-    data = load_labelled_images(
-        recipe.images, recipe.network.side, limit=recipe.limit, memory=settings.training_memory
-    )
+    data = load_labelled_images(recipe.images, recipe.network.side, limit=recipe.limit)
     for uri, failure in list(data.unreadable.items())[:20]:
         log(logging.WARNING, f"left out {uri}: {failure}")
     if data.by != "patient":

@@ -12,17 +12,18 @@ from storage.store import StoreError
 Arrays = dict[str, NDArray[Any]]
 
 
-def arrays_to_bytes(arrays: Arrays) -> bytes:
-    """Serialise named arrays as the bytes of a safetensors file."""
-    return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
+def arrays_to_bytes(arrays: Arrays, **said: str) -> bytes:
+    """Serialise named arrays with metadata as the bytes of a safetensors file."""
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return bytes(save(whole, metadata=said or None))
 
 
 def arrays_from_bytes(content: bytes) -> Arrays:
-    """Read named arrays from their bytes; StoreError where these are damaged."""
+    """Read named arrays from their bytes; StoreError if the bytes are damaged."""
     try:
         arrays: Arrays = load(content)
-    # The reader raises whatever a hostile header makes it stumble over: a type that numpy does not
-    # have is a KeyError, a shape of other bytes a ValueError, a deep nesting a RecursionError.
+    # A hostile header can make the reader raise almost anything: KeyError for a type that numpy
+    # lacks, ValueError for a wrong shape, RecursionError for deep nesting.
     except (SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise StoreError(f"damaged safetensors file: {error}") from None
     return arrays

@@ -1,4 +1,4 @@
-"""Write to a local disk so that what was written is there after a power cut, or not at all."""
+"""Write to a local disk so that each file survives a power cut, or was never there."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from uuid import uuid4
 
 
 def appear(stage: Path, target: Path, once: bool) -> None:
-    """Let a staged file appear under its name; with ``once``, FileExistsError where one is there.
+    """Move a staged file to its name; with ``once``, FileExistsError if the name is taken.
 
-    The file and the folder that names it are synced: a power cut cannot take it away again.
+    Both the file and its folder are synced, so a power cut cannot undo the move.
     """
     with stage.open("rb+") as written:
         os.fsync(written.fileno())
@@ -21,12 +21,12 @@ def appear(stage: Path, target: Path, once: bool) -> None:
         os.link(stage, target)
     else:
         stage.replace(target)
-    # The name is in the folder, which is a file of its own.
+    # A folder holds the names, and has to be synced by itself.
     sync_folder(target.parent)
 
 
 def appear_folder(stage: Path, behind: Path, target: Path) -> None:
-    """Let a staged folder that is synced appear under a free name, by way of a name ``behind``."""
+    """Move a staged, synced folder to a free name, by way of the path ``behind``."""
     stage.rename(behind)
     make_folder(target.parent)
     behind.rename(target)
@@ -34,7 +34,7 @@ def appear_folder(stage: Path, behind: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and sync the folders that new ones are named in."""
+    """Make a folder and its parents, and sync the folders in which new names appear."""
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in new:
@@ -51,10 +51,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(files: Iterable[Path], root: Path) -> None:
-    """Sync files that other code has written, and the folders from each of them up to a root.
+    """Sync files that other code wrote, and every folder from them up to a root.
 
-    A file that is absent has only its folders synced, so that it stays absent. All files come
-    before all folders: the journal that the first ones write holds most of the names already.
+    For a missing file only the folders are synced, so that it stays missing. Files come before
+    folders, because their journal entries already hold most of the names.
     """
     folders: set[Path] = set()
     for file in files:
@@ -67,14 +67,14 @@ def sync_files(files: Iterable[Path], root: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Sync all files and folders in a folder, and the folder itself."""
+    """Sync a folder with everything in it."""
     sync_files((path for path in root.rglob("*") if path.is_file()), root)
 
 
 def discard(path: Path, trash: Path) -> None:
-    """Remove a file or folder in one step by a rename into a folder, and delete it there.
+    """Remove a file or folder in one step: rename it into a folder, and delete it there.
 
-    Nothing happens where it is gone already, by another run.
+    Nothing happens if another run has removed it already.
 
     Raises:
         FileNotFoundError: the folder ``trash`` is gone.
@@ -91,18 +91,18 @@ def discard(path: Path, trash: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, or a folder with all in it, also where another process still writes to it."""
+    """Delete a file or a whole folder, even while another process still writes to it."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     while True:
         try:
             shutil.rmtree(path)
-        except FileNotFoundError:  # somebody else deletes it too
+        except FileNotFoundError:  # another process deletes it too
             if not path.exists():
                 return
         except OSError as error:
-            # On a network's disk a stalled writer may know the folder by another name.
+            # On a network disk a stalled writer may know the folder by another name.
             if error.errno != errno.ENOTEMPTY:
                 raise
         else:

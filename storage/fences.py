@@ -1,8 +1,8 @@
 """Fence off runs that have lost a lease: a folder of stages for each holder, in ``.staged``.
 
-All that a holder writes to a local store is renamed or linked out of its own folder. Whoever takes
-the lease over removes that folder before it goes on, and nobody makes it again: a run that had
-stalled finds no file to rename, whatever it looked up before.
+A holder writes to a local store only by renaming or linking files out of its own folder. The next
+holder removes that folder before it starts, and nobody creates it again: a run that had stalled
+finds no file left to rename.
 """
 
 import re
@@ -14,11 +14,11 @@ from pathlib import Path
 from storage import disk
 from storage.store import STAGED, Store
 
-OLD = 24 * 3600.0  # seconds after which a stage is one that a killed run has left
+OLD = 24 * 3600.0  # seconds after which a stage counts as left by a killed run
 
 
 def stage_of(what: tuple[str, ...], number: int, owner: str) -> str:
-    """Name the folder of a lease's holder; no name in a store has "~" and a number so.
+    """Return the name of a lease holder's folder; no other name in a store has this form.
 
     >>> stage_of(("batches", "night"), 12, "af3")
     'batches~night~000012~af3'
@@ -27,7 +27,7 @@ def stage_of(what: tuple[str, ...], number: int, owner: str) -> str:
 
 
 def lease_of(stage: str) -> tuple[tuple[str, ...], int] | None:
-    """Find the lease and the number that a folder is of; None where it is no holder's.
+    """Return the lease and the number of a holder's folder; None for any other folder.
 
     >>> lease_of("batches~night~000012~af3")
     (('batches', 'night'), 12)
@@ -45,13 +45,13 @@ def open_stage(store: Store, stage: str) -> None:
 
 
 def close_stage(store: Store, stage: str) -> None:
-    """Remove the folder of a holder that goes."""
+    """Remove the folder of a holder that releases its lease."""
     if store.is_local:
         disk.delete(Path(store.path(STAGED, stage)))
 
 
 def close_others(store: Store, what: tuple[str, ...], number: int, stage: str) -> None:
-    """Remove the folders of all who held a lease before its present holder."""
+    """Remove the folders of all earlier holders of a lease."""
     for path in _stages(store):
         found = lease_of(path.name)
         if found and found[0] == what and found[1] <= number and path.name != stage:
@@ -59,16 +59,16 @@ def close_others(store: Store, what: tuple[str, ...], number: int, stage: str) -
 
 
 def sweep(store: Store, is_held: Callable[[tuple[str, ...], int], bool]) -> int:
-    """Remove old stages that killed runs have left, and count them.
+    """Remove old stages left by killed runs, and count them.
 
     Args:
         store: where they are.
-        is_held: tells whether the holder with a number holds a lease yet; it may be at work for
-            longer than a stage takes to be old.
+        is_held: returns whether the holder with a number still holds a lease; it may work for
+            longer than `OLD`.
     """
     count = 0
     for path in _stages(store):
-        with suppress(OSError):  # another run removes it, or it is another user's
+        with suppress(OSError):  # another run removes it, or it belongs to another user
             if time.time() - path.stat().st_mtime < OLD:
                 continue
             found = lease_of(path.name)

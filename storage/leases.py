@@ -1,16 +1,16 @@
 """Let one run write at a time: in ``<what>/lease/<number>.json`` the highest number counts.
 
-The run that creates the next number holds the lease, for a store lets only one run create it. The
+The run that creates the next number holds the lease; a store lets only one run create it. The
 holder renews its record while it works and releases it at the end. Another run may create the next
-number once the highest is released, has run out, or belongs to a process that is certainly dead;
-none of these can be undone, so a former holder never gets the lease back: its `Lease.check` fails.
-A check tells of the past: between it and a write the process may stall, and another run take over.
-So what the holder of a lease publishes goes through `Lease.store`, where that is too late.
+number once the highest is released, has run out, or belongs to a process that is certainly dead.
+None of these can be undone, so a former holder never gets the lease back: its `Lease.check` fails.
+A check is not enough: between it and a write the process may stall, and another run take over. So
+the holder writes only through `Lease.store`, which refuses a write that comes too late.
 
-A holder knows by a clock that nobody sets, and which goes on while the machine sleeps, how long its
-own lease lasts. Other runs compare its record with the time of day on their host. A holder that
-works renews every `BEAT` and so always has most of `LIFETIME` left: clocks may differ by `LIFETIME`
-- `BEAT` before it is taken for dead. When its own time of day is set back, its records go on from
+A holder measures its own lease by a clock that nobody sets and that keeps running while the machine
+sleeps. Other runs compare its record with the time of day on their host. A working holder renews
+every `BEAT` and so always has most of `LIFETIME` left: it is taken for dead only if clocks differ
+by more than `LIFETIME` - `BEAT`. When its own time of day is set back, its records continue from
 the time at which it took the lease, so that they do not seem to have run out. None of this decides
 who may write: a holder that is taken for dead by mistake is fenced off like any other.
 """
@@ -35,7 +35,7 @@ from storage import fences
 from storage.records import Part, Record
 from storage.store import AlreadyExistsError, Store, StoreError
 
-# Seconds until a lease that is not renewed runs out, and between two renewals: several may fail.
+# Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
 LIFETIME = 60.0
 BEAT = 10.0
 
@@ -45,14 +45,14 @@ class HeldByOtherError(StoreError):
 
 
 class LeaseLostError(StoreError):
-    """A run has lost its lease: what it publishes now could spoil another run's work."""
+    """A run has lost its lease, and could now spoil another run's work."""
 
 
 class Holder(Part):
-    """The process that holds a lease; ``owner`` is new each time one is asked for.
+    """The process that holds a lease; each request for a lease gets a new ``owner``.
 
-    A pid means something only within ``processes``, and together with ``process_started``
-    (seconds after the boot), as pids are used again.
+    Pids are reused, so one is unique only within ``processes`` and together with
+    ``process_started`` (seconds after the boot).
     """
 
     owner: str
@@ -65,7 +65,7 @@ class Holder(Part):
 
 
 class LeaseRecord(Record):
-    """The record of a lease: its holder, and when it runs out unless it is renewed."""
+    """The record of a lease: its holder, and the time at which it runs out unless renewed."""
 
     holder: Holder
     taken_at: AwareDatetime
@@ -74,10 +74,10 @@ class LeaseRecord(Record):
 
 
 class Lease:
-    """The right of one run to write: what it publishes, it writes to ``store``.
+    """The right of one run to write, through its ``store``.
 
-    ``number`` rises with every holder. ``stage`` names the folder without which a local store
-    takes nothing more from this run. ``since`` is when the record's lifetime began, by `_awake`.
+    ``number`` rises with every holder. ``stage`` names the folder without which this run cannot
+    write to a local store. ``since`` is the start of the record's lifetime, by `_awake`.
     """
 
     def __init__(
@@ -102,27 +102,27 @@ class Lease:
         """Check that this run still holds the lease.
 
         Raises:
-            LeaseLostError: it ran out, was released or removed, or another run took it over.
+            LeaseLostError: the lease ran out, was released or removed, or another run took it over.
             StoreError: the record is damaged, so the holder is not known.
         """
         with self._lock:
             self._check()
 
     def renew(self, lifetime: float = LIFETIME) -> None:
-        """Renew the lease; LeaseLostError where this run holds it no more."""
+        """Renew the lease; LeaseLostError if this run no longer holds it."""
         with self._lock:
             self._check()
             began = _awake()
-            # By the later of two clocks: one that is set back must not let the record run out.
+            # Use the later of two clocks, so that setting one back does not end the lease.
             unset = self._record.taken_at + timedelta(seconds=began - self._taken)
             renewed = _extended(self._record, max(_now(), unset), lifetime)
             renewed.write(self._store, *self._folder, _file(self.number))
-            # What arrived after the old expiry may have crossed with somebody taking over.
+            # A renewal that arrived after the old expiry may have crossed with a takeover.
             if _awake() < self._ends:
                 self._record, self._ends = renewed, began + lifetime
 
     def release(self) -> None:
-        """Release the lease; nothing happens where another run holds it already."""
+        """Release the lease; nothing happens if another run holds it by now."""
         with self._lock:
             self._record = self._record.model_copy(update={"released": True})
             _, current = _current(self._store, self._folder)
@@ -130,7 +130,7 @@ class Lease:
                 self._record.write(self._store, *self._folder, _file(self.number))
 
     def successor(self) -> str | None:
-        """Say who has taken the lease over, and when; None where nobody is known to have."""
+        """Return who took the lease over, and when, as text; None if nobody did."""
         _, current = _current(self._store, self._folder)
         if current is None or self._is_mine(current):
             return None
@@ -138,7 +138,7 @@ class Lease:
 
     def _check(self) -> None:
         _, current = _current(self._store, self._folder)
-        # The clock is read last: the answer may have taken its time.
+        # The clock is read last, because the store may have been slow to answer.
         if self._record.released:
             why = "was released"
         elif current is None:
@@ -151,7 +151,7 @@ class Lease:
             return
         raise LeaseLostError(
             f"the lease {self._store.address(*self._folder)} {why}: this run stops before it "
-            "writes more; run the same command again to go on"
+            "writes more; run the same command again to resume"
         )
 
     def _is_mine(self, record: LeaseRecord) -> bool:
@@ -170,11 +170,12 @@ def lease(
 ) -> Iterator[Lease]:
     """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
 
-    With ``wait`` it waits, looking every ``poll`` seconds, and tells each holder that it waits
-    for to ``on_wait``. It does not know its own thread again: taken twice, it waits for itself.
+    With ``wait``, poll every ``poll`` seconds until the lease is free, and call ``on_wait`` with a
+    message for each holder. The lease is not reentrant: a thread that takes it twice waits for
+    itself.
 
     Raises:
-        HeldByOtherError: another run is the writer, and ``wait`` was not asked for.
+        HeldByOtherError: another run holds the lease, and ``wait`` is False.
         StoreError: the record of the present holder is damaged.
     """
     folder = (*what, "lease")
@@ -189,28 +190,28 @@ def lease(
     finally:
         stop.set()
         heart.join()
-        # It runs out by itself; a failure here must not hide the block's own, nor undo its work.
+        # The lease runs out by itself; an error here must not hide the block's own error.
         with suppress(Exception):
             fences.close_stage(store, held.stage)
             held.release()
 
 
 def _fence_off_others(held: Lease, store: Store, what: tuple[str, ...]) -> None:
-    """Make this holder's folder of stages, and remove those of all who held the lease before."""
+    """Make this holder's folder of stages, and remove those of earlier holders."""
     fences.open_stage(store, held.stage)
-    # A successor that took over before that folder was there has not seen it.
+    # A successor that took over before this folder existed has not removed it.
     held.check()
     fences.close_others(store, what, held.number, held.stage)
     sweep(store)
 
 
 def sweep(store: Store) -> int:
-    """Remove the stages of a day ago and older that killed runs have left; count them."""
+    """Remove stages that killed runs left a day ago or earlier, and count them."""
 
     def is_held(what: tuple[str, ...], number: int) -> bool:
         try:
             highest, record = _current(store, (*what, "lease"))
-        except StoreError:  # damaged: nobody can tell
+        except StoreError:  # damaged: the holder is unknown
             return True
         return record is not None and highest == number and not _is_free(record, _now())
 
@@ -229,8 +230,8 @@ def _take(
     told, arrived, began = "", _now(), _awake()
     came = began
     while True:
-        # Before the look: a record that was renewed since must not seem to have run out. Nor must
-        # one whose holder lives when the time of day is set ahead while this run waits.
+        # Taken before the record is read, so that a renewal since then is not missed. If the time
+        # of day is set ahead while this run waits, a living holder must not seem dead.
         asked_at = min(_now(), arrived + timedelta(seconds=_awake() - came))
         number, current = _current(store, folder)
         if current is None or _is_free(current, asked_at):
@@ -257,10 +258,10 @@ def _take(
 def _try_to_create(
     store: Store, folder: tuple[str, ...], number: int, holder: Holder, lifetime: float
 ) -> None:
-    """Try to create a lease's record; the holder of the highest number afterwards has won.
+    """Try to create a lease's record; whoever has the highest number afterwards holds the lease.
 
-    Success proves nothing: before a slow run creates a number, others may have held, released and
-    removed it. Nor does failure: the store may have lost its answer to a first attempt.
+    Success proves nothing: others may have held, released and removed this number before a slow run
+    created it. Neither does failure: the store's answer to a first attempt may have been lost.
     """
     began = _now()
     record = LeaseRecord(holder=holder, taken_at=began, expires_at=began)
@@ -268,7 +269,7 @@ def _try_to_create(
     try:
         record.write(store, *folder, _file(number), once=True)
     except (AlreadyExistsError, OSError):
-        # A lost race has many names on object stores: S3 says 412 or 409, s3fs EINVAL or EBUSY.
+        # Object stores report a lost race in many ways: S3 says 412 or 409, s3fs EINVAL or EBUSY.
         if _highest(store, folder) < number:
             raise
 
@@ -280,17 +281,17 @@ def _keep_alive(held: Lease, stop: Event, beat: float, lifetime: float) -> None:
         except LeaseLostError:
             return
         except Exception:
-            # Whatever a storage client raises, the next beat may fare better.
+            # Whatever a storage client raises, the next beat may succeed.
             continue
 
 
 def _current(store: Store, folder: tuple[str, ...]) -> tuple[int, LeaseRecord | None]:
-    """Read the highest number and its record; 0 and None where nobody ever held the lease."""
+    """Read the highest number and its record; 0 and None if nobody ever held the lease."""
     while number := _highest(store, folder):
         try:
             return number, LeaseRecord.read(store, *folder, _file(number))
         except StoreError as error:
-            # Between the two looks another may have taken the lease and removed this record.
+            # Another run may have taken the lease and removed this record in between.
             if _highest(store, folder) == number:
                 raise StoreError(
                     f"nobody can tell who is writing {store.address(*folder[:-1])}: {error}; make "
@@ -327,11 +328,11 @@ def _is_free(record: LeaseRecord, at: datetime) -> bool:
 
 
 def _is_dead(holder: Holder) -> bool:
-    """Tell whether the holder has surely ended; False where that cannot be seen from here."""
+    """Return whether the holder has certainly ended; False if this host cannot know."""
     if (holder.host, holder.processes) != (socket.gethostname(), _processes()):
         return False
     try:
-        # Not psutil.pid_exists: it denies processes of others where /proc hides them.
+        # Not psutil.pid_exists, which misses other users' processes if /proc hides them.
         os.kill(holder.pid, 0)
     except ProcessLookupError:
         return True
@@ -339,7 +340,7 @@ def _is_dead(holder: Holder) -> bool:
         pass
     try:
         process = psutil.Process(holder.pid)
-        # The boot's time of day is known to the second only.
+        # The time of the boot is known only to the second.
         is_another = abs(_started(process) - holder.process_started) > 2
         return is_another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -360,7 +361,7 @@ def _this_process() -> Holder:
 
 
 def _processes() -> str:
-    """Name the space that pids are unique in: a boot and, for containers, a pid namespace."""
+    """Identify the space in which pids are unique: a boot and, for containers, a pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -369,12 +370,12 @@ def _processes() -> str:
 
 
 def _started(process: psutil.Process) -> float:
-    """Compute a process's start in seconds after the boot, which setting the clock leaves alone."""
+    """Compute when a process started, in seconds after the boot, whatever the clock was set to."""
     return process.create_time() - psutil.boot_time()
 
 
 def _command(arguments: list[str]) -> str:
-    """Name the program and its command without options, for these may hold passwords."""
+    """Return the program and its command, without options, which may contain passwords."""
     return " ".join([Path(arguments[0]).name or "python", *takewhile(str.isalpha, arguments[1:3])])
 
 
@@ -395,5 +396,5 @@ def _now() -> datetime:
 
 
 def _awake() -> float:
-    """Read a clock in seconds that nobody sets, and that goes on while the machine sleeps."""
+    """Read a clock in seconds that nobody sets and that runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

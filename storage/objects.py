@@ -6,19 +6,19 @@ from typing import Any
 from uuid import uuid4
 
 TRIES = 3
-ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice as much is one PUT
+ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice this size is one PUT
 
 
 def one_request(fs: Any) -> dict[str, Any]:
-    """Give the options with which a filesystem reads an object by a single request.
+    """Return the options that make a filesystem read an object by a single request.
 
-    s3fs asks for the size first, to read large objects in parts: twice the time for small ones.
+    By default s3fs asks for the size first, which takes twice as long for small objects.
     """
     return {"max_concurrency": 1} if is_conditional(fs) else {}
 
 
 def put(fs: Any, stage: Path, target: str, once: bool) -> None:
-    """Put a file; with ``once``, FileExistsError where one is there."""
+    """Put a file; with ``once``, FileExistsError if one is there."""
     if not once:
         fs.put_file(str(stage), target)
         return
@@ -28,28 +28,28 @@ def put(fs: Any, stage: Path, target: str, once: bool) -> None:
         fs.pipe_file(target, stage.read_bytes(), mode="create", **options)
     except OSError as error:
         fs.invalidate_cache()
-        # Not every S3 server refuses in the words by which s3fs knows a FileExistsError.
+        # Not every S3 server refuses in a way that s3fs turns into a FileExistsError.
         if not (isinstance(error, FileExistsError) or fs.exists(target)):
             raise
-        # Where the answer to a first attempt was lost, the client's next one meets our own object.
+        # If the answer to a first attempt was lost, the client's next one meets our own object.
         if not options or fs.metadata(target) != ours:
             raise FileExistsError(target) from None
 
 
 def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[], None]) -> None:
-    """Put a file unless another run has taken over, whenever that was.
+    """Put a file unless another run has taken over, even at the last moment.
 
-    First the object's tag is noted, then the lease is checked, then the PUT asks for that tag. The
-    lease was held after the tag was noted, so whatever a successor has put since has another one,
-    and a PUT that arrives too late is refused. Filesystems other than S3 know no conditions: there
-    a check right before the PUT must do.
+    First the object's tag is read, then the lease is checked, then the PUT is made conditional on
+    that tag. The lease was still held after the tag was read, so anything a successor has written
+    since has a different tag, and a PUT that arrives too late is refused. Other filesystems have no
+    conditional PUT: there the lease is checked right before the PUT.
 
     Args:
         fs: the filesystem.
         stage: the file.
         target: its path there.
-        once: raise FileExistsError where one is there.
-        check: raises where the lease is lost.
+        once: raise FileExistsError if the target exists.
+        check: raises if the lease is lost.
     """
     if once or not is_conditional(fs):
         check()
@@ -64,8 +64,8 @@ def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[]
             if tag_of(fs, target) == tag:
                 raise
             check()
-            # The lease is ours still: a run that had stalled wrote in between, or the answer to
-            # our own first attempt was lost.
+            # The lease is still ours: a stalled run wrote in between, or the answer to our own
+            # first attempt was lost.
             if not left:
                 raise
         else:
@@ -73,19 +73,19 @@ def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[]
 
 
 def is_conditional(fs: Any) -> bool:
-    """Tell whether a PUT to a filesystem can ask for a tag."""
+    """Return whether a filesystem supports a PUT that is conditional on a tag."""
     protocol = fs.protocol
     return "s3" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def put_if(fs: Any, stage: Path, target: str, tag: str | None) -> None:
-    """Put a file where the object has this tag, or None where there is none; else OSError."""
+    """Put a file if the object has this tag (None: if there is no object); else OSError."""
     condition = {"mode": "create"} if tag is None else {"IfMatch": tag}
     fs.put_file(str(stage), target, chunksize=ONE_PUT, **condition)
 
 
 def tag_of(fs: Any, target: str) -> str | None:
-    """Look up the tag of an object, which changes with its content; None where there is none."""
+    """Look up an object's tag, which changes with its content; None if there is no object."""
     fs.invalidate_cache()
     try:
         info = fs.info(target)

@@ -1,7 +1,7 @@
-"""Write tables to a store as Parquet files, and read them back, in this one place.
+"""Write tables to a store as Parquet files, and read them back.
 
-Every page of a file carries its checksum, which is compared when the page is read: a damaged file
-is refused, and never gives other values. Files that were written before have none, and are read.
+Every page of a file has a checksum, which is compared when the page is read, so a damaged file
+raises an error instead of returning wrong values. Older files without checksums can still be read.
 """
 
 import base64
@@ -54,9 +54,9 @@ def write_parts(
     Args:
         store: where to.
         schema: of the table.
-        parts: its rows; parts without any make no row group.
+        parts: its rows; an empty part makes no row group.
         path: of the file, in parts.
-        bloom: options of the filters by which a reader finds single values, by column.
+        bloom: options of the Bloom filters, by column; readers use these to find single values.
     """
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts, bloom)
@@ -78,8 +78,8 @@ def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa
     """Read a table, or some of its columns.
 
     Raises:
-        MissingError: there is none.
-        StoreError: it is damaged.
+        MissingError: the file does not exist.
+        StoreError: the file is damaged.
     """
     with open_table(store, *path) as file:
         return file.read(columns=columns)
@@ -116,7 +116,7 @@ def read_known_group(
 
 
 class _Piece(RawIOBase):
-    """A file of which only the bytes from ``start`` on are there, as many as were read."""
+    """A file of which only some bytes were read, from ``start`` on."""
 
     def __init__(self, content: bytes, start: int) -> None:
         self._content, self._start, self._at = content, start, 0
@@ -147,7 +147,7 @@ class _Piece(RawIOBase):
 def iterate_groups(
     store: Store, *path: str, columns: list[str] | None = None
 ) -> Iterator[pa.Table]:
-    """Read a table row group by row group, for it may be larger than memory."""
+    """Yield the row groups of a table, which may be larger than memory."""
     with open_table(store, *path) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, columns=columns)
@@ -162,11 +162,11 @@ def open_table(
     Args:
         store: where it is.
         path: of the file, in parts.
-        footer: what `read_footer` returned, where it is known already.
+        footer: the result of `read_footer`, if it was read already.
 
     Raises:
-        MissingError: there is none.
-        StoreError: it is damaged, which may be noticed late in the block.
+        MissingError: the file does not exist.
+        StoreError: the file is damaged, which may be noticed late in the block.
     """
     with (
         naming_damage(store, *path),
@@ -179,16 +179,16 @@ def open_table(
 
 
 def read_footer(store: Store, *path: str) -> pq.FileMetaData:
-    """Read a file's footer on its row groups and columns; StoreError where it is damaged."""
+    """Read the footer, which describes row groups and columns; StoreError if it is damaged."""
     with naming_damage(store, *path), store.open(*path) as opened:
         return pq.read_metadata(opened)
 
 
 def checked_schema(store: Store, *path: str) -> pa.Schema:
-    """Read a file's schema from its footer; StoreError where that describes its columns two ways.
+    """Read a file's schema from its footer; StoreError if its two descriptions differ.
 
-    A footer has no checksum, but it has the schema twice, as Parquet's and as Arrow's. A name that
-    a turned bit has changed would otherwise be another column, and the right one would be null.
+    A footer has no checksum, but holds the schema twice: Parquet's and Arrow's. Without this check,
+    a flipped bit in a name would make a new column and leave the right one null.
     """
     footer = read_footer(store, *path)
     with naming_damage(store, *path):
@@ -203,18 +203,18 @@ def checked_schema(store: Store, *path: str) -> pa.Schema:
 
 @contextmanager
 def naming_damage(store: Store, *path: str) -> Iterator[None]:
-    """Raise StoreError for a damaged file in the block, naming the file and what to do."""
+    """Turn errors of a damaged file in the block into a StoreError with the file and the remedy."""
     try:
         yield
     except FileNotFoundError:
         raise MissingError(f"{store.address(*path)} does not exist") from None
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        # What a filesystem raises has a number, or never came over a network; what Arrow finds in
-        # the bytes has none.
+        # An error of the filesystem has a number, or is one of the network; damage that Arrow finds
+        # in the bytes has neither.
         if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None):
             raise
         reason = " ".join(str(error).split())
         raise StoreError(
-            f"{store.address(*path)} cannot be read, for it is damaged ({reason}): restore it from "
-            "a backup, or make it anew"
+            f"{store.address(*path)} is damaged and cannot be read ({reason}): restore it from "
+            "a backup, or make it again"
         ) from None

@@ -1,7 +1,8 @@
-"""Keep JSON records: typed, strict, readable by a person, describing the file beside them."""
+"""Keep typed, strict JSON records that a person can read; some describe the file next to them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -20,7 +21,7 @@ class NewerError(StoreError):
 
 
 class Part(BaseModel):
-    """A piece of a record; an unknown or missing field is an error, not a surprise."""
+    """A piece of a record; an unknown or missing field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +40,7 @@ class Record(Part):
 
     @classmethod
     def _checked(cls, data: Any, address: str) -> Any:
-        """Return the fields of a document; StoreError where it is not the one that was written."""
+        """Return the fields of a document; StoreError if it was changed since it was written."""
         return data
 
     @classmethod
@@ -64,7 +65,7 @@ class Record(Part):
 
     @classmethod
     def find(cls, store: Store, *parts: str) -> Self | None:
-        """Read the record back, or None where there is none, by one request."""
+        """Read the record back by one request; None if there is none."""
         try:
             return cls.read(store, *parts)
         except MissingError:
@@ -77,10 +78,10 @@ def _version(data: Any) -> int:
 
 
 class Card(Record):
-    """A record that describes the file of arrays beside it by its sha256.
+    """A record that describes a file of arrays next to it by the file's sha256.
 
-    In the store it has a digest of its own, too. Cards of before 0.2 have none, and are read; a
-    newer card without one was changed. `digest_since` is the first schema version that has it.
+    In the store it also has a digest of its own, from schema version `digest_since` on. A card of
+    that version without a digest was changed; older cards can be read without one.
     """
 
     digest_since: ClassVar[int] = 1
@@ -117,7 +118,7 @@ class Card(Record):
         return _version(data) >= cls.digest_since
 
     def __hash__(self) -> int:
-        """Hash by the digest, so that what is loaded from the file is cached by it."""
+        """Hash by the digest, which is the key of caches of loaded files."""
         return hash(self.digest)
 
 
@@ -128,12 +129,12 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 def read_readable(
     read: Callable[[str], Found], names: Iterable[str], on_damage: Tell | None
 ) -> list[Found]:
-    """Read things by their names, and leave out what is damaged.
+    """Read things by their names, and skip damaged ones.
 
     Args:
-        read: one of them.
-        names: of them all.
-        on_damage: is told what is left out, and why; without it damage is raised.
+        read: reads one by its name.
+        names: of all of them.
+        on_damage: called with a message for each one skipped; without it damage is raised.
 
     Raises:
         NewerError: one was written by a newer slidewatch.
@@ -157,7 +158,7 @@ def save_described(
     """Write a file and, last, its card; a file without a card does not count.
 
     Raises:
-        AlreadyExistsError: there is a card already; it and its file are left as they are.
+        AlreadyExistsError: there is a card already; it and its file stay unchanged.
         ValueError: the card describes other content.
     """
     if digest_of(content) != card.digest:
@@ -174,22 +175,22 @@ def freeze(
     record_file: str,
     anew: bool = False,
 ) -> None:
-    """Write a file and, last, the record of it, once and for all.
+    """Write a file and, last, its record; neither is ever replaced.
 
     Args:
         store: where to.
         content: of the file.
-        record: what says that the file is complete.
+        record: says that the file is complete.
         folder: of both, in parts.
         file: its name.
         record_file: the record's.
-        anew: replace what is there, of which the caller knows that nobody builds on it.
+        anew: replace an earlier file, if the caller knows that nothing builds on it.
 
     Raises:
-        AlreadyExistsError: there is a record already, or another run has written one just now; the
-            record is left as it is.
+        AlreadyExistsError: there is a record already, perhaps written by another run just now; it
+            stays unchanged.
     """
-    # Looked up before anything is written: what is frozen must survive a second start.
+    # Checked before anything is written: a frozen file must survive a second start.
     if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
     store.write_bytes(content, *folder, file)
@@ -198,20 +199,45 @@ def freeze(
     except AlreadyExistsError:
         if store.fence is None or store.is_local:
             raise
-        # None was there while this run held the lease, which it still does: a run that had stalled
-        # made one just now, of another file. An object store refuses only late replacements.
+        # This run holds the lease and found no record, so a stalled run has just written one, of
+        # another file. An object store refuses only late replacements.
         record.write(store, *folder, record_file)
 
 
+@contextmanager
+def once(taken: str) -> Iterator[None]:
+    """Raise StoreError, in these words, if the block writes something that exists already."""
+    try:
+        yield
+    except AlreadyExistsError:
+        raise StoreError(taken) from None
+
+
 def load_described(store: Store, card: Card, *parts: str) -> bytes:
-    """Read a file after its digest has been verified against its card."""
-    content = store.read_bytes(*parts)
-    if digest_of(content) != card.digest:
+    """Read a file and verify its digest against its card."""
+    return read_verified(store, parts, card.digest, "the file that its card describes")
+
+
+def read_verified(
+    store: Store, path: Sequence[str], digest: str, what: str, remedy: str = " or make it again"
+) -> bytes:
+    """Read a file and verify its digest; StoreError says what to do if it differs."""
+    content = store.read_bytes(*path)
+    if digest_of(content) != digest:
         raise StoreError(
-            f"{store.address(*parts)} is not the file that its card describes (sha256 differs): "
-            "restore it from a backup or make it anew"
+            f"{store.address(*path)} is not {what} (sha256 differs): restore it from a "
+            f"backup{remedy}"
         )
     return content
+
+
+def save_by_digest(store: Store, content: bytes, *folder: str) -> str:
+    """Write arrays into a file that is named by their digest, and return that."""
+    digest = digest_of(content)
+    path = (*folder, f"{digest}.safetensors")
+    if not store.exists(*path):
+        store.write_bytes(content, *path)
+    return digest
 
 
 def now() -> datetime:

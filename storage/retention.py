@@ -1,8 +1,8 @@
-"""Find what may be removed from a store after a time, and remove it.
+"""Find files that are old enough to be removed from a store, and remove them.
 
-Models, statistics, detectors, sites, manifests, seals, reviews, what nights took and the row of
-each batch in ``reports/batches`` are never removed: they are small, and what is kept names them.
-Features can be computed again from the images, and are what a store is full of.
+Models, statistics, detectors, sites, manifests, seals, reviews, the lists of what nights took and
+each batch's row in ``reports/batches`` are never removed: they are small, and other files refer to
+them. Features take most of a store's space, and can be computed again from the images.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Removable:
-    """Files of a batch that may be removed: ``what`` they are for a person, and their paths."""
+    """Files of a batch that may be removed: ``what`` describes them to a person."""
 
     batch: Batch
     what: str
@@ -32,12 +32,12 @@ class Removable:
 def expired_features(
     store: Store, before: datetime, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find features of batches published before a time that neither statistics nor sites need.
+    """Find features that neither statistics nor sites need, of batches published before a time.
 
-    Features in the newest statistics are read again by every later fit and by retract, and those of
-    a site's commissioned nights by its next version. Features of a batch without a report are those
-    of a night that is not finished. ``only`` names one batch. Where a record is damaged that says
-    which they are, they stay; see `read_readable`.
+    Every later fit and retract reads the features in the newest statistics again; a site's next
+    version reads those of its commissioned nights. A batch without a report belongs to an
+    unfinished night. ``only`` names one batch. If a record that decides this is damaged, the
+    features stay; see `read_readable`.
     """
     models = [card.name for card in list_models(store, on_damage)]
 
@@ -62,14 +62,14 @@ def expired_features(
 
 
 def _batch_of(features: str) -> str:
-    """Read the batch from the name of its features, which tells its attempt too."""
+    """Return the batch in the name of its features, which also contains its attempt."""
     return features.removesuffix(".zarr").partition("~")[0]
 
 
 def expired_reports(
     store: Store, before: date, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find reports of batches of days before a date, but for those on batches, and pages.
+    """Find pages, and reports except those on batches, of batches before a date.
 
     See `read_readable` for damaged records.
     """
@@ -79,7 +79,7 @@ def expired_reports(
         batch = batches[name]
         if only not in (None, name) or batch.batch_date >= before:
             return None
-        if not list_seals(store, batch):  # an attempt that is to replace what is published
+        if not list_seals(store, batch):  # an attempt that will replace the published one
             return None
         paths = (
             report_path(name, batch.batch_date, IMAGES),
@@ -95,10 +95,10 @@ def expired_reports(
 
 
 def newest_record(store: Store, until: datetime) -> datetime | None:
-    """Find when the newest batch or seal was written; None where there is none.
+    """Return when the newest batch or seal was written; None if there is none.
 
-    Records later than ``until`` are left out: a clock was wrong once, and they say nothing of the
-    present one. Damaged records are left out, too.
+    Records later than ``until`` were written while a clock was wrong, and are skipped. So are
+    damaged records.
     """
 
     def leave_out(_: str) -> None:
@@ -112,7 +112,7 @@ def newest_record(store: Store, until: datetime) -> datetime | None:
 
 
 def size_of(store: Store, removable: Removable) -> int:
-    """Measure how many bytes the files take."""
+    """Measure the size of the files in bytes."""
     return sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
 
 

@@ -19,12 +19,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from storage import disk, objects
 
-STAGED = ".staged"  # at the root: beside its target a stage would break Polars, which reads all
+STAGED = ".staged"  # at the root: next to its target a stage would break Polars, which reads all
 FOLDERS = frozenset(
     ("batches", "detectors", "evaluations", "features", "models", "nights", "readings", "reports",
      "reviews", "segmentations", "sites", "statistics", "trainings")
 )  # fmt: skip
-REQUESTS = 16  # that an object store is asked at once
+REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists
 PIECE = 2**24  # bytes of a file that are in memory at once
 
@@ -37,11 +37,11 @@ class StoreError(Exception):
 
 
 class MissingError(StoreError):
-    """There is no file of that name in the store."""
+    """The store has no file of that name."""
 
 
 class AlreadyExistsError(StoreError):
-    """A thing that is written once is there already."""
+    """A write-once file or record exists already."""
 
 
 class FullError(StoreError):
@@ -53,14 +53,14 @@ class Fence(Protocol):
 
     @property
     def stage(self) -> str:
-        """Name the folder in `STAGED` whose removal takes the right away."""
+        """Return the folder in `STAGED` whose removal takes the right away."""
 
     def check(self) -> None:
-        """Raise a StoreError that names who has the right now, where this run has it no more."""
+        """Raise a StoreError that names the new holder if this run has lost the right."""
 
 
 class _OneByOne(Executor):
-    """Do what is submitted right away."""
+    """An executor that does each piece of work at once."""
 
     def submit(
         self, work: Callable[P, Result], /, *args: P.args, **named: P.kwargs
@@ -79,8 +79,8 @@ class Store:
     """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
     Paths are given relative to the root, in parts. A write is complete or absent: no reader
-    sees half a file. A store is small and picklable, so it travels to workers as it is, but for
-    its ``fence``.
+    sees half a file. A store is small and picklable, so workers receive it as it is, without its
+    ``fence``.
     """
 
     url: str
@@ -91,12 +91,12 @@ class Store:
     def __post_init__(self) -> None:
         try:
             fs, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, TypeError, ImportError) as error:  # no protocol of fsspec's
+        except (ValueError, TypeError, ImportError) as error:  # no protocol that fsspec knows
             raise StoreError(f"{self.url} is no address that can be opened: {error}") from None
         object.__setattr__(self, "fs", fs)
         object.__setattr__(self, "root", root.rstrip("/"))
         if self.is_local:
-            # A relative path would mean another folder to a worker that was started elsewhere.
+            # A relative path would mean another folder to a worker started elsewhere.
             object.__setattr__(self, "url", self.root)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
@@ -104,12 +104,12 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether the store lies on this machine's filesystem."""
+        """Return whether the store is on this machine's filesystem."""
         return isinstance(self.fs, LocalFileSystem)
 
     @property
     def is_far(self) -> bool:
-        """Tell whether the store lies behind a server, so that each request is mostly waiting."""
+        """Return whether the store is behind a server, so that requests mostly wait."""
         return bool(self.fs.async_impl)
 
     def path(self, *parts: str) -> str:
@@ -122,41 +122,41 @@ class Store:
         return path if self.is_local else str(self.fs.unstrip_protocol(path))
 
     def holds(self, url: str) -> bool:
-        """Tell whether an address is that of something in this store."""
+        """Return whether an address is inside this store."""
         return Store(url).root.startswith(f"{self.root}/")
 
     def exists(self, *parts: str) -> bool:
-        """Tell whether a file or folder is there."""
+        """Return whether a file or folder exists."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(*parts)))
 
     def modified(self, *parts: str) -> datetime:
-        """Look up when a file was last written; FileNotFoundError where there is none."""
+        """Look up when a file was last written; FileNotFoundError if there is none."""
         self.fs.invalidate_cache()
         moment: datetime = self.fs.modified(self.path(*parts))
         return moment
 
     def names(self, *parts: str) -> list[str]:
-        """List the sorted names in a folder, without hidden ones; none where it is absent."""
+        """List the names in a folder, sorted, without hidden ones; none if it is missing."""
         self.fs.invalidate_cache()
         folder = self.path(*parts)
         try:
             found = {path.rstrip("/") for path in self.fs.ls(folder, detail=False)}
         except FileNotFoundError:
             return []
-        # S3's web console makes a folder by an empty object that is named like it.
+        # S3's web console makes a folder by an empty object of the same name.
         names = sorted(path.rsplit("/", 1)[-1] for path in found - {folder})
         return [name for name in names if not name.startswith((".", "_"))]
 
     def folders(self, *parts: str, having: str) -> list[str]:
-        """List the sorted names of a folder's folders that have a file of the given name."""
+        """List, sorted, the subfolders that contain a file of the given name."""
         names = self.names(*parts)
         with self.together() as pool:
             there = pool.map(lambda name: self.exists(*parts, name, having), names)
             return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
     def read_bytes(self, *parts: str) -> bytes:
-        """Read the whole content of a file; MissingError where there is none."""
+        """Read the whole content of a file; MissingError if there is none."""
         try:
             content: bytes = self.fs.cat_file(self.path(*parts), **objects.one_request(self.fs))
         except FileNotFoundError:
@@ -164,12 +164,12 @@ class Store:
         return content
 
     def read_range(self, start: int, end: int, *parts: str) -> bytes:
-        """Read bytes ``start`` to ``end`` of a file; FileNotFoundError where there is none."""
+        """Read bytes ``start`` to ``end`` of a file; FileNotFoundError if there is none."""
         content: bytes = self.fs.cat_file(self.path(*parts), start=start, end=end)
         return content
 
     def digest(self, *parts: str) -> str:
-        """Compute the sha256 of a file, however large; MissingError where there is none."""
+        """Compute the sha256 of a file, however large; MissingError if there is none."""
         try:
             with self.open(*parts) as file:
                 return digest_of_file(file)
@@ -177,17 +177,17 @@ class Store:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
 
     def together(self) -> Executor:
-        """Make a pool for calls that wait for the store, of which a disk gets one after the other.
+        """Make a pool for calls that wait for the store; a disk gets one call at a time.
 
         An object store answers several requests in the time of one.
         """
         return ThreadPoolExecutor(REQUESTS) if self.is_far else _OneByOne()
 
     def open(self, *parts: str) -> Any:
-        """Open a file to read pieces of it; FileNotFoundError where there is none."""
-        # Another process may have written it since: a remembered size would cut it short.
+        """Open a file to read pieces of it; FileNotFoundError if there is none."""
+        # Another process may have changed the file: a remembered size would cut it short.
         self.fs.invalidate_cache()
-        # Object stores read megabytes ahead; a Parquet reader knows what it wants.
+        # Object stores read megabytes ahead, which a Parquet reader does not need.
         exact = {"cache_type": "none"} if self.fs.async_impl else {}
         return self.fs.open(self.path(*parts), "rb", **exact)
 
@@ -210,11 +210,11 @@ class Store:
         self.write_bytes((text + "\n").encode(), *parts, once=once)
 
     def fenced(self, fence: Fence) -> "Store":
-        """Return the same store for a run that may lose the right to write to another.
+        """Return the same store for a run that may lose the right to write.
 
-        What it writes or removes happens while it has the right, or not at all: on a local disk
-        everything goes through a folder that whoever takes over removes; on S3 a PUT asks for the
-        object that was there while the right was held.
+        It writes or removes while it has the right, or not at all: on a local disk everything goes
+        through a folder that the next holder removes; on S3 a PUT is conditional on the object that
+        was there while the right was held.
         """
         store = Store(self.url)
         object.__setattr__(store, "fence", fence)
@@ -232,10 +232,10 @@ class Store:
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
-        """Yield a local path to write a file to, which `reveal` may move; it is gone afterwards.
+        """Yield a local path to write a file to, for `reveal` to move; it is deleted afterwards.
 
-        Locally it lies in the store, to be renamed. For an object store it lies in the temporary
-        folder and is PUT, which is atomic there.
+        For a local store it is in the store, to be renamed. For an object store it is in the
+        temporary folder, to be sent by PUT, which is atomic there.
         """
         with self.saying_if_full():
             stage = self._stages() / f"staged-{uuid.uuid4().hex}"
@@ -248,7 +248,7 @@ class Store:
             stage.unlink(missing_ok=True)
 
     def reveal(self, stage: Path, *parts: str, once: bool = False) -> None:
-        """Let a staged file appear under its name, complete; see `write_bytes` for ``once``."""
+        """Move a complete staged file to its name; see `write_bytes` for ``once``."""
         target = self.path(*parts)
         try:
             if self.is_local:
@@ -266,10 +266,10 @@ class Store:
             raise AlreadyExistsError(f"{target} is there already") from None
 
     def reveal_folder(self, stage: Path, *parts: str) -> None:
-        """Let a folder that was staged without a fence appear in place of what is there, synced.
+        """Replace a folder by a synced one that was staged without a fence.
 
-        Only a local store does. Behind the fence, other code could make the fence's own folder
-        again, with those above its files.
+        For local stores only. With a fence, code that makes parent folders could recreate the
+        fence's own folder.
         """
         target = Path(self.path(*parts))
         disk.sync_tree(stage)
@@ -278,7 +278,7 @@ class Store:
             disk.appear_folder(stage, self._stages() / f"staged-{uuid.uuid4().hex}", target)
 
     def remove(self, *parts: str) -> None:
-        """Remove a file or a folder with all in it; nothing happens where there is none."""
+        """Remove a file or a folder with all in it; nothing happens if there is none."""
         if not self.exists(*parts):
             return
         if self.fence and self.is_local:
@@ -286,11 +286,11 @@ class Store:
                 disk.discard(Path(self.path(*parts)), self._stages())
             return
         if self.fence:
-            self.fence.check()  # an object store removes under no condition
+            self.fence.check()  # an object store has no conditional removal
         self.fs.rm(self.path(*parts), recursive=True)
 
     def _stages(self) -> Path:
-        """Return the folder for staged files; behind a fence it is there, or the right is lost."""
+        """Return the folder for staged files; with a fence, a missing folder means a lost right."""
         if not self.is_local:
             return Path(tempfile.gettempdir())
         folder = Path(self.path(STAGED))
@@ -301,7 +301,7 @@ class Store:
 
     @contextmanager
     def saying_if_full(self) -> Iterator[None]:
-        """Raise FullError for an error in the block that comes of a full disk."""
+        """Raise FullError for an error in the block that a full disk caused."""
         try:
             yield
         except OSError as error:
@@ -309,13 +309,13 @@ class Store:
                 raise
             where = self.url if self.is_local else f"{tempfile.gettempdir()}, or in {self.url}"
             raise FullError(
-                f"No space left in {where}: make room, for slidewatch prune lists what may go, and "
+                f"No space left in {where}: make room (slidewatch prune lists what may go) and "
                 "run the same command again"
             ) from None
 
     @contextmanager
     def _saying_who_took_over(self) -> Iterator[None]:
-        """Raise what the fence says for an error that comes of its folder's removal."""
+        """Raise the fence's error for one caused by the removal of its folder."""
         try:
             yield
         except OSError:
@@ -324,12 +324,12 @@ class Store:
             self.fence.check()
             raise StoreError(
                 f"{self._stages()} is gone, though nobody took over: leave {STAGED} alone, and "
-                "run the same command again to go on"
+                "run the same command again to resume"
             ) from None
 
 
 def refuse_absent(store: Store) -> None:
-    """Raise StoreError where there is no store at an address, so that a misspelt one is noticed."""
+    """Raise StoreError if there is no store at an address, which may be misspelt."""
     try:
         found = FOLDERS.intersection(store.names())
     except Exception as error:  # whatever a storage client raises
@@ -339,13 +339,13 @@ def refuse_absent(store: Store) -> None:
         ) from None
     if not found:
         raise StoreError(
-            f"there is no store in {store.url}, where none of the folders is that slidewatch "
+            f"there is no store in {store.url}, which has none of the folders that slidewatch "
             "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"
         )
 
 
 def which(name: str, have: Sequence[str]) -> str:
-    """Write which of some names may be meant, or else the last of them.
+    """Return text that suggests which of some names is meant, or lists the last of them.
 
     >>> which("kampla", ["kampala", "lima"]), which("x", ["kampala", "lima"])
     ('did you mean kampala?', 'there are: kampala, lima')
@@ -363,7 +363,7 @@ def digest_of(content: bytes) -> str:
 
 
 def digest_of_file(file: BinaryIO) -> str:
-    """Compute the sha256 of an open file piece by piece, in hexadecimal."""
+    """Compute the sha256 of an open file in pieces, in hexadecimal."""
     total = sha256()
     while piece := file.read(PIECE):
         total.update(piece)
@@ -371,7 +371,7 @@ def digest_of_file(file: BinaryIO) -> str:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return a name of a ``kind`` of thing; StoreError where it is not safe as a path component."""
+    """Return the name of a ``kind`` of thing; StoreError if it is unsafe as a path component."""
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
     if not name or len(name) > 120 or name[0] in "._" or not set(name) <= allowed:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Compare what is in a store with the digests and checksums that were kept of it."""
+"""Compare the contents of a store with the digests and checksums that it keeps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,15 +89,15 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
     FIELDS: lambda seal: seal.fields_digest,
 }
 
-# Folders of which each entry may have a lease.
+# Folders whose entries may each have a lease.
 LEASED = ("batches", EVALUATIONS, "nights", SEGMENTATIONS, SITES, "statistics", TRAININGS)
 
-FIGURES = ("scored", "failed", "abnormal", "review")  # of a seal and of a row of a batch
+FIGURES = ("scored", "failed", "abnormal", "review")  # in a seal and in a batch's row
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to compare, by its path in the store; ``look`` raises where it is damaged."""
+    """One thing to compare, by its path in the store; ``look`` raises if it is damaged."""
 
     path: str
     look: Callable[[], object]
@@ -204,7 +204,7 @@ def _batch_checks(store: Store, key: str) -> Iterator[Check]:
     yield Check(f"{folder}/batch.json", partial(load_batch_of_key, store, key))
     try:
         batch = load_batch_of_key(store, key)
-    except StoreError:  # which that check says
+    except StoreError:  # reported by that check
         return
     yield Check(f"{folder}/manifest.parquet", partial(_manifest, store, batch))
     for file in store.names("batches", key, "sealed"):
@@ -249,7 +249,7 @@ def _seal(store: Store, batch: Batch, detector: str) -> None:
 
 
 def _announced(store: Store, batch: Batch, key: str) -> None:
-    """Read the note of an announcement; one of an earlier report is no damage."""
+    """Read the note of an announcement; one about an earlier report is not damaged."""
     if seal := read_seal(store, batch, key):
         is_announced(store, batch, seal)
 
@@ -257,7 +257,7 @@ def _announced(store: Store, batch: Batch, key: str) -> None:
 def _feature_checks(store: Store, batch: Batch, model: str) -> Iterator[Check]:
     path = f"features/{model}/{batch.key}.zarr"
     if not store.exists(path):
-        # Features of batches in no statistics may have been removed; those of others never are.
+        # Features may have been removed, unless their batch is in the statistics.
         yield Check(path, partial(_not_fitted, store, batch, model))
         return
     yield Check(path, partial(_made_by_its_model, store, batch, model))
@@ -301,7 +301,7 @@ def _shard(store: Store, batch: Batch, model: str, shard: Shard) -> None:
 
 def _review_checks(store: Store, batch: str) -> Iterator[Check]:
     for file in store.names(REVIEWS, batch):
-        if file.endswith(".parquet"):  # beside them are the leases
+        if file.endswith(".parquet"):  # the folder also has leases
             path = f"{REVIEWS}/{batch}/{file}"
             yield Check(path, partial(verify_review, store, REVIEWS, batch, file))
 
@@ -313,9 +313,9 @@ def _reading_checks(store: Store, key: str) -> Iterator[Check]:
 
 
 def _lease_checks(store: Store, *what: str) -> Iterator[Check]:
-    """List the checks of a lease's records, of which a damaged one stops whoever wants the lease.
+    """List the checks of a lease's records; a damaged one blocks every run that wants the lease.
 
-    One that is removed meanwhile is no damage: another run has taken the lease over.
+    One that is removed meanwhile is not damaged: another run has taken the lease over.
     """
     for file in store.names(*what, "lease"):
         path = (*what, "lease", file)
@@ -332,7 +332,7 @@ def _page_checks(store: Store, only: str | None) -> Iterator[Check]:
 
 
 def _page(store: Store, batch: str) -> None:
-    """Compare a page with its digest, and with the seals of the reports that it shows."""
+    """Compare a page with its digest and with the seals of the reports it shows."""
     content = check_page(store, *page_path(batch))
     if content == withdrawn_page(batch):
         return
@@ -353,9 +353,9 @@ def _report_checks(store: Store, only: str | None) -> Iterator[Check]:
 
 
 def _report(store: Store, kind: str, name: str, path: tuple[str, ...]) -> None:
-    """Compare a report with the seals of its batch, or with its checksums where there are none.
+    """Compare a report with the seals of its batch, or with its checksums if there are no seals.
 
-    Those of a batch that is not published, for its reports are being replaced, have no seal yet.
+    While a batch is being republished, its reports have no seal.
     """
     seals = [
         seal

@@ -1,4 +1,4 @@
-"""Name the kinds of arrays, and the words of reports, that all modules share."""
+"""Define the types of arrays and the words of reports that all modules share."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -24,7 +24,7 @@ def nested(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 def below(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Take the arrays that `nested` has put under a name, and no others.
+    """Return the arrays that `nested` has put under a name.
 
     >>> below("tap", {"tap/mean": np.zeros(1), "taps": np.ones(1)})
     {'mean': array([0.])}
@@ -36,21 +36,21 @@ def below(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 class Status(StrEnum):
-    """Tell whether an image has a diagnosis."""
+    """The status of an image: scored or failed."""
 
     SCORED = "scored"
     FAILED = "failed"
 
 
 class Verdict(StrEnum):
-    """Tell what happens to a result: it is accepted, or a person looks at it."""
+    """The next step for a result: accept it, or let a person look at it."""
 
     ACCEPT = "accept"
     REVIEW = "review"
 
 
 class CellKind(StrEnum):
-    """Name what was cut out of a photograph or slide; a white cell is one by its nucleus."""
+    """The kind of a region of a photograph or slide; white cells are known by their nucleus."""
 
     RED = "red"
     WHITE = "white"
@@ -58,7 +58,7 @@ class CellKind(StrEnum):
 
 
 class FieldKind(StrEnum):
-    """Name what a place of a photograph or slide is: a field whose cells are read, or why not."""
+    """The kind of a place in a photograph or slide: a field whose cells are read, or why not."""
 
     FIELD = "field"
     EMPTY = "empty"
@@ -67,7 +67,7 @@ class FieldKind(StrEnum):
 
 
 class Light(StrEnum):
-    """Name the lights of a night, the best first."""
+    """The lights of a night, the best first."""
 
     GREEN = "green"
     AMBER = "amber"

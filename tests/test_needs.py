@@ -23,7 +23,7 @@ def test_only_a_need_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIDEWATCH_REQUIRE", "chromium, data")
     assert required() == {"chromium", "data"}
     monkeypatch.setenv("SLIDEWATCH_REQUIRE", "chromum")
-    with pytest.raises(pytest.UsageError, match="chromum: not one of chromium"):
+    with pytest.raises(pytest.UsageError, match="chromum: not one of bfloat16, chromium"):
         required()
 
 

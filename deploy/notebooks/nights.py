@@ -1,8 +1,8 @@
 """Look at all nights of a store: a marimo notebook over its Parquet files.
 
 Open it with ``SLIDEWATCH_STORE=store marimo edit nights.py`` (pip install marimo), and change what
-you like. The reports are plain Parquet, one file a batch; ``slidewatch schema`` tells what a
-column means. For a store on S3, load DuckDB's extension ``httpfs`` in the first cell.
+you like. The reports are plain Parquet, one file per batch; ``slidewatch schema`` explains
+the columns. For a store on S3, load DuckDB's extension ``httpfs`` in the first cell.
 """
 
 import marimo
@@ -22,7 +22,7 @@ def _():
     store = os.environ.get("SLIDEWATCH_STORE", "store")
 
     def ask(sql: str, kind: str = "images"):
-        """Ask the reports of a kind, as the table `reports`; older ones lack some columns."""
+        """Query the reports of a kind, as the table `reports`; older ones lack some columns."""
         files = f"{store}/reports/{kind}/*/*.parquet"
         scan = f"read_parquet('{files}', union_by_name = true)"
         return duckdb.sql(f"WITH reports AS (FROM {scan}) {sql}").arrow().read_all()
@@ -57,7 +57,7 @@ def _(ask, mo, np, plt):
     ).to_pylist()
 
     def share(part, whole):
-        """Divide a count by another, NaN where either is unknown or there is nothing."""
+        """Divide a count by another; NaN if either is unknown or the second is 0."""
         return part / whole if whole and part is not None else np.nan
 
     def positive(night):

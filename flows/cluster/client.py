@@ -1,7 +1,7 @@
-"""Open the compute cluster behind one small interface: a Dask client, whoever the workers are.
+"""Open the compute cluster behind one small interface: a Dask client, for any kind of workers.
 
-Each kind of cluster reads what its own ecosystem configures; slidewatch adds how many workers, TLS,
-and that everybody has the same versions. What runs on the client is the same on all of them.
+Each kind of cluster reads the configuration of its own ecosystem; slidewatch adds the number of
+workers, TLS, and a comparison of versions. The work on the client is the same for all of them.
 """
 
 import logging
@@ -28,30 +28,35 @@ from flows.cluster.reading import ReadLimit
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.monitoring.console import working
 from flows.monitoring.logs import log
 from flows.settings import Settings
+from tasks.words import counted
 
-REACH = 10  # seconds in which a scheduler must answer
-# A job is handed back when its worker dies, rather than tried again unasked.
+REACH = 10  # seconds within which a scheduler must answer
+# A job is handed back when its worker dies, instead of being retried by Dask.
 HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
 SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 
 
 @contextmanager
 def open_client(settings: Settings) -> Iterator[Client]:
-    """Open a client of the cluster in the settings; what was started for it ends with the block.
+    """Open a client of the cluster in the settings; a cluster started for it ends with the block.
 
-    Within the block flows of the same settings, whatever their store, work on the same cluster.
+    Within the block, flows with the same settings but any store use the same cluster.
 
     Raises:
-        ClusterError: the cluster cannot be started or reached, or has other versions of what
-            changes results.
+        ClusterError: the cluster cannot be started or reached, or has other versions of packages
+            that change results.
     """
     wanted, opened = settings.model_copy(update={"store": ""}), _OPENED.get()
     if opened and opened[0] == wanted:
         yield opened[1]
         return
+    doing = STARTING[settings.cluster].format(workers=counted(settings.workers, "worker"))
+    working(doing, long=True)
     with KINDS[settings.cluster](settings) as client:
+        working("at work")
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
         log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
@@ -66,10 +71,10 @@ _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", defau
 
 
 def check_versions(client: Client) -> None:
-    """Compare what changes results here and on the workers, and Dask on the scheduler.
+    """Compare versions that change results with the workers', and Dask's with the scheduler's.
 
     Raises:
-        ClusterError: something differs; it says who has what.
+        ClusterError: something differs; the message lists who has which version.
     """
     try:
         found = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
@@ -99,8 +104,8 @@ def _local(settings: Settings) -> Iterator[Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
-            # What is set now, not when the workers' parent was started; and no module is read from
-            # the working folder, where images lie.
+            # Today's environment, not that of the start of the workers' parent; and no module is
+            # read from the working folder, which has images.
             env=os.environ | {"PYTHONSAFEPATH": "1"},
             **own,
         ) as cluster,
@@ -111,7 +116,7 @@ def _local(settings: Settings) -> Iterator[Client]:
 
 @contextmanager
 def _workers_that_start() -> Iterator[None]:
-    """Say of workers that do not start what that may be; Dask says that they do not."""
+    """Add likely causes to Dask's error for workers that do not start."""
     try:
         yield
     except RuntimeError as error:
@@ -125,9 +130,10 @@ def _workers_that_start() -> Iterator[None]:
 
 @contextmanager
 def _for_us_alone() -> Iterator[dict[str, Any]]:
-    """Make what keeps this machine's other users out: a key of this run, and a private folder.
+    """Make a key for this run and a private folder, to keep out this machine's other users.
 
-    Every account here reaches loopback, and whoever reaches a scheduler runs code on its workers.
+    Every account can connect to loopback, and whoever connects to a scheduler can run code on its
+    workers.
     """
     with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
         yield {"security": Security.temporary(), "local_directory": folder}
@@ -157,7 +163,7 @@ def _cuda(_: Settings) -> Iterator[Client]:
 @contextmanager
 def _scheduler(settings: Settings) -> Iterator[Client]:
     address = scheduler_address(settings)
-    tls = security(settings) or Security()  # or what Dask's own configuration says
+    tls = security(settings) or Security()  # or from Dask's own configuration
     encrypted = urlsplit(address).scheme == "tls"
     if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
         raise ClusterError(
@@ -168,7 +174,7 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
         raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
     try:
         client = Client(address, security=tls, set_as_default=False, timeout=REACH)
-    except CommClosedError as error:  # with TLS 1.3, one of several errors of the handshake
+    except CommClosedError as error:  # with TLS 1.3, one of several errors in the handshake
         raise ClusterError(
             f"the Dask scheduler at {address} and this machine do not accept each other "
             f"({error}): both must use TLS, or neither, with certificates of one authority that "
@@ -186,7 +192,7 @@ def _kubernetes(settings: Settings) -> Iterator[Client]:
     operator = _import("dask_kubernetes.operator", extra="kubernetes")
     try:
         cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)
-    except Exception as error:  # whatever an HTTP client and a YAML file may say
+    except Exception as error:  # any error of an HTTP client or a YAML file
         raise ClusterError(
             f"Kubernetes does not start the cluster of {spec} ({type(error).__name__}: {error}): "
             "see kubectl describe daskcluster, and that Dask's operator is installed"
@@ -201,7 +207,7 @@ def _kubernetes(settings: Settings) -> Iterator[Client]:
 @contextmanager
 def _slurm(settings: Settings) -> Iterator[Client]:
     jobqueue = _import("dask_jobqueue", extra="slurm")
-    # Without certificates of one's own, some that are made for this run and known to it alone.
+    # Without certificates in the settings, temporary ones that only this run knows.
     tls = security(settings) or Security.temporary()
     with dask.config.set(HANDED_BACK):
         try:
@@ -228,8 +234,17 @@ KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
 }
 
 
+STARTING = {
+    "local": "starting {workers}",
+    "cuda": "starting a worker for each GPU",
+    "scheduler": "reaching the Dask scheduler",
+    "kubernetes": "waiting for workers on Kubernetes",
+    "slurm": "waiting for workers from SLURM",
+}
+
+
 def _refuse_invalid(script: str) -> None:
-    """Raise ClusterError where SLURM would refuse a job, for Dask says nothing of a refused one."""
+    """Raise ClusterError if SLURM would refuse a job, because Dask does not report that."""
     if shutil.which("sbatch") is None:
         raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
     done = subprocess.run(
@@ -237,8 +252,8 @@ def _refuse_invalid(script: str) -> None:
     )
     if done.returncode:
         raise ClusterError(
-            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; what it asks for "
-            "stands in jobqueue.slurm of Dask's configuration"
+            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; its resources are "
+            "in jobqueue.slurm of Dask's configuration"
         )
 
 

@@ -1,7 +1,7 @@
 """Run jobs on a cluster, in order, whatever happens to the workers.
 
-Shards are Dask futures on a client that the flow owns. A bounded number is in flight, so that
-neither the scheduler nor the coordinator grows with the number of images.
+Shards are Dask futures on a client that the flow owns. A bounded number is in flight, so that the
+memory of scheduler and coordinator does not grow with the number of images.
 """
 
 import math
@@ -26,14 +26,14 @@ from flows.monitoring.events import Event, Kind, Listener
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-PATIENCE = 30.0  # seconds between looks at whether any worker is left
-GO_ON = "What is complete is kept: run the same command again to go on"
-LOOK = 5.0  # seconds between looks at how many workers there are by now
+PATIENCE = 30.0  # seconds between checks for any remaining worker
+GO_ON = "Finished work is kept: run the same command again to resume"
+LOOK = 5.0  # seconds between counts of the workers
 
 
 @dataclass
 class _Flight(Generic[Work]):
-    """A job that the workers have."""
+    """A job that was given to the workers."""
 
     job: Work
     future: Future[Any]
@@ -51,22 +51,23 @@ def run_in_order(
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
-    Four jobs a worker thread are in flight at most; a result is released as soon as it is taken.
-    A job whose worker dies is run elsewhere, and if that one dies too, once more with nothing
-    beside it, so that it neither takes others along nor is blamed for them. If it dies alone, the
-    rows of a `Job` are probed, and those that kill are in quarantine in a last run. Passing storage
-    errors are retried. No job is done by a worker whose versions differ from those here.
+    At most four jobs per worker thread are in flight; a result is released as soon as it is taken.
+    If a job's worker dies, the job runs elsewhere; if that worker dies too, it runs once more with
+    no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
+    of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
+    retried. A worker with other versions than here does no job.
 
     Args:
         client: of the cluster.
-        work: what to do with each of the ``jobs``.
+        work: the function to run on each of the ``jobs``.
         jobs: in order.
         title: of the events and of errors.
-        again: makes the next job of one that did not end well.
-        listeners: hear how far the jobs are.
+        again: makes the retry of a job that failed.
+        listeners: called with the progress of the jobs.
 
     Raises:
-        ClusterError: a job has failed for good, or the cluster is lost; what to do stands in it.
+        ClusterError: a job has failed for good, or the cluster is lost; the message says what to
+            do.
     """
     waiting, total = iter(jobs), len(jobs) if isinstance(jobs, Sized) else None
     window, finished = _Window(client), 0
@@ -109,7 +110,7 @@ def _settle(
     beside: Iterable[_Flight[Work]],
     again: Callable[[Work], Work],
 ) -> Result:
-    """Wait for a job's result, and run the job again where that may help."""
+    """Wait for a job's result, and retry the job if that may help."""
     trials = flight.trials
     while True:
         try:
@@ -124,7 +125,7 @@ def _settle(
         if trials.alone:
             with suppress(*LOST):
                 for other in beside:
-                    other.future.exception()  # waits until it is done, and takes nothing from it
+                    other.future.exception()  # waits until it is done, and keeps its result
         flight.job = again(flight.job)
         flight.future = _submit(client, work, flight.job)
 
@@ -136,7 +137,7 @@ def _without_killers(client: Client, job: Work) -> Work:
 
 
 def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:
-    """Test whether a piece of work kills two workers in a row, with nothing beside it."""
+    """Test whether a piece of work kills two workers in a row while it runs alone."""
     for _ in range(2):
         future = client.submit(work, *arguments, pure=False)
         try:
@@ -145,20 +146,20 @@ def kills_workers(client: Client, work: Callable[..., None], *arguments: object)
             continue
         except LOST as error:
             raise ClusterError(NO_SCHEDULER) from error
-        except Exception:  # it may fail as it likes, as long as its worker lives
+        except Exception:  # it may fail, as long as its worker lives
             return False
         return False
     return True
 
 
 class _Window:
-    """The limit of jobs in flight: four a worker thread, and workers come and go."""
+    """The limit of jobs in flight: four per thread of the present workers."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._looked, self._size = client, -math.inf, 0
 
     def size(self) -> int:
-        """Return the limit, looked up again after `LOOK` seconds."""
+        """Return the limit, computed again after `LOOK` seconds."""
         if time.monotonic() - self._looked > LOOK:
             try:
                 threads: dict[str, int] = self._client.nthreads()
@@ -170,7 +171,7 @@ class _Window:
 
 
 def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> Future[Any]:
-    key = f"{funcname(work)}-{uuid4().hex}"  # what Dask's dashboard calls the job
+    key = f"{funcname(work)}-{uuid4().hex}"  # the job's name on Dask's dashboard
     try:
         return client.submit(run_if_same, installed(), work, job, key=key)
     except LOST as error:
@@ -178,7 +179,7 @@ def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> Future
 
 
 def _result(client: Client, future: Future[Any]) -> Any:
-    """Wait for a future's result; ClusterError where no worker has been there for a while."""
+    """Wait for a future's result; ClusterError if there was no worker for a while."""
     without_workers = 0
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Import what workers need, once, in the process that this machine's workers are forked from."""
+"""Import the modules that workers need, once, in the process that workers are forked from."""
 
 import gc
 from importlib import import_module
@@ -16,8 +16,8 @@ NEEDED = (
     "flows.jobs.pictures",
 )
 
-# None of what is imported becomes garbage, and looking for it takes a third of the time. What is
-# frozen is not looked at by workers either, so that they share its memory.
+# Imported objects never become garbage, and the search for it takes a third of the time. Workers do
+# not scan frozen objects either, so they share their memory.
 gc.disable()
 for module in NEEDED:
     import_module(module)

@@ -1,7 +1,7 @@
-"""Start this machine's workers from a process that has imported what they need.
+"""Start this machine's workers from a process that has imported the modules they need.
 
-Imports take seconds, more than all else that a worker does before its first shard. They happen once
-for all workers, as soon as a command begins, and a worker that was killed is back at once.
+Imports take seconds, more than everything else that a worker does before its first shard. They
+happen once for all workers, as soon as a command begins, and a killed worker is replaced at once.
 """
 
 import multiprocessing
@@ -13,19 +13,19 @@ from multiprocessing import forkserver, resource_tracker
 
 
 def import_for_workers() -> None:
-    """Begin to import what workers need, once and without waiting for it."""
-    # Threads of numerical libraries would not survive a fork, and one a worker is what they get.
-    resource_tracker.ensure_running()  # which lets through all signals once it has begun
-    # Ctrl-C is for the command, which ends them: a terminal sends it to all of its processes.
+    """Begin to import the modules that workers need, once and without waiting."""
+    # Threads of numerical libraries would not survive a fork; each worker gets a single one.
+    resource_tracker.ensure_running()  # which lets all signals through once it has started
+    # A terminal sends Ctrl-C to all its processes; only the command handles it, and ends them.
     with _environment(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1"), _blocked(signal.SIGINT):
         multiprocessing.set_forkserver_preload(["flows.cluster.needed"])
         forkserver.ensure_running()
 
 
 def wait_for_imports() -> None:
-    """Wait until a process can be forked that has imported what workers need.
+    """Wait until a process with the modules that workers need can be forked.
 
-    Dask would wait for it, too, but in a thread that Ctrl-C does not reach.
+    Dask would wait too, but in a thread that Ctrl-C does not reach.
     """
     first = multiprocessing.get_context("forkserver").Process(target=len, args=((),))
     first.start()

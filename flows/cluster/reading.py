@@ -1,4 +1,4 @@
-"""Tell workers how long to wait for a read."""
+"""Set the time limit of reads on workers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tasks.images.access.patience import wait_at_most
 
 
 class ReadLimit(WorkerPlugin):
-    """Tell workers, also those that come later, how long to wait for a read."""
+    """A plugin that sets the time limit of reads on workers, even those that join later."""
 
     name = "read-limit"
 

@@ -13,7 +13,7 @@ CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
 
 
 def refuse_incomplete(settings: Settings) -> None:
-    """Raise ClusterError where a setting that the kind of cluster needs is missing or wrong."""
+    """Raise ClusterError if a setting that the kind of cluster needs is missing or wrong."""
     if settings.cluster == "scheduler":
         scheduler_address(settings)
     if settings.cluster == "kubernetes":
@@ -26,7 +26,7 @@ def scheduler_address(settings: Settings) -> str:
     """Return the address of the scheduler.
 
     Raises:
-        ClusterError: there is none, or what is said to it could be overheard.
+        ClusterError: there is none, or the connection to it is not encrypted.
     """
     address = settings.scheduler
     if address is None:
@@ -36,7 +36,7 @@ def scheduler_address(settings: Settings) -> str:
 
 
 def refuse_unencrypted(settings: Settings, scheduler: str) -> None:
-    """Raise ClusterError where a scheduler beyond this machine is reached without TLS."""
+    """Raise ClusterError for a scheduler on another machine without TLS."""
     address = urlsplit(scheduler)
     if address.scheme != "tls" and address.hostname not in LOOPBACK and not settings.unencrypted:
         raise ClusterError(
@@ -49,17 +49,17 @@ def cluster_spec(settings: Settings) -> str:
     """Return the file that describes the cluster to start on Kubernetes.
 
     Raises:
-        ClusterError: it is not there, or nobody has allowed a scheduler without TLS.
+        ClusterError: the file is missing, or a scheduler without TLS was not allowed.
     """
     spec = settings.cluster_spec
     if spec is None or not Path(spec).is_file():
         raise ClusterError(
             "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
-            + ("" if spec is None else f", for {spec} is not there")
+            + ("" if spec is None else f"; {spec} does not exist")
         )
     if not settings.unencrypted:
         raise ClusterError(
-            "Dask's Kubernetes operator knows no TLS, and " + ANY_CODE + ": keep others away from "
+            "Dask's Kubernetes operator has no TLS, and " + ANY_CODE + ": keep others away from "
             "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
             "use cluster = scheduler"
         )
@@ -67,7 +67,7 @@ def cluster_spec(settings: Settings) -> str:
 
 
 def tls_files(settings: Settings) -> tuple[str, str, str] | None:
-    """Return the files of the authority, the certificate and its key, or None without any.
+    """Return the files of the authority, the certificate and its key; None without any.
 
     Raises:
         ClusterError: a file is not named, or cannot be read.

@@ -1,4 +1,4 @@
-"""Set up TLS between the parts of a cluster, and read how long certificates hold."""
+"""Set up TLS between the parts of a cluster, and read when certificates expire."""
 
 import ssl
 from datetime import datetime
@@ -17,16 +17,16 @@ class CertificateError(Exception):
 
 
 def expiry(path: Path) -> datetime:
-    """Read the time at which a certificate ends.
+    """Read the time at which a certificate expires.
 
     Raises:
-        CertificateError: the file cannot be read, or holds no certificate.
+        CertificateError: the file cannot be read, or has no certificate.
     """
     return read_certificate(path).not_valid_after_utc
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """Read a PEM certificate; CertificateError where the file cannot be read or holds none."""
+    """Read a PEM certificate; CertificateError if the file cannot be read or has none."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -1,13 +1,13 @@
-"""Decide whether a job that ended badly is run again, and when.
+"""Decide whether and when a failed job is retried.
 
 | what ended the job    | how often | before it is run again                        |
 |-----------------------|-----------|-----------------------------------------------|
 | its worker died       | once      | nothing                                       |
-|                       | twice     | nothing may run beside it                     |
+|                       | twice     | it has to run alone                     |
 |                       | 3 times   | that, and what kills workers is taken out     |
 | a passing OSError     | 1 to 3    | a pause, of 1, 4 and 16 seconds               |
 
-Whatever else happens, or happens more often, ends the work.
+Any other event, or any of these more often, ends the work.
 """
 
 import errno
@@ -21,7 +21,7 @@ from flows.cluster.client import SAME_VERSIONS
 from flows.cluster.errors import ClusterError
 from flows.jobs.versions import VersionsDifferError
 
-ALONE, SUSPECTED = 2, 3  # deaths of workers
+ALONE, SUSPECTED = 2, 3  # numbers of killed workers
 BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 LOST = (CancelledError, CommClosedError)
@@ -30,26 +30,26 @@ NO_SCHEDULER = "the connection to the Dask scheduler is lost"
 
 @dataclass
 class Trials:
-    """The counts of a job's killed workers and storage errors so far."""
+    """A job's numbers of killed workers and storage errors so far."""
 
     deaths: int = 0
     errors: int = 0
 
     @property
     def alone(self) -> bool:
-        """Tell whether the job must run alone, so that it and other jobs cannot kill each other."""
+        """Return whether the job must run alone, so that jobs cannot kill each other."""
         return self.deaths >= ALONE
 
     @property
     def suspected(self) -> bool:
-        """Tell whether the job has just killed a worker while it ran alone."""
+        """Return whether the job has just killed a worker while it ran alone."""
         return self.deaths == SUSPECTED
 
     def pause_after(self, error: Exception) -> float:
         """Count an error, and return the seconds to wait before the job is run again.
 
         Raises:
-            ClusterError: to run it again would be in vain.
+            ClusterError: another run would not help.
         """
         if isinstance(error, KilledWorker) and self.deaths < SUSPECTED:
             self.deaths += 1
@@ -61,7 +61,7 @@ class Trials:
 
 
 def _is_passing(error: Exception) -> bool:
-    # That the scheduler is lost is an OSError, too.
+    # A lost scheduler is also an OSError.
     is_storage = isinstance(error, OSError) and not isinstance(error, LOST)
     return is_storage and getattr(error, "errno", None) not in LASTING
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from flows.cluster.tls import CertificateError, expiry, read_certificate
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Certificates
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -33,6 +33,7 @@ CALLS = [ExtendedKeyUsageOID.CLIENT_AUTH]
 ROLES = {"scheduler": CALLED, "worker": CALLED, "client": CALLS}
 # Labels of a host name (RFC 1123), the first of which may be any (RFC 6125).
 HOST = re.compile(r"(\*\.)?(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+AUTHORITY_DAYS = 3650  # every machine must get a new authority: that is seldom done
 CLOCKS = timedelta(hours=1)  # that machines' clocks may differ
 
 
@@ -56,14 +57,8 @@ class CertificatesOutcome(Outcome):
         )
 
 
-@described(Certificates)
-def certificates(
-    folder: str,
-    names: list[str],
-    days: int = 90,
-    authority_days: int = 3650,
-    settings: Settings | None = None,
-) -> CertificatesOutcome:
+@takes(Certificates)
+def certificates(options: Certificates, settings: Settings) -> CertificatesOutcome:
     """Make a certificate authority and TLS certificates for Dask, or renew these with it.
 
     An authority that is there stays, so that certificates from before and after work together.
@@ -71,23 +66,23 @@ def certificates(
     Raises:
         CertificateError: the authority that is there cannot be used.
     """
-    for name in names:
+    for name in options.names:
         _general(name)  # before anything is written
-    to, moment = Path(folder).absolute(), now()
+    to, moment = Path(options.folder).absolute(), now()
     to.mkdir(parents=True, exist_ok=True)
     made_authority = not (to / CA).exists()
     if made_authority:
-        _make_authority(to, moment, moment + timedelta(days=authority_days))
+        _make_authority(to, moment, moment + timedelta(days=AUTHORITY_DAYS))
     authority, key = _read_authority(to)
     ends = authority.not_valid_after_utc
     if ends <= moment:
         raise CertificateError(
             f"the authority {to / CA} ended on {ends:%Y-%m-%d}: make another in another folder, "
-            "give its certificates to every machine, and start all of them anew"
+            "give its certificates to every machine, and restart all of them"
         )
-    until = min(moment + timedelta(days=days), ends)
+    until = min(moment + timedelta(days=options.days), ends)
     for role, uses in ROLES.items():
-        _make_certificate(to, role, uses, names, authority, key, moment, until)
+        _make_certificate(to, role, uses, options.names, authority, key, moment, until)
     return CertificatesOutcome(
         folder=str(to),
         made_authority=made_authority,
@@ -122,7 +117,7 @@ def _make_authority(to: Path, moment: datetime, until: datetime) -> None:
     except FileExistsError as error:
         raise CertificateError(
             f"{error.filename2} is there already, but not the whole authority: put {CA} back "
-            "beside its key, or choose another folder"
+            "next to its key, or choose another folder"
         ) from None
 
 
@@ -207,7 +202,7 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     if not isinstance(key, ec.EllipticCurvePrivateKey) or (
         key.public_key() != certificate.public_key()
     ):
-        raise CertificateError(f"{folder / CA_KEY} is not the key of {CA} beside it")
+        raise CertificateError(f"{folder / CA_KEY} is not the key of {CA} next to it")
     return certificate, key
 
 

@@ -7,7 +7,7 @@ import shtab
 
 from flows.commands.parser import command_parser
 from flows.options.commands import COMMANDS
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Completion, Config, Shell
 from flows.outcome import Outcome
 from flows.settings import Settings, leaves, origin
@@ -47,13 +47,12 @@ class CompletionOutcome(Outcome):
         return self.script
 
 
-@described(Config)
-def config(settings: Settings | None = None) -> ConfigOutcome:
+@takes(Config)
+def config(options: Config, settings: Settings) -> ConfigOutcome:
     """Print the settings in force, and where each of them comes from.
 
     Passwords and tokens in addresses are left out.
     """
-    settings = settings or Settings()
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
     return ConfigOutcome(
         settings=[
@@ -75,8 +74,8 @@ def _completed(destination: str) -> Any:
     return shtab.cmd(f"slidewatch status --names {kind} 2>/dev/null") if kind else shtab.FILE
 
 
-@described(Completion)
-def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutcome:
+@takes(Completion)
+def completion(options: Completion, settings: Settings) -> CompletionOutcome:
     """Print a script by which a shell completes slidewatch's commands and options with Tab.
 
     Bash: ``eval "$(slidewatch completion bash)"``; zsh: write it to a file ``_slidewatch`` of a
@@ -95,4 +94,4 @@ def completion(shell: Shell, settings: Settings | None = None) -> CompletionOutc
         for action in parser._actions:
             if action.nargs is None and not action.choices:
                 action.complete = _completed(action.dest)  # type: ignore[attr-defined]
-    return CompletionOutcome(shell=shell, script=shtab.complete(root, shell))
+    return CompletionOutcome(shell=options.shell, script=shtab.complete(root, options.shell))

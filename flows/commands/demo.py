@@ -14,7 +14,7 @@ from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
 from flows.monitoring.console import tell
 from flows.monitoring.prefect_runs import run_flow, runs_page
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Demo
 from flows.outcome import Outcome, table
 from flows.screen import screen
@@ -41,7 +41,7 @@ ORDINARY = "ordinary cell"
 
 
 class DemoOutcome(Outcome):
-    """The images that were planted in the night by kind, and those of them that were found."""
+    """The images planted in the batch, by kind, and how many of them were found."""
 
     seconds: float
     planted: dict[str, int]
@@ -53,7 +53,7 @@ class DemoOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether every image of a planted kind was missed."""
+        """Return whether every image of a planted kind was missed."""
         return any(not self.caught[kind] for kind in self.planted if kind != ORDINARY)
 
     def text(self) -> str:
@@ -63,43 +63,37 @@ class DemoOutcome(Outcome):
             for kind, number in self.planted.items()
         ]
         return (
-            f"What was in the night, and what was sent to a person:\n{table(rows)}\n\n"
-            f"The most abnormal images, asked of the report with DuckDB:\n\n{self.query}\n\n"
+            f"Images in the batch, and those sent to a person:\n{table(rows)}\n\n"
+            f"The most abnormal images, by this query of the report:\n\n{self.query}\n\n"
             f"{self.answer}\n"
-            f"A picture of the night: {self.picture}\n{self._runs()}\n"
+            f"A picture of the batch: {self.picture}\n{self._runs()}\n"
             f"The demo took {self.seconds:.0f} s."
         )
 
     def _runs(self) -> str:
         if self.runs:
-            return f"Its four runs in Prefect's pages: {self.runs}"
+            return f"Its four runs in Prefect: {self.runs}"
         return (
-            "To have a page for each run, start a server with: prefect server start\n"
+            "To see each run in a browser, start a server with: prefect server start\n"
             f"and in another terminal: PREFECT_API_URL={LOCAL_SERVER} slidewatch demo"
         )
 
 
-@described(Demo)
-def demo(
-    folder: str = "demo",
-    seed: int = 0,
-    settings: Settings | None = None,
-) -> DemoOutcome:
-    """Render cells, train, fit in two increments, screen a night with planted images, query."""
+@takes(Demo)
+def demo(options: Demo, settings: Settings) -> DemoOutcome:
+    """Render cells, train, fit in two increments, screen a batch with planted images, query."""
     started = time.monotonic()
-    refuse_incomplete(settings or Settings())
-    root = _clean(Path(folder))
-    settings = (settings or Settings()).model_copy(
-        update={"store": str(root / "store"), "shard_rows": 128}
-    )
-    tell("Rendering smears of 32 patients and a night with abnormal images in it")
+    refuse_incomplete(settings)
+    root = _clean(Path(options.folder))
+    settings = settings.model_copy(update={"store": str(root / "store"), "shard_rows": 128})
+    tell("Rendering smears of 32 patients, and a batch with abnormal images in it")
     for week, first in (("week-1", 1), ("week-2", 17)):
         write_collection(
             root / "smears" / week,
             patients=16,
             cells_per_patient=40,
             parasitized_fraction=0.5,
-            seed=seed + first,
+            seed=first,
             first_patient=first,
         )
     planted = write_night(
@@ -108,7 +102,7 @@ def demo(
         cells_per_patient=50,
         parasitized_fraction=0.2,
         planted_per_kind=8,
-        seed=seed + 100,
+        seed=100,
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
@@ -165,10 +159,10 @@ def _thumbnail(uri: str, diagnosis: str, abnormality: float, p_value: float) -> 
 
 
 def _clean(root: Path) -> Path:
-    """Empty the demo's folder, or make it; only what an earlier demo wrote is ever removed."""
+    """Empty the demo's folder, or make it; only files of an earlier demo are removed."""
     mark = root / MARK
     if root.exists() and any(root.iterdir()) and not mark.exists():
-        raise SourceError(f"{root} is there and holds no earlier demo: give another --folder")
+        raise SourceError(f"{root} exists and holds no earlier demo: give another --folder")
     for name in ("smears", "night", "store"):
         shutil.rmtree(root / name, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)

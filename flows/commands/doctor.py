@@ -16,7 +16,7 @@ import torch
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
 from flows.jobs.versions import OF_A_MACHINE, changed_since, exact
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -25,6 +25,7 @@ from storage.leases import BEAT, LIFETIME
 from storage.models.classifiers import list_models
 from storage.records import now
 from storage.store import AlreadyExistsError, Store
+from tasks.words import counted, verb
 
 LEAST_DISK = 2 * 1024**3
 LEAST_DAYS = 14  # that certificates must hold yet
@@ -41,7 +42,7 @@ class Check(Outcome):
     found: str
 
     def text(self) -> str:
-        """Write ok or BAD, and what was found."""
+        """Write ok or BAD, and the finding."""
         return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
@@ -52,7 +53,7 @@ class DoctorOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether something would stop a run."""
+        """Return whether something would stop a run."""
         return not all(check.well for check in self.checks)
 
     def text(self) -> str:
@@ -60,12 +61,9 @@ class DoctorOutcome(Outcome):
         return table([(check.name, check.text()) for check in self.checks])
 
 
-@described(Doctor)
-def doctor(
-    settings: Settings | None = None,
-) -> DoctorOutcome:
+@takes(Doctor)
+def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
-    settings = settings or Settings()
     looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,
@@ -101,12 +99,12 @@ def _packages(_: Settings) -> tuple[bool, str]:
 
 def _processors(settings: Settings) -> tuple[bool, str]:
     memory = psutil.virtual_memory().total / 1024**3
-    return True, f"{settings.workers} worker processes, {memory:.0f} GiB of memory"
+    return True, f"{counted(settings.workers, 'worker process')}, {memory:.0f} GiB of memory"
 
 
 def _cuda(_: Settings) -> tuple[bool, str]:
     if not torch.cuda.is_available():
-        return True, "none: the processors do the work"
+        return True, "none: the CPU does the work"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return True, ", ".join(names)
 
@@ -131,13 +129,13 @@ def _store(settings: Settings) -> tuple[bool, str]:
 def _synced(settings: Settings) -> tuple[bool, str]:
     with _file(settings) as (store, name):
         if not store.is_local:
-            return True, "by the object store, which answers a PUT when it has it"
+            return True, "by the object store, which confirms a PUT once it is stored"
         begun = time.monotonic()
         store.write_bytes(CONTENT, name)  # which syncs the file and its folder
         taken = 1000 * (time.monotonic() - begun)
         kind = _filesystem(Path(store.root))
         if kind in VOLATILE:
-            return True, f"warning: {kind} is memory: choose a store on a disk, or a reboot ends it"
+            return True, f"warning: {kind} is memory, lost at a reboot: choose a store on a disk"
         return True, f"file and folder, on {kind}: {taken:.1f} ms a write"
 
 
@@ -155,10 +153,10 @@ def _created_once(settings: Settings) -> tuple[bool, str]:
             store.write_bytes(CONTENT, name, once=True)
             store.write_bytes(b"another", name, once=True)
         except AlreadyExistsError:
-            return True, f"by {means}: one run at a time holds a lease"
+            return True, f"by {means}: only one run at a time works on a batch"
         except OSError as error:
             return False, f"no {means} ({error}): {OTHER_STORE}"
-        return False, f"{means}: not honoured, so two runs may hold one lease: {OTHER_STORE}"
+        return False, f"{means}: not honoured, so two runs may work on one batch: {OTHER_STORE}"
 
 
 def _replaced(settings: Settings) -> tuple[bool, str]:
@@ -167,7 +165,7 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
         if store.is_local:
             store.write_bytes(CONTENT, name)
             return store.read_bytes(name) == CONTENT, "by a rename, in one step"
-        late = "a run that stalls and comes back may overwrite what its successor has published"
+        late = "a run that stalls and comes back may overwrite its successor's report"
         if not objects.is_conditional(store.fs):
             return True, f"warning: no conditional PUT is known for this kind of store: {late}"
         with store.stage() as stage:
@@ -177,7 +175,7 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
             try:
                 objects.put_if(store.fs, stage, store.path(name), tag)
             except OSError:
-                return True, "by PUT with If-Match: what comes too late is refused"
+                return True, "by PUT with If-Match: a late write is refused"
         return True, f"warning: PUT with If-Match is not honoured: {late}: {OTHER_STORE}"
 
 
@@ -186,7 +184,7 @@ def _clock(settings: Settings) -> tuple[bool, str]:
         store.write_bytes(CONTENT, name)
         apart = (store.modified(name) - datetime.now(UTC)).total_seconds()
     well = abs(apart) < LIFETIME - BEAT
-    mend = "" if well else ": set both by NTP, or a run that works may be taken for dead"
+    mend = "" if well else ": set both clocks by NTP, or a live run may be taken for dead"
     return well, f"the store's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}{mend}"
 
 
@@ -213,7 +211,7 @@ def _disk(settings: Settings) -> tuple[bool, str]:
 def _certificates(settings: Settings) -> tuple[bool, str]:
     if settings.tls_ca is None or settings.tls_certificate is None:
         return True, "none: the settings name none"
-    security(settings)  # raises what is wrong with the files
+    security(settings)  # raises an error if a file is wrong
     ends = min(expiry(Path(path)) for path in (settings.tls_ca, settings.tls_certificate))
     left = (ends - now()).days
     return left >= LEAST_DAYS, f"{left} days left, until {ends:%Y-%m-%d}"
@@ -223,5 +221,6 @@ def _cluster(settings: Settings) -> tuple[bool, str]:
     with open_client(settings) as client:
         workers = len(client.nthreads())
     if not workers:
-        return False, "the scheduler is there, but it has no workers"
-    return True, f"{settings.cluster}: {workers} workers answer"
+        return False, "the scheduler answers, but it has no workers"
+    answer = verb(workers, "answers", "answer")
+    return True, f"{settings.cluster}: {counted(workers, 'worker')} {answer}"

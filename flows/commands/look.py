@@ -1,7 +1,7 @@
 """Run the command `look`: screen one photograph, and open its page.
 
-It works in a store of its own that is thrown away: a single photograph is no night, and what is
-kept of nights must not be compared with it. Model, detector and site are those of the user's store.
+It works in a store of its own that is thrown away: a single photograph is not a batch, and later
+batches must not be compared with it. Model, detector and site are those of the user's store.
 """
 
 import os
@@ -14,8 +14,7 @@ from pathlib import Path
 
 from flows.commands.mistakes import refuse_no_detector
 from flows.monitoring.console import warn
-from flows.options.described import described
-from flows.options.flows import TakenAs
+from flows.options.taking import takes
 from flows.options.tools import Look
 from flows.outcome import Outcome, table
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
@@ -50,9 +49,9 @@ class LookOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            ("cells", f"{self.cells:,}, {self.abnormal:,} of them abnormal"),
+            ("cells", f"{self.cells:,}, of which {self.abnormal:,} abnormal"),
             ("diagnoses", ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())),
-            ("answer", ", ".join(self.calls) or "none"),
+            ("call", ", ".join(self.calls) or "none"),
             ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
             ("detector", self.detector),
             ("page", f"{self.page}{'' if self.opened else ' (open it in a browser)'}"),
@@ -62,49 +61,45 @@ class LookOutcome(Outcome):
         return f"{self.photo}\n{table(rows)}"
 
 
-@described(Look)
-def look(
-    photo: str,
-    to: str | None = None,
-    browser: bool = True,
-    taken_as: TakenAs | None = None,
-    microns_per_pixel: float | None = None,
-    detector: str | None = None,
-    site: str | None = None,
-    settings: Settings | None = None,
-) -> LookOutcome:
+@takes(Look)
+def look(options: Look, settings: Settings) -> LookOutcome:
     """Screen one photograph, slide or cell by itself, and open its page.
 
     Raises:
         SourceError: there is no such photograph.
         StoreError: there is no store to take a detector from.
     """
-    settings = settings or Settings()
-    refuse_missing(photo)
-    page = Path(to) if to else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(photo)}.html"
+    refuse_missing(options.photo)
+    page = (
+        Path(options.to)
+        if options.to
+        else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(options.photo)}.html"
+    )
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         own = Store(folder)
         store = Store(settings.store)
-        refuse_no_detector(store, detector, site)
-        card, site_card = detector_at(store, detector, site, warn)
+        refuse_no_detector(store, options.detector, options.site)
+        card, site_card = detector_at(store, options.detector, options.site, warn)
         borrow(store, own, card, site_card)
         try:
             found = screen(
-                photo,
-                _name(photo),
-                taken_as=taken_as,
-                microns_per_pixel=microns_per_pixel,
+                options.photo,
+                _name(options.photo),
+                taken_as=options.taken_as,
+                microns_per_pixel=options.microns_per_pixel,
                 detector=card.name,
-                site=site,
+                site=options.site,
                 settings=settings.model_copy(update={"store": folder, "metrics": None}),
             )
         except ImagesFailedError as error:  # the photograph itself cannot be read
             found = error.outcome
         if found.page_failure:
-            raise StoreError(f"the page of {photo} could not be made ({found.page_failure})")
+            raise StoreError(
+                f"the page of {options.photo} could not be made ({found.page_failure})"
+            )
         shutil.copyfile(found.page, page)
-    opened = browser and _has_display() and webbrowser.open(page.absolute().as_uri())
-    return _outcome(photo, found, str(page), opened)
+    opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
+    return _outcome(options.photo, found, str(page), opened)
 
 
 def _name(photo: str) -> str:

@@ -1,7 +1,7 @@
 """Run the command ``slidewatch``: a flow or tool by name, with the options of `flows.options`.
 
 Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the command was misspelt;
-3 the work is done and kept, but something in it needs a person (images failed, no detector);
+3 the work is done and kept, but something in it needs a person (such as failed images);
 130 stopped by Ctrl-C or SIGTERM.
 """
 
@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
@@ -26,11 +27,10 @@ from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_runs import has_server, run_flow
+from flows.monitoring.prefect_runs import has_server, run_flow, server
 from flows.options.commands import COMMANDS, Command
-from flows.options.described import UsageError
 from flows.outcome import Outcome
-from flows.settings import Settings, leaves, origin, settings_file
+from flows.settings import Settings, UsageError, leaves, origin, settings_file
 from tasks.images.access.patience import wait_at_most
 
 MISSPELT = 2
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         end_after_signals(STOPPED, _say_stopped)
     try:
         code = _run(name, rest)
-    except BrokenPipeError:  # whoever reads the answer, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the answer, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
         _say_stopped()
         code = STOPPED
-        if arguments is None and not has_server():  # nobody is left to be told
+        if arguments is None and not has_server():  # no server waits for an answer
             end(code)
     if arguments is None:
         leave(code)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _say_stopped() -> None:
-    _complain("slidewatch: stopped; run the same command again to go on")
+    _complain("slidewatch: stopped; run the same command again to resume")
 
 
 def _stop(*_: object) -> NoReturn:
@@ -123,13 +123,13 @@ def _overview() -> str:
         [
             *lines,
             "",
-            "--json with any command prints its outcome for machines, --quiet nothing beside it;",
-            "--debug shows tracebacks; --version says which slidewatch this is.",
-            "Settings can stand in the environment (SLIDEWATCH_STORE) or in slidewatch.toml;",
-            "slidewatch config prints them, and where each of them comes from.",
+            "With any command, --json prints the outcome for machines, --quiet only the outcome,",
+            "and --debug shows tracebacks. --version prints the version.",
+            "Settings can also come from the environment (SLIDEWATCH_STORE) or slidewatch.toml;",
+            "slidewatch config prints them, and where each comes from.",
             "",
             "Exit codes: 0 done; 1 nothing was done, and one line says why; 2 misspelt; 3 done and",
-            "kept, but something in it needs a person, such as images that failed; 130 stopped.",
+            "kept, but something needs a person, such as images that failed; 130 stopped.",
         ]
     )
 
@@ -140,14 +140,18 @@ def _run(name: str, arguments: list[str]) -> int:
     options = command.options.model_validate(own)
     settings = _settings(given)
     values = {field: getattr(options, field) for field in command.options.model_fields}
-    # What can be seen at once is said before anything is started.
-    _prepare(command, values, settings)
-    if command.workers:
-        import_for_workers()  # they get ready while the flow is imported
-    function = _load(command.function)
-    if command.flow:
-        function = partial(run_flow, function)
-    outcome, failure = _call(function, values, settings)
+    from flows.monitoring.console import be_quiet, moving
+
+    be_quiet(settings.quiet)
+    with moving("getting ready") if command.flow else nullcontext():
+        # Mistakes that show at once are refused before anything starts.
+        _prepare(command, values, settings)
+        if command.workers:
+            import_for_workers()  # they get ready while the flow is imported
+        function = _load(command.function)
+        if command.flow:
+            function = partial(run_flow, function)
+        outcome, failure = _call(function, values, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
@@ -163,16 +167,16 @@ def _call(
     conclude(None, None)
     try:
         found = function(**values, settings=settings)
-        # A night of which a part failed is no failure to Prefect; a person is told of it.
+        # To Prefect a batch of which a part failed is no failure; the person sees the error.
         return found, CONCLUSION.error if found is CONCLUSION.outcome else None
     except Exception as error:
-        # Prefect may have failed when the flow itself had ended; its end is what counts.
+        # Prefect may have failed after the flow itself had ended, whose end counts.
         outcome, failure = CONCLUSION.outcome, CONCLUSION.error
         if outcome is None and failure is None:
-            # Work that is kept although it failed in part carries its outcome along.
+            # The error of work that failed in part has its outcome.
             outcome, failure = getattr(error, "outcome", None), error
         elif failure is not error:
-            _complain(f"Prefect was not told how this run ended: {_one_line(error)}")
+            _complain(f"Prefect did not record how this run ended: {_one_line(error)}")
         if outcome is None and failure is not None:
             raise failure from error
         assert outcome is not None
@@ -180,7 +184,7 @@ def _call(
 
 
 def _load(place: str) -> Callable[..., Any]:
-    """Import a command's function; nothing of what is imported becomes garbage."""
+    """Import a command's function, without looking for garbage meanwhile."""
     module, _, function = place.partition(":")
     gc.disable()
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
@@ -203,24 +207,26 @@ def _settings(given: Given) -> Settings:
 
 def _prepare(command: Command, values: Given, settings: Settings) -> None:
     """Set up messages and the log, and refuse mistakes, before anything is started."""
-    from flows.monitoring.console import be_quiet, tell
+    from flows.monitoring.console import tell
     from flows.monitoring.logs import use_logs
 
-    be_quiet(settings.quiet)
     use_logs(settings.logs)
     wait_at_most(settings.read_seconds)
     file = settings_file()
     if file:
         tell(f"settings: {file}")
     if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
-        # A file that somebody left in the working folder may have named it.
+        # A forgotten file in the working folder may have named it.
         tell(f"workers: those of the Dask scheduler {settings.scheduler}")
     if command.flow:
         from flows.commands.mistakes import refuse_mistakes
 
         refuse_mistakes(command, values, settings)
-        if not has_server():
-            tell("no Prefect server is configured: the work is done in this process alone")
+        address = server()
+        if address is None:
+            tell("no Prefect server is configured: this process does the work by itself")
+        else:
+            tell(f"Prefect server: {address}, which records this run")
 
 
 def _one_line(error: BaseException) -> str:
@@ -232,8 +238,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         where = error.filename or "the disk of the store, or that of temporary files"
         return (
-            f"{where} is full ({error.strerror}): make room, for slidewatch prune lists what may "
-            "go, and run the same command again; what is complete is kept"
+            f"{where} is full ({error.strerror}): make room (slidewatch prune lists what can be "
+            "removed), and run the same command again; everything complete is kept"
         )
     known = type(error).__module__.split(".")[0] in {"flows", "tasks", "storage"}
     return text if known and text else f"{type(error).__name__}: {text}"
@@ -254,8 +260,8 @@ def _quiet_prefect(debug: bool) -> None:
     if not debug:
         # Dask sets the level of its log when it is imported, by its configuration.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-        # Prefect's EventsWorker says on the way out that it is not quite done yet.
-        # Warnings are written once, and not by a logger besides.
+        # Prefect's EventsWorker logs on the way out that it is not done yet.
+        # Our own warnings are written to the terminal already.
         for name in ("EventsWorker", PROGRAM):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pooch
 
 from flows.monitoring.console import CONSOLE
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Malaria
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -33,26 +33,22 @@ class DataOutcome(Outcome):
         )
 
 
-@described(Malaria)
-def malaria(
-    to: str,
-    from_file: str | None = None,
-    settings: Settings | None = None,
-) -> DataOutcome:
+@takes(Malaria)
+def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     """Fetch the National Library of Medicine's malaria cell images, or verify them.
 
-    The archive stays an archive; slidewatch reads it in place. Its checksum is recorded beside it
-    when it is first fetched, and verified whenever it is there already.
+    The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to it
+    when it is first fetched, and verified from then on.
 
     Raises:
         SourceError: the archive cannot be fetched, or is not the one that was fetched before.
     """
-    folder = Path(to).absolute()
+    folder = Path(options.to).absolute()
     archive, record = folder / NAME, folder / f"{NAME}.sha256"
     known = record.read_text().split()[0] if record.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
-        _fetch(archive, from_file)
+        _fetch(archive, options.from_file)
     found = pooch.file_hash(str(archive), alg="sha256")
     if known not in (None, found):
         raise SourceError(

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 from flows.cluster.requirements import refuse_incomplete
 from flows.options import flows, tools
 from flows.options.commands import Command
-from flows.options.described import Options
 from flows.options.flows import named_set
+from flows.options.taking import Options
 from flows.settings import Settings
 from storage.batches.manifests import find_batch
 from storage.batches.nights import find_night
@@ -25,9 +25,9 @@ Values = dict[str, Any]
 
 
 def refuse_mistakes(command: Command, values: Values, settings: Settings) -> None:
-    """Raise the errors that a flow would raise later of its options.
+    """Raise early the errors that a flow would raise about its options.
 
-    What goes on is left alone: its images are frozen, and may be gone by now.
+    Skip batches that will resume: their image list is frozen and the files may be gone.
 
     Raises:
         SourceError: images do not exist.
@@ -42,11 +42,11 @@ def refuse_mistakes(command: Command, values: Values, settings: Settings) -> Non
 
 
 def _told_later(text: str) -> None:
-    """Take what is wrong with an older record, which the flow leaves out and warns of."""
+    """Ignore a damaged older record; the flow itself warns of it."""
 
 
 def _frozen_or_there(store: Store, values: Values, *, anew: bool = False) -> None:
-    """Refuse images that do not exist, and others than those with which a batch was started."""
+    """Refuse images that do not exist, or that are not those the batch was started with."""
     batch = None if anew or values["batch"] is None else find_batch(store, values["batch"])
     if batch is None:
         refuse_missing(values["images"])
@@ -62,7 +62,7 @@ def _train(store: Store, values: Values) -> None:
     refuse_missing(values["images"])
     weights = values["weights"]
     if weights not in {"imagenet", "scratch"} and not Path(weights).is_file():
-        raise StoreError(f"--weights {weights} is no file, and neither imagenet nor scratch")
+        raise StoreError(f"--weights {weights}: give imagenet, scratch, or a file of weights")
 
 
 def _fit(store: Store, values: Values) -> None:

@@ -1,7 +1,7 @@
 """Read the arguments of ``slidewatch`` by the definitions in `flows.options`.
 
-argparse takes the words apart and pydantic says what is wrong with a value, as it does for the
-environment, for slidewatch.toml and for Prefect.
+argparse splits the words, and pydantic checks the values, as it does for the environment, for
+slidewatch.toml and for Prefect.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from flows.options.commands import COMMANDS, GROUPS, TOLD, Command
-from flows.options.described import POSITIONAL, SPELT, UsageError
-from flows.settings import Settings
+from flows.options.commands import COMMANDS, GROUPS, SELDOM, TOLD, Command
+from flows.options.taking import POSITIONAL, SPELT
+from flows.settings import REMOVED, Settings, UsageError
 
-Given = dict[str, Any]  # what was given, by name; what has parts as a mapping of these
+Given = dict[str, Any]  # given values by name; a value with parts is a mapping of them
 SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
 AS_JSON = "json"
 
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read(name: str, arguments: Sequence[str]) -> tuple[Given, Given, bool]:
-    """Take a command's arguments apart; ``--help`` prints help and ends the program.
+    """Read a command's arguments; ``--help`` prints help and ends the program.
 
     Returns:
         The command's own options, its settings, and whether ``--json`` was given.
@@ -77,31 +77,44 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser, command: Command) -> None:
-    """Add the options of a command to a parser, in groups: its own first, messages last."""
-    own = parser.add_argument_group("options of this command")
-    for option, field in command.options.model_fields.items():
-        _add(own, f"own:{field.validation_alias or option}", option, field)
-    for title, names in GROUPS.items():
-        shown = [name for name in command.settings if name.partition(".")[0] in names]
-        if shown:
-            group = parser.add_argument_group(title)
-            for name in shown:
+    """Add the options of a command to a parser: its own first, expert options last."""
+    fields = sorted(
+        command.options.model_fields.items(), key=lambda each: not each[1].is_required()
+    )
+    groups = {"options of this command": [name for name, _ in fields]}
+    for title, wanted in GROUPS.items():
+        groups[title] = [name for name in command.settings if name.partition(".")[0] in wanted]
+    groups["messages"] = list(TOLD)
+    all_names = [name for names in groups.values() for name in names]
+    rare = [name for name in all_names if name.partition(".")[0] in SELDOM]
+    shown = {title: [name for name in names if name not in rare] for title, names in groups.items()}
+    for title, names in (shown | {"for experts": rare}).items():
+        if not names:
+            continue
+        group = parser.add_argument_group(title)
+        for name in names:
+            field = command.options.model_fields.get(name)
+            if field is None:
                 _add_setting(group, name)
-    told = parser.add_argument_group("what is said")
-    for name in TOLD:
-        _add_setting(told, name)
-    told.add_argument(
+            else:
+                _add(group, f"own:{field.validation_alias or name}", name, field)
+        if title == "messages":
+            _add_help(group)
+
+
+def _add_help(group: Any) -> None:
+    group.add_argument(
         "--json",
         action="store_true",
         dest=f"settings:{AS_JSON}",
         default=argparse.SUPPRESS,
         help="print the outcome for machines",
     )
-    told.add_argument("-h", "--help", action="help", help="print this")
+    group.add_argument("-h", "--help", action="help", help="print this")
 
 
 def _add_setting(group: Any, name: str) -> None:
-    """Add a setting; one that has parts is an option for each of them."""
+    """Add a setting, or an option for each of its parts."""
     model: type[BaseModel] = Settings
     *parents, last = name.split(".")
     for parent in parents:
@@ -120,9 +133,11 @@ def _add(group: Any, destination: str, name: str, field: FieldInfo) -> None:
     kinds, choices = _kinds(field.annotation)
     more: dict[str, Any] = {"help": _help(field)}
     if POSITIONAL in field.metadata:
-        if not field.is_required():
+        if field.is_required():
+            more["choices"] = choices or None
+        else:  # argparse would compare its own default with the choices; pydantic refuses others
             more |= {"nargs": "?", "default": argparse.SUPPRESS}
-        group.add_argument(destination, metavar=name.upper(), choices=choices or None, **more)
+        group.add_argument(destination, metavar=name.upper(), **more)
         return
     if bool in kinds:
         more["action"] = argparse.BooleanOptionalAction
@@ -161,7 +176,7 @@ class _Split(argparse.Action):
 
 
 def _kinds(annotation: Any) -> tuple[set[Any], list[str]]:
-    """Find the plain types in an annotation, and the words that it gives to choose from."""
+    """Find the plain types in an annotation, and the words to choose from."""
     if get_origin(annotation) is Literal:
         return {str}, list(get_args(annotation))
     if get_origin(annotation) is None:
@@ -206,10 +221,13 @@ def option_name(name: str) -> str:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
-    """Say that a word is no option, and which one it may be meant for."""
+    """Write that an option is unknown, and which one may be meant."""
     known = [option for action in parser._actions for option in action.option_strings]
     if not word.startswith("-"):
         return f"unexpected {word!r}; see {parser.prog} --help"
+    gone = word.partition("=")[0].removeprefix("--").replace("-", "_")
+    if gone in REMOVED:
+        return f"{option_name(gone)} is no option any more: {REMOVED[gone]}"
     close = get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
     meant = f"did you mean {close[0]}?" if close else f"see {parser.prog} --help"
     return f"unknown option {word.partition('=')[0]}; {meant}"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.monitoring.console import warn
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -42,7 +42,7 @@ class QueryOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether reports were left out of the answer, once it is written."""
+        """Return whether reports were left out of the answer, once it is written."""
         return bool(self.damaged)
 
     def _leave_out(self, text: str) -> None:
@@ -88,27 +88,23 @@ class SchemaOutcome(Outcome):
         return "\n\n".join(blocks)
 
 
-@described(Query)
-def query(
-    sql: str,
-    format: Format = "table",
-    seconds: float = SECONDS,
-    settings: Settings | None = None,
-) -> QueryOutcome:
-    """Ask all nights in SQL: tables images, fields, slides, patients, batches and sites."""
-    settings = settings or Settings()
-    return QueryOutcome(store=settings.store, sql=sql, format=format, seconds=seconds)
+@takes(Query)
+def query(options: Query, settings: Settings) -> QueryOutcome:
+    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
+    return QueryOutcome(
+        store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
+    )
 
 
-@described(Schema)
-def schema(
-    settings: Settings | None = None,
-) -> SchemaOutcome:
+@takes(Schema)
+def schema(options: Schema, settings: Settings) -> SchemaOutcome:
     """List the columns of the tables, with their types, units and meanings."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
+        if options.table not in (None, name):
+            continue
         types = column_types(name, fields)
         tables[name] = [
             {

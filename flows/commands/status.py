@@ -1,4 +1,4 @@
-"""Run the commands `status` and `verify`: show what is in a store, and whether it is whole."""
+"""Run the commands `status` and `verify`: list the contents of a store, and check them."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.monitoring.console import warn
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
-from flows.outcome import Outcome, counted
+from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.sites.kept import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
@@ -30,10 +30,25 @@ from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
 from storage.verification import all_checks, batch_checks
+from tasks.words import counted
 
 Row = dict[str, Any]
-NIGHTS = 14  # whose light and patients are shown
+NIGHTS = 14  # batches whose light and patients are shown
 LEARN_IT = "fit again to have it"
+# Column at a terminal by column of the outcome.
+OF_A_DETECTOR = {
+    "detector": "detector", "created": "created", "trained on": "trained on",
+    "accuracy": "accuracy", "calibrated by": "calibrated by", "warnings": "warnings",
+}  # fmt: skip
+OF_A_LABORATORY = {
+    "site": "laboratory", "version": "version", "detector": "detector", "nights": "batches",
+    "slides": "slides", "cells": "cells", "warnings": "warnings",
+}  # fmt: skip
+OF_A_BATCH = {
+    "batch": "batch", "date": "day", "images": "images", "light": "light",
+    "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
+    "report": "screened", "learned": "learned",
+}  # fmt: skip
 
 
 class StatusOutcome(Outcome):
@@ -49,15 +64,18 @@ class StatusOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether something is left out, for it is damaged."""
+        """Return whether something damaged is left out."""
         return bool(self.damaged)
 
     def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+        """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         out = StringIO()
         console = Console(file=out, width=160)
-        for title in ("models", "statistics", "detectors", "sites", "batches"):
-            rows: list[Row] = getattr(self, title)
+        for title, rows in (
+            ("detectors", self._detectors()),
+            ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.sites]),
+            ("batches", [_of_a_batch(row) for row in self.batches]),
+        ):
             if not rows:
                 console.print(f"no {title}")
                 continue
@@ -69,6 +87,19 @@ class StatusOutcome(Outcome):
             console.print(table)
         return f"store {self.store}\n{out.getvalue().rstrip()}"
 
+    def _detectors(self) -> list[Row]:
+        """Describe each detector with its model, and each model that has none yet."""
+        models = {row["model"]: row for row in self.models}
+        found, fitted = [], set()
+        for row in self.detectors:
+            fitted.add(row["model"])
+            found.append(_shown(models.get(row["model"], {}) | row, OF_A_DETECTOR))
+        for name, row in models.items():
+            if name not in fitted:
+                told = {"detector": f"none of model {name}: slidewatch fit makes one"}
+                found.append(_shown(row | told, OF_A_DETECTOR))
+        return found
+
 
 class NamesOutcome(Outcome):
     """The names of all models, detectors, sites or batches of a store."""
@@ -76,20 +107,17 @@ class NamesOutcome(Outcome):
     names: list[str]
 
     def text(self) -> str:
-        """Write a name a line."""
+        """Write one name per line."""
         return "\n".join(self.names)
 
 
-@described(Status)
-def status(
-    names: Kind | None = None, settings: Settings | None = None
-) -> StatusOutcome | NamesOutcome:
-    """Show what is in a store: models, statistics, detectors, sites and batches."""
-    settings = settings or Settings()
+@takes(Status)
+def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
+    """List the detectors, laboratories and batches of a store."""
     store = Store(settings.store)
     refuse_absent(store)
-    if names is not None:
-        return NamesOutcome(names=NAMES[names](store))
+    if options.names is not None:
+        return NamesOutcome(names=NAMES[options.names](store))
     damaged: list[str] = []
 
     def leave_out(text: str) -> None:
@@ -108,6 +136,7 @@ def status(
                 "model": card.name,
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "network": card.network["network"],
+                "arithmetic": card.arithmetic,
                 "accuracy": _figure(card.metrics.get("accuracy")),
                 "AUROC": _figure(card.metrics.get("AUROC")),
                 "trained on": f"{len(card.split['train'])} {card.split_by}s",
@@ -128,6 +157,7 @@ def status(
         detectors=[
             {
                 "detector": card.name,
+                "model": card.model,
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
                 "alpha": card.alpha,
@@ -145,6 +175,15 @@ def status(
     )
 
 
+def _of_a_batch(row: Row) -> Row:
+    shown = _shown(row, OF_A_BATCH)
+    return shown if row["complete"] else shown | {"screened": "unfinished"}
+
+
+def _shown(row: Row, columns: dict[str, str]) -> Row:
+    return {title: row.get(name) for name, title in columns.items()}
+
+
 NAMES: dict[Kind, Callable[[Store], list[str]]] = {
     "models": lambda store: [card.name for card in list_models(store, warn)],
     "detectors": detector_names,
@@ -154,16 +193,16 @@ NAMES: dict[Kind, Callable[[Store], list[str]]] = {
 
 
 def limits_of(card: DetectorCard) -> str | None:
-    """Say what limits of a smear were learned from; None where cells have no slide of their own."""
+    """Write what the limits of a smear were learned from; None if cells have no slides."""
     if card.slides is None:
         return None
     return f"{card.floor.slides} altered slides" if card.floor else LEARN_IT
 
 
 def witnesses_of(card: DetectorCard) -> str:
-    """Say what diagnoses."""
+    """Name the witnesses that diagnose."""
     if card.schema_version < KNOWS_WITNESSES:
-        return "network; fit again to hear the statistics, too"
+        return "network; fit again to use the statistics too"
     return "network" if card.witnesses is None else "network, statistics"
 
 
@@ -184,7 +223,7 @@ def _site_row(card: SiteCard) -> Row:
 
 
 def _batch_rows(store: Store, leave_out: Tell) -> list[Row]:
-    """Make a row for each batch; the last `NIGHTS` have their light and their patients."""
+    """Make a row for each batch; the last `NIGHTS` have their light and patients."""
     batches = list_batches(store, leave_out)
     last = {batch.name for batch in batches[-NIGHTS:]}
     nights = {row["batch"]: row for row, _ in newest_batches(store, last.__contains__, leave_out)}
@@ -207,6 +246,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "date": batch.batch_date.isoformat(),
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
+        "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
         "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
@@ -217,7 +257,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
 
 
 def _positive(night: Row) -> str | None:
-    """Say how many of a night's patients are positive; None where no calls were made."""
+    """Count the positive patients of a batch; None if no calls were made."""
     if night["patient_calls"] is None:
         return None
     calls = dict(night["patient_calls"])
@@ -225,13 +265,13 @@ def _positive(night: Row) -> str | None:
 
 
 def _learned(store: Store, batch: Batch, seal: Seal) -> str | None:
-    """Say by which version its site has learned a batch, or why by none; None if undecided."""
+    """Write which version of a site learned a batch, or why none did; None if undecided."""
     found = find_learning(store, site_name(seal.site), batch.key) if seal.site else None
     if found is None:
         return None
     if found.version is not None:
         return f"as {version_name(found.version)}"
-    return f"no, the site drifts (p = {found.drift_p_value:.2g})" if found.drifts else "no"
+    return f"no, it drifts (p = {found.drift_p_value:.2g})" if found.drifts else "no"
 
 
 def _figure(metric: dict[str, float | None] | None) -> str | None:
@@ -239,7 +279,7 @@ def _figure(metric: dict[str, float | None] | None) -> str | None:
 
 
 class VerifyOutcome(Outcome):
-    """Tell how many things were compared, and what is damaged, a line each."""
+    """The number of things compared, and a line for each that is damaged."""
 
     store: str
     compared: int
@@ -247,26 +287,28 @@ class VerifyOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether anything is damaged."""
+        """Return whether anything is damaged."""
         return bool(self.damaged)
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        found = f"{len(self.damaged)} damaged" if self.damaged else "nothing is damaged"
+        found = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
         return "\n".join(
-            [f"store {self.store}: {self.compared:,} things compared, {found}", *self.damaged]
+            [
+                f"store {self.store}: {counted(self.compared, 'thing')} compared, {found}",
+                *self.damaged,
+            ]
         )
 
 
-@described(Verify)
-def verify(batch: str | None = None, settings: Settings | None = None) -> VerifyOutcome:
-    """Compare everything in a store with its digests, and name what is damaged."""
-    settings = settings or Settings()
+@takes(Verify)
+def verify(options: Verify, settings: Settings) -> VerifyOutcome:
+    """Compare everything in a store with its digests, and name damaged files."""
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
     everything = chain(all_checks(store), foreign_checks(store))
-    for check in batch_checks(store, batch) if batch else everything:
+    for check in batch_checks(store, options.batch) if options.batch else everything:
         compared += 1
         try:
             check.look()

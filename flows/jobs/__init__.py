@@ -1,1 +1,1 @@
-"""Do one unit of work on a worker: read, compute, write, and say what came of it."""
+"""Do one unit of work on a worker: read, compute, write, and return the result."""

@@ -1,4 +1,4 @@
-"""Draw fields with their cells, cells at their place, and slides with fields, as units of work."""
+"""Draw fields with their cells, cells at their places, and slides with fields, as units of work."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from tasks.visualisation.viewer.contours import FieldPicture, contour_of, field_
 
 @dataclass(frozen=True)
 class SlidePictureJob:
-    """A slide to draw from afar, with its rows of the report on fields."""
+    """A slide to draw at low resolution, with its rows of the report on fields."""
 
     source_uri: str
     fields: tuple[Mapping[str, Any], ...]
@@ -54,7 +54,7 @@ class SlidePictureJob:
 class FieldPictureJob:
     """A field to draw: its row of the report on fields, and its cells' rows of that on images.
 
-    ``refs`` are where the cells lie, by address.
+    ``refs`` are the places of the cells, by address.
     """
 
     field: Mapping[str, Any]
@@ -79,8 +79,8 @@ class FieldPictureJob:
 class PlacesJob:
     """Cells of one source to draw at their places: rows of the image report.
 
-    ``around`` are the rows of the cells that lie near each. ``refs`` are where all of them lie, by
-    address; ``killers`` are places in ``cells`` of those that kill workers.
+    ``around`` are the rows of the cells near each. ``refs`` are the places of all cells, by
+    address; ``killers`` are the positions in ``cells`` of those that kill workers.
     """
 
     cells: tuple[Mapping[str, Any], ...]
@@ -108,9 +108,9 @@ def places_jobs(
 
     Args:
         store: where the batch is.
-        batch: which; it is published.
+        batch: a published one.
         card: of the model that diagnosed it.
-        cells: rows of its report on images; those that are files of their own have no place.
+        cells: rows of its report on images; cells that are whole files have no place.
     """
     by_source: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -138,12 +138,12 @@ def places_jobs(
 
 
 def of_contours(card: ModelCard) -> list[str]:
-    """List the columns of the image report that contours tell of."""
+    """List the columns of the image report that contours show."""
     return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
 
 
 def draw_places(job: PlacesJob) -> list[bytes | str]:
-    """Draw each cell in its field as a WebP file, or say why that cannot be; never raise."""
+    """Draw each cell in its field as a WebP file, or return why it cannot be drawn; never raise."""
     return [_draw_place(job, row) for row in range(len(job.cells))]
 
 
@@ -203,7 +203,7 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
 
 
 def _said(what: str, error: Exception) -> str:
-    """Say why a picture of a field or a slide cannot be made."""
+    """Return why a picture of a field or a slide cannot be made."""
     if isinstance(error, ChangedError):
         return "the file has changed since it was screened"
     reason = f": {error.reason}" if isinstance(error, BadImageError) else ""

@@ -1,4 +1,4 @@
-"""Find out which rows of a job kill the worker that takes it, and go on without them."""
+"""Find the rows of a job that kill its worker, and continue without them."""
 
 from collections.abc import Callable
 from typing import Protocol, Self, TypeVar, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 
 @runtime_checkable
 class Job(Protocol):
-    """A unit of work on rows, counted from 0, of which some may kill their worker."""
+    """A unit of work on rows, counted from 0; some may kill their worker."""
 
     def rows(self) -> int:
         """Count the rows that can be probed."""
@@ -15,14 +15,14 @@ class Job(Protocol):
         """Process one row as the job does, and keep nothing."""
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Return the job to run next, which leaves these rows alone and says why."""
+        """Return the job to run next, which skips these rows and says why."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def quarantine(job: AnyJob, kills: Callable[[AnyJob, int], bool]) -> AnyJob:
-    """Probe the rows of a job one by one, and put those that kill into quarantine."""
+    """Probe the rows of a job one by one, and quarantine those that kill workers."""
     return job.quarantine([row for row in range(job.rows()) if kills(job, row)])
 
 

@@ -1,15 +1,15 @@
-"""Units of work of second looks: of a night's images, and of those that say what is ordinary."""
+"""Units of work of second looks, at a night's images and at ordinary ones."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import adapted_logits, load_fitted_detector
+from flows.jobs.detectors import adapted_logits, load_detector_at
 from flows.jobs.fitting.altered import Image
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
@@ -27,28 +27,29 @@ from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.network.features import Loaded, load_images
+from tasks.network.features import Loaded, cut_out_by_us, load_images
 from tasks.reports.counts import LEAN
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
 from tasks.second_look.rows import MADE, Looked
+from tasks.second_look.settling import is_settled
 from tasks.second_look.stability import NOISE, losses, with_noise
-from tasks.second_look.views import FILTERS, VIEWS, filtered, turned
+from tasks.second_look.views import FILTERS, ROUNDS, filtered, turned
 from tasks.types import Float
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
 Each = TypeVar("Each")
+BATCHES = 8  # of images that are in memory together: few of the network's passes are not full
 KILLER = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
 
 
 @dataclass(frozen=True)
 class LookJob:
-    """Images of a part that are looked at twice, by their ``places`` in the batch.
+    """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part.
-    ``killers`` are those of them that kill workers, counted among the places. Diagnoses are adapted
-    as the ``site`` does.
+    ``start`` is the first row of the part. ``killers`` are indices of places whose images kill
+    workers. Diagnoses are adapted to the ``site``.
     """
 
     store: Store
@@ -67,11 +68,11 @@ class LookJob:
         return len(self.places)
 
     def probe(self, row: int) -> None:
-        """Look at one image as the job looks at many, and keep nothing."""
+        """Look at one image like the job, without writing anything."""
         _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that leaves these images alone and says so."""
+        """Return the job that skips these images and records why."""
         return replace(self, killers=frozenset(rows))
 
 
@@ -80,7 +81,7 @@ def most_doubtful(
 ) -> tuple[Doubtful, list[int]]:
     """Choose the images to look at, and find the first row of every part.
 
-    Memory does not grow with how many are for review.
+    Memory does not grow with the number of images for review.
     """
     rule = VerdictRule(detector.alpha, detector.uncertain_below)
     most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
@@ -94,7 +95,7 @@ def most_doubtful(
 
 
 def look_twice(job: LookJob) -> int:
-    """Look at a part's images, and write what is found; returns how many could be looked at."""
+    """Look at a part's images, and write the results; return the number of images read."""
     settle_worker()
     found = _look(job)
     write_table(
@@ -104,49 +105,116 @@ def look_twice(job: LookJob) -> int:
 
 
 def _look(job: LookJob) -> Looked:
-    detector = load_fitted_detector(job.store, job.detector)
+    detector = load_detector_at(job.store, job.detector, job.site)
     calibration = detector.stability
     assert calibration is not None
-    network = _network(job.store, job.model)
+    eye = _Eye(job, _network(job.store, job.model), detector.witnesses)
     first, scores, known, refs = _recalled(job, detector.witnesses)
+    leans = _leans(job) if detector.witnesses else np.zeros(len(first))
     n, classes = first.shape
-    views = np.full((n, classes), np.nan)
+    found = np.full((n, classes), np.nan)
     after = np.full((n, len(FILTERS), classes), np.nan, np.float32)
     outcome: list[str] = []
     failed = dict.fromkeys(job.killers, KILLER)
-    loading = enumerate(load_images(refs, network.spec.side, network.threads, failed))
-    for some in _batched(loading, max(1, network.batch // (VIEWS + 1))):
+    network = eye.network
+    loading = enumerate(
+        load_images(refs, network.spec.side, network.threads, failed, blocks=network.blocks)
+    )
+    cut = cut_out_by_us(refs)
+    for some in _batched(loading, BATCHES * network.batch):
         outcome += [_outcome(loaded, known[row]) for row, loaded in some]
         good = [(row, loaded.pixels) for row, loaded in some if outcome[row] == MADE]
         if good:
-            rows, pixels = (list(column) for column in zip(*good, strict=True))
-            seen = _passes(network, np.stack(pixels), detector.witnesses)
-            views[rows] = seen.mean_logits(first[rows])
-            scores[rows] = seen.mean_scores(scores[rows])
-            after[rows] = seen.filtered
+            rows, images = (list(column) for column in zip(*good, strict=True))
+            pixels = np.stack(images)
+            seen = np.concatenate(list(filtered(pixels).values()))
+            logits, _ = eye.see(seen, np.tile(cut[rows], len(FILTERS)))
+            after[rows] = np.moveaxis(logits.reshape(len(FILTERS), len(rows), -1), 0, 1)
+            found[rows] = _turn_until_settled(
+                eye, pixels, cut[rows], first[rows], scores[rows], leans[rows]
+            )
     lost = losses(first, after)
     stability = abnormality(calibration, lost)
     return Looked(
         np.asarray(job.places, np.int64),
         outcome,
-        _probabilities(job, detector.witnesses, views, scores),
+        found,
         stability,
         np.isfinite(stability) & (p_values(calibration, stability) <= job.detector.alpha),
     )
 
 
-def _probabilities(job: LookJob, witnesses: Witnesses | None, views: Float, scores: Float) -> Float:
-    """Compute probabilities (n, C) of mean logits (n, C) and mean scores (n,) of the statistics."""
-    card, logits = job.model, views
-    if witnesses is not None:
-        network = log_odds(views, card.temperature, witnesses.positive)
-        found = witnesses.scales.testify(network, scores - _leans(job))
-        logits = as_logits(found.both, card.temperature, witnesses.positive)
-    return probabilities(adapted_logits(logits, card, job.site), card.temperature)
+@dataclass(frozen=True)
+class _Eye:
+    """Sees the images of a job, and diagnoses what it has seen."""
+
+    job: LookJob
+    network: "Inference"
+    witnesses: Witnesses | None
+
+    def see(
+        self, images: NDArray[np.uint8], cut: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], Float]:
+        """Compute logits (n, C) and scores of the statistics (n,) of images (n, s, s, 3).
+
+        ``cut`` (n,) marks those that slidewatch cut out.
+        """
+        found, scores = [], []
+        for start in range(0, len(images), self.network.batch):
+            batch = slice(start, start + self.network.batch)
+            taps, logits = self.network.compared(images[batch], cut[batch])
+            found.append(logits)
+            scores.append(_scores(self.witnesses, taps, len(logits)))
+        return np.asarray(np.concatenate(found), np.float32), np.concatenate(scores)
+
+    def diagnose(self, logits: Float, scores: Float, leans: Float) -> Float:
+        """Compute probabilities (n, C) of logits (n, C), and of scores and their leans (n,)."""
+        card = self.job.model
+        if self.witnesses is not None:
+            network = log_odds(logits, card.temperature, self.witnesses.positive)
+            said = self.witnesses.scales.testify(network, scores - leans)
+            logits = as_logits(said.both, card.temperature, self.witnesses.positive)
+        return probabilities(adapted_logits(logits, card, self.job.site), card.temperature)
+
+
+def _turn_until_settled(
+    eye: _Eye,
+    pixels: NDArray[np.uint8],
+    cut: NDArray[np.bool_],
+    first: NDArray[np.float32],
+    scores: Float,
+    leans: Float,
+) -> Float:
+    """Look at images (k, s, s, 3) turned and flipped, until the diagnosis of each is settled.
+
+    Args:
+        eye: looks.
+        pixels: of the images.
+        cut: (k,) which of them slidewatch cut out.
+        first: logits (k, C) of the first pass.
+        scores: of the statistics (k,) in the first pass.
+        leans: of the statistics (k,).
+
+    Returns:
+        Probabilities (k, C) by the mean of an image's views, NaN where the first pass settles it.
+    """
+    found = np.full(first.shape, np.nan)
+    logits, scores, views = first.astype(np.float64), scores.copy(), 1
+    left = np.flatnonzero(~is_settled(eye.diagnose(logits, scores, leans), views))
+    for ways in ROUNDS:
+        if not len(left):
+            break
+        seen, scored = eye.see(turned(pixels[left], ways), np.tile(cut[left], len(ways)))
+        logits[left] += seen.reshape(len(ways), len(left), -1).sum(axis=0, dtype=np.float64)
+        scores[left] += scored.reshape(len(ways), len(left)).sum(axis=0)
+        views += len(ways)
+        found[left] = eye.diagnose(logits[left] / views, scores[left] / views, leans[left])
+        left = left[~is_settled(found[left], views)]
+    return found
 
 
 def _leans(job: LookJob) -> Float:
-    """Recall the leans (n,) of a job's images."""
+    """Read the leans (n,) of a job's images."""
     table = read_table(job.store, *scores_path(job.batch, job.key, job.part), columns=[LEAN])
     return np.asarray(table[LEAN].to_numpy()[np.asarray(job.places) - job.start], np.float64)
 
@@ -154,10 +222,10 @@ def _leans(job: LookJob) -> Float:
 def _recalled(
     job: LookJob, witnesses: Witnesses | None
 ) -> tuple[NDArray[np.float32], Float, list[bytes], list[ImageRef]]:
-    """Recall what the first pass knows of a job's images.
+    """Read the first pass's results on a job's images.
 
     Returns:
-        Logits (n, C), scores of the statistics (n,), digests, and where the images lie.
+        Logits (n, C), scores of the statistics (n,), digests, and addresses of the images.
     """
     features = Features(job.store, job.batch, job.model)
     size = job.batch.shard_rows
@@ -173,7 +241,7 @@ def _recalled(
 
 
 def _scores(witnesses: Witnesses | None, taps: Taps, count: int) -> Float:
-    """Score images (count,) by the statistics; NaN where these are no witness."""
+    """Score images (count,) by the statistics; NaN if they are no witness."""
     return witnesses.discriminant.scores(taps) if witnesses else np.full(count, np.nan)
 
 
@@ -183,37 +251,6 @@ def _outcome(loaded: Loaded, image_id: bytes) -> str:
     if loaded.image_id != image_id:
         return "changed: the file is not the one any more that was screened"
     return MADE
-
-
-class _Seen(NamedTuple):
-    """Hold what a second look sees of k images: logits (V, k, C) and scores (V, k) of their views.
-
-    ``filtered`` (k, F, C) are logits under the filters.
-    """
-
-    logits: NDArray[np.float32]
-    scores: Float
-    filtered: NDArray[np.float32]
-
-    def mean_logits(self, first: NDArray[np.float32]) -> Float:
-        """Average logits (k, C) over all views, of which ``first`` (k, C) is one."""
-        views = np.concatenate([first[np.newaxis], self.logits]).astype(np.float64)
-        return np.asarray(views.mean(axis=0))
-
-    def mean_scores(self, first: Float) -> Float:
-        """Average scores (k,) over all views, of which ``first`` (k,) is one."""
-        return np.asarray(np.concatenate([first[np.newaxis], self.scores]).mean(axis=0))
-
-
-def _passes(network: "Inference", pixels: NDArray[np.uint8], witnesses: Witnesses | None) -> _Seen:
-    """Pass images (k, s, s, 3) turned and filtered, all in one batch of the network."""
-    seen = [*turned(pixels), *filtered(pixels).values()]
-    taps, logits = network.run(np.concatenate(seen))
-    found = np.asarray(logits.cpu().numpy(), np.float32).reshape(len(seen), len(pixels), -1)
-    arrays = {tap: values.cpu().numpy() for tap, values in taps.items()}
-    scores = _scores(witnesses, arrays, len(seen) * len(pixels)).reshape(len(seen), -1)
-    views = VIEWS - 1
-    return _Seen(found[:views], scores[:views], np.moveaxis(found[views:], 0, 1))
 
 
 @dataclass(frozen=True)
@@ -226,16 +263,20 @@ class OrdinaryJob:
 
 
 def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
-    """Measure what filters do to ordinary diagnoses, of images as they are and with noise.
+    """Measure the effect of filters on the diagnoses of ordinary images, with and without noise.
 
     Returns:
-        Which images (n,) are there still, and the losses (k, 1 + sizes of noise, F) of these.
+        Whether each image (n,) still exists, and the losses (k, 1 + sizes of noise, F) of these.
     """
     settle_worker()
     network = _network(job.store, job.model)
     refs = [ref for ref, _ in job.images]
     there, found = [], []
-    loading = zip(load_images(refs, network.spec.side, network.threads), job.images, strict=True)
+    loading = zip(
+        load_images(refs, network.spec.side, network.threads, blocks=network.blocks),
+        job.images,
+        strict=True,
+    )
     for some in _batched(loading, network.batch):
         same = [_outcome(loaded, known) == MADE for loaded, (_, known) in some]
         there += same
@@ -267,7 +308,7 @@ def _network(store: Store, model: ModelCard) -> "Inference":
 
 
 def _batched(values: Iterable[Each], size: int) -> Iterator[list[Each]]:
-    """Take so many at a time; the last may be fewer."""
+    """Yield groups of ``size``; the last may be smaller."""
     iterator = iter(values)
     while some := list(islice(iterator, size)):
         yield some

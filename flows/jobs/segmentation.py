@@ -1,7 +1,7 @@
 """Turn photographs and slides into images, cells or tiles, as units of work.
 
-First every source is surveyed: what it is, and where its fields of view lie. Then every field is
-searched. What cannot be read becomes a row that says why.
+First every source is surveyed for its kind and its fields of view. Then every field is searched.
+A source or field that cannot be read becomes a row that says why.
 """
 
 from collections.abc import Iterator
@@ -43,14 +43,14 @@ from tasks.segmentation.fields import (
 from tasks.segmentation.survey import survey
 from tasks.segmentation.tiles import tiles_of_place
 
-TILED_AT = 0.25  # microns a pixel, where a slide does not say: it need not be known for tiles
+TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
 
 
 @dataclass(frozen=True)
 class SurveyJob:
     """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number.
 
-    Cells of every ``measured``-th photograph are measured; of none where it is 0.
+    Cells of every ``measured``-th photograph are measured; none if it is 0.
     """
 
     store: Store
@@ -66,13 +66,13 @@ class SurveyJob:
         return self.stop - self.start
 
     def probe(self, row: int) -> None:
-        """Survey one source as many are, and keep nothing."""
+        """Survey one source as in the job, and keep nothing."""
         at = self.start + row
         (source,) = read_sources(self.store, self.name, at, at + 1).to_pylist()
         list(_survey_source(source, self.cutting, measure=self.measures(at)))
 
     def measures(self, source: int) -> bool:
-        """Tell whether the cells of a source are measured, where it is a photograph."""
+        """Return whether the cells of a source are measured, if it is a photograph."""
         return self.measured > 0 and source % self.measured == 0
 
     def quarantine(self, rows: list[int]) -> Self:
@@ -95,7 +95,7 @@ class SearchJob:
         return int(read_places(self.store, self.name, self.number).num_rows)
 
     def probe(self, row: int) -> None:
-        """Search one place as many are, and keep nothing."""
+        """Search one place as in the job, and keep nothing."""
         place = read_places(self.store, self.name, self.number).to_pylist()[row]
         _search_place(place, self.cutting, load_finder(self.cutting.finder))
 
@@ -106,7 +106,7 @@ class SearchJob:
 
 
 def survey_sources(job: SurveyJob) -> int:
-    """Find the fields of view of some sources, write them, and return how many there are."""
+    """Find the fields of view of some sources, write them, and return their number."""
     settle_finder()
     sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
     killers = read_quarantine(job.store, job.name, "surveys", job.number)
@@ -136,7 +136,7 @@ def _survey_source(
         if kills:
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
         about |= {"source_stamp": stamp(uri)}
-        sort = source.get(SORT)  # as it was seen, or said, before
+        sort = source.get(SORT)  # as recognised, or given by a person, before
         if not (is_slide(uri) if sort is None else sort == "slides"):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
@@ -166,7 +166,7 @@ def _survey_source(
 
 
 def search_places(job: SearchJob) -> int:
-    """Cut up the fields of one part, write the images, and return how many there are."""
+    """Cut up the fields of one part, write the images, and return their number."""
     settle_finder()
     finder = load_finder(job.cutting.finder)
     images: list[Row] = []
@@ -185,7 +185,7 @@ def search_places(job: SearchJob) -> int:
 def _search_place(
     place: Row, cutting: Cutting, finder: Finder, *, kills: bool = False
 ) -> tuple[Row, list[Row]]:
-    """Search a field; return its row of the fields and the rows of its images."""
+    """Search a field; return its row of the table of fields and the rows of its images."""
     field = {name: place.get(name) for name in FIELD_SCHEMA.names}
     if cutting.into == "cells":
         field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}

@@ -1,13 +1,13 @@
 """Run one shard of a batch, the unit of work that a Dask worker takes.
 
 It writes whole zarr chunks, then its ledger record; each step is idempotent and atomic, so a shard
-may die anywhere and be run again by anybody.
+may die anywhere and be run again by any worker.
 """
 
 import os
 import socket
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def prepare_features(store: Store, batch: Batch, card: ModelCard) -> None:
-    """Preallocate the features of a batch, whose shards fill them."""
+    """Preallocate the features of a batch, to be filled by its shards."""
     create_features(
         store,
         card.name,
@@ -66,9 +66,9 @@ def prepare_features(store: Store, batch: Batch, card: ModelCard) -> None:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to extract; ``fit`` asks for the statistics of its labelled images beside.
+    """A shard to extract; ``fit`` also computes the statistics of its labelled images.
 
-    ``tries`` counts how often the shard was begun, this time included.
+    ``tries`` counts how often the shard was started, including this time.
     """
 
     store: Store
@@ -83,7 +83,7 @@ class ShardJob:
         return self.shard.stop - self.shard.start
 
     def probe(self, row: int) -> None:
-        """Extract one image as a shard's many are, and keep nothing."""
+        """Extract one image like those of a shard, without writing anything."""
         manifest = read_manifest(self.store, self.batch, self.shard).slice(row, 1)
         extract(
             _network(self),
@@ -93,7 +93,7 @@ class ShardJob:
         )
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Keep images that kill workers from being decoded in this batch again."""
+        """Record images that kill workers, so that this batch never decodes them again."""
         write_quarantine(self.store, self.batch, self.model.name, self.shard, rows)
         return self
 
@@ -113,9 +113,9 @@ class FailedImage:
 class ShardResult:
     """The outcome of a shard, small enough to send to the coordinator.
 
-    ``seconds`` is how long the worker, a host and process, took for the last of its ``tries``.
-    ``fitted`` and ``held_out`` count the labelled images that went into the statistics and those
-    that were left out as the model's validation or test images.
+    ``seconds`` is the time that the worker, a host and process, took for the last of its ``tries``.
+    ``fitted`` and ``held_out`` count the labelled images used for the statistics, and those omitted
+    as the model's validation or test images.
     """
 
     shard: Shard
@@ -169,6 +169,25 @@ def _extract_shard(
     if not copy_features(job.store, card.name, seen, known, block):
         features = _extract(job, manifest, killers, ())
         known = {}
+    failures = _fill(block, features, known)
+    block.label[:] = class_numbers(manifest, card.classes)
+    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
+    record = ShardRecord(
+        shard=job.shard.number,
+        start=job.shard.start,
+        stop=job.shard.stop,
+        scored=len(block) - len(failures),
+        failures=failures,
+        tries=job.tries,
+        digest=digest,
+        versions=made_with(),
+    )
+    write_shard_record(job.store, job.batch, card.name, record)
+    return block, record
+
+
+def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -> list[Failure]:
+    """Fill the rows of a block that are not known, and list those of them that failed."""
     failures = []
     for row, image in enumerate(features.images):
         if row in known:
@@ -184,23 +203,11 @@ def _extract_shard(
                 Failure(row=row, reason=image.failure.reason, message=str(image.failure))
             )
         block.status[row] = SCORED if image.failure is None else FAILED
-        for name, values in features.taps.items():
-            block.taps[name][row] = values[row]
-        block.logits[row] = features.logits[row]
-    block.label[:] = class_numbers(manifest, card.classes)
-    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
-    record = ShardRecord(
-        shard=job.shard.number,
-        start=job.shard.start,
-        stop=job.shard.stop,
-        scored=len(block) - len(failures),
-        failures=failures,
-        tries=job.tries,
-        digest=digest,
-        versions=made_with(),
-    )
-    write_shard_record(job.store, job.batch, card.name, record)
-    return block, record
+    rows = np.setdiff1d(np.arange(len(features.images)), list(known))
+    for name, values in features.taps.items():
+        block.taps[name][rows] = values[rows]
+    block.logits[rows] = features.logits[rows]
+    return failures
 
 
 def _extract(
@@ -220,7 +227,7 @@ def _extract(
 
 
 def _network(job: ShardJob) -> "Inference":
-    # The coordinator has this module too, and need not wait for what only workers run.
+    # The coordinator also imports this module, and should not wait for imports of workers.
     from flows.jobs.networks import load_inference
 
     return load_inference(job.store, job.model)

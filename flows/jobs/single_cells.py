@@ -1,4 +1,4 @@
-"""Refuse photographs of many cells where single cells are read, and count the cells of pictures."""
+"""Refuse photographs of many cells as single cells, and count the cells in pictures."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def refuse_photograph(picture: "Image.Image") -> None:
-    """Raise BadImageError where the finder sees several cells in an RGB picture."""
-    # Hardly a night has a file that is large enough to be searched.
+    """Raise BadImageError if the finder sees several cells in an RGB picture."""
+    # Few nights have a file that is large enough to be searched.
     from tasks.segmentation.many_cells import refuse_many_cells
 
     settle_finder()
@@ -24,7 +24,7 @@ def refuse_photograph(picture: "Image.Image") -> None:
 
 @dataclass(frozen=True)
 class CountJob:
-    """Pictures in which whole cells are counted; ``killers`` are those that kill workers."""
+    """Pictures in which to count whole cells; ``killers`` are those that kill workers."""
 
     uris: tuple[str, ...]
     killers: frozenset[int] = frozenset()
@@ -34,16 +34,16 @@ class CountJob:
         return len(self.uris)
 
     def probe(self, row: int) -> None:
-        """Count the cells of one picture as of many, and keep nothing."""
+        """Count the cells of one picture as in the job, and keep nothing."""
         _count(self.uris[row])
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that leaves these pictures alone."""
+        """Return the job without these pictures."""
         return replace(self, killers=frozenset(rows))
 
 
 def count_cells(job: CountJob) -> list[int | None]:
-    """Count the whole cells of each picture; None of one that cannot be read."""
+    """Count the whole cells of each picture; None for one that cannot be read."""
     settle_finder()
     return [None if row in job.killers else _count(uri) for row, uri in enumerate(job.uris)]
 
@@ -53,5 +53,5 @@ def _count(uri: str) -> int | None:
 
     try:
         return whole_cells(np.asarray(decode_rgb(read_bytes(uri))))
-    except Exception:  # whoever reads it for the report says what is wrong with it
+    except Exception:  # the report will say why it cannot be read
         return None

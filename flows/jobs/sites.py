@@ -1,4 +1,4 @@
-"""Units of work on a site's slides: what they add to it, and how they are judged without them."""
+"""Do units of work on a site's slides: learn from them, and judge them without themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.fitting.statistics import slides_of_version
+from flows.jobs.scoring.cells import ScoreJob
 from flows.jobs.scoring.features import Features, judged_classes
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.worker import settle_worker
@@ -18,10 +20,12 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
+from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.distance import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Classes, shifts
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
@@ -39,21 +43,21 @@ from tasks.sites.learning import (
     planted_distances,
     slide_evidence,
 )
-from tasks.types import Arrays, Mask, below, nested
+from tasks.types import Arrays, Float, Mask, below, nested
 
-# A slide's own cells are planted, each spoilt as far as nobody would accept it.
+# A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
-SPOILT_A_SLIDE = 20  # cells of a slide that are spoilt
+SPOILT_A_SLIDE = 20  # spoilt cells per slide
 NO_ERRORS, NO_LABELS = ErrorCounts.empty(), Labelled.none()
 WHITE = "white cells of the slides, by their nucleus"
 
 
 @dataclass(frozen=True)
 class SlidesJob:
-    """Slides of a batch whose own cells are to be learned; ``night`` is what small ones lean on.
+    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones.
 
-    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may
-    be learned; None where all may.
+    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may be
+    learned; None for all.
     """
 
     store: Store
@@ -66,7 +70,9 @@ class SlidesJob:
 
 
 def slides_statistics(job: SlidesJob) -> GroupStatistics:
-    """Compute what slides add to their site: statistics of the cells their references have."""
+    """Compute the contribution of slides to their site: statistics of the cells in their
+    references.
+    """
     settle_worker()
     own = _population(job.store, job.detector)
     features = Features(job.store, job.batch, job.model)
@@ -84,8 +90,8 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
 class EvidenceJob:
     """Slides of a site's night, each to be judged by the site without it.
 
-    ``planted`` are other things, taps (m, d) and classes (m,) by name, that are judged as if they
-    were cells of the slides; ``spoil`` asks for spoilt copies of the slides' own cells beside.
+    ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
+    cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
     """
 
     store: Store
@@ -101,7 +107,7 @@ class EvidenceJob:
 
 @dataclass(frozen=True)
 class Judged:
-    """The evidence on a slide, and what was ``planted`` in it.
+    """The evidence on a slide, and on things ``planted`` in it.
 
     ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
     """
@@ -112,7 +118,7 @@ class Judged:
 
 
 def judge_slides(job: EvidenceJob) -> list[Judged]:
-    """Judge slides by their site without them; those of which nothing can be said are left out."""
+    """Judge slides by their site without them; slides that cannot be judged are left out."""
     settle_worker()
     detector = load_fitted_detector(job.store, job.detector)
     own = _population(job.store, job.detector)
@@ -137,6 +143,52 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
     return found
 
 
+@lru_cache(maxsize=2)
+def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Classes:
+    """Compute the class means that a detector's discriminant was made of, once a process."""
+    slides = slides_of_version(store, detector.model, detector.statistics_version)
+    return Classes.of(slides, positive)
+
+
+def seen_by_witnesses(
+    job: ScoreJob, rows: NDArray[np.intp]
+) -> tuple[Float, dict[str, NDArray[np.float32]]]:
+    """Read what both witnesses see of some rows (n,) of a part, in ascending order.
+
+    A slide of few cells is expected to be shifted as its part is.
+
+    Returns:
+        The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
+        where the network alone diagnoses.
+    """
+    known = load_fitted_detector(job.store, job.detector).witnesses
+    if known is None or not len(rows):
+        return np.empty(0), {}
+    normal = fitted_classes(job.store, job.detector, known.positive).healthy
+    features = Features(job.store, job.batch, job.model)
+
+    def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
+        taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
+        return shifts(taps, classes == 1 - known.positive, normal, parent)
+
+    parent = shifted(job.spans[0].start, job.spans[-1].stop)
+    parts: list[dict[str, NDArray[np.float32]]] = []
+    for slide in job.slides:
+        mine = rows[(rows >= slide.start) & (rows < slide.stop)]
+        if len(mine):
+            off = shifted(slide.start, slide.stop, parent)
+            taps, _ = features.take(mine, sorted(normal))
+            parts.append(
+                {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
+            )
+    size = job.batch.shard_rows
+    logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
+    return (
+        log_odds(logits, job.model.temperature, known.positive),
+        {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
+    )
+
+
 def _night_of(job: EvidenceJob) -> NightNormal | None:
     """Read the reference by which small slides of the batch were learned."""
     (night,) = (night for night in job.nights if night.batch == job.batch.name)
@@ -145,9 +197,9 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 @dataclass(frozen=True)
 class Added:
-    """Hold all that a night adds to its site: statistics of slides, known errors, labelled cells.
+    """A night's contribution to its site: statistics of slides, known errors, labelled cells.
 
-    ``normal`` is the reference that small slides have lent, None where no slide was small.
+    ``normal`` is the reference that small slides used; None if no slide was small.
     """
 
     statistics: GroupStatistics
@@ -156,7 +208,7 @@ class Added:
     labelled: Labelled = NO_LABELS
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays = nested("groups", self.statistics.to_arrays())
         if self.normal is not None:
             arrays |= nested("normal", normal_to_arrays(self.normal.normal))
@@ -169,7 +221,7 @@ class Added:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Added":
-        """Read a night back from `to_arrays`; nights of before 0.3 know no errors."""
+        """Read a night back from `to_arrays`; nights learned before 0.3 have no errors."""
         errors, labelled = below("errors", arrays), below("labelled", arrays)
         lent = None
         if "rows" in arrays:
@@ -187,7 +239,7 @@ class Added:
 def site_statistics(
     store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
 ) -> GroupStatistics:
-    """Merge what nights added to a site, in their order, once a process."""
+    """Merge the contributions of nights to a site in their order, once per process."""
     parts = [Added.from_arrays(load_night(store, site, night)).statistics for night in nights]
     return merged(parts, _population(store, detector))
 
@@ -195,7 +247,7 @@ def site_statistics(
 def site_errors(
     store: Store, site: str, nights: Sequence[SiteNight]
 ) -> tuple[ErrorCounts, Labelled]:
-    """Merge the errors that are known of a site's nights, and their labelled cells."""
+    """Merge the known errors of a site's nights, and their labelled cells."""
     errors, labelled = NO_ERRORS, NO_LABELS
     for night in nights:
         added = Added.from_arrays(load_night(store, site, night))
@@ -212,7 +264,7 @@ def _population(store: Store, detector: DetectorCard) -> OwnNormal:
 def _cells(
     features: Features, batch: Batch, slide: SlideRows, taps: list[str]
 ) -> tuple[SlideCells, NDArray[np.int8]]:
-    """Read the cells of a slide that a reference is made of, and their labels."""
+    """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []
@@ -253,25 +305,23 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = load_inference(job.store, job.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    cut: list[bool] = []
     for number in np.unique(chosen // job.batch.shard_rows).tolist():
         shard = job.batch.shard(number)
         own = chosen[chosen // job.batch.shard_rows == number] - shard.start
         manifest = read_manifest(job.store, job.batch, shard).take(own)
         for ref in image_refs(manifest):
             try:
-                image = np.asarray(find(ref).image())
+                image = np.asarray(find(ref).image(blocks=inference.blocks))
             except (BadImageError, OSError, SourceError):
-                continue  # moved since it was extracted: the others tell as much
+                continue  # moved since it was extracted: the others are enough
+            cut.append(ref.outline is not None)
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
                 pixels[name].append(resize(spoilt, inference.spec.side))
     found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
     for name, some in pixels.items():
         if some:
-            taps, logits = inference.run(np.stack(some))
-            classes = logits.cpu().numpy().argmax(axis=1).astype(np.intp)
-            found[f"{name} on own cells"] = (
-                {tap: values.cpu().numpy() for tap, values in taps.items()},
-                classes,
-            )
+            taps, logits = inference.compared(np.stack(some), np.asarray(cut))
+            found[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
     return found

@@ -1,7 +1,7 @@
-"""Compare the versions that change results: processes with the same ones compute the same.
+"""Compare the versions that change results: processes with equal ones compute the same.
 
-How an image is decoded, resized and run through the network is part of a model, and so are the
-libraries that do it. A job says what its coordinator has, and is refused where that differs.
+Decoding, resizing and running the network are part of a model, and so are the libraries for these.
+A job carries the versions of its coordinator, and is refused by a worker with others.
 """
 
 import socket
@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 PROTOCOL = ("slidewatch", "dask", "distributed")
 RESULTS = ("numpy", "openvino", "pillow", "pyarrow", "timm", "torch", "zarr")
 PACKAGES = PROTOCOL + RESULTS
-# What a model's card, a page and `slidewatch doctor` name, build and all.
+# Packages that a model's card, a page and `slidewatch doctor` list, including builds.
 OF_A_MODEL = ("slidewatch", "torch", "timm", "torchvision", "numpy", "pillow")
 OF_A_PAGE = ("slidewatch", "torch")
 OF_A_MACHINE = ("slidewatch", "prefect", "dask", "torch", "zarr", "pyarrow")
 OF_FEATURES = ("python", "numpy", "openvino", "pillow", "torch")
-SHOWN = 3  # machines that are named for each version
+SHOWN = 3  # machines named for each version
 MISSING = "none"
 
 
@@ -38,12 +38,12 @@ def installed() -> dict[str, str]:
 
 
 def made_with() -> dict[str, str]:
-    """Look up the versions that an image's features depend on, as the ledger keeps them."""
+    """Look up the versions that an image's features depend on, for the ledger."""
     return {name: installed()[name] for name in OF_FEATURES}
 
 
 def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """Name each version that is not what it was, builds apart; one that is not known is left out.
+    """Describe each version that has changed, ignoring builds and unknown ones.
 
     >>> changed_since({"torch": "0.1"}, ["torch", "pillow"])[0].partition(",")[0]
     'torch was 0.1'
@@ -57,7 +57,7 @@ def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
 
 
 def exact(packages: Iterable[str]) -> dict[str, str]:
-    """Look up the version of each package here, build and all; `MISSING` where there is none.
+    """Look up the version of each package here, including the build; `MISSING` if there is none.
 
     >>> exact(["no-such-package"])
     {'no-such-package': 'none'}
@@ -72,7 +72,8 @@ def exact(packages: Iterable[str]) -> dict[str, str]:
 
 
 def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
-    """Cut versions to what must be equal: Python's major and minor, others without the build.
+    """Reduce versions to the part that must be equal: Python's major and minor, others without
+    build.
 
     >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
     {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}
@@ -82,7 +83,7 @@ def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def differences(here: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """List versions that differ from those here, and who has them; compare only what both have.
+    """Describe versions that differ from those here, among packages that both have.
 
     >>> differences({"timm": "1.0.19"}, {"a": {"timm": "1.0.15"}, "b": {"timm": "1.0.19"}})
     ['timm is 1.0.19 here but 1.0.15 on a']
@@ -109,7 +110,7 @@ def run_if_same(expected: Mapping[str, str], work: Callable[[Job], Result], job:
     """Do a job if this process has the versions of the coordinator that sent it.
 
     Raises:
-        VersionsDifferError: it has others.
+        VersionsDifferError: the versions differ.
     """
     differ = differences(expected, {socket.gethostname(): installed()})
     if differ:

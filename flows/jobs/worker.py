@@ -1,9 +1,9 @@
-"""Set up a process that computes."""
+"""Set up a worker's process."""
 
 import ctypes
 from functools import cache
 
-# glibc's names for what `mallopt` sets, from malloc.h.
+# Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
 
@@ -12,7 +12,7 @@ KEPT = 2**30  # bytes
 def settle_worker() -> None:
     """Set this process up to run one piece of work at a time.
 
-    One thread, so that features do not depend on how many cores a worker has.
+    It uses one thread, so that features do not depend on a worker's number of cores.
     """
     import torch
 
@@ -31,11 +31,11 @@ def settle_finder() -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Keep the memory that this process frees, for it needs as much again in a moment.
+    """Keep the memory that this process frees, because it soon needs as much again.
 
-    The output of every layer is megabytes. glibc gives such a block back to the kernel and asks for
-    it again, zeroed, at the next image: more work than the layer itself, the more so as Dask tells
-    its workers to give back everything. Where there is another allocator, nothing happens.
+    The output of every layer is megabytes. glibc returns such a block to the kernel and gets it
+    back, zeroed, for the next image: more work than the layer itself, especially as Dask makes its
+    workers return everything. With another allocator, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,1 +1,1 @@
-"""Tell people and other systems how a night goes."""
+"""Report to people and other systems how a batch goes."""

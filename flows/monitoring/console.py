@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -12,6 +14,7 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -21,9 +24,9 @@ from flows.monitoring.logs import is_json, log
 from flows.outcome import printable
 from tasks.images.access.addresses import redact
 
-# All that is said on standard error beside errors; `be_quiet` silences it for this process.
+# Everything on standard error except errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)
-# A shard can take longer than the half minute over which rich looks for a rate.
+# A job can take longer than the half minute over which rich measures a rate.
 RATE_OVER = 600.0
 
 
@@ -31,7 +34,7 @@ class RateColumn(ProgressColumn):
     """A column of a progress bar: steps a second, or a minute where they are slow."""
 
     def render(self, task: Task) -> Text:
-        """Write the rate, or nothing as long as it is not known."""
+        """Write the rate, or nothing while it is unknown."""
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
@@ -60,27 +63,98 @@ def warn(text: str) -> None:
 
 def complain(text: str) -> None:
     """Write to standard error why a command failed, even where all else is silenced."""
+    _MOVING.end()
     if is_json():
         log(logging.ERROR, text)
     else:
         sys.stderr.write(f"{printable(redact(text))}\n")
 
 
+class _Moving:
+    """The line that moves at a terminal while a command is silent: what it does, for how long."""
+
+    def __init__(self) -> None:
+        self.begun, self._shown = False, ""
+        self._line: Progress | None = None
+
+    def begin(self) -> None:
+        self.begun = True
+
+    def show(self, text: str) -> None:
+        """Show another text, whose time starts at zero."""
+        if self.begun and text != self._shown:
+            self.pause()
+            self._shown = text
+            self.resume()
+
+    def pause(self) -> None:
+        """Take the line away, because a bar is shown instead."""
+        if self._line is not None:
+            self._line.stop()
+            self._line = None
+
+    def resume(self) -> None:
+        if self.begun and self._line is None:
+            self._line = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=CONSOLE,
+                disable=_shows_nothing(),
+                transient=True,
+            )
+            self._line.add_task(self._shown, total=None)
+            self._line.start()
+
+    def end(self) -> None:
+        self.pause()
+        self.begun, self._shown = False, ""
+
+
+# Only a command has a line that moves: whoever calls its function has a terminal of their own.
+_MOVING = _Moving()
+
+
+@contextmanager
+def moving(text: str) -> Iterator[None]:
+    """Show at a terminal, during the block, what a command is doing and for how long."""
+    _MOVING.begin()
+    _MOVING.show(text)
+    try:
+        yield
+    finally:
+        _MOVING.end()
+
+
+def working(text: str, *, long: bool = False) -> None:
+    """Change what `moving` shows; do nothing outside of it.
+
+    Args:
+        text: what the command does from now on.
+        long: it may take long, so that where nothing moves a line says so.
+    """
+    if long and _MOVING.begun and _shows_nothing():
+        tell(text)
+    _MOVING.show(text)
+
+
 class ProgressBar:
-    """Shows a person at a terminal how many jobs are finished, as it hears of them."""
+    """A listener that shows at a terminal how many jobs are finished."""
 
     def __init__(self) -> None:
         self._progress = progress_bar()
 
     def __call__(self, event: Event) -> None:
-        """Begin with the first event, move on with each job, and vanish with the last event."""
+        """Begin with the first event, advance with each job, and vanish with the last event."""
         if event.kind is Kind.QUEUED:
+            _MOVING.pause()
             self._progress.add_task(event.title, total=event.total)
             self._progress.start()
         elif event.kind is Kind.FINISHED:
             self._progress.advance(self._progress.task_ids[0])
         elif event.kind is Kind.ENDED:
             self._progress.stop()
+            _MOVING.resume()
 
 
 def progress_bar() -> Progress:
@@ -93,7 +167,11 @@ def progress_bar() -> Progress:
         RateColumn(),
         TimeRemainingColumn(),
         console=CONSOLE,
-        disable=CONSOLE.quiet or is_json() or not sys.stderr.isatty(),
+        disable=_shows_nothing(),
         speed_estimate_period=RATE_OVER,
         transient=True,
     )
+
+
+def _shows_nothing() -> bool:
+    return CONSOLE.quiet or is_json() or not sys.stderr.isatty()

@@ -1,7 +1,7 @@
-"""End a command in bounded time, whatever Prefect still waits for.
+"""End a command in bounded time, even while Prefect waits.
 
-Prefect is a window on the work, not a part of it. Its client tries again for minutes to reach a
-server that is gone, and at exit it waits without end until all its events are sent.
+The work does not need Prefect. Its client retries for minutes to reach a server that is
+gone, and at exit it waits forever until all its events are sent.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import NoReturn
 from flows.outcome import Outcome
 
 STOP_WITHIN = 20.0  # seconds after a signal: containers are killed 30 seconds after it
-LEAVE_WITHIN = 20.0  # seconds after the outcome, for what Prefect still has to send
+LEAVE_WITHIN = 20.0  # seconds after the outcome, in which Prefect can send its last events
 
 
 @dataclass
@@ -66,7 +66,7 @@ def leave(code: int) -> None:
 
 
 def end(code: int) -> NoReturn:
-    """End this process here and now; what it has written is written out."""
+    """End this process now, after flushing its output."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()

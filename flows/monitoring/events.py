@@ -1,6 +1,6 @@
-"""Tell listeners how far the jobs of a stage are.
+"""Report to listeners how far the jobs of a stage are.
 
-The executor that runs the jobs raises events, and knows neither the listeners nor their purpose.
+The executor that runs the jobs raises events, without knowing the listeners.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Event:
 
     kind: Kind
     """Jobs are queued at once; one is started when workers get it, and finished when its result is
-    taken, in the jobs' order. They have ended when no more is to come, whether or not all went
-    well."""
+    taken, in the jobs' order. They have ended when no more will come, even after a
+    failure."""
 
     title: str
     """The work that the jobs do together, such as ``screen night-2026-03-01``."""
@@ -40,7 +40,7 @@ class Event:
 
     @property
     def waiting(self) -> int | None:
-        """Count the jobs that no worker has got yet; None where the total is not known."""
+        """Count the jobs that no worker has yet; None if the total is unknown."""
         return None if self.total is None else self.total - self.finished - self.in_flight
 
 

@@ -21,7 +21,7 @@ from tasks.images.access.addresses import redact
 
 LogFormat = Literal["text", "json"]
 
-# Whose records are ours to mend before any handler has them: those of runs, and of what runs none.
+# Loggers whose records are cleaned before any handler sees them.
 PROGRAM = "slidewatch"
 OURS = ("prefect.flow_runs", "prefect.task_runs", PROGRAM)
 
@@ -30,7 +30,7 @@ _IDS: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyT
 
 @contextmanager
 def bind(**ids: object) -> Iterator[None]:
-    """Add fields such as ``batch`` to all that is logged in the block; leave out those of None."""
+    """Add fields such as ``batch`` to everything logged in the block, without those of None."""
     named = {name: value for name, value in ids.items() if value is not None}
     token = _IDS.set({**_IDS.get(), **named})
     try:
@@ -53,7 +53,7 @@ def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> Non
 
 
 def _logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
-    # Importing Prefect takes a second, which a command that runs no flow need not wait for.
+    # Importing Prefect takes a second; commands that run no flow do without it.
     if "prefect" in sys.modules:
         from prefect.exceptions import MissingContextError
         from prefect.logging import get_run_logger
@@ -91,7 +91,7 @@ def use_logs(form: LogFormat) -> None:
 
 
 def _writes_text(handler: logging.Handler) -> bool:
-    """Tell whether a handler writes to the terminal, rather than into a file or memory."""
+    """Return whether a handler writes to the terminal, not into a file or memory."""
     return (
         isinstance(handler, logging.StreamHandler)
         and not isinstance(handler, logging.FileHandler)
@@ -100,7 +100,7 @@ def _writes_text(handler: logging.Handler) -> bool:
 
 
 def is_json() -> bool:
-    """Tell whether standard error has JSON lines and nothing else."""
+    """Return whether standard error has only JSON lines."""
     return any(isinstance(handler, JsonHandler) for handler in logging.root.handlers)
 
 
@@ -152,7 +152,7 @@ def _redact_all(value: Any) -> Any:
 
 
 class _Redact(logging.Filter):
-    """A filter that takes secrets out of a record before any handler has it, and lets it pass."""
+    """A filter that removes secrets from a record before any handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(redact(record.getMessage()), keep="\n"), ()

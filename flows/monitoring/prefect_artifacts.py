@@ -1,12 +1,11 @@
-"""Show a night in Prefect, and emit the events that Prefect's automations can act on.
+"""Show a batch in Prefect, and emit the events that Prefect's automations can act on.
 
 Artifacts: a summary that begins with the patients, the most abnormal cells, a link to the page
-where one is served, and how far the night is while it runs. Each has a key of its own, under which
-Prefect keeps a version of every night. Events: ``slidewatch.batch.failed`` when images failed,
+where one is served, and the progress while it runs. Each has a key of its own, under which
+Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when images failed,
 ``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
-``slidewatch.batch.<name>``. None of it is needed: the night is in the store; where Prefect cannot
-be reached a warning is logged and the work goes on, and where it does not run the flow there is
-nobody to tell.
+``slidewatch.batch.<name>``. None of it is needed, because the batch is in the store: if Prefect
+cannot be reached, a warning is logged and the work continues.
 """
 
 import heapq
@@ -20,7 +19,7 @@ from uuid import UUID
 
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import in_prefect_run
-from flows.monitoring.states import by_call, counted
+from flows.monitoring.states import by_call, by_name
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import sources_of
@@ -32,6 +31,7 @@ from tasks.counting.call import Call
 from tasks.images.listing import named
 from tasks.reports.night.batches import BatchSummary
 from tasks.types import Light
+from tasks.words import counted
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
 MOST_ABNORMAL = 20
@@ -49,13 +49,13 @@ NIGHT, CELLS, PAGE, PROGRESS = (
     "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page", "slidewatch-progress",
 )  # fmt: skip  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
-# Calls that a person is to see, the first first; the others are counted.
+# Calls that a person should see, in this order; the others are only counted.
 LISTED = (Call.POSITIVE, Call.INDETERMINATE)
 PATIENT_COLUMNS = (
     "patient_id", "slide_id", "call", "cells_read", "parasites_per_microlitre",
     "parasites_per_microlitre_low", "parasites_per_microlitre_high",
 )  # fmt: skip
-UPDATE_EVERY = 15.0  # seconds: a server is asked rarely, however short shards are
+UPDATE_EVERY = 15.0  # seconds: spare the server, however short shards are
 
 
 def markdown_text(value: object) -> str:
@@ -72,7 +72,7 @@ def markdown_text(value: object) -> str:
 def announce(
     store: Store, batch: Batch, seal: Seal, night: BatchSummary, pages_url: str | None = None
 ) -> bool:
-    """Emit the events, and make the artifacts, of a night that has just been published.
+    """Emit the events, and make the artifacts, of a batch that has just been published.
 
     Args:
         store: where its reports are.
@@ -82,7 +82,7 @@ def announce(
         pages_url: where a browser finds the store's pages, if anywhere.
 
     Returns:
-        Whether Prefect took all of it; False where it does not run the flow.
+        Whether Prefect accepted everything; False if it does not run the flow.
     """
     if not in_prefect_run():
         return False
@@ -116,7 +116,7 @@ def announce(
         with _or_warn(what, errors):
             step()
         if any(isinstance(error, TransportError) for error in errors):
-            break  # a server that is gone is waited for once, and not for each
+            break  # wait for a lost server once, not for each step
     return not errors
 
 
@@ -136,14 +136,14 @@ def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
 
 @contextmanager
 def progress_artifact(batch: str, total: int) -> Iterator["NightProgress"]:
-    """Show a night's progress in Prefect during the block, and 100% when it ends well."""
+    """Show a batch's progress in Prefect during the block, and 100% when it ends well."""
     progress = NightProgress(batch, total)
     yield progress
     progress.update(total, last=True)
 
 
 class NightProgress:
-    """The progress of a night, sent to Prefect at intervals, and no more once that has failed."""
+    """The progress of a batch, sent to Prefect at intervals until sending fails."""
 
     def __init__(self, batch: str, total: int) -> None:
         self._total, self._told = total, time.monotonic()
@@ -156,20 +156,20 @@ class NightProgress:
             made = create_progress_artifact(
                 0.0,
                 key=PROGRESS,
-                description=f"{batch}: the share of its shards that is done",
+                description=f"{batch}: how much of it is done",
             )
             # Its type says that a coroutine would get a coroutine.
             self._artifact = cast(UUID, made)
 
     def update(self, done: int, *, last: bool = False) -> None:
-        """Tell Prefect how many shards are done, unless it was told a moment ago."""
+        """Send Prefect the number of finished shards, at most every `UPDATE_EVERY` seconds."""
         if self._artifact is None or not (last or time.monotonic() - self._told > UPDATE_EVERY):
             return
         from prefect.artifacts import update_progress_artifact
 
         artifact, self._artifact = self._artifact, None
         with _or_warn("the progress"):
-            # A night without images has no shards, and is done.
+            # A batch without images has no shards, and is done.
             share = done / self._total if self._total else 1.0
             update_progress_artifact(artifact, 100.0 * share)
             self._artifact = artifact
@@ -186,7 +186,8 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
-        "for review": f"{seal.review:,} images, {night.slides_for_review:,} slides",
+        "for review": f"{counted(seal.review, 'image')}, "
+        f"{counted(night.slides_for_review, 'slide')}",
         "detector": seal.detector,
         "report": store.address(*seal.report.split("/")),
         "page": store.address(*page_path(batch.name)),
@@ -208,17 +209,17 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
 
 
 def _patients(store: Store, batch: Batch, night: BatchSummary) -> list[str]:
-    """Write the calls of the night, and the patients that a person is to see, as Markdown."""
+    """Write the calls of the batch, and the patients that a person should see, as Markdown."""
     calls = night.patient_calls or {}
     if not calls:
-        return ["No patient is called."]
+        return ["There are no calls of patients."]
     path = report_path(batch.name, batch.batch_date, PATIENTS)
     found = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
     shown = sorted(
         (row for row in found if row["call"] in LISTED),
         key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
     )
-    lines = [f"**{sum(calls.values()):,} patients: {counted(by_call(calls))}**"]
+    lines = [f"**{counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
     if shown:
         lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
     for row in shown[:MOST_PATIENTS]:
@@ -272,11 +273,11 @@ def _or_warn(what: str, errors: list[Exception] | None = None) -> Iterator[None]
     """Warn where the block fails, and add its error to a list."""
     try:
         yield
-    except Exception as error:  # Prefect is a window on the night, not a part of it
+    except Exception as error:  # the batch does not need Prefect
         if errors is not None:
             errors.append(error)
         log(
             logging.WARNING,
-            f"Prefect was not told of {what} ({type(error).__name__}: {error}); the work goes on "
-            "without",
+            f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
+            "without it",
         )

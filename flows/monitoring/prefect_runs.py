@@ -14,8 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from pydantic import ConfigDict, validate_call
-
+from flows.options.taking import RUN_NAME
 from storage.records import now
 
 if TYPE_CHECKING:
@@ -24,29 +23,8 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-RUN_NAME = "flow_run_name"  # an attribute of a decorated function
 # Variables that can name a server; files of the working folder and Prefect's profiles can, too.
 NAMING = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
-
-
-def flow(
-    flow_run_name: str | Callable[[], str] | None = None,
-) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a flow's function, whose arguments are checked by their annotations.
-
-    Args:
-        flow_run_name: names the function's runs in Prefect; its own words for them by default.
-
-    Raises:
-        ValidationError: of pydantic, when the function is called with an argument of another type.
-    """
-
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
-        vars(checked)[RUN_NAME] = flow_run_name
-        return checked
-
-    return decorate
 
 
 def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -79,11 +57,16 @@ def run_flow(function: Callable[Parameters, Result], /, **values: Any) -> Result
 
 def has_server() -> bool:
     """Return whether a Prefect server is configured; Prefect says so if anything may name one."""
+    return server() is not None
+
+
+def server() -> str | None:
+    """Return the address of the Prefect server that is configured; None where there is none."""
     if "prefect" not in sys.modules and not _may_be_named():
-        return False
+        return None
     from prefect.settings import get_current_settings
 
-    return get_current_settings().api.url is not None
+    return get_current_settings().api.url
 
 
 def runs_page() -> str | None:

@@ -1,7 +1,7 @@
-"""Measure the nights of a series for Prometheus, and deliver the metrics.
+"""Measure the batches of a series for Prometheus, and deliver the metrics.
 
-A run tells how far it is. What the last night came to, and when the last good one was, is read from
-the store, so that a run that fails tells it too.
+A run reports its progress. The figures of the last batch, and the time of the last good one, are
+read from the store, so that a run that fails reports them too.
 """
 
 import threading
@@ -151,7 +151,7 @@ def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
     """Deliver metrics during the block: to a ``.prom`` file, to a push gateway, or at a port.
 
     A file or gateway gets them at the beginning, now and then, and at the end, whatever happens.
-    Where they cannot be delivered the work goes on with a warning.
+    If they cannot be delivered, the work continues with a warning.
     """
     address, _, port = where.rpartition(":")
     if port.isdecimal() and "/" not in where:
@@ -234,6 +234,6 @@ def _served(metrics: NightMetrics, address: str, port: int) -> Iterator[None]:
 
 def _warn_undelivered(where: str, error: OSError) -> None:
     warn(
-        f"metrics cannot be delivered to {where} ({type(error).__name__}: {error}); the work goes "
-        "on without"
+        f"metrics cannot be delivered to {where} ({type(error).__name__}: {error}); the work "
+        "continues without them"
     )

@@ -1,8 +1,8 @@
-"""Tell Prefect how a night has ended: Completed, and by its light; Failed where it is lost.
+"""Set the Prefect state of a batch: Completed, with its light; Failed if it is lost.
 
-A night with a published report is Completed. Its state is called ``Amber`` or ``Red`` where its
-light is that, and its message begins with the patients. It is Failed where nothing could be scored,
-or a share of `FAILED_RED` of its images failed.
+A batch with a published report is Completed. Its state is called ``Amber`` or ``Red`` where its
+light is that, and its message begins with the patients. It is Failed if nothing could be scored, or
+a share of `FAILED_RED` of its images failed.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,15 @@ from tasks.counting.call import Call
 from tasks.images.access.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
+from tasks.words import counted
 
-# Calls of patients, those that a person asks for first.
+# Calls of patients, the most urgent first.
 CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
-OURS = ("flows.", "tasks.", "storage.")  # modules whose errors say in a sentence what is wrong
+OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear sentence
 
 
 class Night(Protocol):
-    """The outcome of a night, as far as its state tells of it."""
+    """The outcome of a batch, as far as its state shows it."""
 
     light: str
     reasons: list[str]
@@ -37,10 +38,10 @@ Result = TypeVar("Result", bound=Night)
 
 
 def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorate a night's function: a night with a published report is no error.
+    """Decorate a flow's function, so that a batch with a published report is no error.
 
-    Whoever calls it gets the outcome, whose ``failed`` says that images failed, or the error of a
-    night that is lost. Where Prefect runs it, a state goes to Prefect.
+    The caller gets the outcome, whose ``failed`` says that images failed, or the error of a lost
+    batch. If Prefect runs the flow, it gets a state.
     """
 
     @wraps(function)
@@ -53,7 +54,7 @@ def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters
             if in_prefect_run() and not published and type(error).__module__.startswith(OURS):
                 from prefect.states import Failed
 
-                # What is wrong stands in it; where in our code it was noticed helps nobody.
+                # The message says what is wrong; a traceback through our code helps nobody.
                 return Failed(message=printable(redact(str(error))), data=error)
             if not published:
                 raise
@@ -64,7 +65,7 @@ def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters
 
 
 def _ended(least: Light, night: Any) -> Any:
-    """Return the outcome of a night, in a state that is named after its light for Prefect."""
+    """Return the outcome of a batch; for Prefect, in a state named after its light."""
     if not in_prefect_run():
         return night
     from prefect.states import Completed
@@ -73,23 +74,23 @@ def _ended(least: Light, night: Any) -> Any:
 
 
 def is_lost(night: Night) -> bool:
-    """Return whether a night is lost: too many of its images failed."""
+    """Return whether a batch is lost because too many of its images failed."""
     return not night.scored or 1 - night.scored / night.images >= FAILED_RED
 
 
 def told(night: Night) -> str:
-    """Write what a person wants to know first of a night: patients, images, and its light."""
+    """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
-    parts = [f"patients: {counted(by_call(night.patients))}"] if night.patients else []
-    parts.append(f"{night.images:,} images")
+    parts = [f"patients: {by_name(by_call(night.patients))}"] if night.patients else []
+    parts.append(counted(night.images, "image"))
     if failed:
-        parts[-1] += f", of which {failed:,} failed ({counted(night.failures)})"
+        parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
 
 
 def by_call(patients: Mapping[str, int]) -> dict[str, int]:
-    """Put the counts of patients in the order in which a person asks for them.
+    """Sort the counts of patients, the most urgent call first.
 
     >>> by_call({"negative": 9, "positive": 2})
     {'positive': 2, 'negative': 9}
@@ -97,10 +98,10 @@ def by_call(patients: Mapping[str, int]) -> dict[str, int]:
     return {call.value: patients[call] for call in CALLS if call in patients}
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def by_name(counts: Mapping[str, int]) -> str:
     """Write counts by name.
 
-    >>> counted({"positive": 2, "negative": 1200})
+    >>> by_name({"positive": 2, "negative": 1200})
     '2 positive, 1,200 negative'
     """
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())

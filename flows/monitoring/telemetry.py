@@ -1,33 +1,45 @@
-"""Log a run's stages and shards while it goes on, and keep its metrics.
+"""Log a run's stages and shards as they end, and keep its metrics.
 
-Nothing is logged of an image that is good, and nothing is kept of any.
+Only images that failed are logged.
 """
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
-from flows.monitoring.console import warn
+from flows.monitoring.console import warn, working
 from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store
 from tasks.images.access.patience import wait_at_most
 
-Parameters = ParamSpec("Parameters")
+Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
 Value = TypeVar("Value")
 
-TO_PREFECT = 20  # failed images a shard of which Prefect keeps a line; standard error has them all
+# Words for a stage at a terminal.
+DOING = {
+    "take": "listing new files in the inbox",
+    "look": "looking closer",
+    "survey": "finding the fields",
+    "segment": "finding the cells",
+    "freeze": "listing the images",
+    "extract": "running the network",
+    "score": "scoring",
+    "publish": "writing the reports",
+    "page": "making the page",
+}
+TO_PREFECT = 20  # failed images per shard that Prefect keeps a line of; standard error has all
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
 _METRICS: ContextVar[NightMetrics | None] = ContextVar("metrics", default=None)
@@ -36,32 +48,27 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 def observed(
     *, night: bool = False
-) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a flow's function, so that it logs and waits as the settings say.
+) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
+    """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
     Args:
-        night: the flow screens a night, of which there are metrics, too.
+        night: the flow screens a batch, which has metrics too.
     """
 
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        signature = inspect.signature(function)
-
+    def decorate(
+        function: Callable[[Taken, Settings], Result],
+    ) -> Callable[[Taken, Settings], Result]:
         @wraps(function)
-        def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = bound.arguments
-            with bind(batch=given.get("batch")):
-                if _OBSERVED.get():  # one flow calls another, and the first tells of both
-                    return function(*args, **kwargs)
-                settings = given["settings"] or Settings()
+        def run(options: Taken, settings: Settings) -> Result:
+            batch = getattr(options, "batch", None)
+            with bind(batch=batch):
+                if _OBSERVED.get():  # a flow called by another, which logs both
+                    return function(options, settings)
                 use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
-                series = (
-                    given["series"] if "series" in given else series_of(given.get("batch") or "")
-                )
+                series = getattr(options, "series", None) or series_of(batch or "")
                 with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
-                    return _run(lambda: function(*args, **kwargs), told)
+                    return _run(lambda: function(options, settings), told)
 
         return run
 
@@ -84,13 +91,13 @@ def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
             level = logging.WARNING if outcome.failed else logging.INFO
             log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
         if metrics is not None:
-            # Some images may have failed: how many is another metric.
+            # Another metric counts the images that failed.
             metrics.end(succeeded=bool(getattr(outcome, "scored", 0)))
 
 
 @contextmanager
 def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | None]:
-    """Make and deliver the metrics of a night during the block; None where none are wanted."""
+    """Make and deliver the metrics of a batch during the block; None if none are wanted."""
     if series is None or settings.metrics is None:
         yield None
         return
@@ -106,10 +113,10 @@ def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | 
 def _read(metrics: NightMetrics, settings: Settings) -> None:
     try:
         metrics.read(Store(settings.store))
-    except Exception as error:  # metrics are a window on the night, not a part of it
+    except Exception as error:  # the batch does not need its metrics
         warn(
-            f"metrics of earlier nights cannot be read from {settings.store} "
-            f"({type(error).__name__}: {error}); the work goes on without"
+            f"metrics of earlier batches cannot be read from {settings.store} "
+            f"({type(error).__name__}: {error}); the work continues without them"
         )
 
 
@@ -118,6 +125,7 @@ def stage(name: str) -> Iterator[None]:
     """Log when a stage begins and ends, and measure how long it takes."""
     begun, event = time.monotonic(), "end"
     log(logging.INFO, f"{name}: begin", stage=name, event="begin")
+    working(DOING.get(name, name))
     try:
         with _set(_STAGE, name):
             yield

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from flows.options import flows, tools
-from flows.options.described import Options
+from flows.options.taking import Options
 
 # Settings by what they are about, in the order in which help shows them.
 STORE = ("store",)
 READ = ("read_seconds",)
-TRAINING = ("training_memory",)
 BATCH = ("shard_rows", *READ)
 DETECTOR = ("alpha", "uncertain_below", "counting_cells")
 REPORT = (
@@ -24,11 +23,17 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 GROUPS = {
     "store": STORE,
     "cluster": CLUSTER,
-    "training": TRAINING,
     "batch": BATCH,
     "detector": DETECTOR,
     "report": REPORT,
 }
+# Options and settings whose defaults are right for nearly everybody: help shows them last.
+SELDOM = frozenset(
+    ("side", "taps", "frozen", "licence", "seed", "tile", "overlap", "finder", "planted",
+     "attacked", "save_attacks", "today", "per_slide", "unmarked", "shard_rows", "read_seconds",
+     "first_worker", "unencrypted", "uncertain_below", "counting_cells", "detectable_percent",
+     "field_limits", "red_cells_per_microlitre", "pages_url")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE + TRAINING + READ, flow=True),
+    "train": Command(flows.Train, "flows.train:train", STORE + READ, flow=True),
     "fit": Command(
         flows.Fit, "flows.fit:fit", STORE + BATCH + DETECTOR + CLUSTER, flow=True, workers=True
     ),
@@ -115,7 +120,7 @@ COMMANDS = {
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "config": Command(
         tools.Config, "flows.commands.config:config",
-        STORE + TRAINING + BATCH + DETECTOR + REPORT + CLUSTER,
+        STORE + BATCH + DETECTOR + REPORT + CLUSTER,
     ),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "completion": Command(tools.Completion, "flows.commands.config:completion"),

@@ -1,40 +1,55 @@
 """Define the options of the flows, which are the parameters of Prefect deployments too."""
 
 import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flows.options.described import SPELT, Options, named_source, without_secret
+from flows.options.taking import SPELT, Options, named_source
+from flows.settings import without_secret
 
-Images = str | list[str]  # one source or several
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
-NO_SETS: list[str] = []
-NONE_SAID: list[str] = []
-PLANTED: list[float] = [0.1]
-MAGNITUDES = [0.0014]
+NONE: list[str] = []
+PLANTED = [0.1]
 Into = Literal["cells", "tiles"]
-SlideIs = Literal["file", "folder"]
 TakenAs = Literal["cells", "fields", "slides"]
+SlideIs = Literal["file", "folder"]
 
 SAFE = AfterValidator(named_source)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
-DETECTOR_AT = "the detector; by default that of the site, or the newest"
-SITE = "the laboratory, as it was commissioned: its slides are expected to be like its own"
-OWN_SITE = (
-    "the laboratory, as it was commissioned, by whose normal slides are judged beside their own; "
-    "of the first seed only, and the images of its nights are left out of the nights"
-)
-LEARN = "let accepted cells of this night join the site, unless it drifts; needs --site"
-ONLY_SO_MANY = "take only so many images"
-MICRONS = "of slides whose file does not say"
-TAKEN_AS = (
-    "what all of them are: pictures of single cells, photographs of fields of view, or slides; by "
-    "default slidewatch looks"
-)
-ONE_SLIDE = "what one slide is: a file, or the folder of its photographs"
+
+# Options that several commands have.
+Images = Annotated[str | list[str], SAFE]  # one source or several
+BatchName = Annotated[str, Field(description="name of this batch")]
+Model = Annotated[str | None, Field(description="the model; by default the newest")]
+Limit = Annotated[int | None, Field(ge=1, description="use at most N images")]
+Wait = Annotated[bool, Field(description="wait while another run works on it")]
+As = Annotated[
+    TakenAs | None,
+    f"{SPELT}as",
+    Field(
+        description="what all of them are: pictures of single cells, photographs of fields of "
+        "view, or slides; by default slidewatch looks"
+    ),
+]
+SlideAs = Annotated[
+    SlideIs, Field(description="what makes one slide: a file, or the folder of its photographs")
+]
+Microns = Annotated[
+    float | None, Field(gt=0, description="width of a pixel, for slides whose file does not say it")
+]
+Detector = Annotated[
+    str | None, Field(description="the detector; by default the laboratory's, or the newest")
+]
+Site = Annotated[
+    str | None,
+    Field(
+        description="the laboratory, as it was commissioned: its slides are expected to be like "
+        "its own"
+    ),
+]
 
 
 def known_zone(name: str) -> str:
@@ -74,10 +89,10 @@ def _shares(given: list[float]) -> list[float]:
 class Train(Options):
     """Train a classifier on labelled images, splitting them by patient."""
 
-    images: Annotated[Images, SAFE, Field(description=f"labelled images: {SOURCES}")]
+    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
     model: Annotated[str | None, Field(description="name of the new model")] = None
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 8
-    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
+    limit: Limit = None
     seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
     network: Annotated[
         str,
@@ -93,11 +108,13 @@ class Train(Options):
         str | None, Field(description="under which a weights file is used, for the model's card")
     ] = None
     side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96
-    rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
-    fractions: Annotated[
-        tuple[float, float, float],
-        Field(description="shares of patients for training, validation and test"),
-    ] = (0.75, 0.10, 0.15)
+    arithmetic: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(
+            description="how the network multiplies when it screens: in bfloat16 it is twice as "
+            "fast, and every worker's processor must have it; auto: bfloat16 where this one has it"
+        ),
+    ] = "auto"
     taps: Annotated[
         list[str] | None, Field(description="modules to tap, if not the network's usual ones")
     ] = None
@@ -109,8 +126,8 @@ class Train(Options):
         Field(
             ge=2,
             le=20,
-            description="also cross-validate by patient in so many folds: figures with intervals, "
-            "and a table of every image's diagnosis without its patient, beside the model",
+            description="also cross-validate by patient in N folds: figures with intervals, "
+            "and a table of every image's diagnosis without its patient, next to the model",
         ),
     ] = None
 
@@ -118,30 +135,30 @@ class Train(Options):
 class Fit(Options):
     """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
 
-    images: Annotated[Images, SAFE, Field(description=f"labelled images: {SOURCES}")]
-    batch: Annotated[str, Field(description="name of this batch")]
-    model: Annotated[str | None, Field(description="the model; by default the newest")] = None
-    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
-    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    batch: BatchName
+    model: Model = None
+    limit: Limit = None
+    wait: Wait = False
 
 
 class Retract(Options):
-    """Take a batch, slide or patient out of the statistics, a night out of a site, or a site."""
+    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
 
     batch: Annotated[str | None, Field(description="take out this batch")] = None
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
     patient: Annotated[str | None, Field(description="take out this patient")] = None
-    model: Annotated[str | None, Field(description="the model; by default the newest")] = None
+    model: Model = None
     site: Annotated[
         str | None,
-        Field(description="take out this site, which was imported; or one of its nights"),
+        Field(description="take out this imported laboratory, or one of its batches"),
     ] = None
     site_night: Annotated[
-        str | None, Field(description="a night of the site, which otherwise stays, by its batch")
+        str | None, Field(description="only this batch of the laboratory, which otherwise stays")
     ] = None
 
     @model_validator(mode="after")
-    def _one(self) -> "Retract":
+    def _one(self) -> Self:
         given = 3 - (self.batch, self.slide, self.patient).count(None)
         if self.site_night is not None and self.site is None:
             raise ValueError("--site-night needs the --site that it is a night of")
@@ -151,127 +168,122 @@ class Retract(Options):
 
 
 class Commission(Options):
-    """Learn a laboratory's own normal from a night, and report what may be believed there."""
+    """Learn a laboratory's own normal from a batch, and report what can be trusted there."""
 
-    images: Annotated[
-        Images, SAFE, Field(description=f"a night's images, labelled or not: {SOURCES}")
-    ]
-    site: Annotated[str, Field(description="name of the laboratory; its nights add up")]
+    images: Annotated[Images, Field(description=f"a batch of images, labelled or not: {SOURCES}")]
+    site: Annotated[str, Field(description="name of the laboratory; its batches add up")]
     batch: Annotated[
-        str | None, Field(description="name of this night; by default made of site and images")
+        str | None, Field(description="name of this batch; by default made of site and images")
     ] = None
     negative: Annotated[
-        Images,
+        str | list[str],
         Field(
-            description="a slide or patient of this night that is known to have no parasites; "
-            "repeat it, or say all or none: they tell how often cells are called wrongly here"
+            description="a slide or patient of this batch known to have no parasites; "
+            "repeat it, or say all or none: they show how often cells are wrongly called here"
         ),
-    ] = NONE_SAID
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
-    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+    ] = NONE
+    detector: Detector = None
+    limit: Limit = None
+    wait: Wait = False
 
 
 class Segment(Options):
     """Cut photographs and slides into cells or tiles, and list these in a manifest."""
 
-    images: Annotated[Images, SAFE, Field(description=f"photographs and slides: {SOURCES}")]
+    images: Annotated[Images, Field(description=f"photographs and slides: {SOURCES}")]
     name: Annotated[str, Field(description="name of this segmentation")]
     into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
         "cells"
     )
-    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
-    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
-    limit: Annotated[int | None, Field(ge=1, description="take only so many sources")] = None
-    wait: Annotated[bool, Field(description="wait while another run works on the segmentation")] = (
-        False
-    )
+    slide_is: SlideAs = "file"
+    microns_per_pixel: Microns = None
+    limit: Annotated[int | None, Field(ge=1, description="use at most N sources")] = None
+    wait: Wait = False
     tile: Annotated[int, Field(ge=16, le=8192, description="side of a tile in pixels")] = 256
     overlap: Annotated[int, Field(ge=0, description="of neighbouring tiles in pixels")] = 0
     finder: Annotated[
-        str, Field(description="what finds cells: outlines, or module:function of your own")
+        str, Field(description="the finder of cells: outlines, or module:function of your own")
     ] = "outlines"
 
     @model_validator(mode="after")
-    def _less(self) -> "Segment":
+    def _less(self) -> Self:
         if self.overlap >= self.tile:
             raise ValueError(f"--overlap {self.overlap} must be less than --tile {self.tile}")
         return self
 
 
-class Screen(Options):
-    """Diagnose and score a night's cells, photographs or slides, and publish the report."""
+class OfANight(Options):
+    """The options that the flows `screen` and `nightly` share."""
 
-    images: Annotated[
-        Images,
-        SAFE,
-        Field(description=f"the night's cells, photographs of fields, and slides: {SOURCES}"),
-    ]
-    batch: Annotated[str, Field(description="name of this batch")]
-    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
-    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
-    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    site: Annotated[str | None, Field(description=SITE)] = None
-    learn: Annotated[bool, Field(description=LEARN)] = False
-    date: Annotated[
-        datetime.date | None, Field(description="the batch's day; by default today")
-    ] = None
-    limit: Annotated[int | None, Field(ge=1, description=ONLY_SO_MANY)] = None
-    force: Annotated[
-        bool, Field(description="start the batch anew; its report stays until replaced")
+    taken_as: As = None
+    slide_is: SlideAs = "file"
+    microns_per_pixel: Microns = None
+    detector: Detector = None
+    site: Site = None
+    learn: Annotated[
+        bool,
+        Field(description="let accepted cells join the laboratory, unless it drifts; needs --site"),
     ] = False
-    wait: Annotated[bool, Field(description="wait while another run works on the batch")] = False
+    wait: Wait = False
 
     @model_validator(mode="after")
-    def _somewhere(self) -> "Screen":
+    def _somewhere(self) -> Self:
         if self.learn and self.site is None:
             raise ValueError("--learn needs the --site that learns")
         return self
 
 
-class Nightly(Options):
+class Screen(OfANight):
+    """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
+
+    images: Annotated[
+        Images,
+        Field(description=f"cells, photographs of fields, and slides: {SOURCES}"),
+    ]
+    batch: BatchName
+    date: Annotated[
+        datetime.date | None, Field(description="the batch's day; by default today")
+    ] = None
+    limit: Limit = None
+    force: Annotated[
+        bool, Field(description="screen the batch again; its report stays until replaced")
+    ] = False
+
+
+class Nightly(OfANight):
     """Screen the new images of an inbox, and publish the night's report."""
 
     inbox: Annotated[str, SAFE, Field(description="where images arrive: a folder or a pattern")]
     series: Annotated[
-        str, Field(description="name of these nights; a batch is called <series>-<date>")
+        str, Field(description="name of the series; a batch is called <series>-<date>")
     ] = "night"
     timezone: Annotated[
-        str, AfterValidator(known_zone), Field(description="whose date a night has")
+        str, AfterValidator(known_zone), Field(description="time zone of the date of a night")
     ] = "UTC"
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    site: Annotated[str | None, Field(description=SITE)] = None
-    learn: Annotated[bool, Field(description=LEARN)] = False
     date: Annotated[
         datetime.date | None,
         Field(description="a night that began before; by default that of the scheduled start"),
     ] = None
     settle: Annotated[
-        float, Field(ge=0, description="leave alone what was modified in the last so many seconds")
+        float, Field(ge=0, description="skip files modified in the last X seconds")
     ] = 60.0
-    wait: Annotated[bool, Field(description="wait while another run works on the night")] = False
-    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
-    slide_is: Annotated[SlideIs, Field(description=ONE_SLIDE)] = "file"
-    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
-
-    @model_validator(mode="after")
-    def _somewhere(self) -> "Nightly":
-        if self.learn and self.site is None:
-            raise ValueError("--learn needs the --site that learns")
-        return self
 
 
 class Evaluate(Options):
-    """Try a detector on other images, corruptions and attacks, beside other detectors."""
+    """Compare a detector with others on other images, corruptions and attacks."""
 
     images: Annotated[
         Images,
-        SAFE,
         Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
     ]
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    site: Annotated[str | None, Field(description=OWN_SITE)] = None
+    detector: Detector = None
+    site: Annotated[
+        str | None,
+        Field(
+            description="a commissioned laboratory, by whose normal slides are judged too; with "
+            "the first seed only, and without the images of its batches"
+        ),
+    ] = None
     ood: Annotated[
         list[str],
         AfterValidator(_known_form),
@@ -279,7 +291,7 @@ class Evaluate(Options):
             description="other images, GROUP/NAME=URL; groups: near, far, and healthy, whose cells "
             "are ordinary for their slides; repeat it"
         ),
-    ] = NO_SETS
+    ] = NONE
     planted: Annotated[
         list[float],
         AfterValidator(_shares),
@@ -296,14 +308,11 @@ class Evaluate(Options):
         list[Attack], Field(description="attacks, by default all; repeat it or use commas")
     ] = ATTACKS
     attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500
-    limit: Annotated[int | None, Field(ge=1, description="take only so many of --images")] = None
+    limit: Annotated[int | None, Field(ge=1, description="use at most N of --images")] = None
     name: Annotated[str | None, Field(description="name of the evaluation")] = None
     seeds: Annotated[
-        int, Field(ge=1, description="repeat with so many models, trained with other seeds")
+        int, Field(ge=1, description="repeat with N models, trained with other seeds")
     ] = 1
-    magnitudes: Annotated[
-        list[float], Field(description="of input pre-processing, in pixel units")
-    ] = MAGNITUDES
     save_attacks: Annotated[bool, Field(description="keep every attacked image as a PNG")] = False
 
 

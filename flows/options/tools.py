@@ -4,12 +4,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.described import POSITIONAL, SPELT, Options
-from flows.options.flows import DETECTOR_AT, MICRONS, SAFE, SITE, TAKEN_AS, TakenAs
+from flows.options.flows import SAFE, As, Detector, Microns, Site
+from flows.options.taking import POSITIONAL, Options
 
 Format = Literal["table", "csv"]
 Kind = Literal["models", "detectors", "sites", "batches"]
 Shell = Literal["bash", "zsh", "fish"]
+Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
+
+# What several commands have.
+Screened = Annotated[str, Field(description="the screened batch")]
+ReviewedBatch = Annotated[str, Field(description="the reviewed batch")]
+Manifest = Annotated[str, Field(description="the manifest to write, a .parquet file")]
+PerSlide = Annotated[int, Field(ge=1, description="and at most N of one slide")]
 
 LIMIT, PER_SLIDE = 100, 10
 UNMARKED = 0.25
@@ -23,14 +30,14 @@ class Look(Options):
         str | None, Field(description="file of the page; by default among the temporary files")
     ] = None
     browser: Annotated[bool, Field(description="open the page in a browser")] = True
-    taken_as: Annotated[TakenAs | None, f"{SPELT}as", Field(description=TAKEN_AS)] = None
-    microns_per_pixel: Annotated[float | None, Field(gt=0, description=MICRONS)] = None
-    detector: Annotated[str | None, Field(description=DETECTOR_AT)] = None
-    site: Annotated[str | None, Field(description=SITE)] = None
+    taken_as: As = None
+    microns_per_pixel: Microns = None
+    detector: Detector = None
+    site: Site = None
 
 
 class Status(Options):
-    """Show what is in a store: models, statistics, detectors, sites and batches."""
+    """List the detectors, laboratories and batches of a store."""
 
     names: Annotated[
         Kind | None, Field(description="print the names of these alone, for a shell that completes")
@@ -38,7 +45,7 @@ class Status(Options):
 
 
 class Verify(Options):
-    """Compare everything in a store with its digests, and name what is damaged."""
+    """Compare everything in a store with its digests, and name damaged files."""
 
     batch: Annotated[
         str | None, Field(description="only this batch and its reports; by default everything")
@@ -46,7 +53,7 @@ class Verify(Options):
 
 
 class Query(Options):
-    """Ask all nights in SQL: tables images, fields, slides, patients, batches and sites."""
+    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
 
     sql: Annotated[
         str,
@@ -64,18 +71,22 @@ class Query(Options):
 class Schema(Options):
     """List the columns of the tables, with their types, units and meanings."""
 
+    table: Annotated[
+        Table | None, POSITIONAL, Field(description="only this table; by default all of them")
+    ] = None
+
 
 class Contours(Options):
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="folder for the files")]
 
 
 class Export(Options):
     """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="the .h5ad file to write")]
 
 
@@ -83,23 +94,21 @@ class PatientSheet(Options):
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
 
     name: Annotated[str, POSITIONAL, Field(description="the patient, or the slide of one unnamed")]
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="the file to write: .html to print, or .csv")]
 
 
 class ReviewExport(Options):
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
 
-    batch: Annotated[str, Field(description="the screened batch")]
+    batch: Screened
     to: Annotated[str, Field(description="folder for the sheet and the images")]
-    limit: Annotated[int, Field(ge=1, description="export at most so many cells")] = LIMIT
-    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
-        PER_SLIDE
-    )
+    limit: Annotated[int, Field(ge=1, description="export at most N cells")] = LIMIT
+    per_slide: PerSlide = PER_SLIDE
 
 
 class ReviewServe(Options):
-    """Serve pages on which persons read a batch's cells, until Ctrl-C; every verdict is kept."""
+    """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
 
     batch: Annotated[str | None, Field(description="the screened batch; by default the newest")] = (
         None
@@ -109,22 +118,20 @@ class ReviewServe(Options):
         str | None, Field(description="who reads; by default the page asks for the name")
     ] = None
     blind: Annotated[
-        bool, Field(description="hide diagnosis and scores until the verdict is there")
+        bool, Field(description="hide diagnosis and scores until the reader has answered")
     ] = True
     unmarked: Annotated[
         float,
         Field(ge=0, le=0.9, description="share of cells that were not flagged, mixed in unmarked"),
     ] = UNMARKED
     limit: Annotated[int, Field(ge=1, description="flagged cells at most")] = LIMIT
-    per_slide: Annotated[int, Field(ge=1, description="and of one slide at most so many")] = (
-        PER_SLIDE
-    )
+    per_slide: PerSlide = PER_SLIDE
 
 
 class ReviewImport(Options):
-    """Keep a person's verdicts in the store, all or none, and say how to fit them."""
+    """Keep a person's answers in the store, all or none, and list the commands that fit them."""
 
-    file: Annotated[str | None, POSITIONAL, Field(description="the sheet with its verdicts")] = None
+    file: Annotated[str | None, POSITIONAL, Field(description="the sheet with its answers")] = None
     geojson: Annotated[
         str | None,
         Field(description="instead of a sheet: what `contours` wrote, as QuPath exports it again"),
@@ -149,19 +156,19 @@ class ReviewImport(Options):
 
 
 class ReviewApply(Options):
-    """Write a night as a manifest with its imported verdicts as labels, to commission or train."""
+    """Write a batch as a manifest with its imported answers as labels, to commission or train."""
 
-    batch: Annotated[str, Field(description="the reviewed batch")]
-    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    batch: ReviewedBatch
+    to: Manifest
     dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
         False
     )
 
 
 class ReviewReport(Options):
-    """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
+    """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
 
-    batch: Annotated[str, Field(description="the reviewed batch")]
+    batch: ReviewedBatch
 
 
 class LabelsExport(Options):
@@ -172,32 +179,32 @@ class LabelsExport(Options):
         str | None,
         Field(description="the model, trained with --folds; by default the newest"),
     ] = None
-    limit: Annotated[int, Field(ge=1, description="so many labels on the sheet")] = LIMIT
+    limit: Annotated[int, Field(ge=1, description="at most N labels on the sheet")] = LIMIT
 
 
 class LabelsApply(Options):
-    """Write a manifest to train on, with a person's verdicts in the place of labels."""
+    """Write a manifest to train on, in which a person's answers replace the labels."""
 
-    file: Annotated[str, POSITIONAL, Field(description="the sheet with its verdicts")]
-    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    file: Annotated[str, POSITIONAL, Field(description="the sheet with its answers")]
+    to: Manifest
 
 
 class SiteExport(Options):
-    """Write a site, or a model's class statistics, into a file for another store: no images."""
+    """Write a laboratory, or a model's statistics, into a file for another store: no images."""
 
     to: Annotated[str, Field(description="the file to write")]
     site: Annotated[str | None, Field(description="this site")] = None
     model: Annotated[str | None, Field(description="or the class statistics of this model")] = None
 
     @model_validator(mode="after")
-    def _one(self) -> "SiteExport":
+    def _one(self) -> Self:
         if (self.site is None) == (self.model is None):
             raise ValueError("say what to export: one of --site and --model")
         return self
 
 
 class SiteImport(Options):
-    """Take a site, or class statistics, from another store's file; each batch counts once."""
+    """Take a laboratory, or statistics, from another store's file; each batch counts once."""
 
     from_file: Annotated[str, Field(validation_alias="from", description="the file")]
     accept: Annotated[
@@ -218,16 +225,12 @@ class Certificates(Options):
         Field(min_length=1, description="host names and addresses of the scheduler and workers"),
     ]
     days: Annotated[int, Field(ge=1, le=3650, description="how long certificates hold")] = 90
-    authority_days: Annotated[
-        int, Field(ge=1, le=36500, description="how long a new authority holds")
-    ] = 3650
 
 
 class Demo(Options):
-    """Render cells, train, fit in two increments, screen a night with planted images, query."""
+    """Render cells, train, fit in two increments, screen a batch with planted images, query."""
 
     folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo"
-    seed: Annotated[int, Field(ge=0, description="of the rendered images")] = 0
 
 
 class Malaria(Options):

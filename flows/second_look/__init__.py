@@ -1,1 +1,1 @@
-"""Look twice at images that go to a person, and learn from others what such a look finds."""
+"""Have a second look at images that go to a person, and calibrate it on other images."""

@@ -1,7 +1,7 @@
-"""Learn at a fit what a second look finds of ordinary images.
+"""Learn, during a fit, the result of second looks at ordinary images.
 
-It depends on the network alone: detectors that are made later of the same model take it over, and
-no image is read again.
+It depends only on the network: later detectors of the same model take it over, and read no image
+again.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from tasks.second_look.choice import spread_over
 from tasks.second_look.stability import calibrate_stability
 
 MOST = 256  # images, spread evenly over patients: each costs twelve passes of the network
-LEAST = 20  # images: of fewer not one in twenty can be told
+LEAST = 20  # images; with fewer, one in twenty cannot be estimated
 IMAGES_A_JOB = 32
 
 
@@ -36,7 +36,7 @@ def ordinary_stability(
     """Calibrate second looks on fitted batches' images that the network was not trained on.
 
     Returns:
-        The calibration, or None and why there is none.
+        The calibration, or None and the reasons.
     """
     for made in reversed(list_detectors(store, on_damage=warn)):
         if made.model_digest == card.digest and made.second_look:
@@ -50,7 +50,7 @@ def ordinary_stability(
     there = np.concatenate([np.zeros(0, bool), *(there for there, _ in parts)])
     if there.sum() < LEAST:
         return None, [
-            f"no image is looked at twice: of the fitted batches {there.sum()} images can be read "
+            f"no image gets a second look: of the fitted batches {there.sum()} images can be read "
             f"that the network was not trained on, and {LEAST} are needed"
         ]
     found = np.concatenate([losses for _, losses in parts if losses.size])
@@ -77,9 +77,9 @@ def _unseen_images(
 def _unseen_rows(
     store: Store, card: ModelCard, batch: Batch, contribution: Contribution
 ) -> tuple[NDArray[np.intp], list[str]]:
-    """List rows of a batch that are labelled and of no training patient, with their patients.
+    """List labelled rows of a batch that are of no training patient, with their patients.
 
-    Those of the model's test part stay unseen, for what is measured on them.
+    The model's test part stays unseen, because evaluations use it.
     """
     manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)

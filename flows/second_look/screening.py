@@ -1,4 +1,4 @@
-"""Look twice at the images of a night that go to a person, on workers, before it is published."""
+"""Have a second look, on workers, at a night's images for review, before it is published."""
 
 from distributed import Client
 
@@ -24,15 +24,15 @@ def look_at_doubtful(
     parts: int,
     site: SiteCard | None = None,
 ) -> None:
-    """Look twice at the most doubtful images of a batch whose parts are all scored.
+    """Have a second look at the most doubtful images of a batch whose parts are all scored.
 
-    What is looked at follows from the scores alone, so that a run that goes on looks at the same;
-    parts whose images an earlier run has looked at are not looked at again.
+    The selection depends only on the scores, so a resumed run selects the same images; parts that
+    an earlier run has finished are skipped.
     """
     if detector.second_look is None:
         warn(
-            f"no image is looked at twice: detector {detector.name} has not learnt what is "
-            "ordinary then; fit again to have the second look"
+            f"no image gets a second look: detector {detector.name} was fitted without "
+            "calibrating it; fit again to enable it"
         )
         return
     key = screening_key(detector.name, site.name if site else None)

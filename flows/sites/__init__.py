@@ -1,1 +1,1 @@
-"""Commission sites, learn their nights, and share what was learned between stores."""
+"""Commission sites, learn their nights, and share sites between stores."""

@@ -29,7 +29,7 @@ NOTHING = "nothing was imported"
 
 @dataclass(frozen=True)
 class Part:
-    """What a batch of another store gave, checked, and the bytes that are kept of it."""
+    """The checked contribution of another store's batch, and its bytes to keep."""
 
     contribution: Contribution
     statistics: ClassStatistics
@@ -37,10 +37,10 @@ class Part:
 
 
 def local_statistics(store: Store, card: ModelCard) -> Lineage:
-    """Load the newest statistics of a model, with which what comes from outside is compared.
+    """Load the newest statistics of a model, with which imported data are compared.
 
     Raises:
-        StoreError: no batch of this store is in them, or no detector was made of them yet.
+        StoreError: they have no batch of this store, or no detector was made from them yet.
     """
     latest = latest_statistics(store, card.name)
     detectors = list_detectors(store, on_damage=lambda _: None)
@@ -50,8 +50,8 @@ def local_statistics(store: Store, card: ModelCard) -> Lineage:
         or all(each.model_digest != card.digest for each in detectors)
     ):
         raise StoreError(
-            f"{store.url} has no batch and detector of its own for model {card.name}, and what "
-            "comes from outside is compared with these: fit a batch of this store first"
+            f"{store.url} has no batch and detector of its own for model {card.name}, and "
+            "imported data are compared with these: fit a batch of this store first"
         )
     return latest
 
@@ -59,11 +59,11 @@ def local_statistics(store: Store, card: ModelCard) -> Lineage:
 def checked_parts(
     store: Store, header: Transfer, arrays: Arrays, card: ModelCard, latest: Lineage
 ) -> list[Part]:
-    """Check what each batch of a file gave that is not in the statistics yet.
+    """Check the contribution of each batch in a file that is not in the statistics yet.
 
     Raises:
-        StoreError: a field is beyond its limit, a name is taken, the same sums are there under
-            another name, or no detector could be fitted with them.
+        StoreError: a field is beyond its limit, a name is taken, the same sums exist under another
+            name, or no detector could be fitted with them.
     """
     numbers = {str(number) for number in range(len(header.contributions))}
     if other := sorted(name for name in arrays if name.split("/")[0] not in numbers):
@@ -100,13 +100,13 @@ def checked_parts(
 def checked_contribution(
     given: Contribution, arrays: Arrays, card: ModelCard, local: ClassStatistics
 ) -> ClassStatistics:
-    """Return what a batch of another store gave; StoreError names a field beyond its limit.
+    """Check the contribution of another store's batch; StoreError names a field beyond its limit.
 
     Args:
         given: the batch.
-        arrays: what it gave.
+        arrays: its contribution.
         card: of the model.
-        local: what was fitted here, with which it is compared.
+        local: the statistics fitted here, for comparison.
     """
     try:
         return checked_statistics("arrays", arrays, card.classes, given.batch, given.images, local)
@@ -115,7 +115,7 @@ def checked_contribution(
 
 
 def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[bytes]:
-    """Return the fingerprints of a batch's slides; StoreError where some are known already."""
+    """Return the fingerprints of a batch's slides; StoreError if some exist already."""
     mine = fingerprints(found)
     if twice := len(mine & known):
         raise StoreError(
@@ -126,7 +126,7 @@ def _new_slides(batch: str, found: GroupStatistics, known: set[bytes]) -> set[by
 
 
 def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatistics:
-    """Merge batches of another store into the statistics, from which detectors can be fitted.
+    """Merge batches of another store into the statistics, and check that a detector can be fitted.
 
     Raises:
         StoreError: no detector can be fitted to the sums.
@@ -148,14 +148,20 @@ def merged_parts(before: ClassStatistics, parts: Sequence[Part]) -> ClassStatist
 def checked_arrays(
     store: Store, card: SiteCard, detector: DetectorCard, arrays: Arrays
 ) -> tuple[bytes, list[bytes]]:
-    """Check the arrays of a site and of its nights, and return what is to be kept of each.
+    """Check the arrays of a site and of its nights, and return the bytes to keep of each.
 
     Raises:
         StoreError: a field is beyond its limit.
     """
-    population = load_fitted_detector(store, detector).own
+    fitted = load_fitted_detector(store, detector)
+    population = fitted.own
     if population is None:
         raise StoreError(f"detector {detector.name} knows of no slides: {NOTHING}")
+    theirs = None
+    if card.adaptation is not None and card.adaptation.statistics and card.adaptation.accepted:
+        if fitted.witnesses is None:
+            raise StoreError(f"detector {detector.name} hears the network alone: {NOTHING}")
+        theirs = fitted.witnesses.discriminant
     places = {"site", *(f"night/{number}" for number in range(len(card.nights)))}
     for name in sorted(arrays):
         parts = name.split("/")
@@ -164,7 +170,7 @@ def checked_arrays(
     where = f"site {card.name}"
     try:
         normal = with_detector(below("site", arrays), population)
-        checked_site(normal, population, counting=card.counting is not None)
+        checked_site(normal, population, counting=card.counting is not None, discriminant=theirs)
         _same_rates(card, normal)
         nights = []
         for number, night in enumerate(card.nights):
@@ -179,7 +185,7 @@ def checked_arrays(
 
 
 def _same_rates(card: SiteCard, arrays: Arrays) -> None:
-    """Compare the error rates of the card with those of the arrays, by which slides are called."""
+    """Compare the error rates on the card with those in the arrays, which decide calls."""
     if card.counting is None:
         return
     rates = KnownRates.from_arrays(below("error_rates", arrays))
@@ -194,7 +200,7 @@ def _same_rates(card: SiteCard, arrays: Arrays) -> None:
 
 
 def _is_close(told: float, kept: float) -> bool:
-    """Compare a figure of a card, where a whole number may be of any length, with an array's."""
+    """Compare a figure on a card, which may be an integer of any length, with an array's."""
     try:
         return math.isclose(told, kept, rel_tol=1e-9, abs_tol=1e-12)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Check what other stores gave once more, where it is kept: earlier versions checked it less."""
+"""Check stored data of other stores again, because earlier versions checked less."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +24,7 @@ from tasks.types import nested
 
 
 def _left_out(_: str) -> None:
-    """Take what is damaged, which other checks say."""
+    """Ignore damage, which other checks report."""
 
 
 def foreign_checks(store: Store) -> Iterator[Check]:

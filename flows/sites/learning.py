@@ -1,4 +1,4 @@
-"""Learn nights of a site: what they add, and whether a screened night joins or the site drifts."""
+"""Learn nights of a site: their statistics, and whether a screened night may join."""
 
 import numpy as np
 from distributed import Client
@@ -53,7 +53,7 @@ from tasks.sites.learning import (
 )
 from tasks.types import Mask, Verdict
 
-WINDOW = 30  # nights that were learned by themselves, beside those that a person commissioned
+WINDOW = 30  # nights that joined by themselves, besides the commissioned ones
 
 
 def learn_slides(
@@ -64,18 +64,18 @@ def learn_slides(
     detector: DetectorCard,
     accepted: Mask | None = None,
 ) -> Added:
-    """Compute what a batch whose features are complete adds to a site.
+    """Compute the contribution of a batch with complete features to a site.
 
     Args:
         client: of the cluster.
         store: where it is.
-        batch: which.
+        batch: to learn.
         card: of the model.
         detector: the site's.
-        accepted: (n,) rows of the batch that may be learned; None where all may.
+        accepted: (n,) rows of the batch that may be learned; None for all.
 
     Returns:
-        The statistics, and the night's reference, where slides have too few cells; no errors.
+        The statistics, and the night's reference if slides have too few cells; no error counts.
     """
     total, night = merged([], population(store, detector)), None
     groups = slides_in_parts(store, batch)
@@ -102,10 +102,10 @@ def keep_night(
     learned: bool,
     negative: tuple[str, ...] = (),
 ) -> SiteNight:
-    """Keep what a batch adds to a site; its ``negative`` slides are noted.
+    """Keep a batch's contribution to a site, with its ``negative`` slides.
 
     Raises:
-        SiteError: it adds nothing.
+        SiteError: the contribution is empty.
     """
     statistics = added.statistics
     if not statistics.keys:
@@ -126,14 +126,14 @@ def keep_night(
 
 
 def is_undecided(store: Store, site: str, batch: Batch) -> bool:
-    """Tell whether it was not decided yet if a screened batch joins its site."""
+    """Return whether it is still undecided if a screened batch joins its site."""
     return find_learning(store, site, batch.key) is None
 
 
 def learn_screened(client: Client, store: Store, batch: Batch, seal: Seal, site: str) -> Learning:
     """Let the accepted cells of a screened batch join its site, unless the site drifts.
 
-    The newest `WINDOW` nights that were learned so count; older ones are taken out again.
+    The newest `WINDOW` nights that joined in this way count; older ones are removed.
     """
     with site_lease(store, site) as held:
         store = held.store
@@ -151,15 +151,15 @@ def learn_screened(client: Client, store: Store, batch: Batch, seal: Seal, site:
 
 
 def try_learning(client: Client, store: Store, batch: Batch, seal: Seal, site: str) -> str:
-    """Let a screened batch join its site, and say for a person whether it did.
+    """Let a screened batch join its site, and return text that says whether it did.
 
-    Its report is published by then, and good whatever happens here.
+    Its report is already published, and valid whatever happens here.
     """
     try:
         learning = learn_screened(client, store, batch, seal, site)
     except Exception as error:
         warn(f"site {site} could not learn batch {batch.name}: {error}")
-        return f"nothing, for it failed ({error}): run the same command again"
+        return f"nothing: it failed ({error}); run the same command again"
     if learning.version is None:
         return f"nothing: {learning.reason}"
     return f"the night, as {version_name(learning.version)} of the site"
@@ -204,7 +204,7 @@ def _refused(reason: str, p: float | None = None) -> Learning:
 
 
 def _accepted(store: Store, batch: Batch) -> Mask:
-    """Mark the accepted rows of a screened batch whose slide is near enough to be learned from."""
+    """Mark the accepted rows of a screened batch on slides that are near enough to learn."""
     path = report_path(batch.name, batch.batch_date)
     rows = read_table(store, *path, columns=["verdict", "slide_id"])
     slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)).to_pylist()

@@ -1,4 +1,4 @@
-"""Say what a file from another store would change here, before anybody accepts it."""
+"""Describe what a file from another store would change, before anybody accepts it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -6,26 +6,28 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.detectors import adaptation_at, hearing, load_fitted_detector
 from flows.sites.incoming import Part, merged_parts
 from flows.sites.outcome import Offer
-from storage.batches.features import SCORED
+from storage.batches.features import SCORED, FeatureBlock
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import Seal, list_seals
-from storage.batches.manifests import Batch, list_batches
+from storage.batches.manifests import Batch, list_batches, read_manifest
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import list_detectors
+from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.sites import SiteCard
 from storage.models.statistics import Lineage, load_moments
-from storage.parquet import read_table
-from storage.reports.tables import is_withdrawn, report_path
-from storage.store import Store, StoreError
-from tasks.detector.detector import fit_gaussians, score
+from storage.reports.tables import is_withdrawn
+from storage.store import Store
+from tasks.detector.detector import Detector, fit_gaussians, score
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
 from tasks.sites.foreign_statistics import moved
+from tasks.sites.learning import SiteNormal
+from tasks.types import Float
 
-CELLS = 5000  # of a night that are scored anew, or somewhat more: whole shards of it
+CELLS = 5000  # of a night to score again, rounded up to whole shards
 UNSIGNED = "nobody asked: this store has no federation/allowed_signers"
 NONE_YET = "none was screened here yet that could be compared"
 
@@ -38,7 +40,7 @@ def offered_statistics(
     latest: Lineage,
     parts: Sequence[Part],
 ) -> Offer:
-    """Say what batches of another store would change in the statistics of a model."""
+    """Describe what batches of another store would change in a model's statistics."""
     before = ClassStatistics.from_arrays(load_moments(store, latest))
     after = merged_parts(before, parts)
     now, then = before.n.sum(), after.n.sum()
@@ -58,9 +60,15 @@ def offered_statistics(
 
 
 def offered_site(
-    store: Store, path: str, signer: str | None, card: SiteCard, model: ModelCard
+    store: Store,
+    path: str,
+    signer: str | None,
+    card: SiteCard,
+    model: ModelCard,
+    detector: DetectorCard,
+    normal: SiteNormal,
 ) -> Offer:
-    """Say what a site of another store is, and what it would change on the newest night."""
+    """Describe a site of another store, and what it would change on the newest night."""
     would = {
         "signed by": signer or UNSIGNED,
         "nights": f"{len(card.nights)}, with {card.slides:,} slides and {card.cells:,} cells",
@@ -76,14 +84,17 @@ def offered_site(
         )
     if card.adaptation is not None and card.adaptation.accepted:
         scale, bias = card.adaptation.scale, card.adaptation.bias
-        would["diagnoses"] = f"log-odds x of {PARASITIZED} would become {scale:.3g} x + {bias:.3g}"
-        would["newest night"] = _diagnoses(store, card, model)
+        by = ", by the site's class statistics," if card.adaptation.statistics else ""
+        would["diagnoses"] = (
+            f"log-odds x of {PARASITIZED}{by} would become {scale:.3g} x + {bias:.3g}"
+        )
+        would["newest night"] = _diagnoses(store, card, model, detector, normal)
     would["used by"] = "screen --site " + card.name + ", and no other night"
     return Offer(what=f"site {card.label}", file=path, would=would)
 
 
 def _published(store: Store, model: ModelCard) -> Iterator[tuple[Batch, Seal]]:
-    """List the nights that were screened with a model, the newest first."""
+    """Yield the nights that were screened with a model, newest first."""
     for batch in reversed(list_batches(store, on_damage=lambda _: None)):
         if is_withdrawn(store, batch.name, batch.batch_date):
             continue
@@ -93,9 +104,9 @@ def _published(store: Store, model: ModelCard) -> Iterator[tuple[Batch, Seal]]:
 
 
 def _beyond(store: Store, card: ModelCard, after: ClassStatistics) -> str:
-    """Count the newest night's cells beyond what was fitted: now, and with a file's statistics.
+    """Count the newest night's cells beyond fitted ones: now, and with a file's statistics.
 
-    The calibration is the present one: the new one is made after the file is accepted.
+    Both use the present calibration; the new one is made after the file is accepted.
     """
     detectors = list_detectors(store, on_damage=lambda _: None)
     detector = [each for each in detectors if each.model_digest == card.digest][-1]
@@ -103,17 +114,10 @@ def _beyond(store: Store, card: ModelCard, after: ClassStatistics) -> str:
     then = replace(now, gaussians=fit_gaussians(after))
     for batch, _ in _published(store, card):
         cells, beyond = 0, [0, 0]
-        for shard in batch.shards():
-            found = verified_block(store, card.name, batch, shard)
-            if found is None:  # removed, or damaged
-                break
-            scored = found[0].status == SCORED
-            taps = {tap: values[scored] for tap, values in found[0].taps.items()}
-            cells += int(scored.sum())
+        for block, _ in _scored_cells(store, card, batch):
+            cells += len(block)
             for place, each in enumerate((now, then)):
-                beyond[place] += int((score(each, taps).p_value <= detector.alpha).sum())
-            if cells >= CELLS:
-                break
+                beyond[place] += int((score(each, block.taps).p_value <= detector.alpha).sum())
         if cells:
             return (
                 f"of {cells:,} cells of batch {batch.name}, {beyond[0]:,} are beyond the fitted "
@@ -122,23 +126,53 @@ def _beyond(store: Store, card: ModelCard, after: ClassStatistics) -> str:
     return NONE_YET
 
 
-def _diagnoses(store: Store, card: SiteCard, model: ModelCard) -> str:
-    """Count how an adaptation would diagnose the newest night that was screened without one."""
-    assert card.adaptation is not None
-    column = f"first_probability_{PARASITIZED}"
+def _diagnoses(
+    store: Store, card: SiteCard, model: ModelCard, detector: DetectorCard, normal: SiteNormal
+) -> str:
+    """Count how a site would diagnose the newest night that was screened without one."""
+    adaptation, fitted = adaptation_at(card), load_fitted_detector(store, detector)
+    assert adaptation is not None
     for batch, seal in _published(store, model):
         if seal.site:
             continue
-        try:
-            table = read_table(store, *report_path(batch.name, batch.batch_date), columns=[column])
-        except (StoreError, KeyError, ValueError, OSError, pa.ArrowException):
-            continue
-        p = table[column].drop_null().to_numpy()
-        p = np.clip(p, 1e-12, 1 - 1e-12)
-        adapted = card.adaptation.scale * np.log(p / (1 - p)) + card.adaptation.bias
-        before, after = int((p >= 0.5).sum()), int((adapted >= 0).sum())
-        return (
-            f"of batch {batch.name}, {before:,} of {len(p):,} cells are {PARASITIZED}, and "
-            f"{after:,} would be"
-        )
+        cells, called = 0, [0, 0]
+        for block, rows in _scored_cells(store, model, batch):
+            before = _log_odds(fitted, model, block, rows)
+            there = _log_odds(hearing(fitted, normal.discriminant), model, block, rows)
+            cells += len(block)
+            for place, found in enumerate((before, adaptation.of(there))):
+                called[place] += int((found >= 0).sum())
+        if cells:
+            return (
+                f"of {cells:,} cells of batch {batch.name}, {called[0]:,} are {PARASITIZED}, and "
+                f"{called[1]:,} would be"
+            )
     return NONE_YET
+
+
+def _log_odds(detector: Detector, model: ModelCard, block: FeatureBlock, rows: pa.Table) -> Float:
+    """Diagnose cells (n,) by all witnesses, relative to the cells that are read of their slide."""
+    place = model.classes.index(PARASITIZED)
+    found, known = log_odds(block.logits, model.temperature, place), detector.witnesses
+    if known is None:
+        return found
+    pairs = zip(rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist(), strict=True)
+    slides = np.asarray([repr(pair) for pair in pairs])
+    scores = known.discriminant.scores(block.taps)
+    leans = known.discriminant.leans(scores, block.logits.argmax(axis=1) != place, slides)
+    shifts = np.asarray([leans[slide] for slide in slides.tolist()])
+    return known.scales.testify(found, scores - shifts).both
+
+
+def _scored_cells(
+    store: Store, model: ModelCard, batch: Batch
+) -> Iterator[tuple[FeatureBlock, pa.Table]]:
+    """Read cells of a night with their rows of the manifest, by shards, until there are `CELLS`."""
+    cells = 0
+    for shard in batch.shards():
+        found = verified_block(store, model.name, batch, shard)
+        if found is None or cells >= CELLS:  # None: removed, or damaged
+            return
+        scored = np.flatnonzero(found[0].status == SCORED)
+        cells += len(scored)
+        yield found[0].take(scored), read_manifest(store, batch, shard).take(scored)

@@ -1,13 +1,16 @@
-"""Say what a version of a site is made of, and what may be believed there."""
+"""Describe a version of a site, and what can be trusted there."""
 
 from flows.outcome import Outcome, shell_command, table
 from storage.models.detectors import CountingCard
 from storage.models.sites import SiteCard
 from storage.store import Store
+from tasks.words import counted
 
 
 class SiteOutcome(Outcome):
-    """A version of a site; ``report`` and ``diagnosis`` are None where it was not commissioned."""
+    """The outcome for a version of a site; ``report`` and ``diagnosis`` are None without
+    commissioning.
+    """
 
     changed: str
     site: str
@@ -24,12 +27,15 @@ class SiteOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        nights = f"{self.nights} night{'s' * (self.nights != 1)}"
-        slides = f"{self.slides:,} slide{'s' * (self.slides != 1)}"
+        learned = (
+            counted(self.nights, "batch"),
+            counted(self.slides, "slide"),
+            counted(self.cells, "cell"),
+        )
         rows: list[tuple[str, object]] = [
-            ("site", self.site),
-            ("learned", f"{nights}, {slides}, {self.cells:,} cells"),
-            ("called abnormal", self.alarms or "not known"),
+            ("laboratory", self.site),
+            ("learned", ", ".join(learned)),
+            ("called abnormal", self.alarms or "unknown"),
         ]
         rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
         rows += [("adaptation", self.adaptation)] if self.adaptation else []
@@ -40,7 +46,7 @@ class SiteOutcome(Outcome):
 
 
 class Offer(Outcome):
-    """Say what a file from another store would change; nothing was changed."""
+    """The changes that a file from another store would make; nothing was changed."""
 
     what: str
     file: str
@@ -59,18 +65,18 @@ class Offer(Outcome):
 
 
 def false_positives_text(counting: CountingCard) -> str:
-    """Write a site's false-positive rate at the counting threshold, for a person."""
+    """Describe a site's false-positive rate at the counting threshold to a person."""
     rate = counting.counting.false_positives
     return (
         f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
-        f"by {rate.slides:,} negative slides"
+        f"by {counted(rate.slides, 'negative slide')}"
     )
 
 
 def site_outcome(
     store: Store, card: SiteCard, changed: str, diagnosis: str | None = None
 ) -> SiteOutcome:
-    """Describe a version of a site, and what has changed."""
+    """Make the outcome for a version of a site, with a description of the change."""
     report = (*card.folder, "report.html")
     return SiteOutcome(
         changed=changed,

@@ -1,4 +1,4 @@
-"""Find images that are in a site's nights already: an image counts once, whatever its batch."""
+"""Find images that a site's nights already have: an image counts once, in whichever batch."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ from tasks.types import Mask
 def without_replaced(
     store: Store, card: ModelCard, site: SiteCard | None, batch: Batch
 ) -> list[SiteNight]:
-    """Return the other nights of a site, without those whose images the batch has, too.
+    """Return the other nights of a site, without those whose images the batch also has.
 
-    A night that is commissioned again under another name, with labels perhaps, takes its own place.
+    So a night that is commissioned again under another name, with labels perhaps, replaces itself.
 
     Raises:
-        SiteError: the batch has some images of a night, and not all of them.
+        SiteError: the batch has some, but not all images of a night.
     """
     mine = images_of_batch(store, card.name, batch) if batch.rows else frozenset[bytes]()
     left = []
@@ -49,9 +49,9 @@ def without_replaced(
 
 
 def not_repeated(store: Store, card: ModelCard, nights: Sequence[SiteNight], batch: Batch) -> Mask:
-    """Mark the rows (n,) of a batch whose images are in none of some nights, and in no row above.
+    """Mark the rows (n,) of a batch whose images are in none of some nights, nor in an earlier row.
 
-    Nights whose features are no longer here are recognised where they have the same manifest.
+    Nights whose features are no longer here are recognised by an equal manifest.
     """
     known = set[bytes]()
     for night in nights:

@@ -1,4 +1,4 @@
-"""Write the commissioning report of a site: what may be believed there."""
+"""Write the commissioning report of a site: which results can be believed there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ from tasks.sites.commissioning import (
 )
 from tasks.sites.page import SiteView, site_page
 
-SPOILT_SLIDES = 10  # of which some cells are spoilt
-OTHERS = 4  # other batches in the store whose cells are tried
+SPOILT_SLIDES = 10  # on which some cells are spoilt
+OTHERS = 4  # other batches in the store to try cells of
 OTHER_CELLS = 100  # of each
 
 
@@ -47,7 +47,7 @@ class SiteFigures:
 def other_cells(
     store: Store, nights: Sequence[SiteNight], model: ModelCard, detector: DetectorCard
 ) -> list[Other]:
-    """Take some cells of the newest other batches whose features under the model are there."""
+    """Select some cells of the newest other batches that have features under the model."""
     own = {night.manifest_digest for night in nights}
     taps = sorted(population(store, detector).priors)
     found: list[Other] = []
@@ -68,7 +68,7 @@ def other_cells(
 
 
 def write_report(store: Store, version: Version, detector: DetectorCard) -> SiteFigures:
-    """Write a version's report, as a page and as a table, into the version's folder."""
+    """Write a version's report as a page and a table into the version's folder."""
     card = version.card
     figures = [*version.alarms, *_caught(store, version, detector)]
     verdict, examined = _diagnosis(version, store)
@@ -113,7 +113,7 @@ def _counted(store: Store, version: Version, detector: DetectorCard) -> list[Fig
 
 
 def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
-    """Say what parasitaemia a slide must have to be told from none, at the site and elsewhere."""
+    """Describe the limits of detection at the site and elsewhere."""
     if card.counting is None or detector.counting is None:
         return {}
     whose = {OWN: card.counting, POPULATION: detector.counting}

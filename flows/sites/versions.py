@@ -1,4 +1,4 @@
-"""Make and keep versions of a site, and take a night out of one."""
+"""Make and keep versions of a site, and remove a night from one."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,11 +14,13 @@ from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.sites import (
     EvidenceJob,
     Judged,
+    fitted_classes,
     judge_slides,
     site_errors,
     site_statistics,
 )
 from flows.monitoring.console import tell, warn
+from flows.sites.errors import errors_of_night
 from flows.stages.counting.threshold import COUNTING, site_counting
 from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
@@ -38,9 +40,11 @@ from storage.models.sites import (
 )
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
+from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.limits import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.sites.adaptation import Trial, try_adaptation
+from tasks.detector.witnesses import Discriminant
+from tasks.sites.adaptation import Fitted, Trial, try_adaptation
 from tasks.sites.commissioning import (
     OWN,
     Figure,
@@ -54,19 +58,19 @@ from tasks.sites.learning import (
 )
 from tasks.types import nested
 
-CALIBRATING = 200  # slides at most, spread evenly over commissioned nights: each is scored anew
+CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
 
 Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, taps, classes
 
 
 class SiteError(Exception):
-    """A site cannot be made of these nights."""
+    """A site cannot be made from these nights."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version that is about to be kept, with all that its report says of its slides."""
+    """A version to be kept, with the data for its report."""
 
     card: SiteCard
     content: bytes
@@ -78,13 +82,13 @@ class Version:
 
 
 def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
-    """Take the lease of a site, after waiting for the run that holds it."""
+    """Take the lease of a site, after waiting for its present holder."""
     check_name("site", site)
     return lease(store, FOLDER, site, wait=True, on_wait=tell)
 
 
 def population(store: Store, detector: DetectorCard) -> OwnNormal:
-    """Load how fitted slides differ; SiteError where the detector does not know it."""
+    """Load the normal of fitted slides; SiteError if the detector has none."""
     own = load_fitted_detector(store, detector).own
     if own is None:
         raise SiteError(
@@ -123,12 +127,12 @@ def make_version(
         detector: of the site.
         operation: how the version came about.
         commissioned: whether a person chose its nights.
-        planted: other things that its slides are tried on.
-        spoilt_slides: of how many slides spoilt cells are tried beside.
+        planted: other things to try on its slides.
+        spoilt_slides: number of slides to try with spoilt cells.
     """
     own, model = population(store, detector), load_model_of(store, detector)
     statistics = site_statistics(store, site, tuple(nights), detector)
-    # Accepted cells calibrate nothing: what was not accepted is missing among them.
+    # Accepted cells cannot calibrate: rejected ones are missing among them.
     examined = [night for night in nights if not night.learned]
     jobs = [
         replace(job, nights=tuple(nights))
@@ -140,7 +144,10 @@ def make_version(
     normal = site_normal(own, statistics, evidence)
     alarms = false_alarms(own, normal.reference, evidence)
     errors, labelled = site_errors(store, site, nights)
-    trial = try_adaptation(labelled)
+    trial = try_adaptation(labelled, _fitted(store, detector) if labelled.features else None)
+    if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
+        normal = replace(normal, discriminant=found)
+        errors = _counted_anew(client, store, examined, model, detector, found)
     rates, counting, unsure = site_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = arrays_to_bytes(normal.to_arrays() | counted)
@@ -170,11 +177,36 @@ def make_version(
     return Version(card, content, normal, judged, alarms, rates, trial)
 
 
+def _fitted(store: Store, detector: DetectorCard) -> Fitted | None:
+    known = load_fitted_detector(store, detector).witnesses
+    if known is None:
+        return None
+    return Fitted(fitted_classes(store, detector, known.positive), known.scales)
+
+
+def _counted_anew(
+    client: Client,
+    store: Store,
+    nights: Sequence[SiteNight],
+    model: ModelCard,
+    detector: DetectorCard,
+    discriminant: Discriminant,
+) -> ErrorCounts:
+    """Count the errors of a site's nights with a discriminant of its own as second witness."""
+    total = ErrorCounts.empty()
+    for night in nights:
+        batch = load_batch(store, night.batch, night.attempt)
+        found = errors_of_night(client, store, batch, model, detector, night.negative, discriminant)
+        total = merge_errors(total, found)
+    return total
+
+
 def adaptation_card(trial: Trial) -> AdaptationCard:
-    """Describe an adaptation, and what it did to cells that were held back."""
+    """Describe an adaptation and its effect on held-back cells."""
     return AdaptationCard(
-        scale=trial.adaptation.scale,
-        bias=trial.adaptation.bias,
+        scale=trial.change.adaptation.scale,
+        bias=trial.change.adaptation.bias,
+        statistics=trial.change.discriminant is not None,
         accepted=trial.accepted,
         cells=trial.cells,
         slides=trial.slides,
@@ -237,11 +269,11 @@ def save_version(held: Lease, version: Version) -> SiteCard:
 
 
 def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCard:
-    """Take a night out of a site, exactly, and calibrate anew.
+    """Remove a night from a site exactly, and calibrate again.
 
     Raises:
         StoreError: there is no such site.
-        SiteError: the night is not in it, or is the only one that was commissioned.
+        SiteError: the night is not in it, or is its only commissioned one.
     """
     with site_lease(store, site) as held:
         store = held.store
@@ -264,7 +296,7 @@ def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCa
 
 
 def refuse_imported(site: SiteCard) -> None:
-    """Raise SiteError where features of a site's nights are in another store."""
+    """Raise SiteError if features of a site's nights are in another store."""
     if site.imported:
         raise SiteError(
             f"site {site.name} was imported, and the features of its nights are not in this "
@@ -274,7 +306,7 @@ def refuse_imported(site: SiteCard) -> None:
 
 
 def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
-    """Take out a site that was imported, exactly; return what it was, and what has changed.
+    """Remove an imported site exactly; return its card and a description of the change.
 
     Raises:
         StoreError: there is no such site.
@@ -296,7 +328,7 @@ def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
 
 
 def screened_at(store: Store, site: str) -> dict[str, str]:
-    """List the batches whose reports name a site, with the version that they name."""
+    """List the batches whose reports name a site, with the version they name."""
     found = {}
     for batch in list_batches(store, on_damage=warn):
         for seal in list_seals(store, batch, warn)[-1:]:
@@ -306,7 +338,7 @@ def screened_at(store: Store, site: str) -> dict[str, str]:
 
 
 def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
-    """Raise StoreError where a site's nights were extracted by another model."""
+    """Raise StoreError if a site's nights were extracted by another model."""
     if known is not None and known.model_digest != model.digest:
         raise StoreError(
             f"site {site} was learned with model {known.model}, not with {model.name}: choose "
@@ -317,7 +349,7 @@ def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
 def unchanged(
     known: SiteCard | None, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
 ) -> bool:
-    """Tell whether a site has this very batch already, learned so with this detector."""
+    """Return whether a site has already learned this batch in the same way with this detector."""
     if known is None or known.detector_digest != detector.digest:
         return False
     night = known.night(batch.name)

@@ -1,1 +1,1 @@
-"""Carry out the steps that flows share."""
+"""Run the steps that flows share."""

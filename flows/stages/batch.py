@@ -41,11 +41,11 @@ from storage.store import Store, StoreError, check_name
 from tasks.images.listing import as_given, list_images, named
 from tasks.images.regions import ImageRef, image_refs
 
-EARLIER = 8  # batches among which images are looked for that were seen before
+EARLIER = 8  # batches that are searched for images seen before
 
 
 def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
-    """Take the lease of a batch, or wait for it; HeldByOtherError names who holds it."""
+    """Take the lease of a batch, or wait for it; HeldByOtherError names its holder."""
     check_name("batch", batch)
     return lease(store, "batches", batch, wait=wait, on_wait=tell)
 
@@ -62,11 +62,11 @@ def start_or_resume(
     force: bool = False,
     listed: pa.Table | None = None,
 ) -> Batch:
-    """Freeze the manifest of a new batch, or resume the batch that was frozen before.
+    """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``listed`` are its images where they are listed already. With ``force`` a batch that is there
-    starts anew; what it made before stays until replaced. So does one that had no images, for by
-    now there may be some.
+    ``listed`` are its images if already listed. ``force`` starts an existing batch again; its old
+    results stay until replaced. A batch without images also starts again, because there may be some
+    by now.
 
     Raises:
         StoreError: a batch of this name was started from other images.
@@ -90,7 +90,7 @@ def start_or_resume(
             batch_date=batch_date or (batch.batch_date if batch else started_at.date()),
             started_at=started_at,
             attempt=batch.attempt + 1 if batch else 1,
-            # Who starts a batch anew wants it computed anew.
+            # A forced batch is to be computed again.
             earlier=() if force else tuple(b.key for b in others[-EARLIER:]),
             sequence=1 + max((b.sequence for b in others), default=0),
         )
@@ -101,22 +101,22 @@ def start_or_resume(
         return freeze_batch(store, plan, listed)
     refuse_other_images(batch, images, limit)
     verify_manifest(store, batch)
-    log(logging.INFO, f"batch {name} goes on with the {batch.rows:,} images frozen")
+    log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")
     return batch
 
 
 def refuse_other_images(batch: Batch, images: str | list[str], limit: int | None) -> None:
-    """Raise StoreError where a batch that has images was started from others."""
+    """Raise StoreError if a batch that has images was started from other sources."""
     if batch.rows and (as_given(batch.images), batch.limit) != (as_given(images), limit):
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
             f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
-            "go on with it, or another --batch"
+            "resume it, or choose another --batch"
         )
 
 
 def refuse_among_others(store: Store, images: str | list[str]) -> None:
-    """Raise StoreError where one of several sources is a manifest that reports refer back to."""
+    """Raise StoreError if one of several sources is a manifest that reports refer to."""
     for source in images if isinstance(images, list) else []:
         if segmentation_of(store, source) or reviewed_batch(store, source):
             raise StoreError(
@@ -126,21 +126,21 @@ def refuse_among_others(store: Store, images: str | list[str]) -> None:
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
-    """Find where images of a batch lie, by the address that its report gives them."""
+    """Find images of a batch by their address in its report."""
     return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
 
 
 def warn_of_model(card: ModelCard) -> None:
-    """Warn where a model was trained with another PyTorch than is installed."""
+    """Warn if a model was trained with another version of PyTorch."""
     for change in changed_since(card.versions, ["torch"]):
         warn(
             f"model {card.name} was trained with another PyTorch ({change}): its features may "
-            "differ from those that were fitted; install the same, or evaluate it anew"
+            "differ from those that were fitted; install the same, or evaluate it again"
         )
 
 
 def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
-    """Warn where a batch goes on with other libraries than it began with."""
+    """Warn if a batch resumes with other versions of libraries."""
     done = complete_shards(store, batch, model)
     first = next((shard for shard in batch.shards() if shard.number in done), None)
     record = read_shard_record(store, batch, model, first) if first else None
@@ -148,7 +148,7 @@ def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
     if changes := changed_since(made, made):
         warn(
             f"batch {batch.name} was begun with other libraries ({'; '.join(changes)}), and its "
-            f"{len(done)} complete shards are kept: --force computes all of it anew"
+            f"{len(done)} complete shards are kept: --force recomputes all of it"
         )
 
 
@@ -171,7 +171,7 @@ def run_shards(
 
 
 def images_of(store: Store, card: ModelCard, batch: Batch, rows: NDArray[np.intp]) -> list[Image]:
-    """Say where some rows of a batch, in rising order, lie, and what their digests are."""
+    """Return the addresses and digests of some rows of a batch, in ascending order."""
     of_shard: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():
         of_shard[row // batch.shard_rows].append(row % batch.shard_rows)

@@ -1,4 +1,4 @@
-"""Calibrate a detector: leave out each fitted patient once, and score it by the others."""
+"""Calibrate a detector: leave out each fitted patient once, and score them with the others."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -37,7 +37,7 @@ from storage.records import now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import Calibration, calibrate
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.mahalanobis import condition_number
+from tasks.detector.mahalanobis import TiedGaussian, condition_number
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_patient, coarser
 from tasks.detector.slides.own_normal import (
@@ -52,7 +52,7 @@ from tasks.network.split import SplitBy, split_by
 from tasks.types import Float, nested
 
 ENOUGH_GROUPS = 20
-LEAST_SLIDES = 8  # fewer do not tell how slides differ in as many directions as matter
+LEAST_SLIDES = 8  # fewer do not show how slides differ in all directions that matter
 WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
 
 
@@ -68,15 +68,15 @@ def calibrate_detector(
     lineage: Lineage,
     stability: tuple[Calibration | None, list[str]],
 ) -> DetectorCard:
-    """Make the detector of a version of the statistics, or find the one that was made before.
+    """Make the detector of a version of the statistics, or find the existing one.
 
     Args:
         client: of the cluster.
         settings: with the levels of the detector.
-        store: where it is kept.
+        store: of the detector.
         card: of the model.
         lineage: of the statistics.
-        stability: what calibrates second looks, or None, and what to warn of.
+        stability: calibration of second looks, or None, and warnings.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
@@ -87,26 +87,8 @@ def calibrate_detector(
     made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
     if made and made[-1].schema_version >= KNOWS_WITNESSES:
         return made[-1]
-    missing = [name for name, count in lineage.images.items() if not count]
-    if missing:
-        raise CalibrationError(
-            f"no {' and no '.join(missing)} image is in statistics "
-            f"{version_name(lineage.version)}: fit a batch that has some"
-        )
-    everything = ClassStatistics.from_arrays(load_moments(store, lineage))
-    statistics = everything.of_taps(card.distance_taps)
-    try:
-        gaussians = fit_gaussians(statistics)
-    except ValueError as error:
-        raise CalibrationError(str(error)) from None
-    if not lineage.own:
-        raise CalibrationError(
-            "all fitted batches are of other stores, and calibrating needs cells that are here: "
-            "fit a batch of this store"
-        )
-    by, groups = _groups([contributed(store, card, contribution) for contribution in lineage.own])
-    if len(groups) < 2:
-        raise CalibrationError("one image is not enough: leaving it out leaves nothing")
+    statistics, gaussians = _fitted(store, card, lineage)
+    by, groups = _groups(store, card, lineage)
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
     distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
@@ -124,6 +106,7 @@ def calibrate_detector(
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     counted |= nested(ERRORS, second.errors.to_arrays()) if second else {}
     content = arrays_to_bytes(detector.to_arrays() | counted)
+    warnings = _warnings(by, len(groups), settings.alpha)
     detector_card = DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
         created_at=now(),
@@ -141,19 +124,31 @@ def calibrate_detector(
         slides=len(own.calibration.slides.scores) if own else None,
         floor=_floor_card(own),
         witnesses=second.card if second else None,
-        warnings=[
-            *_warnings(by, len(groups), settings.alpha),
-            *without,
-            *cannot_look,
-            *alone,
-            *unknown,
-        ],
+        warnings=[*warnings, *without, *cannot_look, *alone, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
         second_look=looks,
         counting=counting,
     )
     save_detector(store, detector_card, content)
     return detector_card
+
+
+def _fitted(
+    store: Store, card: ModelCard, lineage: Lineage
+) -> tuple[ClassStatistics, dict[str, TiedGaussian]]:
+    """Load the statistics at the taps that count, and fit Gaussians to them."""
+    missing = [name for name, count in lineage.images.items() if not count]
+    if missing:
+        raise CalibrationError(
+            f"no {' and no '.join(missing)} image is in statistics "
+            f"{version_name(lineage.version)}: fit a batch that has some"
+        )
+    everything = ClassStatistics.from_arrays(load_moments(store, lineage))
+    statistics = everything.of_taps(card.distance_taps)
+    try:
+        return statistics, fit_gaussians(statistics)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from None
 
 
 def _own_normal(
@@ -165,10 +160,10 @@ def _own_normal(
     by: SplitBy,
     groups: Mapping[Hashable, list[Rows]],
 ) -> tuple[OwnNormal | None, list[str]]:
-    """Calibrate scores by a cell's own slide, or say why they cannot be had.
+    """Calibrate scores against a cell's own slide, or say why this is impossible.
 
-    Every fitted patient, or slide where no patient is known, is treated as one slide, by what all
-    the others say: once to learn how log distances spread, and again with that known.
+    Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
+    all others: first to learn the spread of log distances, then with this spread.
     """
     if statistics.slides is None or by == "image":
         return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
@@ -207,8 +202,16 @@ def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Line
     )
 
 
-def _groups(parts: list[Rows]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
-    """The rows of every group to leave out: patients, else slides, else runs of images."""
+def _groups(
+    store: Store, card: ModelCard, lineage: Lineage
+) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
+    """List the rows of every group to leave out: patients, else slides, else runs of images."""
+    if not lineage.own:
+        raise CalibrationError(
+            "all fitted batches are of other stores, and calibrating needs cells that are here: "
+            "fit a batch of this store"
+        )
+    parts = [contributed(store, card, contribution) for contribution in lineage.own]
     by = split_by(
         [patient for part in parts for patient in part.patients],
         [slide for part in parts for slide in part.slides],
@@ -216,11 +219,13 @@ def _groups(parts: list[Rows]) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
     groups: dict[Hashable, list[Rows]] = {}
     if by != "image":
         groups.update(grouped(parts, by))
-        return by, groups
-    for part in parts:
-        for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
-            if len(rows):
-                groups[part.batch, fold] = [part.take(rows)]
+    else:
+        for part in parts:
+            for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
+                if len(rows):
+                    groups[part.batch, fold] = [part.take(rows)]
+    if len(groups) < 2:
+        raise CalibrationError("one image is not enough: leaving it out leaves nothing")
     return by, groups
 
 
@@ -244,7 +249,7 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
             f"some fitted images have no patient, so {by}s were left out instead: cells of one "
             "patient resemble each other, and the false-alarm level is too optimistic"
         )
-    # A level that one patient in so many would fill cannot be told from a smaller one.
+    # With fewer groups, a single patient exceeds the level.
     enough = max(ENOUGH_GROUPS, math.ceil(1 / alpha))
     if by != "image" and groups < enough:
         warnings.append(

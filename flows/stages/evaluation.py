@@ -45,7 +45,11 @@ from tasks.detector.calibration import threshold
 from tasks.evaluation.comparison import Comparison, compare
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
-from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Example, Findings
+from tasks.evaluation.results.examples import Example, examples
+from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.measured import attack_rows, covariate_rows, diagnosis_rows
+from tasks.evaluation.results.pairs import comparisons
+from tasks.evaluation.results.score_tables import score_tables
 from tasks.evaluation.scored import OWN, ScoredPart, join_parts
 from tasks.evaluation.treatments.attacks import find_attack
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
@@ -60,9 +64,9 @@ from tasks.second_look.stability import NOISE
 Key = tuple[str, Treatment]
 Rows = NDArray[np.int64]
 
-ROWS, ATTACKED_ROWS = 512, 64  # images a part
+ROWS, ATTACKED_ROWS = 512, 64  # images per part
 CALIBRATING = (5, 10, 20, 40)  # patients
-ORDINARY, MOST_ORDINARY = "ordinary", 400  # images, each as it is and with noise of three sizes
+ORDINARY, MOST_ORDINARY = "ordinary", 400  # images, each clean and with noise of three sizes
 ALPHAS = (0.01, 0.05)
 
 
@@ -84,7 +88,7 @@ def evaluate_seed(
 ) -> SeedResult:
     """Evaluate the detector of one seed: freeze images, extract, fit, score and compare.
 
-    Images whose digests are ``of_site`` are left out of slides and of what is planted in them.
+    Images with digests in ``of_site`` are left out of slides and of planted images.
     """
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
@@ -131,8 +135,8 @@ def evaluate_seed(
     )
     return SeedResult(
         [*planted, *_metrics(client, run, findings, clean), *counted],
-        findings.score_tables(),
-        findings.examples() if seed == 0 else [],
+        score_tables(findings),
+        examples(findings) if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
         left_out_of_nights=sum(
@@ -143,7 +147,7 @@ def evaluate_seed(
 
 
 def _fit_all(client: Client, run: Run, fitted: tuple[PartJob, ...]) -> None:
-    """Fit the compared detectors at every stage, and what a second look finds ordinary."""
+    """Fit the compared detectors at every stage, and the ordinary results of a second look."""
     stages = every_stage(NetworkSpec.from_dict(run.model.network))
     ordinary = tuple(tuple(jobs) for jobs in ordinary_parts(run).values())
     title = f"{run.detector.name}: ordinary images"
@@ -154,7 +158,7 @@ def _fit_all(client: Client, run: Run, fitted: tuple[PartJob, ...]) -> None:
 def _treated(run: Run, attacks: list[str], healthy: list[str]) -> dict[Key, list[PartJob]]:
     """List the parts of sampled images under every corruption, and of attacked ones by attack.
 
-    Healthy cells of foreign slides are corrupted as they will be planted.
+    Healthy cells of foreign slides are corrupted for planting.
     """
     corrupted = {(SAMPLED, each): _parts(run, SAMPLED, each, ROWS) for each in _corruptions()}
     corrupted |= {
@@ -173,16 +177,16 @@ def _metrics(
 ) -> list[Metric]:
     unseen_rows = findings.scored[TEST, CLEAN].forms[FILE].rows
     return [
-        *findings.diagnosis_rows(),
+        *diagnosis_rows(findings),
         *false_alarm_rows(client, run, clean, unseen_rows, findings.model, findings.seed),
-        *findings.covariate_rows(),
-        *findings.attack_rows(),
-        *(metric for found in compare_all(client, findings.comparisons()) for metric in found),
+        *covariate_rows(findings),
+        *attack_rows(findings),
+        *(metric for found in compare_all(client, comparisons(findings)) for metric in found),
     ]
 
 
 def ordinary_parts(run: Run) -> dict[Treatment, list[PartJob]]:
-    """List the parts of images that say what is ordinary, if any, as they are and with noise."""
+    """List the parts of ordinary reference images, if any, clean and with noise."""
     noisy = [Treatment("noise", "noise", float(size)) for size in NOISE]
     found = {each: _parts(run, ORDINARY, each, ROWS) for each in (CLEAN, *noisy)}
     return {each: jobs for each, jobs in found.items() if jobs}
@@ -227,7 +231,7 @@ def _seen(fitted: Sequence[PartJob], model: ModelCard) -> set[bytes]:
 
 @task
 def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: ModelCard) -> None:
-    """Write once the lists of fitted images, of images of unseen patients, and of other sets."""
+    """Write the lists of fitted images, of images of unseen patients, and of other sets, once."""
 
     def freeze(name: str, table: pa.Table, by: str = "image") -> None:
         keys = table["uri" if by == "image" else f"{by}_id"]
@@ -246,7 +250,7 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
     )
     seen = [*model.split["train"], *model.split["validation"]]
     unseen = pc.is_in(test["label"], pa.array(model.classes))
-    if model.split_by != "image":  # images that were seen are found by their digests, later
+    if model.split_by != "image":  # seen images are recognised later, by their digests
         keys = test[f"{model.split_by}_id"]
         unseen = pc.and_(unseen, pc.invert(pc.is_in(keys, pa.array(seen, pa.string()))))
     test = test.filter(unseen)
@@ -265,9 +269,9 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
 
 
 def _ordinary(run: Run, evaluation: Evaluation) -> pa.Table:
-    """List images that the network was not trained on, and that nothing is measured on.
+    """List images that are used neither for training nor for measurements.
 
-    They are those of its validation part; without any, a second look is not tried.
+    They come from the validation part; without any, a second look is not tried.
     """
     model = run.model
     table = list_images(evaluation.images, classes=model.classes, limit=evaluation.limit)
@@ -281,7 +285,7 @@ def _ordinary(run: Run, evaluation: Evaluation) -> pa.Table:
 
 
 def _with_slides(name: str, table: pa.Table) -> tuple[pa.Table, str]:
-    """Name the slides of healthy cells, all of one where nothing tells, and what names them."""
+    """Name the slides of healthy cells, a single one if unknown; return the kind of name."""
     by = _by(table)
     if by == "image":
         place = table.schema.get_field_index("slide_id")
@@ -295,7 +299,7 @@ def _by(table: pa.Table) -> str:
 
 
 def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: int) -> None:
-    """Write once the lists of unseen images to corrupt, and of rightly diagnosed ones to attack."""
+    """Write, once, the lists of unseen images to corrupt and of right diagnoses to attack."""
     table = _read_images(run, TEST)
     good, right = _good(test, seen)
     if not len(right):
@@ -305,7 +309,7 @@ def choose_images(run: Run, test: Sequence[PartJob], seen: set[bytes], count: in
 
 
 def _good(jobs: Sequence[PartJob], but: Set[bytes]) -> tuple[Rows, Rows]:
-    """List the rows of a set whose digests are not among some, and those diagnosed rightly."""
+    """List the rows of a set without some digests, and those of them diagnosed correctly."""
     good: list[int] = []
     right: list[int] = []
     for part in map(read_part, jobs):
@@ -319,13 +323,13 @@ def _good(jobs: Sequence[PartJob], but: Set[bytes]) -> tuple[Rows, Rows]:
 
 
 def _write_some(run: Run, name: str, table: pa.Table, count: int) -> None:
-    """Write once a list of so many images, spread evenly over a table."""
+    """Write, once, a list of ``count`` images, spread evenly over a table."""
     spread = np.linspace(0, len(table) - 1, min(count, len(table))).astype(int)
     _write_once(run, name, table.take(spread))
 
 
 def _write_once(run: Run, name: str, table: pa.Table) -> None:
-    """Write a list of images, unless it is there."""
+    """Write a list of images, unless it exists."""
     path = images_path(run.evaluation, run.detector.name, name)
     if not run.store.exists(*path):
         write_table(run.store, table, *path)
@@ -333,7 +337,7 @@ def _write_once(run: Run, name: str, table: pa.Table) -> None:
 
 @task
 def extract(client: Client, jobs: list[PartJob], title: str) -> None:
-    """Compute the features of the parts that are not there yet."""
+    """Compute the features of the parts that do not exist yet."""
     for _ in run_jobs(client, make_part, jobs, title=title):
         pass
 
@@ -371,7 +375,7 @@ def false_alarm_rows(
     model: str,
     seed: int,
 ) -> list[Metric]:
-    """Measure realised false-alarm rates by the way of calibrating and the number of patients."""
+    """Measure realised false-alarm rates by method of calibration and number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
     counts = [count for count in CALIBRATING if count < patients] or [patients]
     fitted, unseen = tuple(clean["fitted"]), tuple(clean[TEST])

@@ -1,4 +1,4 @@
-"""Learn at a fit what a smear of blood can be: fitted slides, altered as laboratories differ."""
+"""Learn the limits of a smear of blood from fitted slides, altered as laboratories differ."""
 
 from collections.abc import Hashable, Mapping
 
@@ -15,7 +15,7 @@ from storage.store import Store
 from tasks.detector.slides.distance import Prior
 from tasks.detector.slides.floor import Floor, fit_floor, residuals
 
-# More slides tell more directions than more cells: B has a row for each feature.
+# More slides show more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16
 WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 
@@ -27,17 +27,17 @@ def fitted_floor(
     priors: Mapping[str, Prior],
     groups: Mapping[Hashable, list[Rows]],
 ) -> tuple[Floor | None, list[str]]:
-    """Alter cells of every fitted patient, and measure what becomes of them.
+    """Alter cells of every fitted patient, and measure the results.
 
     Args:
         client: of the cluster.
         store: where the batches are.
         card: of the model.
         priors: of all fitted slides.
-        groups: the fitted rows of each patient, or of each slide where no patient is named.
+        groups: the fitted rows of each patient, or of each slide without one.
 
     Returns:
-        The floor, or None and why there is none.
+        The floor, or None and the reason.
     """
     names = list(groups)
     batches: dict[str, Batch] = {}
@@ -64,7 +64,7 @@ def fitted_floor(
 def _cells(
     store: Store, card: ModelCard, parts: list[Rows], draw: int, batches: dict[str, Batch]
 ) -> tuple[Image, ...]:
-    """Choose cells of a patient, spread evenly, and other ones for every draw."""
+    """Choose cells of a patient, spread evenly, and different ones for every draw."""
     total = sum(map(len, parts))
     places = np.unique((np.arange(CELLS) * total + draw * total // CELLS) // CELLS % total)
     found: list[Image] = []

@@ -26,6 +26,7 @@ from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.publish import batch_report, nights_before
+from flows.stages.readings.suspects import answers_on
 from flows.stages.running import run_jobs
 from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
@@ -43,6 +44,7 @@ from storage.reports.pages import (
     page_path,
     write_page_file,
 )
+from storage.reports.readings import digest_of_readings
 from storage.reports.tables import (
     FIELDS,
     PATIENTS,
@@ -64,14 +66,19 @@ from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_eac
 from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.fields import ShownField
 
-LISTED = 120  # batches on the index: each costs a file to read, every night
+LISTED = 120  # batches on the index; a file of each is read every night
 CELLS_A_JOB = 12
-WHOLE_SLIDES = 4  # on a page, from afar: with the fields it stays below 10 MB
+WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Tell whether a published batch has a page made of these very reports, and an index."""
-    return store.exists(*index_path()) and page_is_of(store, batch.name, made_from(seal))
+    """Return whether a batch has a page of these reports and of all readings, and an index."""
+    answered = digest_of_readings(store, batch.key)
+    return (
+        store.exists(*index_path())
+        and page_is_of(store, batch.name, made_from(seal))
+        and (answered is None or page_is_of(store, batch.name, answered))
+    )
 
 
 @task
@@ -96,6 +103,8 @@ def write_page(
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, store, batch, card, cells, patients)
+    answered = digest_of_readings(store, batch.key)
+    wanted_share = settings.negative_percent / 100
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
@@ -116,9 +125,11 @@ def write_page(
         made_from=made_from(seal),
         patients=patients,
         called=called,
+        answered=answered,
+        answers=answers_on(store, batch, card, detector, wanted_share) if answered else {},
     )
     page = batch_page(view)
-    # Before the page, so that where a page is there the index lists it, whenever a run was killed.
+    # Before the page, so that the index lists every existing page, even if the run is killed.
     _write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
 
@@ -128,7 +139,7 @@ def _slides(store: Store, batch: Batch) -> pa.Table:
 
 
 def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
-    """Make what collects the cells behind the calls of the patients that the page opens."""
+    """Make the collector of cells behind the calls of the patients that the page opens."""
     rows = opened(in_order(patients)) if patients is not None else []
     unreadable = {
         row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
@@ -145,7 +156,7 @@ def _called(
     cells: CalledCells,
     patients: pa.Table | None,
 ) -> Called:
-    """Draw the cells behind calls at their places in the fields, on the workers."""
+    """Draw the cells behind calls in their fields, on the workers."""
     rows = opened(in_order(patients)) if patients is not None else []
     found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
     every = [cell for some in found.values() for cell in some]
@@ -160,7 +171,7 @@ def _called(
 
 
 def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
-    """Read the report on patients; None for a batch of before 0.3, which has none."""
+    """Read the report on patients; None for a batch older than 0.3."""
     if seal.patients_digest is None:
         return None
     return read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS))
@@ -175,10 +186,10 @@ def try_page(
     card: ModelCard,
     detector: DetectorCard,
 ) -> str | None:
-    """Make the page, or say why that failed: by then the report is published, and good without.
+    """Make the page, or return why it failed; the published report is valid without it.
 
     Raises:
-        LeaseLostError: another run has taken over, so the report may be another one by now.
+        LeaseLostError: another run has taken over and may have replaced the report.
     """
     try:
         with stage("page"):
@@ -191,9 +202,9 @@ def try_page(
 
 
 def _write_index(store: Store, batch: Batch) -> None:
-    """Write the page that lists the batches; link this one's page, which is written after it.
+    """Write the page that lists the batches; link this batch's page, which is written next.
 
-    One run at a time does, or an older list might replace a newer one.
+    Only one run at a time writes it, or an older list might replace a newer one.
     """
     with lease(store, "reports", wait=True, on_wait=tell) as held:
         if store.fence:
@@ -212,7 +223,7 @@ def _exhibits(
     highlights: Highlights,
     called: Called,
 ) -> dict[str, Exhibit]:
-    """Make the exhibits of the cells on all sheets and of called ones, on the workers."""
+    """Make the exhibits of the cells on all sheets and of called cells, on the workers."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
     image_ids = {
         uri: image_id
@@ -234,7 +245,7 @@ def _exhibits(
 def _fields(
     client: Client, store: Store, batch: Batch, card: ModelCard, report: pa.Table
 ) -> list[ShownField]:
-    """Draw the fields of view that the page shows, on the workers."""
+    """Draw the fields of view for the page, on the workers."""
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
@@ -255,7 +266,7 @@ def _fields(
 
 
 def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
-    """Draw the slides that the page shows, those with the most parasitized cells first."""
+    """Draw the slides for the page, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
     by_source: dict[str, list[dict[str, Any]]] = {}
@@ -282,7 +293,7 @@ def _made_by(
     return {
         "images": named(sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
-        "model": f"{card.name}, sha256 {card.digest}",
+        "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
@@ -297,7 +308,7 @@ def _made_by(
 
 
 def _counting(card: CountingCard, site: str | None) -> str:
-    """Say what the counting threshold does, of a detector or at a site."""
+    """Describe the counting threshold of a detector or at a site."""
     used = card.counting
     limit = used.limit_of_detection
     slides = used.false_positives.slides

@@ -1,4 +1,4 @@
-"""Measure a detector over the full spectrum: slides of known patients and foreign ones, planted."""
+"""Measure a detector over the full spectrum: known and foreign slides with planted cells."""
 
 from collections.abc import Iterator, Mapping, Set
 
@@ -20,24 +20,24 @@ from flows.monitoring.prefect_runs import task
 from flows.stages.running import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
-from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
 from tasks.evaluation.scored import ScoredPart
 from tasks.evaluation.seeds import BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS
 
 Key = tuple[str, Treatment]
 
-HEALTHY = "healthy/"  # how the names of sets begin whose cells are ordinary for their slides
+HEALTHY = "healthy/"  # prefix of the names of sets whose cells are ordinary for their slides
 PLANTED_LEVELS = (3.0, 5.0)  # of corruptions
 HOME = "unseen patients"
 
 
 def is_healthy(name: str) -> bool:
-    """Tell whether a set is of healthy cells on slides of another laboratory."""
+    """Return whether a set has healthy cells on slides of another laboratory."""
     return name.startswith(HEALTHY)
 
 
 def some_of(images: str) -> str:
-    """Name the list of some of a set's images, which are corrupted."""
+    """Return the name of the list of a set's images to corrupt."""
     return f"{images}--some"
 
 
@@ -52,9 +52,9 @@ def planted_metrics(
     shares: list[float],
     left_out: Set[bytes],
 ) -> list[Metric]:
-    """Measure false alarms by slide, what is caught in each slide, and slides of one kind.
+    """Measure false alarms and catches by slide, and slides of one kind.
 
-    Images whose digests are in ``left_out`` take no part.
+    Images with digests in ``left_out`` are not used.
     """
     if load_detector(run).own is None:
         tell(f"detector {run.detector.name} has no normal of its slides: none is planted")
@@ -135,7 +135,7 @@ def _is_planted(treatment: Treatment) -> bool:
 
 
 def _label(treatment: Treatment) -> tuple[str, float | None]:
-    """Name a treatment, and give its strength where that is a distance of pixels."""
+    """Return a treatment's name, and its strength if that is a distance of pixels."""
     if treatment.kind == "corruption":
         return f"{treatment.name}, level {treatment.strength:.0f}", None
     return treatment.name, treatment.strength

@@ -1,4 +1,4 @@
-"""Publish a batch: join the rows of its shards into reports, and seal them."""
+"""Publish a batch: join the rows of its parts into reports, and seal them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -55,11 +55,11 @@ from tasks.reports.night.tally import BatchTally
 from tasks.reports.slides import SlideTally
 from tasks.types import Verdict
 
-NIGHTS_READ = 60  # earlier batches that are read: twice those compared with, for some are left out
+NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
 
 def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
-    """Read the seal of a screening's reports; None where those very reports are not all there."""
+    """Read the seal of a screening's reports; None if any of the sealed reports is missing."""
     seal = read_seal(store, batch, key)
     if seal is None:
         return None
@@ -68,7 +68,7 @@ def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
         SLIDES: seal.slides_digest,
         BATCHES: seal.batch_digest,
     }
-    # None is what seals say that are older than the report on slides.
+    # Seals older than the report on slides have None.
     if None in sealed.values():
         return None
     if seal.fields_digest:
@@ -88,20 +88,20 @@ def batch_report(store: Store, batch: Batch) -> BatchSummary:
 
 
 def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
-    """Read the summaries of the last batches of days before the given one, oldest first."""
+    """Read the summaries of the last batches before a day, oldest first."""
     rows = read_batches_before(store, day, limit, on_damage=warn).to_pylist()
     return [BatchSummary.parse(row) for row in rows]
 
 
 class CountsRows(Protocol):
-    """A count of image rows that come in parts."""
+    """A count over image rows that come in parts."""
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their ``q_value``."""
 
 
 class Tally(CountsRows, Protocol):
-    """A count of image rows of which the rows of a report are made."""
+    """A count over image rows from which the rows of a report are made."""
 
     def table(self, made_by: Provenance) -> pa.Table:
         """Make the rows of the report."""
@@ -117,15 +117,16 @@ def publish(
     parts: int,
     site: SiteCard | None = None,
 ) -> Seal:
-    """Join the parts' rows into the reports, let these appear together, and seal them.
+    """Join the parts' rows into the reports, publish these together, and seal them.
 
-    A resumed run writes the same bytes, for what is compared with are nights before this one.
+    A resumed run writes the same bytes, because only earlier nights are compared with.
     """
     key = screening_key(detector.name, site.name if site else None)
     scored_at = screening_start(store, batch, key)
     made_by = replace(
         provenance_of(batch, card.name, detector.name, scored_at, site),
         imported=imported(store, detector, site),
+        arithmetic=card.arithmetic,
     )
     tallies = _tallies(settings, store, batch, detector, site)
     parasites = CountTally(counting_at(settings, store, detector, site))
@@ -141,7 +142,7 @@ def publish(
 
 
 def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str | None:
-    """Say what of a detector and a site came from other stores; None where nothing did."""
+    """Describe the parts of a detector and a site that came from other stores; None without any."""
     try:
         given = load_statistics(store, detector.model, detector.statistics_version).origin
     except StoreError as error:  # a night does not need them
@@ -162,7 +163,7 @@ def _stage(
     parasites: CountTally,
     made_by: Provenance,
 ) -> NightTally:
-    """Stage all reports of a batch; return what they count."""
+    """Stage all reports of a batch; return the night's counts."""
     store, batch = reports.store, reports.batch
     rows = _counted_parts(store, batch, key, parts, [*tallies.values(), parasites], card, detector)
     reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
@@ -173,7 +174,7 @@ def _stage(
         slides.count_shifts(read_table(store, *shifts_path(batch, key, part)))
     for kind, tally in tallies.items():
         table = tally.table(made_by)
-        # Fields tell of their slide, and slides of their patients and their night.
+        # Fields contribute to their slide, and slides to their patients and their night.
         if kind == FIELDS:
             slides.count_fields(table)
         if kind == SLIDES:
@@ -194,7 +195,7 @@ def _tallies(
     detector: DetectorCard,
     site: SiteCard | None,
 ) -> dict[str, Tally]:
-    """Make a tally for each report but that on images, in the order of their publication."""
+    """Make a tally for each report except the one on images, in the order of publication."""
     fitted = load_fitted_detector(store, detector)
     segmentation = segmentation_of(store, batch.images)
     tallies: dict[str, Tally] = {}
@@ -213,16 +214,16 @@ def _tallies(
 
 
 def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str | None:
-    """Say why a site has not learned its last night, where it drifts; None where all is well.
+    """Say why a site that drifts has not learned its last night; None if it has.
 
-    A night is learned after it is published, so it is the next night that says it.
+    A night is learned after its publication, so the next night reports it.
     """
     here = [each for each in earlier if each.site and site_name(each.site) == site]
     if not here:
         return None
     try:
         last = published_batch(store, here[-1].batch)
-    except StoreError:  # it is being screened anew
+    except StoreError:  # it is being screened again
         return None
     learning = find_learning(store, site, last.key)
     if learning is None or not learning.drifts:
@@ -233,9 +234,9 @@ def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str
 def counting_at(
     settings: Settings, store: Store, detector: DetectorCard, site: SiteCard | None
 ) -> Counting:
-    """Say how parasites are counted: at a site by its own error rates, or without any.
+    """Return how parasites are counted: at a site with its own error rates, or without any.
 
-    Those of a detector are of the laboratories that were fitted.
+    A detector's error rates are those of the fitted laboratories.
     """
     rates = load_site_rates(store, site) if site else load_error_rates(store, detector)
     answers = Answers(rates, settings.negative_percent / 100)
@@ -256,9 +257,9 @@ def _counted_parts(
     card: ModelCard,
     detector: DetectorCard,
 ) -> Iterator[pa.Table]:
-    """Read the rows of the batch's parts, have all tallies count them, and look at them twice.
+    """Read the rows of the batch's parts, count them in all tallies, and apply second looks.
 
-    Tallies count the first pass, by which the error rates of a count are known.
+    Tallies count the first pass, for which the error rates of a count are known.
     """
     for marked, rows in finished_rows(store, batch, key, parts, card, detector, warn):
         for tally in tallies:

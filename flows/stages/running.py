@@ -1,4 +1,4 @@
-"""Run the jobs of a stage, with the console and the metrics listening."""
+"""Run the jobs of a stage, and report progress to the console and the metrics."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -21,6 +21,6 @@ def run_jobs(
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
 ) -> Iterator[Result]:
-    """Run jobs as `run_in_order` does, shown by a bar and measured as the stage's queue."""
+    """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
     listeners = (ProgressBar(), measure_queue)
     return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)

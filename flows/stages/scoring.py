@@ -1,4 +1,4 @@
-"""The second stage of screening: cells are scored by their own slide, on workers."""
+"""The second stage of screening: score cells against their own slide, on workers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,6 +16,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
+from tasks.detector.witnesses import Discriminant
 
 
 @task
@@ -27,10 +28,10 @@ def score_slides(
     detector: DetectorCard,
     site: SiteCard | None = None,
 ) -> int:
-    """Score all cells of a batch whose features are complete; returns how many parts there are.
+    """Score all cells of a batch with complete features; return the number of parts.
 
-    Parts that an earlier run has scored are not scored again. With a site slides are expected to be
-    like its slides, and cells whose slide has too few are compared with it.
+    Parts that an earlier run has scored are skipped. At a site, slides are expected to be like the
+    site's, and slides with too few cells are compared with it.
     """
     key = screening_key(detector.name, site.name if site else None)
     parts = plan_parts(store, batch, by_slide=detector.slides is not None)
@@ -53,9 +54,15 @@ def plan_jobs(
     wanted: Sequence[int],
     scored_at: datetime,
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
-    """Make jobs of some parts of a batch, after the night is described where they lean on it."""
-    night, job = None, night_job(store, batch, card, detector, parts, wanted, site)
+    """Make the jobs of some parts of a batch, after describing the night if they need it.
+
+    A ``discriminant`` is heard in the place of the detector's or the site's.
+    """
+    night, job = None, night_job(store, batch, card, detector, parts, wanted, site, discriminant)
     if job is not None:
         (night,) = run_jobs(client, describe_night, [job], title=f"normal of {batch.name}")
-    return score_jobs(store, batch, card, detector, parts, wanted, scored_at, night, site)
+    return score_jobs(
+        store, batch, card, detector, parts, wanted, scored_at, night, site, discriminant
+    )

@@ -63,7 +63,7 @@ FIELDS_A_JOB = 8
 def cells_of_fields(
     settings: Settings, microns_per_pixel: float | None, finder: str = OUTLINES
 ) -> Cutting:
-    """Describe how cells are cut out of fields, by the settings' limits of quality."""
+    """Return the options for cutting cells out of fields, with the settings' limits of quality."""
     return Cutting(
         into="cells",
         microns_per_pixel=microns_per_pixel,
@@ -93,13 +93,13 @@ def cut_up(
         name: of the segmentation.
         images: the sources.
         cutting: how they are cut up.
-        root: the folder of the sources, below which their names tell slides apart.
-        slide_is: what one slide is.
-        limit: take only so many sources.
+        root: the folder of the sources; names below it distinguish slides.
+        slide_is: the file or folder that is one slide.
+        limit: use at most this many sources.
         wait: while another run works on it.
-        sources: the listed images with what each is taken for (`SORT`), single cells last; by
-            default all are listed, and are photographs or slides.
-        taken_as: what a person said of them.
+        sources: the listed images with their kinds (`SORT`), single cells last; by default all are
+            listed, and are photographs or slides.
+        taken_as: the kind that a person gave.
     """
     store = Store(settings.store)
     with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
@@ -109,10 +109,10 @@ def cut_up(
         )
         done = read_segmented(store, name)
         if done is not None:
-            discard_parts(store, name)  # a run may die right after it has declared it complete
+            discard_parts(store, name)  # a run may die right after declaring it complete
             return done
         if cutting.into == "cells":
-            try_finder(cutting.finder)  # before workers say so, each of them
+            try_finder(cutting.finder)  # before every worker reports the same error
         with open_client(settings) as client:
             with stage("survey"):
                 _survey(client, store, frozen)
@@ -161,10 +161,10 @@ def _start_or_resume(
         raise StoreError(
             f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
             f"{named(frozen.images)} with other options ({frozen.cutting.model_dump_json()}, slide "
-            f"is {frozen.slide_is}, limit {frozen.limit}): give the same to go on with it, or "
-            "choose another name, of a night another --series"
+            f"is {frozen.slide_is}, limit {frozen.limit}): give the same to resume it, or "
+            "choose another name, or for a night another --series"
         )
-    log(logging.INFO, f"segmentation {name} goes on with {frozen.sources:,} sources")
+    log(logging.INFO, f"segmentation {name} resumes with {frozen.sources:,} sources")
     return frozen
 
 
@@ -174,7 +174,7 @@ def _refuse_regions(sources: pa.Table, images: str | list[str]) -> None:
 
 
 def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
-    """Name the slide of each source to be cut up that its manifest gives no slide."""
+    """Name the slide of each source to cut up, unless the manifest does."""
     if SORT in sources.column_names:
         cut = sources.num_rows - sources[SORT].to_pylist().count("cells")
         named_ones = _with_slides(sources.slice(0, cut).drop_columns(SORT), root, slide_is)
@@ -192,9 +192,9 @@ def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) ->
 
 
 def _folder_of_all(images: str | list[str]) -> str:
-    """Find the folder below which the files of all sources lie; empty where there is none."""
+    """Find the common folder of the files of all sources; empty if there is none."""
     folders = [_folder_of(source) for source in each_source(images)]
-    # An archive has a folder of its own, and what is in it is named by that.
+    # An archive counts as a folder, which names its members.
     plain = [folder for folder in folders if "://" not in folder]
     try:
         return commonpath(plain) if len(plain) > 1 else (plain or folders)[0]
@@ -203,14 +203,14 @@ def _folder_of_all(images: str | list[str]) -> str:
 
 
 def _of_archive(uri: str) -> str:
-    """Name the archive that an image lies in, as a folder; empty for a plain file."""
+    """Return the archive of an image as a folder; empty for a plain file."""
     if not in_archive(uri):
         return ""
     return f"{PurePosixPath(split_link(uri.partition('://')[2])[1]).name}/"
 
 
 def _folder_of(images: str) -> str:
-    """Find the folder below which the files of a folder, glob or manifest lie."""
+    """Find the folder of the files of a folder, glob or manifest."""
     if in_archive(images):
         return images
     fs, path = filesystem(images)
@@ -252,7 +252,7 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
 
 
 def _with_diameters(places: pa.Table) -> pa.Table:
-    """Let photographs of one size share the diameter that was measured on some of them."""
+    """Use the diameter measured on some photographs of a size for all of them."""
     about = places.select(["width", "height", "is_slide"]).to_pylist()
     sizes = [None if row["is_slide"] else (row["width"], row["height"]) for row in about]
     diameters = typical_diameters(sizes, places["diameter"].to_pylist())

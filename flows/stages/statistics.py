@@ -1,4 +1,4 @@
-"""Change class statistics in steps: check labels, compute, take out, save a version."""
+"""Change class statistics in steps: check labels, compute, remove, save a version."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -40,14 +40,14 @@ ROWS_A_JOB = 4096
 
 
 def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
-    """Take the lease of a model's statistics, after waiting for the run that holds it."""
+    """Take the lease of a model's statistics, after waiting for its present holder."""
     return lease(store, "statistics", card.name, wait=True, on_wait=tell)
 
 
 def statistics_of_rows(
     client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
 ) -> ClassStatistics:
-    """Compute the statistics of rows of some batches."""
+    """Compute the statistics of some rows of batches."""
     jobs = [
         RowsJob(store, card, rows.take(np.arange(start, min(start + ROWS_A_JOB, len(rows)))))
         for rows in taken
@@ -59,7 +59,7 @@ def statistics_of_rows(
 def statistics_with_slides(
     client: Client, store: Store, card: ModelCard, lineage: Lineage
 ) -> ClassStatistics:
-    """Load a version's statistics; where it knows of no slides, compute these from the features."""
+    """Load a version's statistics; if it has none by slide, compute these from the features."""
     statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
     if statistics.slides is not None:
         return statistics
@@ -69,9 +69,9 @@ def statistics_with_slides(
 
 
 def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
-    """Return a model's newest version, after what older ones lack was added to it.
+    """Return a model's newest version, with the parts that older versions lack.
 
-    Those of before 0.2 know of no slides, those of before 0.3 count no errors.
+    Versions written before 0.2 have no statistics by slide, before 0.3 no counts of errors.
     """
     with statistics_lease(store, card) as held:
         store = held.store
@@ -90,9 +90,9 @@ def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
 def as_before(
     store: Store, card: ModelCard, contributions: list[Contribution]
 ) -> tuple[ClassStatistics, ErrorCounts] | None:
-    """Load the statistics and error counts of a version of exactly these contributions, if any.
+    """Load the statistics and error counts of a version with exactly these contributions, if any.
 
-    Taking out what was merged is exact but for rounding; what stood there before is exact.
+    Removing a merged batch is exact except for rounding; an earlier version is exact.
     """
     for version in reversed(list_statistics(store, card.name, warn)):
         if version.contributions != contributions:
@@ -116,10 +116,10 @@ def without_repeats(
     contribution: Contribution,
     others: list[Contribution],
 ) -> tuple[ClassStatistics, Contribution]:
-    """Leave images out of a batch's statistics that are in already, for an image counts once.
+    """Remove images from a batch's statistics that are already in: an image counts once.
 
     Raises:
-        SourceError: no other image is left.
+        SourceError: no other image remains.
     """
     repeated = repeated_rows(store, card, contribution, others)
     if not repeated:
@@ -132,7 +132,7 @@ def without_repeats(
         )
     warn(
         f"{len(repeated):,} of {contribution.images:,} images of batch {contribution.batch} are in "
-        "the statistics already, or are copies of others: they are left out, for an image counts "
+        "the statistics already, or are copies of others: they are left out, as an image counts "
         "once"
     )
     changed = {"repeated": tuple(repeated), "images": left}
@@ -145,10 +145,10 @@ def without_repeats(
 def refuse_damage(
     client: Client, store: Store, card: ModelCard, contributions: list[Contribution]
 ) -> None:
-    """Raise StoreError where what was fitted before is not what the ledger knows.
+    """Raise StoreError if fitted features do not match the ledger.
 
-    A version is checked before the next one is built on it, for calibration, which reads all that
-    was fitted, comes after the next one is written.
+    A version is checked before the next one is built on it, because calibration, which reads all
+    fitted features, comes after the next one is written.
     """
     jobs = []
     for contribution in contributions:
@@ -164,7 +164,7 @@ def refuse_damage(
 
 
 def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
-    """Raise SourceError where no image of a batch has a label, or one has an unknown label."""
+    """Raise SourceError if no image of a batch has a label, or one has an unknown label."""
     labels = pc.value_counts(read_manifest(store, batch, columns=["label"])["label"]).to_pylist()
     known = {row["values"] for row in labels if row["values"] is not None}
     if not known:
@@ -181,9 +181,9 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
 
 @dataclass(frozen=True)
 class TakenOut:
-    """The rows to take out of a contribution, and the contribution that is left, if any.
+    """The rows to remove from a contribution, and the contribution that remains, if any.
 
-    ``held_out`` are those whose errors alone were counted.
+    ``held_out`` are the rows of which only errors were counted.
     """
 
     fitted: Rows
@@ -243,7 +243,7 @@ def save_version(
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
-    """Raise StoreError where the statistics hold another import of the same verdicts."""
+    """Raise StoreError if the statistics contain another import of the same verdicts."""
     night = reviewed_batch(store, images)
     for name in fitted_from(store, model, night) if night else []:
         if name != batch:

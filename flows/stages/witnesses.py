@@ -29,7 +29,7 @@ ALONE = "the network alone diagnoses"
 
 @dataclass(frozen=True)
 class FittedWitnesses:
-    """Hold two witnesses, the errors of their diagnosis on unseen cells, and the card of both."""
+    """Two witnesses, the errors of their diagnosis on unseen cells, and their card."""
 
     witnesses: Witnesses
     errors: ErrorCounts
@@ -39,14 +39,15 @@ class FittedWitnesses:
 def fitted_witnesses(
     client: Client, store: Store, card: ModelCard, lineage: Lineage, by: SplitBy
 ) -> tuple[FittedWitnesses | None, list[str]]:
-    """Make the discriminant of a version of the statistics a witness, or say why it is none.
+    """Make a witness of the discriminant of a version of the statistics, or return why it cannot
+    be.
 
     Args:
         client: of the cluster.
         store: where the statistics are.
         card: of the model.
         lineage: of the statistics.
-        by: what cells are left out by.
+        by: the kind of group to leave out.
     """
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return None, []
@@ -81,7 +82,7 @@ def fitted_witnesses(
 
 
 def _jobs(store: Store, card: ModelCard, lineage: Lineage, by: SplitBy) -> list[WitnessJob]:
-    """List the patients, or slides, with cells that the network or one of a fold has not seen."""
+    """List the patients or slides with cells that the network, or a fold's, has not seen."""
     fitted = grouped([contributed(store, card, each) for each in lineage.own], by)
     held_out = grouped([held_out_rows(store, card, each) for each in lineage.own], by)
     seen: set[object] = set()

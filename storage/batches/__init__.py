@@ -1,1 +1,1 @@
-"""Keep what belongs to one batch: manifest, ledger, features, segmentation, night."""
+"""Store a batch: its manifest, ledger, features, segmentation and night."""

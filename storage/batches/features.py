@@ -1,9 +1,9 @@
-"""Keep features of a batch under a model: ``features/<model>/<batch>.zarr``, in manifest order.
+"""Store a batch's features under a model, in manifest order: ``features/<model>/<batch>.zarr``.
 
-A shard of the batch owns whole chunks, so that two writers never share one. The arrays say what
-was seen; whether a shard is complete stands in ``storage.batches.ledger``, because a zarr chunk
-equal to its fill value is not written at all. `storage.batches.layout` says how the two arrays of
-a group hold those of a block; in groups of before schema version 3 each is an array of its own.
+A shard of the batch owns whole chunks, so that two writers never share one. Completeness of a
+shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
+fill value. `storage.batches.layout` defines how the two arrays of a group hold those of a block; up
+to schema version 2 each of them was an array in the group.
 """
 
 import json
@@ -22,18 +22,18 @@ from storage.batches.layout import ROWS, TAP, TAPS, described, pack, unpack
 from storage.disk import sync_files
 from storage.store import Store, StoreError
 
-if TYPE_CHECKING:  # a command that opens no features need not wait for zarr
+if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
     from zarr.storage import FsspecStore, LocalStore
 
-SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had an array for each of a block's
+SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had one array for each of a block
 PACKED = 3  # the first version with two arrays
-FIRST_DECODING = 1  # how images were decoded for groups that do not say
+FIRST_DECODING = 1  # the decoding used for groups that do not record it
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
-GROUPS = 16  # that a process has open
+GROUPS = 16  # kept open in a process
 
 
 class DamagedError(StoreError):
-    """The metadata of features are damaged."""
+    """The metadata of a features group are damaged."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FeatureBlock:
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> "FeatureBlock":
-        """Make a block of its arrays by path."""
+        """Make a block from its arrays by path."""
         return FeatureBlock(
             taps={name.removeprefix(TAP): a for name, a in arrays.items() if name.startswith(TAP)},
             **{name: a for name, a in arrays.items() if not name.startswith(TAP)},
@@ -108,7 +108,7 @@ class FeatureBlock:
 
 
 def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
-    """Make a block of pending rows, to be filled in."""
+    """Make a block of pending rows."""
     return FeatureBlock(
         taps={t: np.full((rows, d), np.nan, np.float32) for t, d in tap_widths.items()},
         logits=np.full((rows, classes), np.nan, np.float32),
@@ -134,9 +134,9 @@ def create_features(
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
-    Nothing happens where the group is there already with the same digests. A group whose making
-    was cut short, or whose metadata are damaged, is made anew: the ledger's digests then say that
-    its shards are not complete. ``decoding`` is the version of how images are decoded.
+    A group that exists with the same digests is left alone. An unfinished group, or one with
+    damaged metadata, is replaced: the ledger's digests then show that its shards are incomplete.
+    ``decoding`` is the version of the image decoding.
     """
     attributes = {"shard_rows": shard_rows, **digests}
     if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
@@ -153,7 +153,7 @@ def create_features(
     template = pack(arrays)
     if not store.is_local:
         if store.fence:
-            store.fence.check()  # one object each, and an object store removes under no condition
+            store.fence.check()  # one object each; object stores have no conditional removal
         _make_group(_zarr_store(store, model, batch), template, rows, shard_rows, attributes)
         return
     from zarr.storage import LocalStore
@@ -171,7 +171,7 @@ def _make_group(
     shard_rows: int,
     attributes: dict[str, Any],
 ) -> None:
-    """Make a group and its arrays of so many rows, shaped like a template's single one."""
+    """Make a group and its arrays of `rows` rows, each shaped like the template's single row."""
     import zarr
 
     group = zarr.create_group(there, zarr_format=3, overwrite=True)
@@ -184,12 +184,12 @@ def _make_group(
             fill_value=np.nan if values.dtype.kind == "f" else 0,
             compressors=None,
         )
-    # The attributes come last: a group without them is one whose making was cut short.
+    # The attributes come last: a group without them is unfinished.
     group.update_attributes(attributes)
 
 
 def _whole_attributes(store: Store, model: str, batch: str) -> dict[str, Any] | None:
-    """Read a group's attributes; None where its metadata or those of an array are damaged."""
+    """Read a group's attributes; None if its metadata, or an array's, are damaged."""
     try:
         _arrays.cache_clear()
         return _open(store, model, batch, "r")[1]
@@ -201,7 +201,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     """Write the rows of one shard; they must be exactly whole chunks, or ValueError.
 
     Returns:
-        The digest that the same rows will have when they are read.
+        The digest of these rows when they are read.
     """
     arrays, attributes = _open(store, model, batch, "r+")
     shard_rows, rows = int(attributes["shard_rows"]), next(iter(arrays.values())).shape[0]
@@ -224,7 +224,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
 
 
 def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], number: int) -> None:
-    """Sync the n-th chunk of each array, so that what the ledger says survives a power cut."""
+    """Sync the n-th chunk of each array, so that the ledger's claims survive a power cut."""
     root = Path(store.path("features", model, f"{batch}.zarr"))
     keys = {
         name: array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
@@ -243,10 +243,10 @@ def read_block(
     taps: bool = True,
     remembered: bool = False,
 ) -> FeatureBlock:
-    """Read rows ``start`` to ``stop`` of a batch, with their taps or without.
+    """Read rows ``start`` to ``stop`` of a batch, with or without their taps.
 
-    ``remembered`` spares a request for metadata that this process has read before; they may have
-    changed since, so it is for who compares the block with a digest.
+    ``remembered`` reuses metadata that this process has read before. They may have changed since,
+    so set it only if the block is then compared with a digest.
     """
     try:
         opened = _OPENED.get((store, model, batch)) if remembered else None
@@ -261,10 +261,9 @@ def read_block(
         arrays = unpack(found, attributes)
         for values in arrays.values():
             if values.dtype.kind == "f":
-                values[arrays["status"] == PENDING] = np.nan  # a record that was not written is 0
+                values[arrays["status"] == PENDING] = np.nan  # a missing record reads as 0
         return FeatureBlock.of(arrays)
-    # What is said of an array that is not there, of a chunk that has too few bytes, and of fields
-    # that are none.
+    # Raised for a missing array, a chunk with too few bytes, and malformed fields.
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(
             f"rows {start}:{stop} of {store.address('features', model, f'{batch}.zarr')} are "
@@ -273,9 +272,9 @@ def read_block(
 
 
 def made_by(store: Store, model: str, batch: str) -> str | None:
-    """Read the digest of the model that made a batch's features; StoreError where there are none.
+    """Read the digest of the model that made a batch's features; StoreError if there are none.
 
-    A model is known by its name, but another one may have been put in its place.
+    A model is addressed by name, but another model may have replaced it.
     """
     _, attributes = _open(store, model, batch, "r")
     digest: str | None = attributes.get("model")
@@ -283,7 +282,7 @@ def made_by(store: Store, model: str, batch: str) -> str | None:
 
 
 def decoded_by(store: Store, model: str, batch: str) -> int:
-    """Read by which version of decoding a batch's features were made; StoreError without any."""
+    """Read the decoding version of a batch's features; StoreError if there are none."""
     _, attributes = _open(store, model, batch, "r")
     return int(attributes.get("decoding", FIRST_DECODING))
 
@@ -291,7 +290,7 @@ def decoded_by(store: Store, model: str, batch: str) -> int:
 def _open(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Open the arrays of a group by path, and read its attributes."""
+    """Open the arrays of a group, by path, and read its attributes."""
     address = store.address("features", model, f"{batch}.zarr")
     try:
         metadata = store.read_bytes("features", model, f"{batch}.zarr", "zarr.json")
@@ -311,7 +310,7 @@ def _open(
         )
     try:
         opened = _arrays(store, model, batch, mode, metadata), attributes
-    # What zarr says of JSON that is cut or flipped, of fields and of arrays that are not there.
+    # Raised by zarr for truncated or corrupt JSON, and for missing fields and arrays.
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(_damage(address, error)) from None
     if len(_OPENED) >= GROUPS:
@@ -334,13 +333,13 @@ def _damage(address: str, error: Exception) -> str:
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:
-    """Open the arrays of a group, once a process for all its shards, as the arrays never change.
+    """Open the arrays of a group, once per process for all its shards, as the arrays never change.
 
-    A group that was made anew from another manifest or model has other metadata.
+    A group that was replaced for another manifest or model has other metadata.
     """
     import zarr
 
-    # Told the format, zarr asks an object store for one file and not for those of others.
+    # With the format given, zarr requests only that format's file from an object store.
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
@@ -354,7 +353,7 @@ def _arrays(
 
 
 def _is_of_first(attributes: Mapping[str, Any]) -> bool:
-    """Tell whether a group is of the first schema version, which knew no colour."""
+    """Return whether a group has the first schema version, without colour."""
     return int(attributes.get("schema_version", 0)) < 2
 
 
@@ -366,11 +365,11 @@ def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecSto
         return LocalStore(path)
     options = objects.one_request(store.fs)
     made = FsspecStore.from_url(str(store.fs.unstrip_protocol(path)), options)
-    # fsspec gives the same filesystem again, with the listings that it remembers.
+    # fsspec returns the same filesystem object, with its cached listings.
     made.fs.invalidate_cache()
     return made
 
 
 def image_ids(block: FeatureBlock) -> list[str | None]:
-    """List the digests of a block's images in hexadecimal, None where a file could not be read."""
+    """List the digests of a block's images in hexadecimal; None for an unreadable file."""
     return [row.tobytes().hex() if row.any() else None for row in block.image_id]

@@ -1,4 +1,4 @@
-"""Find features that the store has already, by an image's digest, to save computing them."""
+"""Find features that the store already has, by an image's digest, instead of recomputing them."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from storage.store import Store, StoreError
 
 @dataclass(frozen=True)
 class Seen:
-    """The places of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
+    """The positions of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
 
-    ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) counts in
-    ``batches``, and ``row`` (n,) in the batch.
+    ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) indexes
+    ``batches``, and ``row`` (n,) the batch.
     """
 
     batches: tuple[Batch, ...]
@@ -29,7 +29,7 @@ class Seen:
     row: NDArray[np.int64]
 
     def find(self, image_id: bytes) -> int | None:
-        """Find the place of an image, or None."""
+        """Find the position of an image, or None."""
         head = np.frombuffer(image_id[:8], np.uint64)[0]
         at = int(np.searchsorted(self.heads, head))
         while at < len(self.heads) and self.heads[at] == head:
@@ -46,22 +46,22 @@ class Seen:
 def seen_before(
     store: Store, model: str, model_digest: str, keys: tuple[str, ...], decoding: int
 ) -> Seen:
-    """Index the images whose features under a model are in batches of these keys.
+    """Index the images in batches with these keys that have features under a model.
 
-    Batches whose images were decoded by another version have other features.
+    Batches decoded by another version are skipped: their features differ.
     """
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
         try:
             batch = load_batch_of_key(store, key)
-            # A model of the same name that was put in place of another has other features.
+            # A model that replaced another of the same name has other features.
             if made_by(store, model, key) != model_digest:
                 continue
             if decoded_by(store, model, key) != decoding:
                 continue
             block = read_block(store, model, key, 0, batch.rows, taps=False)
-        except StoreError:  # never extracted under this model, or removed since
+        except StoreError:  # never extracted under this model, or removed
             continue
         good = np.flatnonzero(block.status == SCORED)
         image_ids.append(block.image_id[good])
@@ -87,10 +87,10 @@ def copy_features(
 
     Args:
         store: where the batches are.
-        model: whose features.
-        seen: where images lie.
-        wanted: digests of images that are in ``seen``, by their row in the block.
-        block: to be filled in; its labels are left alone.
+        model: that made the features.
+        seen: positions of the images.
+        wanted: digests of images in ``seen``, by row of the block.
+        block: to be filled; its labels are left alone.
     """
     places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for row, image_id in wanted.items():
@@ -107,7 +107,7 @@ def copy_features(
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
         source_arrays = found[0].arrays()
         for name, values in block.arrays().items():
-            # What an image is called is for its own batch to say; old ones know no colour.
+            # The label is the image's own batch's; old batches have no colour.
             if name != "label" and name in source_arrays:
                 values[rows] = source_arrays[name][offsets]
     return True
@@ -116,12 +116,12 @@ def copy_features(
 def verified_block(
     store: Store, model: str, batch: Batch, shard: Shard
 ) -> tuple[FeatureBlock, ShardRecord] | None:
-    """Read a shard's features and their record; None where they are not those of the ledger."""
+    """Read a shard's features and their record; None if they do not match the ledger."""
     record = read_shard_record(store, batch, model, shard)
     if record is None:
         return None
-    # Features may be lost or damaged behind the ledger's back, by a clean-up or a partial restore;
-    # or it is what the process remembers of them that is no longer so.
+    # A clean-up or a partial restore may lose or damage features without the ledger, or this
+    # process's cached metadata may be out of date.
     for remembered in (True, False):
         try:
             block = read_block(
@@ -135,10 +135,10 @@ def verified_block(
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:
-    """Read a shard's features where nothing else can take their place.
+    """Read a shard's features, which cannot be recomputed here.
 
     Raises:
-        StoreError: they are not those that the ledger knows.
+        StoreError: they do not match the ledger.
     """
     found = verified_block(store, model, batch, shard)
     if found is None:

@@ -1,7 +1,7 @@
-"""Arrange the arrays of a block as two, so that a shard is two objects: its taps, and its rows.
+"""Pack the arrays of a block into two, so that a shard is two objects: its taps, and its rows.
 
-An object store answers each request after tens of milliseconds, however small the object is, so
-what lies in one is read and written at once. ``taps`` float32 (n, D) holds all taps side by side;
+An object store takes tens of milliseconds for each request, however small the object, and few
+objects are faster to read and write than many. ``taps`` float32 (n, D) holds all taps side by side;
 ``rows`` uint8 (n, B) holds the rest, a packed record for each row. The group's attributes describe
 both: ``taps`` lists name and width of each tap, ``rows`` name, type and shape of each field, so
 that ``group["rows"][:].view(dtype)`` gives the records.
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 TAPS, ROWS = "taps", "rows"
-TAP = "tap/"  # what a tap's name has before it
+TAP = "tap/"  # prefix of a tap's name
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def described(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Describe how arrays by name, each (n, ...), are packed, as JSON can say it.
+    """Describe how arrays by name, each (n, ...), are packed, as plain data for JSON.
 
     >>> described({"tap/a": np.zeros((1, 3), np.float32), "label": np.zeros(1, np.int8)})
     {'taps': [['a', 3]], 'rows': [['label', '|i1', []]]}
@@ -45,10 +45,10 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 def unpack(packed: Mapping[str, NDArray[Any]], how: Mapping[str, Any]) -> Arrays:
-    """Give back the arrays by name of ``rows``, and of ``taps`` where they are there.
+    """Return the arrays by name from ``rows``, and from ``taps`` if present.
 
     Raises:
-        ValueError: they are not what the description says.
+        ValueError: they do not match the description.
     """
     found: Arrays = {}
     if TAPS in packed:

@@ -1,11 +1,11 @@
-"""Keep the ledger of a batch: which shards are complete, and which reports are published.
+"""Store the ledger of a batch: complete shards and published reports.
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
 ``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
 of a part and of its slides until the report is published, and ``looks/<screening>/<part>.parquet``
-what was found of those of its images that were looked at twice;
-``sealed/<screening>.json`` says that it is. All lie in ``batches/<batch>/``. A screening is named
-by its detector, and by its site if it has one (`screening_key`).
+the results of second looks at some of its images; ``sealed/<screening>.json`` says that the report
+is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its site if
+it has one (`screening_key`).
 """
 
 from contextlib import suppress
@@ -25,10 +25,9 @@ class Failure(Part):
 
 
 class ShardRecord(Record):
-    """The record of a shard whose features are complete; ``digest`` is that of its FeatureBlock.
+    """The record of a shard with complete features; ``digest`` is its FeatureBlock's.
 
-    ``versions`` are those of Python and the libraries that made them; None in records of before
-    0.2.
+    ``versions`` are of Python and the libraries used; None in records older than 0.2.
     """
 
     shard: int
@@ -44,10 +43,9 @@ class ShardRecord(Record):
 class Seal(Record):
     """The record of a batch's published reports: their digests, counts, makers and time.
 
-    Seals of schema version 1 know of no reports on slides and the batch, those of version 2 of none
-    on fields, which only batches of a segmentation have. Of those of version 4 it is noted whether
-    they were announced, those of version 5 name the site and its version, if any, and those of
-    version 6 the report on patients.
+    Schema version 2 added the reports on slides and the batch, 3 the report on fields, which only
+    batches of a segmentation have, 4 records whether it was announced, 5 the site and its version,
+    if any, and 6 the report on patients.
     """
 
     schema_version: int = 6
@@ -72,12 +70,12 @@ class Seal(Record):
 
     @property
     def key(self) -> str:
-        """Return the key of the screening that it seals."""
+        """Return the key of the sealed screening."""
         return screening_key(self.detector, self.site and site_name(self.site))
 
 
 def site_name(label: str) -> str:
-    """Return the site of a version's label.
+    """Return the site's name from a version's label.
 
     >>> site_name("kampala/v0003")
     'kampala'
@@ -86,9 +84,9 @@ def site_name(label: str) -> str:
 
 
 def screening_key(detector: str, site: str | None) -> str:
-    """Name the screening of a batch by a detector, at a site or at none.
+    """Return the key of a screening of a batch by a detector, at a site or at none.
 
-    Neither name can have a plus sign.
+    Neither name can contain a plus sign.
 
     >>> screening_key("m-v0001", None), screening_key("m-v0001", "kampala")
     ('m-v0001', 'm-v0001+kampala')
@@ -102,19 +100,19 @@ def write_shard_record(store: Store, batch: Batch, model: str, record: ShardReco
 
 
 def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
-    """Read the ledger's record of a shard; None where its features are not complete."""
+    """Read the ledger's record of a shard; None if its features are not complete."""
     parts = ("batches", batch.key, "ledger", model, f"{shard.number:06d}.json")
     return ShardRecord.find(store, *parts)
 
 
 class Quarantine(Record):
-    """Rows of a shard or another part of work that killed their worker, each alone."""
+    """Rows of a shard or another unit of work, each of which killed its worker."""
 
     rows: list[int]
 
 
 def write_quarantine(store: Store, batch: Batch, model: str, shard: Shard, rows: list[int]) -> None:
-    """Quarantine rows of a shard, counted from its start, so that no run works on them again."""
+    """Quarantine rows of a shard, counted from its start; no run processes them again."""
     parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
     Quarantine(rows=rows).write(store, *parts)
 
@@ -133,12 +131,12 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
 
 
 def scores_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Name the file, relative to the store, in which a part's scored rows wait for publication."""
+    """Return the file, relative to the store, where a part's scored rows wait for publication."""
     return ("batches", batch.key, "scores", key, f"{part:06d}.parquet")
 
 
 def shifts_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Name the file with the shifts of a part's slides: it is written last."""
+    """Return the file with the shifts of a part's slides, which is written last."""
     return ("batches", batch.key, "shifts", key, f"{part:06d}.parquet")
 
 
@@ -149,29 +147,29 @@ def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:
 
 
 def looks_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Name the file with what a second look found of some of a part's images."""
+    """Return the file with a part's second looks."""
     return ("batches", batch.key, "looks", key, f"{part:06d}.parquet")
 
 
 def complete_looks(store: Store, batch: Batch, key: str) -> set[int]:
-    """List the parts of a batch of which a screening has looked at some images twice."""
+    """List the parts of a batch in which a screening had a second look at some images."""
     names = store.names("batches", batch.key, "looks", key)
     return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
 
 
 def discard_scores(store: Store, batch: Batch, key: str) -> None:
-    """Remove the rows that waited for a report which is published now."""
-    # Those that say that a part is complete go first.
+    """Remove the scored rows of a report that is now published."""
+    # The markers of complete parts go first.
     store.remove("batches", batch.key, "shifts", key)
     store.remove("batches", batch.key, "looks", key)
     store.remove("batches", batch.key, "scores", key)
-    store.remove("batches", batch.key, "rows", key)  # what 0.1 wrote
+    store.remove("batches", batch.key, "rows", key)  # written by 0.1
 
 
 class Screening(Record):
-    """The time at which a detector first scored a batch, so that a resumed run states the same.
+    """The time at which a detector first scored a batch, which resumed runs keep.
 
-    ``site_version`` is that of the site that it is scored at; None without one.
+    ``site_version`` is its site's version; None without a site.
     """
 
     scored_at: datetime
@@ -179,14 +177,14 @@ class Screening(Record):
 
 
 def screening_start(store: Store, batch: Batch, key: str) -> datetime:
-    """Look up when a screening began to score a batch; write now where this is the first call."""
+    """Return the time at which a screening began to score a batch, set by the first call."""
     return _screening(store, batch, key, None).scored_at
 
 
 def screening_version(store: Store, batch: Batch, key: str, newest: int) -> int:
-    """Look up the version of its site that a screening uses; the newest where it begins now.
+    """Return the version of its site that a screening uses; the first call sets it to the newest.
 
-    So a run that goes on, or that is repeated, uses the version that the first one has used.
+    A resumed or repeated run therefore uses the version of the first run.
     """
     version = _screening(store, batch, key, newest).site_version
     return newest if version is None else version
@@ -208,13 +206,13 @@ def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
 
 
 def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
-    """Read the seal of a batch's reports by a screening; None where none are published."""
+    """Read the seal of a screening's reports on a batch; None if they are not published."""
     parts = ("batches", batch.key, "sealed", f"{key}.json")
     return Seal.find(store, *parts)
 
 
 class Announced(Record):
-    """People and other systems have been told of the report with this digest."""
+    """The note that the report with this digest was announced to people and other systems."""
 
     report_digest: str
 
@@ -226,9 +224,9 @@ def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
 
 
 def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Tell whether a publication was announced; of seals of before 0.2 that is taken for granted.
+    """Return whether a publication was announced; True for seals older than 0.2.
 
-    A run can end between its seal and its announcement. The next one then makes up for it.
+    A run can end between its seal and its announcement; the next run then announces it.
     """
     parts = ("batches", batch.key, "announced", f"{seal.key}.json")
     if seal.schema_version < 4:
@@ -238,7 +236,7 @@ def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
 
 
 def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[Seal]:
-    """List the seals of an attempt at a batch, one a detector, oldest first.
+    """List the seals of an attempt at a batch, one per screening, oldest first.
 
     See `read_readable` for damaged ones.
     """

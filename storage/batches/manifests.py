@@ -1,6 +1,6 @@
 """Keep a batch and its frozen manifest: ``batches/<batch>/{batch.json, manifest.parquet}``.
 
-Both are written once, when the batch starts. ``storage.batches.ledger`` keeps what is done after.
+Both are written once, when the batch starts; ``storage.batches.ledger`` records its progress.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.parquet import open_table, read_footer, read_known_group, table_to_bytes
-from storage.records import Part, Record, Tell, freeze, read_readable
+from storage.records import Part, Record, Tell, freeze, once, read_readable
 from storage.store import (
-    AlreadyExistsError,
     MissingError,
     Store,
     StoreError,
@@ -24,11 +23,11 @@ from storage.store import (
     which,
 )
 
-Sources = str | tuple[str, ...]  # where images came from: one source, or several
+Sources = str | tuple[str, ...]  # of the images: one source, or several
 
 
 def key_of(name: str, attempt: int) -> str:
-    """Name the folders of an attempt at a batch; no batch can have the key of a later one as name.
+    """Return the folder name of an attempt at a batch; a later one's is never a valid batch name.
 
     >>> key_of("night", 1), key_of("night", 2)
     ('night', 'night~2')
@@ -39,9 +38,9 @@ def key_of(name: str, attempt: int) -> str:
 class BatchPlan(Part):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
-    A batch that is forced starts anew as its next ``attempt``, beside what the last one made.
-    ``earlier`` are keys of batches whose features may be used again. ``sequence`` counts the
-    batches of a store as they start, for clocks go wrong; it is 0 in those of before 0.2.
+    A forced batch starts again as its next ``attempt``, and leaves the results of the last one in
+    place. ``earlier`` lists the keys of batches whose features may be reused. ``sequence`` counts
+    the batches of a store as they start, because clocks go wrong; it is 0 in batches before 0.2.
     """
 
     name: str
@@ -56,17 +55,17 @@ class BatchPlan(Part):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """List the sources that the manifest came from, also where there is only one."""
+        """List the manifest's sources, even if there is only one."""
         return (self.images,) if isinstance(self.images, str) else self.images
 
     @property
     def key(self) -> str:
-        """Name this attempt's folders; see `key_of`."""
+        """Return this attempt's folder name; see `key_of`."""
         return key_of(self.name, self.attempt)
 
 
 class Batch(BatchPlan, Record):
-    """A batch as it was frozen when it started."""
+    """A batch, frozen when it started."""
 
     rows: int
     manifest_digest: str
@@ -91,28 +90,21 @@ class Shard:
 
 
 def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
-    """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`) once and for all."""
+    """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`), which never changes."""
     check_name("batch", plan.name)
     # One row group a shard, so that a worker reads its own rows and nothing else.
     content = table_to_bytes(manifest, plan.shard_rows)
     batch = Batch(**plan.model_dump(), rows=manifest.num_rows, manifest_digest=digest_of(content))
-    try:
+    with once(f"batch {plan.name} exists already, and its manifest is frozen"):
         freeze(
-            store,
-            content,
-            batch,
-            "batches",
-            batch.key,
-            file="manifest.parquet",
-            record_file="batch.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(f"batch {plan.name} exists already, and its manifest is frozen") from None
+            store, content, batch, "batches", batch.key,
+            file="manifest.parquet", record_file="batch.json",
+        )  # fmt: skip
     return batch
 
 
 def find_batch(store: Store, name: str) -> Batch | None:
-    """Find the latest attempt at the batch of that name; None where it has not been started."""
+    """Find the latest attempt at a batch; None if it has not started."""
     check_name("batch", name)
     found = None
     following = Batch.find(store, "batches", name, "batch.json")
@@ -124,7 +116,7 @@ def find_batch(store: Store, name: str) -> Batch | None:
 
 
 def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
-    """Load a batch by name, at its latest attempt or a given one; StoreError lists the batches."""
+    """Load an attempt at a batch, by default the latest; StoreError lists the batches."""
     if attempt is not None and attempt > 1:
         return load_batch_of_key(store, key_of(name, attempt))
     batch = find_batch(store, name)
@@ -136,15 +128,12 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
 
 
 def load_batch_of_key(store: Store, key: str) -> Batch:
-    """Load the attempt at a batch whose folders have this key."""
+    """Load the attempt at a batch with this key."""
     return Batch.read(store, "batches", key, "batch.json")
 
 
 def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
-    """List the latest attempt at every batch that was started, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
+    """List the latest attempt at every batch, oldest first; see `read_readable` for damage."""
     latest: dict[str, Batch] = {}
     keys = store.folders("batches", having="batch.json")
     for batch in read_readable(lambda key: load_batch_of_key(store, key), keys, on_damage):
@@ -154,19 +143,19 @@ def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
 
 
 def verify_manifest(store: Store, batch: Batch) -> None:
-    """Raise StoreError where the manifest is not the one that was frozen."""
+    """Raise StoreError if the manifest differs from the frozen one."""
     parts = ("batches", batch.key, "manifest.parquet")
     if store.digest(*parts) != batch.manifest_digest:
         raise StoreError(
             f"{store.address(*parts)} is not the manifest that was frozen (sha256 differs): "
-            f"restore it from a backup, or start batch {batch.name} anew with --force"
+            f"restore it from a backup, or start batch {batch.name} again with --force"
         )
 
 
 def read_manifest(
     store: Store, batch: Batch, shard: Shard | None = None, columns: list[str] | None = None
 ) -> pa.Table:
-    """Read the manifest's rows, all of them or those of one shard."""
+    """Read the manifest's rows: all, or one shard's."""
     parts = ("batches", batch.key, "manifest.parquet")
     try:
         footer = _manifest_footer(store, batch.key, batch.manifest_digest)
@@ -180,7 +169,7 @@ def read_manifest(
 
 
 def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
-    """Find the manifest's rows of images at some addresses, in the manifest's order."""
+    """Find the manifest's rows with these addresses, in the manifest's order."""
     wanted = pa.array(sorted(set(uris)), pa.string())
     found = []
     for shard in batch.shards() if len(wanted) else ():
@@ -191,7 +180,7 @@ def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
 
 
 def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
-    """Read rows of the manifest by their numbers, in that order; each shard of them once."""
+    """Read rows of the manifest by number, in the given order; each shard is read once."""
     by_shard: dict[int, list[int]] = {}
     for place, number in enumerate(numbers):
         by_shard.setdefault(number // batch.shard_rows, []).append(place)
@@ -211,7 +200,7 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     """Read the footer of the manifest with this digest, once a process.
 
-    It tells of every row group, one a shard: read anew for each shard it would cost the square of
-    their number.
+    It describes every row group, one per shard, so reading it for each shard would take time
+    quadratic in their number.
     """
     return read_footer(store, "batches", key, "manifest.parquet")

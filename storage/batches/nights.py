@@ -1,8 +1,8 @@
-"""Keep the nights of an inbox: the images that each took, frozen before any computation.
+"""Store the nights of an inbox: the images that each took, frozen before any computation.
 
 ``nights/<series>/<date>/manifest.parquet`` lists the images, and ``night.json``, written last, says
-that the list is complete. All nights of a series together are its watermark: what stands in one of
-them is not taken again. A night that found no images may be frozen anew, any other never is.
+that the list is complete. All nights of a series are its watermark: an image in one of them is not
+taken again. Only a night that found no images may be frozen again.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from storage.leases import Lease, lease
 from storage.parquet import table_from_bytes, table_to_bytes
-from storage.records import Record, freeze
+from storage.records import Record, freeze, read_verified
 from storage.store import Store, StoreError, check_name, digest_of
 
 MANIFEST, NIGHT = "manifest.parquet", "night.json"
 
 
 class Night(Record):
-    """A night, and the list of images that it took."""
+    """A night and the list of images that it took."""
 
     series: str
     day: date
@@ -47,7 +47,7 @@ def batch_of(series: str, day: date) -> str:
 def series_lease(
     store: Store, series: str, on_wait: Callable[[str], None]
 ) -> AbstractContextManager[Lease]:
-    """Take the lease of a series of nights, so that no two nights take the same images."""
+    """Take the lease of a series, so that no two nights take the same images."""
     return lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
 
 
@@ -73,7 +73,7 @@ def freeze_night(
         frozen_at=frozen_at,
         digest=digest_of(content),
     )
-    # One that found nothing is replaced, for by now something may have arrived.
+    # An empty night is replaced: images may have arrived since.
     anew = found is not None
     freeze(
         store, content, night, *_folder(series, day), file=MANIFEST, record_file=NIGHT, anew=anew
@@ -82,7 +82,7 @@ def freeze_night(
 
 
 def find_night(store: Store, series: str, day: date) -> Night | None:
-    """Find the night of a series on a day; None where it has not been frozen."""
+    """Find the night of a series on a day; None if it is not frozen."""
     parts = (*_folder(series, day), NIGHT)
     return Night.find(store, *parts)
 
@@ -97,7 +97,7 @@ def manifest_address(store: Store, night: Night) -> str:
     """Locate the verified list of a night's images, as a source of images.
 
     Raises:
-        StoreError: it is damaged or lost.
+        StoreError: the list is damaged or lost.
     """
     _read_verified(store, night)
     return store.address(*_folder(night.series, night.day), MANIFEST)
@@ -110,13 +110,8 @@ def read_taken(store: Store, night: Night) -> pa.Table:
 
 def _read_verified(store: Store, night: Night) -> bytes:
     parts = (*_folder(night.series, night.day), MANIFEST)
-    content = store.read_bytes(*parts)
-    if digest_of(content) != night.digest:
-        raise StoreError(
-            f"{store.address(*parts)} is not the list that night {night.batch} froze (sha256 "
-            "differs): restore it from a backup, or nobody knows which images were taken"
-        )
-    return content
+    what = f"the list that night {night.batch} froze"
+    return read_verified(store, parts, night.digest, what, remedy="")
 
 
 def _folder(series: str, day: date) -> tuple[str, ...]:

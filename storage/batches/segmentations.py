@@ -1,9 +1,9 @@
-"""Keep segmentations: the images cut out of photographs and slides, as a batch's manifest.
+"""Store segmentations: the images cut out of photographs and slides, as a batch's manifest.
 
 ``segmentations/<name>/segmentation.json`` and ``sources.parquet`` are written once, when it starts;
-``surveys/<n>.parquet`` says where the fields of some sources lie, and ``places.parquet`` of all;
-``cells/<n>.parquet`` and ``fields/<n>.parquet`` hold what was found in some fields, the latter
-written last. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segmented.json`` says
+``surveys/<n>.parquet`` lists the places of fields in some sources, and ``places.parquet`` in all;
+``cells/<n>.parquet`` and ``fields/<n>.parquet``, written in this order, hold the cells and the rows
+of some fields. ``manifest.parquet`` and ``fields.parquet`` join them, and ``segmented.json`` says
 that they are complete.
 """
 
@@ -27,8 +27,8 @@ from storage.parquet import (
     write_parts,
     write_table,
 )
-from storage.records import Part, Record, freeze
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+from storage.records import Part, Record, freeze, once
+from storage.store import Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
 SOURCES, PLACES = "sources.parquet", "places.parquet"
@@ -38,15 +38,15 @@ STARTED, DONE = "segmentation.json", "segmented.json"
 Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
 TakenAs = Literal["cells", "fields", "slides"]
-SORT = "sort"  # column of the sources that says for which of these each is taken, where it is known
+SORT = "sort"  # column of the sources with the kind of each, if known
 
 
 class Cutting(Part):
-    """The way in which sources are cut up; lengths are pixels of a source's full size.
+    """The settings for cutting up sources; lengths are pixels of a source's full size.
 
-    ``microns_per_pixel`` is that of slides whose file does not say. ``tile`` and ``overlap`` are
-    for tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of a slide's field
-    that is searched, for cells.
+    ``microns_per_pixel`` applies to slides whose file does not state it. ``tile`` and ``overlap``
+    apply to tiles; the ``finder``, and the ``least_sharpness`` and ``most_packed`` of the fields of
+    a slide that are searched, apply to cells.
     """
 
     into: Into
@@ -59,10 +59,10 @@ class Cutting(Part):
 
 
 class Segmentation(Record):
-    """A segmentation as frozen when it started; ``images`` says where its sources came from.
+    """A segmentation, frozen when it started; ``images`` are the sources that a person named.
 
     The last ``cells`` of its sources are pictures of single cells, and are not cut up. ``taken_as``
-    is what a person said of all sources.
+    is the kind that a person stated for all sources.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Segmentation(Record):
 
     @property
     def digest(self) -> str:
-        """Compute the digest of the sources and of the way in which they are cut up."""
+        """Compute the digest of the sources and of how they are cut up."""
         return digest_of(f"{self.sources_digest} {self.cutting.model_dump_json()}".encode())
 
 
 class Segmented(Record):
-    """The record of a complete segmentation; it counts fields by kind and failures by reason."""
+    """The record of a complete segmentation; counts fields by kind and failures by reason."""
 
     digest: str
     sources: int
@@ -97,7 +97,7 @@ class Segmented(Record):
 def segmentation_lease(
     store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
 ) -> AbstractContextManager[Lease]:
-    """Take the lease of a segmentation, or wait for it; HeldByOtherError names who holds it."""
+    """Take the lease of a segmentation, or wait for it; HeldByOtherError names its holder."""
     return lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
 
 
@@ -113,9 +113,9 @@ def freeze_segmentation(
     started_at: datetime,
     taken_as: TakenAs | None = None,
 ) -> Segmentation:
-    """Write a segmentation's sources, as rows of a manifest, once and for all.
+    """Write a segmentation's sources, as rows of a manifest; they never change.
 
-    Those that are single cells come last; `SORT` tells them.
+    Single cells come last and are marked in `SORT`.
     """
     content = table_to_bytes(sources)
     made = Segmentation(
@@ -130,29 +130,25 @@ def freeze_segmentation(
         cells=_sorts(sources)["cells"],
         taken_as=taken_as,
     )
-    try:
+    with once(f"segmentation {name} exists already, and its sources are frozen"):
         freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
-    except AlreadyExistsError:
-        raise StoreError(
-            f"segmentation {name} exists already, and its sources are frozen"
-        ) from None
     return made
 
 
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
-    """Find the segmentation of that name; None where it has not been started."""
+    """Find a segmentation by name; None if it has not started."""
     parts = (FOLDER, _checked(name), STARTED)
     return Segmentation.find(store, *parts)
 
 
 def _checked(name: str) -> str:
-    """Return the name of a segmentation, or the key of a later attempt at the batch it is for."""
+    """Return the valid name of a segmentation, or the key of a later attempt at its batch."""
     check_name("segmentation", re.sub(r"~\d+$", "", name))
     return name
 
 
 def count_sorts(store: Store, name: str) -> dict[str, int]:
-    """Count the sources by what they were taken for; those that could not be told are left out."""
+    """Count the sources by kind, without those of unknown kind."""
     return dict(_sorts(read_table(store, FOLDER, name, SOURCES)))
 
 
@@ -163,7 +159,7 @@ def _sorts(sources: pa.Table) -> Counter[str]:
 
 
 def segmentation_of(store: Store, images: Sources) -> str | None:
-    """Find the name of the segmentation whose manifest a source of images is, or None."""
+    """Find the segmentation whose manifest is this source of images; return its name, or None."""
     if not isinstance(images, str) or not images.endswith(f"/{MANIFEST}"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
@@ -173,13 +169,13 @@ def segmentation_of(store: Store, images: Sources) -> str | None:
 
 
 def segmentation_for(store: Store, batch: Batch) -> Segmentation | None:
-    """Find the segmentation that was made for a batch when it began; None where none was."""
+    """Find the segmentation that was made for a batch when it started; None if there is none."""
     found = find_segmentation(store, batch.key)
     return found if found and batch.images == manifest_address(store, batch.key) else None
 
 
 def sources_of(store: Store, batch: Batch) -> Sources:
-    """Return the sources that a person gave for a batch, also where their cells were cut out."""
+    """Return the sources that a person gave for a batch, even if cells were cut out of them."""
     made = segmentation_for(store, batch)
     return made.images if made else batch.images
 
@@ -190,7 +186,7 @@ def manifest_address(store: Store, name: str) -> str:
 
 
 def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list[int]) -> None:
-    """Quarantine rows of the n-th part of ``surveys`` or ``fields``, so that no run reads them."""
+    """Quarantine rows of the n-th part of ``surveys`` or ``fields``; no run reads them again."""
     Quarantine(rows=rows).write(store, FOLDER, name, "quarantine", kind, f"{number:06d}.json")
 
 
@@ -207,7 +203,7 @@ def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) 
 
 
 def complete_parts(store: Store, name: str, kind: str) -> set[int]:
-    """List the numbers of the parts that are there."""
+    """List the numbers of the existing parts."""
     return {int(part.removesuffix(".parquet")) for part in store.names(FOLDER, name, kind)}
 
 
@@ -227,12 +223,12 @@ def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
 
 
 def write_places(store: Store, name: str, places: pa.Table, group: int) -> None:
-    """Write the places that surveys found, in parts of ``group`` rows."""
+    """Write the places found by surveys, in parts of ``group`` rows."""
     write_table(store, places, FOLDER, name, PLACES, group_rows=group)
 
 
 def count_places(store: Store, name: str) -> int | None:
-    """Count the parts of the places; None where not all sources have been surveyed."""
+    """Count the parts of the places; None until all sources have been surveyed."""
     if not store.exists(FOLDER, name, PLACES):
         return None
     count: int = read_footer(store, FOLDER, name, PLACES).num_row_groups
@@ -252,28 +248,28 @@ def publish(
 
 
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
-    """Declare a segmentation complete, and remove the parts that it was joined from."""
+    """Declare a segmentation complete, and remove the parts that were joined."""
     done.write(store, FOLDER, name, DONE)
     discard_parts(store, name)
 
 
 def discard_parts(store: Store, name: str) -> None:
-    """Remove the parts that a complete segmentation was joined from."""
+    """Remove the joined parts of a complete segmentation."""
     for kind in ("surveys", "cells", "fields", "quarantine"):
         store.remove(FOLDER, name, kind)
 
 
 def read_segmented(store: Store, name: str) -> Segmented | None:
-    """Read the record of a complete segmentation; None where it is not complete."""
+    """Read the record of a complete segmentation; None if it is not complete."""
     parts = (FOLDER, name, DONE)
     return Segmented.find(store, *parts)
 
 
 def verify_segmentation(store: Store, name: str) -> None:
-    """Compare a segmentation's files with their digests, where it has kept them.
+    """Compare a segmentation's files with their digests, if it has them.
 
     Raises:
-        StoreError: one is damaged.
+        StoreError: a file is damaged.
     """
     made, done = find_segmentation(store, name), read_segmented(store, name)
     kept = {SOURCES: made.sources_digest} if made else {}
@@ -292,7 +288,7 @@ def read_fields(store: Store, name: str) -> pa.Table:
     return read_table(store, FOLDER, name, FIELDS)
 
 
-# What a row about a source or a field begins with.
+# The first columns of a row on a source or a field.
 ABOUT = [
     ("source_uri", pa.string()),
     ("source_id", pa.string()),

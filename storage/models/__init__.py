@@ -1,1 +1,1 @@
-"""Keep classifiers, class statistics and detectors, none of which is ever overwritten."""
+"""Keep classifiers, class statistics and detectors, and never overwrite any."""

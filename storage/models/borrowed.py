@@ -1,4 +1,4 @@
-"""Copy what screening needs of a store into another one: model, detector and site."""
+"""Copy a model, detector and site, all that screening needs, into another store."""
 
 from storage.models.detectors import DetectorCard, load_model_of
 from storage.models.sites import SiteCard
@@ -6,7 +6,7 @@ from storage.store import Store
 
 
 def borrow(store: Store, into: Store, detector: DetectorCard, site: SiteCard | None) -> None:
-    """Copy a detector, its model and a version of a site, as they are."""
+    """Copy a detector, its model and a version of a site, unchanged."""
     folders: list[tuple[str, ...]] = [
         ("models", load_model_of(store, detector).name),
         ("detectors", detector.name),

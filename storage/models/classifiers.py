@@ -9,7 +9,7 @@ from storage.store import Store, StoreError, check_name, which
 
 
 class CrossValidation(Part):
-    """The figures of a model's recipe on patients that it was not trained on, in all folds.
+    """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
     ``digest`` is the sha256 of the table of `storage.models.out_of_fold`; ``metrics`` are rows of
     plain data, with intervals from resampling patients.
@@ -20,20 +20,22 @@ class CrossValidation(Part):
     metrics: list[dict[str, Any]]
 
 
-# The sequence of a model that an evaluation has trained to repeat another: it is never the default.
+# The sequence of a model that an evaluation trained to repeat another; never the default.
 REPETITION = -1
 
 
 class ModelCard(Card):
     """The card of a model: its network, its training and its metrics.
 
-    ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or
-    of what ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file;
-    ``sequence`` counts the models of a store as they are made, for clocks go wrong. It is 0 in
-    models of before 0.2, and `REPETITION` comes before all others. ``cross_validation`` is there if
-    the model was trained with folds.
+    ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
+    ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file, which names the
+    arithmetic if it is not float32, so models that differ in it have other features. ``sequence``
+    counts the models of a store as they are made, because clocks go wrong; it is 0 in models made
+    before 0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the model was
+    trained with folds.
     """
 
+    schema_version: int = 2  # 1 knew no arithmetic but float32
     name: str
     network: dict[str, Any]
     preprocessing: str
@@ -49,7 +51,7 @@ class ModelCard(Card):
 
     @classmethod
     def _had_digest(cls, data: dict[str, Any]) -> bool:
-        # The schema version stayed when cards got a digest; models count since then, too.
+        # Cards got a digest and a sequence together, without a new schema version.
         return "sequence" in data
 
     @property
@@ -58,18 +60,23 @@ class ModelCard(Card):
         return list(self.network["classes"])
 
     @property
+    def arithmetic(self) -> str:
+        """Name the arithmetic of the network, which before 0.4 was always float32."""
+        return str(self.network.get("arithmetic", "float32"))
+
+    @property
     def distance_taps(self) -> list[str]:
-        """List the taps that distances are measured at, in rising order."""
+        """List the taps at which distances are measured, in ascending order."""
         return sorted(self.network.get("distance_taps") or self.tap_widths)
 
     @property
     def held_out(self) -> frozenset[str]:
-        """Collect the keys of validation and test, which no statistics may be fitted on."""
+        """Collect the keys of the validation and test parts, which statistics must not include."""
         return frozenset(self.split["validation"]) | frozenset(self.split["test"])
 
 
 def refuse_existing(store: Store, name: str) -> None:
-    """Raise StoreError where a model of this name exists already, or the name is not allowed."""
+    """Raise StoreError if a model of this name exists, or the name is not allowed."""
     check_name("model", name)
     if store.exists("models", name, "card.json"):
         raise StoreError(
@@ -78,7 +85,7 @@ def refuse_existing(store: Store, name: str) -> None:
 
 
 def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
-    """Write a model's weights and card; StoreError where a model of its name exists."""
+    """Write a model's weights and card; StoreError if a model of its name exists."""
     refuse_existing(store, card.name)
     save_described(
         store, weights, card, "models", card.name, file="model.safetensors", card_file="card.json"
@@ -93,19 +100,19 @@ def list_models(store: Store, on_damage: Tell | None = None) -> list[ModelCard]:
 
 
 def model_names(store: Store) -> list[str]:
-    """List the names of all models, those whose card is damaged too."""
+    """List the names of all models, including those with a damaged card."""
     return store.folders("models", having="card.json")
 
 
 def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[ModelCard]) -> None:
-    """Raise what is wrong with a model that may be newer than all whose cards can be read.
+    """Raise the StoreError of a damaged model that may be newer than all readable ones.
 
-    Models count from 1 as they are made, so a damaged one is older where a number below the
+    Models are numbered from 1 as they are made, so a damaged one is older if a number below the
     highest is missing.
 
     Args:
         store: where they are.
-        lost: names of those whose card is damaged.
+        lost: names of models with a damaged card.
         cards: of the others.
     """
     numbers = {card.sequence for card in cards if card.sequence > 0}
@@ -115,7 +122,7 @@ def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[Mod
 
 
 def load_card(store: Store, name: str) -> ModelCard:
-    """Load the card of one model; StoreError lists the models that there are."""
+    """Load the card of one model; StoreError lists the existing ones."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
         have = model_names(store)
@@ -127,15 +134,15 @@ def load_card(store: Store, name: str) -> ModelCard:
 
 
 def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> ModelCard:
-    """Load the card of the model of that name, or of the newest where no name is given.
+    """Load the card of the named model, by default the newest.
 
     Args:
         store: where it is.
         name: of the model.
-        on_damage: is told which older models are damaged; without it damage is raised.
+        on_damage: called with a message for each damaged older model; without it damage is raised.
 
     Raises:
-        StoreError: there is none, or it is damaged, or one that may be the newest is.
+        StoreError: there is no such model, or it, or a model that may be newer, is damaged.
     """
     if name is not None:
         return load_card(store, name)
@@ -147,5 +154,5 @@ def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> 
 
 
 def load_weights(store: Store, card: ModelCard) -> Arrays:
-    """Load the weights of a model, and verify their digest."""
+    """Load the weights of a model and verify their digest."""
     return arrays_from_bytes(load_described(store, card, "models", card.name, "model.safetensors"))

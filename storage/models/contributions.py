@@ -16,7 +16,7 @@ from storage.store import Store, StoreError
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows (n,) of one batch, in rising order, with their patients and slides, if known.
+    """Rows (n,) of one batch, in ascending order, with their patients and slides, if known.
 
     ``batch`` is its key.
     """
@@ -44,7 +44,7 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
     """List the rows of a batch that are in the statistics now.
 
     Raises:
-        StoreError: its manifest or its features are not those that were fitted.
+        StoreError: its manifest or features differ from those that were fitted.
     """
     batch, rows = _labelled(store, card, contribution, held_out=False)
     given = (batch.manifest_digest, len(rows))
@@ -59,9 +59,9 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
 
 
 def held_out_rows(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
-    """List the rows of a batch whose cells are known, but held out from the statistics.
+    """List the labelled rows of a batch that are held out from the statistics.
 
-    They are of the model's validation and test parts, whose errors are counted.
+    They belong to the model's validation and test parts, on which errors are counted.
     """
     return _labelled(store, card, contribution, held_out=True)[1]
 
@@ -83,7 +83,7 @@ def _labelled(
 
 
 def grouped(parts: Sequence[Rows], by: str) -> dict[str, list[Rows]]:
-    """Group rows by their ``patient`` or ``slide``; those that name none are left out."""
+    """Group rows by ``patient`` or ``slide``, without rows that name none."""
     groups: dict[str, list[Rows]] = {}
     for part in parts:
         keys = np.asarray(part.patients if by == "patient" else part.slides, object)
@@ -100,17 +100,17 @@ def repeated_rows(
     *,
     held_out: bool = False,
 ) -> list[int]:
-    """List the rows of a contribution whose images others have given, or an earlier row of it.
+    """List the rows of a contribution whose images another one, or an earlier row, already has.
 
-    Which images batches of other stores have is not known here.
-    Half of an image's digest tells a billion images apart: 16 bytes of each are in memory.
+    The images in batches of other stores are not known here. Only 16 bytes of each digest are held
+    in memory, enough to distinguish a billion images.
 
     Args:
         store: where the batches are.
         card: of the model.
         contribution: the batch.
         others: the batches before it.
-        held_out: list those of its rows that are held out, and not those that are fitted.
+        held_out: list rows that are held out instead of rows that are fitted.
     """
     rows_of = held_out_rows if held_out else contributed
     here = [other for other in others if other.foreign is None]

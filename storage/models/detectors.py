@@ -1,7 +1,7 @@
 """Keep detectors: ``detectors/<detector>/{detector.safetensors, card.json}``, written once.
 
-A detector is what screening needs beside the model: class means and Cholesky factors by tap,
-the calibration scores, and the level at which an image is called abnormal.
+A detector has what screening needs besides the model: class means and Cholesky factors by tap,
+calibration scores, and the level at which an image is called abnormal.
 """
 
 import re
@@ -21,14 +21,15 @@ from storage.records import (
     Part,
     Tell,
     load_described,
+    once,
     read_readable,
     save_described,
 )
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, which
+from storage.store import Store, StoreError, check_name, which
 
 
 class TapCard(Part):
-    """The figures that tell how well one tap's covariance is known.
+    """Figures that show how well one tap's covariance is known.
 
     ``condition_number`` is that of the shrunk covariance; ``dead_units`` never varied.
     """
@@ -40,9 +41,9 @@ class TapCard(Part):
 
 
 class RateCard(Part):
-    """An error rate of cells, a share: mean and deviation between slides, and how well it is known.
+    """An error rate of cells (a share): its mean, its deviation between slides, its uncertainty.
 
-    ``low`` and ``high`` bound the mean (95%); ``slides`` and ``cells`` are those it was counted on.
+    ``low`` and ``high`` bound the mean (95%), counted on ``slides`` and ``cells``.
     """
 
     mean: float
@@ -56,8 +57,8 @@ class RateCard(Part):
 class ThresholdCard(Part):
     """Describe a threshold on a cell's log-odds of "parasitized", and its error rates.
 
-    ``limit_of_detection`` is a share, of a slide of so many red cells as the card of the counting
-    says; None where no parasitaemia would be seen for certain.
+    ``limit_of_detection`` is a share, for a slide of `CountingCard.cells` red cells; None if no
+    parasitaemia is certain to be seen.
     """
 
     log_odds: float
@@ -67,7 +68,7 @@ class ThresholdCard(Part):
 
 
 class CountingCard(Part):
-    """The thresholds that count parasites, best for ``cells`` red cells, beside the diagnosis'.
+    """The thresholds for counting parasites, chosen for ``cells`` red cells, and the diagnosis'.
 
     ``counting`` is for few parasites, ``dense`` for many.
     """
@@ -79,10 +80,10 @@ class CountingCard(Part):
 
 
 class FloorCard(Part):
-    """Describe what a smear can be, by fitted slides that were altered as laboratories differ.
+    """Limits of what can be a smear, from fitted slides altered as laboratories differ.
 
-    ``shift``, ``spread`` and ``reach`` are the largest that a group of cells, its cells among each
-    other, and a single cell may have; ``slides`` counts the altered slides.
+    ``shift`` is the largest allowed for a group of cells, ``spread`` for the cells of a group among
+    each other, ``reach`` for a single cell; ``slides`` counts the altered slides.
     """
 
     shift: float
@@ -91,15 +92,15 @@ class FloorCard(Part):
     slides: int
 
 
-KNOWS_WITNESSES = 5  # the schema version from which on two witnesses were looked for
+KNOWS_WITNESSES = 5  # the first schema version with two witnesses
 
 
 class WitnessCard(Part):
-    """Describe two witnesses of a diagnosis, by cells that neither has seen.
+    """The calibration of two witnesses of a diagnosis on cells that neither has seen.
 
-    ``taps`` make the discriminant. ``cells`` and ``slides`` (or patients) count what calibrated it.
-    One witness alone takes the share ``disagreeing`` of the cells for parasitized, and the share
-    ``errors_disagreeing`` of the wrong diagnoses; None where none is wrong.
+    The discriminant uses ``taps``; ``cells`` and ``slides`` (or patients) count its calibration
+    set. The witnesses disagree on the share ``disagreeing`` of these cells, and on the share
+    ``errors_disagreeing`` of the wrong diagnoses; None if none is wrong.
     """
 
     taps: list[str]
@@ -110,15 +111,14 @@ class WitnessCard(Part):
 
 
 class DetectorCard(Card):
-    """Describe a detector: what it was made from, and at which level it speaks.
+    """The card of a detector: its origin, its level, and what it can do.
 
-    ``slides`` counts those that calibrate scores by a cell's own slide; None where the detector
-    has no such scores, as all of schema version 1. ``sequence`` counts the detectors of a store as
-    they are made; it is 0 in those of before 0.2. ``second_look`` counts the images that calibrate
-    a second look; None where the detector cannot look twice. ``counting`` is None where the error
-    rates of a count are not known. Both are None in all of before schema version 3. Without a
-    ``floor``, as in all of before version 4, any slide passes for a smear. Without ``witnesses``,
-    as in all of before version 5, the network alone diagnoses.
+    ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
+    scores, as in schema version 1. ``sequence`` counts the detectors of a store as they are made;
+    it is 0 in detectors made before 0.2. ``second_look`` counts the images that calibrate a second
+    look; None if the detector cannot look twice. ``counting`` is None if the error rates of a count
+    are not known. Both are None before schema version 3. Without a ``floor`` (before version 4) any
+    slide passes for a smear; without ``witnesses`` (before version 5) only the network diagnoses.
     """
 
     digest_since: ClassVar[int] = 2
@@ -145,40 +145,31 @@ class DetectorCard(Card):
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
-    """Write a detector's arrays and card; StoreError where a detector of its name exists."""
+    """Write a detector's arrays and card; StoreError if a detector of its name exists."""
     check_name("detector", card.name)
-    try:
+    with once(f"detector {card.name} exists already, and detectors are never overwritten"):
         save_described(
-            store,
-            content,
-            card,
-            "detectors",
-            card.name,
-            file="detector.safetensors",
-            card_file="card.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"detector {card.name} exists already, and detectors are never overwritten"
-        ) from None
+            store, content, card, "detectors", card.name,
+            file="detector.safetensors", card_file="card.json",
+        )  # fmt: skip
 
 
 def detector_names(store: Store) -> list[str]:
-    """List the names of all detectors, those whose card is damaged too."""
+    """List the names of all detectors, including those with a damaged card."""
     return store.folders("detectors", having="card.json")
 
 
 def list_detectors(
     store: Store, on_damage: Tell | None = None, models: Sequence[ModelCard] | None = None
 ) -> list[DetectorCard]:
-    """List the cards of all detectors, oldest first: by model, and then by statistics version.
+    """List the cards of all detectors, oldest first: by model, then by statistics version.
 
-    A clock that was wrong once must not make a detector the newest for as long as it was ahead.
+    Dates do not count, because a clock may have been ahead once.
 
     Args:
         store: where they are.
         on_damage: see `read_readable`.
-        models: all models, oldest first, where they are known.
+        models: all models, oldest first, if known.
     """
     cards = read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
     order = _ages(list_models(store, on_damage) if models is None else models)
@@ -210,12 +201,12 @@ def load_detector_card(
     Args:
         store: where it is.
         name: of the detector.
-        on_damage: is told which older detectors and models are damaged; without it damage is
-            raised.
+        on_damage: called with a message for each damaged older detector or model; without it damage
+            is raised.
 
     Raises:
-        StoreError: there is none, and those that there are are listed; or it is damaged; or the
-            card of one that may be newer than all others is.
+        StoreError: there is no such detector (the message lists the others), or its card, or that
+            of a detector that may be newer, is damaged.
     """
     if name is not None:
         check_name("detector", name)
@@ -234,7 +225,7 @@ def load_detector_card(
     cards = _of_readable_models(store, cards, models)
     for lost in have:
         if lost not in readable and (not cards or _may_be_newer(lost, cards[-1], models)):
-            _read(store, lost)  # raises what is wrong with it
+            _read(store, lost)  # raises its StoreError
     if on_damage:
         for text in damage:
             on_damage(text)
@@ -244,23 +235,23 @@ def load_detector_card(
 def _of_readable_models(
     store: Store, cards: list[DetectorCard], models: Sequence[ModelCard]
 ) -> list[DetectorCard]:
-    """Leave out detectors of models whose card is damaged, where others are newer.
+    """Skip detectors whose model has a damaged card, if others are newer.
 
     Raises:
-        StoreError: one of those may be the newest.
+        StoreError: a skipped one may be the newest.
     """
     lost = set(model_names(store)) - {model.name for model in models}
     found = [card for card in cards if card.model not in lost]
     left_out = [card for card in cards if card.model in lost]
     if left_out and not (found and found[-1].sequence > max(each.sequence for each in left_out)):
-        load_card(store, left_out[-1].model)  # raises what is wrong with it
+        load_card(store, left_out[-1].model)  # raises its StoreError
     if left_out:
         refuse_newer_damage(store, lost, models)
     return found
 
 
 def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:
-    """Tell by its name whether a detector whose card is damaged may be newer than another."""
+    """Return whether a detector with a damaged card may, by its name, be newer than another."""
     named = re.fullmatch(r"(.+)-v(\d{4,})(-\d+)?", lost)
     if named is None:
         return True
@@ -275,7 +266,7 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
     """Load the card of the model that a detector was made from.
 
     Raises:
-        StoreError: it is missing, or another model has its name by now.
+        StoreError: the model is missing, or another model has its name by now.
     """
     card = load_card(store, detector.model)
     if card.digest != detector.model_digest:
@@ -287,7 +278,7 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
 
 
 def load_detector(store: Store, card: DetectorCard) -> Arrays:
-    """Load the arrays of a detector, and verify their digest."""
+    """Load the arrays of a detector and verify their digest."""
     return arrays_from_bytes(
         load_described(store, card, "detectors", card.name, "detector.safetensors")
     )

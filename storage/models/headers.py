@@ -10,10 +10,10 @@ from storage.models.statistics import Contribution
 from storage.store import StoreError, check_name
 
 HEXADECIMAL = set("0123456789abcdef")
-PSEUDONYMS = (16, 64)  # signs of one
+PSEUDONYMS = (16, 64)  # characters in one
 MOST = 10**12  # cells, slides, attempts and versions
 LONGEST_TEXT, MOST_TEXTS = 500, 100
-# What `tasks.sites.adaptation` may find: its logarithm of the scale lies within 3, its bias in 20.
+# The limits in `tasks.sites.adaptation`: log scale within 3, bias within 20.
 SCALES, BIASES = (0.0497, 20.1), (-20.0, 20.0)
 LOSSES = (0.0, 1e4)
 LOG_ODDS = (-50.0, 50.0)
@@ -39,7 +39,7 @@ def _once(field: str, values: Iterable[str]) -> None:
     seen = set[str]()
     for value in values:
         if value in seen:
-            _refuse(field, value, "there once, and is there twice")
+            _refuse(field, value, "there once, but is there twice")
         seen.add(value)
 
 
@@ -49,7 +49,7 @@ def _text(field: str, value: str) -> None:
 
 
 def check_contributions(found: Sequence[Contribution]) -> None:
-    """Raise StoreError where a field of the batches of class statistics is beyond its limit."""
+    """Raise StoreError if a field of the statistics' batches is beyond its limit."""
     if not found:
         _refuse("the number of batches", 0, "at least 1")
     for each in found:
@@ -71,18 +71,18 @@ def check_contributions(found: Sequence[Contribution]) -> None:
 def refuse_taken_name(
     new: Contribution, known: Sequence[Contribution], batches: Iterable[str]
 ) -> None:
-    """Raise StoreError where a batch from outside has the name of another batch of this store."""
+    """Raise StoreError if an imported batch has the name of a batch of this store."""
     if new.batch in {each.batch for each in known} | set(batches):
         _refuse("a batch's name", new.batch, "that of no batch of this store")
 
 
 def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None:
-    """Raise StoreError where a field of a site's card is beyond its limit.
+    """Raise StoreError if a field of a site's card is beyond its limit.
 
     Args:
-        card: of the site, from outside.
-        model: of this store, that the site names.
-        detector: likewise.
+        card: of the imported site.
+        model: the model of this store that the site names.
+        detector: the detector of this store that the site names.
     """
     for kind, name in (("site", card.name), ("detector", card.detector), ("model", card.model)):
         check_name(kind, name)
@@ -98,7 +98,8 @@ def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None
         _refuse("model and statistics_version", (card.model, card.statistics_version),
                 "those of the site's detector")  # fmt: skip
     _nights(card)
-    _number("calibrating_slides", card.calibrating_slides, 0, card.slides)
+    # Slides of too few cells to be learned calibrate as well.
+    _number("calibrating_slides", card.calibrating_slides, 0, MOST)
     for level, share in card.false_alarms.items():
         try:
             _number("a level of false_alarms", float(level), 0.0, 1.0)

@@ -1,14 +1,15 @@
-"""Keep what cross-validation says of every training image: ``models/<model>/out_of_fold.parquet``.
+"""Keep each training image's out-of-fold diagnosis: ``models/<model>/out_of_fold.parquet``.
 
-Each row was diagnosed by a network that was trained without the image's patient. The card's
-``cross_validation`` names the table's digest, and has the metrics that were computed from it.
+Each row was diagnosed by a network trained without the image's patient. The card's
+``cross_validation`` has the table's digest and the metrics computed from it.
 """
 
 import pyarrow as pa
 
 from storage.models.classifiers import ModelCard
 from storage.parquet import table_from_bytes, table_to_bytes
-from storage.store import Store, StoreError, digest_of
+from storage.records import read_verified
+from storage.store import Store, digest_of
 
 FILE = "out_of_fold.parquet"
 
@@ -52,18 +53,14 @@ def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
 
 
 def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
-    """Read the table (`OUT_OF_FOLD`) of a model; None where it was trained without folds.
+    """Read the table (`OUT_OF_FOLD`) of a model; None if it was trained without folds.
 
     Raises:
-        MissingError: the file is not there.
-        StoreError: it is not the one that the card describes.
+        MissingError: the file does not exist.
+        StoreError: the file is not the one that the card describes.
     """
     if card.cross_validation is None:
         return None
-    content = store.read_bytes("models", card.name, FILE)
-    if digest_of(content) != card.cross_validation.digest:
-        raise StoreError(
-            f"{store.address('models', card.name, FILE)} is not the file that its card describes "
-            "(sha256 differs): restore it from a backup or train anew"
-        )
+    path, digest = ("models", card.name, FILE), card.cross_validation.digest
+    content = read_verified(store, path, digest, "the file that its card describes")
     return table_from_bytes(content)

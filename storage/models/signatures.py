@@ -1,8 +1,8 @@
-"""Verify who signed a file from outside, by OpenSSH signatures, where a store asks for them.
+"""Verify the OpenSSH signature of an imported file, if the store asks for signatures.
 
-A store asks by having ``federation/allowed_signers``, a file as ssh-keygen reads it: a name and an
-ed25519 key a line. ``ssh-keygen -Y sign -n slidewatch -f KEY FILE`` signs a file and writes the
-signature beside it. The format is that of PROTOCOL.sshsig of OpenSSH.
+A store asks for them if it has ``federation/allowed_signers``, a file for ssh-keygen with a name
+and an ed25519 key per line. ``ssh-keygen -Y sign -n slidewatch -f KEY FILE`` signs a file and
+writes the signature next to it. OpenSSH's PROTOCOL.sshsig describes the format.
 """
 
 import binascii
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from storage.store import Store, StoreError
 
 ALLOWED = ("federation", "allowed_signers")
-NAMESPACE = b"slidewatch"  # a signature on something else, such as a commit, is none on a file
+NAMESPACE = b"slidewatch"  # so that a signature on a commit, say, is not valid for a file
 KEY = b"ssh-ed25519"
 MAGIC = b"SSHSIG"
 VERSION = (1).to_bytes(4, "big")
@@ -25,15 +25,15 @@ BEGIN, END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
 
 
 def signer_of(store: Store, path: str, content: bytes) -> str | None:
-    """Return the name of who signed a file; None where the store asks for no signature.
+    """Return the name of a file's signer; None if the store asks for no signature.
 
     Args:
-        store: that the file is for.
-        path: of the file; its signature lies beside it, in ``<path>.sig``.
+        store: the importing store.
+        path: of the file; its signature is in ``<path>.sig``.
         content: of the file.
 
     Raises:
-        StoreError: the file is not signed, or by nobody whom the store allows.
+        StoreError: the file is not signed, or its signer is not allowed.
     """
     if not store.exists(*ALLOWED):
         return None
@@ -59,7 +59,7 @@ def signer_of(store: Store, path: str, content: bytes) -> str | None:
 
 
 def _allowed(store: Store) -> dict[bytes, str]:
-    """Read the names of allowed signers by their key."""
+    """Read the names of allowed signers, by key."""
     found = {}
     text = store.read_bytes(*ALLOWED).decode(errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
@@ -82,7 +82,7 @@ def _signing_key(armoured: bytes, content: bytes) -> bytes:
     """Return the public key whose signature on the content this is.
 
     Raises:
-        ValueError: it is no signature, or one of another kind.
+        ValueError: it is not an OpenSSH signature of the right kind.
         InvalidSignature: it is a signature on other content.
     """
     lines = armoured.split()
@@ -116,7 +116,7 @@ def _strings(blob: bytes, count: int) -> list[bytes]:
         found.append(blob[at + 4 : at + 4 + size])
         at += 4 + size
     if at != len(blob):
-        raise ValueError("it is cut short, or has more than a signature")
+        raise ValueError("it is cut short or too long")
     return found
 
 

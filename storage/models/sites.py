@@ -1,7 +1,7 @@
-"""Keep laboratories' own normals: ``sites/<site>/<version>/{site.safetensors, card.json}``.
+"""Keep each laboratory's own normal: ``sites/<site>/<version>/{site.safetensors, card.json}``.
 
-A version is written once. What each of its nights added lies in ``sites/<site>/nights/`` under its
-digest, so that a night can be taken out again exactly, and versions share it.
+A version is written once. Each night's contribution is in ``sites/<site>/nights/`` under its
+digest: versions share it, and it can be taken out again exactly.
 """
 
 from typing import NamedTuple
@@ -11,20 +11,31 @@ from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import Batch, load_batch
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
 from storage.models.statistics import version_name
-from storage.records import Card, Part, Record, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of, which
+from storage.records import (
+    Card,
+    Part,
+    Record,
+    Tell,
+    load_described,
+    once,
+    read_readable,
+    read_verified,
+    save_by_digest,
+    save_described,
+)
+from storage.store import Store, StoreError, check_name, which
 
 FOLDER = "sites"
 NIGHTS, LEARNED = "nights", "learned"
-ALL, NONE = "all", "none"  # of a night's slides are known to be negative
+ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 
 
 class SiteNight(Part):
-    """The night of a site: a batch, what it added, and the digest of the file that keeps this.
+    """A night of a site: a batch, and the digest of the file with its contribution.
 
-    ``learned`` nights joined by themselves, the others were commissioned. Of ``imported`` ones no
-    features are here. ``negative`` names the slides and patients that are known to be negative, or
-    is "all" of them.
+    ``learned`` nights joined by themselves, the others were commissioned. The features of
+    ``imported`` nights are not in this store. ``negative`` names the slides and patients known to
+    be negative, or is "all".
     """
 
     batch: str
@@ -41,14 +52,18 @@ class SiteNight(Part):
 class AdaptationCard(Part):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
-    It is used where it is ``accepted``: ``gain``, by how much the log loss of cells that were held
-    back falls, is above 0 at the ``gain_low`` end of its 95% interval, and would be so if one more
-    cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds, on
-    cells that were held back, whole slides of them ``by_slide``.
+    They are those of the site's own discriminant if the ``statistics`` were also adapted; before
+    schema version 3 they never were.
+
+    ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
+    ``gain_low``, the lower end of the gain's 95% interval, is above 0, and would stay so if one
+    more cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds on
+    held-back cells, or on whole held-back slides if ``by_slide``.
     """
 
     scale: float
     bias: float
+    statistics: bool = False
     accepted: bool
     cells: int
     slides: int
@@ -63,28 +78,29 @@ class AdaptationCard(Part):
 
     @property
     def text(self) -> str:
-        """Say what was fitted, and what it did, for a person."""
+        """Describe the adaptation and its effect to a person."""
         used = "adapted" if self.accepted else "not adapted"
+        whose = "the class statistics of " * self.statistics
         held = "slides" if self.by_slide else "cells"
         return (
-            f"{used} by {self.cells:,} labelled cells of {self.slides:,} patients or slides: on "
-            f"{held} held back, accuracy {self.accuracy_before:.1%} without and "
+            f"{used} by {whose}{self.cells:,} labelled cells of {self.slides:,} patients or "
+            f"slides: on {held} held back, accuracy {self.accuracy_before:.1%} without and "
             f"{self.accuracy_after:.1%} with, log loss {self.loss_before:.3f} and "
             f"{self.loss_after:.3f} (gain {self.gain_low:.3f} to {self.gain_high:.3f})"
         )
 
 
 class SiteCard(Card):
-    """The card of a version of a site: what it is made from, and how often it calls wrongly.
+    """The card of a version of a site: its origin and its error rates.
 
-    ``false_alarms`` maps levels to the realised share of ordinary cells called abnormal, a mean
-    over slides, each left out; empty where no slide could be. ``commissioned`` is the version that
-    a person commissioned last. ``counting`` holds the site's own error rates at the detector's
+    ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
+    that were each left out; empty if no slide could be left out. ``commissioned`` is the version
+    that a person commissioned last. ``counting`` has the site's own error rates at the detector's
     thresholds; None without slides known to be negative. ``adaptation`` is None without enough
     labelled cells. Both are None before schema version 2.
     """
 
-    schema_version: int = 2
+    schema_version: int = 3
     name: str
     version: int
     parent: int | None
@@ -106,12 +122,12 @@ class SiteCard(Card):
 
     @property
     def label(self) -> str:
-        """Name the site and its version, as reports do, e.g. ``kampala/v0003``."""
+        """Return the site and its version as reports name them, e.g. ``kampala/v0003``."""
         return f"{self.name}/{version_name(self.version)}"
 
     @property
     def alarms_text(self) -> str:
-        """Write how often ordinary cells are called abnormal, for a person."""
+        """Describe to a person how often ordinary cells are called abnormal."""
         levels = sorted(self.false_alarms, key=float, reverse=True)
         return ", ".join(f"{self.false_alarms[level]:.3f} at {level}" for level in levels)
 
@@ -127,14 +143,14 @@ class SiteCard(Card):
 
     @property
     def origin(self) -> str | None:
-        """Say that another store gave the site, and who signed it; None for one of this store."""
+        """Say that another store gave the site, and who signed it; None if it is this store's."""
         if not self.imported:
             return None
         return "another store" + self.operation.removeprefix("import")
 
     @property
     def commissioned_nights(self) -> list[SiteNight]:
-        """List the nights that a person chose, which calibrate."""
+        """List the nights that a person commissioned; these calibrate."""
         return [night for night in self.nights if not night.learned]
 
     def night(self, batch: str) -> SiteNight | None:
@@ -155,14 +171,14 @@ def site_versions(store: Store, name: str) -> list[int]:
 
 
 def find_site(store: Store, name: str) -> SiteCard | None:
-    """Load the card of a site's newest version; None where the site was never commissioned."""
+    """Load the card of a site's newest version; None if the site was never commissioned."""
     check_name("site", name)
     versions = site_versions(store, name)
     return load_site_version(store, name, versions[-1]) if versions else None
 
 
 def load_site(store: Store, name: str) -> SiteCard:
-    """Load the card of a site's newest version; StoreError lists the sites that there are."""
+    """Load the card of a site's newest version; StoreError lists the existing sites."""
     found = find_site(store, name)
     if found is None:
         have = [each for each in store.names(FOLDER) if site_versions(store, each)]
@@ -191,12 +207,12 @@ def detector_at(
 
     Args:
         store: where they are.
-        detector: its name; by default the site's, or the newest where there is no site.
+        detector: its name; by default the site's, or the newest without a site.
         site: its name.
-        tell: is told of damaged detectors, and that there is a newer one than the site's.
+        tell: called with a message for each damaged detector, and if one is newer than the site's.
 
     Raises:
-        StoreError: one of them does not exist or is damaged, or the site is of another detector.
+        StoreError: one of them is missing or damaged, or the site belongs to another detector.
     """
     if site is None:
         return load_detector_card(store, detector, on_damage=tell), None
@@ -213,7 +229,7 @@ def detector_at(
 
 
 def refuse_other_detector(site: SiteCard, detector: DetectorCard) -> None:
-    """Raise StoreError where a site was learned with another detector."""
+    """Raise StoreError if a site was learned with another detector."""
     if site.detector_digest != detector.digest:
         raise StoreError(
             f"site {site.name} was commissioned with detector {site.detector}, not with "
@@ -223,20 +239,18 @@ def refuse_other_detector(site: SiteCard, detector: DetectorCard) -> None:
 
 
 def save_site(store: Store, card: SiteCard, content: bytes) -> None:
-    """Write a version; StoreError where another run has written it meanwhile."""
-    try:
+    """Write a version; StoreError if another run has written it meanwhile."""
+    with once(
+        f"{card.label} was written by another run meanwhile: run the command again, and it will "
+        "build on it"
+    ):
         save_described(
             store, content, card, *card.folder, file="site.safetensors", card_file="card.json"
         )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"{card.label} was written by another run meanwhile: run the command again, and it "
-            "will build on it"
-        ) from None
 
 
 def remove_site(store: Store, name: str) -> None:
-    """Remove a site; its newest card last, by which a run that was killed is repeated."""
+    """Remove a site, its newest card last, so that a killed run can be repeated."""
     folders = [version_name(number) for number in site_versions(store, name)]
     for other in store.names(FOLDER, name):
         if other not in {*folders, "lease"}:
@@ -249,46 +263,38 @@ def remove_site(store: Store, name: str) -> None:
 
 
 def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
-    """Load the arrays of a version, and verify their digest."""
+    """Load the arrays of a version and verify their digest."""
     return arrays_from_bytes(load_described(store, card, *card.folder, "site.safetensors"))
 
 
 def save_night(store: Store, site: str, content: bytes) -> str:
-    """Write what a night adds to a site, and return its digest, by which it is found again."""
-    digest = digest_of(content)
-    path = (FOLDER, site, NIGHTS, f"{digest}.safetensors")
-    if not store.exists(*path):
-        store.write_bytes(content, *path)
-    return digest
+    """Write a night's contribution to a site, and return its digest."""
+    return save_by_digest(store, content, FOLDER, site, NIGHTS)
 
 
 def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
-    """Load what a night added to a site, and verify its digest."""
+    """Load a night's contribution to a site and verify its digest."""
     path = (FOLDER, site, NIGHTS, f"{night.digest}.safetensors")
-    content = store.read_bytes(*path)
-    if digest_of(content) != night.digest:
-        raise StoreError(
-            f"{store.address(*path)} is not what night {night.batch} added to site {site} (sha256 "
-            "differs): restore it from a backup"
-        )
+    what = f"what night {night.batch} added to site {site}"
+    content = read_verified(store, path, night.digest, what, remedy="")
     return arrays_from_bytes(content)
 
 
 class SiteImages(NamedTuple):
-    """The sha256 digests of the images of a site's nights, and the nights of which none is here."""
+    """The sha256 digests of the images of a site's nights, and the nights without any here."""
 
     image_ids: frozenset[bytes]
     unknown: tuple[str, ...]
 
 
 def images_of_night(store: Store, model: str, night: SiteNight) -> frozenset[bytes] | None:
-    """Collect the images of a night from its features; None where these are not in this store."""
+    """Collect the images of a night from its features; None if this store lacks these."""
     if night.imported:
         return None
     try:
         batch = load_batch(store, night.batch, night.attempt)
         return images_of_batch(store, model, batch)
-    except StoreError:  # those of a learned night may have been removed since
+    except StoreError:  # a learned night's features may have been removed
         return None
 
 
@@ -312,7 +318,7 @@ def images_of_site(store: Store, card: SiteCard) -> SiteImages:
 
 
 class Learning(Record):
-    """The decision on a screened night: the version that it joined, or why it joined none."""
+    """The decision on a screened night: the version it joined, or why it joined none."""
 
     version: int | None
     drift_p_value: float | None
@@ -320,15 +326,15 @@ class Learning(Record):
 
     @property
     def drifts(self) -> bool:
-        """Tell whether it was not learned because the site would have drifted with it."""
+        """Return whether the night was rejected because the site would have drifted with it."""
         return self.version is None and self.drift_p_value is not None
 
 
 def find_learning(store: Store, site: str, batch: str) -> Learning | None:
-    """Find the decision on a batch, by its key; None where none was taken yet."""
+    """Load the decision on a batch, by its key; None if there is none yet."""
     return Learning.find(store, FOLDER, site, LEARNED, f"{batch}.json")
 
 
 def note_learning(store: Store, site: str, batch: str, learning: Learning) -> None:
-    """Note the decision on a batch, so that no later run of the night takes it again."""
+    """Record the decision on a batch, so that no later run decides again."""
     learning.write(store, FOLDER, site, LEARNED, f"{batch}.json")

@@ -1,25 +1,34 @@
 """Keep class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``.
 
-A version is written once and says which contributions it holds, so that what was merged can be
-recognised (and merged once only) and taken out again.
+A version is written once and lists its contributions, so that a batch is merged only once and can
+be taken out again.
 """
 
 from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Part, Tell, load_described, read_readable, save_described
-from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+from storage.records import (
+    Card,
+    Part,
+    Tell,
+    load_described,
+    once,
+    read_readable,
+    read_verified,
+    save_by_digest,
+    save_described,
+)
+from storage.store import Store
 
 FOREIGN = "foreign"
 
 
 class Contribution(Part):
-    """The contribution of one batch to the statistics, and what was taken out of it since.
+    """The contribution of one batch to the statistics, and the parts removed since.
 
-    ``repeated`` are rows that never went in, for the same images were in already, and
-    ``repeated_held_out`` rows whose errors are not counted, for the same reason.
-    ``foreign`` is the digest of what a batch of another store gave, whose features are not here;
-    None for a batch of this store.
+    ``repeated`` are rows left out because their images were already in; ``repeated_held_out`` are
+    rows whose errors are not counted for the same reason. ``foreign`` is the digest of the
+    contribution of another store's batch, whose features are not here; None for this store's.
     """
 
     batch: str
@@ -35,7 +44,7 @@ class Contribution(Part):
 
 
 class Lineage(Card):
-    """The origin of a version of the statistics; ``images`` counts by class."""
+    """The origin of a version of the statistics; ``images`` are counts by class."""
 
     digest_since: ClassVar[int] = 3
 
@@ -58,7 +67,7 @@ class Lineage(Card):
 
     @property
     def origin(self) -> str | None:
-        """Say how many images other stores gave, and in which batches; None where none did."""
+        """Describe the images that other stores gave, by batch; None if there are none."""
         foreign = [each for each in self.contributions if each.foreign is not None]
         names = ", ".join(each.batch for each in foreign)
         return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
@@ -70,31 +79,20 @@ def version_name(version: int) -> str:
 
 
 def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
-    """Write a version; StoreError where another run has written it meanwhile."""
+    """Write a version; StoreError if another run has written it meanwhile."""
     version = version_name(lineage.version)
-    try:
+    with once(
+        f"statistics {version} of model {lineage.model} were written by another run meanwhile: run "
+        "the command again, and it will build on them"
+    ):
         save_described(
-            store,
-            moments,
-            lineage,
-            "statistics",
-            lineage.model,
-            version,
-            file="moments.safetensors",
-            card_file="lineage.json",
-        )
-    except AlreadyExistsError:
-        raise StoreError(
-            f"statistics {version} of model {lineage.model} were written by another run "
-            "meanwhile: run the command again, and it will build on them"
-        ) from None
+            store, moments, lineage, "statistics", lineage.model, version,
+            file="moments.safetensors", card_file="lineage.json",
+        )  # fmt: skip
 
 
 def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
-    """List all versions for a model, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
+    """List all versions for a model, oldest first; see `read_readable` for damaged ones."""
     folders = store.folders("statistics", model, having="lineage.json")
     found = read_readable(
         lambda name: Lineage.read(store, "statistics", model, name, "lineage.json"),
@@ -116,27 +114,19 @@ def load_statistics(store: Store, model: str, version: int) -> Lineage:
 
 
 def load_moments(store: Store, lineage: Lineage) -> Arrays:
-    """Load the moments of a version, and verify their digest."""
+    """Load the moments of a version and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
     return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))
 
 
 def save_foreign(store: Store, model: str, content: bytes) -> str:
-    """Write what a batch of another store gave, and return its digest."""
-    digest = digest_of(content)
-    path = ("statistics", model, FOREIGN, f"{digest}.safetensors")
-    if not store.exists(*path):
-        store.write_bytes(content, *path)
-    return digest
+    """Write the contribution of another store's batch, and return its digest."""
+    return save_by_digest(store, content, "statistics", model, FOREIGN)
 
 
 def load_foreign(store: Store, model: str, contribution: Contribution) -> Arrays:
-    """Load what a batch of another store gave, and verify its digest."""
+    """Load the contribution of another store's batch and verify its digest."""
     path = ("statistics", model, FOREIGN, f"{contribution.foreign}.safetensors")
-    content = store.read_bytes(*path)
-    if digest_of(content) != contribution.foreign:
-        raise StoreError(
-            f"{store.address(*path)} is not what batch {contribution.batch} of another store gave "
-            "(sha256 differs): restore it from a backup, or import it again"
-        )
+    what = f"what batch {contribution.batch} of another store gave"
+    content = read_verified(store, path, contribution.foreign or "", what, ", or import it again")
     return arrays_from_bytes(content)

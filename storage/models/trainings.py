@@ -1,7 +1,7 @@
-"""Keep the states of trainings that are not finished: ``trainings/<training>/epoch-NNNN...``.
+"""Keep the states of unfinished trainings: ``trainings/<training>/epoch-NNNN...``.
 
-A training is named by the digest of all that decides its outcome, so only the same one goes on from
-its states. They are removed when its model is there.
+A training is named by the digest of everything that decides its outcome, so only the same training
+resumes from its states. They are removed once its model is written.
 """
 
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
@@ -12,19 +12,19 @@ FOLDER = "trainings"
 
 
 class TrainingState(Card):
-    """The card of a state: the number of epochs that are behind it."""
+    """The card of a state: the number of epochs completed."""
 
     epoch: int
 
 
 def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
-    """Write the state after an epoch, then remove those before; a kill leaves one of them."""
+    """Write the state after an epoch, then remove earlier ones; a kill leaves at least one."""
     content = arrays_to_bytes(arrays)
     card = TrainingState(created_at=now(), digest=digest_of(content), epoch=epoch)
     earlier = [name for name in store.names(FOLDER, training) if name.startswith("epoch-")]
     stem = f"epoch-{epoch:04d}"
     for name in (f"{stem}.json", f"{stem}.safetensors"):
-        store.remove(FOLDER, training, name)  # damaged, or this epoch would not be trained again
+        store.remove(FOLDER, training, name)  # damaged, or this epoch would not be repeated
     save_described(
         store, content, card, FOLDER, training,
         file=f"{stem}.safetensors", card_file=f"{stem}.json",
@@ -35,9 +35,9 @@ def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
 
 
 def verify_states(store: Store, training: str) -> None:
-    """Compare each state with its card; StoreError where one is damaged.
+    """Compare each state with its card; StoreError if one is damaged.
 
-    A state whose card is not there was being written when its run ended.
+    A state without a card was being written when its run ended.
     """
     for name in store.names(FOLDER, training):
         if name.endswith(".json"):
@@ -51,7 +51,7 @@ def _read_state(store: Store, training: str, card_file: str) -> Arrays:
 
 
 def load_state(store: Store, training: str, on_damage: Tell) -> Arrays | None:
-    """Read the newest state of a training that is whole; None where there is none."""
+    """Read the newest undamaged state of a training; None if there is none."""
     cards = [name for name in store.names(FOLDER, training) if name.endswith(".json")]
     for name in sorted(cards, reverse=True):
         try:

@@ -1,4 +1,4 @@
-"""Carry statistics between stores, in one file with a header and digests; no image, no cell."""
+"""Carry statistics between stores in one file with a header and digests, but no images."""
 
 import secrets
 from contextlib import suppress
@@ -19,13 +19,13 @@ Kind = Literal["statistics", "site"]
 
 
 class Transfer(Record):
-    """The header of a file: what it carries, of which model, and the digest of its arrays.
+    """The header of a file: its kind, its model, and the digest of its arrays.
 
-    ``contributions`` are the batches of class statistics, the n-th one's arrays under the name n;
-    ``site`` is the card of a site, with its fields as they were.
+    ``contributions`` are the batches of class statistics; the arrays of the n-th are named n.
+    ``site`` is the card of a site, its fields unchanged.
     """
 
-    schema_version: int = 2  # before 2 a site's file had what its detector has
+    schema_version: int = 2  # before 2 a site's file repeated its detector's arrays
 
     kind: Kind
     model: str
@@ -36,7 +36,7 @@ class Transfer(Record):
 
 
 def write_transfer(path: str, header: Transfer, arrays: Arrays) -> None:
-    """Write a file to this machine's disk; StoreError where there is one already."""
+    """Write a file to this machine's disk; StoreError if it exists."""
     fields = header.model_copy(update={"digest": digest_of(arrays_to_bytes(arrays))})
     text = fields.model_dump_json().encode()
     content = arrays_to_bytes({**arrays, HEADER: np.frombuffer(text, np.uint8)})
@@ -48,7 +48,7 @@ def write_transfer(path: str, header: Transfer, arrays: Arrays) -> None:
 
 
 def transfer_bytes(path: str) -> bytes:
-    """Read a file; StoreError where there is none."""
+    """Read a file; StoreError if it does not exist."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -60,10 +60,10 @@ def transfer_bytes(path: str) -> bytes:
 
 
 def read_transfer(path: str, content: bytes) -> tuple[Transfer, Arrays]:
-    """Read the content of a file, whose path names it in messages.
+    """Parse the content of a file; messages name it by its path.
 
     Raises:
-        StoreError: it is none of these, damaged, or of a newer slidewatch.
+        StoreError: it is not such a file, is damaged, or is from a newer slidewatch.
     """
     try:
         arrays = arrays_from_bytes(content)
@@ -85,27 +85,27 @@ def read_transfer(path: str, content: bytes) -> tuple[Transfer, Arrays]:
 
 
 def pseudonym_key(store: Store) -> bytes:
-    """Return the store's secret, with which names become pseudonyms; it never leaves the store.
+    """Return the store's secret key for pseudonyms; it never leaves the store.
 
-    It is made at the first export, and is the same for all later ones, so that a patient has the
-    same pseudonym in each of them.
+    It is made at the first export and kept, so that a patient has the same pseudonym in every
+    export.
     """
     path = ("federation", "pseudonyms.json")
     if not store.exists(*path):
         made = {"schema_version": 1, "key": secrets.token_hex(32)}
-        with suppress(AlreadyExistsError):  # another export has made it just now
+        with suppress(AlreadyExistsError):  # another export has just made it
             store.write_json(made, *path, once=True)
     try:
         return bytes.fromhex(store.read_json(*path)["key"])
     except (KeyError, TypeError, ValueError):
         raise StoreError(
             f"{store.address(*path)} holds no key: restore it from a backup, or remove it, and "
-            "patients get other pseudonyms from now on"
+            "patients get new pseudonyms from now on"
         ) from None
 
 
 def site_of(header: Transfer) -> SiteCard:
-    """Read the card of the site that a file carries; StoreError names a field of another type."""
+    """Read the card of the site in a file; StoreError names a field of the wrong type."""
     try:
         return SiteCard.model_validate(header.site)
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""Answer a query in a process of its own, which the system ends when it takes too much.
+"""Answer a query in a separate process, which the system ends if it takes too much.
 
-DuckDB keeps its own limits between the pieces of a statement, and one function call may be a piece:
-it then takes any memory and any time. The limits here are the system's: of memory that the process
-may ask for, and of time after which it is killed.
+DuckDB checks its own limits only between the steps of a statement, and a single function call may
+be a step that takes any memory and time. The limits here are the system's: on the memory that the
+process may request, and on the time after which it is killed.
 """
 
 import json
@@ -22,12 +22,12 @@ from storage.records import NewerError, Tell
 from storage.reports.limits import MEMORY, SECONDS, QueryError
 from storage.store import Store, StoreError, refuse_absent
 
-GRACE = 1.0  # seconds in which DuckDB may notice by itself that the time is over
-# What DuckDB may hold, and as much again as Python, Arrow and one value of a column may need.
+GRACE = 1.0  # seconds for DuckDB to notice by itself that the time is over
+# DuckDB's own limit, and about as much for Python, Arrow and one value of a column.
 DATA = 3 * 2**30
-STACK = 2**23  # bytes of a thread, of which DuckDB starts one for each processor
+STACK = 2**23  # bytes per thread; DuckDB starts one per processor
 KINDS = {kind.__name__: kind for kind in (QueryError, StoreError, NewerError)}
-# Arrow's own allocators reserve a gigabyte at once, which would count.
+# Arrow's own allocators reserve a gigabyte at once, which would count as used.
 ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONSAFEPATH": "1"}
 
 
@@ -35,10 +35,10 @@ ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONSAFEPATH": "1"}
 def confined_answer(
     store: Store, sql: str, *, seconds: float = SECONDS, on_damage: Tell | None = None
 ) -> Iterator[pa.RecordBatchReader]:
-    """Answer one SQL query as `answer` does, within limits that no statement can pass.
+    """Answer one SQL query as `answer` does, within limits that no statement can exceed.
 
     Raises:
-        QueryError: see `answer`; also where the process was ended.
+        QueryError: see `answer`; also if the process was killed.
         StoreError: a report is damaged.
     """
     asked = {"store": store.url, "sql": sql, "seconds": seconds, "raises": on_damage is None}
@@ -69,7 +69,7 @@ def confined_answer(
 def _opened(
     process: subprocess.Popen[bytes], told: IO[bytes], seconds: float
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Return the schema of the answer, and its rows as they come."""
+    """Return the schema of the answer, and an iterator over its rows."""
     try:
         stream = pa.ipc.open_stream(process.stdout)
     except (pa.ArrowException, OSError):
@@ -82,13 +82,13 @@ def _opened(
         except (pa.ArrowException, OSError):
             _refuse_ended(process, told, seconds)
             raise
-        _refuse_ended(process, told, seconds)  # a stream may be cut between two batches
+        _refuse_ended(process, told, seconds)  # a stream may end early between two batches
 
     return stream.schema, batches()
 
 
 def _refuse_ended(process: subprocess.Popen[bytes], told: IO[bytes], seconds: float) -> None:
-    """Raise what a process said when it failed, or why it was ended; nothing where it is done."""
+    """Raise a process's own error, or the reason it was killed; nothing if it succeeded."""
     code = process.wait()
     for each in _messages(told):
         if "error" in each:
@@ -106,7 +106,7 @@ def _refuse_ended(process: subprocess.Popen[bytes], told: IO[bytes], seconds: fl
 
 
 def _messages(told: IO[bytes]) -> list[dict[str, Any]]:
-    """Read what the process has said until now; lines of others, such as Python's, are left out."""
+    """Read the process's messages so far, without other lines, such as Python's warnings."""
     told.seek(0)
     return [json.loads(line) for line in told.read().splitlines() if line.startswith(b'{"')]
 
@@ -116,9 +116,9 @@ def _say(**message: str) -> None:
 
 
 def _confine(seconds: float) -> None:
-    """Let the system end this process when its time is over, and refuse it more memory.
+    """Let the system limit this process's time and memory.
 
-    Nothing in Python can be relied on for that: a statement may not let it run.
+    Python cannot do that: a statement may not let it run.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
     most = DATA + STACK * (os.cpu_count() or 1)
@@ -129,8 +129,8 @@ def _confine(seconds: float) -> None:
 
 
 def _main() -> None:
-    """Answer the question of standard input on standard output, as a stream of Arrow."""
-    from storage.reports.sql import answer  # which takes half a second to import, and only here
+    """Answer the query on standard input, as an Arrow stream on standard output."""
+    from storage.reports.sql import answer  # takes half a second to import
 
     asked = json.load(sys.stdin)
     _confine(asked["seconds"])
@@ -145,7 +145,7 @@ def _main() -> None:
             for batch in reader:
                 stream.write_batch(batch)
     except BrokenPipeError:
-        os._exit(0)  # whoever reads the answer has seen enough
+        os._exit(0)  # the reader has seen enough
     except MemoryError:
         _say(error="QueryError", text=f"the query needs more than {MEMORY} of memory: ask for less")
         os._exit(1)

@@ -1,9 +1,9 @@
-"""Keep evaluations: ``evaluations/<evaluation>/`` has the questions, features and outcome.
+"""Keep evaluations: ``evaluations/<evaluation>/`` has the questions, features and results.
 
 ``card.json`` is written once, when an evaluation starts. Under a folder for each detector,
 ``images/<set>.parquet`` lists a set of images and ``parts/<set>/<treatment>/<part>.safetensors``
-has the features of some of them, complete or absent, so that a run goes on where one was cut off.
-``scores.parquet``, ``metrics.parquet``, ``report.md`` and ``report.html`` are the outcome.
+has the features of some of them, complete or absent, so that a run resumes where one was cut off.
+``scores.parquet``, ``metrics.parquet``, ``report.md`` and ``report.html`` are the results.
 """
 
 from datetime import datetime
@@ -23,11 +23,11 @@ READABLE = ("/card.json", ".parquet", ".safetensors")
 class Evaluation(Record):
     """The questions that an evaluation answers.
 
-    ``detectors`` has one for each seed; ``ood`` maps "group/name" to where the images are;
-    ``planted`` are shares of a slide, none in an evaluation of before they were; ``site`` is the
-    version of a site that the first detector is at; ``slides`` tells whether
-    slides of known parasitaemia are composed; ``attacked`` is how many images are attacked,
-    ``magnitudes`` those of input pre-processing.
+    ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
+    ``planted`` are shares of a slide, empty in older evaluations; ``site`` is the version of a site
+    at which the first detector is tried; ``slides``: whether slides of known parasitaemia are
+    composed; ``attacked`` is the number of images attacked; ``magnitudes`` are those of input
+    pre-processing.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Evaluation(Record):
 
 
 def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
-    """Write the card of a new evaluation, or find the one that asks for the same.
+    """Write the card of a new evaluation, or load the one that asks the same.
 
     Raises:
-        StoreError: an evaluation of that name asks for something else.
+        StoreError: an evaluation of that name asks something else.
     """
     check_name("evaluation", wanted.name)
     parts = (FOLDER, wanted.name, "card.json")
@@ -61,8 +61,8 @@ def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
     if asked != before:
         changed = ", ".join(key for key in asked if asked[key] != before[key])
         raise StoreError(
-            f"evaluation {wanted.name} was started with other {changed}: give the same to go on "
-            "with it, or another --name"
+            f"evaluation {wanted.name} was started with other {changed}: give the same to "
+            "resume it, or another --name"
         )
     return found
 
@@ -76,7 +76,7 @@ def evaluation_files(store: Store, name: str) -> list[str]:
 
 
 def verify_evaluation_file(store: Store, path: str) -> None:
-    """Read a file of an evaluation; StoreError where it is damaged. Arrays have no digest."""
+    """Read a file of an evaluation; StoreError if it is damaged. Arrays have no digest."""
     if path.endswith(".parquet"):
         read_table(store, path)
     elif path.endswith(".safetensors"):
@@ -91,7 +91,7 @@ def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
 
 
 def read_arrays(store: Store, *parts: str) -> Arrays:
-    """Read arrays that `write_arrays` has written; StoreError where they are damaged."""
+    """Read arrays that `write_arrays` has written; StoreError if they are damaged."""
     try:
         return arrays_from_bytes(store.read_bytes(*parts))
     except StoreError as error:
@@ -112,12 +112,12 @@ def part_path(
 
 
 def fitted_path(evaluation: str, detector: str, tap: str) -> tuple[str, ...]:
-    """Locate what the compared detectors fitted at a tap, relative to the store."""
+    """Locate the compared detectors' arrays at a tap, relative to the store."""
     return (FOLDER, evaluation, detector, "fitted", f"{tap}.safetensors")
 
 
 def attacked_path(
     evaluation: str, detector: str, attack: str, label: str, name: str
 ) -> tuple[str, ...]:
-    """Locate an attacked image; its folder is named after its label, as in any source of images."""
+    """Locate an attacked image; as in any source of images, its folder is its label."""
     return (FOLDER, evaluation, detector, "attacked", attack, label, name)

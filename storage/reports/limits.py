@@ -1,7 +1,7 @@
-"""Say how much a query over the reports may take, and by which error it is refused."""
+"""Define the limits of a query over the reports, and the error that refuses it."""
 
 SECONDS = 300.0
-# A query may run on the machine of the next night: it must leave memory and disk to that.
+# A query may run on the machine of the next night, and must leave memory and disk for it.
 MEMORY, SPILL = "2GiB", "8GiB"
 
 

@@ -1,7 +1,7 @@
-"""Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` on all nights.
+"""Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` for all nights.
 
-The last line of a page is a comment with the sha256 of all before it, by which `verify` finds a
-page that was cut short or changed. Pages written before 0.4 have none.
+The last line of a page is a comment with the sha256 of everything before it, by which `verify`
+recognises a page that was cut short or changed. Pages written before 0.4 have none.
 """
 
 import re
@@ -10,14 +10,14 @@ from storage.batches.ledger import Seal
 from storage.store import Store, StoreError, digest_of
 
 HTML = "html"
-HEAD = 4096  # bytes of a page that say from which reports it was made
+HEAD = 4096  # bytes of a page within which it names its reports
 LAST_LINE = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
-ANEW = "run the same slidewatch screen again, which makes the page anew"
+ANEW = "run the same slidewatch screen again to make a new page"
 
 
 def page_path(batch: str) -> tuple[str, ...]:
     """Locate the page of a batch, relative to the store."""
-    # A batch may be called index; none can have "~" in its name.
+    # A batch may be called index, but no batch has "~" in its name.
     return ("reports", HTML, "index~.html" if batch == "index" else f"{batch}.html")
 
 
@@ -27,7 +27,7 @@ def index_path() -> tuple[str, ...]:
 
 
 def withdrawn_page(batch: str) -> bytes:
-    """Make the page of a batch whose reports are being replaced, which says so."""
+    """Make the page that says that a batch's reports are being replaced."""
     text = f"The reports of batch {batch} are being replaced"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title>'
@@ -43,7 +43,7 @@ def write_page_file(store: Store, page: str, *path: str) -> None:
 
 
 def check_page(store: Store, *path: str) -> bytes:
-    """Return the content of a page; StoreError where it is not the page that was written."""
+    """Return the content of a page; StoreError if it changed since it was written."""
     content = store.read_bytes(*path)
     found = LAST_LINE.search(content)
     if found is None and not content.rstrip().endswith(b"</html>"):
@@ -61,9 +61,9 @@ def made_from(seal: Seal) -> str:
 
 
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:
-    """Tell whether the head of a batch's page names ``made_from``, the digest of its reports.
+    """Return whether a batch's page names ``made_from``, the digest of its reports, in its head.
 
-    A page may be older than the reports: a run can end between publishing these and writing it.
+    A page may be older than the reports, if a run ended after publishing and before writing it.
     """
     try:
         with store.open(*page_path(batch)) as page:

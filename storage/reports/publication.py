@@ -1,11 +1,10 @@
-"""Let the reports of an attempt appear in place of those of another, never mixed with them.
+"""Replace the reports of one attempt by those of another, never mixing the two.
 
-All reports are staged before the first one appears. Where there are others of the batch, those on
-batches, patients, slides and fields, and the page, are withdrawn: replaced by tables without rows
-and a page that says so. Then the report on images is replaced by one rename, and the others follow
-it. So at every moment all rows of a batch that a reader finds are of one attempt by one detector,
-and a batch whose row is withdrawn is not published. The seal, written last, says that all of it is
-there.
+All reports are staged before the first one appears. If the batch has earlier reports, those on
+batches, patients, slides and fields, and the page, are withdrawn: replaced by empty tables and a
+page that says so. Then one rename replaces the report on images, and the others follow. So at every
+moment all rows of a batch that a reader finds come from one attempt by one detector, and a batch
+whose row is withdrawn is not published. The seal, written last, says that the reports are complete.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,7 +45,7 @@ APPEARING = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
 
 @dataclass
 class Publication:
-    """The reports of a batch's attempt that are staged: their files and sha256 by kind."""
+    """The staged reports of an attempt at a batch: their files and sha256, by kind."""
 
     store: Store
     batch: Batch
@@ -61,7 +60,7 @@ class Publication:
         self.files[kind] = stage
 
     def appear(self) -> None:
-        """Let all reports appear; those that are there already, byte by byte, are left alone."""
+        """Let all reports appear, except those that are there already with equal bytes."""
         before = {kind: report_digest(self.store, self._path(kind)) for kind in APPEARING}
         other = [kind for kind in APPEARING if before[kind] not in (None, self.digests.get(kind))]
         if any(self._rows(kind) for kind in other):
@@ -74,7 +73,7 @@ class Publication:
                 self.store.reveal(self.files[kind], *self._path(kind))
 
     def _withdraw(self, kinds: list[str]) -> None:
-        """Replace reports and the page by empty ones, which a full disk must not cut short."""
+        """Replace reports and the page by empty ones; a full disk must not interrupt this."""
         empty: dict[tuple[str, ...], Path] = {}
         for kind in reversed(kinds):
             if self._rows(kind):
@@ -100,6 +99,6 @@ class Publication:
 
 @contextmanager
 def publication(store: Store, batch: Batch) -> Iterator[Publication]:
-    """Stage reports in the block; what has not appeared at its end is gone."""
+    """Stage reports in the block; those that have not appeared at its end are removed."""
     with ExitStack() as stages:
         yield Publication(store, batch, stages)

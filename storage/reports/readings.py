@@ -1,10 +1,10 @@
-"""Keep what readers say of a batch's cells, under ``readings/<batch and attempt>/``.
+"""Keep readers' verdicts on a batch's cells, under ``readings/<batch and attempt>/``.
 
-``sample.json`` lists the cells, chosen once for all readers. Beside it is a file for each verdict,
-``<number>-<random>.json``, written when it is said and never again: whoever changes her mind adds
-another. So nothing is lost by a crash, and readers at once do not disturb each other. The number is
-higher than any that was there before, so that what was said later counts as later, whichever server
-has written it and whatever its clock says.
+``sample.json`` lists the cells, chosen once for all readers. Each verdict is a file of its own,
+``<number>-<random>.json``, written at once and never changed: a reader who changes her mind adds
+another. So a crash loses nothing, and simultaneous readers do not disturb each other. The number is
+higher than all earlier ones, so verdicts keep their order whichever server wrote them and whatever
+its clock says.
 """
 
 import re
@@ -15,13 +15,13 @@ from uuid import uuid4
 from pydantic import Field
 
 from storage.records import NewerError, Part, Record
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 FOLDER, SAMPLE = "readings", "sample.json"
 
 
 class Stratum(Part):
-    """Count the cells of a batch that were flagged or not, by diagnosis."""
+    """The number of a batch's cells with one diagnosis that were flagged, or were not."""
 
     flagged: bool
     diagnosis: str
@@ -29,17 +29,17 @@ class Stratum(Part):
 
 
 class ReadingSample(Record):
-    """The cells that readers look at, by digest, and how many cells of their kinds there are."""
+    """The cells that readers see, by digest, and the number of cells of each kind."""
 
     image_ids: list[str]
     strata: list[Stratum]
 
 
 class Reading(Record):
-    """A verdict of a reader on an image; None takes back that reader's last one on it.
+    """A reader's verdict on an image; None takes back the reader's last one on it.
 
-    ``seconds`` is how long the reader looked. ``act`` is the same in verdicts that were said at
-    once on several images, and None in one that stands alone.
+    ``seconds`` is how long the reader looked. Verdicts given at once on several images share an
+    ``act``, which is None in a single verdict.
     """
 
     reader: str
@@ -51,14 +51,14 @@ class Reading(Record):
 
 
 def find_sample(store: Store, batch: str) -> ReadingSample | None:
-    """Load the sample of a batch and attempt; None where nobody has read it."""
+    """Load the sample of a batch and attempt; None if nobody has read it yet."""
     if not store.exists(FOLDER, batch, SAMPLE):
         return None
     return ReadingSample.read(store, FOLDER, batch, SAMPLE)
 
 
 def keep_sample(store: Store, batch: str, sample: ReadingSample) -> ReadingSample:
-    """Keep a sample, and return it, or the one that another server has kept meanwhile."""
+    """Keep a sample and return it, or return the one that another server kept meanwhile."""
     try:
         sample.write(store, FOLDER, batch, SAMPLE, once=True)
     except AlreadyExistsError:
@@ -67,21 +67,21 @@ def keep_sample(store: Store, batch: str, sample: ReadingSample) -> ReadingSampl
 
 
 def add_reading(store: Store, batch: str, reading: Reading, number: int) -> str:
-    """Write a reading under a number from `next_number`, and return the name of its file."""
+    """Write a reading under a number from `next_number`, and return its file name."""
     name = f"{number:08d}-{uuid4().hex[:12]}.json"
     reading.write(store, FOLDER, batch, name, once=True)
     return name
 
 
 def next_number(store: Store, batch: str) -> int:
-    """Return a number above those of all readings of a batch, whichever server has written them."""
+    """Return a number above those of all readings of a batch, from any server."""
     return max(map(_number, _files(store, batch)), default=-1) + 1
 
 
 def in_order(readings: Mapping[str, Reading]) -> list[Reading]:
-    """Sort readings, by the names of their files, in the order in which they were said.
+    """Sort readings, by their file names, in the order in which they were given.
 
-    Two servers may give the same number at the same moment; then their clocks decide.
+    Two servers may use the same number at the same moment; then their clocks decide.
     """
     names = sorted(readings, key=lambda name: (_number(name), readings[name].at, name))
     return [readings[name] for name in names]
@@ -93,13 +93,14 @@ def read_readings(
     known: Container[str] = (),
     on_damage: Callable[[str, StoreError], None] | None = None,
 ) -> Iterator[tuple[str, Reading]]:
-    """Read the readings of a batch but those whose files are known.
+    """Read the readings of a batch, except those in known files.
 
     Args:
         store: where they are.
         batch: its key.
-        known: names of files that are left out.
-        on_damage: is told the name of each damaged file, and the error; without it this is raised.
+        known: names of files to skip.
+        on_damage: called with the name of each damaged file and the error; without it the error is
+            raised.
     """
     for name in _files(store, batch):
         if name in known:
@@ -114,8 +115,14 @@ def read_readings(
             on_damage(name, error)
 
 
+def digest_of_readings(store: Store, batch: str) -> str | None:
+    """Return a digest that changes with every reading of a batch; None where there are none."""
+    names = _files(store, batch)
+    return digest_of(" ".join(sorted(names)).encode()) if names else None
+
+
 def read_reading_file(store: Store, batch: str, name: str) -> None:
-    """Read one file of the readings of a batch; StoreError where it is damaged."""
+    """Read one file of the readings of a batch; StoreError if it is damaged."""
     if name == SAMPLE:
         ReadingSample.read(store, FOLDER, batch, SAMPLE)
     elif name.endswith(".json"):

@@ -1,9 +1,8 @@
 """Keep reviews: ``reviews/<batch>/<n>.parquet``, persons' verdicts on a screened batch's images.
 
-Every import of verdicts is a file of its own, written once. It holds all verdicts on the batch up
-to then, one row an image: the new ones, and the earlier ones that these do not supersede. So the
-newest file is what is known, the older ones are its history, and each is a manifest that can be
-fitted as it is.
+Every import of verdicts writes a new file, once. It holds all verdicts on the batch up to then, one
+row per image: the new ones, and the earlier ones that they do not replace. So the newest file is
+the current state, the older ones are its history, and each is a manifest that can be fitted.
 """
 
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ import pyarrow as pa
 from storage.batches.manifests import Sources, load_batch
 from storage.models.statistics import latest_statistics
 from storage.parquet import read_table, write_table
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.records import once
+from storage.store import Store, StoreError
 
 FOLDER = "reviews"
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("uri", pa.string()),
-        ("label", pa.string()),  # the verdict where it is a class to be fitted, else null
+        ("label", pa.string()),  # the verdict if it is a class to be fitted, else null
         ("slide_id", pa.string()),
         ("patient_id", pa.string()),
         ("acquired_at", pa.timestamp("us")),
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("note", pa.string()),
         ("reviewer", pa.string()),
         ("reviewed_at", pa.timestamp("us", "UTC")),
-        # Where a region lies, as in the manifest of its batch; null for a whole file.
+        # The place of a region, as in its batch's manifest; null for a whole file.
         ("source_uri", pa.string()),
         ("source_id", pa.string()),
         ("source_stamp", pa.string()),
@@ -65,7 +65,7 @@ def latest_review(store: Store, batch: str) -> Review:
     if not names:
         return Review(batch, 0, SCHEMA.empty_table())
     rows = read_table(store, FOLDER, batch, names[-1])
-    # One older than regions lacks their columns.
+    # A review from before there were regions lacks their columns.
     rows = pa.concat_tables([SCHEMA.empty_table(), rows], promote_options="default")
     return Review(batch, int(names[-1].removesuffix(".parquet")), rows)
 
@@ -78,20 +78,18 @@ def other_reviews(store: Store, batch: str) -> Iterator[Review]:
 
 
 def save_review(store: Store, review: Review) -> None:
-    """Write a review; StoreError where another run has imported verdicts meanwhile."""
-    try:
+    """Write a review; StoreError if another run has imported verdicts meanwhile."""
+    with once(
+        f"verdicts on batch {review.batch} were imported by another run meanwhile: run the command "
+        "again, and it will build on them"
+    ):
         write_table(store, review.rows.cast(SCHEMA), *review.path, once=True)
-    except AlreadyExistsError:
-        raise StoreError(
-            f"verdicts on batch {review.batch} were imported by another run meanwhile: run the "
-            "command again, and it will build on them"
-        ) from None
 
 
 def verify_review(store: Store, *path: str) -> None:
-    """Read a review whole; StoreError where it is damaged, in the names of its columns too.
+    """Read a whole review; StoreError if it is damaged.
 
-    These are in the footer, which has no checksum.
+    Names of columns are checked too: they are in the footer, which has no checksum.
     """
     found = read_table(store, *path).schema
     other = [each.name for each in found if each.name not in SCHEMA.names]
@@ -100,7 +98,7 @@ def verify_review(store: Store, *path: str) -> None:
 
 
 def reviewed_batch(store: Store, images: Sources) -> str | None:
-    """Find the batch whose verdicts a source of images is; None where it is another source."""
+    """Return the batch whose verdicts are this source of images; None for any other source."""
     if not isinstance(images, str) or not images.endswith(".parquet"):
         return None
     root, folder = Store(images).root, f"{store.path(FOLDER)}/"
@@ -109,7 +107,7 @@ def reviewed_batch(store: Store, images: Sources) -> str | None:
 
 
 def fitted_from(store: Store, model: str, night: str) -> list[str]:
-    """List the fitted batches that come from verdicts on a night."""
+    """List the fitted batches that were made from verdicts on a night."""
     latest = latest_statistics(store, model)
     return [
         each.batch

@@ -1,8 +1,9 @@
-"""Answer SQL over the reports: images, fields, slides, patients, batches; and a table of sites.
+"""Answer SQL over the reports on images, fields, slides, patients and batches, and a table of
+sites.
 
-DuckDB is handed Arrow data sets that this module opens through the store's own filesystem, so a
-query runs on any store, and DuckDB itself is forbidden to open any file: SQL can neither write nor
-look at anything but these tables.
+DuckDB is given Arrow data sets that this module opens through the store's own filesystem, so a
+query runs on any store. DuckDB itself must not open any file: SQL can neither write nor read
+anything but these tables.
 """
 
 import tempfile
@@ -43,17 +44,17 @@ def answer(
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have (of another model's classes and taps) are null elsewhere.
-    ``batch_date`` is text, as the reports have it, so that it compares with '2026-03-01'.
+    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'.
 
     Args:
-        store: whose reports are asked.
+        store: with the reports.
         sql: the query.
-        seconds: after which it is given up, with the time in which its answer is read.
-        on_damage: is told of each report that is left out; without it damage is raised.
+        seconds: the time limit, which includes reading the answer.
+        on_damage: called with a message for each report left out; without it damage is raised.
 
     Raises:
-        QueryError: the SQL is wrong, changes something, wants another file, or takes too much. It
-            may come from the stream too, for a query fails at the row that it cannot compute.
+        QueryError: the SQL is wrong, changes something, wants another file, or takes too much. The
+            stream may raise it too, at a row that cannot be computed.
         StoreError: a report is damaged.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
@@ -77,7 +78,7 @@ def answer(
 
 @contextmanager
 def _stopped_after(database: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Interrupt whatever the database does when the time is over."""
+    """Interrupt the database when the time is over."""
     timer = threading.Timer(seconds, database.interrupt)
     timer.daemon = True
     timer.start()
@@ -107,10 +108,10 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
 
 
 def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
-    """Open all readable reports of a kind as one data set, empty where there is none."""
+    """Open all readable reports of a kind as one data set, empty if there are none."""
     files = _files(store, name)
     reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
-    # The newest report says in which order columns stand; the code, what every table has.
+    # The newest report decides the order of columns; the code adds those of every table.
     found = [schema for _, schema in reversed(reports)]
     known = table_schemas([], [])[name]
     try:
@@ -131,7 +132,7 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
 
 
 def checked_format() -> ds.ParquetFileFormat:
-    """Make the format of a data set of several files that compares their checksums."""
+    """Make the format of a data set that compares its files' checksums."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
@@ -176,7 +177,7 @@ def _files(store: Store, name: str) -> list[str]:
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]
-    """A filesystem that fetches only the pieces that a Parquet reader asks for."""
+    """A filesystem that fetches only the pieces that a Parquet reader requests."""
 
     def open_input_file(self, path: str) -> Any:
         # Object stores read megabytes ahead; see `Store.open`.
@@ -196,9 +197,9 @@ def _refuse_writing(statements: list[Any]) -> None:
 
 @contextmanager
 def _naming_damage(store: Store) -> Iterator[None]:
-    """Raise StoreError for a report whose pages turn out to be damaged while they are read.
+    """Raise StoreError for a report whose pages prove damaged while they are read.
 
-    DuckDB says of which table it is, and not of which of its files.
+    DuckDB names the table, but not the file.
     """
     try:
         yield
@@ -227,6 +228,6 @@ def _plain_errors(seconds: float) -> Iterator[None]:
         raise QueryError(
             f"the query needs more than {MEMORY} of memory or {SPILL} of disk: ask for less at once"
         ) from None
-    # Arrow raises an OSError for what it cannot read of a stream.
+    # Arrow raises an OSError if it cannot read a stream.
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise QueryError(" ".join(str(error).partition("\n\nLINE ")[0].split())) from None

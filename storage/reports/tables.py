@@ -1,10 +1,10 @@
 """Keep reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
 
-Of ``images`` there is one row for each image, of ``slides`` and ``patients`` one for each of these,
-of ``batches`` one, and where cells are cut out here, of ``fields`` one for each field of view.
-``reports/html/<batch>.html`` is a page for people made from them, ``index.html`` one of all nights.
-A report is staged and renamed once, so a reader of the folder sees the old one or the new one; how
-those of a batch are replaced together is in `storage.reports.publication`.
+The kinds are ``images``, ``slides`` and ``patients``, with one row for each of these; ``batches``,
+with one row; and, if cells were cut out here, ``fields``, with one row per field of view.
+``reports/html/<batch>.html`` is a page made from them for people, ``index.html`` one for all
+nights. A report is staged and renamed once, so a reader sees the old one or the new one;
+`storage.reports.publication` replaces all reports of a batch together.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +22,8 @@ from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.store import MissingError, Store, StoreError
 
-# Large groups are quick to scan, small ones are held in memory while they are made. A filter on the
-# digest says which of them has an image.
+# Large groups are quick to scan; small ones take little memory while they are written. A Bloom
+# filter on the digest finds the group of an image.
 GROUP_ROWS = 16_384
 BLOOM = {"ndv": GROUP_ROWS, "fpp": 0.001}
 IMAGES, FIELDS, SLIDES, BATCHES = "images", "fields", "slides", "batches"
@@ -42,16 +42,16 @@ def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
 
 
 def stated_attempt(store: Store, path: tuple[str, ...]) -> int | None:
-    """Read which attempt at its batch a report is of; None in those of before 0.2.0."""
+    """Read the number of a report's attempt at its batch; None in reports made before 0.2.0."""
     stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
     return None if stated is None else int(stated)
 
 
 def published_batch(store: Store, name: str) -> Batch:
-    """Load the attempt at a batch that made its report; a later one may be unfinished.
+    """Load the attempt that made a batch's report; a later attempt may be unfinished.
 
     Raises:
-        StoreError: there is no such batch, or it has no report, or its reports are being replaced.
+        StoreError: there is no such batch, it has no report, or its reports are being replaced.
     """
     batch = load_batch(store, name)
     path = report_path(batch.name, batch.batch_date)
@@ -59,13 +59,13 @@ def published_batch(store: Store, name: str) -> Batch:
         raise StoreError(f"batch {batch.name} has no report yet: slidewatch screen makes it")
     if is_withdrawn(store, batch.name, batch.batch_date):
         raise StoreError(
-            f"the reports of batch {batch.name} are being replaced: wait for the run that does, or "
+            f"the reports of batch {batch.name} are being replaced: wait for that run, or "
             "run slidewatch screen again if there is none"
         )
     stated = stated_attempt(store, path)
     if stated is not None:
         return load_batch(store, batch.name, stated)
-    # Reports of before 0.2.0 do not state it, but an attempt's seal does, by the report's digest.
+    # Reports made before 0.2.0 do not state it; the attempt's seal has the report's digest.
     digest = report_digest(store, path)
     for attempt in range(batch.attempt, 0, -1):
         found = load_batch(store, batch.name, attempt)
@@ -75,37 +75,29 @@ def published_batch(store: Store, name: str) -> Batch:
 
 
 def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
-    """Tell whether the row of a batch is withdrawn, for its reports are being replaced.
+    """Return whether a batch's row is withdrawn while its reports are being replaced.
 
-    A damaged one is not: that is for those to say who read it.
+    A damaged row counts as not withdrawn: whoever reads it reports the damage.
     """
     path = report_path(batch, batch_date, BATCHES)
     try:
         withdrawn: bool = read_footer(store, *path).num_rows == 0
         return withdrawn
-    except StoreError:  # also where there is none
+    except StoreError:  # or there is no such report
         return False
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join parts to at least `GROUP_ROWS` rows each, but for the last."""
+    """Join parts to at least `GROUP_ROWS` rows each, except the last."""
     waiting: list[pa.Table] = []
     for part in parts:
         waiting.append(part)
         if sum(map(len, waiting)) >= GROUP_ROWS:
-            # Whole columns, or every part would bring its own dictionary.
+            # Whole columns, because otherwise every part would bring its own dictionary.
             yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
-
-
-def publish_report(
-    store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
-) -> str:
-    """Write a report part by part, complete or not at all; return its sha256."""
-    with store.staged(*path) as stage:
-        return stage_report(stage, schema, parts)
 
 
 def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> str:
@@ -118,7 +110,7 @@ def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> s
 def read_batches_before(
     store: Store, day: date, limit: int, on_damage: Tell | None = None
 ) -> pa.Table:
-    """Read the rows of the last batches of days before the given one, oldest first.
+    """Read the rows of the last batches before a day, oldest first.
 
     See `read_readable` for damaged ones.
     """
@@ -133,7 +125,7 @@ def read_batches_before(
 
 
 def _as_of_now(rows: pa.Table) -> pa.Table:
-    """Give rows of an older report on batches the columns of today, null where it lacks them."""
+    """Convert rows of an older report on batches to today's columns; missing ones are null."""
     schema = batch_schema()
     there = set(rows.column_names)
     columns = [
@@ -146,9 +138,9 @@ def _as_of_now(rows: pa.Table) -> pa.Table:
 def newest_batches(
     store: Store, wanted: Callable[[str], bool], on_damage: Tell | None = None
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
-    """Read the row of every wanted batch, and when it was published, the newest first.
+    """Yield the row of every wanted batch and when it was published, newest first.
 
-    See `read_readable` for damaged ones. A row that is withdrawn is of no published batch.
+    See `read_readable` for damaged ones. Batches with a withdrawn row are skipped.
     """
     for folder in reversed(store.names("reports", BATCHES)):
         for name in reversed(store.names("reports", BATCHES, folder)):
@@ -160,10 +152,10 @@ def newest_batches(
 
 
 def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:
-    """Read the rows of a batch's report on images, in the manifest's order and by its shards.
+    """Yield the rows of a batch's report on images by shard, in the manifest's order.
 
     Raises:
-        StoreError: the report is not of the manifest.
+        StoreError: the report does not match the manifest.
     """
     parts = iterate_groups(store, *report_path(batch.name, batch.batch_date))
     waiting: pa.Table | None = None
@@ -176,14 +168,14 @@ def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]
             waiting = more if waiting is None else pa.concat_tables([waiting, more])
         if waiting is None or waiting["uri"].slice(0, len(told)).to_pylist() != told:
             raise StoreError(
-                f"the report of batch {batch.name} is not of its present manifest: screen it again"
+                f"the report of batch {batch.name} does not match its manifest: screen it again"
             )
         yield shard, waiting.slice(0, len(told))
         waiting = waiting.slice(len(told))
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:
-    """Compute the sha256 of a report; None where there is none."""
+    """Compute the sha256 of a report; None if there is none."""
     try:
         return store.digest(*path)
     except MissingError:

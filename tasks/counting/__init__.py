@@ -1,1 +1,1 @@
-"""Count parasites: error rates of a counting threshold, and what a count says of a slide."""
+"""Count parasites: error rates of a counting threshold, and the meaning of a count."""

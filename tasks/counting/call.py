@@ -1,4 +1,4 @@
-"""Call a slide or a patient: positive, negative, indeterminate or unreadable, and say why."""
+"""Call a slide or a patient positive, negative, indeterminate or unreadable, with reasons."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ Key = TypeVar("Key")
 Found = TypeVar("Found")
 
 
-# Red cells below which nobody is called positive: two called cells of seven are no parasitaemia of
-# 28%, and the error rates were counted on slides of more cells.
+# Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
+# the error rates were counted on slides of more cells.
 LEAST_CELLS = 30
 
 
 class Call(StrEnum):
-    """Name what is said of a slide or a patient."""
+    """The call of a slide or a patient."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
@@ -36,14 +36,14 @@ class Call(StrEnum):
 
 
 class CountedBy(StrEnum):
-    """Name the threshold that a corrected count is of."""
+    """The threshold of a corrected count."""
 
     COUNTING = "counting"
     DENSE = "dense"
 
 
 class CallReason(StrEnum):
-    """Name why a call is neither positive nor negative; reasons of a slide may stand beside."""
+    """A reason why a call is neither positive nor negative; a slide's reasons may be added."""
 
     NO_CELLS = "no red cells"
     RATES_UNKNOWN = "error rates unknown"
@@ -53,12 +53,11 @@ class CallReason(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the meaning of a count: shares in [0, 1], None where the error rates do not apply.
+    """The meaning of a count: shares in [0, 1], None if the error rates do not apply.
 
-    ``by`` names the threshold whose count was corrected;
-    ``limit_of_detection`` is None too where no parasitaemia would be seen for certain, and
-    ``needed`` where no number of cells excludes what a negative call must exclude;
-    ``none_above`` is the one-sided 95% bound that a negative call states.
+    ``by`` names the threshold whose count was corrected; ``limit_of_detection`` is also None if no
+    parasitaemia is certain to be seen, and ``needed`` if no number of cells is enough for a
+    negative call; ``none_above`` is the one-sided 95% bound that a negative call states.
     """
 
     call: Call
@@ -74,11 +73,11 @@ class Answer:
 
 
 class Answers:
-    """Say what counts of parasites mean; equal counts are computed once.
+    """Interpret counts of parasites; equal counts are computed once.
 
     Args:
-        rates: error rates of both thresholds, None where they are not known.
-        wanted: the parasitaemia, a share, above which a negative call excludes everything.
+        rates: error rates of both thresholds; None if unknown.
+        wanted: the parasitaemia (a share) above which a negative call excludes everything.
     """
 
     def __init__(self, rates: KnownRates | None, wanted: float) -> None:
@@ -87,17 +86,17 @@ class Answers:
         self._answers: dict[tuple[int, int, int], Answer] = {}
 
     def of(self, called: int, dense: int, cells: int, unreadable: tuple[str, ...] = ()) -> Answer:
-        """Say what a count means.
+        """Interpret a count.
 
         A count above the limit of blank is positive, if enough cells were read. Below it the slide
-        is negative where its upper bound is no more than what is wanted, and else indeterminate. A
-        positive slide from `DENSE` on has the parasitaemia of the threshold for many parasites.
+        is negative if its upper bound is at most the wanted one, otherwise indeterminate. From
+        `DENSE` on, a positive slide's parasitaemia comes from the threshold for many parasites.
 
         Args:
             called: red cells above the counting threshold.
             dense: red cells above the threshold for many parasites.
             cells: red cells that were read.
-            unreadable: what is wrong with the slide as a whole, which makes any figure worthless.
+            unreadable: faults of the slide as a whole, which make any figure worthless.
         """
         if unreadable or not cells:
             return Answer(Call.UNREADABLE, unreadable or (CallReason.NO_CELLS,))
@@ -111,7 +110,7 @@ class Answers:
 
     @cached_property
     def needed(self) -> int | None:
-        """Compute how many cells have a limit of detection of what is wanted; None: no number."""
+        """Compute the number of cells for the wanted limit of detection; None if there is none."""
         return None if self.rates is None else cells_needed(self.wanted, self.rates.counting)
 
     def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Answer:
@@ -131,7 +130,7 @@ class Answers:
             by, estimate = CountedBy.DENSE, corrected(dense, cells, known.dense)
             low, high = interval(dense, cells, known.dense)
         if call == Call.INDETERMINATE and not reasons:
-            # With as many cells as are needed no count at the limit of blank is in doubt.
+            # With the needed number of cells no count at the limit of blank is in doubt.
             few = self.needed is not None
             reasons = (CallReason.TOO_FEW if few else CallReason.RATES_TOO_HIGH,)
         return Answer(

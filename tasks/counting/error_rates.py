@@ -1,8 +1,8 @@
-"""Count how often cells of known kind pass a threshold, slide by slide: merged and retracted.
+"""Count cells of known kind that pass a threshold, by slide; counts merge and retract.
 
 Cells of a slide resemble each other, so an error rate is a distribution over slides. The statistics
-keep, for each slide, how many cells without and with a parasite pass each of a fixed set of
-thresholds. They are counts: merging adds them and retracting takes them away, exactly.
+keep, for each slide, the numbers of cells without and with a parasite that pass each of a fixed set
+of thresholds. Merging adds these counts and retracting subtracts them, exactly.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from tasks.types import Arrays, Float
 
-# Log-odds of "parasitized", after the temperature. Beyond the last a network is as good as certain.
+# Log-odds of "parasitized", after the temperature. Beyond the last a network is certain.
 THRESHOLDS: Float = np.arange(-4.0, 12.25, 0.25)
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Hold, for S slides, how many cells there are and how many pass each of K thresholds.
+    """The numbers of cells of S slides, and of those that pass each of K thresholds.
 
     ``slides`` (S,) are sorted keys; ``negatives`` and ``positives`` (S,) count cells without and
-    with a parasite, ``false`` and ``found`` (S, K) those of each that pass.
+    with a parasite, ``false`` and ``found`` (S, K) those that pass.
     """
 
     slides: tuple[str, ...]
@@ -34,12 +34,12 @@ class ErrorCounts:
 
     @classmethod
     def empty(cls) -> "ErrorCounts":
-        """Make the counts of no slide."""
+        """Make empty counts."""
         none, table = np.zeros(0, np.int64), np.zeros((0, len(THRESHOLDS)), np.int64)
         return cls((), none, none, table, table)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         return {
             "slides": np.frombuffer("\n".join(self.slides).encode(), np.uint8),
             "negatives": self.negatives,
@@ -67,18 +67,18 @@ def count_errors(
     """Count cells of known kind.
 
     Args:
-        log_odds: (n,) of "parasitized"; a cell whose are not finite is left out.
-        parasitized: (n,), what each cell is.
+        log_odds: (n,) of "parasitized"; cells without finite ones are left out.
+        parasitized: (n,), the labels.
         slides: (n,), the key of each cell's slide, without line breaks.
     """
     known = np.isfinite(log_odds)
     names, index = np.unique(np.asarray(slides, object)[known].astype(str), return_inverse=True)
     log_odds, parasitized = log_odds[known], parasitized[known]
-    # How many thresholds a cell passes: it passes all below that number.
+    # The number of thresholds that a cell passes.
     passed = np.searchsorted(THRESHOLDS, log_odds, side="right")
     table = np.zeros((2, len(names), len(THRESHOLDS) + 1), np.int64)
     np.add.at(table, (parasitized.astype(np.intp), index, passed), 1)
-    # Those that pass threshold k are all that pass more than k.
+    # Cells that pass threshold k pass more than k in all.
     passing = table[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
     return ErrorCounts(
         tuple(names.tolist()),
@@ -90,12 +90,12 @@ def count_errors(
 
 
 def merge_errors(a: ErrorCounts, b: ErrorCounts) -> ErrorCounts:
-    """Add two counts; a slide that is in both has the cells of both."""
+    """Add two counts; a slide in both has the cells of both."""
     return _combined(a, b, 1)
 
 
 def retract_errors(total: ErrorCounts, part: ErrorCounts) -> ErrorCounts:
-    """Take counts out of a total; slides that have no cell left are gone.
+    """Remove counts from a total; slides without remaining cells disappear.
 
     Raises:
         ValueError: the part is not in the total.

@@ -1,9 +1,9 @@
-"""Estimate the errors of diagnoses whose truth is not known, from their calibrated probabilities.
+"""Estimate the errors of unlabelled diagnoses from their calibrated probabilities.
 
-Where a cell is diagnosed as the class of probability p, the diagnosis is right with probability p:
-sums over cells estimate what a count against the truth would give (confidence-based performance
-estimation, CBPE, as NannyML does it). It holds while the calibration does; a shift that moves
-features away from those of the calibration moves its errors too.
+A diagnosis of probability p is right with probability p, so sums over cells estimate the result of
+a comparison with the truth (confidence-based performance estimation, CBPE, as in NannyML). This
+holds as long as the calibration does; a shift of features away from those of the calibration also
+shifts the estimates.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ Z = float(norm.ppf(0.975))
 
 @dataclass(frozen=True)
 class ExpectedErrors:
-    """Estimates for one group of cells, and the 95% intervals that chance alone gives them.
+    """Estimates for one group of cells, with 95% intervals from chance alone.
 
-    ``false_calls`` cells are expected to be called parasitized wrongly and ``missed`` ones not to
-    be called; ``sensitivity`` and ``accuracy`` are shares, NaN where there is nothing to share.
+    ``false_calls`` and ``missed`` are the expected numbers of false calls and of misses;
+    ``sensitivity`` and ``accuracy`` are shares, NaN without cells.
     """
 
     false_calls: float
@@ -37,10 +37,10 @@ class ExpectedErrors:
 
 @dataclass(frozen=True)
 class ProbabilitySums:
-    """Sums over cells of some groups (G,), of which the expected errors follow; they add up.
+    """Additive sums over cells of some groups (G,), from which expected errors are computed.
 
-    ``called`` and ``others`` count cells, ``p_*`` sum their probability to be parasitized, ``v_*``
-    sum p (1 - p).
+    ``called`` and ``others`` count cells, ``p_*`` sum their probability of being parasitized,
+    ``v_*`` sum p (1 - p).
     """
 
     called: Float
@@ -57,8 +57,8 @@ class ProbabilitySums:
         """Sum over cells.
 
         Args:
-            probability: (n,) to be parasitized; a cell whose is not finite is left out.
-            called: (n,), which are called parasitized.
+            probability: (n,) of being parasitized; cells without a finite one are left out.
+            called: (n,), whether they are called parasitized.
             group: (n,), of each cell.
             groups: G.
         """

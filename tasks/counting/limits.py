@@ -1,11 +1,11 @@
-"""Compute what a count of parasites says of a slide, with the errors of both rates.
+"""Interpret a count of parasites on a slide, with the errors of both rates.
 
-Of n red cells k are called parasitized. With parasitaemia x each is so with the probability
+Of n red cells, k are called parasitized. With parasitaemia x each is called with probability
 q = x s + (1 - x) f, where the slide's sensitivity s and false-positive rate f are not known but
-predicted (`tasks.counting.rates`): k is a mixture of binomials over their nodes. The interval is
-where neither so many nor so few are improbable; the limit of blank is what 95% of slides without
-parasites stay at or below, the limit of detection the least parasitaemia of which 95% of slides are
-above it (Armbruster & Pry 2008; CLSI EP17).
+predicted (`tasks.counting.rates`): k is a mixture of binomials over their nodes. The interval
+contains every parasitaemia for which k is neither improbably large nor small; the limit of blank is
+the count that 95% of slides without parasites do not exceed, the limit of detection the least
+parasitaemia at which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17).
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from tasks.counting.rates import NODES, Rate
 from tasks.types import Arrays, Float, below, nested
 
 LEVEL = 0.95
-TURNS = 3  # how often each false-positive rate meets another sensitivity
+TURNS = 3  # pairs of each false-positive rate with different sensitivities
 MOST_CELLS = 10_000_000
-# A parasitaemia from which on parasites are many: false positives of a lower threshold, of which
-# some slides have none and others a few in a hundred, matter less there than what it finds more.
+# From this parasitaemia on there are many parasites: a lower threshold finds more of them, and its
+# false positives (none on some slides, a few percent on others) matter less.
 DENSE = 0.05
 
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """Hold the error rates of a counting threshold, ``log_odds`` of "parasitized"."""
+    """The error rates of a counting threshold, the ``log_odds`` of "parasitized"."""
 
     log_odds: float
     false: Rate
@@ -50,13 +50,13 @@ class ErrorRates:
 
     @property
     def tell(self) -> bool:
-        """Tell whether more parasites are called than healthy cells, so that a count says much."""
+        """Return whether parasites are called more often than healthy cells."""
         return self.found.median > self.false.median
 
     def joint(self) -> tuple[Float, Float]:
-        """Pair nodes of both rates, (J,) each, as if independent; all pairs are as probable."""
+        """Pair nodes of both rates, (J,) each, as if independent, with equal probabilities."""
         order = np.arange(NODES)
-        # Steps without a divisor of NODES visit every sensitivity, each turn in another order.
+        # Steps that do not divide NODES visit every sensitivity, each turn in another order.
         steps = (37, 61, 89)[:TURNS]
         found = np.concatenate([self.found.nodes[order * step % NODES] for step in steps])
         return np.tile(self.false.nodes, TURNS), found
@@ -64,10 +64,10 @@ class ErrorRates:
 
 @dataclass(frozen=True)
 class KnownRates:
-    """Hold the error rates of the thresholds that count: one for few parasites, one for many.
+    """The error rates of the counting thresholds: one for few parasites, one for many.
 
-    Few parasites are told from none by ``counting``. Many are counted better by ``dense``, a lower
-    threshold, which misses fewer, so that patients differ less in how many they hide from it.
+    ``counting`` distinguishes few parasites from none. ``dense``, a lower threshold, counts many
+    parasites better: it misses fewer, so patients differ less in the share that it misses.
     """
 
     counting: ErrorRates
@@ -87,8 +87,8 @@ class KnownRates:
 def corrected(called: int, cells: int, rates: ErrorRates) -> float:
     """Correct the called share for both error rates, within [0, 1] (Rogan & Gladen 1978).
 
-    The rates are the medians between slides: they are skewed, and their means are those of a few
-    slides that make most errors.
+    The rates are medians over slides: their distribution is skewed, and a few slides with most of
+    the errors dominate the means.
     """
     if not rates.tell:
         return float("nan")
@@ -99,10 +99,10 @@ def corrected(called: int, cells: int, rates: ErrorRates) -> float:
 def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
     """Compute the 95% interval of the parasitaemia, a share in [0, 1].
 
-    It holds those of which neither ``called`` cells or more, nor as many or fewer, have a
-    probability below 2.5%; ``called`` itself counts half, so that it is not too wide (mid-p,
-    Lancaster 1961). As the rates are those of a slide not seen, it carries the chance of counting,
-    the variation of both rates between slides, and how far these are known.
+    It contains every parasitaemia at which both tails of ``called`` have a probability of at least
+    2.5%; ``called`` itself counts half, so that the interval is not too wide (mid-p, Lancaster
+    1961). The rates are those of an unseen slide, so it covers the chance of counting, the
+    variation of both rates between slides, and the uncertainty about it.
     """
     tail = (1 - LEVEL) / 2
     return _bound(called, cells, rates, tail), _bound(called, cells, rates, 1 - tail)
@@ -114,21 +114,16 @@ def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
 
 
 def _bound(called: int, cells: int, rates: ErrorRates, level: float) -> float:
-    """Find the parasitaemia with which more than ``called`` cells have a probability of a level."""
+    """Find the parasitaemia at which more than ``called`` cells have a given probability."""
     false, found = rates.joint()
     return _root(lambda x: _more(called, cells, x, false, found) - level)
 
 
 def expected_width(rates: ErrorRates, share: float, cells: int) -> float:
-    """Compute how wide the interval is of a slide that is counted as its parasitaemia expects."""
+    """Compute the width of the interval for the expected count at a parasitaemia."""
     expected = share * rates.found.mean + (1 - share) * rates.false.mean
     low, high = interval(round(expected * cells), cells, rates)
     return high - low
-
-
-def is_above_blank(called: int, cells: int, rates: ErrorRates) -> bool:
-    """Tell whether fewer than 5% of slides without parasites have as many called cells or more."""
-    return called > blank_count(cells, rates)
 
 
 def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
@@ -137,7 +132,7 @@ def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
 
 
 def blank_count(cells: int, rates: ErrorRates) -> int:
-    """Compute the limit of blank: what 95% of slides of so many cells without parasites stay at."""
+    """Compute the limit of blank: the count that 95% of slides without parasites do not exceed."""
     false, _ = rates.joint()
     low, high = -1, cells
     while high - low > 1:
@@ -150,7 +145,7 @@ def blank_count(cells: int, rates: ErrorRates) -> int:
 
 
 def detection_limit(cells: int, rates: ErrorRates) -> float | None:
-    """Compute the limit of detection of so many cells, a share; None where all is too little."""
+    """Compute the limit of detection for ``cells`` cells, a share; None if there is none."""
     if cells < 1:
         return None
     false, found = rates.joint()
@@ -163,9 +158,9 @@ def detection_limit(cells: int, rates: ErrorRates) -> float | None:
 
 
 def cells_needed(limit: float, rates: ErrorRates) -> int | None:
-    """Compute how many cells have a limit of detection; None where no number has it.
+    """Compute the number of cells for a limit of detection; None if no number is enough.
 
-    Where slides differ in their false-positive rate, more cells of one slide help only so far.
+    If slides differ in their false-positive rate, more cells of one slide help only up to a point.
     """
     low, high = 1, MOST_CELLS
     most = detection_limit(high, rates)
@@ -180,7 +175,7 @@ def cells_needed(limit: float, rates: ErrorRates) -> int | None:
 
 
 def _at_least(count: int, cells: int, q: Float) -> float:
-    """Compute the probability of ``count`` or more of so many, mean over q (J,)."""
+    """Compute the probability of at least ``count`` of ``cells``, mean over q (J,)."""
     if count <= 0:
         return 1.0
     if count > cells:
@@ -189,7 +184,7 @@ def _at_least(count: int, cells: int, q: Float) -> float:
 
 
 def _more(called: int, cells: int, x: float, false: Float, found: Float) -> float:
-    """Compute the probability of more than ``called``, and half that of as many."""
+    """Compute the probability of more than ``called`` plus half that of equality."""
     q = x * found + (1 - x) * false
     logs = xlogy(called, q) + xlog1py(cells - called, -q)
     logs -= betaln(called + 1, cells - called + 1) + np.log(cells + 1)
@@ -197,9 +192,9 @@ def _more(called: int, cells: int, x: float, false: Float, found: Float) -> floa
 
 
 def _root(rises: Callable[[float], float]) -> float:
-    """Find where a function that rises over [0, 1] is zero: 0 where it never is less, 1 if never.
+    """Find the zero of a function that rises over [0, 1]: 0 if it is never below, 1 if never above.
 
-    It is found to a ten-millionth of the share, and to 1e-10.
+    The relative tolerance is 1e-7, the absolute one 1e-10.
     """
     if rises(0.0) >= 0:
         return 0.0

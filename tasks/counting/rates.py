@@ -1,15 +1,15 @@
-"""Predict the error rate of a slide not seen: a beta-binomial over slides whose cells are known.
+"""Predict the error rate of an unseen slide: a beta-binomial over slides with known cells.
 
-The rate of slide s is Beta(m r, (1 - m) r), of mean m over slides and precision r, and its errors
-are binomial (Skellam 1948). How far m and r are known from few slides is part of the prediction:
-they are averaged over a grid, weighed by their likelihood and by a weak prior: Jeffreys' for the
-mean, so that no error among n cells is not a rate of zero, and the same for every order of the
+The rate of slide s is Beta(m r, (1 - m) r), with mean m over slides and precision r, and its errors
+are binomial (Skellam 1948). The prediction includes the uncertainty about m and r: they are
+averaged over a grid, weighted by their likelihood and a weak prior: Jeffreys' for the mean, so that
+no error among n cells does not mean a rate of zero, and uniform over orders of magnitude of the
 precision.
 
-At a laboratory of its own the prior is what fitted laboratories tell, with one step between: the
-log-odds of a laboratory's mean are normal around theirs, and slides differ there as they do here. A
-laboratory without a slide whose cells are known has that prediction, wide as it is; its first
-slides say most of its mean, and many slides say also how they differ.
+For another laboratory the prior comes from fitted laboratories, with one more step: the log-odds of
+a laboratory's mean are normal around theirs, and slides differ there as they do here. A laboratory
+without slides with known cells gets that wide prediction; its first slides determine most of its
+mean, and many slides also show how they differ.
 """
 
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from scipy.special import betainc, betaln, expit, logit
 
 from tasks.types import Arrays, Float
 
-NODES = 101  # equally probable rates that stand for the prediction
+NODES = 101  # equally probable rates that represent the prediction
 MEANS = expit(np.linspace(logit(1e-5), logit(1 - 1e-5), 161))
 PRECISIONS = np.exp(np.linspace(np.log(2.0), np.log(2e4), 40))
 RATES = expit(np.linspace(logit(1e-7), logit(1 - 1e-7), 240))
-LEAST_WEIGHT = 1e-4  # of a mean and precision, in the likeliest one's
-# The standard deviation between laboratories of a mean's log-odds. Three laboratories tell it too
-# badly for an estimate: from the first to two others the false-positive rate has changed by -0.2 to
-# 2.1, and the sensitivity by -1.6 to -2.6 (`method.md`, "A diagnosis that travels").
+LEAST_WEIGHT = 1e-4  # of a mean and precision, relative to the likeliest
+# The standard deviation between laboratories of a mean's log-odds. Three laboratories are too few
+# for an estimate: from the first to two others the false-positive rate changed by -0.2 to 2.1, and
+# the sensitivity by -1.6 to -2.6.
 LABORATORIES = 1.5
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Hold a rate that varies between slides.
+    """A rate that varies between slides.
 
-    ``mean`` and ``deviation`` are those between slides, with the bounds of the mean's 95%
-    interval; ``nodes`` (NODES,) are quantiles of the rate of a slide not seen, all as probable.
+    ``mean`` and ``deviation`` are over slides, with the bounds of the mean's 95% interval;
+    ``nodes`` (NODES,) are equally probable quantiles of the rate of an unseen slide.
     """
 
     mean: float
@@ -49,11 +49,11 @@ class Rate:
 
     @property
     def median(self) -> float:
-        """Return the rate that half of all slides not seen stay below."""
+        """Return the rate that half of all unseen slides stay below."""
         return float(self.nodes[NODES // 2])
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         figures = (self.mean, self.low, self.high, self.deviation, self.slides, self.cells)
         return {"figures": np.asarray(figures, np.float64), "nodes": self.nodes}
 
@@ -67,11 +67,11 @@ class Rate:
 def predict_rate(
     hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float | None = None
 ) -> Rate:
-    """Predict the rate of a slide not seen from slides whose cells are known.
+    """Predict the rate of an unseen slide from slides with known cells.
 
     Args:
-        hits: (S,), how many cells of each slide pass the threshold.
-        cells: (S,), how many it has; slides without cells are left out.
+        hits: (S,), the number of cells of each slide that pass the threshold.
+        cells: (S,), the number of its cells; slides without cells are left out.
         prior: (M, R), the weights of `laboratory_prior`, by default the weak prior.
 
     Raises:
@@ -97,7 +97,7 @@ def predict_rate(
 
 
 def laboratory_prior(hits: NDArray[np.int64], cells: NDArray[np.int64]) -> Float:
-    """Weigh every mean and precision (M, R) of another laboratory by what these slides tell.
+    """Compute weights of every mean and precision (M, R) of another laboratory from these slides.
 
     Args:
         hits: (S,), as in `predict_rate`, of slides of fitted laboratories.
@@ -110,11 +110,11 @@ def laboratory_prior(hits: NDArray[np.int64], cells: NDArray[np.int64]) -> Float
 
 
 def _posterior(hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float | None) -> Float:
-    """Weigh every mean and precision (M, R) by likelihood and prior; the weights sum to 1."""
+    """Compute weights, of sum 1, of every mean and precision (M, R) from likelihood and prior."""
     a = MEANS[:, None] * PRECISIONS
     b = (1 - MEANS[:, None]) * PRECISIONS
     if prior is None:
-        # Jeffreys' prior of the mean, on a grid that is even in its log-odds.
+        # Jeffreys' prior of the mean, on a grid that is uniform in its log-odds.
         log = np.broadcast_to(0.5 * np.log(MEANS * (1 - MEANS))[:, None], a.shape).copy()
     else:
         log = np.log(np.maximum(prior, np.finfo(float).tiny))

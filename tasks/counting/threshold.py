@@ -1,9 +1,9 @@
-"""Choose the thresholds that count parasites: one where they are few, and one where they are many.
+"""Choose the thresholds for counting parasites: one for few of them, and one for many.
 
-The threshold that diagnoses a cell weighs both errors alike. On a slide with few parasites nearly
-all cells have none, so the false-positive rate limits what can be seen, and a higher threshold,
+The threshold for diagnosing a cell gives both errors equal weight. On a slide with few parasites
+nearly all cells have none, so the false-positive rate limits detection, and a higher threshold,
 which misses more parasites, counts them better. On a slide with many it is the other way round:
-patients differ in how many of their parasites are missed, and the fewer the less.
+patients differ in the share of parasites that is missed, and differ less if few are missed.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from tasks.counting.error_rates import THRESHOLDS, Counts, ErrorCounts
 from tasks.counting.limits import DENSE, ErrorRates, KnownRates, detection_limit, expected_width
 from tasks.counting.rates import Rate, laboratory_prior, predict_rate
 
-LEAST_SLIDES = 5  # with cells of a kind: fewer say next to nothing of how slides differ
-COARSE = 4  # thresholds between those that are tried first
+LEAST_SLIDES = 5  # with cells of a kind; fewer hardly show how slides differ
+COARSE = 4  # thresholds between those tried first
 DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
 NEAR = 1.2  # times the least loss: see `known_rates`
-LEAST_FOUND = 0.2  # of all parasites: a threshold that fewer pass is not worth trying
+LEAST_FOUND = 0.2  # of all parasites: a threshold that finds fewer is not worth trying
 
 
 def are_enough(counts: ErrorCounts) -> bool:
-    """Tell whether there are slides enough, of both kinds of cells, to know error rates by."""
+    """Return whether enough slides have cells of each kind to estimate error rates."""
     known = ((cells > 0).sum() for cells in (counts.negatives, counts.positives))
     return bool(min(known) >= LEAST_SLIDES)
 
 
 def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
-    """Predict the error rates of a slide not seen at one of `THRESHOLDS`.
+    """Predict the error rates of an unseen slide at one of `THRESHOLDS`.
 
     Raises:
         ValueError: no slide has cells of a kind.
@@ -41,9 +41,8 @@ def site_rates(fitted: ErrorCounts, site: ErrorCounts, log_odds: float) -> Error
     """Predict the error rates of a slide of one laboratory at one of `THRESHOLDS`.
 
     Args:
-        fitted: counts of slides of the laboratories that were fitted, which lend what the site's
-            own do not tell.
-        site: counts of its slides; it may know of cells of one kind alone, or of none.
+        fitted: counts of slides of fitted laboratories, which supply the prior.
+        site: counts of its slides; it may have known cells of only one kind, or of none.
         log_odds: the threshold.
     """
     place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
@@ -57,17 +56,17 @@ def site_rates(fitted: ErrorCounts, site: ErrorCounts, log_odds: float) -> Error
 
 
 def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
-    """Choose both thresholds that count, from that of the diagnosis upwards.
+    """Choose both counting thresholds, from that of the diagnosis upwards.
 
-    The one for few parasites has the least limit of detection; where no parasitaemia would be seen
-    for certain at any, it is the one of the fewest false positives. The one for many has the
-    narrowest interval of a parasitaemia of `DENSE`. Every fourth threshold is tried, then those
-    beside the best one. Of those that are nearly as good the highest is taken, for chance favours
-    one just above the false positives of the slides that are known.
+    The one for few parasites has the least limit of detection; if no parasitaemia is certain to be
+    seen at any, it has the fewest false positives. The one for many has the narrowest interval at a
+    parasitaemia of `DENSE`. Every fourth threshold is tried, then the neighbours of the best one.
+    Of nearly equal ones the highest is chosen, because chance favours one just above the false
+    positives of the known slides.
 
     Args:
-        counts: of slides whose cells are known.
-        cells: red cells of a slide for which the thresholds are best.
+        counts: of slides with known cells.
+        cells: number of red cells for which to optimise the thresholds.
 
     Raises:
         ValueError: no slide has cells of a kind.
@@ -89,7 +88,7 @@ def _best(
     predict: "_Predictions",
     loss: Callable[[ErrorRates], tuple[float, float]],
 ) -> ErrorRates:
-    """Find the highest threshold of about the least loss."""
+    """Find the highest threshold with nearly the least loss."""
     tried: dict[int, tuple[float, float]] = {}
 
     def best(places: NDArray[np.intp]) -> int:
@@ -108,7 +107,7 @@ def _best(
 
 
 class _Predictions:
-    """Predicts the rates at the thresholds of some counts, those with equal hits once."""
+    """Predict the rates at the thresholds of some counts; equal hits are computed once."""
 
     def __init__(self, counts: ErrorCounts) -> None:
         self._counts, self._known = counts, dict[tuple[bool, bytes], Rate]()

@@ -1,9 +1,10 @@
-"""Say in words what the call of a slide or a patient means: for pages, never for tables."""
+"""Write what the call of a slide or patient means: for pages, never for tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.counting.call import Call, CallReason, CountedBy
+from tasks.words import counted
 
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
@@ -39,33 +40,33 @@ def density_text(parasites: float) -> str:
 
 
 def call_text(row: Mapping[str, Any]) -> str:
-    """Say in a sentence what a row of the report on slides or patients says of parasites.
+    """Write in a sentence what a row of the slide or patient report says about parasites.
 
     >>> row = {"call": "negative", "none_above_percent": 0.31, "cells_called": 1}
-    >>> call_text(row | {"cells_read": 5000})
-    'no more than 0.31% with 95% confidence: 1 of 5,000 cells called, as healthy blood may have'
+    >>> call_text(row | {"cells_read": 5000}).partition(": ")[2]
+    '1 of 5,000 cells called parasitized, as in healthy blood'
     """
     reasons: Sequence[str] = row.get("call_reasons") or ()
     dense = row.get("corrected_by") == CountedBy.DENSE
     called = row["cells_called_dense" if dense else "cells_called"]
-    counted = f"{called:,} of {row['cells_read']:,} cells called"
+    cells = f"{called:,} of {counted(row['cells_read'], 'cell')} called parasitized"
     if row["call"] == Call.POSITIVE:
         return (
             f"parasites, about {percent_text(row['corrected_percent'])} of red cells "
             f"({range_text(row['corrected_low'], row['corrected_high'])}), "
-            f"{density_text(row['parasites_per_microlitre'])} parasites/µL: {counted}"
+            f"{density_text(row['parasites_per_microlitre'])} parasites/µL: {cells}"
         )
     if row["call"] == Call.NEGATIVE:
         bound = percent_text(row["none_above_percent"])
-        return f"no more than {bound} with 95% confidence: {counted}, as healthy blood may have"
+        return f"no more than {bound} with 95% confidence: {cells}, as in healthy blood"
     if row["call"] == Call.UNREADABLE:
         return f"no answer: {', '.join(reasons)}"
     if CallReason.RATES_UNKNOWN in reasons:
-        return f"no answer: error rates unknown here; {counted}"
+        return f"no answer: error rates unknown here; {cells}"
     if row["none_above_percent"] is None:
-        return f"no answer: healthy cells are called as often as parasites here; {counted}"
+        return f"no answer: healthy cells are called as often as parasites here; {cells}"
     bound = percent_text(row["none_above_percent"])
-    told = f"nothing above what healthy blood may have: {counted}; up to {bound} may be there"
+    told = f"no more than in healthy blood: {cells}; parasitaemia may be up to {bound}"
     if row.get("cells_needed") is None:
-        return f"{told}, and more cells of one slide would not tell: healthy slides differ too much"
-    return f"{told}, and {row['cells_needed']:,} cells would tell"
+        return f"{told}, and more cells would not help: healthy slides differ too much"
+    return f"{told}; {counted(row['cells_needed'], 'cell')} would decide"

@@ -1,1 +1,1 @@
-"""Score how far an image lies from the fitted classes."""
+"""Score how far an image is from the fitted classes."""

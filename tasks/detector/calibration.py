@@ -1,9 +1,9 @@
 """Turn distances at several taps into one abnormality score and a conformal p-value.
 
-Every tap's log distance is standardised by its mean and deviation over calibration images, and an
-image has the score of its most deviating tap. Calibration images are scored by statistics
-from which their own patient was taken out, and every patient weighs the same (hierarchical
-conformal prediction: Dunn, Wasserman & Ramdas 2018; Lee, Barber & Willett 2023).
+Every tap's log distance is standardised by its mean and deviation over calibration images; an
+image's score is that of its most deviating tap. Calibration images are scored by statistics from
+which their own patient was taken out, and every patient weighs the same (hierarchical conformal
+prediction: Dunn, Wasserman & Ramdas 2018; Lee, Barber & Willett 2023).
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments, moments, retract
 from tasks.types import Float
 
-# Distances that agree to nine digits do not vary: what is left of their deviation is rounding.
+# Distances that agree to nine digits do not vary: their deviation is rounding.
 LEAST_DEVIATION = 1e-9
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Hold what turns log distances into scores and p-values.
+    """The parameters that turn log distances into scores and p-values.
 
-    ``mean`` and ``deviation`` are (T,), one for each tap; ``scores`` (n,) are the calibration
-    images' fused scores in rising order and ``weights`` (n,) theirs, summing to 1.
+    ``mean`` and ``deviation`` (T,) are by tap; ``scores`` (n,) are the calibration images' fused
+    scores in ascending order, and ``weights`` (n,) their weights, which sum to 1.
     """
 
     mean: Float
@@ -34,7 +34,7 @@ class Calibration:
 
 
 def log_distance(distances: Float) -> Float:
-    """Compute the logarithm of squared distances, finite also where they are 0 or infinite."""
+    """Compute the logarithm of squared distances; it is finite even for 0 or infinity."""
     limits = np.finfo(np.float64)
     return np.log(np.clip(distances, limits.tiny, limits.max))
 
@@ -42,10 +42,10 @@ def log_distance(distances: Float) -> Float:
 def leave_group_out(
     total: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> Float:
-    """Compute log distances (n,) of a group's own images under statistics without that group.
+    """Compute log distances (n,) of a group's images under statistics without that group.
 
     Args:
-        total: statistics of all groups together, this one included.
+        total: statistics of all groups, including this one.
         features: (n, d), of the group's images.
         labels: (n,), their classes.
     """
@@ -54,7 +54,7 @@ def leave_group_out(
 
 
 def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
-    """Calibrate on log distances (n, T) of images whose groups are given by ``groups`` (n,).
+    """Calibrate on log distances (n, T) of images that belong to ``groups`` (n,).
 
     Raises:
         ValueError: there are no images.
@@ -64,7 +64,7 @@ def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
     weights = group_weights(groups)
     mean = weights @ log_distances
     deviation = np.sqrt(weights @ (log_distances - mean) ** 2)
-    # A tap that never varies says nothing; dividing by 1 makes its deviations 0 and not infinite.
+    # A tap that never varies is divided by 1, so that its deviations are 0 and not infinite.
     deviation = np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
     scores = fuse((log_distances - mean) / deviation)
     order = np.argsort(scores, kind="stable")
@@ -83,7 +83,7 @@ def fuse(deviations: Float) -> Float:
 
 
 def standardised(calibration: Calibration, log_distances: Float) -> Float:
-    """Compute by how many deviations log distances (n, T) exceed those of calibration images."""
+    """Compute how many deviations log distances (n, T) are above the calibration mean."""
     return np.asarray((log_distances - calibration.mean) / calibration.deviation)
 
 
@@ -95,12 +95,12 @@ def abnormality(calibration: Calibration, log_distances: Float) -> Float:
 def p_values(calibration: Calibration, scores: Float) -> Float:
     """Compute conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
 
-    With n images of K patients the level is approximate in K: on average over patients it is at
-    most alpha + (1 - alpha) / (K + 1). Counting patients in place of images would make it exact,
-    and any alpha below 1 / (K + 1) unreachable.
+    With n images of K patients, the level is at most alpha + (1 - alpha) / (K + 1) on average over
+    patients. Counting patients instead of images would make it exact, but no alpha below 1 / (K +
+    1) could be reached.
     """
     n = len(calibration.scores)
-    # Summed from the top, so that beyond every calibration score p is 1 / (n + 1) to the last bit.
+    # Summed from the top, so that p is exactly 1 / (n + 1) above every calibration score.
     above = np.concatenate([np.cumsum(calibration.weights[::-1])[::-1], [0.0]])
     reached = above[np.searchsorted(calibration.scores, scores, side="left")]
     return np.asarray(np.clip((1.0 + n * reached) / (n + 1.0), 0.0, 1.0))
@@ -109,7 +109,7 @@ def p_values(calibration: Calibration, scores: Float) -> Float:
 def threshold(calibration: Calibration, alpha: float) -> float:
     """Compute the least abnormality at which an image is abnormal: its p-value is at most alpha.
 
-    It lies just above a calibration score; infinite where no p-value is so low.
+    It is just above a calibration score; infinite if no p-value can be that low.
     """
     if 1.0 / (len(calibration.scores) + 1.0) > alpha:
         return float("inf")

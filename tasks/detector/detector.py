@@ -1,4 +1,4 @@
-"""Score images by a detector: Gaussians of its taps, and the calibration that fuses them."""
+"""Score images by a detector: Gaussians of its taps, and the calibration that joins them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from tasks.types import Arrays, Float, below, nested
 class Detector:
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
-    ``own`` scores cells by their own slide; None where too few slides were fitted to know how
-    slides differ. ``stability`` says what losses of the diagnosis under filters are ordinary
-    (`tasks.second_look.stability`); None where that was not measured. ``witnesses`` diagnose; None
-    where the network alone does.
+    ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
+    differ. ``stability`` has the ordinary losses of a diagnosis under filters
+    (`tasks.second_look.stability`); None if they were not measured. ``witnesses`` diagnose; None if
+    only the network does.
     """
 
     gaussians: dict[str, TiedGaussian]
@@ -39,26 +39,26 @@ class Detector:
 
     @property
     def taps(self) -> list[str]:
-        """Name the taps, in the order of `distances`' columns."""
+        """List the taps in the order of the columns of `distances`."""
         return list(self.gaussians)
 
     @property
     def scales(self) -> dict[str, tuple[float, float]]:
-        """Give, by tap, the mean and deviation of its log distance over calibration images."""
+        """Return, by tap, the mean and deviation of its log distance over calibration images."""
         mean, deviation = self.calibration.mean.tolist(), self.calibration.deviation.tolist()
         return dict(zip(self.taps, zip(mean, deviation, strict=True), strict=True))
 
     def abnormal_from(self, alpha: float) -> float:
         """Compute the least abnormality at which a cell of a slide is abnormal at a level.
 
-        A cell that is compared with all fitted ones, for want of anything nearer, has another.
+        It differs for a cell that is compared with all fitted ones.
         """
         return threshold(
             self.calibration if self.own is None else self.own.calibration.cells, alpha
         )
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays = nested("calibration", vars(self.calibration))
         for tap, gaussian in self.gaussians.items():
             arrays |= nested(f"tap/{tap}", gaussian.to_arrays())
@@ -90,9 +90,9 @@ class Detector:
 class Scores:
     """The abnormality of n images.
 
-    ``distances`` (n, T) are squared, to the population, and ``population_p_value`` (n,) is that of
-    these. ``abnormality`` and ``p_value`` (n,) are given what each image is ``compared_with`` (n,).
-    ``unlike`` (n,) marks images that are further from fitted cells than any smear's cells can be.
+    ``distances`` (n, T) are squared distances to the population, with ``population_p_value`` (n,).
+    ``abnormality`` and ``p_value`` (n,) are relative to the reference in ``compared_with`` (n,).
+    ``unlike`` (n,) marks images further from fitted cells than any smear's cells can be.
     """
 
     distances: Float

@@ -1,12 +1,12 @@
-"""Explain why an image is abnormal: which tap deviates most, and which places make it so.
+"""Explain why an image is abnormal: which tap deviates most, and at which locations.
 
 A tap's feature f is the mean of its map F over locations, and the squared Mahalanobis distance to a
-class is linear in each of its two factors, so it splits over locations without a remainder:
+class is linear in each of its two factors, so it is a sum over locations without a remainder:
 
     (f - mu)^T P (f - mu) = mean_hw (F_hw - mu)^T P (f - mu).
 
-A location with a negative share brings the image nearer to the class. Each location has seen the
-pixels of its receptive field, which is wider than its own square of the image.
+A location with a negative share brings the image nearer to the class. Each location sees the pixels
+of its receptive field, which is wider than its own square of the image.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class Explanation:
-    """Explain why one image has its score.
+    """The explanation of one image's score.
 
-    ``deviations`` (T,) are the taps' standardised log distances, ``tap`` the name of the one that
-    deviates most, ``nearest`` the number of the class that is nearest there, and ``shares`` (h, w)
-    what each location adds to its squared distance; their mean is that distance. ``shares`` is None
-    where the tap has no locations.
+    ``deviations`` (T,) are the taps' standardised log distances, ``tap`` is the most deviating tap,
+    ``nearest`` the number of the nearest class there, and ``shares`` (h, w) are the contributions
+    of the locations to its squared distance, which is their mean. ``shares`` is None if the tap has
+    no locations.
     """
 
     deviations: Float
@@ -47,9 +47,9 @@ def explain(
     """Explain n images by their taps.
 
     Args:
-        detector: that scored them.
+        detector: the one that scored them.
         pooled: by tap, features (n, d).
-        maps: by tap, features before they are pooled, (n, d, h, w); of taps that have any.
+        maps: by tap, features before pooling (n, d, h, w), for taps that have maps.
     """
     distances = {
         name: class_distances(gaussian, pooled[name])
@@ -71,11 +71,11 @@ def explain(
 def location_shares(
     gaussian: TiedGaussian, features: NDArray[np.floating[Any]], nearest: int
 ) -> Float:
-    """Split the squared distance to a class over locations, (h, w); their mean is the distance.
+    """Divide the squared distance to a class among locations, (h, w); their mean is the distance.
 
     Args:
         gaussian: of the tap.
-        features: (d, h, w), before they are pooled.
+        features: (d, h, w), before pooling.
         nearest: the number of the class.
     """
     mean = gaussian.means[nearest]

@@ -1,8 +1,8 @@
 """Compute the Mahalanobis distance to the nearest class (Lee, Lee, Lee & Shin 2018).
 
-Classes have a mean each and share one covariance S = sum_c M_c / sum_c n_c, which is shrunk
-towards a multiple of the identity, S_a = (1 - a) S + a tr(S)/d I, by the oracle-approximating
-coefficient of Chen, Wiesel, Eldar & Hero (2010).
+Each class has its mean, and all share one covariance S = sum_c M_c / sum_c n_c, shrunk towards a
+multiple of the identity, S_a = (1 - a) S + a tr(S)/d I, by the oracle-approximating coefficient of
+Chen, Wiesel, Eldar & Hero (2010).
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from scipy.linalg import cholesky, solve_triangular
 from tasks.detector.moments import Moments
 from tasks.types import Arrays, Float
 
-# The least shrinkage: with it, a feature that never varied in the fitted images weighs at most a
-# thousand times an average one, in standard deviations, however many images were fitted.
+# The least shrinkage: with it, a feature that never varied in the fitted images has at most a
+# thousand times the weight of an average one, in standard deviations, however many were fitted.
 LEAST_SHRINKAGE = 1e-6
 
 
 @dataclass(frozen=True)
 class TiedGaussian:
-    """Hold class means and the Cholesky factor of the covariance that the classes share.
+    """Class means and the Cholesky factor of the shared covariance.
 
     ``means`` is (C, d), NaN for a class without images; ``factor`` is lower triangular (d, d)
     with S_a = L L^T; ``shrinkage`` is a.
@@ -32,7 +32,7 @@ class TiedGaussian:
     shrinkage: float
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         shrinkage = np.asarray([self.shrinkage])
         return {"means": self.means, "factor": self.factor, "shrinkage": shrinkage}
 
@@ -50,15 +50,15 @@ def tied_covariance(moments: Moments) -> Float:
     """
     total = moments.n.sum()
     if total == 0:
-        raise ValueError("no images, no covariance")
+        raise ValueError("there are no images to compute a covariance from")
     return np.asarray(moments.scatter.sum(axis=0) / total)
 
 
 def oas_shrinkage(covariance: Float, n: float) -> float:
     """Compute the coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
 
-    It needs tr(S), tr(S^2), n and d alone. As in `sklearn.covariance.oas`, which it equals on the
-    same data for d > 1, the terms in 2/d of the equation are left out.
+    It needs only tr(S), tr(S^2), n and d. As in `sklearn.covariance.oas`, to which it is equal on
+    the same data for d > 1, the equation's terms in 2/d are left out.
     """
     d = len(covariance)
     mean_square = float(np.vdot(covariance, covariance)) / d**2
@@ -88,8 +88,8 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
 def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> Float:
     """Compute squared Mahalanobis distances (n, C) of features (n, d) to every class.
 
-    One triangular solve serves all classes; memory is O(n d). A class without images is
-    infinitely far.
+    One triangular solve serves all classes; memory is O(n d). The distance to a class without
+    images is infinite.
     """
     centre = np.nanmean(gaussian.means, axis=0)
     white = _whiten(gaussian.factor, features - centre)

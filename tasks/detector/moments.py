@@ -1,8 +1,8 @@
-"""Keep class statistics that can be added to and taken from, exactly, without the data.
+"""Keep class statistics to which data can be added, and from which it can be removed, exactly.
 
 The state of one tap is, for every class, the count n, the mean m and the scatter
 M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub & LeVeque (1979);
-see Schubert & Gertz (2018) for its accuracy. Read backwards, the same algebra retracts one.
+see Schubert & Gertz (2018) for its accuracy. The same algebra backwards retracts a state.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,15 +22,15 @@ from tasks.detector.slides.groups import (
 )
 from tasks.types import Arrays, Float, below, nested
 
-# A tap's moments are kept under this name. Up to 0.1 those of normalised features were kept beside
-# them, under "unit", and nothing ever read them.
+# A tap's moments are kept under this name. Until 0.1 there was also "unit", for normalised
+# features, which nothing ever read.
 _AS_THEY_ARE = "raw"
-_SLIDES = "slides"  # under this name lie the statistics by slide
+_SLIDES = "slides"  # the name of the statistics by slide
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Hold count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
+    """Count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
 
     n: Float
     mean: Float
@@ -38,7 +38,7 @@ class Moments:
 
     @classmethod
     def empty(cls, classes: int, width: int) -> "Moments":
-        """Make the moments of nothing, the neutral element of `merge`."""
+        """Make empty moments, the neutral element of `merge`."""
         return cls(np.zeros(classes), np.zeros((classes, width)), np.zeros((classes, width, width)))
 
     @property
@@ -54,10 +54,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """The moments of every tap of a network, by the tap's name, and what slides tell beside them.
+    """The moments of every tap of a network, by the tap's name, and the statistics by slide.
 
-    ``slides`` is None where it is not known which cells are of one slide, as in statistics that 0.1
-    wrote; it stays unknown in whatever they are merged with.
+    ``slides`` is None if the cells' slides are unknown, as in statistics written by 0.1, or in any
+    merged with them.
     """
 
     taps: Mapping[str, Moments]
@@ -65,7 +65,7 @@ class ClassStatistics:
 
     @classmethod
     def empty(cls, tap_widths: Mapping[str, int], classes: int) -> "ClassStatistics":
-        """Make the statistics of nothing."""
+        """Make empty statistics."""
         return cls(
             {tap: Moments.empty(classes, width) for tap, width in tap_widths.items()},
             empty_groups(tap_widths, classes),
@@ -73,16 +73,16 @@ class ClassStatistics:
 
     @property
     def n(self) -> Float:
-        """Return the number of images of every class, (C,)."""
+        """Return the number of images by class, (C,)."""
         return next(iter(self.taps.values())).n
 
     def of_taps(self, taps: Collection[str]) -> "ClassStatistics":
-        """Take the statistics of some taps."""
+        """Return the statistics of some taps."""
         slides = None if self.slides is None else self.slides.of_taps(taps)
         return ClassStatistics({tap: self.taps[tap] for tap in taps}, slides)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays = {
             f"{tap}/{_AS_THEY_ARE}/{name}": values
             for tap, state in sorted(self.taps.items())
@@ -94,7 +94,7 @@ class ClassStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "ClassStatistics":
-        """Read statistics back from `to_arrays`, also those that 0.1 wrote."""
+        """Read statistics back from `to_arrays`, including those written by 0.1."""
         suffix = f"/{_AS_THEY_ARE}/n"
         taps = sorted(name.removesuffix(suffix) for name in arrays if name.endswith(suffix))
         slides = below(_SLIDES, arrays)
@@ -133,7 +133,7 @@ def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes
             raise ValueError("features of labelled images must be finite")
         mean = rows.mean(axis=0)
         centred = rows - mean
-        # The mean's own rounding is taken out, so that offset data lose no digits.
+        # The mean's rounding error is removed, so that data with an offset lose no digits.
         correction = centred.mean(axis=0)
         centred -= correction
         state.n[c] = len(rows)
@@ -143,7 +143,7 @@ def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Compute the moments of both samples together."""
+    """Compute the moments of two samples together."""
     _check_same_shape(a, b)
     n = a.n + b.n
     share = np.divide(b.n, n, out=np.zeros_like(n), where=n > 0)
@@ -156,10 +156,10 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def retract(total: Moments, part: Moments) -> Moments:
-    """Take ``part``, which was merged into ``total``, out of it again.
+    """Remove ``part`` from ``total``, into which it was merged.
 
-    The error of the scatter is a few rounding errors of that of ``total``, times 1 + |mean| / sd:
-    what is left is less exact the less of ``total`` it is.
+    The error of the scatter is a few rounding errors of ``total``'s scatter, times
+    1 + |mean| / sd: a small remainder of ``total`` is less exact than a large one.
 
     Raises:
         ValueError: a class has fewer images in ``total`` than in ``part``.
@@ -175,7 +175,7 @@ def retract(total: Moments, part: Moments) -> Moments:
     scatter = total.scatter - part.scatter
     for c, w in enumerate(weight):
         _add_outer(scatter[c], delta[c], -w)
-    # No image has a mean, one image has no scatter: rounding must not claim otherwise.
+    # No images have no mean, and one image has no scatter, whatever rounding leaves.
     mean[n == 0] = 0.0
     scatter[n <= 1] = 0.0
     return Moments(n, mean, scatter)
@@ -184,7 +184,7 @@ def retract(total: Moments, part: Moments) -> Moments:
 def partial_fit(
     state: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> Moments:
-    """Add some more images to a state; see `moments` for the arguments."""
+    """Add images to a state; see `moments` for the arguments."""
     return merge(state, moments(features, labels, state.classes))
 
 
@@ -197,8 +197,8 @@ def statistics_of(
     """Compute the statistics of every tap, (n, d) each.
 
     Args:
-        taps: features, finite where a cell has a label.
-        labels: (n,), the class of each cell; those with a negative label are left out.
+        taps: features, finite for labelled cells.
+        labels: (n,), the class of each cell; cells with a negative label are left out.
         classes: C.
         keys: the slide of each cell, if known.
     """
@@ -209,24 +209,24 @@ def statistics_of(
 
 
 def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
-    """`merge` every tap, and the slides; KeyError where the taps differ."""
+    """`merge` every tap, and the slides; KeyError if the taps differ."""
     return _part_by_part(merge, merge_groups, a, b)
 
 
 def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
-    """`retract` every tap, and the slides; KeyError where the taps differ."""
+    """`retract` every tap, and the slides; KeyError if the taps differ."""
     return _part_by_part(retract, retract_groups, total, part)
 
 
 def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
-    """Merge statistics pairwise along the binary tree that their order alone decides.
+    """Merge statistics pairwise along a binary tree that depends only on their order.
 
-    Rounding grows with the logarithm of their number, and log2 of it are held at once.
+    Rounding grows with the logarithm of their number, and log2 of it are in memory at once.
 
     Raises:
         ValueError: there are no parts.
     """
-    pending: list[tuple[int, ClassStatistics]] = []  # (height, statistics), heights falling
+    pending: list[tuple[int, ClassStatistics]] = []  # (height, statistics), highest first
     for part in parts:
         height = 0
         while pending and pending[-1][0] == height:
@@ -259,7 +259,7 @@ def _part_by_part(
 
 def _add_outer(matrix: Float, vector: Float, weight: float) -> None:
     """Add weight times v v^T to a matrix in place, in one pass over it."""
-    # BLAS counts in columns, and the transpose of the sum is the sum of the transposes.
+    # BLAS stores by column, and the transpose of the sum is the sum of the transposes.
     dger(weight, vector, vector, a=matrix.T, overwrite_a=1)
 
 

@@ -1,6 +1,6 @@
-"""Compute class probabilities of logits, calibrated by a temperature (Guo et al. 2017).
+"""Compute class probabilities from logits, calibrated by a temperature (Guo et al. 2017).
 
-Labelled cells adapt the log-odds of one class, by a scale and a bias, as Platt (1999) did.
+Labelled cells adapt the log-odds of one class by a scale and a bias (Platt 1999).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy.special import expit, logsumexp, softmax
 from tasks.types import Float, Mask
 
 SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
-BIASES = 1.5  # and of a bias: as far apart as the error rates of laboratories (`counting.rates`)
+BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`counting.rates`)
 
 
 def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
@@ -26,9 +26,9 @@ def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
 
 
 def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Float:
-    """Compute the log-odds (n,) of one class, as calibrated, of logits (n, C).
+    """Compute the calibrated log-odds (n,) of one class from logits (n, C).
 
-    Unlike the logarithm of a probability's odds it is exact where that is near 1.
+    Log-odds of a probability would lose digits near 1; these do not.
 
     >>> log_odds(np.asarray([[3.0, 1.0]]), 2.0, 0)
     array([1.])
@@ -40,7 +40,7 @@ def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Fl
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Hold how log-odds of a class are adapted: x becomes ``scale`` x + ``bias``."""
+    """An adaptation of a class's log-odds: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0
     bias: float = 0.0
@@ -52,7 +52,7 @@ class Adaptation:
     def of_logits(
         self, logits: NDArray[np.floating], temperature: float, place: int
     ) -> NDArray[np.floating]:
-        """Adapt the log-odds of one class in logits (n, C), which stay to be divided.
+        """Adapt the log-odds of one class in logits (n, C), still to be divided by the temperature.
 
         >>> Adaptation(2.0, 0.5).of_logits(np.asarray([[3.0, 1.0]]), 2.0, 0)
         array([[7., 2.]])
@@ -66,7 +66,7 @@ UNCHANGED = Adaptation()
 
 
 def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
-    """Make logits (n, 2), to be divided by a temperature, that have the log-odds (n,) of a class.
+    """Make logits (n, 2) with the log-odds (n,) of a class after division by a temperature.
 
     >>> as_logits(np.asarray([3.0]), 2.0, 0)
     array([[ 3., -3.]])
@@ -76,7 +76,7 @@ def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
 
 
 def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
-    """Fit a scale and a bias to labelled cells (n,) of both kinds, which weigh the same."""
+    """Fit a scale and a bias to labelled cells (n,) of both kinds, which have equal weights."""
     weights = balanced(parasitized) * len(log_odds)
     targets = parasitized.astype(np.float64)
 
@@ -94,11 +94,11 @@ def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
 
 
 def log_losses(log_odds: Float, targets: Float) -> Float:
-    """Compute the log loss (n,) of cells by the probability (n,) that each should have."""
+    """Compute the log loss (n,) of cells, given the probabilities (n,) they should have."""
     return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
 
 
 def balanced(parasitized: Mask) -> Float:
-    """Weigh cells (n,) so that both kinds have half of the weight, and all sum to 1."""
+    """Compute weights (n,) of cells that sum to 1 and give each kind half."""
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])

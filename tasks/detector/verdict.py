@@ -9,26 +9,26 @@ from numpy.typing import NDArray
 
 from tasks.types import Float
 
-SEPARATOR = ", "  # between reasons where a column holds several
+SEPARATOR = ", "  # between several reasons in a column
 
 
 class Reason(StrEnum):
-    """Name why a person looks at an image."""
+    """A reason for a person to look at an image."""
 
-    UNLIKE = "unlike any smear"  # abnormal whatever its neighbours are
-    ABNORMAL = "abnormal"  # for what it is compared with
+    UNLIKE = "unlike any smear"  # abnormal whatever its neighbours look like
+    ABNORMAL = "abnormal"  # compared with its reference
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
-    UNSTABLE = "unstable"  # only beside another: what nothing else calls is not looked at twice
+    UNSTABLE = "unstable"  # never the only reason: only images with another one get a second look
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Mark which of n images failed, are abnormal and are uncertain, (n,) each.
+    """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
 
-    Of the abnormal ones some are ``unlike`` any smear; of ``disagree`` the two witnesses of a
-    diagnosis say different things.
+    Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
+    diagnosis differ.
     """
 
     failed: NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Verdicts:
         return np.asarray(self.failed | self.abnormal | self.uncertain | self.disagree)
 
     def reasons(self) -> list[str | None]:
-        """Join the reasons to look at each of n images, as a column holds them; None without."""
+        """Join the reasons to look at each of n images, for a column; None without reasons."""
         flags = {
             Reason.UNLIKE: self.unlike,
             Reason.ABNORMAL: self.abnormal & ~self.unlike,
@@ -57,7 +57,7 @@ class Verdicts:
             format_reasons([reason for place, reason in enumerate(flags) if code >> place & 1])
             for code in range(1 << len(flags))
         ]
-        # An image that failed has no other reason: nothing else is known of it.
+        # A failed image has no other reason: nothing else is known about it.
         codes[self.failed] = len(texts)
         texts.append(format_reasons([Reason.FAILED]))
         return [texts[code] for code in codes.tolist()]
@@ -65,10 +65,10 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class VerdictRule:
-    """Decide by the levels of a detector.
+    """The rule that decides by the levels of a detector.
 
-    An image is abnormal where its p-value is at most ``alpha``, and uncertain where its diagnosis
-    is less probable than ``uncertain_below``.
+    An image is abnormal if its p-value is at most ``alpha``, and uncertain if the probability of
+    its diagnosis is below ``uncertain_below``.
     """
 
     alpha: float
@@ -85,18 +85,18 @@ class VerdictRule:
         """Decide on n images.
 
         Args:
-            p_value: (n,); NaN where an image has none, which makes it not abnormal.
-            probability: (n,), that of the diagnosis; NaN is uncertain, for a diagnosis without a
-                probability must not be accepted.
-            failed: (n,), which could not be scored; by default none.
-            unlike: (n,), which are further away than any smear's cells; by default none.
-            disagree: (n,), of which two witnesses say different things; by default none.
+            p_value: (n,); an image with NaN is not abnormal.
+            probability: (n,), of the diagnosis; an image with NaN is uncertain, because a diagnosis
+                without a probability must not be accepted.
+            failed: (n,), images that could not be scored; by default none.
+            unlike: (n,), images further away than any smear's cells; by default none.
+            disagree: (n,), images on which two witnesses differ; by default none.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed
         unlike = none if unlike is None else unlike & ~failed
         abnormal = ((p_value <= self.alpha) & ~failed) | unlike
-        # Not "<", which is false of NaN.
+        # Not "<", which is false for NaN.
         uncertain = ~(probability >= self.uncertain_below)
         disagree = none if disagree is None else disagree & ~failed
         return Verdicts(
@@ -105,7 +105,7 @@ class VerdictRule:
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:
-    """Join reasons as a column holds them; None where there are none.
+    """Join reasons for a column; None if there are none.
 
     >>> format_reasons([Reason.ABNORMAL, Reason.UNCERTAIN])
     'abnormal, uncertain'

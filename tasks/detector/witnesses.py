@@ -1,14 +1,14 @@
 """Diagnose by two witnesses: the network, and a discriminant of the class statistics.
 
-The last layers of a network learn what the training laboratory looks like, its colours first. The
-stages before them are hardly touched by training and travel better, and their statistics by class
-are kept already. Fisher's discriminant (1936) of each tap, relative to the slide's own healthy
-cells, is a second opinion that changes with every fitted batch, without training.
+The last layers of a network learn the look of the training laboratory, above all its colours.
+Earlier stages hardly change in training and travel better, and their statistics by class are kept
+already. Fisher's discriminant (1936) of each tap, relative to the slide's own healthy cells, is a
+second opinion that changes with every fitted batch, without training.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,37 +20,47 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Arrays, Float, below, nested
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each
-SHRINKAGE = 5.0  # cells: what no shift at all weighs in a slide's shift
-LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells below which nothing is calibrated
+SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
+LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 
 
 @dataclass(frozen=True)
 class Discriminant:
     """Score cells by the class statistics: the sum over taps of w f, plus an ``offset``.
 
-    ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, both
-    classes weighing the same. ``healthy`` is the mean score of fitted cells without a parasite.
+    ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, with equal
+    weights for the classes. ``healthy`` is the mean score of fitted cells without a parasite.
     """
 
     weights: Mapping[str, Float]
     offset: float
     healthy: float
 
+    def to_arrays(self) -> Arrays:
+        """Name the arrays, for keeping."""
+        numbers = np.asarray([self.offset, self.healthy])
+        return {**nested("weights", self.weights), "numbers": numbers}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Discriminant":
+        """Read it back from `to_arrays`."""
+        return cls(below("weights", arrays), *arrays["numbers"].tolist())
+
     def scores(self, taps: Taps) -> Float:
-        """Score cells (n,) by their features (n, d): the higher, the more like a parasite's."""
+        """Score cells (n,) by their features (n, d); a higher score is more like a parasite's."""
         products = [np.asarray(taps[tap], np.float64) @ w for tap, w in self.weights.items()]
         return np.asarray(np.sum(products, axis=0) + self.offset)
 
     def lean(self, scores: Float, healthy: NDArray[np.bool_], parent: float = 0.0) -> float:
-        """Estimate by how much a slide's healthy cells score higher than fitted ones.
+        """Estimate how much higher a slide's healthy cells score than fitted ones.
 
-        It is the difference of the median, drawn to the ``parent`` as if that were `SHRINKAGE`
+        It is the difference of the medians, drawn towards ``parent``, which counts as `SHRINKAGE`
         cells.
 
         Args:
             scores: (n,) of the slide's cells.
-            healthy: (n,) which of them the network diagnoses as having no parasite.
-            parent: what is expected before the slide is seen: of its night, or none.
+            healthy: (n,) whether the network diagnoses no parasite.
+            parent: the expected lean before the slide is seen: the night's, or 0.
         """
         known = scores[healthy & np.isfinite(scores)]
         if not len(known):
@@ -61,7 +71,7 @@ class Discriminant:
     def leans(
         self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
     ) -> dict[Any, float]:
-        """Estimate the `lean` of each of the groups (n,) that cells are of."""
+        """Estimate the `lean` of each of the cells' groups (n,)."""
         found = {}
         for group in np.unique(groups).tolist():
             mine = groups == group
@@ -69,53 +79,115 @@ class Discriminant:
         return found
 
 
-def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:
-    """Compute the discriminant of two classes from statistics by slide or patient.
+@dataclass(frozen=True)
+class Classes:
+    """Hold what a discriminant is made of, by tap.
 
-    At each tap w = S^-1 (m_P - m_U): S is the scatter within classes and slides, with a ridge;
-    class means are relative to each slide's own mean of healthy cells, drawn to the common one.
+    ``means`` (2, d) of the classes are relative to each slide's healthy cells, the class at place
+    ``positive`` has parasites, and ``scatter`` (d, d) is the covariance of cells within their class
+    and slide. ``healthy`` (d,) is the mean that the healthy cells of a slide are compared with.
+    """
+
+    positive: int
+    means: Mapping[str, Float]
+    scatter: Mapping[str, Float]
+    healthy: Mapping[str, Float]
+
+    @classmethod
+    def of(cls, statistics: GroupStatistics, positive: int) -> "Classes":
+        """Compute class means relative to each slide's own healthy mean, drawn to the common one.
+
+        Args:
+            statistics: by slide or patient, of fitted cells of two classes.
+            positive: the place of the class with parasites.
+
+        Raises:
+            ValueError: a class has no cells.
+        """
+        n = statistics.n
+        if statistics.classes != 2 or not n.sum(axis=0).all():
+            raise ValueError("a discriminant needs cells of two classes")
+        negative = 1 - positive
+        degrees = float((n - 1).clip(min=0).sum())
+        known = n[:, negative]
+        share = known / (known + SHRINKAGE)
+        found, scatter = {}, {}
+        for tap in statistics.taps:
+            means = statistics.means[tap]
+            common = known @ means[:, negative] / known.sum()
+            shifts = share[:, None] * np.where(known[:, None] > 0, means[:, negative] - common, 0.0)
+            sums = np.einsum("gc,gcd->cd", n, means - shifts[:, None])
+            found[tap] = sums / n.sum(axis=0)[:, None]
+            scatter[tap] = statistics.scatter[tap].sum(axis=0) / max(degrees, 1.0)
+        return cls(positive, found, scatter, {tap: m[negative] for tap, m in found.items()})
+
+    def moved(self, means: Mapping[str, Float], share: float) -> "Classes":
+        """Move class means by a share of the way to others (2, d), as merging their cells would."""
+        moved = {tap: (1 - share) * m + share * means[tap] for tap, m in self.means.items()}
+        return replace(self, means=moved)
+
+    def discriminant(self) -> Discriminant:
+        """Compute w = S^-1 (m_P - m_U) at each tap, where S is the scatter with a ridge.
+
+        Raises:
+            ValueError: no cell varies, or the classes have the same mean.
+        """
+        weights, offset, healthy = {}, 0.0, 0.0
+        for tap, means in self.means.items():
+            scatter, d = self.scatter[tap], len(self.scatter[tap])
+            variance = float(np.trace(scatter)) / d
+            if not variance > 0:
+                raise ValueError(f"tap {tap}: nothing varies within the slides")
+            ridged = scatter + RIDGE * variance * np.eye(d)
+            between = means[self.positive] - means[1 - self.positive]
+            w = np.linalg.solve(ridged, between)
+            gap = float(w @ between)
+            deviation = math.sqrt(float(w @ scatter @ w) + gap**2 / 4)
+            if not deviation > 0:
+                raise ValueError(f"tap {tap}: the classes have the same mean")
+            weights[tap] = w / deviation
+            offset -= float(weights[tap] @ means.sum(axis=0)) / 2
+            healthy -= gap / deviation / 2
+            healthy -= float(weights[tap] @ (means[1 - self.positive] - self.healthy[tap]))
+        return Discriminant(weights, offset, healthy)
+
+
+def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:
+    """Compute the discriminant of fitted cells of two classes; see `Classes` for errors."""
+    return Classes.of(statistics, positive).discriminant()
+
+
+def shifts(
+    taps: Taps,
+    healthy: NDArray[np.bool_],
+    normal: Mapping[str, Float],
+    parent: Mapping[str, Float] | None = None,
+) -> dict[str, Float]:
+    """Estimate by how much a slide's healthy cells differ from fitted ones: `Discriminant.lean`.
+
+    It is taken feature by feature, for discriminants that are not known yet.
 
     Args:
-        statistics: of fitted cells of two classes.
-        positive: the place of the class that has parasites.
+        taps: features (n, d) of some cells of the slide.
+        healthy: (n,) whether the network diagnoses no parasite.
+        normal: (d,) their expected features, by tap.
+        parent: (d,) the shift that is expected before the slide is seen; none by default.
 
-    Raises:
-        ValueError: a class has no cells, or no cell varies.
+    Returns:
+        The shift (d,) of each tap.
     """
-    n = statistics.n
-    if statistics.classes != 2 or not n.sum(axis=0).all():
-        raise ValueError("a discriminant needs cells of two classes")
-    negative = 1 - positive
-    degrees = float((n - 1).clip(min=0).sum())
-    known = n[:, negative]
-    share = known / (known + SHRINKAGE)
-    weights, offset, healthy = {}, 0.0, 0.0
-    for tap in statistics.taps:
-        means = statistics.means[tap]
-        common = known @ means[:, negative] / known.sum()
-        shifts = share[:, None] * np.where(known[:, None] > 0, means[:, negative] - common, 0.0)
-        class_means = np.einsum("gc,gcd->cd", n, means - shifts[:, None]) / n.sum(axis=0)[:, None]
-        scatter = statistics.scatter[tap].sum(axis=0) / max(degrees, 1.0)
-        d = len(scatter)
-        variance = float(np.trace(scatter)) / d
-        if not variance > 0:
-            raise ValueError(f"tap {tap}: nothing varies within the slides")
-        ridged = scatter + RIDGE * variance * np.eye(d)
-        between = class_means[positive] - class_means[negative]
-        w = np.linalg.solve(ridged, between)
-        gap = float(w @ between)
-        deviation = math.sqrt(float(w @ scatter @ w) + gap**2 / 4)
-        if not deviation > 0:
-            raise ValueError(f"tap {tap}: the classes have the same mean")
-        weights[tap] = w / deviation
-        offset -= float(weights[tap] @ class_means.sum(axis=0)) / 2
-        healthy -= gap / deviation / 2
-    return Discriminant(weights, offset, healthy)
+    count, found = int(healthy.sum()), {}
+    for tap, expected in normal.items():
+        before = np.zeros(len(expected)) if parent is None else parent[tap]
+        values = np.asarray(taps[tap][healthy], np.float64)
+        own = np.median(values, axis=0) - expected if count else before
+        found[tap] = (count * own + SHRINKAGE * before) / (count + SHRINKAGE)
+    return found
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Hold the log-odds (n,) of "parasitized" by each witness, and by ``both``."""
+    """The log-odds (n,) of "parasitized" by each witness, and by ``both``."""
 
     network: Float
     statistics: Float
@@ -123,17 +195,17 @@ class Statement:
 
     @property
     def disagree(self) -> NDArray[np.bool_]:
-        """Mark the cells (n,) that one witness takes for parasitized and the other does not."""
+        """Mark the cells (n,) that only one witness calls parasitized."""
         known = np.isfinite(self.network) & np.isfinite(self.statistics)
         return np.asarray(known & ((self.network > 0) != (self.statistics > 0)))
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Hold how two witnesses are calibrated.
+    """The calibration of two witnesses.
 
     ``network`` and ``statistics`` turn the network's log-odds and the discriminant's score into
-    log-odds as they are among as many cells of either kind; ``both`` does so with their sum.
+    log-odds for equal numbers of both kinds of cells; ``both`` does so for their sum.
     """
 
     network: Adaptation
@@ -145,7 +217,7 @@ class Scales:
 
         Args:
             network: (n,) log-odds of the network.
-            scores: (n,) of the discriminant, less the `Discriminant.lean` of each cell's slide.
+            scores: (n,) of the discriminant, minus the `Discriminant.lean` of each cell's slide.
         """
         first, second = self.network.of(network), self.statistics.of(scores)
         return Statement(first, second, self.both.of(first + second))
@@ -153,7 +225,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Hold the second witness of the class at place ``positive``, and how both are calibrated."""
+    """The second witness of the class at place ``positive``, and the calibration of both."""
 
     positive: int
     discriminant: Discriminant
@@ -171,7 +243,7 @@ class Witnesses:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Witnesses":
-        """Read them back from `to_arrays`."""
+        """Read the witnesses back from `to_arrays`."""
         positive, offset, healthy = arrays["numbers"].tolist()
         scales = Scales(*(Adaptation(*pair) for pair in arrays["scales"].tolist()))
         known = Discriminant(below("weights", arrays), offset, healthy)
@@ -179,12 +251,12 @@ class Witnesses:
 
 
 def calibrated(network: Float, scores: Float, parasitized: NDArray[np.bool_]) -> Scales | None:
-    """Calibrate two witnesses on cells that neither has seen; None where these are too few.
+    """Calibrate two witnesses on cells that neither has seen; None if there are too few.
 
     Args:
         network: (n,) log-odds of the network.
         scores: (n,) as in `Scales.testify`, by discriminants without the cells' patients.
-        parasitized: (n,) what the cells are.
+        parasitized: (n,) the labels.
     """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:

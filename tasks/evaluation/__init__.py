@@ -1,1 +1,1 @@
-"""Measure a detector on attacks, corruptions and foreign images, beside other detectors."""
+"""Compare a detector with others on attacks, corruptions and foreign images."""

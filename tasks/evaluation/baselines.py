@@ -1,7 +1,7 @@
-"""Compute the scores by which detectors of abnormal images are compared: higher is more abnormal.
+"""Compute the scores of rival detectors of abnormal images: higher is more abnormal.
 
-Each is a short function of what is known of some images (`Evidence`) and of what was fitted on
-others (`Fitted`). A new one is a function and a line in `SCORES`.
+Each is a short function of the evidence on some images (`Evidence`) and of parameters fitted on
+others (`Fitted`). A new one takes a function and a line in `SCORES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,25 +30,25 @@ STABILITY, BOTH = "stability", "distance and stability"
 
 @dataclass(frozen=True)
 class Filtered:
-    """Hold logits (n, C) of n images under a filter, and the detector's taps (n, d)."""
+    """Logits (n, C) of n images under a filter, and the detector's taps (n, d)."""
 
     logits: NDArray[np.float32]
     taps: Mapping[str, NDArray[np.float32]]
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Filtered":
-        """Read it back from `Evidence.to_arrays`."""
+        """Read the results of a filter back from `Evidence.to_arrays`."""
         return cls(arrays["logits"], below("tap", arrays))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what is known of n images.
+    """The evidence on n images.
 
-    ``taps`` are pooled features (n, d) of the network's stages, `PENULTIMATE` among them;
+    ``taps`` are pooled features (n, d) of the network's stages, including `PENULTIMATE`;
     ``logits`` (n, C); ``border`` (n,) the mean brightness in [0, 1] of the outermost pixels;
     ``odin`` the logits and ``moved`` the detector's taps after input pre-processing, by its
-    magnitude; ``filtered`` what a second look sees, by filter.
+    magnitude; ``filtered`` the results of a second look, by filter.
     """
 
     taps: Mapping[str, NDArray[np.float32]]
@@ -59,7 +59,7 @@ class Evidence:
     filtered: Mapping[str, Filtered] = field(default_factory=dict)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays = nested("tap", self.taps) | {"logits": self.logits, "border": self.border}
         for magnitude, logits in self.odin.items():
             arrays[f"odin/{magnitude}"] = logits
@@ -72,7 +72,7 @@ class Evidence:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Evidence":
-        """Read evidence back from `to_arrays`, magnitudes in rising order."""
+        """Read evidence back from `to_arrays`, magnitudes in ascending order."""
         odin = below("odin", arrays)
         names = sorted(odin, key=float)
         return cls(
@@ -91,7 +91,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Residual:
-    """Describe the directions that fitted features leave out (Wang et al. 2022).
+    """The directions outside the principal subspace of fitted features (Wang et al. 2022).
 
     ``origin`` (d,) is where the logits are zero, ``directions`` (d, k) span the complement of the
     principal subspace, ``scale`` makes residuals as large as logits.
@@ -102,7 +102,7 @@ class Residual:
     scale: float
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         return vars(self) | {"scale": np.asarray([self.scale])}
 
     @classmethod
@@ -113,12 +113,12 @@ class Residual:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Hold what the compared detectors know of the fitted images.
+    """The parameters of the compared detectors.
 
-    ``layers`` has a Gaussian for each stage; ``unit_last`` one of the last features on the unit
-    sphere; ``whole`` one around a single mean; ``bank`` (m, d) are some last features on the unit
-    sphere; ``last`` is the tap that they all come from. ``ordinary`` is what a second look finds of
-    images that the network was not trained on; None where none were given.
+    ``layers`` has a Gaussian for each stage; ``unit_last`` is one for the last features on the unit
+    sphere, ``whole`` one around a single mean; ``bank`` (m, d) are some last features on the unit
+    sphere; ``last`` is the tap of these features. ``ordinary`` are the results of a second look at
+    images outside the training set; None if none were given.
     """
 
     detector: Detector
@@ -142,7 +142,7 @@ def slidewatch(evidence: Evidence, fitted: Fitted) -> Float:
 def maximum_softmax(evidence: Evidence, fitted: Fitted) -> Float:
     """Score by one minus the probability of the likeliest class (Hendrycks & Gimpel 2017).
 
-    Its logarithm is returned, which ranks alike and does not round to zero.
+    Its logarithm is returned, which gives the same ranking and does not round to zero.
     """
     logits = np.sort(np.asarray(evidence.logits, np.float64), axis=1)
     return np.asarray(logsumexp(logits[:, :-1], axis=1) - logsumexp(logits, axis=1))
@@ -161,7 +161,7 @@ def k_nearest_neighbours(evidence: Evidence, fitted: Fitted) -> Float:
 
 
 def mahalanobis_last(evidence: Evidence, fitted: Fitted) -> Float:
-    """Compute the Mahalanobis distance at the last features alone (Lee et al. 2018)."""
+    """Compute the Mahalanobis distance of only the last features (Lee et al. 2018)."""
     return nearest_class_distance(fitted.layers[fitted.last], evidence.taps[fitted.last])
 
 
@@ -181,17 +181,17 @@ def relative_mahalanobis(evidence: Evidence, fitted: Fitted) -> Float:
 
 
 def residual(evidence: Evidence, fitted: Fitted) -> Float:
-    """Compute the length of what the principal subspace leaves out (Wang et al. 2022)."""
+    """Compute the length of features outside the principal subspace (Wang et al. 2022)."""
     return residual_norm(fitted.residual, evidence.taps[fitted.last])
 
 
 def vim(evidence: Evidence, fitted: Fitted) -> Float:
-    """Weigh the residual, as a virtual logit, against the others' energy (Wang et al. 2022)."""
+    """Add the residual, as a virtual logit, to the energy of the others (Wang et al. 2022)."""
     return fitted.residual.scale * residual(evidence, fitted) + energy(evidence, fitted)
 
 
 def black_border(evidence: Evidence, fitted: Fitted) -> Float:
-    """Score by the brightness of the border alone: the border of a masked cell is black."""
+    """Score only by the brightness of the border, which is black around a masked cell."""
     return np.asarray(evidence.border, np.float64)
 
 
@@ -221,7 +221,7 @@ def preprocessed(evidence: Evidence, fitted: Fitted, magnitude: float) -> Float:
 
 
 def seen_of(evidence: Evidence, detector: Detector) -> Seen:
-    """Put together what the first look and the filters say of images."""
+    """Join the results of the first look and of the filters."""
     looks = [evidence.taps, *(evidence.filtered[name].taps for name in FILTERS)]
     distances = [log_distance(score_images(detector, taps).distances) for taps in looks]
     return Seen(
@@ -232,7 +232,7 @@ def seen_of(evidence: Evidence, detector: Detector) -> Seen:
 
 
 def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
-    """Compute every score (n,) by its detector's name; pre-processing where the evidence has it."""
+    """Compute every score (n,) by detector; pre-processed ones if the evidence has them."""
     scores = {name: function(evidence, fitted) for name, function in SCORES.items()}
     for magnitude in evidence.odin:
         scores[f"ODIN {magnitude:g}"] = odin(evidence, magnitude)
@@ -247,7 +247,7 @@ def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
 
 
 def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
-    """Compute log distances (n, L) at every stage, which the paper's logistic regression weighs."""
+    """Compute log distances (n, L) at every stage, for the paper's logistic regression."""
     return log_distance(
         np.stack(
             [nearest_class_distance(g, evidence.taps[tap]) for tap, g in fitted.layers.items()],
@@ -278,7 +278,7 @@ def whole_gaussian(moments: Moments) -> TiedGaussian:
 
 
 def residual_directions(moments: Moments, weight: Float, bias: Float) -> tuple[Float, Float]:
-    """Compute the origin (d,) and the directions (d, k) of `Residual`, from statistics alone.
+    """Compute the origin (d,) and the directions (d, k) of `Residual`, only from statistics.
 
     The origin is -W^+ b; the principal subspace keeps 1,000, 512 or half of the directions, for
     more than 2,000 features, from 768 on, and below (Wang et al. 2022).
@@ -294,7 +294,7 @@ def residual_directions(moments: Moments, weight: Float, bias: Float) -> tuple[F
     second = whole.scatter[0] / whole.n[0] + np.outer(offset, offset)
     d = len(origin)
     principal = 1000 if d >= 2048 else 512 if d >= 768 else d // 2
-    # eigh sorts upwards: the first columns are the directions with the least in them.
+    # eigh sorts in ascending order: the first columns are the directions of least variance.
     _, vectors = eigh(second)
     return origin, np.asarray(vectors[:, : d - principal])
 

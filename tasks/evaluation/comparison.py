@@ -1,7 +1,7 @@
 """Compare detectors side by side: metrics of every set of images, attack and corruption.
 
-Abnormal images are told from ordinary ones of unseen patients. An attack counts where the clean
-image and the image with matched noise are diagnosed rightly, and the attacked image is not.
+Abnormal images are separated from ordinary ones of unseen patients. An attack counts if the clean
+image and the image with matched noise are diagnosed correctly, and the attacked image is not.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ UNSEEN_LOOK = "layers and second look (unseen-attack)"
 
 @dataclass(frozen=True)
 class Side:
-    """Hold one side of a comparison: n images.
+    """One side of a comparison: n images.
 
     ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
     largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
-    (n,) whose images are resampled together; ``looked`` (n, d) what both looks see, or None.
+    (n,) of images resampled together; ``looked`` (n, d) features of both looks, or None.
     """
 
     scores: Mapping[str, Float]
@@ -47,10 +47,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pair abnormal images, which are the subject, with ordinary ones.
+    """A pair of sides: abnormal images, which are the subject, and ordinary ones.
 
-    ``teachers`` are ordinary and attacked images that the
-    regression for unseen attacks learns from.
+    ``teachers`` are ordinary and attacked images for the regression for unseen attacks.
     """
 
     subject: Subject
@@ -62,8 +61,8 @@ class Comparison:
 def compare(comparison: Comparison) -> list[Metric]:
     """Compute every metric of every detector, with bootstrap intervals over patients.
 
-    ``caught`` is the share of abnormal images that are found when as many ordinary ones are false
-    alarms as the verdict (abnormal or uncertain) has.
+    ``caught`` is the share of abnormal images found at the false-alarm rate of the verdict
+    (abnormal or uncertain).
     """
     ordinary, abnormal = comparison.ordinary, comparison.abnormal
     n, m = len(ordinary.verdict), len(abnormal.verdict)
@@ -95,7 +94,7 @@ def compare(comparison: Comparison) -> list[Metric]:
 
 
 def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:
-    """Compute the share of abnormal scores above all but a share of the ordinary ones."""
+    """Compute the share of abnormal scores above the threshold for a share of ordinary ones."""
     allowed = round(alarms * len(ordinary))
     limit = np.append(np.sort(ordinary)[::-1], -np.inf)[allowed]
     return _share(abnormal > limit, weights)
@@ -111,8 +110,8 @@ def _regressions(
 ) -> dict[str, Float]:
     """Score by logistic regressions over stages, as in Lee et al. (2018).
 
-    ``known-attack`` learns from the very kind of images it is tried on, ``unseen-attack`` from FGSM
-    alone; neither learns from images of a patient whose images it scores.
+    ``known-attack`` learns from the kind of images it is tried on, ``unseen-attack`` only from
+    FGSM; neither learns from images of a patient whose images it scores.
     """
     ordinary, abnormal = comparison.ordinary, comparison.abnormal
     layers = np.concatenate([ordinary.layers, abnormal.layers])
@@ -138,7 +137,7 @@ def _regressions(
 def _with_second_look(
     comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
 ) -> dict[str, Float]:
-    """Score by the same regressions over stages and all that a second look sees, if there was."""
+    """Score by the same regressions over stages and features of a second look, if there was one."""
     sides = (comparison.ordinary, comparison.abnormal)
     if any(side.looked is None for side in sides):
         return {}
@@ -169,12 +168,12 @@ def _cross_fitted(
     """Compute scores (n,) of x (n, L) by regressions on teachers of other clusters."""
     scores = np.zeros(len(x))
     if len(np.unique(clusters)) < 2:
-        return scores  # all are of one patient, and there is no other patient to learn from
+        return scores  # all images are of one patient, so there is none to learn from
     folds = GroupKFold(min(FOLDS, len(np.unique(clusters))), shuffle=True, random_state=0)
     for _, test in folds.split(x, groups=clusters):
         learn = ~np.isin(teaching_clusters, clusters[test])
         if len(np.unique(taught[learn])) < 2:
-            continue  # no images of both kinds are left to learn from
+            continue  # images of both kinds are not left to learn from
         model = _regression().fit(teachers[learn], taught[learn])
         scores[test] = model.decision_function(x[test])
     return scores

@@ -1,10 +1,10 @@
-"""Compose slides of known parasitaemia from cells of unseen patients, and judge what is counted.
+"""Compose slides of known parasitaemia from cells of unseen patients, and judge their counts.
 
-A slide is composed of one patient's cells: so many parasites by chance as its parasitaemia says,
-each found with the share of that patient's parasites that pass the threshold, and likewise its
-other cells. This is resampling cells with replacement, which is all that a patient of whom a
-hundred cells are known allows: how patients differ is shown, how slides of one patient do is not.
-Error rates are always those of other patients.
+A slide is composed of one patient's cells. Its number of parasites is drawn from its parasitaemia;
+each is found with the probability that one of that patient's parasites passes the threshold, and
+likewise for other cells. This resamples cells with replacement, which is all that a hundred cells
+of a patient allow: it shows how patients differ, but not how slides of one patient do. Error rates
+always come from other patients.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,17 +28,17 @@ from tasks.types import Float
 SHARES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
 SIZES = (1000, 5000, 20_000)  # red cells
 FOLDS = 5
-LEAST_CELLS = 20  # of a kind, of a patient whose slides are composed: fewer tell no rate
-HEALTHY_SLIDES, INFECTED_SLIDES = 12, 2  # of a patient, a size and a parasitaemia
-WITHIN = 0.25  # of the true count, as the first level of microscopists of the WHO asks
-COUNTED_BY_IT = 0.01  # parasitaemia from which on counts are compared so
+LEAST_CELLS = 20  # of a kind, for slides of a patient to be composed: fewer give no rate
+HEALTHY_SLIDES, INFECTED_SLIDES = 12, 2  # per patient, size and parasitaemia
+WITHIN = 0.25  # of the true count, as the WHO asks of microscopists of the first level
+COUNTED_BY_IT = 0.01  # least parasitaemia at which counts are compared in this way
 MICROLITRE = 5e6  # red cells
 TODAY = "cells over cells"  # the diagnosed share with its Wilson interval
 
 
 @dataclass(frozen=True)
 class KnownCells:
-    """Cells (n,) of known kind: log-odds by a network that has not seen their patient (n,)."""
+    """Cells (n,) of known kind: log-odds by a network that has not seen their patients (n,)."""
 
     log_odds: Float
     parasitized: NDArray[np.bool_]
@@ -47,7 +47,7 @@ class KnownCells:
 
 @dataclass(frozen=True)
 class _Patient:
-    """The shares of a patient's cells that pass the thresholds: the diagnosis', dense, counting."""
+    """The shares of a patient's cells that pass the thresholds: diagnosis, dense, counting."""
 
     name: str
     false: tuple[float, ...]
@@ -55,13 +55,13 @@ class _Patient:
 
 
 def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) -> pa.Table:
-    """Compose slides, and say what is counted on each; a row a slide.
+    """Compose slides and count parasites on each; one row per slide.
 
     Args:
         cells: of the patients to compose slides of.
-        counts: error counts by patient; those of a fold of patients are left out for its slides.
-        cells_best: red cells for which the counting threshold is chosen.
-        seed: of folds and chance.
+        counts: error counts by patient; a slide is judged without those of its patient's fold.
+        cells_best: number of red cells for which the counting threshold is chosen.
+        seed: of folds and draws.
     """
     rng = np.random.default_rng(seed)
     own = count_errors(cells.log_odds, cells.parasitized, cells.patients)
@@ -80,7 +80,7 @@ def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) 
 
 
 def without(counts: ErrorCounts, slides: set[str]) -> ErrorCounts:
-    """Leave some slides out of error counts."""
+    """Remove some slides from error counts."""
     kept = np.asarray([name not in slides for name in counts.slides], bool)
     return ErrorCounts(
         tuple(name for name in counts.slides if name not in slides),
@@ -111,7 +111,7 @@ SLIDES = pa.schema(
 
 
 def _folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Divide patients into folds that have as many healthy ones each."""
+    """Divide patients into folds with equal numbers of healthy ones."""
     fold = np.zeros(len(healthy), np.intp)
     for kind in (healthy, ~healthy):
         places = rng.permutation(np.flatnonzero(kind))
@@ -122,7 +122,7 @@ def _folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDA
 
 def _patients(own: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> Iterator[_Patient]:
     thresholds = (DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
-    # In rising order, so that what passes one passes those before.
+    # In ascending order, so that a cell that passes one has passed those before.
     places = [
         int(np.argmin(np.abs(THRESHOLDS - each))) for each in np.maximum.accumulate(thresholds)
     ]
@@ -138,7 +138,7 @@ def _patients(own: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> It
 def _slides(
     patient: _Patient, answers: Answers, rng: np.random.Generator
 ) -> Iterator[dict[str, object]]:
-    """Compose slides of a healthy patient without parasites, of others with some."""
+    """Compose slides: without parasites for a healthy patient, with some for others."""
     shares = (0.0,) if patient.found is None else SHARES[1:]
     each = HEALTHY_SLIDES if patient.found is None else INFECTED_SLIDES
     assert answers.rates is not None
@@ -168,7 +168,7 @@ def _slides(
 def _counts(
     patient: _Patient, negatives: int, parasites: int, rng: np.random.Generator
 ) -> list[int]:
-    """Draw how many cells pass each threshold; what passes one has passed those before."""
+    """Draw the number of cells that pass each threshold, among those that passed the one before."""
     total = np.zeros(len(patient.false), np.int64)
     for cells, shares in ((negatives, patient.false), (parasites, patient.found)):
         left, before = cells, 1.0
@@ -182,11 +182,11 @@ def _counts(
 def composed_metrics(
     slides: pa.Table, counts: ErrorCounts, rates: KnownRates, model: str, seed: int
 ) -> list[Metric]:
-    """Measure what composed slides show, beside today's way, cells over cells with Wilson.
+    """Measure counts on composed slides by our way and by today's, cells over cells with Wilson.
 
     Args:
         slides: rows of `compose`.
-        counts: all error counts, of which the rates of the diagnosis are told.
+        counts: all error counts, for the diagnosis' rates.
         rates: of the detector's thresholds.
         model: its name.
         seed: of the evaluation.
@@ -231,7 +231,7 @@ def _own(columns: Mapping[str, NDArray[Any]]) -> Way:
 
 
 def _today(columns: Mapping[str, NDArray[Any]]) -> Way:
-    """Count diagnosed cells over cells; a slide with a single one is positive."""
+    """Divide diagnosed cells by cells; a slide with a single diagnosed cell is positive."""
     diagnosed, cells = columns["diagnosed"].astype(np.int64), columns["cells"].astype(np.int64)
     low, high = wilson_interval(diagnosed, cells)
     return {"estimate": diagnosed / cells, "low": low, "high": high, "positive": diagnosed > 0}
@@ -244,7 +244,7 @@ def _of_slides(
     columns: Mapping[str, NDArray[Any]],
     of_size: NDArray[np.bool_],
 ) -> list[Metric]:
-    """Measure slides of one size by one way, with intervals over patients."""
+    """Measure one way of counting on slides of one size, with intervals over patients."""
     truth, patients = columns["parasitaemia"].astype(np.float64), columns["patient"]
     estimate = way["estimate"].astype(np.float64)
     covered = (way["low"] <= truth) & (truth <= way["high"])
@@ -266,7 +266,7 @@ def _of_slides(
     middle, spread = float(difference.mean()), float(difference.std(ddof=1))
     limits = Interval(middle, middle - 1.96 * spread, middle + 1.96 * spread)
     counted = of_size & (truth >= COUNTED_BY_IT)
-    found.append(Metric(subject, name, "agreement, roots of parasites a microlitre", limits))
+    found.append(Metric(subject, name, "agreement, roots of parasites per microlitre", limits))
     found.append(
         Metric(
             subject, name, "within 25% from 1% on", _over_patients(near[counted], patients[counted])
@@ -276,17 +276,17 @@ def _of_slides(
 
 
 def agreement(truth: Float, estimate: Float) -> tuple[Float, Float]:
-    """Compute mean and difference (n,) of the square roots of parasites a microlitre.
+    """Compute mean and difference (n,) of the square roots of parasites per microlitre.
 
-    On this scale counts vary alike at all densities (Alexander et al. 2010); the limits of
-    agreement are the mean difference and 1.96 deviations.
+    On this scale counts have the same variance at all densities (Alexander et al. 2010); the limits
+    of agreement are the mean difference and 1.96 deviations.
     """
     roots = np.sqrt(MICROLITRE * estimate), np.sqrt(MICROLITRE * truth)
     return (roots[0] + roots[1]) / 2, roots[0] - roots[1]
 
 
 def agreements(slides: pa.Table) -> dict[int, dict[str, tuple[Float, Float]]]:
-    """List, by size of slide and way, means and differences of roots of slides with parasites."""
+    """List, by slide size and way, means and differences of roots for slides with parasites."""
     columns = {name: np.asarray(slides[name].to_pylist()) for name in SLIDES.names}
     truth = columns["parasitaemia"].astype(np.float64)
     found = {}

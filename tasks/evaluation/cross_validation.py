@@ -1,4 +1,4 @@
-"""Measure diagnoses of cross-validation: as a whole and by stain, with intervals over patients."""
+"""Measure cross-validated diagnoses, in all and by stain, with intervals over patients."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from tasks.evaluation.metrics import SAMPLES_AT_ONCE, detection, interval, resam
 Float = NDArray[np.float64]
 
 FALSE_POSITIVE_RATES = (1e-2, 3e-3, 1e-3)
-BINS = 15  # of confidence, as Guo et al. (2017) have them
+BINS = 15  # of confidence, as in Guo et al. (2017)
 REPEATS = 500
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Images that were diagnosed by networks that had not seen their patients.
+    """Images diagnosed by networks that had not seen their patients.
 
-    ``positive`` (n,) tells the label, ``log_odds`` (n,) and ``probability`` (n,) speak for the
-    positive class, ``patients`` and ``stains`` (n,) are numbers.
+    ``positive`` (n,) is the label, ``log_odds`` (n,) and ``probability`` (n,) are of the positive
+    class, ``patients`` and ``stains`` (n,) are numbers.
     """
 
     positive: NDArray[np.bool_]
@@ -32,16 +32,16 @@ class Diagnosed:
     stains: NDArray[np.integer]
 
     def take(self, rows: NDArray[np.bool_]) -> "Diagnosed":
-        """Take some of the images."""
+        """Return some of the images."""
         return Diagnosed(*(values[rows] for values in vars(self).values()))
 
 
 def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Measure all images, and those of each stain where there are several.
+    """Measure all images, and those of each stain if there are several.
 
     Returns:
         A row for each metric: ``stain`` (None for all), ``patients``, ``images``, ``metric``,
-        ``value``, ``low`` and ``high``; None where it cannot be computed.
+        ``value``, ``low`` and ``high``; None if it cannot be computed.
     """
     stains = np.unique(found.stains).tolist()
     rows = _rows(None, found, repeats)
@@ -67,7 +67,7 @@ def _rows(stain: int | None, found: Diagnosed, repeats: int) -> list[dict[str, A
 
 
 def measured(found: Diagnosed, weights: Float) -> dict[str, Float]:
-    """Compute the metrics (R,) by name, images counted by weights (R, n)."""
+    """Compute the metrics (R,) by name; weights (R, n) are counts of images."""
     right = (found.log_odds > 0) == found.positive
     auroc = detection(found.positive, found.log_odds, weights)["AUROC"]
     by_rate = sensitivities(found.positive, found.log_odds, weights)
@@ -91,13 +91,13 @@ def sensitivities(
     """Compute the share of positive images above the least threshold of a false-positive rate.
 
     Args:
-        positive: (n,), which images are.
+        positive: (n,), marks positive images.
         scores: (n,), higher for images that look positive.
         weights: (R, n), how often each image counts.
-        rates: the largest share of negative images that may lie above the threshold.
+        rates: the largest share of negative images above the threshold.
 
     Returns:
-        (R, len(rates)); NaN where there are no positive, or no negative images.
+        (R, len(rates)); NaN without positive or without negative images.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
@@ -117,12 +117,12 @@ def sensitivities(
 def calibration_error(probability: Float, right: NDArray[np.bool_], weights: Float) -> Float:
     """Compute the expected calibration error (R,): |confidence - accuracy|, averaged over bins.
 
-    Confidence is the probability of the diagnosis, of 1/2 to 1, in `BINS` bins of equal width over
-    [0, 1] (Guo et al. 2017).
+    Confidence is the probability of the diagnosis, from 1/2 to 1, in `BINS` bins of equal width
+    over [0, 1] (Guo et al. 2017).
 
     Args:
         probability: (n,), of the positive class.
-        right: (n,), whether the diagnosis is.
+        right: (n,), whether the diagnosis is right.
         weights: (R, n), how often each image counts.
     """
     confidence = np.maximum(probability, 1.0 - probability)

@@ -1,4 +1,4 @@
-"""Gather the evidence that the scores need of images: taps, logits, and both pre-processed."""
+"""Gather the evidence on images that scores need: taps, logits, and both after pre-processing."""
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ BATCH = 32
 
 
 def gather_evidence(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Evidence:
-    """Gather all that the scores need of images (n, 3, S, S) in [0, 1]; n is at least 1."""
+    """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
     return join([_of_batch(batch, target, magnitudes) for batch in pixels.split(BATCH)])
 
 
 def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Evidence:
     classifier, detector = target.classifier, target.detector
     pixels = pixels.detach().requires_grad_(bool(magnitudes))
-    with torch.set_grad_enabled(bool(magnitudes)):
+    with torch.set_grad_enabled(bool(magnitudes)), classifier.computing():
         taps, logits = classifier.features(pixels)
     border = torch.ones(pixels.shape[2:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
@@ -33,7 +33,7 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
     for magnitude in magnitudes:
         with_odin = preprocess(pixels, tempered, magnitude)
         with_taps_moved = preprocess(pixels, fused, magnitude)
-        with torch.inference_mode():
+        with torch.inference_mode(), classifier.computing():
             odin[magnitude] = to_numpy(classifier(with_odin))
             moved_taps, _ = classifier.features(with_taps_moved)
         moved[magnitude] = {tap: to_numpy(moved_taps[tap]) for tap in detector.taps}
@@ -51,7 +51,7 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
 
 
 def _under_filter(images: NDArray[np.uint8], target: Target) -> Filtered:
-    with torch.inference_mode():
+    with torch.inference_mode(), target.classifier.computing():
         pixels = to_pixels(images).to(target.classifier.mean.device)
         taps, logits = target.classifier.features(pixels)
     return Filtered(to_numpy(logits), {tap: to_numpy(taps[tap]) for tap in target.detector.taps})

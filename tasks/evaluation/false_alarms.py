@@ -1,7 +1,7 @@
-"""Measure how often ordinary images of new patients are abnormal, by the way of calibrating.
+"""Measure false alarms on new patients for two ways of calibrating.
 
 Either each of some fitted patients is left out in turn and scored by the others, or these patients
-are held out of the statistics for good and calibrate by themselves.
+are held out of the statistics and only calibrate.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ REPEATS = 1000
 
 @dataclass(frozen=True)
 class Images:
-    """Hold images by tap, (n, d) each, with their labels (n,) and patients (n,)."""
+    """Images by tap, (n, d) each, with their labels (n,) and patients (n,)."""
 
     taps: list[NDArray[np.float32]]
     labels: NDArray[np.int8]
@@ -40,9 +40,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Realised:
-    """Hold the rate of false alarms at a nominal level, by patient and by image.
+    """The rate of false alarms at a nominal level, by patient and by image.
 
-    ``patients`` calibrated; the rates are means over random choices of them, of ``images`` tried.
+    Rates on ``images`` are means over random choices of ``patients`` calibrating patients.
     """
 
     method: str
@@ -59,9 +59,9 @@ def realised(
     """Measure realised false-alarm rates when some of the fitted patients calibrate.
 
     Args:
-        fitted: images that the statistics may be fitted on.
+        fitted: images for the statistics.
         unseen: ordinary images of other patients.
-        patients: how many of the fitted patients calibrate; at least one of the others is left.
+        patients: number of fitted patients that calibrate; at least one other remains.
         alphas: nominal levels.
     """
     fitted = _labelled(fitted)
@@ -121,7 +121,7 @@ def _rates(
 ) -> Realised:
     alarm = (chances <= alpha).mean(axis=0)
     _, index, sizes = np.unique(patients, return_inverse=True, return_counts=True)
-    each = 1.0 / (len(sizes) * sizes[index])  # every patient counts the same
+    each = 1.0 / (len(sizes) * sizes[index])  # patients have equal weights
     by_patient = (weights * each) @ alarm / (weights @ each)
     by_image = weights @ alarm / weights.sum(axis=1)
     return Realised(

@@ -1,7 +1,6 @@
-"""Measure how well a classifier or a detector does, with intervals that respect patients.
+"""Measure a classifier or a detector, with intervals from resampled patients.
 
-Cells of one patient resemble each other, so an interval from resampling cells is too narrow:
-patients are resampled instead.
+Cells of one patient resemble each other, so intervals from resampled cells would be too narrow.
 """
 
 import math
@@ -20,7 +19,7 @@ AS_FILES, AS_COMPUTED = "as files", "as computed"  # forms of images that are me
 
 
 class Interval(NamedTuple):
-    """Hold an estimate with the bounds of its 95% interval."""
+    """An estimate with the bounds of its 95% interval."""
 
     value: float
     low: float = math.nan
@@ -29,10 +28,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """Tell which images a metric is about, and which model and seed.
+    """The images, model and seed of a metric.
 
-    ``strength`` is as `tasks.evaluation.parts.Treatment` has it, ``against`` says which ordinary
-    images they are told from.
+    ``strength`` is that of `tasks.evaluation.parts.Treatment`; ``against`` names the ordinary
+    images with which the images are compared.
     """
 
     model: str
@@ -46,9 +45,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Metric:
-    """Hold what was measured of a subject, with numbers of abnormal images and of ordinary ones.
+    """A measurement on a subject, with its numbers of abnormal and ordinary images.
 
-    ``detector`` is None where the classifier or an attack itself is measured.
+    ``detector`` is None if the classifier or an attack itself is measured.
     """
 
     subject: Subject
@@ -59,7 +58,7 @@ class Metric:
     negatives: int = 0
 
     def row(self) -> dict[str, Any]:
-        """Make the metric a row of a table."""
+        """Make a row of a table."""
         return {
             **asdict(self.subject),
             "detector": self.detector,
@@ -72,8 +71,8 @@ class Metric:
 
 # One row per seed, set, detector and metric. ``strength`` is a Linf distance on pixels in [0, 1]
 # for attacks, a level (1 to 5) for covariate shift, a number of calibrating patients for false
-# alarms; ``detector`` is null where the attack or the network itself is measured. Detectors are
-# shown in the order in which the table first names them, the product's own before all others.
+# alarms; ``detector`` is null if the attack or the network itself is measured. Detectors are shown
+# in the order of their first row, the product's own first.
 METRICS = pa.schema(
     [
         ("model", pa.string()),
@@ -95,9 +94,9 @@ METRICS = pa.schema(
 
 
 def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
-    """Make a table of `METRICS`; what is not a number is null."""
+    """Make a table of `METRICS`; NaN becomes null."""
     rows = [metric.row() for metric in metrics]
-    # A null stands where there is no value, for most readers take NaN for a number.
+    # A missing value is null, because most readers treat NaN as a number.
     columns = [
         pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
         for field in METRICS
@@ -106,12 +105,12 @@ def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
 
 
 def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """Compute the share of images whose diagnosis is right."""
+    """Compute the share of images with the right diagnosis."""
     return float(np.mean(truth == predicted))
 
 
 def sensitivity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """Compute the share of positive images that are found; NaN where there are none."""
+    """Compute the share of positive images that are found; NaN without any."""
     return float(np.mean(predicted[truth])) if truth.any() else float("nan")
 
 
@@ -121,7 +120,7 @@ def specificity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float
 
 
 def auroc(positive: NDArray[np.bool_], scores: Float) -> float:
-    """Compute the area under the ROC curve, ties counted half; NaN where one side is empty."""
+    """Compute the area under the ROC curve, ties counted half; NaN if one side is empty."""
     if positive.all() or not positive.any():
         return float("nan")
     # A coordinator that screens imports this module and needs no scikit-learn.
@@ -138,16 +137,17 @@ SAMPLES_AT_ONCE = 25
 def detection(
     abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
 ) -> dict[str, Float]:
-    """Measure how well scores tell abnormal images from ordinary ones: `DETECTION`, (R,) each.
+    """Measure how well scores separate abnormal images from ordinary ones: `DETECTION`, (R,) each.
 
-    They come by name and equal scikit-learn's, ties included. ``TNR at 95% TPR`` is the share of
+    They are by name and equal scikit-learn's, even with ties. ``TNR at 95% TPR`` is the share of
     abnormal images refused at the least threshold that accepts at least 95% of the ordinary ones;
     ``detection accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions.
 
     Args:
-        abnormal: (n,), which images are.
+        abnormal: (n,), marks abnormal images.
         scores: (n,), higher for images that look more abnormal.
-        weights: (R, n), how often each image counts in each of R samples; once in one by default.
+        weights: (R, n), how often each image counts in each of R samples; by default one sample of
+            all.
 
     Returns:
         NaN for samples in which one side is empty.
@@ -170,7 +170,7 @@ def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.int
     for side in (~abnormal, abnormal):
         counts = np.cumsum(weights * side, axis=1)[:, ends]
         sides.append(np.concatenate([np.zeros((len(weights), 1)), counts], axis=1))
-    ordinary, other = sides  # how many of each have at most this score
+    ordinary, other = sides  # numbers of each with at most this score
     n, m = ordinary[:, -1:], other[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr, fpr = ordinary / n, other / m
@@ -183,7 +183,7 @@ def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.int
             np.trapezoid(tpr, fpr, axis=1),
             1.0 - fpr[np.arange(len(fpr)), first],
             0.5 * (1.0 + (tpr - fpr).max(axis=1)),
-            # Where no image is left the precision is 0 / 0, and its weight is 0.
+            # Without images the precision is 0 / 0, and its weight is 0.
             np.nansum(precision_in * np.diff(tpr, axis=1), axis=1),
             np.nansum(precision_out * np.diff(fpr, axis=1), axis=1),
         ]
@@ -202,7 +202,7 @@ def resampled(clusters: NDArray[np.integer], repeats: int, seed: int = 0) -> Flo
 
 
 def interval(value: float, draws: Float) -> Interval:
-    """Give a value the 95% percentile interval of its bootstrap draws, NaN draws left out."""
+    """Add to a value the 95% percentile interval of its bootstrap draws, without NaN draws."""
     finite = draws[np.isfinite(draws)]
     low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))
@@ -220,7 +220,7 @@ def patient_bootstrap(
     Args:
         statistic: maps row numbers (with repetition) to a number; NaN draws are left out.
         patients: (n,), the patient of each row.
-        repeats: how many times to resample.
+        repeats: number of samples.
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)

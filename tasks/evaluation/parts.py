@@ -1,6 +1,6 @@
-"""Keep the images of a part of an evaluation: their treatment, and what is known of them.
+"""Keep the images of a part of an evaluation: their treatment and the evidence on them.
 
-One file keeps a `Part`; its arrays have the names that `Part.to_arrays` gives them.
+One file holds a `Part`, as named arrays from `Part.to_arrays`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tasks.evaluation.baselines import Evidence
 from tasks.types import Arrays, below, nested
 
-FILE = "file"  # an image as a lossless file keeps it
+FILE = "file"  # an image as stored in a lossless file
 COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
 NOISE = "noise"  # the clean image with noise as large as the attack's change
 FORMS = (FILE, COMPUTED, NOISE)
@@ -23,7 +23,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Treatment:
-    """Describe a treatment of images before they are scored; ``strength`` in the name's unit."""
+    """A treatment of images before they are scored; ``strength`` is in the name's unit."""
 
     kind: Literal["none", "noise", "corruption", "attack"] = "none"
     name: str = "clean"
@@ -31,7 +31,7 @@ class Treatment:
 
     @property
     def key(self) -> str:
-        """Make a name for a folder."""
+        """Return a name for a folder."""
         return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
 
 
@@ -40,7 +40,7 @@ CLEAN = Treatment()
 
 @dataclass(frozen=True)
 class Norms:
-    """Hold how much an attack changed each image, (n,), of pixels in [0, 1]."""
+    """Norms (n,) of an attack's changes to images with pixels in [0, 1]."""
 
     l2: NDArray[np.float32]
     linf: NDArray[np.float32]
@@ -48,7 +48,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Hold logits (n, C) of another model, of images before an attack and of the attacked files."""
+    """Logits (n, C) of another model on images before an attack and on the attacked files."""
 
     clean: NDArray[np.float32]
     file: NDArray[np.float32]
@@ -56,7 +56,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Hold some images uint8 (k, S, S, 3) after a treatment; of an attack, also the clean ones."""
+    """Some images uint8 (k, S, S, 3) after a treatment; for an attack, also the clean ones."""
 
     changed: NDArray[np.uint8] | None = None
     clean: NDArray[np.uint8] | None = None
@@ -64,11 +64,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Part:
-    """Hold n images under one treatment.
+    """A part of a set: n images under one treatment.
 
     ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
-    ``label`` (n,) their classes, -1 where unknown. ``forms`` and ``norms``, of an attack, are by
-    form; a part without one good image has none.
+    ``label`` (n,) their classes, -1 if unknown. ``forms`` and an attack's ``norms`` are by form;
+    a part without a good image has none.
     """
 
     rows: NDArray[np.int64]
@@ -80,7 +80,7 @@ class Part:
     pictures: Pictures = field(default_factory=Pictures)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays: Arrays = {"rows": self.rows, "image_id": self.image_ids, "label": self.label}
         for form, evidence in self.forms.items():
             arrays |= nested(form, evidence.to_arrays())
@@ -108,13 +108,13 @@ class Part:
 
 
 def take(record: Record, chosen: NDArray[np.intp]) -> Record:
-    """Take some rows of every array of a record, of the records in it and of its mappings."""
+    """Return some rows of every array in a record, its nested records and its mappings."""
     taken: Record = _row_by_row([record], lambda pieces: pieces[0][chosen])
     return taken
 
 
 def join(records: Sequence[Record]) -> Record:
-    """Join records row by row; they have the same arrays."""
+    """Join records with the same arrays by rows."""
     joined: Record = _row_by_row(records, np.concatenate)
     return joined
 

@@ -1,8 +1,8 @@
-"""Plant abnormal cells among the ordinary ones of a slide, and measure what a night would say.
+"""Plant abnormal cells among the ordinary ones of a slide, and measure a night's results.
 
 This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): healthy cells of
-another laboratory are ordinary, and what is planted among them is abnormal. Every slide is scored
-as `screen` scores it: by its own normal, at a site where one is given, and by the distance to the
+another laboratory are ordinary, and only planted cells are abnormal. Every slide is scored as
+`screen` scores it: by its own normal, at a site if one is given, and by the distance to the
 population.
 """
 
@@ -36,13 +36,13 @@ from tasks.types import Float
 OWN_NORMAL, SITE_NORMAL, POPULATION = "own normal", "site normal", "population"
 ALPHAS = (0.05, 0.01)
 REPEATS = 200
-TRIALS = 20  # slides wholly of one kind
+TRIALS = 20  # slides of only one kind
 CELLS = 60  # of such a slide
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Hold n cells: features (n, d) by tap, classes as diagnosed, slides, and digests of files."""
+    """A set of n cells: features (n, d) by tap, classes as diagnosed, slides, digests of files."""
 
     taps: Mapping[str, NDArray[np.float32]]
     predicted: NDArray[np.intp]
@@ -54,7 +54,7 @@ class Cells:
 
 
 class Normal(NamedTuple):
-    """Hold the normal of slides, and the reference of those of too few cells, if there is one."""
+    """The normal of slides, and the reference of slides with too few cells, if there is one."""
 
     own: OwnNormal
     reference: SlideNormal | None
@@ -62,11 +62,11 @@ class Normal(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold what is said of the cells of some slides.
+    """The results for the cells of some slides.
 
-    ``slide`` (n,) numbers the slides, ``planted`` (n,) marks what was planted. ``scores`` and
-    ``p_values`` (n,) are by detector; so is ``shifted`` (S,), which says which slides are farther
-    than all fitted ones, or all that the site was calibrated by.
+    ``slide`` (n,) numbers the slides, ``planted`` (n,) marks planted cells. ``scores`` and
+    ``p_values`` (n,) are by detector; so is ``shifted`` (S,), which marks slides further away than
+    all fitted ones, or than all slides that calibrated the site.
     """
 
     slide: NDArray[np.intp]
@@ -88,13 +88,13 @@ def plant(
     """Plant things into every slide of some hosts, and score these slides.
 
     Args:
-        detector: has a normal of its slides.
+        detector: with a normal of slides.
         hosts: ordinary cells.
         things: the abnormal ones.
-        share: of a slide that is planted at most, in (0, 1); less where there are too few things.
-        own: the things are changed cells of the same slides, which take the place of the ordinary
-            ones; otherwise every slide gets a draw of its own.
-        site: what is known at a site, if slides are judged there, too.
+        share: the largest planted share of a slide, in (0, 1); less if there are too few things.
+        own: the things are changed cells of the same slides, which replace the originals;
+            otherwise things are drawn for every slide.
+        site: the normal of a site, to judge slides there too.
     """
     slides, truth = [], []
     for number, name in enumerate(np.unique(hosts.slides)):
@@ -120,8 +120,8 @@ def judge(
 ) -> Judged:
     """Score slides, each by its own normal, with and without a site, and by the population.
 
-    They are one night: a slide of too few cells leans on all of them or on fitted slides, whichever
-    are nearer, or, at a site, on the site, as in `screen`.
+    They are one night: as in `screen`, a slide of too few cells is compared with all of them or
+    with fitted slides, whichever are nearer, or, at a site, with the site.
     """
     assert detector.own is not None
     normals = {OWN_NORMAL: Normal(detector.own, None)}
@@ -150,7 +150,7 @@ def judge(
 
 
 def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScores, bool]]:
-    """Score the cells of each slide of a night as `screen` does, and say which are shifted."""
+    """Score the cells of each slide of a night as `screen` does; yield whether it is shifted."""
     own, reference = normal
     fitted = fitted_reference(own)
     if reference is not None:
@@ -173,7 +173,7 @@ def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScor
 
 
 def night_references(own: OwnNormal, slides: Sequence[Cells]) -> References:
-    """Find what the cells of a night are compared with whose slides have too few."""
+    """Choose the references of a night for cells of slides with too few cells."""
     if not slides:
         return alone(None)
     every = join(slides)
@@ -188,7 +188,7 @@ def by_slide(hosts: Cells) -> list[Cells]:
 
 
 def whole_slides(things: Cells) -> list[Cells]:
-    """Make slides that are wholly of some things, each of a draw of its own."""
+    """Make slides of nothing but some things, each drawn separately."""
     return [
         take(things, np.random.default_rng(trial).permutation(len(things))[:CELLS])
         for trial in range(TRIALS)
@@ -196,14 +196,14 @@ def whole_slides(things: Cells) -> list[Cells]:
 
 
 def planted_metrics(subject: Subject, judged: Judged) -> list[Metric]:
-    """Measure what is caught and what is a false alarm, with intervals from resampled slides."""
+    """Measure catches and false alarms, with intervals from resampled slides."""
     if not judged.planted.any():
         return []
     n, m = int((~judged.planted).sum()), int(judged.planted.sum())
     weights = resampled(judged.slide, REPEATS)
     found = []
     for name, scores in judged.scores.items():
-        # A cell without a score is not found.
+        # A cell without a score counts as not found.
         known = np.nan_to_num(scores, nan=-np.inf)
         whole = detection(judged.planted, known)["AUROC"]
         draws = detection(judged.planted, known, weights)["AUROC"]
@@ -218,7 +218,7 @@ def planted_metrics(subject: Subject, judged: Judged) -> list[Metric]:
 
 
 def alarm_metrics(subject: Subject, judged: Judged) -> list[Metric]:
-    """Measure how often ordinary cells are abnormal, slide by slide: mean, deviation and worst."""
+    """Measure how often ordinary cells are abnormal by slide: mean, deviation and worst."""
     slides = len(judged.shifted[OWN_NORMAL])
     sizes = np.bincount(judged.slide, minlength=slides)
     draws = np.random.default_rng(0).integers(0, slides, (REPEATS, slides))
@@ -245,7 +245,7 @@ def alarm_metrics(subject: Subject, judged: Judged) -> list[Metric]:
 
 
 def whole_metrics(subject: Subject, judged: Judged) -> list[Metric]:
-    """Measure how many slides that are wholly of one kind are found as slides."""
+    """Measure how many slides of only one kind are found as slides."""
     cells = [
         Metric(subject, name, "cells abnormal at 0.05", Interval(float(np.mean(p <= 0.05))), len(p))
         for name, p in judged.p_values.items()

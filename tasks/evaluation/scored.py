@@ -17,14 +17,14 @@ OWN = "slidewatch"
 
 @dataclass(frozen=True)
 class Scored:
-    """Hold what detectors and the classifier say of images in one form.
+    """The results of detectors and classifier for images in one form.
 
     ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
-    distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and
-    ``probability`` (n,) how likely; ``label`` (n,), -1 where unknown; ``logits`` (n, C) of the
-    diagnosis; ``by_network`` (n,) the likeliest class by the network alone, and ``disagree`` (n,)
-    where two witnesses do; ``looked`` (n, d) what a first and a second look see, None where there
-    was no second.
+    distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability``
+    (n,) its probability; ``label`` (n,), -1 if unknown; ``logits`` (n, C) of the diagnosis;
+    ``by_network`` (n,) the likeliest class by the network alone, and ``disagree`` (n,) whether two
+    witnesses differ; ``looked`` (n, d) features of a first and a second look, None without a
+    second.
     """
 
     rows: NDArray[np.int64]
@@ -41,13 +41,13 @@ class Scored:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Mark the images that are diagnosed as they are labelled."""
+        """Mark the images whose diagnosis equals their label."""
         return np.asarray(self.diagnosed == self.label)
 
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Hold images under one treatment, by their forms; the other fields are those of `Part`."""
+    """Images under one treatment, scored by form; other fields are as in `Part`."""
 
     forms: Mapping[str, Scored]
     image_ids: NDArray[np.uint8]
@@ -59,7 +59,7 @@ class ScoredPart:
         return len(self.image_ids)
 
     def without(self, image_ids: set[bytes]) -> "ScoredPart":
-        """Leave out the images that are among some others."""
+        """Remove the images that are among some others."""
         chosen = np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
         return ScoredPart(
             take(self.forms, chosen),
@@ -71,7 +71,7 @@ class ScoredPart:
 
 
 def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
-    """Join the parts of a set; of the pictures, those of the first are kept."""
+    """Join the parts of a set; only the pictures of the first are kept."""
     parts = [part for part in parts if len(part)] or parts[:1]
     return ScoredPart(
         join([part.forms for part in parts]),
@@ -83,13 +83,13 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
 
 
 def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
-    """Score every form of a part's images by all scores.
+    """Compute all scores of every form of a part's images.
 
     Args:
         part: of a set, n images.
         fitted: the compared detectors.
         temperature: of the network.
-        leans: (n,) of the slides of the images, which a second witness needs.
+        leans: (n,) of the images' slides, for a second witness.
     """
     forms = {
         form: _scored(part, evidence, fitted, temperature, leans)

@@ -1,4 +1,4 @@
-"""Average the metrics of an evaluation over its seeds, in the order in which reports show them."""
+"""Average the metrics of an evaluation over its seeds, in the order of the reports."""
 
 from typing import Any, NamedTuple
 
@@ -9,22 +9,22 @@ import pyarrow.compute as pc
 from tasks.evaluation.metrics import AS_FILES, METRICS
 
 COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "diagnosis"
-# The full spectrum: ordinary slides, slides with something planted, slides wholly of one kind.
+# The full spectrum: ordinary slides, slides with something planted, slides of only one kind.
 BY_SLIDE, PLANTED, WHOLE = "slides as they are", "planted in slides", "slides of one kind"
-WHOLE_NIGHTS = "whole nights"  # strange as a whole or for a part, in different company
+WHOLE_NIGHTS = "whole nights"  # strange as a whole or in part, in different company
 COMPOSED = "composed slides"  # of known parasitaemia
 NIGHTS = (BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS)
-# Groups stand in this order; all others, which are of foreign images, stand between the two.
+# The order of groups; all others, of foreign images, come between the two lists.
 FIRST = (*NIGHTS, "near", "near, masked", "far")
 LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)
-ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)  # to call such a cell abnormal is a false alarm
-THRESHOLD = "threshold"  # a metric that is drawn, not tabulated: the own detector's, by seed
+ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)  # calling such a cell abnormal is a false alarm
+THRESHOLD = "threshold"  # a metric that is plotted, not tabulated: the own detector's, by seed
 
 _COMPARED = ["group", "set", "strength", "images", "against"]
 
 
 class Compared(NamedTuple):
-    """Say what one row of a table is about."""
+    """The subject of one row of a table."""
 
     group: str
     set: str
@@ -34,14 +34,14 @@ class Compared(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Say what one column of a table is about: a detector, or else the network or the attack."""
+    """The subject of one column of a table: a detector, or the network or attack."""
 
     detector: str | None
     metric: str
 
 
 class Mean(NamedTuple):
-    """Hold a figure over seeds; counts are the smallest and the largest over seeds."""
+    """A figure over seeds, with the smallest and the largest counts."""
 
     value: float | None
     low: float | None
@@ -55,14 +55,14 @@ Means = dict[Compared, dict[Column, Mean]]
 
 
 def over_seeds(metrics: pa.Table) -> pa.Table:
-    """Make a row per comparison, detector and metric, in the order in which the table names them.
+    """Make a row per comparison, detector and metric, in order of first appearance.
 
     Args:
         metrics: as ``METRICS``; other columns are ignored.
 
     Returns:
         The keys with ``mean``, ``min``, ``max`` of the finite values, ``low`` and ``high``, the
-        outermost bounds of the seeds' intervals, ``seeds``, how many have a value, and the
+        outermost bounds of the seeds' intervals, ``seeds``, the number with a value, and the
         smallest and largest numbers of images, ``positives_min`` to ``negatives_max``.
     """
     table = metrics.select(METRICS.names).cast(METRICS)
@@ -85,7 +85,7 @@ def over_seeds(metrics: pa.Table) -> pa.Table:
 
 
 def means_over_seeds(metrics: pa.Table) -> Means:
-    """Average the figures of every comparison, in the order in which reports show them."""
+    """Average the figures of every comparison, in the order of the reports."""
     means: Means = {}
     for row in over_seeds(metrics).to_pylist():
         if row["metric"] == THRESHOLD:
@@ -119,6 +119,6 @@ def means_over_seeds(metrics: pa.Table) -> Means:
 
 
 def rank(group: str) -> tuple[int, str]:
-    """Place a group among others."""
+    """Return a group's place in the order of groups."""
     places = {name: i for i, name in enumerate((*FIRST, None, *LAST))}
     return places.get(group, len(FIRST)), group

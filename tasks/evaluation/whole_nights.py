@@ -1,8 +1,8 @@
-"""Ask what a night says that is strange as a whole, or for a part of it.
+"""Measure the results for nights that are strange as a whole, or in part.
 
-A score is tested in the company that it will keep: each set of images is a night without names, one
-named slide, a night of 1, 5, 40 and 500 images, and from a tenth to nine tenths of a night whose
-other cells are ordinary. Every night is scored as `screen` scores it.
+Scores are tested in realistic company: each set of images becomes a night without names, one named
+slide, a night of 1, 5, 40 and 500 images, and from a tenth to nine tenths of a night whose other
+cells are ordinary. Every night is scored as `screen` scores it.
 """
 
 from collections.abc import Iterator
@@ -26,18 +26,18 @@ from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import OWN_NORMAL, Cells
 from tasks.types import Float
 
-SIZES = {1: 40, 5: 20, 40: 10, 500: 2}  # images of a night, and how many nights of them are drawn
-SHARES = (0.1, 0.5, 0.67, 0.9)  # of a mixed night that is strange
+SIZES = {1: 40, 5: 20, 40: 10, 500: 2}  # images of a night: number of nights drawn
+SHARES = (0.1, 0.5, 0.67, 0.9)  # of strange images in a mixed night
 MIXED = 500  # images of a mixed night at most
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Company:
-    """Say in which company images are: what the night is called, and its drawn nights.
+    """The company of images: its name, and drawn nights.
 
-    Each of ``nights`` is the rows of ordinary cells and those of strange ones; ``group`` says
-    whether a night has no names or is one slide.
+    Each of ``nights`` is the rows of ordinary and of strange cells; ``group`` says whether a night
+    has no names or is one slide.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Company:
 
 
 class NightFound(NamedTuple):
-    """Hold abnormality and flags (n,) of a night's cells, and whether it is no smear at all."""
+    """Abnormality and flags (n,) of a night's cells, and whether it is implausible as a smear."""
 
     scores: Float
     abnormal: NDArray[np.bool_]
@@ -54,12 +54,12 @@ class NightFound(NamedTuple):
 
 
 def companies(ordinary: int, strange: int, host: str, seed: int = 0) -> Iterator[Company]:
-    """List the companies that images are tried in.
+    """Yield the companies in which images are tried.
 
     Args:
-        ordinary: how many ordinary cells there are; without any no night is mixed.
-        strange: how many strange images there are.
-        host: what the ordinary cells are called.
+        ordinary: number of ordinary cells; without any no night is mixed.
+        strange: number of strange images.
+        host: the name of the ordinary cells.
         seed: of all draws.
     """
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def companies(ordinary: int, strange: int, host: str, seed: int = 0) -> Iterator
     whole = [(none, drawn(strange, MIXED))]
     yield Company("one slide", ONE_SLIDE, whole)
     for share in SHARES if ordinary else ():
-        # As many as there are, in this proportion.
+        # The most images that there are in this proportion.
         total = int(min(MIXED, ordinary / (1 - share), strange / share))
         counts = round(total * (1 - share)), round(total * share)
         if min(counts):
@@ -88,19 +88,19 @@ def companies(ordinary: int, strange: int, host: str, seed: int = 0) -> Iterator
 def night_metrics(
     subject: Subject, own: OwnNormal, ordinary: Cells | None, strange: Cells
 ) -> list[Metric]:
-    """Measure what is called abnormal of strange images in every company, and of ordinary ones.
+    """Measure the shares of strange and of ordinary images called abnormal, in every company.
 
     Args:
-        subject: what the images are; ``against`` is what the ordinary cells are called.
-        own: what is known of fitted slides.
-        ordinary: cells that make mixed nights; None: there are none, and the images are alone.
+        subject: describes the images; ``against`` is the name of the ordinary cells.
+        own: the calibration on fitted slides.
+        ordinary: cells for mixed nights; None: there are none.
         strange: the images.
     """
     found = []
     hosts = 0 if ordinary is None else len(ordinary)
     for company in companies(hosts, len(strange), subject.against or ""):
         if ordinary is not None and not company.nights[0][0].size:
-            continue  # alone they are measured once
+            continue  # nights without ordinary cells are measured once
         nights, truths = [], []
         for few, many in company.nights:
             parts = [] if ordinary is None else [take(ordinary, few)]

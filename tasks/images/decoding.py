@@ -16,17 +16,17 @@ from tasks.images.formats.png import decode_plain
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000
-LARGE = 4_000_000  # pixels; images of more are decoded one after the other
+LARGE = 4_000_000  # pixels; larger images are decoded one at a time
 STRIP = 2**20  # pixels that are converted at once
-BLACK = 16  # of 255; what JPEG and resizing make of black stays below
-# A change of what pixels a file has: features of images that were decoded otherwise are not used.
-# 2 turns pictures as the camera was held, and refuses files of several; 3 refuses files of more
-# than one cell.
+BLACK = 16  # of 255; JPEG and resizing keep black below it
+# The version of a file's pixels: features of images decoded by another version are not reused.
+# 2 rotates pictures as the camera was held, and refuses files with several; 3 refuses files with
+# more than one cell.
 DECODING = 3
 # Pixels of the longer side of a cell. At the finest credible scale, .01 microns a pixel, a red cell
 # is 750 pixels wide.
 LARGEST_CELL = 1000
-LARGEST_TRAINING_CELL = 400  # the same of the NIH cells
+LARGEST_TRAINING_CELL = 400  # the same for the NIH cells
 # Tags of TIFF and EXIF.
 ORIENTATION, SUBFILE_TYPE = 0x0112, 254
 REDUCED_OR_MASK = 1 | 4
@@ -40,7 +40,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The kernel is part of the model: the same cells through another one look abnormal to a detector.
+# The kernel is part of the model: with another one, a detector finds the same cells abnormal.
 RESIZE = Image.Resampling.BILINEAR
 
 Result = TypeVar("Result")
@@ -73,9 +73,9 @@ class BadImageError(Exception):
 
 
 def failure_of(error: Exception) -> BadImageError:
-    """Say why an image cannot be scored, whatever was raised where it was read.
+    """Convert any error of reading an image to the reason why it cannot be scored.
 
-    The traceback is left behind: its frames would hold the pixels of the image.
+    The traceback is dropped, because its frames would keep the image's pixels in memory.
     """
     if isinstance(error, BadImageError):
         return BadImageError(error.reason, str(error))
@@ -85,10 +85,10 @@ def failure_of(error: Exception) -> BadImageError:
 
 
 def not_a_cell(seen: str) -> BadImageError:
-    """Say that a file is no picture of one cell, and which command takes it.
+    """Make the error for a file that is no picture of one cell; it names the right command.
 
     Args:
-        seen: what says so, with the picture's size.
+        seen: the evidence, with the picture's size.
     """
     return BadImageError(
         "not_a_cell",
@@ -99,7 +99,7 @@ def not_a_cell(seen: str) -> BadImageError:
 
 @dataclass(frozen=True)
 class Picture:
-    """Hold a decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
+    """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -109,15 +109,15 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    A larger picture than `LARGEST_CELL` is refused by its header.
+    Pictures larger than `LARGEST_CELL` are refused by their header.
 
     Args:
         content: the file's bytes.
-        side: the square's side in pixels; the aspect ratio is not kept.
-        check: raises BadImageError where a picture larger than any training cell shows several.
+        side: side of the square in pixels; the aspect ratio is not kept.
+        check: raises BadImageError if a picture larger than any training cell shows several cells.
 
     Raises:
-        BadImageError: says why the image cannot be used.
+        BadImageError: the image cannot be used; says why.
     """
     plain = decode_plain(content, LARGEST_TRAINING_CELL)  # too small to be checked
     if plain is not None:
@@ -127,12 +127,15 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
 
 
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
-    """Decode an image of one of `FORMATS` to RGB at its own size; BadImageError says why not.
+    """Decode an image in one of `FORMATS` to RGB at its own size.
 
     Args:
         content: the file's bytes.
-        upright: turn it as its camera was held. Regions of a photograph are counted in the rows
-            that the camera has written, and their cells have no way up.
+        upright: rotate it as its camera was held. Not for regions of a photograph, which are given
+            in the rows that the camera wrote; their cells have no orientation.
+
+    Raises:
+        BadImageError: it cannot be decoded; says why.
     """
     return _decode(content, lambda image: image, upright=upright)
 
@@ -152,7 +155,7 @@ def _decode(
     upright: bool = True,
     longest: int | None = None,
 ) -> Result:
-    """Use a decoded image; large ones wait for one another, so that memory is bounded."""
+    """Pass a decoded image to ``use``; large ones are processed one at a time to bound memory."""
     if not content:
         raise BadImageError("empty", "the file has no bytes")
     try:
@@ -162,8 +165,8 @@ def _decode(
             if _has_several(image):
                 raise BadImageError(
                     "several_pictures",
-                    "it holds several pictures, of which one alone would be seen: save each as a "
-                    "file of its own",
+                    "it holds several pictures, but only one would be read: save each as its "
+                    "own file",
                 )
             if width * height <= LARGE:
                 return _use(image, use, upright)
@@ -183,7 +186,7 @@ def _decode(
 
 
 def _refuse_large(width: int, height: int, longest: int | None) -> None:
-    """Raise BadImageError where a picture has too many pixels in all, or in its longer side."""
+    """Raise BadImageError if a picture has too many pixels, in total or in its longer side."""
     if longest is not None and max(width, height) > longest:
         raise not_a_cell(f"{width} x {height} pixels are more than a cell's {longest:,} to a side")
     if width * height > MOST_PIXELS:
@@ -199,15 +202,15 @@ def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool
     return use(colours)
 
 
-# One thread, and not only one at a time: each thread has memory of its own, which the allocator
-# keeps when an image is freed.
+# A single thread rather than a lock: each thread has memory of its own, which the allocator keeps
+# when an image is freed.
 _ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
 
 def _has_several(image: Image.Image) -> bool:
-    """Tell whether a file holds pages or moments beside its first, and no mere reductions of it."""
+    """Return whether a file has further pages or frames that are not reductions of the first."""
     if image.format != "TIFF":
-        # A camera's JPEG may hold previews, which Pillow counts too.
+        # A camera's JPEG may contain previews, which Pillow also counts.
         return image.format in {"PNG", "WEBP"} and getattr(image, "n_frames", 1) > 1
     try:
         for page in range(1, MOST_PAGES):
@@ -222,10 +225,10 @@ def _has_several(image: Image.Image) -> bool:
 
 
 def _upright(colours: Image.Image, image: Image.Image) -> Image.Image:
-    """Turn a picture as the camera notes that it was held; Pillow has turned TIFF itself."""
+    """Rotate a picture as the camera noted that it was held; Pillow has already rotated TIFF."""
     try:
         noted = image.getexif().get(ORIENTATION, 1)
-    # A note may be broken where the picture is whole.
+    # The note may be damaged while the picture is intact.
     except Exception:
         return colours
     turn = TURNS.get(noted)
@@ -240,16 +243,16 @@ def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
 def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
     """Average red, green and blue of the pixels (h, w, 3) that are not black; NaN if all are.
 
-    The surroundings of a cell that was cut out are black. Every second row and column is enough.
+    The surroundings of a cut-out cell are black. Every second row and column is enough.
     """
-    planes = np.ascontiguousarray(pixels[::2, ::2].reshape(-1, 3).T)
+    planes = np.ascontiguousarray(pixels[::2, ::2].transpose(2, 0, 1)).reshape(3, -1)
     lit = np.count_nonzero(planes.max(axis=0) > BLACK)
     red, green, blue = planes.sum(axis=1, dtype=np.uint64) / (lit or np.nan)
     return float(red), float(green), float(blue)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert to eight bits of red, green and blue; scale 16-bit grey, lay alpha on black."""
+    """Convert to 8-bit RGB: scale 16-bit grey, and put transparency on black."""
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -257,7 +260,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     strips = list(_strips(image))
     if len(strips) == 1:
         return convert(image)
-    # One by one, for some of what lies between takes several times the memory of the result.
+    # Strip by strip, because intermediate images take several times the memory of the result.
     converted = Image.new("RGB", image.size)
     for box in strips:
         converted.paste(convert(image.crop(box)), box)
@@ -272,7 +275,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Choose how an image, or a strip of it, is converted to RGB."""
+    """Choose the conversion of an image, or a strip of it, to RGB."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         top = 65535.0
         if image.mode == "F":

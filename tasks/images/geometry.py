@@ -1,5 +1,7 @@
 """Scale points and boxes of pictures; the middle of a picture's first pixel is at 0."""
 
+from math import ceil, floor
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,14 +31,15 @@ def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
     >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
     (0, 1, 6, 2)
     """
-    last = np.array(size) - 1
-    left, top = np.clip(np.floor(points.min(axis=0)), 0, last).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, last).astype(int).tolist()
+    right, bottom = size[0] - 1, size[1] - 1
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    left, top = min(max(floor(x0), 0), right), min(max(floor(y0), 0), bottom)
+    right, bottom = min(max(ceil(x1), 0), right), min(max(ceil(y1), 0), bottom)
     return left, top, right - left + 1, bottom - top + 1
 
 
 def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """Compute width and height of an array (h, w, ...) at another scale, a pixel at least."""
+    """Compute width and height of an array (h, w, ...) at another scale, at least a pixel."""
     height, width = shape[:2]
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -46,8 +49,8 @@ def scaled(field: Field, scale: float) -> Field:
     return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))
 
 
-# Microns per pixel that a microscope can have. Outside lie the 72 to 1200 dots per inch that
-# programs write where nothing is known.
+# Microns per pixel that a microscope can have. The 72 to 1200 dots per inch that programs write by
+# default are outside this range.
 CREDIBLE = (0.01, 10.0)
 
 
@@ -63,7 +66,7 @@ def box_at(box: Box, downsample: float) -> tuple[int, int, int, int]:
 
 
 def credible(microns_per_pixel: float | None) -> float | None:
-    """Return a number of microns per pixel, or None where no microscope can have it."""
+    """Return a number of microns per pixel; None if no microscope can have it."""
     low, high = CREDIBLE
     known = microns_per_pixel is not None and low <= microns_per_pixel <= high
     return microns_per_pixel if known else None

@@ -1,15 +1,15 @@
-"""Read the label of an image from the folder that it lies in."""
+"""Read the label of an image from the name of its folder."""
 
 from collections import Counter
 from collections.abc import Iterable
 
 
 class FolderLabels:
-    """The classes that folders are named after, and the folders that are named almost so.
+    """The classes that folders are named after, and folders with almost the same name.
 
-    A folder whose name differs from a class by the case of letters alone has that class: its images
-    would otherwise have no label, and a class could be missing without a word. ``renamed`` maps the
-    folders that have come by to their classes, so that this can be said.
+    A folder whose name differs from a class only in case has that class: otherwise its images would
+    have no label, and a class could silently be missing. ``renamed`` maps such folders to their
+    classes, for a message.
     """
 
     def __init__(self, classes: Iterable[str]) -> None:
@@ -21,7 +21,7 @@ class FolderLabels:
         self.renamed: dict[str, str] = {}
 
     def of(self, folder: str) -> str | None:
-        """Return the label of images directly in a folder of a name; None where it has none.
+        """Return the label of images directly in a folder of this name; None without one.
 
         >>> labels = FolderLabels(["Parasitized", "Uninfected"])
         >>> labels.of("Uninfected"), labels.of("parasitized"), labels.of("monday")

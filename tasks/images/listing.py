@@ -1,7 +1,7 @@
 """List the images of folders, files, globs, archives and manifests on any fsspec filesystem.
 
-Whatever the source, the outcome is the same table: one row for each image, with a URL under which
-any worker reads its bytes (`tasks.images.access.files`).
+Every source gives the same table: one row for each image, with a URL from which any worker can read
+its bytes (`tasks.images.access.files`).
 """
 
 from collections import Counter
@@ -30,20 +30,21 @@ from tasks.images.access.folders import Listed, list_files
 from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
+from tasks.words import counted
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
 HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
-KINDS_NAMED = 5  # of files that are left out
+KINDS_NAMED = 5  # of omitted files
 PART = 2**14  # files
 Sources = str | Sequence[str]  # one source or several
 
 
 def as_given(sources: Sources) -> str | list[str]:
-    """Return sources in the one form that is kept and compared: a text where there is one.
+    """Return sources in the form that is stored and compared: a str if there is only one.
 
     Raises:
-        SourceError: there are none, or one is empty, which would be the working folder.
+        SourceError: there are none, or one is empty, which would mean the working folder.
 
     >>> as_given(["cells"]), as_given(["monday", "tuesday"])
     ('cells', ['monday', 'tuesday'])
@@ -57,18 +58,18 @@ def as_given(sources: Sources) -> str | list[str]:
 
 
 def each_source(sources: Sources) -> list[str]:
-    """Return every source by itself."""
+    """List the sources."""
     given = as_given(sources)
     return [given] if isinstance(given, str) else given
 
 
 def named(sources: Sources) -> str:
-    """Name sources in a sentence."""
+    """Join the sources for a sentence."""
     return ", ".join(each_source(sources))
 
 
 def refuse_missing(sources: Sources) -> None:
-    """Raise SourceError where a source on this machine does not exist; others are not asked."""
+    """Raise SourceError if a local source does not exist; remote ones are not checked."""
     for source in each_source(sources):
         inside = source.partition("://")[2]
         address = split_link(inside)[1] if in_archive(source) else source
@@ -89,19 +90,18 @@ def list_images(
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> pa.Table:
-    """List the images of a source, in an order that depends on nothing but their names.
+    """List the images of a source, in an order that depends only on their names.
 
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
-            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of these.
-        classes: folder names that are labels, in capitals or not; a file directly in such a folder
-            has that label.
-        limit: take this many images, spread evenly over the source.
+            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of them.
+        classes: folder names that are labels, in any case; a file directly in such a folder has
+            that label.
+        limit: number of images to take, spread evenly over the source.
         extensions: of files that are images.
-        trusted: whether the rows of a manifest may name any filesystem, for it is our own.
-        on_skip: is told of each folder behind a link, which is not looked into, how many files of
-            a source are no images, how many images are hidden, and of labels read from folders that
-            differ from a class in capitals.
+        trusted: whether a manifest is slidewatch's own, so that its rows may name any filesystem.
+        on_skip: called with messages: linked folders, which are not followed, numbers of files
+            that are no images and of hidden images, and labels that differ from a class in case.
 
     Returns:
         A table of `SCHEMA`, sorted by patient, slide and URL.
@@ -110,7 +110,7 @@ def list_images(
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
     labels = FolderLabels(classes)
-    # No name for what is not in order yet: it would stay in memory.
+    # The unsorted table gets no name, which would keep it in memory.
     table = _in_order(
         pa.concat_tables(
             _read(one, labels, extensions, trusted, on_skip) for one in each_source(source)
@@ -125,7 +125,7 @@ def list_images(
 
 
 def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
-    """Number the label (n,) of every image: -1 where it is missing or none of the classes."""
+    """Return the number (n,) of every image's class; -1 if its label is missing or no class."""
     numbers = {name: number for number, name in enumerate(classes)}
     return np.asarray([numbers.get(label, -1) for label in table["label"].to_pylist()], np.int8)
 
@@ -133,7 +133,7 @@ def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
 def _in_order(table: pa.Table) -> pa.Table:
     """Sort by patient, slide and URL; regions of one source stay in the order of their manifest.
 
-    There, neighbours follow each other, and are read from the same tiles of a slide.
+    In it neighbours are consecutive, and are read from the same tiles of a slide.
     """
     keys = pa.table(
         {
@@ -144,7 +144,7 @@ def _in_order(table: pa.Table) -> pa.Table:
         }
     )
     order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    # A column without values is in order already, and its parts may share what they have.
+    # A column without values needs no sorting, and its parts can share memory.
     return pa.Table.from_arrays(
         [
             column if column.null_count == len(column) else column.take(order)
@@ -184,7 +184,7 @@ def _files(
         return _table(_list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
     if archive:
         return _table(_list_archive(source, archive, extensions, on_skip), classes)
-    told: list[str] = []  # for on_skip may belong to this thread
+    told: list[str] = []  # because on_skip may belong to this thread
     found = list_files(
         source, lambda listed: _table(_images_of(listed, source, extensions, told.append), classes)
     )
@@ -196,7 +196,7 @@ def _files(
 def _images_of(
     listed: Listed, source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
 ) -> Iterable[tuple[str, str, int | None]]:
-    """List (URL, path that names it, size) of an image, or of those in a folder or of a glob."""
+    """List (URL, path for its name, size) of an image, or of the images of a folder or glob."""
     others: Counter[str] = Counter()
     for path, size, _ in listed.files:
         if listed.is_file and not _is_image(PurePosixPath(path).name, extensions):
@@ -204,7 +204,7 @@ def _images_of(
                 f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
                 f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
             )
-        # A hidden file that a pattern names is wanted, and so is a root in a hidden folder.
+        # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
         below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, size
@@ -238,49 +238,49 @@ def _list_archive(
 
 
 def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], None]) -> None:
-    """Say how many files of a source are left out, and of what kind, in a line each."""
+    """Report the numbers of omitted files of a source, one message per kind."""
     del others[HIDDEN]
     if hidden := others.pop(HIDDEN_IMAGES, 0):
         on_skip(
-            f"{hidden:,} hidden image{'s' if hidden > 1 else ''} of {source} left out, because "
-            "a name or a folder begins with a dot: rename what is to be read"
+            f"{counted(hidden, 'hidden image')} of {source} left out, because "
+            "a name or a folder begins with a dot: rename it to have it read"
         )
     if others:
         often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
         kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
         more = f" and {len(others) - KINDS_NAMED} other kinds" if len(others) > KINDS_NAMED else ""
         on_skip(
-            f"{others.total():,} files of {source} are left out, for they are no images by their "
-            f"extension: {kinds}{more}"
+            f"{counted(others.total(), 'file')} of {source} left out, because the extension is no "
+            f"image's: {kinds}{more}"
         )
 
 
 def _kind(path: str, extensions: frozenset[str]) -> str:
-    """Name the kind of a file that is left out: by its extension, unless it is hidden."""
+    """Return the kind of an omitted file: its extension, unless it is hidden."""
     suffix = PurePosixPath(path).suffix.lower()
     if not _is_hidden(path):
         return suffix or "no extension"
-    # Of each file macOS packs a shadow ._name, which is no image whatever its name says.
+    # For each file macOS adds a ._name to an archive, which is no image despite its name.
     shadow = "__MACOSX" in PurePosixPath(path).parts or PurePosixPath(path).name.startswith("._")
     return HIDDEN_IMAGES if suffix in extensions and not shadow else HIDDEN
 
 
 def _is_image(path: str, extensions: frozenset[str]) -> bool:
-    """Tell whether a path below a source is an image's; hidden files and folders are left out."""
+    """Return whether a path below a source is an image that is not hidden."""
     return PurePosixPath(path).suffix.lower() in extensions and not _is_hidden(path)
 
 
 def _is_hidden(path: str) -> bool:
-    # A member called ../x.png is no hidden file: it is listed, and refused when it is read.
+    # A member called ../x.png is not hidden: it is listed, and refused when it is read.
     return any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in PurePosixPath(path).parts)
 
 
 def _table(files: Iterable[tuple[str, str, int | None]], classes: FolderLabels) -> pa.Table:
     left = iter(files)
     parts = [SCHEMA.empty_table()]
-    # All parts share what files do not tell: it would take more memory than the rest.
+    # All parts share the empty columns, which would take more memory than the rest.
     nothing = {each.name: pa.nulls(PART, each.type) for each in SCHEMA if each.name not in LISTED}
-    # By parts, for a text in Python takes several times as much memory as in a table.
+    # By parts, because a Python str takes several times the memory of one in a table.
     while some := list(islice(left, PART)):
         arrays = {name: array[: len(some)] for name, array in nothing.items()} | _part(
             some, classes
@@ -318,5 +318,5 @@ def _refuse_repeats(table: pa.Table, source: str) -> None:
         first = repeated[0].as_py()
         raise SourceError(
             f"{source} names {first['values']} {first['counts']} times "
-            f"({len(repeated)} images are named more than once): keep one row each"
+            f"({counted(len(repeated), 'image')} named more than once): keep one row each"
         )

@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
         ("slide_id", pa.string()),
         ("patient_id", pa.string()),
         ("acquired_at", pa.timestamp("us")),
-        # These columns are null in a row that is a whole file. Pixels are those of its full size.
+        # These columns are null for a whole file. Pixels are of the source's full size.
         ("source_uri", pa.string()),
         ("source_id", pa.string()),
         ("source_stamp", pa.string()),
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("outline", pa.list_(pa.float32())),
         ("kind", pa.string()),
         ("touches_border", pa.bool_()),
-        # A reason, a colon and the details, where it is known that there is no image.
+        # A reason, a colon and the details, if it is known that there is no image.
         ("failure", pa.string()),
     ]
 )
@@ -43,8 +43,8 @@ BOX = ("x", "y", "width", "height")
 def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
     """Read a manifest as a table of `SCHEMA`.
 
-    A row that names a filesystem which no manifest may name is one that failed, unless the manifest
-    is ``trusted``.
+    A row on a filesystem that manifests may not name becomes a failed one, unless the manifest is
+    ``trusted``.
     """
     table = asked(source, partial(_read_table, source))
     twice = {name for name in table.column_names if table.column_names.count(name) > 1}
@@ -78,14 +78,14 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
 
 
 def _read_table(source: str) -> pa.Table:
-    """Read the file of a manifest as it is."""
+    """Read the file of a manifest, unchanged."""
     fs, path = filesystem(source)
     if fs.isdir(path):
         raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
     with fs.open(path, "rb") as file:
         try:
             if source.lower().endswith(".csv"):
-                # Ids such as 007 are text, whatever they look like.
+                # Ids such as 007 are text, not numbers.
                 text = {name: pa.string() for name in TEXT}
                 return csv.read_csv(
                     file,
@@ -98,7 +98,7 @@ def _read_table(source: str) -> pa.Table:
 
 
 def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
-    """Mark rows as failed whose address leads to hosts or filesystems where no images are kept."""
+    """Mark rows as failed if their address names a host or filesystem that is not allowed."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
     failures = []
     rows = zip(*(table[name].to_pylist() for name in ("uri", "source_uri", "failure")), strict=True)
@@ -110,7 +110,7 @@ def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
 
 
 def _refuse_secrets(table: pa.Table) -> pa.Table:
-    """Mark rows as failed whose address holds a password, and keep that out of the table."""
+    """Mark rows as failed if their address contains a password, and remove it from the table."""
     addresses = zip(table["uri"].to_pylist(), table["source_uri"].to_pylist(), strict=True)
     hold = [any(each and holds_secret(each) for each in pair) for pair in addresses]
     if not any(hold):
@@ -129,7 +129,7 @@ def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
 
 
 def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
-    """Name each region by its source and box where the manifest does not; refuse half a region."""
+    """Name each unnamed region by its source and box; refuse incomplete regions."""
     if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
         return table
     rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()

@@ -1,4 +1,4 @@
-"""Read patient, slide and field of view off the names of files."""
+"""Parse patient, slide and field of view from file names."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from tasks.images.access.addresses import in_archive, path_of
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:
-    """Name the slide of a photograph or slide by its own file, or by its folder.
+    """Return the name of a photograph's or slide's slide, from its file or its folder.
 
     >>> name_of_slide("file:///night/s1/3.jpg", "/night", "file")
     's1/3'
@@ -21,14 +21,14 @@ def name_of_slide(uri: str, root: str, by: str) -> str:
     Args:
         uri: of the photograph or slide.
         root: path of the folder of all of them, without protocol.
-        by: what one slide is, ``file`` or ``folder``.
+        by: ``file`` or ``folder``, whichever is one slide.
     """
     path = _path_below(uri, root)
     return str(path.parent if by == "folder" and path.parent.name else path.with_suffix(""))
 
 
 def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
-    """Name the slides of several files; two that differ in their extension alone keep it.
+    """Return the slides of several files; names that differ only in their extension keep it.
 
     >>> names_of_slides(["file:///night/1.jpg", "file:///night/1.svs"], "/night", "file")
     ['1.jpg', '1.svs']
@@ -57,7 +57,7 @@ _NIH = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """Hold what a file's name tells; None where it tells nothing."""
+    """The data in a file's name; None for missing parts."""
 
     patient_id: str | None = None
     slide_id: str | None = None
@@ -65,7 +65,7 @@ class Name:
 
 
 def parse_name(name: str) -> Name:
-    """Read patient, field of view (the slide id) and time out of an NIH file name.
+    """Parse patient, field of view (the slide id) and time from an NIH file name.
 
     >>> parse_name("C33P1thinF_IMG_20150619_114756a_cell_179.png").patient_id
     'C33P1'

@@ -1,7 +1,7 @@
-"""Read an image wherever it lies: a whole file, or a region of a photograph or a slide.
+"""Read an image from any place: a whole file, or a region of a photograph or a slide.
 
-A region is read where it lies, and is the same image as long as its source is the same file: its
-digest is made from that of the source and from what is cut out.
+A region is read in place, and is the same image as long as its source is the same file: its digest
+is made from the source's digest and the region.
 """
 
 import threading
@@ -31,7 +31,7 @@ from tasks.images.decoding import (
 from tasks.images.geometry import rescaled
 from tasks.images.slides import is_slide, open_slide
 
-# These columns of a manifest say where an image lies.
+# These columns of a manifest give the place of an image.
 COLUMNS = [
     "uri",
     "source_uri",
@@ -47,14 +47,14 @@ COLUMNS = [
     "failure",
     "size",
 ]
-MOST_REGION_PIXELS = 8192 * 8192  # as the largest tile has
-# Four times what the largest picture of a cell takes uncompressed, in 16 bytes a pixel.
+MOST_REGION_PIXELS = 8192 * 8192  # as in the largest tile
+# Four times the size of the largest picture of a cell, uncompressed at 16 bytes per pixel.
 MOST_CELL_BYTES = 2**26
-PHOTOGRAPHS = 2  # are kept decoded; cells of one follow each other
+PHOTOGRAPHS = 2  # kept decoded; cells of one photograph follow each other
 
 
 class Region(NamedTuple):
-    """Describe a box in pixels of the source's full size, read from a level of its pyramid."""
+    """A box in pixels of the source's full size, read from a level of its pyramid."""
 
     x: int
     y: int
@@ -65,13 +65,13 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Tell where an image lies, as a row of a manifest says.
+    """The place of an image, from a row of a manifest.
 
-    ``uri`` names it; ``source`` is the file. Without a ``region`` it is the whole file. ``outline``
-    (n, 2) is x and y from the region's corner, in pixels of the source, and ``scale`` how much
-    larger the image is than its region. ``source_id`` is the sha256 that the source had, and
-    ``source_stamp`` its size and time then. ``failure`` is known where it is no image. ``size`` is
-    that of a whole file in bytes when it was listed.
+    ``uri`` names it; ``source`` is the file, and ``region`` the part of it; None for the whole
+    file. ``outline`` (n, 2) is x and y from the region's corner, in pixels of the source, and
+    ``scale`` how much larger the image is than its region. ``source_id`` is the sha256 of the
+    source when it was frozen, ``source_stamp`` its size and time then. ``failure`` says why there
+    is no image. ``size`` is the size of a whole file in bytes when it was listed.
     """
 
     uri: str
@@ -87,32 +87,35 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Found:
-    """Hold an image that was found, by its digest; it is decoded when it is asked for."""
+    """An image that was found, with its digest; it is decoded on request."""
 
     image_id: bytes
     ref: ImageRef
     content: bytes | None = None
 
-    def image(self) -> Image.Image:
+    def image(self, *, blocks: bool = False) -> Image.Image:
         """Decode the image at its own size; BadImageError says why there is none."""
-        return cut_from_source(self.ref) if self.content is None else decode_rgb(self.content)
+        if self.content is not None:
+            return decode_rgb(self.content)
+        return cut_from_source(self.ref, blocks=blocks)
 
-    def picture(self, side: int, check: Check | None = None) -> Picture:
-        """Decode the image as a square; its size is the one that it has in its source.
+    def picture(self, side: int, check: Check | None = None, *, blocks: bool = False) -> Picture:
+        """Decode the image as a square; its size is that in its source.
 
         Args:
             side: the square's side in pixels.
             check: see `decode`; a region was cut out as one image, and is not checked.
+            blocks: see `cut_out`.
         """
         if self.content is not None:
             return decode(self.content, side, check)
         assert self.ref.region is not None
-        pixels = resize(cut_from_source(self.ref), side)
+        pixels = resize(cut_from_source(self.ref, blocks=blocks), side)
         return Picture(pixels, self.ref.region.width, self.ref.region.height)
 
 
 def address_of(source: str, region: Region) -> str:
-    """Name a region of a file.
+    """Return the address of a region of a file.
 
     >>> address_of("file:///night/1.jpg", Region(10, 20, 64, 60))
     'file:///night/1.jpg#xywh=10,20,64,60'
@@ -122,12 +125,12 @@ def address_of(source: str, region: Region) -> str:
 
 
 def whole_file(uri: str) -> ImageRef:
-    """Refer to an image that is a file of its own."""
+    """Make the reference to an image that is a whole file."""
     return ImageRef(uri, uri)
 
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
-    """Refer to the images of a manifest's rows; one older than regions has whole files."""
+    """Make references to the images in a manifest; one from before regions has whole files."""
     if "source_uri" not in table.column_names:
         return [whole_file(uri) for uri in table["uri"].to_pylist()]
     return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()]
@@ -136,7 +139,7 @@ def image_refs(table: pa.Table) -> list[ImageRef]:
 def _image_ref(row: dict[str, Any]) -> ImageRef:
     try:
         return _parsed(row)
-    # One row must never stop its batch, which is frozen.
+    # A single row must never stop its batch, which is frozen.
     except (TypeError, ValueError) as error:
         failure = BadImageError("damaged", f"its row of the manifest cannot be used: {error}")
         return ImageRef(row["uri"], row["source_uri"] or row["uri"], failure=failure)
@@ -159,7 +162,7 @@ def _parsed(row: dict[str, Any]) -> ImageRef:
 
 
 def known_failure(text: str) -> BadImageError:
-    """Read a failure from a reason, a colon and the details; an unknown reason is damage.
+    """Parse a failure from a reason, a colon and the details; an unknown reason means damage.
 
     >>> known_failure("empty: the file has no bytes").reason
     'empty'
@@ -172,7 +175,7 @@ def known_failure(text: str) -> BadImageError:
 
 
 def refuse_slide(ref: ImageRef) -> None:
-    """Raise BadImageError where a whole file has more bytes than a cell, before they are read."""
+    """Raise BadImageError if a whole file has more bytes than a cell, before reading them."""
     if ref.region is None and ref.size is not None and ref.size > MOST_CELL_BYTES:
         raise not_a_cell(f"{ref.size:,} bytes are more than a cell's {MOST_CELL_BYTES:,}")
 
@@ -181,8 +184,8 @@ def find(ref: ImageRef) -> Found:
     """Read a file, or check that a region's source is unchanged.
 
     Raises:
-        BadImageError: the manifest knows that it is no image.
-        ChangedError: a region's source is not the file any more whose digest the manifest knows.
+        BadImageError: the manifest says that it is no image.
+        ChangedError: a region's source is no longer the file with the digest in the manifest.
         Exception: whatever the source's filesystem raises.
     """
     if ref.failure is not None:
@@ -192,11 +195,11 @@ def find(ref: ImageRef) -> Found:
         if ref.size not in (None, len(content)):
             raise ChangedError(
                 f"the file was changed since it was frozen: it had {ref.size:,} bytes and has "
-                f"{len(content):,}; give what is there now another name"
+                f"{len(content):,}; give the new file another name"
             )
         return Found(sha256(content).digest(), ref, content)
     source = _digest_of_source(ref)
-    # In another picture the same place holds no cell.
+    # In another picture this place is not the same cell.
     if ref.source_id not in (None, source):
         raise ChangedError("the file was changed since it was cut up: segment it by another name")
     digest = sha256(source)
@@ -208,22 +211,22 @@ def find(ref: ImageRef) -> Found:
 
 
 def find_unchanged(ref: ImageRef, image_id: str) -> Found:
-    """Find an image whose digest is known; ChangedError where it is another one by now."""
+    """Find an image of a known digest; ChangedError if it is another image by now."""
     found = find(ref)
     if found.image_id.hex() != image_id:
         raise ChangedError("the file was changed since it was screened")
     return found
 
 
-def cut_from_source(ref: ImageRef) -> Image.Image:
-    """Cut an image that is a region out of its source; BadImageError says why it cannot be."""
+def cut_from_source(ref: ImageRef, *, blocks: bool = False) -> Image.Image:
+    """Cut the image of a region out of its source; BadImageError says why it cannot be cut."""
     assert ref.region is not None
     x, y, width, height, level = ref.region
     if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
         raise BadImageError("damaged", f"{tuple(ref.region)} is no region of an image")
     if not 0 < ref.scale < inf:
         raise BadImageError("damaged", f"{ref.scale:g} is no scale of an image")
-    # Nothing that a manifest says decides how much memory is taken.
+    # A manifest must not decide how much memory is used.
     enlarged = max(1.0, ref.scale)
     if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
         raise BadImageError(
@@ -239,7 +242,8 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     outline = ref.outline
     if outline is not None:
         outline = np.asarray(rescaled(outline, share), np.float32)
-    return Image.fromarray(cut_out(pixels, outline, ref.scale / float(share[0])))
+    scale = ref.scale / float(share[0])
+    return Image.fromarray(cut_out(pixels, outline, scale, blocks=blocks))
 
 
 def _digest_of_source(ref: ImageRef) -> bytes:
@@ -251,12 +255,12 @@ def _digest_of_source(ref: ImageRef) -> bytes:
 
 @lru_cache(maxsize=64)
 def digest_at(source: str, _stamp: str) -> bytes:
-    """Compute the sha256 of a file, read once a process for each stamp that it has."""
+    """Compute the sha256 of a file, read once per process and stamp."""
     return digest_of_file(source)
 
 
 def read_region(source: str, region: Region) -> NDArray[np.uint8]:
-    """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be had."""
+    """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be read."""
     x, y, width, height, level = region
     current = lately_stamped(source)
     if _is_slide(source, current):
@@ -268,7 +272,7 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
                 f"{len(slide.downsamples)} levels",
             )
         return slide.read(x, y, width, height, level)
-    # One thread decodes a photograph, and the others wait for that.
+    # One thread decodes a photograph, and the others wait for it.
     with _DECODING:
         photograph = _photograph(source, current)
     if level or y + height > photograph.shape[0] or x + width > photograph.shape[1]:
@@ -279,7 +283,7 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Extent:
-    """Hold how large a photograph or slide is in pixels, and the downsamples of its levels."""
+    """The size of a photograph or slide in pixels, and the downsamples of its levels."""
 
     width: int
     height: int
@@ -299,7 +303,7 @@ def extent_of(source: str) -> Extent:
 
 
 def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
-    """Read a region and what lies around it, as far as its source goes.
+    """Read a region and its surroundings, within its source.
 
     Args:
         source: the photograph or slide.
@@ -307,7 +311,7 @@ def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint
         more: pixels of the source's full size to each side.
 
     Returns:
-        The pixels, RGB (h, w, 3), and the region that they are.
+        The pixels, RGB (h, w, 3), and their region.
     """
     x, y, width, height, level = region
     whole = extent_of(source)

@@ -1,4 +1,4 @@
-"""Open whole slides where they lie, to be read by region; a process keeps the last few open."""
+"""Open whole slides in place, to be read by region; a process keeps the last few open."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +28,7 @@ from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
 
 
 class Slide(Protocol):
-    """Describe an open slide: a picture too large to decode at once, at one or more resolutions."""
+    """An open slide: a picture too large to decode at once, at one or more resolutions."""
 
     @property
     def width(self) -> int:
@@ -40,25 +40,25 @@ class Slide(Protocol):
 
     @property
     def downsamples(self) -> tuple[float, ...]:
-        """Return how many pixels of level 0 are one of each level, along a side; 1.0 first."""
+        """Return the downsample of each level along a side, in pixels of level 0; 1.0 first."""
 
     @property
     def microns_per_pixel(self) -> float | None:
-        """Return those of level 0; None where the file states none, or an impossible number."""
+        """Return the microns per pixel of level 0; None if not stated, or impossible."""
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
         """Read the pixels of a box at the resolution of a level, RGB.
 
         Args:
-            x: left side of the box, in pixels of level 0, as the other three; may be negative.
+            x: left side of the box; all four are in pixels of level 0; may be negative.
             y: its upper side.
             width: of the box.
             height: of the box.
-            level: where it is read.
+            level: to read from.
 
         Returns:
-            Pixels (round(height / downsample), round(width / downsample), 3). What lies outside
-            the slide, or was never scanned, is white.
+            Pixels (round(height / downsample), round(width / downsample), 3). Places outside the
+                slide, or never scanned, are white.
 
         Raises:
             BadImageError: ``damaged`` or ``unreadable``.
@@ -67,7 +67,7 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class LimitedSlide:
-    """Hold an open slide of which each read has a limit of time; see `Slide`."""
+    """An open slide with a time limit for each read; see `Slide`."""
 
     slide: Slide
     uri: str
@@ -89,7 +89,7 @@ class LimitedSlide:
 
     @property
     def microns_per_pixel(self) -> float | None:
-        """Return those of level 0, or None."""
+        """Return the microns per pixel of level 0, or None."""
         return self.slide.microns_per_pixel
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
@@ -98,10 +98,10 @@ class LimitedSlide:
 
 
 def is_slide(uri: str) -> bool:
-    """Tell whether a file is a whole slide, not a photograph, by its name or, for TIFF, its header.
+    """Return whether a file is a whole slide, by its name or, for TIFF, its header.
 
-    A folder of OME-Zarr is a slide. A TIFF is one where it lies in tiles, holds further levels in
-    its first directory, or has more pixels than a photograph may have; not if it cannot be read.
+    A folder of OME-Zarr is a slide. A TIFF is a slide if it is tiled, has further levels in its
+    first directory, or has more pixels than a photograph may have; False if it cannot be read.
     """
     extension = extension_of(uri)
     if extension in VENDORS:
@@ -114,13 +114,13 @@ def is_slide(uri: str) -> bool:
 
 
 def open_slide(uri: str) -> Slide:
-    """Open a slide, or take the one that this process has open and whose file is still the same.
+    """Open a slide, or return the one that this process has open if its file is unchanged.
 
-    It may be read by several threads at once.
+    Several threads may read it at once.
 
     Raises:
         BadImageError: says why it cannot be read.
-        TimedOutError: it does not answer.
+        TimedOutError: the source does not answer.
     """
     if in_archive(uri):
         raise BadImageError(

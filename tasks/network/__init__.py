@@ -1,1 +1,1 @@
-"""Diagnose cells with a network, and take its features."""
+"""Diagnose cells with a network, and compute their features."""

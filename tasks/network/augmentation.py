@@ -1,10 +1,10 @@
-"""Vary training images as stains, cameras, light and files do, whole batches at a time.
+"""Vary training images as stains, cameras, light and files do, a batch at a time.
 
-Cells lie on black, which is no dye and no light, so black stays black whatever is done. Dyes act on
-absorbance, the negative logarithm of the light that is let through (Beer and Lambert): another
-amount of a dye is a factor there, and another light a shift. Haematoxylin, eosin and the third
-vector of Ruifrok & Johnston (2001) span it; they stand for the dyes of Giemsa only roughly, but the
-network is to learn not to lean on colour, rather than these colours.
+Cells are surrounded by black, which is neither dye nor light, so black stays black. Dyes act on
+absorbance, the negative logarithm of the transmitted light (Beer and Lambert): the amount of a dye
+scales it, and the light shifts it. Haematoxylin, eosin and the third vector of Ruifrok & Johnston
+(2001) span it. They only roughly represent the dyes of Giemsa, but the network should learn to be
+independent of colour, not to know these colours.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor, nn
 
-DARKEST = 1 / 255  # the least light that an 8-bit image tells from none
+DARKEST = 1 / 255  # the least light that an 8-bit image can show
 
 # Luminance table of the JPEG standard (ITU-T T.81, annex K.1).
 _JPEG = (
@@ -38,14 +38,14 @@ _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Tell how far training images are varied; what is 0 is not done.
+    """The ranges by which training images are varied; 0 switches a variation off.
 
     ``stain_scale`` and ``stain_shift`` vary the amount of each dye, by a factor of 1 +- scale and
     by +- shift in units of absorbance; ``gamma`` and ``zoom`` are logarithms of the largest factor;
-    ``gain`` and ``channel_gain`` multiply all channels, and each, by 1 +- themselves; ``mixing``
-    is the largest part that a channel takes of another; ``degraded`` is the share of images that
-    are blurred, noisy, compressed or of fewer pixels; ``marked`` the share on which refractile
-    marks are drawn, as water leaves them when a smear dries.
+    ``gain`` and ``channel_gain`` multiply all channels, and each, by 1 +- themselves; ``mixing`` is
+    the largest fraction of another channel added to one; ``degraded`` the share of images that are
+    blurred, made noisy, compressed or reduced; ``marked`` the share with drawn refractile marks,
+    which water leaves on a drying smear.
     """
 
     stain_scale: float = 0.3
@@ -63,7 +63,7 @@ class Augmentation:
         return asdict(self)
 
 
-# That of models of before 0.3, whose cards do not tell.
+# The augmentation used before 0.3, when model cards did not record it.
 MILD = Augmentation(
     stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
     gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0, marked=0.0,
@@ -75,8 +75,8 @@ def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Te
 
     Args:
         pixels: (n, 3, side, side) in [0, 1]; left as they are.
-        generator: of all that is drawn, on the processor.
-        how: how far.
+        generator: source of all random numbers, on the processor.
+        how: the ranges.
 
     Returns:
         (n, 3, side, side) in [0, 1], channels last.
@@ -99,7 +99,7 @@ def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Te
 
 
 def turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn each image by quarters and flip it at random: a cell has no up and no left."""
+    """Rotate each image by quarter turns and flip it at random: a cell has no orientation."""
     count = len(pixels)
     flips = torch.randint(0, 2, (count,), generator=generator)
     quarters = torch.randint(0, 4, (count,), generator=generator)
@@ -113,7 +113,7 @@ def turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def zoomed(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Enlarge images (n, C, side, side) about their middle by factors (n,); black comes in."""
+    """Enlarge images (n, C, side, side) about their middle by factors (n,), padded with black."""
     turn = torch.zeros(len(pixels), 2, 3)
     turn[:, 0, 0] = turn[:, 1, 1] = 1.0 / factors
     grid = nn.functional.affine_grid(turn, list(pixels.shape), align_corners=False)
@@ -132,7 +132,7 @@ def mixed(pixels: Tensor, matrix: Tensor) -> Tensor:
 
 
 def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
-    """Blur each image by a Gaussian of its own deviation (n,), in pixels, cut off at 2 pixels."""
+    """Blur each image by a Gaussian of its own deviation (n,), in pixels, truncated at 2 pixels."""
     weights = torch.exp(-0.5 * (torch.arange(-2, 3) / sigmas[:, None]) ** 2)
     weights = weights / weights.sum(dim=1, keepdim=True)
     side = pixels.shape[-1]
@@ -147,10 +147,10 @@ def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
-    """Lose what JPEG loses at qualities (n,) of 1 to 100: cosines of blocks of 8 x 8 are rounded.
+    """Simulate JPEG at qualities (n,) of 1 to 100: round the cosine transform of 8 x 8 blocks.
 
-    Channels are rounded as they are, all by the table of luminance. That is a tenth of the cost of
-    a file, and close to it, for colour is coarser in a file but these images are small.
+    All channels are rounded directly, with the luminance table. It costs a tenth of a real file,
+    and is close to one: a file's colour is coarser, but these images are small.
     """
     side = pixels.shape[-1]
     spare = -side % 8
@@ -165,7 +165,7 @@ def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
 
 
 def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor:
-    """Make images smaller by a factor below 1, and as large as before, by two of the kernels."""
+    """Shrink images by a factor below 1 and enlarge them again, each with one of two kernels."""
     side = pixels.shape[-1]
     sizes = (max(1, round(factor * side)), side)
     for size, kernel in zip(sizes, kernels, strict=True):
@@ -175,15 +175,15 @@ def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor
 
 
 def marked(pixels: Tensor, marks: Tensor) -> Tensor:
-    """Draw a refractile mark on each image: it bends light, and is no dye.
+    """Draw a refractile mark on each image, which bends light and is no dye.
 
-    Absorbance is multiplied, its core by e^core, and its rim by e^rim. Light of one colour is bent
-    more than that of another, so each channel sees the mark at its own size: its rim has fringes.
+    Absorbance is multiplied by e^core in its core, and by e^rim on its rim. Colours are bent
+    differently, so each channel sees the mark at its own size: its rim has fringes.
 
     Args:
         pixels: (n, 3, side, side) in [0, 1].
         marks: (n, 10): the middle's column and row, in [-1, 1]; half axes, in halves of the side;
-            angle in radians; core and rim; dispersion, by which each channel's size is larger.
+            angle in radians; core and rim; dispersion, the growth of size per channel.
     """
     side = pixels.shape[-1]
     column, row, long, short, angle, core, rim = marks[:, :7, None, None, None].unbind(1)
@@ -216,7 +216,7 @@ def drawn_zoom(count: int, generator: torch.Generator, how: Augmentation) -> Ten
 
 
 def drawn_light(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
-    """Draw the gains of all channels together (n, 1, 1, 1), and of each (n, 3, 1, 1)."""
+    """Draw gains for all channels together (n, 1, 1, 1), and for each (n, 3, 1, 1)."""
     gain = 1.0 + how.gain * _signs((count, 1, 1, 1), generator)
     return gain, 1.0 + how.channel_gain * _signs((count, 3, 1, 1), generator)
 
@@ -237,7 +237,7 @@ def drawn_camera(count: int, generator: torch.Generator, how: Augmentation) -> T
 
 
 def _degraded(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """Blur, spoil with noise, compress or resample a share of images, each kind as often."""
+    """Blur, add noise to, compress or resample a share of images, all kinds equally often."""
     kinds = torch.rand(len(pixels), generator=generator) * 4 / share
     blur, noise, file, coarse = (torch.nonzero(kinds.floor() == kind)[:, 0] for kind in range(4))
     sigmas = 0.3 + 0.9 * torch.rand(len(blur), generator=generator)
@@ -254,7 +254,7 @@ def _degraded(pixels: Tensor, generator: torch.Generator, share: float) -> Tenso
 
 
 def _through(pixels: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Apply to the channels of each pixel, a row vector, a matrix (n, 3, 3) and a shift (n, 3)."""
+    """Apply a matrix (n, 3, 3) and a shift (n, 3) to each pixel, a row vector of channels."""
     count, _, *size = pixels.shape
     flat = torch.baddbmm(shift[:, None], pixels.permute(0, 2, 3, 1).flatten(1, 2), matrix)
     return flat.view(count, *size, 3).permute(0, 3, 1, 2)
@@ -269,10 +269,10 @@ def _cosines() -> Tensor:
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw numbers evenly from -1 to 1."""
+    """Draw uniform numbers in [-1, 1]."""
     return 2 * torch.rand(*shape, generator=generator) - 1
 
 
 def _factors(largest: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw factors whose logarithm lies evenly within +- ``largest``."""
+    """Draw factors with a uniform logarithm within +- ``largest``."""
     return torch.exp(largest * _signs(shape, generator))

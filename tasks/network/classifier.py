@@ -1,38 +1,41 @@
-"""Wrap a network as a classifier: normalisation inside, and pooled taps after chosen stages."""
+"""Wrap a network as a classifier with normalisation, and pooled taps after chosen stages."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-_TAPPING = Lock()  # a hook at a tap is called for every pass, whichever thread makes it
-PENULTIMATE = "penultimate"  # the tap that every network has: the input of its last layer
+_TAPPING = Lock()  # a hook at a tap is called for the passes of every thread
+PENULTIMATE = "penultimate"  # a tap of every network: the input of its last layer
 
 
+# How a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits of precision.
+Arithmetic = Literal["float32", "bfloat16"]
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
 
 
 class NetworkError(Exception):
-    """A network, tap or weights cannot be had; the message lists the valid choices."""
+    """A network, tap or weights do not exist; the message lists the valid choices."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Describe all that rebuilds a network, its weights apart.
+    """The description that rebuilds a network, without its weights.
 
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
     names of modules whose output maps, or tokens (`located`), are averaged over height and width,
-    or `PENULTIMATE`; what is named in ``frozen``, or lies below, keeps the weights it started with.
-    Distances are measured at ``distance_taps``, at all taps where none is named; the others serve
-    the diagnosis alone.
+    or `PENULTIMATE`; modules in ``frozen``, and those inside them, keep their initial weights.
+    Distances are measured at ``distance_taps``, or at all taps if none is named; the others serve
+    the diagnosis only.
     ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    ``arithmetic`` is that of every pass but those of training; specs that do not say mean float32.
     """
 
     network: str
@@ -43,6 +46,7 @@ class NetworkSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     distance_taps: tuple[str, ...] = ()
+    arithmetic: Arithmetic = "float32"
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data, for a model's card."""
@@ -50,7 +54,7 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
-        """Read a spec back from `as_dict`."""
+        """Read a spec from `as_dict`."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
@@ -58,10 +62,12 @@ class NetworkSpec:
 
 
 class Classifier(nn.Module):
-    """Give logits of pixels in [0, 1], and the taps beside them."""
+    """Compute logits of pixels in [0, 1], and taps."""
 
     mean: Tensor
     std: Tensor
+    # How far cells that slidewatch cuts out move the taps; None in models made before 0.4.
+    cutting: Mapping[str, NDArray[np.float32]] | None = None
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -79,19 +85,24 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Enter training mode, but for frozen stages, whose batch-norm keeps its statistics."""
+        """Enter training mode, except in frozen stages, whose batch-norms keep their statistics."""
         super().train(mode)
         for name, module in self.backbone.named_modules():
             if name and _is_below(name, self.spec.frozen):
                 module.eval()
         return self
 
+    def computing(self) -> AbstractContextManager[None]:
+        """Let PyTorch compute in the arithmetic of the spec, as near to OpenVINO as it comes."""
+        coarse = self.spec.arithmetic == "bfloat16"
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=coarse)
+
     def features(self, pixels: Tensor) -> Outputs:
         """Compute taps, each (B, d), and logits (B, C), in one pass."""
         return self._tapped(pixels, pooled)
 
     def maps(self, pixels: Tensor) -> Outputs:
-        """Compute `features` before taps are pooled: (B, d, h, w) of a tap with locations."""
+        """Compute `features` with taps not pooled: (B, d, h, w) for a tap with locations."""
         return self._tapped(pixels, lambda output: output)
 
     def _tapped(self, pixels: Tensor, keep: Callable[[Tensor], Tensor]) -> Outputs:
@@ -101,7 +112,7 @@ class Classifier(nn.Module):
 
     @contextmanager
     def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Collect of every tap's output what ``keep`` keeps; the output itself is released."""
+        """Collect ``keep`` of every tap's output; the output itself is released."""
         kept: dict[str, Tensor] = {}
         prefix = int(getattr(self.backbone, "num_prefix_tokens", 1))
 
@@ -128,15 +139,15 @@ class Classifier(nn.Module):
 
 
 def located(output: Tensor, prefix: int) -> Tensor:
-    """Lay a transformer's tokens (B, n, d) out as a map (B, 2d, h, w); return others as they are.
+    """Arrange a transformer's tokens (B, n, d) as a map (B, 2d, h, w); return others unchanged.
 
     The first half of the channels is the class token, everywhere, and the second the patch's own:
-    averaged over locations that is the class token and the mean of the patches (Oquab et al. 2023).
+    their average over locations is the class token and the mean patch (Oquab et al. 2023).
 
     Args:
         output: of a module.
-        prefix: how many tokens are before those of the patches, the class token first; registers
-            are left out. Without any, a map has only the patches' channels.
+        prefix: number of tokens before the patches', the class token first; registers are
+            dropped. With 0, a map has only the patches' channels.
     """
     if output.ndim != 3:
         return output
@@ -149,18 +160,18 @@ def located(output: Tensor, prefix: int) -> Tensor:
 
 
 def pooled(output: Tensor) -> Tensor:
-    """Average a tap's map over locations to features (B, d), or return its vector as it is."""
+    """Average a tap's map over locations to features (B, d), or return its vector unchanged."""
     return output.mean(dim=(2, 3)) if output.ndim == 4 else output
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
-    """Tap the same network elsewhere; its weights are shared."""
+    """Return the same network with other taps; the weights are shared."""
     made = Classifier(replace(classifier.spec, taps=taps), classifier.backbone)
     return made.to(classifier.mean.device).eval()
 
 
 def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """Return weight (C, d) and bias (C,) of the layer that gives the logits."""
+    """Return weight (C, d) and bias (C,) of the layer of the logits."""
     _, last = last_linear(classifier.backbone)
     return last.weight.detach(), last.bias.detach()
 
@@ -177,13 +188,13 @@ def tap_widths(classifier: Classifier) -> dict[str, int]:
         if values.ndim != 2:
             raise NetworkError(
                 f"the output of {name!r} has shape {tuple(values.shape)}; "
-                "a tap must give one map or one vector an image"
+                "a tap must give one map or one vector per image"
             )
     return {name: int(values.shape[1]) for name, values in taps.items()}
 
 
 def last_linear(backbone: nn.Module) -> tuple[str, nn.Linear]:
-    """Find the layer that gives the logits, and its name."""
+    """Find the layer of the logits, and its name."""
     linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise NetworkError(f"{type(backbone).__name__} does not end in a linear layer: use another")

@@ -1,8 +1,8 @@
-"""Extract features: files are read and decoded in threads while the network works."""
+"""Extract features: threads read and decode files while the network runs."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,22 +12,24 @@ from tasks.images.access.addresses import in_archive
 from tasks.images.access.files import is_far
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
 from tasks.images.regions import ImageRef, find, refuse_slide
+from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Outputs
     from tasks.network.inference import Inference
 
 
-AT_ONCE = 16  # files that a server is asked for at once; each comes after tens of milliseconds
+NEAR = 8  # images that a thread loads before it is given more
+AT_ONCE = 16  # simultaneous requests to a server; each takes tens of milliseconds
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Hold one image: its pixels or what is wrong with it.
+    """A loaded image: its pixels or its failure.
 
-    ``image_id`` is the sha256 of its bytes where they could be read; ``size`` its width and height
-    in pixels where it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8
-    (side, side, 3). An image that was ``known`` by its digest was not decoded.
+    ``image_id`` is the sha256 of its bytes if they could be read; ``size`` its width and height in
+    pixels if it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8 (side,
+    side, 3). An image that was ``known`` by its digest was not decoded.
     """
 
     image_id: bytes | None = None
@@ -37,9 +39,18 @@ class Loaded:
     failure: BadImageError | None = None
     known: bool = False
 
+    def without_pixels(self) -> "Loaded":
+        """Return the same image without its pixels."""
+        return Loaded(self.image_id, self.size, self.colour, None, self.failure, self.known)
+
 
 def load_image(
-    ref: ImageRef, side: int, known: Container[bytes] = (), check: Check | None = None
+    ref: ImageRef,
+    side: int,
+    known: Container[bytes] = (),
+    check: Check | None = None,
+    *,
+    blocks: bool = False,
 ) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
@@ -49,8 +60,8 @@ def load_image(
         image_id = found.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
-        picture = found.picture(side, check)
-    except Exception as error:  # an image must never stop its shard, whatever its source raises
+        picture = found.picture(side, check, blocks=blocks)
+    except Exception as error:  # an image must never stop its shard, whatever the error
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
     return Loaded(image_id, size, colour, picture.pixels)
@@ -63,33 +74,40 @@ def load_images(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
     check: Check | None = None,
+    *,
+    blocks: bool = False,
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order.
 
-    Rows in ``failed`` are not touched; they have failed already. Images whose digest is in
-    ``known`` are read and not decoded. ``check`` refuses files that show several cells.
+    Rows in ``failed`` are skipped; they have already failed. Images with a digest in ``known`` are
+    read but not decoded. ``check`` refuses files that show several cells. Cells are
+    cut out of photographs along ``blocks`` for models made before 0.4.
     """
-    lost = failed or {}
+    lost, together = failed or {}, NEAR
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
-        threads = max(threads, AT_ONCE)
+        threads, together = max(threads, AT_ONCE), 1
 
     def load(row: int) -> Loaded:
         if row in lost:
             return Loaded(failure=lost[row])
-        return load_image(refs[row], side, known, check)
+        return load_image(refs[row], side, known, check, blocks=blocks)
+
+    def load_some(start: int) -> list[Loaded]:
+        return [load(row) for row in range(start, min(start + together, len(refs)))]
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        yield from pool.map(load, range(len(refs)))
+        for some in pool.map(load_some, range(0, len(refs), together)):
+            yield from some
 
 
 def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
-    """Take one image of each kind of filesystem."""
+    """Return one image of each kind of filesystem."""
     return {ref.source.partition("://")[0]: ref for ref in refs}.values()
 
 
 @dataclass(frozen=True)
 class Features:
-    """Hold taps (n, d) and logits (n, C), float32, and the images, without their pixels.
+    """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
     The values of an image that failed or was known are NaN.
     """
@@ -110,16 +128,16 @@ def extract(
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
-    Batches are filled with good images in order, so the same files always share a batch, and the
-    same features come out to the last bit.
+    Batches are filled with good images in order, so the same files always share a batch, and their
+    features are the same to the last bit.
 
     Args:
         inference: the network, ready to run.
-        refs: where the images are.
+        refs: addresses of the images.
         tap_widths: d of every tap.
-        failed: rows that are not to be touched, and why.
+        failed: rows to skip, and why.
         known: digests of images that need no features.
-        check: raises BadImageError where a file shows several cells.
+        check: raises BadImageError if a file shows several cells.
     """
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
@@ -131,9 +149,11 @@ def extract(
         passed.append((list(rows), inference.run(np.stack(pixels))))
         waiting.clear()
 
-    loading = load_images(refs, spec.side, inference.threads, failed, known, check)
+    loading = load_images(
+        refs, spec.side, inference.threads, failed, known, check, blocks=inference.blocks
+    )
     for row, loaded in enumerate(loading):
-        images.append(replace(loaded, pixels=None))
+        images.append(loaded.without_pixels())
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
         if len(waiting) == inference.batch:
@@ -142,9 +162,15 @@ def extract(
         forward()
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    # Only now, because reading what a GPU computes waits for it.
+    # Only now, because reading results of a GPU waits for it.
     for rows, (pooled, scores) in passed:
         logits[rows] = scores.cpu().numpy()
         for name, values in pooled.items():
             taps[name][rows] = values.cpu().numpy()
-    return Features(taps, logits, images)
+    found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
+    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images)
+
+
+def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:
+    """Mark the images (n,) that slidewatch cuts out of a photograph along an outline."""
+    return np.asarray([ref.outline is not None for ref in refs], bool)

@@ -11,12 +11,12 @@ from tasks.network.classifier import Classifier, Outputs
 
 
 def folded(classifier: Classifier) -> Classifier:
-    """Fold every batch-norm into the convolution before it; the classifier's function is the same.
+    """Fold every batch-norm into the convolution before it; the classifier computes the same.
 
-    In evaluation mode a batch-norm is a scale and a shift, and one pass over the image less saves a
-    third of the time. Outputs agree to rounding. A network whose outputs would not agree, because
-    something beside the batch-norm takes a convolution's output, is returned as it is. A
-    convolution that is tapped is not folded.
+    In evaluation mode a batch-norm is a scale and a shift, and saving its pass over the image saves
+    a third of the time. Outputs agree to rounding; a network whose outputs would not, because
+    another module also reads a convolution's output, is returned unchanged. A tapped convolution is
+    not folded.
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier)
@@ -26,7 +26,7 @@ def folded(classifier: Classifier) -> Classifier:
         before: Any = made.backbone.get_submodule(convolution)
         after: Any = made.backbone.get_submodule(norm)
         made.backbone.set_submodule(convolution, fuse_conv_bn_eval(before, after))
-        # timm's batch-norms have the activation in them.
+        # timm's batch-norms include the activation.
         made.backbone.set_submodule(norm, getattr(after, "act", nn.Identity()))
     made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side, generator = made.spec.side, torch.Generator().manual_seed(0)
@@ -36,15 +36,18 @@ def folded(classifier: Classifier) -> Classifier:
     return made if same else classifier
 
 
-def agree(a: Outputs, b: Outputs) -> bool:
-    """Tell whether taps and logits are the same to rounding."""
+def agree(a: Outputs, b: Outputs, tolerance: float = 1e-3) -> bool:
+    """Return whether taps and logits agree within a tolerance for rounding."""
     (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
-    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max())) for x, y in pairs)
+    return all(
+        torch.allclose(x, y, rtol=tolerance, atol=tolerance * float(x.abs().max()))
+        for x, y in pairs
+    )
 
 
 def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:
-    """Name the convolutions whose output a batch-norm alone takes, and the batch-norms."""
+    """List the convolutions whose output only a batch-norm reads, each with its batch-norm."""
     made: dict[int, tuple[str, Tensor]] = {}  # by the tensor's id; it is held, so ids stay apart
     takers: dict[str, list[str]] = {}
     hooks = []

@@ -1,8 +1,8 @@
-"""Alter a slide's cells as another laboratory would have photographed them, all in the same way.
+"""Alter all cells of a slide as another laboratory would have photographed them.
 
-What varies between laboratories is drawn once for a slide: the stain (in absorbance), the camera's
-colours, the light, the magnification, how far the cells are cut out, the focus, the resolution and
-the compression. Noise is left out: sensors add little, and an attack is as large as more of it.
+The properties of a laboratory are drawn once for a slide: the stain (in absorbance), the camera's
+colours, the light, the magnification, the tightness of the cut, the focus, the resolution and the
+compression. Noise is left out: sensors add little, and more would be as large as an attack.
 """
 
 import torch
@@ -22,12 +22,12 @@ from tasks.network.augmentation import (
     zoomed,
 )
 
-# As far as training images vary, but for their size in the frame, which finders choose.
+# As training images vary, except for their size in the frame, which finders choose.
 VARIED = Augmentation(zoom=0.2)
-MOST_CUT = 0.05  # of the side: how much of a cell's rim the cutting out may take
+MOST_CUT = 0.05  # of the side: the widest rim of a cell that is cut off
 MOST_BLURRED = 1.2  # pixels of the network's input, deviation of a Gaussian
-LEAST_BLURRED = 0.3  # less is not seen
-LEAST_RESOLUTION, FULL_RESOLUTION = 0.5, 0.9  # of the side; from the second on nothing is done
+LEAST_BLURRED = 0.3  # less is invisible
+LEAST_RESOLUTION, FULL_RESOLUTION = 0.5, 0.9  # of the side; at the second and above nothing is done
 COMPRESSED = 0.7  # share of slides that are compressed
 LEAST_QUALITY, MOST_QUALITY = 30, 93  # of a JPEG
 
@@ -37,10 +37,10 @@ def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         pixels: (n, 3, side, side) in [0, 1], black outside the cells; left as they are.
-        generator: of all that is drawn, on the processor.
+        generator: source of all random numbers, on the processor.
 
     Returns:
-        (n, 3, side, side) in [0, 1], black where nothing is left of a cell.
+        (n, 3, side, side) in [0, 1], black outside the cells that remain.
     """
     count = len(pixels)
 
@@ -66,7 +66,7 @@ def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _cut(inside: Tensor, share: float) -> Tensor:
-    """Take a rim, whose width is a share of the side, from masks (n, 1, side, side)."""
+    """Remove a rim, as wide as a share of the side, from masks (n, 1, side, side)."""
     width = round(share * inside.shape[-1])
     if not width:
         return inside

@@ -1,4 +1,4 @@
-"""Learn from batches: optimiser, schedule, averaged weights, and their state between two epochs."""
+"""Learn from batches: optimiser, schedule, averaged weights, and their state between epochs."""
 
 import json
 import math
@@ -21,12 +21,12 @@ class Learner:
     """Train a classifier's weights by one-cycle AdamW: the rate rises to its peak, then falls to 0.
 
     Args:
-        classifier: whose weights are trained in place, on its device; mixed precision on CUDA.
-        steps: how many there will be.
+        classifier: trained in place, on its device; mixed precision on CUDA.
+        steps: total number of steps.
         rate: peak learning rate.
-        decay: of weights, by AdamW.
+        decay: weight decay of AdamW.
         smoothing: share of a label that is spread over all classes.
-        lifetime: steps over which weights are averaged, exponentially; 0 averages nothing.
+        lifetime: steps of the exponential average of weights; 0 for no average.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Learner:
 
     @property
     def judged(self) -> Classifier:
-        """Return the classifier that counts: that of averaged weights, where these are averaged."""
+        """Return the classifier to be judged: with averaged weights, if they are averaged."""
         if self._average is None:
             return self._classifier
         averaged = self._average.module
@@ -64,7 +64,7 @@ class Learner:
         return averaged
 
     def step(self, pixels: Tensor, targets: Tensor) -> float:
-        """Learn from a batch; give its mean loss, from which nothing is learned if not finite."""
+        """Learn from a batch, unless its loss is not finite; return its mean loss."""
         with torch.autocast(self._device.type, enabled=self._mixed):
             logits = self._classifier(pixels.to(self._device))
             loss = nn.functional.cross_entropy(
@@ -81,7 +81,7 @@ class Learner:
         return loss.item()
 
     def state(self) -> Arrays:
-        """Copy all that a later `restore` needs, the generators of random numbers apart."""
+        """Copy the state for a later `restore`, without the random generators."""
         optimizer = self._optimizer.state_dict()
         arrays = _arrays("model", self._classifier.state_dict())
         if self._average is not None:
@@ -96,7 +96,7 @@ class Learner:
         return arrays | {"learner": json_to_array(plain)}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a `state` of a learner that was made alike."""
+        """Resume from the `state` of a learner with the same arguments."""
         plain = array_to_json(arrays["learner"])
         self._classifier.load_state_dict(tensors_of(arrays, "model"))
         if self._average is not None:
@@ -111,9 +111,9 @@ class Learner:
 
 
 def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Average exponentially, at first over a ninth of the steps until now.
+    """Average exponentially, at first over a ninth of the past steps.
 
-    A short training would otherwise be left with the weights that it began with.
+    A short training would otherwise keep its initial weights.
     """
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
@@ -139,12 +139,12 @@ def tensors_of(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Ten
 
 
 def json_to_array(plain: Any) -> NDArray[np.uint8]:
-    """Write plain data as an array of bytes; numbers come back as they are."""
+    """Write plain data as an array of bytes; numbers are kept exactly."""
     return np.frombuffer(json.dumps(plain).encode(), np.uint8)
 
 
 def array_to_json(array: NDArray[np.uint8]) -> Any:
-    """Read plain data back from `json_to_array`."""
+    """Read plain data from `json_to_array`."""
     return json.loads(array.tobytes())
 
 

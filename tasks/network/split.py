@@ -12,18 +12,18 @@ SplitBy = Literal["patient", "slide", "image"]
 
 
 class SplitError(Exception):
-    """The images cannot be split as asked for."""
+    """The images cannot be split as requested."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Tell which keys are in which part, and what the keys are."""
+    """The keys of each part, and their kind."""
 
     by: SplitBy
     keys: dict[str, list[str]]
 
     def rows(self, part: str, keys: Sequence[str]) -> NDArray[np.intp]:
-        """Find the row numbers of a part, given the key of each row."""
+        """Return the row numbers of a part, given the key of each row."""
         wanted = set(self.keys[part])
         return np.flatnonzero([key in wanted for key in keys])
 
@@ -43,17 +43,17 @@ def split(
     fractions: tuple[float, float, float],
     seed: int,
 ) -> Split:
-    """Split so that all rows with one key are in one part.
+    """Split rows so that all rows with one key are in one part.
 
-    Keys are dealt out stratum by stratum, a stratum being the classes that a key's images have, so
-    that each part has every class where the keys allow it: a key goes to the part that lacks the
-    most of its classes, and among equals to the one that is relatively furthest below its share.
+    Keys are dealt out by stratum, the set of classes of a key's images, so that each part has every
+    class if possible: a key goes to the part that lacks most of its classes, and among equals to
+    the one that is relatively furthest below its share.
 
     Args:
         keys: the patient (slide, image) of each row.
         labels: (n,) classes.
-        by: what the keys are, for the record.
-        fractions: of the keys for `PARTS`, above 0; they are taken relative to their sum.
+        by: kind of the keys, for the record.
+        fractions: of the keys for `PARTS`, above 0, relative to their sum.
         seed: of the shuffling.
 
     Raises:
@@ -79,16 +79,16 @@ def split(
 def deal(
     keys: Sequence[str], labels: NDArray[np.integer], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[str]]:
-    """Deal keys out to parts, stratum by stratum; see `split`.
+    """Deal keys out to parts by stratum; see `split`.
 
     Args:
         keys: the patient (slide, image) of each row.
         labels: (n,) classes.
-        shares: of the keys, above 0, by the name of the part; relative to their sum.
+        shares: of the keys by part, above 0, relative to their sum.
         seed: of the shuffling.
 
     Returns:
-        Sorted keys by part. A part may lack a class, or every key, where keys are few.
+        Sorted keys by part. With few keys, a part may lack a class, or be empty.
     """
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
@@ -104,7 +104,8 @@ def deal(
 
     def need(part: str, key: str) -> tuple[int, float]:
         lacking = len(classes_of[key] - have[part])
-        # Half a key, as in Webster's apportionment, keeps three parts within a key of their shares.
+        # Half a key, as in Webster's apportionment, keeps three parts within one key of their
+        # shares.
         return lacking, (target[part] - len(parts[part]) - 0.5) / target[part]
 
     # The richest strata first: a key with every class serves any part.
@@ -125,21 +126,21 @@ def folds(
     validation: float,
     seed: int,
 ) -> list[dict[str, NDArray[np.intp]]]:
-    """Split rows so often that each is tested once, by keys; see `split`.
+    """Split rows into folds by keys, so that each row is tested once; see `split`.
 
     Args:
         keys: the patient (slide, image) of each row.
         labels: (n,) classes.
-        count: how many folds.
-        by: what the keys are, for a message.
-        validation: the share of the keys that are not tested which go to validation.
+        count: number of folds.
+        by: kind of the keys, for a message.
+        validation: share of a fold's other keys that go to validation.
         seed: of the shuffling.
 
     Returns:
-        For each fold the row numbers of the parts train, validation and test.
+        For each fold, the row numbers of the parts train, validation and test.
 
     Raises:
-        SplitError: a part of a fold lacks keys, or a part that is learned from lacks a class.
+        SplitError: a part of a fold is empty, or one used for learning lacks a class.
     """
     tested = deal(keys, labels, dict.fromkeys(map(str, range(count)), 1.0), seed=seed)
     everything, classes = np.asarray(keys), len(np.unique(labels))

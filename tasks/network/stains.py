@@ -1,4 +1,4 @@
-"""Group patients by the colour of their cells, for stains and cameras differ between them."""
+"""Group patients by the colour of their cells, because stains and cameras differ between them."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,10 @@ CLUSTERS = 3
 
 
 def mean_absorbance(pixels: NDArray[np.uint8], batch: int = 512) -> NDArray[np.float64]:
-    """Average -log(pixel / 255) over what is not black: (n, 3) of images (n, side, side, 3).
+    """Average -log(pixel / 255) over pixels that are not black: (n, 3) of images (n, side, side,
+    3).
 
-    An image that is all black has 0.
+    It is 0 for an image that is all black.
     """
     table = -np.log(np.maximum(np.arange(256), 1) / 255.0)
     found = np.zeros((len(pixels), 3))
@@ -30,9 +31,9 @@ def stain_clusters(
     """Number the stain of each image by k-means over the mean absorbance of patients.
 
     Args:
-        absorbance: (n, 3), of images.
+        absorbance: (n, 3) of images.
         patients: of each image; a patient has one stain.
-        count: how many stains; fewer where there are fewer patients.
+        count: number of stains; fewer if there are fewer patients.
 
     Returns:
         (n,) numbers from 0, the palest stain first.

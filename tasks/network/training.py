@@ -1,4 +1,4 @@
-"""Train a classifier on decoded images, and fit the temperature that calibrates it."""
+"""Train a classifier on decoded images, and fit its calibrating temperature."""
 
 import math
 import time
@@ -27,12 +27,11 @@ from tasks.network.learning import (
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Describe how to train: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
+    """The recipe of a training: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
 
     ``label_smoothing`` is the share of a label that is spread over all classes; ``mixup`` the
-    parameter of the beta distribution of how much an image takes of another, with its label (Zhang
-    et al. 2018), 0 for none; ``averaging`` the epochs over which weights are averaged,
-    exponentially, 0 for not at all.
+    parameter of the beta distribution by which images and labels are mixed (Zhang et al. 2018), or
+    0; ``averaging`` the epochs of the exponential average of weights, or 0.
     """
 
     epochs: int = 8
@@ -51,10 +50,10 @@ class TrainingPlan:
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
-        """Read a plan back from a card; what cards of before 0.3 do not tell was not done then."""
+        """Read a plan from a card; fields that cards lacked before 0.3 get the values used then."""
         told = _NOT_TOLD | dict(kept)
         plan = {each.name: told[each.name] for each in fields(cls)}
-        # Models of before marks were drawn say nothing of them.
+        # Cards older than the marks do not have them.
         how = Augmentation(**{"marked": 0.0} | told["augmentation"])
         return cls(**plan | {"augmentation": how})
 
@@ -69,9 +68,9 @@ _NOT_TOLD: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """Hold the result of one epoch: mean losses in nats, and how long it took.
+    """The result of an epoch: mean losses in nats, and its duration.
 
-    The validation loss is that of `calibrated_loss`.
+    The validation loss is `calibrated_loss`.
     """
 
     number: int
@@ -88,7 +87,7 @@ class Epoch:
 
 
 class DivergedError(Exception):
-    """Training has come to a loss that is not a number."""
+    """A loss of the training is not finite."""
 
 
 def train(
@@ -105,19 +104,19 @@ def train(
 ) -> list[Epoch]:
     """Train in place; the classifier is left with the weights of its best epoch.
 
-    The best epoch is that of the least validation loss. On a CUDA device arithmetic is mixed
-    precision. What goes on from a state comes to the same bytes as what was never cut off, on a
-    processor with as many threads.
+    The best epoch has the least validation loss. A CUDA device uses mixed precision. A training
+    resumed from a state gives the same bytes as an uninterrupted one, on a processor with the same
+    number of threads.
 
     Args:
         classifier: on the device to train on.
         pixels: (n, side, side, 3), in memory or in a file.
         labels: (n,) classes.
         train_rows: rows to learn from.
-        validation_rows: rows to choose the epoch by.
+        validation_rows: rows for the choice of the epoch.
         plan: the recipe of the training.
         on_epoch: called after every epoch.
-        keep: given every epoch's number and the state after it, from which training can go on.
+        keep: called with each epoch's number and the state after it, which can resume training.
         start: such a state, of the same training.
 
     Raises:
@@ -149,14 +148,14 @@ def train(
 
 
 class _Training:
-    """All that changes from epoch to epoch: the learner, its past, and random numbers."""
+    """The state of a training: the learner, its past epochs, and the random generators."""
 
     def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
         self._classifier, self._plan, self._steps = classifier, plan, steps
         self.epochs: list[Epoch] = []
         self.best: Arrays = {}
         self._generator = torch.Generator().manual_seed(plan.seed)
-        torch.manual_seed(plan.seed)  # dropout, where there is any, draws from the global generator
+        torch.manual_seed(plan.seed)  # dropout, if there is any, draws from the global generator
         self.learner = Learner(
             classifier,
             steps=plan.epochs * steps,
@@ -173,7 +172,7 @@ class _Training:
         train_rows: NDArray[np.intp],
         number: int,
     ) -> float:
-        """Learn from every row once, in random order; give the mean loss."""
+        """Learn from every row once, in random order; return the mean loss."""
         self._classifier.train()
         total, targets = 0.0, torch.from_numpy(labels)
         classes = len(self._classifier.spec.classes)
@@ -189,13 +188,13 @@ class _Training:
         return total / len(train_rows)
 
     def add(self, epoch: Epoch) -> None:
-        """Remember an epoch, and its weights if it is the best until now."""
+        """Record an epoch, and its weights if it is the best so far."""
         if all(epoch.validation_loss < before.validation_loss for before in self.epochs):
             self.best = weights_of(self.learner.judged, "best")
         self.epochs.append(epoch)
 
     def state(self) -> Arrays:
-        """Copy all that a later `restore` needs."""
+        """Copy the state for a later `restore`."""
         return {
             **self.learner.state(),
             **self.best,
@@ -205,7 +204,7 @@ class _Training:
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state of the same training."""
+        """Resume from a state of the same training."""
         self.learner.restore(state)
         self.best = {name: value for name, value in state.items() if name.startswith("best/")}
         self.epochs = [Epoch(**kept) for kept in array_to_json(state["epochs"])]
@@ -216,7 +215,7 @@ class _Training:
 def _mixup(
     pixels: Tensor, targets: Tensor, classes: int, concentration: float
 ) -> tuple[Tensor, Tensor]:
-    """Mix each image of a batch, and its label, with another by one share; give labels (n, C)."""
+    """Mix each image of a batch, and its label, with another by one share; return labels (n, C)."""
     share = torch.distributions.Beta(concentration, concentration).sample()
     other = torch.randperm(len(pixels))
     labels = nn.functional.one_hot(targets, classes).float()
@@ -224,7 +223,7 @@ def _mixup(
 
 
 def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
-    """Raise DivergedError where a loss is not finite."""
+    """Raise DivergedError if a loss is not finite."""
     if not math.isfinite(loss):
         raise DivergedError(f"the {name} of epoch {epoch} is {loss}: lower the rate")
 
@@ -247,19 +246,6 @@ def predict(
     return np.asarray(torch.cat(logits))
 
 
-def predict_taps(
-    classifier: Classifier, pixels: NDArray[np.uint8], rows: NDArray[np.intp], batch: int = 256
-) -> dict[str, NDArray[Any]]:
-    """Compute taps float32 (k, d) of some rows of images (n, side, side, 3)."""
-    device, found = classifier.mean.device, []
-    classifier.eval()
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            some = to_pixels(pixels[rows[start : start + batch]]).to(device)
-            found.append({tap: v.float().cpu() for tap, v in classifier.features(some)[0].items()})
-    return {tap: np.asarray(torch.cat([part[tap] for part in found])) for tap in found[0]}
-
-
 def negative_log_likelihood(
     logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float = 1.0
 ) -> float:
@@ -279,9 +265,8 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) ->
 
 
 def calibrated_loss(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
-    """Average the negative log-likelihood in nats at the temperature of the least.
+    """Average the negative log-likelihood in nats, minimised over the temperature.
 
-    A model is used with its temperature, so an epoch that has merely grown too sure of itself is
-    not worse for that.
+    A model is used with its temperature, so an epoch that is merely overconfident is not worse.
     """
     return negative_log_likelihood(logits, truth, fit_temperature(logits, truth))

@@ -1,1 +1,1 @@
-"""Blind reading of cells by persons: what they are shown, what they say, and how far they agree."""
+"""Support blind reading of cells by persons: samples, verdicts and agreement."""

@@ -1,4 +1,4 @@
-"""Measure how far readers agree with each other and with the machine."""
+"""Measure the agreement of readers with each other and with the machine."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score
 
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
@@ -17,7 +16,7 @@ Groups = Mapping[str, str | None]  # the patient of an image, by its digest
 
 @dataclass(frozen=True)
 class Figure:
-    """Hold a figure with its 95% interval from resampled patients, and of how many cells it is."""
+    """A figure, its 95% interval from resampled patients, and its number of cells."""
 
     value: float
     low: float
@@ -26,7 +25,7 @@ class Figure:
 
 
 def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
-    """List the images, by digest, on which at least two readers differ and none has a majority."""
+    """List by digest the images that at least two readers have read without a majority."""
     return [
         image
         for image, verdicts in _by_image(readings).items()
@@ -35,12 +34,12 @@ def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
 
 
 def differing(readings: Mapping[str, Verdicts]) -> list[str]:
-    """List the images, by digest, on which readers have said different things."""
+    """List the images, by digest, on which readers differ."""
     return [image for image, said in _by_image(readings).items() if len(set(said)) > 1]
 
 
 def majority(verdicts: Sequence[str]) -> str | None:
-    """Return what more than half of the verdicts say; None where there is no such."""
+    """Return the verdict of more than half of the readers; None without a majority."""
     if not verdicts:
         return None
     (verdict, count), *_ = Counter(verdicts).most_common(1)
@@ -48,7 +47,7 @@ def majority(verdicts: Sequence[str]) -> str | None:
 
 
 def consensus(readings: Mapping[str, Verdicts]) -> dict[str, str]:
-    """Give the verdict of the majority of readers on each image that has one, by digest."""
+    """Return the majority's verdict on each image that has one, by digest."""
     found = {image: majority(verdicts) for image, verdicts in _by_image(readings).items()}
     return {image: verdict for image, verdict in found.items() if verdict is not None}
 
@@ -62,21 +61,21 @@ def _by_image(readings: Mapping[str, Verdicts]) -> dict[str, list[str]]:
 def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:
     """Measure Cohen's kappa of two readers on the images that both have read (Cohen 1960).
 
-    What one of them is unsure of counts as a verdict of its own.
+    "Unsure" counts as a verdict of its own.
 
     Returns:
-        The figure; None where they share fewer than two images, or both say the same of all.
+        The figure; None if they share fewer than two images, or give all the same verdict.
     """
     shared = sorted(set(first) & set(second))
     one, two = ([said[image] for image in shared] for said in (first, second))
     if len(shared) < 2 or len({*one, *two}) < 2:
         return None
     draws = [
-        cohen_kappa_score(one, two, sample_weight=weights)
+        _kappa(one, two, weights)
         for weights in _resampled([groups[image] or image for image in shared])
         if len({*np.compress(weights > 0, one), *np.compress(weights > 0, two)}) > 1
     ]
-    return _figure(float(cohen_kappa_score(one, two)), draws, len(shared))
+    return _figure(_kappa(one, two), draws, len(shared))
 
 
 def sensitivity(
@@ -87,21 +86,21 @@ def sensitivity(
     groups: Groups,
     positive: str,
 ) -> Figure | None:
-    """Estimate which share of a batch's parasitized cells the machine has called or flagged.
+    """Estimate the share of a batch's parasitized cells that the machine called or flagged.
 
-    Cells that were read stand for those of their stratum (flagged or not, by diagnosis): each
-    counts as many times as the stratum has cells for one that was read (Horvitz & Thompson 1952).
+    Cells that were read represent their stratum (flagged or not, by diagnosis): each has the
+    weight of the stratum's cells per cell read (Horvitz & Thompson 1952).
 
     Args:
-        truth: what persons say, by digest.
+        truth: persons' verdicts, by digest.
         diagnosed: the machine's class, by digest.
         flagged: whether it went to a person, by digest.
-        of: how many cells of the batch each stratum has.
+        of: the number of the batch's cells in each stratum.
         groups: patients, by digest.
-        positive: the class whose cells are sought.
+        positive: the class to detect.
 
     Returns:
-        The figure, of as many cells as persons call positive; None where there are none.
+        The figure, on the cells that persons call positive; None if there are none.
     """
     images = sorted(truth)
     strata = [(flagged[image], diagnosed[image]) for image in images]
@@ -122,7 +121,7 @@ def sensitivity(
 
 
 def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
-    """Draw patients with replacement; give how often each image (n,) is drawn, `REPEATS` times."""
+    """Draw patients with replacement, `REPEATS` times; return counts of their images (n,)."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=REPEATS)
@@ -132,3 +131,12 @@ def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
 def _figure(value: float, draws: Sequence[float], cells: int) -> Figure:
     low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
     return Figure(value, float(low), float(high), cells)
+
+
+def _kappa(
+    one: Sequence[str], two: Sequence[str], weights: NDArray[np.float64] | None = None
+) -> float:
+    # A page of answers imports this module, and rarely needs a kappa.
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(one, two, sample_weight=weights))

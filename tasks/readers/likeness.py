@@ -1,10 +1,10 @@
-"""Find the cells that are most like one, by their features.
+"""Find the cells most similar to one, by their features.
 
-Features of a network vary a lot where nothing is to be seen, so they are whitened by the covariance
+Features of a network vary a lot in ways that nobody can see, so they are whitened by the covariance
 around the class means, as for the distance of Lee, Lee, Lee & Shin (2018). In the whitened space
-all directions of mere noise vary by one, and together they drown the few in which cells differ: so
-cells are compared in the leading principal directions of that space alone. On cells of the
-NIH set, 82% of the ten nearest of other patients are of the same class in 16 directions, and
+all directions of mere noise have variance one, and together they drown the few in which cells
+differ: so cells are compared only in the leading principal directions of that space. On cells of
+the NIH set, 82% of the ten nearest of other patients are of the same class in 16 directions, and
 76% in all 120. Sixteen numbers of a million cells are 64 MB, and one product with them takes 20 ms,
 so an approximate index would save nothing.
 """
@@ -21,21 +21,21 @@ from tasks.types import Float
 
 DIRECTIONS = 16
 Taps = Mapping[str, NDArray[np.floating]]  # features (n, d) by tap
-Points = NDArray[np.float32]  # (n, k), cells as they are compared
+Points = NDArray[np.float32]  # (n, k), cells in the space of comparison
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Hold the linear map from features to what cells are compared by.
+    """The linear map from features to the space of comparison.
 
-    ``centre`` (d,) and ``directions`` (d, k) are by tap; the parts of all taps are added up.
+    ``centre`` (d,) and ``directions`` (d, k) are by tap; the results of all taps are added.
     """
 
     centre: dict[str, Float]
     directions: dict[str, Float]
 
     def place(self, taps: Taps) -> Points:
-        """Place cells with features (n, d) by tap as points (n, k), near what is like them."""
+        """Map cells with features (n, d) by tap to points (n, k), near similar cells."""
         parts = [
             (np.asarray(taps[tap], np.float64) - self.centre[tap]) @ directions
             for tap, directions in self.directions.items()
@@ -44,7 +44,7 @@ class Likeness:
 
 
 def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Likeness:
-    """Find the directions in which some cells differ most, measured in what is ordinary.
+    """Find the directions in which some cells differ most, relative to ordinary variation.
 
     Args:
         gaussians: of the detector, by tap; without any, features are standardised.
@@ -73,12 +73,12 @@ def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Liken
 
 
 def nearest(nights: Sequence[Points], point: Points, count: int) -> list[tuple[int, int]]:
-    """Find the points nearest to one (k,), as the number of the night and the row in it.
+    """Find the points nearest to one (k,), as pairs of night and row.
 
     Args:
         nights: points (n, k) of each.
-        point: which.
-        count: so many at most, the nearest first; the point itself is among them.
+        point: the one to compare with.
+        count: the most to return, nearest first, including the point itself.
     """
     found: list[tuple[float, int, int]] = []
     for number, points in enumerate(nights):
@@ -86,14 +86,14 @@ def nearest(nights: Sequence[Points], point: Points, count: int) -> list[tuple[i
         rows = np.arange(len(points))
         if len(points) > count:
             rows = np.argpartition(squares, count)[:count]
-        # Exactly, for the difference of large squares is not.
+        # Computed exactly, because a difference of large squares loses digits.
         exact = ((points[rows] - point) ** 2).sum(axis=1)
         found += zip(exact.tolist(), [number] * len(rows), rows.tolist(), strict=True)
     return [(number, row) for _, number, row in sorted(found)[:count]]
 
 
 def _standardised(features: NDArray[np.floating]) -> TiedGaussian:
-    """Take each feature alone: a whole covariance of all cells would hide what they differ in."""
+    """Scale each feature by itself: a full covariance of all cells would hide their differences."""
     deviation = np.asarray(np.std(features, axis=0, dtype=np.float64))
     mean = np.asarray(np.mean(features, axis=0, dtype=np.float64))
     return TiedGaussian(mean[None], np.diag(np.where(deviation > 0, deviation, 1.0)), 0.0)

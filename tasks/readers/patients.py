@@ -1,8 +1,8 @@
-"""Confirm or refuse a patient's call by a few of his cells, and count again by persons' verdicts.
+"""Confirm or refuse a patient's call by a few cells, and count again by persons' verdicts.
 
-A machine's suspicion and a person's confirmation make one answer. The person reads the most
-probable called cells first, for one certain parasite confirms a patient, and then others drawn
-blindly, whose share of parasites holds for those that nobody has read.
+The machine suspects, and a person confirms. The person first reads the most probable called cells,
+because one certain parasite confirms a patient, and then randomly drawn ones, whose share of
+parasites is the estimate for those that nobody has read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +26,12 @@ from tasks.readers.reviews import UNSURE
 from tasks.readers.sample import ordered
 from tasks.reports.parasitaemia import wilson_interval
 
-MOST_READ = 10  # cells of a patient: keys that a person presses
-FIRST = 5  # of them, those that are most probably parasites
+MOST_READ = 10  # cells of a patient: one key press each
+FIRST = 5  # of these, the most probable parasites
 
 
 class Answer(StrEnum):
-    """Name what persons say of a patient."""
+    """The persons' answer on a patient."""
 
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -41,11 +41,11 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class Suspect:
-    """Hold a patient whose call a person is asked about.
+    """A patient whose call a person has to confirm.
 
-    ``called`` are his called cells by digest, most probable first; ``others`` are the next most
-    probable, which are read where few were called. ``cells`` counts the red cells that were read
-    of him. ``positive`` is what labels say of him, None where they say nothing.
+    ``called`` are the called cells by digest, most probable first; ``others`` are the next most
+    probable, which are read if few were called. ``cells`` counts the red cells read. ``positive``
+    is the patient's label; None without one.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Suspect:
 
     @property
     def order(self) -> list[str]:
-        """List the cells that a person reads, by digest, in the order in which they are shown."""
+        """List the cells that a person reads, by digest, in the order of display."""
         drawn = ordered(self.called[FIRST:], self.name)
         return [*self.called[:FIRST], *drawn, *self.others][:MOST_READ]
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Hold what persons say of a patient: of ``read`` cells ``parasites`` are parasites.
+    """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
 
-    Shares are in [0, 1]; they are None where nobody has said enough, or error rates are unknown.
+    Shares are in [0, 1]; they are None with too few verdicts, or if error rates are unknown.
     """
 
     answer: Answer
@@ -81,19 +81,19 @@ class Confirmation:
 def confirm(
     suspect: Suspect, said: Verdicts, positive: str, rates: ErrorRates | None, wanted: float
 ) -> Confirmation:
-    """Say what verdicts on a patient's cells mean.
+    """Interpret verdicts on a patient's cells.
 
-    Persons are taken for right: no cell that they call healthy counts, so there are no false
-    positives left. Misses stay as they were, for nobody has read the cells that were not called.
-    Of called cells that nobody has read, as large a share is taken for parasites as of those drawn
-    blindly; the bounds are those of that share (95%, Jeffreys) and of the count.
+    Persons are assumed to be right: a cell that they call healthy does not count, so no false
+    positives remain. Misses stay the same, because nobody has read the cells that were not called.
+    Among called cells that nobody has read, the share of parasites is assumed to be that of the
+    randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
 
     Args:
         suspect: the patient.
         said: the verdict of the majority on each cell, by digest.
-        positive: the verdict that a cell is a parasite's.
-        rates: of the counting threshold; None where they are unknown.
-        wanted: the parasitaemia, a share, that a negative call excludes.
+        positive: the verdict that a cell has a parasite.
+        rates: of the counting threshold; None if they are unknown.
+        wanted: the parasitaemia (a share) that a negative call excludes.
     """
     order = suspect.order
     read = [image for image in order if image in said]
@@ -139,13 +139,13 @@ def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, i
 
 
 def _never() -> Rate:
-    """Make the rate of an error that does not happen."""
+    """Make the rate of an error that never happens."""
     return Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))
 
 
 @dataclass(frozen=True)
 class Share:
-    """Hold a share of patients with its 95% interval (Wilson), and of how many it is."""
+    """A share of patients, its 95% interval (Wilson), and their number."""
 
     value: float
     low: float
@@ -156,12 +156,11 @@ class Share:
 def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
     """Measure the machine alone, and with persons who refuse some of its positive patients.
 
-    Only patients count of whom labels say something. A patient whom nobody has refused stays as the
-    machine has called him.
+    Only labelled patients count. Without a refusal the machine's call stays.
 
     Args:
         suspects: patients of every call.
-        answers: what persons say of them, by name.
+        answers: of persons, by patient's name.
     """
     known = [each for each in suspects if each.positive is not None]
     machine = {each.name: each.call == Call.POSITIVE for each in known}

@@ -1,4 +1,4 @@
-"""Choose cells and labels for a person to look at, read verdicts, and measure the precision."""
+"""Choose cells and labels for a person to see, read verdicts, and measure precision."""
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from tasks.reports.spreadsheet import SpreadsheetError, read_csv
 from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
-WHITE, UNSURE = "white cell", "unsure"  # what a reader can say, too
+WHITE, UNSURE = "white cell", "unsure"  # further verdicts of a reader
 KEYS = "puwo?"  # of the verdicts, in the order of `sayable`
 FROM_REPORT = (
     "image_id",
@@ -41,13 +41,13 @@ class VerdictError(Exception):
 
 
 def sayable(classes: Sequence[str]) -> tuple[str, ...]:
-    """List what a reader can say of a cell, given the classes of the model."""
+    """List the verdicts that a reader can give, for the classes of a model."""
     return (*classes, WHITE, OTHER, UNSURE)
 
 
 @dataclass
 class Candidates:
-    """Hold the cells for review, most abnormal first, and count those left out by reason."""
+    """The cells for review, most abnormal first, and counts of those left out by reason."""
 
     rows: pa.Table
     left_out: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold the verdict of a person on an image: a class, or `OTHER`."""
+    """A person's verdict on an image: a class, or `OTHER`."""
 
     image_id: str
     verdict: str
@@ -65,9 +65,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Precision:
-    """Count the abnormal images that a person looked at, and those that were worth the look.
+    """The number of abnormal images that a person saw, and of those worth the look.
 
-    An image was worth the look where the person's verdict is ``other``, or its diagnosis was wrong.
+    An image was worth the look if the verdict is ``other``, or the diagnosis was wrong.
     """
 
     looked_at: int
@@ -76,12 +76,12 @@ class Precision:
 
     @property
     def share(self) -> float | None:
-        """Compute the share that was worth the look; None where no image was looked at."""
+        """Compute the share of images worth the look; None if a person saw none."""
         return (self.other + self.wrong) / self.looked_at if self.looked_at else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Compute its 95% interval (Wilson), which takes the images for independent."""
+        """Compute its 95% interval (Wilson), which assumes independent images."""
         if not self.looked_at:
             return None
         low, high = wilson_interval(
@@ -93,14 +93,14 @@ class Precision:
 def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:
     """Choose the cells of a report that a person should look at, the most abnormal first.
 
-    An image that is in the batch under two names is one cell. Of each slide come the most abnormal
-    cells only, for a slide that is out of focus would otherwise fill the list; images that name no
-    slide are not limited.
+    An image that is in the batch under two names is one cell. The number of cells per slide is
+    limited, because a slide out of focus would otherwise fill the list; images without a slide are
+    not limited.
 
     Args:
         parts: image rows of `FROM_REPORT`, ``verdict`` and ``status``.
-        done: digests of images on which there is a verdict already.
-        per_slide: how many cells a slide may send.
+        done: digests of images that have a verdict already.
+        per_slide: the most cells of a slide.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -129,15 +129,15 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
 
 
 def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
-    """Rank all labels, the least probable first; images that are the same count once.
+    """Rank all labels, the least probable first; equal images count once.
 
-    A network that has not seen a patient diagnoses that patient's cells; the less probable it finds
-    a cell's own label, the more likely the label is wrong. This is the ranking by self-confidence
-    of Northcutt, Jiang & Chuang (2021, arXiv 1911.00068).
+    A network that has not seen a patient diagnoses that patient's cells; a label that it finds
+    improbable is probably wrong. This is the ranking by self-confidence of Northcutt, Jiang &
+    Chuang (2021, arXiv 1911.00068).
 
     Args:
         out_of_fold: ``probability`` is that of the first class by a network that has not seen the
-            image's patient; ``label``, ``log_odds``, and what else `SUSPECTS` names.
+            image's patient; also ``label``, ``log_odds`` and the other columns of `SUSPECTS`.
         classes: the two, in the order of logits.
 
     Returns:
@@ -160,7 +160,7 @@ def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
 
 
 def image_name(image_id: str, uri: str) -> str:
-    """Make a file name that every filesystem takes, whatever the image was called.
+    """Make a file name that every filesystem accepts, whatever the image was called.
 
     >>> image_name("0a1b", "file:///night/con: |a?.PNG")
     '0a1b.png'
@@ -171,7 +171,7 @@ def image_name(image_id: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """Hold a row of a file of verdicts, as it stands there."""
+    """A row of a file of verdicts, unchanged."""
 
     number: int
     image_id: str
@@ -182,10 +182,10 @@ class Line:
 
 
 def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
-    """Read the batch that a file of verdicts is of, and its rows that have a verdict.
+    """Read the batch of a file of verdicts, and the rows that have a verdict.
 
     Raises:
-        VerdictError: it is no file of verdicts, has no verdict, or names several batches.
+        VerdictError: it is not a file of verdicts, has no verdict, or names several batches.
     """
     try:
         columns, rows = read_csv(content)
@@ -219,7 +219,7 @@ def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
 def check_verdicts(
     lines: Sequence[Line], *, batch: str, known: Container[str], classes: Sequence[str]
 ) -> list[Verdict]:
-    """Check the verdicts of a file, each of which must be on another image that is known.
+    """Check the verdicts of a file: each must be on a known image, and no image may have two.
 
     Raises:
         VerdictError: a verdict or an image is unknown, or an image is judged twice.
@@ -262,13 +262,13 @@ def corrected(
     verdicts: Mapping[str, str],
     classes: Collection[str],
 ) -> pa.Table:
-    """Put verdicts in the place of labels; ``published_label`` keeps the old ones.
+    """Replace labels by verdicts; ``published_label`` keeps the old ones.
 
     Args:
         manifest: images with the column ``label``.
         image_ids: of its rows.
-        verdicts: by digest, a class, or what is none: such an image has no label then, so that
-            nothing is learned from it.
+        verdicts: by digest; a verdict that is not a class removes the label, so that nothing is
+            learned from the image.
         classes: of the model.
     """
     published = manifest["label"].to_pylist()
@@ -304,7 +304,7 @@ def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precisi
 
 
 def refuse(problems: Sequence[str], summary: str) -> None:
-    """Raise VerdictError that names the first of some problems, if there are any."""
+    """Raise a VerdictError with the first of some problems, if there are any."""
     if problems:
         shown = "; ".join(problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN

@@ -1,8 +1,8 @@
-"""Choose the cells that readers look at: those for review, and others mixed in unmarked.
+"""Choose the cells that readers see: those for review, and others mixed in unmarked.
 
-A reader who is shown only what the machine has flagged cannot find what it missed, and learns to
+A reader who sees only cells that the machine flagged cannot find the ones it missed, and learns to
 expect something. So some cells that were not flagged are mixed in. Every reader gets the same
-cells, each in another order.
+cells, in a different order.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from tasks.readers.reviews import candidates
 from tasks.reports.columns import is_for_review
 from tasks.types import Status
 
-# The columns that are read of a report.
+# The columns to read of a report.
 COLUMNS = (
     "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",
     "review_reason", "verdict", "status", "abnormal",
@@ -26,10 +26,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold the cells of a reading, a table of `COLUMNS` and ``flagged``, and how many there are.
+    """The cells of a reading, a table of `COLUMNS` and ``flagged``, and counts of the batch.
 
-    ``of`` counts the scored cells of the batch by whether they are flagged and by diagnosis: those
-    that were chosen stand for them.
+    ``of`` counts the batch's scored cells, which the chosen ones represent, by whether they are
+    flagged and by diagnosis.
     """
 
     rows: pa.Table
@@ -39,13 +39,13 @@ class Sample:
 def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> Sample:
     """Choose cells for review, the most abnormal first, and a random share of others.
 
-    The choice depends on the batch alone, so that all readers get the same cells, at any time.
+    The choice depends only on the batch, so all readers get the same cells at any time.
 
     Args:
-        scored: of `scored_cells`.
+        scored: from `scored_cells`.
         limit: of cells for review.
-        per_slide: limit of them that a slide may send.
-        unmarked: the share of all chosen cells that are others, in [0, 1).
+        per_slide: limit of cells for review per slide.
+        unmarked: the share of cells not for review among all chosen, in [0, 1).
     """
     keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
     of: dict[tuple[bool, str], int] = {}
@@ -61,16 +61,16 @@ def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> 
 
 
 def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
-    """Find the rows of cells that were chosen before, among those of `scored_cells`."""
+    """Find the rows of cells that were chosen before among those of `scored_cells`."""
     wanted = pa.array(list(image_ids), pa.string())
     return scored.filter(pc.is_in(scored["image_id"].cast(pa.string()), wanted))
 
 
 def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
-    """Take the scored cells of a report, each once, and mark those for review as ``flagged``.
+    """Collect the scored cells of a report, each once, and mark those for review as ``flagged``.
 
     Args:
-        parts: image rows of `COLUMNS`, all of a batch in their order.
+        parts: image rows of `COLUMNS`, all rows of a batch in order.
 
     Returns:
         Their rows, with ``flagged``, and ``row``: the number in the batch.
@@ -90,5 +90,5 @@ def _once(rows: pa.Table) -> pa.Table:
 
 
 def ordered(image_ids: Iterable[str], reader: str) -> list[str]:
-    """Shuffle digests of images in a way that is a reader's own, and always the same."""
+    """Shuffle digests of images in an order that is always the same for one reader."""
     return sorted(image_ids, key=lambda each: sha256(f"{reader}\0{each}".encode()).digest())

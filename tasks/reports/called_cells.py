@@ -14,30 +14,33 @@ from tasks.types import Float
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
-FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted; reports of 0.3 and later
+FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted, since 0.3
 SECOND = f"probability_{PARASITIZED}"
-# What is read of image rows, with what else a page or a reader needs of them.
-COLUMNS = ("image_id", "slide_id", "patient_id", "status", "abnormal", "review_reason", "kind")
+# Columns to read of image rows, including those that pages and readers need.
+COLUMNS = (
+    "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
+    "kind",
+)  # fmt: skip
 
 
 def patient_of(row: Mapping[str, Any]) -> Patient:
-    """Return who a row of any report belongs to: its patient, or the slide that stands for one."""
+    """Return the patient of a row of any report, or the slide that stands for one."""
     return (row["slide_id"], None) if row["patient_id"] is None else (None, row["patient_id"])
 
 
 class CalledCells:
     """Collect the called cells of some patients; image rows may come in any parts.
 
-    The counting threshold is one of log-odds, which rise with the probability at the first look. So
-    the called cells of a patient are the most probable of those read, as many as the report on
-    patients has counted; where these are few, the next most probable follow. Memory grows with the
-    number of patients, not with that of images.
+    The counting threshold is on log-odds, which rise with the probability at the first look. So a
+    patient's called cells are the most probable ones read, as many as the report on patients has
+    counted; if these are few, the next most probable follow. Memory grows with the number of
+    patients, not of images.
 
     Args:
-        called: by patient, how many of his cells were called.
+        called: number of called cells, by patient.
         unreadable: slides whose cells do not count.
-        most: cells that are kept of a patient.
-        least: cells that are kept of a patient of whom fewer were called.
+        most: cells kept per patient.
+        least: cells kept of a patient with fewer called ones.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class CalledCells:
         return None if name is None else numbers_of(rows, name)
 
     def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
-        """Number the patients of image rows (n,); -1 where a cell is of no wanted one."""
+        """Number the patients of image rows (n,); -1 for cells of other patients."""
         slides, slide_names = coded(rows["slide_id"])
         patients, patient_names = coded(rows["patient_id"])
         pairs, group = np.unique(slides * len(patient_names) + patients, return_inverse=True)
@@ -112,12 +115,12 @@ class CalledCells:
 def wanted_patients(
     patients: Sequence[Mapping[str, Any]], calls: Container[str]
 ) -> dict[Patient, int]:
-    """Count the called cells of patients with some calls, given rows of their report."""
+    """Count the called cells of the patients with certain calls, from rows of their report."""
     return {patient_of(row): row["cells_called"] or 0 for row in patients if row["call"] in calls}
 
 
 def _plain(rows: pa.Table) -> pa.Table:
-    """Decode dictionaries, which differ from part to part."""
+    """Decode dictionaries, which differ between parts."""
     columns = {
         name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(rows.column_names, rows.columns, strict=True)

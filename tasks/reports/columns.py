@@ -17,16 +17,17 @@ COLOURS = ("red", "green", "blue")
 PARASITIZED = "Parasitized"
 
 
-REPEATED = "repeated"  # a column for tallies alone: no report has it
+REPEATED = "repeated"  # a column only for tallies, in no report
 HEAD = 16  # letters of a digest in hexadecimal
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Hold what is the same in all rows of a batch's reports; ``scored_at`` is in UTC.
+    """Hold the values shared by all rows of a batch's reports; ``scored_at`` is in UTC.
 
-    ``site`` names the site and its version; None without one. ``imported`` says what of detector
-    and site came from other stores; only the report on batches has it.
+    ``site`` names the site and its version; None without one. ``imported`` says which parts of
+    detector and site came from other stores, and ``arithmetic`` how the network multiplied; only
+    the report on batches has these two.
     """
 
     model: str
@@ -36,9 +37,10 @@ class Provenance:
     scored_at: datetime
     site: str | None = None
     imported: str | None = None
+    arithmetic: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
-        """Repeat it in n rows, by column."""
+        """Repeat the values in n rows, by column."""
         scalars = {
             "site": pa.scalar(self.site, pa.string()),
             "model": pa.scalar(self.model),
@@ -51,27 +53,27 @@ class Provenance:
 
 
 def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
-    """Compute the share count / total, null where the total is 0."""
+    """Compute the share count / total; null where the total is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return pa.array(count / total, pa.float64(), from_pandas=True)
 
 
 def as_map(counters: Iterable[Counter[str] | None]) -> pa.Array:
-    """Make maps from reason to count, sorted, so that the same counts are the same bytes."""
+    """Make maps from reason to count, sorted, so that equal counts have equal bytes."""
     kind = pa.map_(pa.string(), pa.int64())
     found = [None if counter is None else sorted(counter.items()) for counter in counters]
     return pa.array(found, kind)
 
 
 def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
-    """Encode text as numbers (n,) and list what they stand for; null is a value like any other."""
+    """Encode text as numbers (n,) and list the texts; null is a value like any other."""
     text = column.cast(pa.string()).combine_chunks()
     encoded = text.dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the rows (n,) before each that have the same code.
+    """Count, for each of n rows, the earlier rows with the same code, (n,).
 
     >>> rank_within(np.asarray([7, 2, 7, 7]))
     array([0, 0, 1, 2])
@@ -91,9 +93,9 @@ def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray
 
 
 def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
-    """Mark the image rows (n,) of red cells: those of kind red, and whole files, of no kind.
+    """Mark the image rows (n,) of red cells: kind red, or whole files, which have no kind.
 
-    A cell counts once, so copies of an image are left out where they are marked.
+    A cell counts once, so marked copies of an image are left out.
     """
     once = ~is_repeated(rows)
     if "kind" not in rows.column_names:
@@ -110,9 +112,9 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
-    """Mark the images (n,) whose digest an earlier one has; those without a digest are none.
+    """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
-    Half of a digest tells a billion images apart, and takes 16 bytes of each.
+    Half of a digest, 16 bytes, distinguishes a billion images.
 
     Args:
         image_ids: digests in hexadecimal, in parts.
@@ -128,7 +130,7 @@ def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
-    """Mark the image rows (n,) of white cells, as far as their nucleus tells."""
+    """Mark the image rows (n,) of white cells, as judged by their nucleus."""
     if "kind" not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.WHITE)
@@ -145,12 +147,12 @@ def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def failure_reasons(rows: pa.Table) -> list[str | None]:
-    """Name why each of n image rows failed, without the details; None where it did not."""
+    """List why each of n image rows failed, without details; None if it did not."""
     return [failure_reason(text) for text in rows["failure"].to_pylist()]
 
 
 def failure_reason(text: str | None) -> str | None:
-    """Take the reason from ``reason: details``.
+    """Return the reason in ``reason: details``.
 
     >>> failure_reason("damaged: it ends too soon"), failure_reason(None)
     ('damaged', None)
@@ -159,13 +161,13 @@ def failure_reason(text: str | None) -> str | None:
 
 
 def verdicts(reasons: Sequence[object]) -> pa.Array:
-    """Make verdicts on n fields or slides: for review where there is a reason."""
+    """Make verdicts on n fields or slides: review if there is a reason."""
     found = [Verdict.REVIEW if each else Verdict.ACCEPT for each in reasons]
     return pa.array(found, pa.string())
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:
-    """Read a column of numbers (n,), NaN where there is none."""
+    """Read a column of numbers (n,); null becomes NaN."""
     return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)
 
 

@@ -1,8 +1,8 @@
-"""Count parasites by slide and by patient, and make columns of what the counts say.
+"""Count parasites by slide and by patient, and make columns of the results.
 
-Counted are red cells that are whole and not abnormal for their slide, by the first look at them:
-cells whose log-odds of "parasitized" reach the counting threshold, whose error rates are known.
-Abnormal cells, white cells, cells that a border cuts and copies of images do not enter.
+Whole red cells that are not abnormal for their slide count, by their first look: those whose
+log-odds of "parasitized" reach the counting threshold, whose error rates are known. Abnormal cells,
+white cells, cells cut by a border and copies of images do not count.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,19 +22,19 @@ from tasks.reports.parasitaemia import DensityClass, density_of_percent
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Float
 
-# Of "parasitized", at the first look, and what the slide's lean took off: no report has them.
+# Log-odds of "parasitized" at the first look, and the slide's lean: columns of no report.
 LOG_ODDS, LEAN = "log_odds", "lean"
-SHIFTED = "shifted"  # why expected errors are not to be believed
+SHIFTED = "shifted"  # why expected errors cannot be believed
 OTHER_LABORATORY = "other laboratory"
 SHIFTED_SHARE = 0.1  # of a night's cells
-# Nothing that is counted on such a slide means what it says. Few cells do not make one unreadable:
-# how little they say is part of the answer.
+# Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how
+# little its count says.
 UNREADABLE = (
     *(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER),
     *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
 )
 
-# A site's own error rates were counted on slides where as many cells are in doubt.
+# A site's own error rates were counted on slides with as many uncertain cells.
 UNREADABLE_AT_SITE = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
 
 Pair = tuple[str | None, str | None]  # slide and patient
@@ -42,11 +42,11 @@ Pair = tuple[str | None, str | None]  # slide and patient
 
 @dataclass(frozen=True)
 class Counting:
-    """Tell how cells are counted: the meaning of counts, and the red-cell count of densities.
+    """Hold how cells are counted: error rates, and the red-cell count for densities.
 
-    Thresholds, as their error rates, are of log-odds before a site adapts them. Errors are expected
-    of probabilities as the site has adapted them, if it has. ``unreadable`` are the reasons for
-    which a slide counts for nothing.
+    Thresholds and their error rates apply to log-odds before a site adapts them; expected errors
+    use the site's adapted probabilities, if it has any. ``unreadable`` are the reasons that exclude
+    a slide.
     """
 
     answers: Answers
@@ -56,9 +56,9 @@ class Counting:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """Return the log-odds from which on a cell counts, where parasites are few and many.
+        """Return the least log-odds at which a cell counts, for few and for many parasites.
 
-        Without error rates they are those of the diagnosis.
+        Without error rates, both are the diagnosis' threshold.
         """
         rates = self.answers.rates
         if rates is None:
@@ -68,9 +68,9 @@ class Counting:
 
 @dataclass(frozen=True)
 class Counted:
-    """Red cells that were read, those called parasitized, and sums of probabilities; (G,) each.
+    """Numbers of red cells read and called parasitized, and sums of probabilities; (G,) each.
 
-    ``dense`` are those called by the threshold for many parasites.
+    ``dense`` counts cells called by the threshold for many parasites.
     """
 
     read: NDArray[np.int64]
@@ -108,7 +108,7 @@ class Counted:
         )
 
     def grouped(self, group: NDArray[np.intp], groups: int) -> "Counted":
-        """Add groups up to fewer, larger ones; those in group -1 are left out."""
+        """Sum groups into fewer, larger ones; group -1 is left out."""
         kept = group >= 0
 
         def added(values: Float) -> Float:
@@ -123,7 +123,7 @@ class Counted:
 class CountTally:
     """Count image rows by slide and patient; the rows may come in any parts.
 
-    Memory grows with the number of slides, not with that of images.
+    Memory grows with the number of slides, not of images.
     """
 
     def __init__(self, counting: Counting) -> None:
@@ -157,7 +157,7 @@ class CountTally:
         self._parts = before + part.grouped(places, size)
 
     def slide_columns(self, slides: pa.Table, made_by: Provenance) -> pa.Table:
-        """Append to rows of the report on slides what their counts say."""
+        """Append columns of counts to rows of the report on slides."""
         names = slides["slide_id"].to_pylist()
         place = {name: number for number, name in enumerate(names)}
         group = np.asarray([place[slide] for slide, _ in self._numbers], np.intp)
@@ -170,9 +170,9 @@ class CountTally:
         return slides
 
     def patients(self, slides: pa.Table, made_by: Provenance) -> pa.Table:
-        """Make one row a patient, by name, of the slides that can be read.
+        """Make one row per patient, sorted by name, from the readable slides.
 
-        A slide that names no patient stands for one; images that name neither are the last row.
+        A slide without a patient counts as one; images with neither are the last row.
 
         Args:
             slides: the rows of the report on slides.
@@ -230,7 +230,7 @@ class CountTally:
         self._parts = self._parts.grouped(places, len(self._numbers))
 
     def night(self, slides: pa.Table, made_by: Provenance) -> tuple[ExpectedErrors, str | None]:
-        """Estimate the errors of the night, and say why they are not to be believed, if so."""
+        """Estimate the errors of the night; the text says why they cannot be believed, if so."""
         shifted = dict(
             zip(slides["slide_id"].to_pylist(), slides["shifted"].to_pylist(), strict=True)
         )
@@ -241,10 +241,10 @@ class CountTally:
         return whole.sums.expected(0), self._doubt(made_by, shifted=many)
 
     def _doubt(self, made_by: Provenance, *, shifted: bool) -> str | None:
-        """Say why expected errors are not to be believed; None where nothing speaks against them.
+        """Return why expected errors cannot be believed; None if they can.
 
-        Probabilities were calibrated on cells of the laboratories that were fitted, unless the site
-        has adapted them.
+        Probabilities were calibrated on cells of fitted laboratories, unless the site has adapted
+        them.
         """
         if made_by.site is not None and self._counting.adaptation is None:
             return OTHER_LABORATORY
@@ -279,9 +279,9 @@ class CountTally:
 
 
 def log_odds_of(rows: pa.Table) -> Float:
-    """Read log-odds (n,) of "parasitized"; those of the probability where rows have no others.
+    """Read log-odds (n,) of "parasitized", or compute them from the probability.
 
-    Rows that wait since an older run have none. NaN where there is no such class.
+    Rows left by an older run have no log-odds. NaN if there is no such class.
     """
     if LOG_ODDS in rows.column_names:
         return numbers_of(rows, LOG_ODDS)
@@ -292,9 +292,9 @@ def log_odds_of(rows: pa.Table) -> Float:
 
 
 def is_read(rows: pa.Table) -> NDArray[np.bool_]:
-    """Mark the image rows (n,) whose cells are counted: red, whole, and not abnormal."""
+    """Mark the image rows (n,) whose cells count: red, whole, and not abnormal."""
     scored, abnormal, _ = flags(rows)
-    judged = np.asarray(rows["abnormal"].is_valid().to_numpy(), bool)
+    judged = np.asarray(rows["abnormality"].is_valid().to_numpy(), bool)
     return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
 
 
@@ -329,7 +329,7 @@ def _of_answers(answers: Sequence[Answer], counting: Counting) -> dict[str, pa.A
 
 
 def _density(answer: Answer) -> DensityClass | None:
-    """Classify a positive count; a negative one has none, and of others nothing is known."""
+    """Classify the density of a positive call; a negative one has none seen, others are None."""
     if answer.call == Call.NEGATIVE:
         return DensityClass.NONE_SEEN
     if answer.call != Call.POSITIVE or answer.parasitaemia is None:
@@ -340,7 +340,7 @@ def _density(answer: Answer) -> DensityClass | None:
 def _of_expected(
     expected: Sequence[ExpectedErrors], doubts: Sequence[str | None]
 ) -> dict[str, pa.Array]:
-    """Make columns of the errors that probabilities let expect; null where there are no cells."""
+    """Make columns of the errors expected from probabilities; null without cells."""
     names = list(ExpectedErrors.__dataclass_fields__)
     return {
         **{

@@ -1,7 +1,7 @@
 """Decide which fields are fit to be read, by limits on what `tasks.segmentation.quality` measures.
 
-Cells of a field beyond a limit are read all the same, and its slide goes to a person, with the
-reason; of a slide with hundreds of fields a few may be so.
+Cells of a field beyond a limit are read all the same, but its slide goes to a person with the
+reason. A few of a slide's hundreds of fields may be beyond a limit.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ class FieldReason(StrEnum):
 
 
 def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
-    """Give the reason to look at a field, such as ``out of focus, dark``; None if there is none.
+    """Return the reason to look at a field, such as ``out of focus, dark``; None without one.
 
-    Places of a slide that are empty or too thick to be read need no person. What could not be
-    measured (focus and overlap, where there are no cells) is not beyond a limit.
+    Places of a slide that are empty or too thick need no person. A measure that is missing (focus
+    and overlap, without cells) is not beyond a limit.
 
     Args:
         row: of the report on fields, by column.
-        limits: what a field must keep.
+        limits: that a field must keep.
     """
     if row["failure"] is not None:
         return FieldReason.FAILED
@@ -51,5 +51,5 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
 
 
 def _below(value: float | None, limit: float | None) -> bool:
-    # Neither null nor NaN is known to be below anything.
+    # Null and NaN are below nothing.
     return value is not None and limit is not None and value < limit

@@ -1,4 +1,4 @@
-"""Turn the fields of view of a batch and the rows of their cells into one row a field."""
+"""Turn a batch's fields of view and the rows of their cells into one row per field."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,19 +23,19 @@ from tasks.reports.columns import (
 from tasks.reports.field_limits import field_reason
 from tasks.types import Float
 
-AT_ONCE = 4096  # cells that are compared with all fields of their slide together
+AT_ONCE = 4096  # cells compared with all fields of their slide at once
 COUNTED = ("images", "scored", "red_cells", "parasitized", "abnormal", "review")
 
 
 class FieldTally:
     """Count image rows by field of view; the rows may come in any order and in any parts.
 
-    A cell is in the field of its source in whose box the middle of its own box lies.
+    A cell belongs to the field of its source whose box contains the middle of its own box.
 
     Args:
         fields: a row for each field: ``source_uri``, its box ``x``, ``y``, ``width``, ``height`` in
-            pixels at full resolution (null where the source failed), and what else is known of it.
-        limits: what a field must keep, or it is for review.
+            pixels at full resolution (null if the source failed), and its other columns.
+        limits: a field beyond one goes to review.
     """
 
     def __init__(self, fields: pa.Table, limits: FieldLimits) -> None:
@@ -53,10 +53,10 @@ class FieldTally:
         }
 
     def count(self, rows: pa.Table) -> None:
-        """Count rows of the image report; those that name no source are in no field.
+        """Count rows of the image report; rows without a source are in no field.
 
         Raises:
-            ValueError: a cell lies in none of the fields of its source.
+            ValueError: a cell is in none of the fields of its source.
         """
         scored, abnormal, _ = flags(rows)
         counted = {
@@ -88,7 +88,7 @@ class FieldTally:
         return pa.table(columns)
 
     def _places(self, rows: pa.Table) -> NDArray[np.intp]:
-        """Find the number of each row's field, (n,), -1 where it names no source."""
+        """Find the number of each row's field, (n,); -1 without a source."""
         codes, sources = coded(rows["source_uri"])
         middles = _middles(rows)
         places = np.full(rows.num_rows, -1, np.intp)
@@ -111,7 +111,7 @@ class FieldTally:
 
 
 def lies_in(rows: pa.Table, boxes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.bool_]:
-    """Mark which cells (n,) of a source lie in which of m boxes: x, y, width, height; (n, m)."""
+    """Mark which of a source's n cells are in which of m boxes (x, y, width, height); (n, m)."""
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return _lie_in(_middles(rows), corners)
@@ -120,19 +120,19 @@ def lies_in(rows: pa.Table, boxes: Sequence[tuple[int, int, int, int]]) -> NDArr
 def _middles(rows: pa.Table) -> Float:
     """Compute the middles x, y of the boxes of image rows, (n, 2)."""
     x, y, width, height = (numbers_of(rows, name) for name in ("x", "y", "width", "height"))
-    # Cells that failed have no size; a corner of their box is in the field too.
+    # Failed cells have no size; a corner of their box is in the field too.
     return np.stack([x + np.nan_to_num(width) / 2, y + np.nan_to_num(height) / 2], axis=1)
 
 
 def _lie_in(points: Float, boxes: Float) -> NDArray[np.bool_]:
-    """Mark which of n points (n, 2) lie in which of m boxes (m, 4); (n, m)."""
-    # A source that failed has one place, whose edges are NaN and hold every point.
+    """Mark which of n points (n, 2) are in which of m boxes (m, 4); (n, m)."""
+    # A failed source has one field, whose edges are NaN and enclose every point.
     low = ~(points[:, np.newaxis] < boxes[:, :2])
     high = ~(points[:, np.newaxis] >= boxes[:, 2:])
     return np.asarray((low & high).all(axis=2))
 
 
-# These columns of the image report are needed of each cell.
+# Columns of the image report that are needed for each cell.
 COLUMNS = [
     *("image_id", "uri", "source_uri", "x", "y", "width", "height"),
     *("kind", "status", "diagnosis", "abnormal"),

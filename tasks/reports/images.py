@@ -1,4 +1,4 @@
-"""Make the rows of an image report, as a table of columns."""
+"""Make the rows of the report on images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 @dataclass(frozen=True)
 class ImagesRead:
-    """Hold what was read of n images.
+    """Hold the data read from n images.
 
-    ``image_ids`` are their digests, None where a file could not be read; ``sizes`` (n, 2) width and
-    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None where all
-    are. ``failures`` says by row number why a row failed; all other rows are scored.
+    ``image_ids`` are their digests, None if a file could not be read; ``sizes`` (n, 2) width and
+    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None if all
+    are. ``failures`` maps row numbers to reasons; all other rows are scored.
     """
 
     image_ids: Sequence[str | None]
@@ -49,7 +49,7 @@ class ImagesRead:
 class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
-    ``said`` is what each of two witnesses says of "parasitized"; None where there is but one.
+    ``said`` holds each of two witnesses' log-odds of "parasitized"; None if there is only one.
     """
 
     classes: Sequence[str]
@@ -63,7 +63,7 @@ class Diagnoses:
         return probabilities(self.logits, self.temperature)
 
     def names(self) -> list[str]:
-        """Name the most probable class of each of n images."""
+        """Return the most probable class of each of n images."""
         chances = np.where(np.isnan(self.probabilities), -np.inf, self.probabilities)
         names: list[str] = np.asarray(self.classes, object)[chances.argmax(axis=1)].tolist()
         return names
@@ -79,21 +79,21 @@ def image_rows(
     rule: VerdictRule,
     made_by: Provenance,
 ) -> pa.Table:
-    """Make the report's rows of one shard, all but ``q_value``, which needs the whole batch.
+    """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
 
     A red cell that the border of its field cuts is diagnosed, but has no abnormality.
 
     Args:
         manifest: n rows of the manifest.
         read: of the n images.
-        diagnoses: of the n images; those that failed have none, whatever stands there.
-        scores: of the n images; likewise.
+        diagnoses: of the n images; ignored for failed ones.
+        scores: of the n images; ignored for failed ones.
         taps: the names of the scores' T taps.
-        rule: that decides which images a person looks at.
+        rule: decides which images a person looks at.
         made_by: the same in all rows.
     """
     failed = read.failed
-    # Half a cell is unlike all whole ones, whatever it is: its abnormality would say nothing.
+    # Half a cell is unlike every whole one, so its abnormality would mean nothing.
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
@@ -112,7 +112,7 @@ def image_rows(
 
 
 def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
-    """Take columns of the manifest; null where it was frozen before there were regions."""
+    """Return columns of the manifest; null if it was frozen before there were regions."""
     there = set(manifest.column_names)
     absent = {name: pa.nulls(manifest.num_rows) for name in PIECE if name not in there}
     return {
@@ -122,7 +122,7 @@ def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
 
 
 def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
-    """Make columns on the files and their pixels, and why they failed."""
+    """Make columns on the files, their pixels and their failures."""
     n = len(failed)
     if read.colours is None:
         colours = {name: pa.nulls(n, pa.float32()) for name in COLOURS}
@@ -175,17 +175,18 @@ def _of_detector(
     return {
         **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
         "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
-        "abnormal": pa.array(verdicts.abnormal, pa.bool_(), mask=unjudged),
+        # Never null, so that it can select rows: an image that was not judged is not abnormal.
+        "abnormal": pa.array(verdicts.abnormal & ~unjudged, pa.bool_()),
         "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
         "review_reason": pa.array(verdicts.reasons(), pa.string()),
     }
 
 
 def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
-    """Say which rows (n,) of a manifest are red cells that the border of their field cuts."""
+    """Mark the rows (n,) of a manifest with red cells cut by the border of their field."""
     if "touches_border" not in manifest.column_names:
         return np.zeros(manifest.num_rows, bool)
-    # A white cell is abnormal, whole or not.
+    # A white cell is abnormal even if it is cut.
     cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))
     return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)
 

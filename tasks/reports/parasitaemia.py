@@ -1,4 +1,4 @@
-"""Compute how dense parasites are among red cells, and how dense they could be unseen."""
+"""Compute the density of parasites among red cells, and the density that could go unseen."""
 
 import math
 from enum import StrEnum
@@ -24,7 +24,7 @@ class DensityClass(StrEnum):
 
 
 class NegativeCall(StrEnum):
-    """Say whether a slide without parasites had red cells enough to call it negative."""
+    """The answer to whether a slide without parasites has enough red cells for a negative call."""
 
     ENOUGH = "enough cells"
     TOO_FEW = "too few cells"
@@ -46,10 +46,10 @@ MEANINGS: dict[str, str] = {
 def density_class(parasitized: int, cells: int) -> DensityClass | None:
     """Classify a parasitaemia; None without cells.
 
-    The bounds of 5% and 10% are those of hyperparasitaemia that the World Health Organization
-    calls commonly used, where transmission is low and where it is higher (Guidelines for the
-    treatment of malaria, 2006, 8.13); its criteria of severe malaria have had 2% for those who are
-    not immune. All are of Plasmodium falciparum.
+    The bounds of 5% (low transmission) and 10% (higher transmission) are those commonly used for
+    hyperparasitaemia, according to the World Health Organization (Guidelines for the treatment of
+    malaria, 2006, 8.13); its criteria of severe malaria have used 2% for patients who are not
+    immune. All are for Plasmodium falciparum.
 
     >>> str(density_class(0, 100)), str(density_class(3, 100))
     ('none seen', '2% to 5%')
@@ -62,7 +62,7 @@ def density_class(parasitized: int, cells: int) -> DensityClass | None:
 
 
 def density_of_percent(percent: float) -> DensityClass:
-    """Classify a parasitaemia of which some was seen; see `density_class`.
+    """Classify a parasitaemia above 0; see `density_class`.
 
     >>> str(density_of_percent(0.4)), str(density_of_percent(2.0))
     ('below 2%', '2% to 5%')
@@ -71,9 +71,9 @@ def density_of_percent(percent: float) -> DensityClass:
 
 
 def density_text(density: str) -> str:
-    """Say in words what a class of density means.
+    """Describe a class of density in words.
 
-    Reports of before 0.2.0 hold such a text themselves; it is kept as it is.
+    Reports made before 0.2.0 hold such a text themselves; it is returned unchanged.
 
     >>> density_text("2% to 5%"), density_text("none seen")
     ('2% to 5%: high for a patient who is not immune', 'none seen')
@@ -81,16 +81,8 @@ def density_text(density: str) -> str:
     return f"{density}: {MEANINGS[density]}" if density in MEANINGS else density
 
 
-def probability_seen(cells: int, percent: float) -> float:
-    """Compute the probability that one cell or more of so many is parasitized, ``1 - (1 - p)^n``.
-
-    Cells are taken for independent, and the network for one that misses no parasite.
-    """
-    return -math.expm1(cells * math.log1p(-percent / 100))
-
-
 def detectable_percent(cells: int) -> float | None:
-    """Compute the least parasitaemia, in percent, that so many cells show with 95% probability.
+    """Compute the least parasitaemia in percent that n cells show with 95% probability.
 
     None without cells. For many cells it is the "rule of three", 300% / n (Hanley & Lippman-Hand
     1983).
@@ -111,11 +103,11 @@ def cells_needed(percent: float) -> int:
 
 
 def negative_call(cells: int, percent: float) -> NegativeCall:
-    """Decide whether so many red cells, none of them parasitized, are enough for a negative call.
+    """Decide whether a slide without parasites has enough red cells for a negative call.
 
     Args:
         cells: red cells of a slide.
-        percent: the parasitaemia that they must be enough to show.
+        percent: the parasitaemia that the cells must be able to show.
     """
     return NegativeCall.ENOUGH if cells >= cells_needed(percent) else NegativeCall.TOO_FEW
 
@@ -127,7 +119,7 @@ def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple
         p, n = count / total, total.astype(np.float64)
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    # Without the limits rounding could leave none of n with a lower bound below 0.
+    # Without the limits, rounding could make the lower bound negative.
     low, high = (
         np.where(count == 0, 0.0, middle - half),
         np.where(count == total, 1.0, middle + half),
@@ -136,7 +128,7 @@ def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple
 
 
 def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
-    """Compute how probable so high a count is at a level (exact, one-sided); NaN for total 0."""
+    """Compute the exact one-sided binomial p-value of a count at a level; NaN for total 0."""
     return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
 
 

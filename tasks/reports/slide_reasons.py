@@ -1,4 +1,4 @@
-"""Name why a person looks at a slide as a whole, and the table of how far slides lie."""
+"""Define the reasons to look at a slide as a whole, and the table of shifts of slides."""
 
 from enum import StrEnum
 
@@ -25,7 +25,7 @@ OF_SHIFT = tuple(
 
 
 class SlideReason(StrEnum):
-    """Name why a person looks at a slide as a whole; ``fields ...`` stand beside them."""
+    """A reason to look at a slide as a whole; ``fields ...`` are further reasons."""
 
     IMPLAUSIBLE = "implausible"  # as a smear of blood
     SHIFTED = "shifted"
@@ -38,7 +38,7 @@ class SlideReason(StrEnum):
     TOO_FEW = "too few cells for a negative call"
 
 
-# Reasons that lie in what the images are.
+# Reasons that lie in the images themselves.
 OF_IMAGES = frozenset(
     {SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}
 )

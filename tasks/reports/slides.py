@@ -1,8 +1,8 @@
-"""Turn image rows into one row a slide: parasitaemia with its interval, and reasons for review.
+"""Turn image rows into one row per slide: parasitaemia with its interval, reasons for review.
 
-The row of a slide says whether its cells are abnormal together (another stain, out of focus).
-Only red cells count for parasitaemia; where cells were cut out of fields of view, the column
-``kind`` of their rows says which cells are red.
+A slide's row says whether its cells are abnormal together (another stain, out of focus). Only red
+cells count for parasitaemia; for cells cut out of fields of view, the column ``kind`` says which
+are red.
 """
 
 from collections import Counter
@@ -44,27 +44,27 @@ from tasks.reports.parasitaemia import (
 from tasks.reports.slide_reasons import OF_SHIFT, SHIFTS, SlideReason
 from tasks.types import FieldKind, Float
 
-# A slide of a patient like those of the calibration gets there about once in a thousand: the
-# rate of abnormal cells varies from patient to patient by about the rate itself
+# About one slide in a thousand exceeds this if its patient is like the calibration patients: the
+# rate of abnormal cells varies between patients by about the rate itself
 # (tests/benchmarks/README.md).
 ABNORMAL_TOGETHER = 0.25
-# Cells of a slide resemble each other: if five of them say no more than one independent cell
-# does, this is a chance of about one in fifty.
+# Cells of a slide resemble each other: if five of them count as one independent cell, this is a
+# chance of about one in fifty.
 ABNORMAL_P_VALUE = 1e-6
 # A tenth of the cells missing can move the count of a slide by more than its interval says.
 MANY_FAILED = 0.1
-# Of fewer cells not even all abnormal would be more than chance at an alpha of .05. A field of view
-# shows a dozen, so a higher limit would name every field; the interval says how little is known.
+# With fewer cells, even all abnormal ones could be chance at an alpha of .05. A field of view shows
+# a dozen, so a higher limit would flag every field; the interval shows the uncertainty.
 FEW_CELLS = 5
-# Cells below the least probability are a few in a hundred where images are as in training.
+# A few in a hundred cells are below the least probability if images are as in training.
 MANY_UNCERTAIN = 0.25
 
-# Medians are those of bins this wide, so that a slide's memory does not grow with its cells.
+# Medians are computed from bins this wide, so that a slide's memory does not grow with its cells.
 ABNORMALITY_BIN = 0.05
 P_VALUE_BINS_A_DECADE = 20
 
 
-# Each of these counts of a slide is a column in the array of `SlideTally`.
+# Each of these counts is a column in the array of `SlideTally`.
 OF_CELLS = (
     *("cells", "scored", "red_cells", "ordinary", "white_cells"),
     *("parasitized", "parasitized_ordinary", "abnormal", "uncertain", "coloured", "repeated"),
@@ -75,7 +75,7 @@ COUNTED = (*OF_CELLS, *OF_FIELDS)
 
 @dataclass
 class _Slide:
-    """Hold what is known of a slide beside its numbers."""
+    """Hold a slide's names, reasons and other data that are not counts."""
 
     patients: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ class _Slide:
     shift: dict[str, Any] = field(default_factory=dict)  # a row of `SHIFTS`
 
     def name_patient(self, patient: str | None) -> None:
-        # Two are enough to know that there are several.
+        # Two names are enough to know that there are several.
         if patient is not None and len(self.patients) < 2:
             self.patients.add(patient)
 
@@ -99,14 +99,14 @@ class _Slide:
 class SlideTally:
     """Count image rows by slide; the rows may come in any order and in any parts.
 
-    Memory grows with the number of slides, not with that of images.
+    Memory grows with the number of slides, not of images.
 
     Args:
         alpha: the detector's level.
-        detectable: parasitaemia in percent that the red cells of a slide without parasites must
-            have been enough to show.
+        detectable: parasitaemia in percent that a slide must have enough red cells to show, for a
+            negative call.
         tolerated: share of a slide's fields that may be beyond a limit, or have failed, before the
-            slide is for review. Empty and thick fields are left out of this share.
+            slide goes to review. Empty and thick fields do not count.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class SlideTally:
                 slide.exclusions[kind or failure_reason(failure) or FieldReason.FAILED] += 1
 
     def count_shifts(self, rows: pa.Table) -> None:
-        """Note rows of `SHIFTS`; of a slide of several patients, the one that is furthest."""
+        """Keep rows of `SHIFTS`; of a slide of several patients, the one with the largest shift."""
         for row in rows.to_pylist():
             (number,) = self._numbers_of([row["slide_id"]])
             slide = self._slides[number]
@@ -176,12 +176,12 @@ class SlideTally:
                 slide.shift = row
 
     def table(self, made_by: Provenance) -> pa.Table:
-        """Make one row a slide, by name; images without a slide are the last row.
+        """Make one row per slide, sorted by name; images without a slide are the last row.
 
-        ``abnormal_p_value`` is that of a one-sided exact binomial test of the abnormal cells
-        against ``alpha``. It takes cells for independent of each other, which those of one slide
-        are not, so it is too small: it can point to a slide, never to a cell, and only a strict
-        level together with a gross excess makes a slide ``abnormal together``.
+        ``abnormal_p_value`` is from a one-sided exact binomial test of the number of abnormal cells
+        against ``alpha``. The test assumes independent cells, but cells of one slide depend on each
+        other, so it is too small: only a strict level together with a gross excess makes a slide
+        ``abnormal together``.
         """
         names = sorted(self._numbers, key=lambda name: (name is None, name or ""))
         order = [self._numbers[name] for name in names]
@@ -211,14 +211,14 @@ class SlideTally:
         numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
         new = len(self._numbers) - len(self._slides)
         self._slides += [_Slide() for _ in range(new)]
-        # More than doubled, so that growing does not cost the square of the number of slides.
+        # At least doubled, so that growing takes linear time in the number of slides.
         if len(self._counts) < len(self._slides):
             more = ((0, new + len(self._slides)), (0, 0))
             self._counts, self._colours = np.pad(self._counts, more), np.pad(self._colours, more)
         return numbers
 
     def _of_density(self, counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
-        """Make columns that say what the parasitaemia means, and what finding none means."""
+        """Make columns that interpret the parasitaemia, or the absence of parasites."""
         pairs = list(zip(counts["parasitized"].tolist(), counts["red_cells"].tolist(), strict=True))
         called = [None if found else negative_call(n, self._detectable) for found, n in pairs]
         return {
@@ -237,7 +237,7 @@ class SlideTally:
         counts: dict[str, NDArray[np.int64]],
         surprise: Float,
     ) -> list[list[str]]:
-        """List the reasons for which a person looks at each slide."""
+        """List the reasons for a person to look at each slide."""
         cells, scored, abnormal = (counts[name] for name in ("cells", "scored", "abnormal"))
         limit = max(ABNORMAL_TOGETHER, self._alpha)
         several = [
@@ -255,9 +255,9 @@ class SlideTally:
             SlideReason.MANY_UNCERTAIN: (counts["uncertain"] > 0)
             & (counts["uncertain"] >= MANY_UNCERTAIN * scored),
             SlideReason.SEVERAL_PATIENTS: np.asarray(several, bool),
-            # Their slide has fewer cells than it seems to.
+            # The slide has fewer cells than it seems to have.
             SlideReason.REPEATED: counts["repeated"] > 0,
-            # Of cells that were cut out elsewhere it is not known how many were left out.
+            # If cells were cut out elsewhere, the number left out is unknown.
             SlideReason.TOO_FEW: (counts["fields"] > 0)
             & (counts["parasitized"] == 0)
             & (counts["red_cells"] < cells_needed(self._detectable)),
@@ -293,7 +293,7 @@ def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.boo
 
 
 def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int]]:
-    """List the slide, the bin and the number of cells for each bin of each slide that has some."""
+    """List slide, bin and number of cells for each non-empty bin of each slide."""
     known = np.isfinite(places)
     pairs = np.stack([codes[known], places[known].astype(np.int64)])
     found, times = np.unique(pairs, axis=1, return_counts=True)
@@ -301,7 +301,7 @@ def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int
 
 
 def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str, pa.Array]:
-    """Make columns of counts of cells, and of shares of them."""
+    """Make columns of counts and shares of cells."""
     same = ("cells", "scored", "red_cells", "white_cells", "parasitized", "abnormal", "uncertain")
     parasitized, red = counts["parasitized"], counts["red_cells"]
     ordinary = counts["parasitized_ordinary"], counts["ordinary"]
@@ -317,7 +317,7 @@ def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str
 
 
 def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
-    """Make columns on fields of view, null for slides that have none."""
+    """Make columns on fields of view; null for slides without fields."""
     there = counts["fields"] > 0
     exclusions = [
         slide.exclusions if has else None for slide, has in zip(slides, there, strict=True)
@@ -341,7 +341,7 @@ def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
 
 
 def _of_shifts(slides: list[_Slide]) -> dict[str, pa.Array]:
-    """Columns on how far slides are from what was fitted, null where that is not known."""
+    """Make columns on how far slides are from fitted ones; null if unknown."""
     return {
         name: pa.array([slide.shift.get(name) for slide in slides], SHIFTS.field(name).type)
         for name in OF_SHIFT
@@ -349,7 +349,7 @@ def _of_shifts(slides: list[_Slide]) -> dict[str, pa.Array]:
 
 
 def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
-    """Make columns of mean colours, from their sums (slides, 3) over so many cells each."""
+    """Make columns of mean colours, from sums (slides, 3) and numbers of cells (slides,)."""
     with np.errstate(invalid="ignore"):
         means = sums / cells[:, np.newaxis]
     return {
@@ -359,7 +359,7 @@ def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
 
 
 def _median(bins: Counter[int], width: float) -> float | None:
-    """Compute the median of binned values; between two bins, take the middle of both."""
+    """Compute the median of binned values; between two bins, their middle."""
     total, seen = sum(bins.values()), 0
     if not total:
         return None

@@ -1,11 +1,10 @@
 """Write CSV that spreadsheets open without harm, and read CSV as spreadsheets save it.
 
 A text cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end would be run as a
-formula; it is written with an apostrophe in front, which says "this is text" (OWASP, "CSV
-injection"). So is such a sign within a text after what another country's spreadsheet takes for the
-end of a cell: there a semicolon divides cells, and the quotes around a cell do not count. A first
-line ``sep=,`` would tell Excel, but is a row to every other program. Numbers are written as they
-are.
+formula; it is written with an apostrophe in front, which marks it as text (OWASP, "CSV injection").
+So is such a character after a semicolon within a text: in some countries a spreadsheet ends a cell
+there, in spite of quotes. A first line ``sep=,`` would help Excel, but every other program reads it
+as a row. Numbers are written unchanged.
 """
 
 import csv
@@ -19,10 +18,10 @@ from decimal import Decimal
 from typing import Any
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-# A semicolon, tab or line end in a text, quotes and blanks after it, and a sign that follows.
+# A semicolon, tab or line end within a text, then quotes and blanks, then a formula character.
 _WITHIN = re.compile(r"""([;\t\r\n]["\s]*)(?=[=+\-@])""")
 _AS_IT_WAS = re.compile(r"""([;\t\r\n]["\s]*)'(?=[=+\-@])""")
-# A semicolon is what Excel writes where the comma is the decimal sign.
+# Excel writes semicolons in countries with a decimal comma.
 SEPARATORS = ",;\t"
 
 
@@ -37,7 +36,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
     ['uri,score\n', "'=1+1,-0.5\n", '"a ""b"", c",\n']
     """
     out = io.StringIO()
-    # Python quotes only the line end that rows have, but other programs end a row at any line end.
+    # Python quotes only the line ends it writes, but other programs end a row at any line end.
     writer = csv.writer(out, lineterminator="\r\n")
     for row in itertools.chain([columns], rows):
         writer.writerow([cell(value) for value in row])
@@ -47,7 +46,7 @@ def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
 
 
 def cell(value: Any) -> str | int | float | Decimal:
-    """Convert a value to what a CSV file holds: text that is no formula, or a number."""
+    """Convert a value for a CSV file: to text that is no formula, or a number."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):
@@ -67,12 +66,13 @@ def cell(value: Any) -> str | int | float | Decimal:
 def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str, str]]]]:
     """Read columns, and rows with the number of the line on which each begins.
 
-    What spreadsheets do to a file is undone: a byte order mark, UTF-16, semicolons or tabs for
-    commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals and line ends in the
-    header. So is the apostrophe that `cell` put in front.
+    Changes that spreadsheets make to a file are undone: a byte order mark, UTF-16, semicolons or
+    tabs instead of commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals and
+    line ends in the header. So is the apostrophe that `cell` added.
 
     Raises:
-        SpreadsheetError: it is no text, or a row has more cells than the header (from the rows).
+        SpreadsheetError: the file is not text; or, from the iterator, a row has more cells than the
+            header.
     """
     lines = list(io.StringIO(_text(content), newline=""))
     skipped = 0

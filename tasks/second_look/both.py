@@ -1,10 +1,10 @@
-"""Score by distance and second look together: an attack, and not noise as large, is abnormal.
+"""Score by distance and second look together: an attack is abnormal, noise of its size is not.
 
-Noise makes an image as distant as an attack does, and an attack in one small step leaves a
-diagnosis that is weak, and lives in no detail that a blur could take away. So three scores are
-summed, each standardised on ordinary images as they are and with noise of several sizes: the
-distance; the doubt that a blur leaves; and how unusual log-odds, distances and what filters do to
-them are together. No attack is needed to fit any of them.
+Noise makes an image as distant as an attack does, and an attack in one small step leaves a weak
+diagnosis that does not depend on detail that a blur could remove. So three scores are summed, each
+standardised on ordinary images, clean and with noise of several sizes: the distance; the doubt
+after a blur; and how unusual log-odds, distances and their changes under filters are together. No
+attack is needed to fit any of them.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ RIDGE = 1e-3  # of each variance
 
 @dataclass(frozen=True)
 class Seen:
-    """Hold what both looks see of n images.
+    """The results of both looks at n images.
 
-    ``logits`` (n, C); ``filtered`` (n, F, C) those under each filter, the blur first;
+    ``logits`` (n, C); ``filtered`` (n, F, C) logits under each filter, the blur first;
     ``distances`` (n, 1 + F, T) log distances of the image, and under each filter.
     """
 
@@ -39,13 +39,13 @@ class Seen:
 
     @property
     def doubt(self) -> Float:
-        """Compute minus the log-odds (n,) that a blur leaves of the diagnosis."""
+        """Compute minus the log-odds (n,) of the diagnosis after a blur."""
         diagnosed = np.asarray(self.logits).argmax(axis=1)
         return -log_odds(self.filtered[:, 0], diagnosed)
 
     @property
     def vectors(self) -> Float:
-        """Put side by side log-odds, losses, distances and their changes under filters, (n, d)."""
+        """Join log-odds, losses, distances and their changes under filters, (n, d)."""
         diagnosed = np.asarray(self.logits).argmax(axis=1)
         first = self.distances[:, 0]
         changes = (self.distances[:, 1:] - first[:, np.newaxis]).reshape(len(first), -1)
@@ -55,7 +55,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """Hold what is ordinary under K conditions: as it is, and with noise of several sizes.
+    """The ordinary results under K conditions: clean, and with noise of several sizes.
 
     ``means`` (K, d) and ``precisions`` (K, d, d) are of `Seen.vectors`; calibrations are of the
     stability, the distance, the doubt after a blur and the joint score, over all conditions.
@@ -69,7 +69,7 @@ class Ordinary:
     joint: Calibration
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays: Arrays = {"means": self.means, "precisions": self.precisions}
         for name in ("stability", "distance", "doubt", "joint"):
             arrays |= nested(name, vars(getattr(self, name)))
@@ -77,7 +77,7 @@ class Ordinary:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Ordinary":
-        """Read it back from `to_arrays`."""
+        """Read the results back from `to_arrays`."""
         names = ("stability", "distance", "doubt", "joint")
         return cls(
             arrays["means"],
@@ -87,10 +87,10 @@ class Ordinary:
 
 
 def fit_ordinary(conditions: Sequence[Seen], groups: Sequence[NDArray[np.integer]]) -> Ordinary:
-    """Learn what is ordinary.
+    """Learn the ordinary results.
 
     Args:
-        conditions: what is seen of ordinary images, under each condition.
+        conditions: results for ordinary images, under each condition.
         groups: the patient of each image, (n,) under each condition.
     """
     vectors = [seen.vectors for seen in conditions]
@@ -112,7 +112,7 @@ def fit_ordinary(conditions: Sequence[Seen], groups: Sequence[NDArray[np.integer
 
 
 def stability_score(ordinary: Ordinary, seen: Seen) -> Float:
-    """Compute the stability (n,) alone, as a report has it: higher is less stable."""
+    """Compute only the stability (n,), as in a report: higher is less stable."""
     return abnormality(ordinary.stability, seen.losses)
 
 
@@ -129,7 +129,7 @@ def both_scores(ordinary: Ordinary, seen: Seen) -> Float:
 def _precision(vectors: Float) -> Float:
     covariance = np.cov(vectors.T)
     variances = covariance.diagonal()
-    # What never varies says nothing, and must not make the whole singular.
+    # A value that never varies must not make the matrix singular.
     ridge = np.where(variances > 0, RIDGE * variances, 1.0)
     return np.asarray(np.linalg.inv(covariance + np.diag(ridge)))
 

@@ -1,7 +1,9 @@
-"""Choose the images of a night that are looked at twice, so that the night does not grow with them.
+"""Choose the images of a night that get a second look, by what it can change.
 
-A night of another laboratory may be for review as a whole. So a share of it is looked at twice: of
-each slide the most doubtful image, then of each the next, as long as the share lasts.
+Turns and flips can change a diagnosis that is not settled; filters can show that a settled one
+hangs on detail, as an attack's does. A night of another laboratory may be for review as a whole, so
+only a share of it is looked at: of each slide the image whose diagnosis is closest and the most
+abnormal one of the others, then of each slide the next two, as long as the share lasts.
 """
 
 from collections.abc import Sequence
@@ -13,12 +15,13 @@ from numpy.typing import NDArray
 
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.columns import coded, flags, is_for_review, numbers_of, rank_within
+from tasks.second_look.settling import margins, settled_from
 from tasks.types import Float
 
-# A second look costs nine passes of the network and reads the file again, six to seven times what
-# the first one does. Of one image in 25 that is a quarter of what a night takes.
+# A second look reads the file again, and costs two passes of the network where the diagnosis is
+# settled, else three to nine. Of one image in 25 that is a tenth of what a night takes.
 SHARE = 25
-LEAST = 64  # images, however small the night: they take a second
+LEAST = 64  # images even in a small night; they take a second
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Doubtful:
     """Hold images for review, each with what puts the most doubtful ones first.
 
     ``rows`` (n,) count in the batch and ``part`` (n,) names the part that each is in; ``place``
-    (n,) counts the more doubtful ones of the same slide; ``doubt`` (n,) is lower where there is
-    more of it, and among equals ``abnormality`` (n,) is higher.
+    (n,) counts the more doubtful ones of the same slide, among those that are settled or among the
+    others; ``doubt`` (n,) is lower where there is more of it, and among equals ``abnormality`` (n,)
+    is higher.
     """
 
     rows: NDArray[np.int64]
@@ -38,17 +42,17 @@ class Doubtful:
 
     @staticmethod
     def none() -> "Doubtful":
-        """Hold no image."""
+        """Make an empty set of images."""
         rows, doubt = np.zeros(0, np.int64), np.zeros(0, np.float64)
         return Doubtful(rows, rows, rows, doubt, doubt)
 
     def first(self, count: int) -> "Doubtful":
-        """Take the first so many, of every slide in turn."""
+        """Return the first ``count``, of every slide in turn."""
         order = np.lexsort((self.rows, -self.abnormality, self.doubt, self.place))
         return self._take(order[:count])
 
     def of_part(self, part: int) -> NDArray[np.int64]:
-        """List the rows of one part in rising order."""
+        """List the rows of one part in ascending order."""
         return np.sort(self.rows[self.part == part])
 
     def beside(self, other: "Doubtful") -> "Doubtful":
@@ -68,7 +72,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 
 
 def most_looked_at(images: int) -> int:
-    """Compute how many images of a night may be looked at twice.
+    """Compute the largest number of images of a night that get a second look.
 
     >>> most_looked_at(100), most_looked_at(8000)
     (64, 320)
@@ -81,42 +85,42 @@ def doubtful(
 ) -> Doubtful:
     """List the scored images of a part that are for review.
 
-    Doubt is how far within its level an image is: its p-value as a share of alpha, or the
-    probability of its diagnosis as a share of the least that is certain, whichever is lower.
+    Doubt is the margin of a diagnosis as a share of that from which it is settled, or, where it is
+    settled, the p-value as a share of alpha.
 
     Args:
         rows: `columns` of the part's image rows, in order.
         classes: of the network.
-        rule: by which they are for review.
+        rule: decides which are for review.
         part: its number.
-        start: the row of the batch that is its first.
+        start: its first row in the batch.
     """
     scored, _, _ = flags(rows)
     chosen = np.flatnonzero(scored & is_for_review(rows))
     rows = rows.take(pa.array(chosen))
-    chances = np.stack([numbers_of(rows, f"probability_{name}") for name in classes]).max(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        doubt = np.fmin(numbers_of(rows, "p_value") / rule.alpha, chances / rule.uncertain_below)
-    # A cell that the border cuts has no abnormality, and is not the first among its equals.
+    lead = margins(np.stack([numbers_of(rows, f"probability_{name}") for name in classes], axis=1))
+    settled = lead >= settled_from(1)
+    doubt = np.where(settled, numbers_of(rows, "p_value") / rule.alpha, lead / settled_from(1))
+    # A cell cut by a border has no abnormality, and comes last among equals.
     abnormality = np.nan_to_num(numbers_of(rows, "abnormality"), nan=-np.inf, posinf=np.inf)
     order = np.lexsort((chosen, -abnormality, doubt))
-    slides = _pairs(rows)
+    groups = 2 * _pairs(rows) + settled
     place = np.empty(len(chosen), np.int64)
-    place[order] = rank_within(slides[order])
+    place[order] = rank_within(groups[order])
     return Doubtful(start + chosen, np.full(len(chosen), part), place, doubt, abnormality)
 
 
 def _pairs(rows: pa.Table) -> NDArray[np.int64]:
-    """Number the pairs of patient and slide (n,) that rows are of."""
+    """Number the pairs of patient and slide (n,) of rows."""
     patients, _ = coded(rows["patient_id"])
     slides, names = coded(rows["slide_id"])
     return np.asarray(patients * max(1, len(names)) + slides)
 
 
 def spread_over(groups: NDArray[np.integer], most: int) -> NDArray[np.intp]:
-    """Choose at most so many rows, as many of each group (n,) as of others, in rising order.
+    """Choose at most ``most`` rows, spread evenly over the groups (n,), in ascending order.
 
-    Of a group they are spread evenly over its rows; one that has fewer gives all of them.
+    Within a group they are spread evenly too; a smaller group gives all its rows.
 
     >>> spread_over(np.asarray([0, 0, 0, 0, 0, 1, 2, 2]), 5)
     array([0, 4, 5, 6, 7])

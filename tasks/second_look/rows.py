@@ -1,7 +1,7 @@
-"""Put what a second look has found into the rows of an image report.
+"""Add the results of a second look to the rows of an image report.
 
-A second look never takes an image from review: whoever asked for a person to look has the last
-word. What it finds stands beside the first figures, which slides are counted by.
+A second look never cancels a review. Its results are added to those of the first look, by which
+slides are counted.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ class Looked:
     """Hold what a second look found of k images, in rows (k,) of the batch.
 
     ``outcome`` (k,) is `MADE`, or why there is none: a reason, a colon and the details. Of those,
-    ``probabilities`` (k, C) and ``stability`` (k,) are NaN, and ``unstable`` (k,) is false.
+    ``stability`` (k,) is NaN and ``unstable`` (k,) is false. ``probabilities`` (k, C) are NaN where
+    those of the first pass stay.
     """
 
     rows: NDArray[np.int64]
@@ -34,7 +35,7 @@ class Looked:
     unstable: NDArray[np.bool_]
 
     def to_table(self, classes: Sequence[str]) -> pa.Table:
-        """Make a table, for keeping."""
+        """Make a table to be stored."""
         chances = {
             f"probability_{name}": self.probabilities[:, c] for c, name in enumerate(classes)
         }
@@ -50,7 +51,7 @@ class Looked:
 
     @classmethod
     def from_table(cls, table: pa.Table, classes: Sequence[str]) -> "Looked":
-        """Read it back from `to_table`."""
+        """Read the results back from `to_table`."""
         chances = [table[f"probability_{name}"].to_numpy() for name in classes]
         return cls(
             table["row"].to_numpy(),
@@ -62,7 +63,7 @@ class Looked:
 
     @staticmethod
     def joined(parts: Sequence["Looked"], classes: int) -> "Looked":
-        """Join what was found of several parts, if any."""
+        """Join the results of several parts, if any."""
         nothing = np.zeros(0)
         empty = Looked(
             np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool)
@@ -77,7 +78,7 @@ class Looked:
         )
 
     def within(self, start: int, stop: int) -> "Looked":
-        """Take the images in rows ``start`` to ``stop``, counted from ``start``."""
+        """Return the images in rows ``start`` to ``stop``, counted from ``start``."""
         chosen = np.flatnonzero((self.rows >= start) & (self.rows < stop))
         return Looked(
             self.rows[chosen] - start,
@@ -91,13 +92,13 @@ class Looked:
 def with_second_look(
     rows: pa.Table, classes: Sequence[str], rule: VerdictRule, looked: Looked | None
 ) -> pa.Table:
-    """Add the columns of a second look to image rows, and let diagnoses follow it.
+    """Add the columns of a second look to image rows, and update diagnoses.
 
     Args:
         rows: of the first pass.
         classes: of the network.
-        rule: by which a diagnosis is uncertain.
-        looked: what was found of some of the rows; None where the detector cannot look twice.
+        rule: decides whether a diagnosis is uncertain.
+        looked: the results for some of the rows; None if the detector cannot look twice.
     """
     n = rows.num_rows
     first = np.stack([rows[f"probability_{name}"].to_numpy() for name in classes], axis=1)
@@ -130,8 +131,9 @@ def _diagnosed_anew(
     looked: Looked,
     made: NDArray[np.bool_],
 ) -> pa.Table:
-    """Replace probabilities, diagnoses and reasons of the images that were looked at twice."""
-    here, chances = looked.rows[made], looked.probabilities[made]
+    """Replace probabilities, diagnoses and reasons of images with a second look."""
+    anew = made & np.isfinite(looked.probabilities).all(axis=1)
+    here, chances = looked.rows[anew], looked.probabilities[anew]
     changed = first.copy()
     changed[here] = chances
     for c, name in enumerate(classes):
@@ -140,13 +142,16 @@ def _diagnosed_anew(
     diagnoses = rows["diagnosis"].to_pylist()
     reasons = rows["review_reason"].to_pylist()
     names = np.asarray(classes, object)[chances.argmax(axis=1)]
-    doubted = ~(chances.max(axis=1) >= rule.uncertain_below)
-    for k, row in enumerate(here.tolist()):
-        diagnoses[row] = names[k]
-        found = {*parse_reasons(reasons[row])}
-        found |= {Reason.UNCERTAIN} if doubted[k] else set()
-        found |= {Reason.UNSTABLE} if looked.unstable[made][k] else set()
-        reasons[row] = format_reasons([reason for reason in Reason if reason in found])
+    uncertain = here[~(chances.max(axis=1) >= rule.uncertain_below)]
+    for row, name in zip(here.tolist(), names, strict=True):
+        diagnoses[row] = name
+    for reason, found in (
+        (Reason.UNCERTAIN, uncertain),
+        (Reason.UNSTABLE, looked.rows[made & looked.unstable]),
+    ):
+        for row in found.tolist():
+            known = {*parse_reasons(reasons[row]), reason}
+            reasons[row] = format_reasons([each for each in Reason if each in known])
     rows = _replaced(rows, "diagnosis", pa.array(diagnoses, pa.string()))
     return _replaced(rows, "review_reason", pa.array(reasons, pa.string()))
 

@@ -1,9 +1,9 @@
-"""Measure how well a diagnosis stands when its image is filtered.
+"""Measure how stable a diagnosis is when its image is filtered.
 
-An attack lives in detail that a blur takes away: the log-odds of the diagnosis fall by more than
-those of an ordinary image, or of one with noise as large, ever do (compare Xu, Evans & Qi 2018,
-"Feature squeezing"). What is ordinary is learnt from images that the network was not trained on,
-each as it is and with noise.
+An attack hides in detail that a blur removes: the log-odds of the diagnosis fall by more than those
+of an ordinary image, or of one with noise of the same size (compare Xu, Evans & Qi 2018, "Feature
+squeezing"). The ordinary fall is learned from images outside the training set, clean and with
+noise.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from tasks.detector.calibration import Calibration, abnormality, calibrate, group_weights
 from tasks.types import Float
 
-NOISE = (2, 4, 8)  # of 255: sizes of the sign noise that ordinary images are tried with
+NOISE = (2, 4, 8)  # of 255: sizes of the sign noise on ordinary images
 
 
 def log_odds(logits: NDArray[np.floating], classes: NDArray[np.integer]) -> Float:
@@ -28,7 +28,7 @@ def log_odds(logits: NDArray[np.floating], classes: NDArray[np.integer]) -> Floa
 
 
 def losses(first: NDArray[np.floating], filtered: NDArray[np.floating]) -> Float:
-    """Compute by how much filters lower the log-odds of the diagnosis, (n, F), in nats.
+    """Compute the loss of the diagnosis' log-odds under filters, (n, F), in nats.
 
     Args:
         first: logits (n, C) of the images.
@@ -41,10 +41,10 @@ def losses(first: NDArray[np.floating], filtered: NDArray[np.floating]) -> Float
 
 
 def calibrate_stability(found: Float, groups: NDArray[np.integer]) -> Calibration:
-    """Calibrate stability: standardised on all conditions, its level that of images as they are.
+    """Calibrate stability: standardise on all conditions, and take the level from clean images.
 
-    Noise narrows what filters do. A level from all conditions together would call twice as many
-    ordinary images of a night unstable as it says.
+    Noise narrows the effect of filters. A level from all conditions together would call twice as
+    many ordinary images of a night unstable as it should.
 
     Args:
         found: losses (n, K, F) of n images under K conditions, the first without noise.
@@ -60,7 +60,7 @@ def calibrate_stability(found: Float, groups: NDArray[np.integer]) -> Calibratio
 def with_noise(
     images: NDArray[np.uint8], size: int, seeds: NDArray[np.integer]
 ) -> NDArray[np.uint8]:
-    """Add or subtract ``size`` of 255 at random, pixel by pixel and colour by colour.
+    """Add or subtract ``size`` of 255 at random, for each pixel and colour.
 
     Args:
         images: (n, s, s, 3).

@@ -1,4 +1,6 @@
-"""Turn, flip and filter images of 8 bits, as a second look sees them."""
+"""Turn, flip and filter images of 8 bits for a second look."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,25 +8,26 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 
 VIEWS = 8  # the image itself, its turns and its mirror images
+ROUNDS = ((1,), (2,), (3,), (4, 5), (6, 7))  # ways, in turn, as long as a diagnosis is not settled
 FILTERS = ("blur", "median")
 
-# Pairs of nine values to be put in order, one after the other, so that the fifth is the median
-# (Paeth 1990; Devillard 1998).
+# Pairs of nine values to sort, one after the other, so that the fifth is the median (Paeth 1990;
+# Devillard 1998).
 _EXCHANGES = (
     (1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3),
     (5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2),
 )  # fmt: skip
 
 
-def turned(images: Images) -> list[Images]:
-    """Turn and flip square images (n, s, s, 3) in the seven ways that are not the image itself.
+def turned(images: Images, ways: Sequence[int]) -> Images:
+    """Turn and flip square images (n, s, s, 3) in some ways, (ways x n, s, s, 3), way after way.
 
-    With the image itself they are the symmetries of a square: a cell has no up and no left.
+    Way 0 is the image itself, 1 to 3 are its turns, 4 to 7 the turns of its mirror image. They are
+    the symmetries of a square: a cell has no up and no left.
     """
     mirrored = images[:, :, ::-1]
-    ways = [np.rot90(images, turns, (1, 2)) for turns in (1, 2, 3)]
-    ways += [np.rot90(mirrored, turns, (1, 2)) for turns in range(4)]
-    return [np.ascontiguousarray(way) for way in ways]
+    found = [np.rot90(mirrored if way >= 4 else images, way % 4, (1, 2)) for way in ways]
+    return np.concatenate(found)
 
 
 def filtered(images: Images) -> dict[str, Images]:
@@ -39,7 +42,7 @@ def blurred(images: Images) -> Images:
 
 
 def median_filtered(images: Images) -> Images:
-    """Take the median of images (n, s, s, 3) over 3 x 3 pixels, colour by colour."""
+    """Take the median of images (n, s, s, 3) over 3 x 3 pixels, for each colour."""
     values = list(_neighbourhood(images))
     for low, high in _EXCHANGES:
         a, b = values[low], values[high]

@@ -1,25 +1,26 @@
-"""Compute how much light the cells of a photographed field absorb, and find where cells lie.
+"""Compute the light absorbed by the cells of a photographed field, and find the cells.
 
-By the Beer-Lambert law, absorbance measures the stain, whatever lamp, exposure and illumination the
-photograph was taken with: all thresholds are relative to the field's own background and cells.
+By the Beer-Lambert law, absorbance measures the stain, independently of lamp, exposure and
+illumination: all thresholds are relative to the field's own background and cells.
 """
 
+import cv2
 import numpy as np
-from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from tasks.types import Amount, Field, Mask
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
-DARKEST = 0.1  # of the brightest pixels; darker is the stop of an eyepiece, not the lamp's light
-HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, and noise is most of it
-FITTED_PIXELS = 4_000  # are enough for six coefficients
-FITS = 8  # of the background, each to what the last one called unstained
+DARKEST = 0.1  # of the brightest pixels; darker ones show the stop of an eyepiece, not the lamp
+HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, mostly noise
+LEVELS = 256  # of an amount, between which a threshold is sought
+FITTED_PIXELS = 4_000  # enough for six coefficients
+FITS = 8  # of the background, each to pixels that the last one called unstained
 POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
-# Added to the mean squares of the six terms, so that a corner alone does not bend the surface.
+# Added to the mean squares of the six terms, so that a single corner does not bend the surface.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
-NOISE_MARGIN = 3.0  # twice what Otsu's threshold finds between the halves of white noise
+NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
 
 def absorbance(field: Field) -> Amount:
@@ -28,14 +29,19 @@ def absorbance(field: Field) -> Amount:
     Args:
         field: RGB uint8 (h, w, 3).
     """
-    levels = LOGARITHMS[field]
+    levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
     amount = _background(levels)
     amount -= levels
     return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
 
 
+def over_channels(colour: Amount) -> Amount:
+    """Combine the absorbance over all channels, (h, w)."""
+    return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
+
+
 def stained(amount: Amount) -> Mask:
-    """Mark the pixels (h, w) that hold stain; none where the field shows nothing but noise.
+    """Mark the stained pixels (h, w); none if the field is only noise.
 
     Args:
         amount: absorbance over all channels, (h, w).
@@ -43,10 +49,11 @@ def stained(amount: Amount) -> Mask:
     if amount.size == 0 or np.ptp(amount) == 0:
         return np.zeros(amount.shape, bool)
     noise = _noise(amount)
-    # A few dark nuclei would pull a threshold on plain absorbance up beyond the red cells.
-    spread = np.log1p(amount / max(noise, LEAST_CONTRAST))
-    mask: Mask = spread > threshold_otsu(spread)
-    contrast = float(amount[mask].mean() - amount[~mask].mean())
+    # A few dark nuclei would raise a threshold on plain absorbance above the red cells.
+    spread = np.log1p(amount / np.float32(max(noise, LEAST_CONTRAST)))
+    mask: Mask = spread > _otsu(spread)
+    inside = mask.view(np.uint8)
+    contrast = cv2.mean(amount, inside)[0] - cv2.mean(amount, 1 - inside)[0]
     if contrast < max(LEAST_CONTRAST, NOISE_MARGIN * noise):
         return np.zeros(amount.shape, bool)
     return mask
@@ -61,28 +68,37 @@ def _background(levels: Amount) -> Amount:
     height, width = levels.shape[:2]
     step = max(1, int(np.sqrt(height * width / FITTED_PIXELS)))
     known = levels[::step, ::step]
-    x, y = (np.vander(np.linspace(-1, 1, n, dtype=np.float32), 3, True) for n in (width, height))
+    x, y = (np.vander(np.linspace(-1, 1, n), 3, increasing=True) for n in (width, height))
     terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
     samples = known.reshape(-1, 3)
     brightness = samples.mean(axis=1)
     lit = brightness > np.percentile(brightness, 99) + np.log(DARKEST)
     unstained = lit & (brightness >= threshold_otsu(brightness[lit]))
     for _ in range(FITS):
-        a, b = terms[unstained].astype(np.float64), samples[unstained]
+        a, b = terms[unstained], samples[unstained]
         weights = np.linalg.solve(a.T @ a / len(a) + np.diag(STIFFNESS), a.T @ b / len(a))
-        darker = (terms @ weights - samples).mean(axis=1)
+        darker = terms @ weights.mean(axis=1) - brightness
         spread = 1.4826 * np.median(np.abs(darker[unstained])) + 0.005
         before, unstained = unstained, lit & (np.abs(darker) < 2.5 * spread)
         if not unstained.any() or np.array_equal(unstained, before):
             break
-    surface = np.zeros((3, 3, 3), np.float32)
+    surface = np.zeros((3, 3, 3))
     surface[POWERS] = weights
     rows = np.einsum("hj,ijc->hic", y, surface)
-    return np.asarray(x @ rows)
+    return np.asarray(x.astype(np.float32) @ rows.astype(np.float32))
+
+
+def _otsu(amount: Amount) -> float:
+    """Find Otsu's threshold of an amount (h, w) that is not the same everywhere."""
+    low, high = float(amount.min()), float(amount.max())
+    edges = np.linspace(low, high, LEVELS + 1)
+    above = float(np.nextafter(amount.max(), np.float32(np.inf)))  # the last level has its end
+    counts = cv2.calcHist([amount], [0], None, [LEVELS], [low, above]).ravel()
+    return float(threshold_otsu(hist=(counts, (edges[1:] + edges[:-1]) / 2)))
 
 
 def _noise(amount: Amount) -> float:
-    """Estimate the standard deviation from pixel to pixel, by the median over the field."""
-    fine = amount - ndimage.uniform_filter(amount, 3)
-    # The mean of nine holds a ninth of the pixel itself.
+    """Estimate the standard deviation between pixels by the median over the field."""
+    fine = amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT)
+    # The mean of nine includes a ninth of the pixel itself.
     return float(1.4826 * np.median(np.abs(fine)) / np.sqrt(8 / 9))

@@ -1,4 +1,4 @@
-"""Find the cells of a field of view: an outline, a box and a kind of each.
+"""Find the cells of a field of view: an outline, a box and a kind for each.
 
 Everything is measured in diameters of the field's own median cell and in absorbances of its own
 background and cells, so that magnification, exposure and stain do not matter.
@@ -11,68 +11,67 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import ConvexHull, KDTree
-from skimage.draw import polygon
+from scipy.spatial import KDTree
 
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
-from tasks.segmentation.absorbance import absorbance, stained
-from tasks.segmentation.contours import ANGLES, SMOOTHING, Float, edges, enclosed_area, seeds, trace
-from tasks.types import Amount, Field, Mask
+from tasks.segmentation.absorbance import absorbance, over_channels, stained
+from tasks.segmentation.contours import (
+    ANGLES,
+    AT_ONCE,
+    Outline,
+    depths,
+    edges,
+    enclosed_area,
+    layers,
+    seeds,
+    trace,
+)
+from tasks.segmentation.white_cells import white_outlines
+from tasks.types import Amount, Field, Float, Mask
 
 Kind = Literal["red", "white"]
-Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 # Lengths are in diameters of the median cell, areas in those of a circle of this diameter.
-WORKING_DIAMETER = 48  # pixels of the median cell where it is searched; a larger one finds no more
-ROUGH_DIAMETER = 24  # the same where only the diameter is looked for, and for rings
-ROUGH_SIDES = 800, 1600  # pixels of a field's longer side where the first guess is made
-LEAST_DEPTH = 5  # pixels of a typical cell's middle to its edge that are enough for that guess
-LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
-ROUNDS = 4  # of searching with the diameter that the last round found
-STEADY = 0.1  # change of the diameter, as a share, after which the next would be small
+WORKING_DIAMETER = 48  # pixels of the median cell during the search; larger ones find no more
+ROUGH_DIAMETER = 24  # the same to find the diameter only, and for rings
+ROUGH_SIDES = 800, 1600  # pixels of a field's longer side for the first guess
+LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enough for that guess
+LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
+ROUNDS = 4  # of searching, each with the diameter from the last
+STEADY = 0.1  # smaller relative changes of the diameter end the rounds
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
-LEAST_RING = 0.1  # edge, 0 to 1, averaged over a ring; of a long or a pale cell few rings see much
+LEAST_RING = 0.1  # mean edge, 0 to 1, over a ring; rings see little of a long or pale cell
 CLOSEST = 0.25  # of two rings of one radius
-# In fields packed with cells, and in tissue, as many are found as 10 to each cell that fits in.
+# Fields packed with cells, and tissue, have up to 10 for each cell that fits in.
 RINGS_A_CELL = 20
-MOST_SEARCHED = 24_000_000  # pixels of a field where it is searched; each takes 100 bytes
-LONGEST_SEARCHED = 32_000  # pixels of its longer side there; OpenCV counts so far and no further
-ALIKE = 0.08  # of two outlines' middles, in diameters
+MOST_SEARCHED = 24_000_000  # pixels of a searched field; each takes 100 bytes
+LONGEST_SEARCHED = 32_000  # pixels of its longer side; the limit of OpenCV
+ALIKE = 0.08  # distance of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
-CLEAR = 0.7  # edge that counts as a whole one: pale cells have outlines too
-LEAST_EDGE = 0.7  # averaged over an outline, as a share of a clear one
-HOPELESS = 0.5  # the same of a first, coarse outline that is not worth a second
-LEAST_SEEN = 0.5  # share of an outline that lies within the field
+CLEAR = 0.7  # edge that counts as complete: pale cells have outlines too
+LEAST_EDGE = 0.7  # mean over an outline, as a share of a clear one
+HOPELESS = 0.5  # the same for a coarse first outline that is not worth a second
+LEAST_SEEN = 0.5  # share of an outline within the field
 LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
-LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and the overlap of two cells are smaller
-# Clearer outlines may cover as large a share of a cell as its edge exceeds this: a pale cell is
-# sure where it lies alone, in a heap only a clear one.
+LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and overlaps of cells are smaller
+# Clearer outlines may cover the share of a cell by which its edge exceeds this: a pale cell is
+# certain if it is alone, in a heap only a clear one.
 LEAST_EDGE_COVERED = 0.58
-PREFERRED_SIZE = 1.2  # in diameters; of two outlines the smaller is more often a part of the cell
-SIZE_PRIOR = 0.7  # edge that is lost by a cell e times as wide as `PREFERRED_SIZE`
-CUT_PRIOR = 0.35  # edge that would be lost by a cell of which nothing is seen
+PREFERRED_SIZE = 1.2  # in diameters; the smaller of two outlines is more often a part of the cell
+SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
+CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
-NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
-CYTOPLASM = 0.05  # the same of a white cell's cytoplasm
-COLOURED = 0.25  # the same as a share of its own absorbance, of which a dark red cell has more
-PALEST = 0.2  # absorbance of a red cell; beside a paler one, errors of colour look like a nucleus
-LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, but for a ripe schizont
-LOBES_APART = 0.16  # to each side, for one nucleus
-CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
-CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
-BRIDGE = 0.2  # across; what is narrower joins a white cell to another one
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Describe a cell in a field of view.
+    """A cell in a field of view.
 
-    ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) its x and y
-    there, which may lie outside the field; ``area`` what lies within, in square pixels; ``edge``,
-    0 to 1, how much of the outline is a clear edge; 1 of a white cell, which is found by its
-    nucleus. ``kind`` is a hint by that, no diagnosis.
+    ``box`` is x, y, width and height in pixels of the field; ``outline`` (angles, 2) is x and y,
+    possibly outside the field; ``area`` is the area within the field in square pixels; ``edge``,
+    0 to 1, is the clearness of the outline, 1 for a white cell, which is found by its nucleus.
+    ``kind`` is a hint from the nucleus, not a diagnosis.
     """
 
     box: Box
@@ -85,9 +84,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """List a field's cells in reading order, with the median red cell's diameter in pixels or NaN.
+    """A field's cells in reading order, with the median red cell's diameter in pixels or NaN.
 
-    Outlines of cells that lie over one another overlap.
+    Outlines of overlapping cells overlap.
     """
 
     cells: tuple[Cell, ...]
@@ -97,12 +96,12 @@ class Cells:
 def find_cells(field: Field, diameter: float | None = None) -> Cells:
     """Find the cells of a field of view, RGB uint8 (h, w, 3).
 
-    A field without cells, of nothing but noise or of one colour has none.
+    A field of only noise or of one colour has none.
 
     Args:
         field: RGB uint8 (h, w, 3).
-        diameter: of a typical red cell in pixels, where the magnification is known; it saves half
-            of the time, and one field's median is less sure.
+        diameter: of a typical red cell in pixels, if the magnification is known; this halves the
+            time, and is more certain than one field's median.
 
     Raises:
         ValueError: the field is not RGB, or the diameter is below `LEAST_DIAMETER`.
@@ -132,7 +131,7 @@ def typical_diameter(field: Field) -> float:
 
 
 def find_roughly(field: Field) -> Cells:
-    """Find most cells of a field of view, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
+    """Find most cells of a field, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
     diameter, cells = _guess_diameter(field), list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
@@ -150,31 +149,31 @@ def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
 
 
 def _guess_diameter(field: Field) -> float:
-    """Guess a cell's diameter in pixels by how deep stained regions are; NaN without any."""
+    """Guess a cell's diameter in pixels from the depth of stained regions; NaN without any."""
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
-        mask = stained(_over_channels(absorbance(scaled(field, scale))))
-        mask = ndimage.binary_fill_holes(mask)
+        mask = stained(over_channels(absorbance(scaled(field, scale))))
+        mask = _without_holes(mask)
         if mask.all() or not mask.any():
             return float("nan")
-        depth = _depth(mask)
+        depth = depths(mask)
         deepest = np.sort(depth[mask & (depth == cv2.dilate(depth, np.ones((5, 5))))])
-        # By area: specks are many, cells are large.
+        # Weighted by area, because specks are many and cells are large.
         typical = _weighted_median(deepest, deepest**2)
         if typical >= LEAST_DEPTH or scale == 1:
             break
     return float(2 * typical / scale)
 
 
-def _depth(mask: Mask) -> Amount:
-    """Measure how far each pixel of a mask is from its nearest pixel outside, in pixels."""
-    return np.asarray(
-        cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
-    )
+def _without_holes(mask: Mask) -> Mask:
+    """Fill what a mask encloses, which no path to the side of four neighbours leads out of."""
+    outside = np.pad(mask.view(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return np.asarray(outside[1:-1, 1:-1] != 2)
 
 
 def _median_diameter(cells: list[Cell]) -> float:
-    """Measure the median red cell's diameter in pixels, uncut and clear outlines first."""
+    """Measure the median red cell's diameter in pixels, preferring uncut and clear outlines."""
     red = [cell for cell in cells if cell.kind == "red"]
     chosen = [cell for cell in red if not cell.touches_border] or red or cells
     if not chosen:
@@ -194,7 +193,7 @@ def _weighted_median(values: Float, weights: Float) -> float:
 def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     """Find cells of a field whose median cell has about this diameter in pixels, clearest first.
 
-    They are searched where the median cell is ``working`` pixels wide.
+    The search scales the median cell to ``working`` pixels.
     """
     scale = working / diameter
     width, height = size_at(field.shape, scale)
@@ -206,52 +205,68 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
             "photograph into several",
         )
     colour = absorbance(scaled(field, scale))
-    amount = _over_channels(colour)
+    amount = over_channels(colour)
     mask = stained(amount)
     if not mask.any():
         return []
-    white = _white_outlines(colour, amount, mask, working)
+    white = white_outlines(colour, amount, mask, working)
     red = _red_outlines(amount, mask, working)
     found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
     found += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
-    return [
-        _cell(points, clearness, kind, scale, field.shape)
-        for (points, clearness), kind in _uncovered(found, mask[::step, ::step], step)
-    ]
+    return _cells(_uncovered(found, mask[::step, ::step], step), scale, field.shape)
 
 
 def _uncovered(
     found: list[tuple[Outline, Kind]], mask: Mask, step: int
 ) -> list[tuple[Outline, Kind]]:
-    """Choose outlines that hold stain and that those before them do not cover.
+    """Choose outlines that contain stain and are not covered by earlier ones.
 
     Args:
         found: outlines, the most probable first.
-        mask: which pixels hold stain, of every ``step``th row and column.
-        step: pixels of an outline's unit to each of the mask.
+        mask: the stained pixels, in every ``step``th row and column.
+        step: units of an outline per pixel of the mask.
     """
-    chosen, covered = list[tuple[Outline, Kind]](), np.zeros(mask.shape, np.uint8)
-    for outline, kind in found:
-        points, clearness = outline
-        within = _samples(points / step, mask.shape)
-        is_new = within[0].size > 0 and covered[within].mean() <= clearness - LEAST_EDGE_COVERED
-        if is_new and mask[within].mean() >= LEAST_STAINED:
-            covered[polygon(points[:, 1] / step, points[:, 0] / step, mask.shape)] = 1
-            chosen.append((outline, kind))
+    chosen = []
+    covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
+    picture, stain = covered[:-1].reshape(mask.shape), np.append(mask, False)
+    for start in range(0, len(found), AT_ONCE):
+        some = found[start : start + AT_ONCE]
+        outlines = np.array([points for (points, _), _ in some]) / step
+        within, seen = _samples(outlines, mask.shape)
+        holds_stain = (seen > 0) & (stain[within].sum(axis=1) >= LEAST_STAINED * seen)
+        for i in np.flatnonzero(holds_stain).tolist():
+            (_, clearness), _ = some[i]
+            if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
+                _cover(picture, outlines[i])
+                chosen.append(some[i])
     return chosen
 
 
-def _samples(points: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Choose rows and columns of pixels in an outline and the field, about evenly by area."""
-    middle = points.mean(axis=0)
-    x, y = np.rint(middle + SAMPLED * (points - middle)).astype(np.intp).reshape(-1, 2).T
+def _cover(picture: NDArray[np.uint8], outline: Float) -> None:
+    """Set the pixels of an outline in a picture (h, w) to 1."""
+    x, y, width, height = box_around(outline, picture.shape[::-1])
+    part = picture[y : y + height, x : x + width]
+    part |= layers([outline - (x, y)], part.shape) > 0
+
+
+def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Choose pixels in outlines (n, angles, 2), about evenly by area.
+
+    Returns:
+        Their places in the flattened field, or its size where they lie outside it, (n, pixels), and
+        how many lie within, (n,).
+    """
+    middle = outlines.mean(axis=1, keepdims=True)
+    rays = (outlines - middle)[:, np.newaxis]
+    places = np.rint(middle[:, np.newaxis] + SAMPLED * rays).astype(np.intp)
+    x, y = places.reshape(len(outlines), -1, 2).transpose(2, 0, 1)
     known = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
-    return y[known], x[known]
+    return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
 def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """Find candidates for red cells, maybe several of one cell, the most probable first."""
+    """Find candidates for red cells, possibly several per cell, the most probable first."""
     edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)
     rings = step * seeds(
@@ -262,7 +277,7 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
         most=_most_rings(amount.shape, working),
     )
     first, along = trace(edge, rings, ANGLES // 2)
-    # A ring finds a long cell at one of its ends; from the outline's middle it sees the other.
+    # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
     points, along = trace(edge, again)
     clearness, seen = _clearness(along)
@@ -273,18 +288,18 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
 
 
 def _most_rings(shape: tuple[int, ...], working: int) -> int:
-    """Limit the rings of a field by how many cells fit into it, cut ones at its border included."""
-    fit = (shape[0] + working) * (shape[1] + working) / _area(1, working)
+    """Limit the rings of a field by the number of cells that fit, including cut ones."""
+    fit = (shape[0] + working) * (shape[1] + working) / (np.pi / 4 * working**2)
     return ceil(RINGS_A_CELL * fit)
 
 
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
-    """List middles x, y and radii (n, 3) of outlines that differ and may become clear.
+    """List middles x, y and radii (n, 3) of different outlines that may become clear.
 
-    Of those alike, the clearest is kept.
+    Of similar ones the clearest is kept.
 
     Args:
-        outlines: of `trace`.
+        outlines: from `trace`.
         along: the edges along them.
         working: diameter of the median cell in pixels.
     """
@@ -292,22 +307,21 @@ def _distinct(outlines: Float, along: Float, working: int) -> Float:
     order = np.argsort(-clearness, kind="stable")
     order = order[clearness[order] > HOPELESS]
     places = np.column_stack([outlines.mean(axis=1), _widths(outlines) / 2])[order]
+    # Not every pair: a field of tissue at low magnification has tens of thousands.
+    pairs = KDTree(places[:, :2]).query_pairs(1.01 * ALIKE * working, output_type="ndarray")
+    away = np.abs(places[pairs[:, 0]] - places[pairs[:, 1]])
+    alike = np.hypot(away[:, 0], away[:, 1]) < ALIKE * working
+    alike &= away[:, 2] < ALIKE / 2 * working
+    pairs = pairs[alike]
     kept = np.ones(len(places), bool)
-    # Not each against each: of tissue at a low magnification a field has tens of thousands.
-    tree = KDTree(places[:, :2])
-    for i in range(len(places)):
-        if kept[i]:
-            near = np.asarray(tree.query_ball_point(places[i, :2], 1.01 * ALIKE * working), int)
-            near = near[near > i]
-            away = places[near] - places[i]
-            alike = np.hypot(away[:, 0], away[:, 1]) < ALIKE * working
-            alike &= np.abs(away[:, 2]) < ALIKE / 2 * working
-            kept[near[alike]] = False
+    for clearer, other in pairs[np.argsort(pairs[:, 0])].tolist():
+        if kept[clearer]:
+            kept[other] = False
     return places[kept]
 
 
 def _clearness(along: Float) -> tuple[Float, Float]:
-    """Average the edge over the seen part of outlines, and measure the share seen, (n,) each."""
+    """Average the edge over the visible part of outlines, and compute its share, (n,) each."""
     seen = ~np.isnan(along)
     clear = np.nansum(np.minimum(along, CLEAR), axis=1) / CLEAR
     return clear / np.maximum(seen.sum(axis=1), 1), seen.mean(axis=1)
@@ -318,69 +332,16 @@ def _widths(outlines: Float) -> Float:
     return np.asarray(2 * np.sqrt(enclosed_area(outlines) / np.pi))
 
 
-def _over_channels(colour: Amount) -> Amount:
-    """Combine the absorbance over all channels, (h, w)."""
-    return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
-
-
-def _white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
-    """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
-
-    Cytoplasm has some of the nucleus' colour, and is near it. The cell is the convex hull of both.
-    """
-    typical = float(np.median(amount[mask]))
-    eosin = np.median(colour[mask & (amount < 1.5 * typical)], axis=0)
-    eosin /= np.linalg.norm(eosin)
-    azure = _over_channels(colour - (colour @ eosin)[..., np.newaxis] * eosin)
-    azure = ndimage.gaussian_filter(azure, SMOOTHING * working)
-    unit = max(typical, PALEST)
-    nuclei = azure > NUCLEUS * unit
-    together = ndimage.binary_dilation(nuclei, iterations=round(LOBES_APART * working))
-    groups, _ = ndimage.label(together)
-    depth = CYTOPLASM_DEPTH * working
-    found = []
-    for i, place in enumerate(ndimage.find_objects(groups), start=1):
-        if np.count_nonzero(nuclei[place] & (groups[place] == i)) < _area(LEAST_NUCLEUS, working):
-            continue
-        window = tuple(
-            slice(max(part.start - ceil(depth), 0), part.stop + ceil(depth)) for part in place
-        )
-        nucleus = nuclei[window] & (groups[window] == i)
-        near = _depth(~nucleus) <= depth
-        coloured = azure[window] > np.maximum(CYTOPLASM * unit, COLOURED * amount[window])
-        body = ndimage.binary_opening(
-            near & coloured, iterations=max(1, round(BRIDGE / 2 * working))
-        )
-        parts, _ = ndimage.label(body | nucleus)
-        pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]
-        # Their corners, so that a streak has a hull as well.
-        hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
-        corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
-        found.append((_resampled(corners), 1.0))
-    return found
-
-
-def _area(share: float, diameter: int) -> float:
-    """Compute a share of the area of a circle of a diameter."""
-    return share * np.pi / 4 * diameter**2
-
-
-def _resampled(corners: Float) -> Float:
-    """Resample a convex outline (n, 2) to `ANGLES` points at equal distances along it."""
-    ring = np.concatenate([corners, corners[:1]])
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
-    at = np.linspace(0, along[-1], ANGLES, endpoint=False)
-    return np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1)
-
-
-def _cell(
-    points: Float, clearness: float, kind: Kind, scale: float, shape: tuple[int, ...]
-) -> Cell:
-    """Make a cell in pixels of its field from an outline at another scale."""
-    outline = rescaled(points, 1 / scale)
-    size = np.array(shape[1::-1])
-    box = box_around(outline, (shape[1], shape[0]))
-    # What lies outside is pressed flat against the border.
-    area = float(enclosed_area(np.clip(outline, -0.5, size - 0.5)))
-    touches = box[0] <= 0 or box[1] <= 0 or box[0] + box[2] >= size[0] or box[1] + box[3] >= size[1]
-    return Cell(box, outline, area, clearness, bool(touches), kind)
+def _cells(found: list[tuple[Outline, Kind]], scale: float, shape: tuple[int, ...]) -> list[Cell]:
+    """Make cells in pixels of their field from outlines at another scale."""
+    width, height = size = (shape[1], shape[0])
+    points = np.array([points for (points, _), _ in found]).reshape(-1, ANGLES, 2)
+    outlines = rescaled(points, 1 / scale)
+    # Parts outside are projected onto the border.
+    areas = enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
+    cells = []
+    for outline, area, ((_, clearness), kind) in zip(outlines, areas, found, strict=True):
+        x, y, wide, tall = box = box_around(outline, size)
+        touches = x <= 0 or y <= 0 or x + wide >= width or y + tall >= height
+        cells.append(Cell(box, outline, area, clearness, touches, kind))
+    return cells

@@ -1,32 +1,35 @@
 """Trace closed outlines of round things darker than their surroundings, even if they overlap.
 
 An edge is a complex number that points from dark to bright; its absolute value is 0 to 1. A centre
-is where the edges of a whole ring point outwards (a Hough transform by direction). Round it, an
-outline is the closed path of radii that gathers the strongest outward edges, found by dynamic
-programming. A cell that lies over another one has edges on all sides, since absorbances add up, so
-that the overlap belongs to both.
+is a point around which the edges of a whole ring point outwards (a Hough transform by direction).
+Around it, an outline is the closed path of radii with the strongest outward edges, found by dynamic
+programming. A cell on top of another one has edges on all sides, because absorbances add up, so the
+overlap belongs to both.
 """
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
-from tasks.types import Amount, Mask
+from tasks.types import Amount, Float, Mask
 
 Edges = NDArray[np.complex64]
-Float = NDArray[np.float64]
 Gain = NDArray[np.float32]
+Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 ANGLES = 48
-REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline that are tried, in radii of its seed
+REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline to try, in radii of its seed
 RING_WIDTH = 0.13  # of a ring's radius; cells are not circles
-SOFTNESS = 0.12  # of a typical edge, where an edge counts as a half: pale cells have edges too
+SOFTNESS = 0.12  # of a typical edge, at which an edge counts as a half: pale cells have edges too
 SMOOTHING = 0.03  # of a diameter; less than the rim of a cell, more than the camera's noise
-STEPS = 2  # by how many of `REACH` an outline may turn from one angle to the next
-STIFFNESS = 0.06  # what a step costs, in edges
-AT_ONCE = 1024  # seeds that are traced together, each of which takes 100 kB
-SEEN = 0.5  # of a ring; of a cell that is cut more than this, the centre is a guess
+STEPS = 2  # largest step in `REACH` from one angle to the next
+STIFFNESS = 0.06  # cost of a step, in edges
+AT_ONCE = 512  # seeds traced together; each takes 100 kB
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its four neighbours
+SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
 def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
@@ -34,59 +37,100 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
 
     Args:
         amount: absorbance over all channels.
-        mask: which pixels hold stain.
+        mask: the stained pixels.
         diameter: of a typical cell in pixels.
     """
-    sigma = SMOOTHING * diameter
-    down, right = (ndimage.gaussian_filter(amount, sigma, order=o) for o in ((1, 0), (0, 1)))
-    outward = -(right + 1j * down)
-    strength = np.abs(outward)
-    rim = mask & ~ndimage.binary_erosion(mask, border_value=1)
-    typical = float(np.median(strength[rim])) if rim.any() else 1.0
-    return np.asarray(outward / (strength + SOFTNESS * typical), np.complex64)
+    smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
+    right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
+    strength = np.sqrt(right * right + down * down)
+    inner = cv2.erode(mask.view(np.uint8), CROSS)  # the mask continues beyond the field
+    rim = mask & (inner == 0)
+    typical = np.median(strength[rim]) if rim.any() else 1.0
+    strength += np.float32(SOFTNESS * typical)
+    outward = cv2.merge([-right / strength, -down / strength])
+    return outward.view(np.complex64)[..., 0]
+
+
+def depths(mask: Mask) -> Amount:
+    """Measure how far each pixel of a mask is from its nearest pixel outside, in pixels."""
+    depth = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squares are whole numbers; OpenCV's last digits depend on its threads and on memory.
+    return np.asarray(np.sqrt(np.rint(depth * depth)), np.float32)
+
+
+def gaussian(sigma: float, order: int = 0) -> Gain:
+    """Compute a filter (n,): a Gaussian of that width in pixels, its slope or its second slope."""
+    reach = int(4 * sigma + 0.5)
+    x = np.arange(-reach, reach + 1) / sigma
+    smooth = np.exp(-x * x / 2)
+    factor = (1, x / sigma, (x * x - 1) / sigma**2)[order]
+    return np.asarray(factor * smooth / smooth.sum(), np.float32)
+
+
+def filtered(amount: Amount, across: Gain, down: Gain) -> Amount:
+    """Filter an amount (h, w) along its rows and along its columns, mirrored at its border."""
+    return np.asarray(
+        cv2.sepFilter2D(amount, cv2.CV_32F, across, down, borderType=cv2.BORDER_REFLECT)
+    )
 
 
 def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -> Float:
-    """Find centres of rings: x, y and radius in pixels, (n, 3); they may lie outside the field.
+    """Find centres of rings: x, y and radius in pixels, (n, 3), possibly outside the field.
 
     Args:
         edge: of `edges`, (h, w).
-        radii: of the rings that are tried, in pixels.
+        radii: of the rings to try, in pixels.
         least: the share of a ring that must point outwards.
         apart: the least distance of two centres in pixels.
-        most: how many are returned; of more, those of which the largest share points outwards.
+        most: the largest number to return, best first.
     """
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
-    shape = [fft.next_fast_len(n + 2 * int(1.5 * radii.max()) + 1) for n in (height, width)]
-    spectrum = fft.fft2(np.pad(edge, margin), shape)
-    inside = fft.rfft2(np.pad(np.ones(edge.shape, np.float32), margin), shape)
+    longest = 2 * int(1.5 * radii.max()) + 1
+    shape = [fft.next_fast_len(n + longest, real=True) for n in (height, width)]
+    right, down = (fft.rfft2(np.pad(part, margin), shape) for part in (edge.real, edge.imag))
+    near = np.ones((2 * int(apart / 2) + 1,) * 2, np.uint8)
     found, shares = [], []
     for r in radii:
         ring, half = _ring(float(r))
-        window = np.s_[half : half + height, half : half + width]
-        # Correlation with outward unit vectors: the kernel is turned by half a turn, and conjugate.
-        kernel = fft.fft2(np.conj(ring[::-1, ::-1]), shape)
-        towards = fft.ifft2(spectrum * kernel, overwrite_x=True).real[window]
-        seen = fft.irfft2(inside * fft.rfft2(np.abs(ring), shape), shape)[window]
-        share = towards / np.maximum(seen, SEEN)
-        top = ndimage.maximum_filter(share, size=2 * int(apart / 2) + 1)
-        y, x = np.nonzero((share == top) & (share > least))
+        # Correlation with outward unit vectors: the kernel is turned by half a turn.
+        turned = ring[::-1, ::-1]
+        towards = right * fft.rfft2(turned.real, shape)
+        towards += down * fft.rfft2(turned.imag, shape)
+        share = fft.irfft2(towards, shape)[half : half + height, half : half + width]
+        rows, columns = (_inside(n, margin, half) for n in edge.shape)
+        share /= np.maximum(rows @ np.abs(ring) @ columns.T, SEEN)
+        y, x = np.nonzero((share == cv2.dilate(share, near)) & (share > least))
         found.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
         shares.append(share[y, x])
     chosen = np.argsort(-np.concatenate(shares), kind="stable")[:most]
     return np.concatenate(found)[np.sort(chosen)].astype(np.float64)
 
 
-def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
-    """Trace outlines (n, angles, 2) in pixels x, y round n seeds, and edges (n, angles) along them.
+def _inside(length: int, margin: int, half: int) -> Gain:
+    """Mark which pixels of a ring lie in the field, for each place along a side of it.
 
-    The edge is NaN outside the field, where nothing is known.
+    Args:
+        length: of the side in pixels; places go ``margin`` beyond it at both ends.
+        margin: in pixels.
+        half: of the ring's square, in pixels.
+
+    Returns:
+        0 or 1, (length + 2 * margin, 2 * half + 1).
+    """
+    at = np.arange(-margin, length + margin)[:, np.newaxis] + np.arange(-half, half + 1)
+    return ((at >= 0) & (at < length)).astype(np.float32)
+
+
+def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
+    """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
+
+    The edge is NaN outside the field.
 
     Args:
         edge: of `edges`, (h, w).
         around: x, y and radius of the seeds in pixels, (n, 3).
-        angles: how many points an outline has; with half of them, half as many radii are tried.
+        angles: number of points of an outline; with half of them, half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
@@ -95,26 +139,21 @@ def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Floa
 
 
 def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
-    """Trace outlines round few seeds, as `trace` does round many."""
-    direction = np.exp(2j * np.pi * np.arange(angles) / angles).astype(np.complex64)
+    """Trace outlines around a few seeds, as `trace` does around many."""
+    turn = 2 * np.pi * np.arange(angles)[:, np.newaxis, np.newaxis] / angles
+    right, down = np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
     reach = REACH[:: ANGLES // angles].astype(np.float32)
-    centre = (around[:, 0] + 1j * around[:, 1]).astype(np.complex64)
-    radii = around[:, 2].astype(np.float32)
-    rays = direction[:, np.newaxis, np.newaxis] * (reach[:, np.newaxis] * radii) + centre
-    met = _between_pixels(edge, rays)
-    along = direction.real[:, np.newaxis, np.newaxis] * met.real
-    along += direction.imag[:, np.newaxis, np.newaxis] * met.imag
+    x, y, radii = around.T.astype(np.float32)
+    length = reach[:, np.newaxis] * radii
+    along = _outward_edges(edge, right, down, right * length + x, down * length + y)
     gain = along - (0.1 * (reach - 1) ** 2)[:, np.newaxis]
     path = _closed_path(gain)
     a, n = np.ogrid[:angles, : len(around)]
-    between = (reach[1] - reach[0]) * _top_between(gain, path)
-    points = rays[a, path, n] + direction[:, np.newaxis] * between * radii
-    height, width = edge.shape
-    known = (points.real >= 0) & (points.real <= width - 1)
-    known &= (points.imag >= 0) & (points.imag <= height - 1)
+    length = (reach[path] + (reach[1] - reach[0]) * _top_between(gain, path)) * radii
+    points = np.stack([x + right[:, 0] * length, y + down[:, 0] * length], axis=2)
+    known = ((points >= 0) & (points <= np.array(edge.shape)[::-1] - 1)).all(axis=2)
     best = np.where(known, along[a, path, n], np.nan)
-    outlines = np.stack([points.real, points.imag], axis=2)
-    return outlines.transpose(1, 0, 2).astype(np.float64), best.T.astype(np.float64)
+    return points.transpose(1, 0, 2).astype(np.float64), best.T.astype(np.float64)
 
 
 def enclosed_area(outlines: Float) -> Float:
@@ -123,24 +162,64 @@ def enclosed_area(outlines: Float) -> Float:
     return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
 
 
-def _between_pixels(edge: Edges, places: Edges) -> Edges:
-    """Interpolate edges at places x + iy bilinearly, 0 outside the field; of places' shape."""
-    if not places.size:
-        return places
-    flat = places.reshape(-1, places.shape[-1])
+def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Count in how many closed outlines, (n, 2) each, the middle of each pixel lies, (h, w).
+
+    An outline must not cross itself. From left to right, a row of pixels enters and leaves it where
+    it meets the lines from point to point.
+    """
+    height, width = shape
+    changes = np.zeros((height, width + 1), np.int32)  # from the pixel to the left
+    if not outlines:
+        return changes[:, :-1]
+    lengths = np.array([len(each) for each in outlines], np.intp)
+    starts = np.cumsum(lengths) - lengths
+    after = np.arange(1, lengths.sum() + 1)
+    after[starts + lengths - 1] = starts
+    x, y = np.concatenate(outlines).T
+    x_after, y_after = x[after], y[after]
+    clockwise = np.repeat(np.add.reduceat(x * y_after - y * x_after, starts) > 0, lengths)
+    first, beyond = (
+        np.clip(np.ceil(ends), 0, height).astype(np.intp)
+        for ends in (np.minimum(y, y_after), np.maximum(y, y_after))
+    )
+    rows = beyond - first
+    line = np.repeat(np.arange(len(rows)), rows)
+    row = np.arange(len(line)) - (np.cumsum(rows) - rows - first)[line]
+    slope = (x_after - x)[line] / (y_after - y)[line]
+    column = np.clip(np.ceil(x[line] + (row - y[line]) * slope), 0, width).astype(np.intp)
+    enters = (y_after < y) == clockwise
+    np.add.at(changes, (row, column), np.where(enters[line], 1, -1))
+    return np.cumsum(changes, axis=1, out=changes)[:, :-1]
+
+
+def _outward_edges(edge: Edges, right: Gain, down: Gain, x: Gain, y: Gain) -> Gain:
+    """Interpolate how strong edges are along rays, bilinearly, 0 outside the field.
+
+    Args:
+        edge: of `edges`, (h, w).
+        right: how far a ray leads to the right, the cosine of its angle, (angles, 1, 1).
+        down: the same downwards.
+        x: of places on the rays in pixels, (angles, radii, n).
+        y: the same of their rows.
+    """
+    if not x.size:
+        return x
     met = cv2.remap(
         edge.view(np.float32).reshape(*edge.shape, 2),
-        np.ascontiguousarray(flat.real),
-        np.ascontiguousarray(flat.imag),
+        x.reshape(-1, x.shape[-1]),
+        y.reshape(-1, y.shape[-1]),
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=0,
-    )
-    return np.asarray(met.view(np.complex64).reshape(places.shape))
+    ).reshape(*x.shape, 2)
+    along = right * met[..., 0]
+    along += down * met[..., 1]
+    return along
 
 
 def _ring(radius: float) -> tuple[Edges, int]:
-    """Draw outward unit vectors on a soft ring (side, side) that sum to 1; give half its side."""
+    """Draw outward unit vectors on a soft ring (side, side) that sum to 1; return half its side."""
     half = int(np.ceil(radius * (1 + 3 * RING_WIDTH)))
     x = np.arange(-half, half + 1)
     z = x + 1j * x[:, np.newaxis]
@@ -150,10 +229,10 @@ def _ring(radius: float) -> tuple[Edges, int]:
 
 
 def _closed_path(gain: Gain) -> NDArray[np.intp]:
-    """Find the path over radii with the highest gain less its steps, for each of n; (angles, n).
+    """Find the path over radii with the highest gain minus its steps, for each of n; (angles, n).
 
-    It is followed for half a turn more than one, and the turn in the middle is kept, so that the
-    ends meet.
+    It is followed for one and a half turns, and the turn in the middle is kept, so that the ends
+    meet.
 
     Args:
         gain: of each radius at each angle, (angles, radii, n).
@@ -161,14 +240,20 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
     angles, radii, n = gain.shape
     lead = angles // 4
     turn = np.arange(-lead, angles + lead)
-    total = np.full((len(turn), radii + 2 * STEPS, n), -np.inf, np.float32)
+    total = np.empty((len(turn), radii + 2 * STEPS, n), np.float32)
+    total[:, :STEPS] = total[:, -STEPS:] = -np.inf
     total[0, STEPS:-STEPS] = gain[turn[0]]
     step = np.arange(-STEPS, STEPS + 1)
     cost = (STIFFNESS * step**2).astype(np.float32)
+    turned = np.empty((radii, n), np.float32)
     for a in range(1, len(turn)):
-        here = total[a, STEPS:-STEPS]
-        for s, c in zip(step, cost, strict=True):
-            np.maximum(here, total[a - 1, STEPS + s : STEPS + s + radii] - c, out=here)
+        before, here = total[a - 1], total[a, STEPS:-STEPS]
+        here[:] = before[STEPS:-STEPS]
+        for s in range(1, STEPS + 1):  # as far to one side as to the other, which costs the same
+            inner, outer = before[STEPS - s :][:radii], before[STEPS + s :][:radii]
+            np.maximum(inner, outer, out=turned)
+            turned -= cost[STEPS + s]
+            np.maximum(here, turned, out=here)
         here += gain[turn[a] % angles]
     path = np.empty((len(turn), n), np.intp)
     path[-1] = total[-1].argmax(axis=0)
@@ -180,14 +265,14 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
 
 
 def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
-    """Find how far a path is from the top of a parabola through three gains, -.5 to .5 of a step.
+    """Find the offset of a path from the peak of a parabola of three gains, -.5 to .5 of a step.
 
-    The gains are those of the path and beside it; the result is 0 where they have no top, and at
+    The gains are those of the path and its neighbours; the offset is 0 if there is no top, and at
     the first and the last radius.
 
     Args:
         gain: of each radius at each angle, (angles, radii, n).
-        path: of `_closed_path`, (angles, n).
+        path: from `_closed_path`, (angles, n).
     """
     a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
     last = gain.shape[1] - 1

@@ -22,14 +22,14 @@ Finder = Callable[[Field, float | None], Cells]
 Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
-ENOUGH_CELLS = 10  # of a slide's field, for their median to be better than what the slide says
-ALIKE = 0.15  # by which the medians of photographs of one magnification differ at most
+ENOUGH_CELLS = 10  # in a slide's field, for their median to be better than the slide's own value
+ALIKE = 0.15  # largest difference of medians of photographs at one magnification
 TRIED = 128  # pixels of the side of the field on which a finder is tried
-GRAIN = 8  # parts of a pixel that an outline knows; it is found to a pixel or so
+GRAIN = 8  # resolution of an outline, in parts of a pixel; its error is about a pixel
 
 
 def load_finder(name: str) -> Finder:
-    """Load the finder of cells of that name: ``outlines``, or ``module:function`` of one's own.
+    """Load a finder of cells by name: ``outlines``, or ``module:function`` of your own.
 
     It is called with a field, RGB uint8 (h, w, 3), and the diameter of a typical red cell in pixels
     or None, and returns `tasks.segmentation.cells.Cells`.
@@ -51,10 +51,10 @@ def load_finder(name: str) -> Finder:
 
 
 def try_finder(name: str) -> None:
-    """Try a finder of one's own on an empty field, so that a wrong one fails at once.
+    """Try a user's finder on an empty field, so that a wrong one fails at once.
 
     Raises:
-        SourceError: there is no such finder, it fails, or it finds something else than cells.
+        SourceError: there is no such finder, it fails, or it does not return cells.
     """
     finder = load_finder(name)
     if name == OUTLINES:
@@ -76,26 +76,26 @@ def try_finder(name: str) -> None:
 def cells_of_place(
     place: Row, field: Row, finder: Finder, *, least_sharpness: float, most_packed: float
 ) -> tuple[Row, list[Row]]:
-    """Find the cells whose middle lies in a field, and read what they need beyond its border.
+    """Find the cells whose middle is in a field, and read the pixels they need beyond its border.
 
     Args:
         place: a row of places.
-        field: what is known of it so far, to which is added what its pixels say.
+        field: the data known so far, to which measurements are added.
         finder: of cells.
-        least_sharpness: below which a slide's field is out of focus, and not searched.
-        most_packed: beyond which it is too thick, and not searched.
+        least_sharpness: below this a slide's field is out of focus, and not searched.
+        most_packed: above this it is too thick, and not searched.
     """
-    # Of a slide the magnification is known; of photographs it was measured on some of them.
+    # The magnification of a slide is known; that of photographs was measured on some of them.
     expected = place["diameter"] if place["is_slide"] else None
     around = _grown(place) if place["is_slide"] else box_of(place)
     _refuse_changed(place)
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
-    step = around[2] / pixels.shape[1]  # pixels of the source for each that was read
+    step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None if expected is None else sharpness(pixels, expected / step)
     if seen is not None and seen < least_sharpness:
         return field | {"kind": "unfocused", "sharpness": seen}, []
     if expected is not None:
-        # The survey has seen the place as a whole, which may be half empty.
+        # The survey judged the place as a whole, which may be half empty.
         thick = packed(pixels, expected / step)
         if thick > most_packed:
             return field | {"kind": "thick", "sharpness": seen, "packed": thick}, []
@@ -108,10 +108,11 @@ def cells_of_place(
         diameter = expected
     whole, scale, level = size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
     kept: list[Cell] = []
-    rows: dict[Box, Row] = {}  # a box is a cell's name: what is found twice is kept once
+    rows: dict[Box, Row] = {}  # a box identifies a cell: duplicates are kept once
     outlines = [rescaled(cell.outline, step) + around[:2] for cell in found.cells]
-    for cell, outline, own in zip(found.cells, outlines, apart(outlines, scale), strict=True):
-        box = box_around(with_rim(outline, scale), whole)
+    rims = [with_rim(outline, scale) for outline in outlines]
+    for cell, rim, own in zip(found.cells, rims, apart(outlines, rims, scale), strict=True):
+        box = box_around(rim, whole)
         points = np.round((own - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
             kept.append(cell)
@@ -146,9 +147,9 @@ def _found_like_others(finder: Finder, pixels: Field, diameter: float | None) ->
 
 
 def _level_of_cells(place: Row, diameter: float) -> int:
-    """Find the coarsest level where a cell is no smaller than the training cells, else the finest.
+    """Find the coarsest level at which cells are no smaller than training cells, else the finest.
 
-    Cells are searched at fewer pixels than they are diagnosed at.
+    The search uses fewer pixels than the diagnosis.
     """
     if not place["is_slide"]:
         return 0
@@ -158,7 +159,7 @@ def _level_of_cells(place: Row, diameter: float) -> int:
 
 
 def _refuse_changed(place: Row) -> None:
-    """Raise BadImageError where a source is not the file any more that was surveyed."""
+    """Raise BadImageError if a source is no longer the file that was surveyed."""
     uri = place["source_uri"]
     current = stamp(uri)
     if current != place["source_stamp"] and digest_at(uri, current).hex() != place["source_id"]:
@@ -166,7 +167,7 @@ def _refuse_changed(place: Row) -> None:
 
 
 def _is_inside(box: Box, place: Row) -> bool:
-    """Tell whether the middle of a box lies in a place."""
+    """Return whether the middle of a box is in a place."""
     x, y, width, height = box_of(place)
     middle = box[0] + box[2] / 2, box[1] + box[3] / 2
     return bool(x <= middle[0] < x + width and y <= middle[1] < y + height)
@@ -182,7 +183,7 @@ def image_row(
     kind: str,
     touches_border: bool = False,
 ) -> Row:
-    """Make a row of the manifest; a label of a whole field is not that of each cell in it."""
+    """Make a row of the manifest; the label of a whole field is not a label of its cells."""
     region = Region(*box, level)
     names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
     return {
@@ -198,7 +199,7 @@ def image_row(
 
 
 def _grown(place: Row) -> Box:
-    """Enlarge a slide's field by a cell's diameter on all sides, as far as the slide goes."""
+    """Enlarge a slide's field by a cell's diameter on all sides, within the slide."""
     x, y, width, height = box_of(place)
     slide, more = _slide(place), int(np.ceil(place["diameter"]))
     left, top = max(x - more, 0), max(y - more, 0)
@@ -219,7 +220,7 @@ def size_of(place: Row) -> tuple[int, int]:
 
 
 def box_columns(box: Box) -> Row:
-    """Name the four numbers of a box."""
+    """Return the four numbers of a box by name."""
     return dict(zip(("x", "y", "width", "height"), box, strict=True))
 
 
@@ -229,5 +230,5 @@ def box_of(place: Row) -> Box:
 
 
 def finite(value: float) -> float | None:
-    """Return a finite value, and None of another one."""
+    """Return a finite value, or None if it is not."""
     return value if np.isfinite(value) else None

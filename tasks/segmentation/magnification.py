@@ -1,29 +1,29 @@
-"""Measure the magnification of photographs once for all that one camera has taken."""
+"""Measure the magnification once for all photographs of one camera."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from math import ceil
 from statistics import median
 
-MEASURED = 32  # photographs; the median of so many has an error of some percent of a diameter
+MEASURED = 32  # photographs; their median has an error of some percent of a diameter
 
 
 def measured_every(photographs: int) -> int:
-    """Choose which of so many photographs are measured: one of how many."""
+    """Return k: every k-th of ``photographs`` is measured."""
     return max(1, ceil(photographs / MEASURED))
 
 
 def typical_diameters(
     sizes: Sequence[tuple[int, int] | None], measured: Sequence[float | None]
 ) -> list[float | None]:
-    """Give each of n photographs the median diameter of a red cell in those of its size.
+    """Return the median diameter of a red cell in photographs of the same size, for each of n.
 
     Args:
-        sizes: width and height in pixels; None of what is no photograph.
-        measured: diameters in pixels; None where none was measured, or where there are no cells.
+        sizes: width and height in pixels; None if it is not a photograph.
+        measured: diameters in pixels; None if not measured, or without cells.
 
     Returns:
-        Diameters in pixels; None where nothing of this size was measured. What is no photograph
+        Diameters in pixels; None if nothing of this size was measured. Anything but a photograph
         keeps its own.
     """
     known = defaultdict[tuple[int, int], list[float]](list)

@@ -1,4 +1,4 @@
-"""Recognise a photograph of many cells that was given as a picture of one."""
+"""Recognise a photograph of many cells among pictures of single ones."""
 
 import threading
 
@@ -10,23 +10,23 @@ from tasks.images.geometry import scaled
 from tasks.segmentation.cells import LEAST_DIAMETER, Cell, find_cells, find_roughly
 from tasks.types import Field
 
-SEARCHED = 640  # pixels of the longer side where cells are counted, so that memory is bounded
+SEARCHED = 640  # pixels of the longer side for counting cells, which bounds memory
 # The emptiest of 120 BCCD fields shows four; of 600 NIH cells, enlarged to 420 to 1,000 pixels,
 # none shows more than two.
 SEVERAL = 4
-# Neighbours of a cell, and pieces of its rim where the middle is pale, are counted as cells too, so
-# a clear outline that fills the middle decides. Of 345 cells of the vivax set, cut out with what
-# surrounds them and enlarged as much, 17 are refused, and 45 would be without this.
-FILLING = 0.8, 0.55  # diameters that are looked for, as shares of the shorter side
-LEAST_FILLED = 0.45  # the same, of a cell that fills its picture
+# Neighbours of a cell, and pieces of the rim of a pale one, are also counted as cells, so a clear
+# outline that fills the middle decides. Of 345 cells of the vivax set, cut out with their
+# surroundings and enlarged in the same way, 17 are refused; without this rule, 45.
+FILLING = 0.8, 0.55  # diameters to look for, as shares of the shorter side
+LEAST_FILLED = 0.45  # the same for a cell that fills its picture
 CLEAR = 0.9  # edge of its outline
-OFF_CENTRE = 0.2  # of its middle from the picture's, as a share of the shorter side
-# One picture at a time, for each takes up to 320 MB.
+OFF_CENTRE = 0.2  # distance of its middle from the picture's, as a share of the shorter side
+# One picture at a time, because each takes up to 320 MB.
 _COUNTING = threading.Lock()
 
 
 def refuse_many_cells(picture: Image.Image) -> None:
-    """Raise BadImageError where an RGB picture shows several whole cells and none that fills it."""
+    """Raise BadImageError if an RGB picture shows several whole cells and none that fills it."""
     with _COUNTING:
         count = whole_cells(np.asarray(picture))
     if count >= SEVERAL:
@@ -34,9 +34,9 @@ def refuse_many_cells(picture: Image.Image) -> None:
 
 
 def whole_cells(field: Field) -> int:
-    """Count the cells of a picture, RGB uint8 (h, w, 3), that its border does not cut.
+    """Count the cells in a picture, RGB uint8 (h, w, 3), that its border does not cut.
 
-    It is one where a single cell fills the picture, whatever lies beside it.
+    The count is 1 if a single cell fills the picture, whatever surrounds it.
     """
     field = scaled(field, min(1.0, SEARCHED / max(field.shape[:2])))
     if _is_filled(field):

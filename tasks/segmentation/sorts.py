@@ -1,9 +1,9 @@
-"""Tell the sort of a file: a picture of one cell, a photograph of a field, or a whole slide.
+"""Recognise the kind of a file: a picture of one cell, a photograph of a field, or a whole slide.
 
-Name and header tell most of it. A night may have hundreds of thousands of files, so the largest are
-looked at first, and the rest are taken for cells once many in a row are: a photograph of a field
-has many times the bytes of a cell. Pictures of a size that both may have are told apart by the
-cells that the finder sees in some of them.
+Name and header are usually enough. A night may have hundreds of thousands of files, so the largest
+are looked at first, and the rest count as cells once many in a row are: a photograph of a field has
+many times the bytes of a cell. For sizes that both kinds may have, the finder counts the cells in
+some of the pictures.
 """
 
 import io
@@ -24,25 +24,25 @@ from tasks.segmentation.many_cells import SEVERAL
 Sort = Literal["cells", "fields", "slides"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 Size = tuple[int, int]  # width and height in pixels
-Glance = Sort | Size | None  # what a header tells: a size where that may be either; None: nothing
+Glance = Sort | Size | None  # from a header: a size if the kind is still open; None: unreadable
 
-HEAD = 2**16  # bytes in which nearly every header lies
-IN_A_ROW = 64  # files of one format that are cells, after which smaller ones are not looked at
+HEAD = 2**16  # bytes that contain nearly every header
+IN_A_ROW = 64  # files of one format that are cells, after which smaller ones are not opened
 TRIED = 8  # pictures of one size in which the finder counts cells
-MOST_TRIED = 128  # pictures in which it does in all; others are checked when they are read
-GOLDEN = 0.6180339887498949  # whose multiples are spread evenly
+MOST_TRIED = 128  # pictures in which it does in all; others are checked when read
+GOLDEN = 0.6180339887498949  # its multiples are spread evenly
 
 
 def glance(uri: str) -> Glance:
-    """Tell the sort of a file by its name and header; its size where that leaves two; None if bad.
+    """Recognise a file by its name and header; its size if the kind is open; None if unreadable.
 
-    Whoever reads a bad file says what is wrong with it.
+    The error is reported when the file is read.
     """
     try:
         if extension_of(uri) in SLIDE_EXTENSIONS and is_slide(uri):
             return "slides"
         size = _size(read_head(uri, HEAD)) or _size(read_bytes(uri))
-    except Exception:  # whatever its filesystem raises
+    except Exception:  # any error of its filesystem
         return None
     if size is None or max(size) <= LARGEST_TRAINING_CELL:
         return None if size is None else "cells"
@@ -68,18 +68,18 @@ def glances(
 
     Args:
         uris: of the files (n,).
-        sizes: of the files in bytes; None where it is not known.
-        look: glances at some of them.
+        sizes: of the files in bytes; None if unknown.
+        look: glances at some files.
 
     Returns:
-        What is known of each file (n,); smaller ones than were looked at are cells.
+        The kind of each file (n,); files smaller than the opened ones are cells.
     """
     found: list[Glance] = ["cells"] * len(uris)
     formats = defaultdict[str, list[int]](list)
     for row, uri in enumerate(uris):
         formats[extension_of(uri)].append(row)
     for rows in formats.values():
-        # Where sizes are unknown, from everywhere in the source: its folders may differ.
+        # If sizes are unknown, from everywhere in the source, because folders may differ.
         rows.sort(key=lambda row: (-(sizes[row] or inf), row * GOLDEN % 1))
         left = iter(rows)
         while some := list(islice(left, IN_A_ROW)):
@@ -92,7 +92,7 @@ def glances(
 
 
 def to_try(seen: Sequence[Glance]) -> list[int]:
-    """Choose files (k,) in which cells are counted: some of each size, commonest sizes first."""
+    """Choose files (k,) in which to count cells: some of each size, commonest sizes first."""
     of_size = _by_size(seen)
     chosen: list[int] = []
     for rows in sorted(of_size.values(), key=len, reverse=True):
@@ -102,14 +102,14 @@ def to_try(seen: Sequence[Glance]) -> list[int]:
 
 
 def settle(seen: Sequence[Glance], tried: dict[int, int | None]) -> list[Sort | None]:
-    """Settle the sort of every file (n,) whose header has left it open.
+    """Decide the kind of every file (n,) that its header left open.
 
-    Pictures of one size are of one camera: they are fields if half of those tried show several
-    cells. Of sizes that were not tried they are cells, and are checked again when they are read.
+    Pictures of one size come from one camera: they are fields if half of those tried show several
+    cells. Sizes that were not tried count as cells, and are checked again when they are read.
 
     Args:
-        seen: what the headers tell.
-        tried: whole cells that the finder counted in some files; None where it could not.
+        seen: from the headers.
+        tried: numbers of whole cells that the finder counted in some files; None if it could not.
     """
     votes = defaultdict[Size, Counter[bool]](Counter)
     for row, cells in tried.items():

@@ -1,8 +1,8 @@
-"""Survey where on a slide cells can be told apart: a grid of fields, empty, too thick or good.
+"""Survey where the cells of a slide can be distinguished: a grid of empty, thick or good fields.
 
-Only the green channel is looked at, which haemoglobin, eosin and azure all absorb, and only at a
-resolution where cells are a few pixels wide. A place is judged by a histogram of it, so that no
-picture of the slide is ever held.
+Only the green channel is used, which haemoglobin, eosin and azure all absorb, at a resolution at
+which cells are a few pixels wide. A place is judged by its histogram, so the picture of the slide
+is never in memory.
 """
 
 from collections.abc import Iterator
@@ -22,25 +22,25 @@ Kind = Literal["field", "empty", "thick"]
 Levels = NDArray[np.uint8]
 
 RED_CELL = 7.5  # microns across
-LEAST_DIAMETER = 8  # pixels; of a smaller cell nothing can be diagnosed
-WORKING = 0.15  # microns per pixel at most where cells are searched: one is then 50 pixels wide
-FIELD = 1024  # pixels of a field's side there, at most
-# Diameters of a cell to a field's side, at most; small cells are enlarged where they are searched.
+LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
+WORKING = 0.15  # largest microns per pixel for the search; a cell is then 50 pixels wide
+FIELD = 1024  # largest side of a field in pixels there
+# Most cell diameters along a field's side; small cells are enlarged for the search.
 FIELD_CELLS = 80
-# A glass has 76 x 26 mm, the widest that holders take 76 x 52; a tenth more for the scanner.
+# A glass is 76 x 26 mm, the widest that holders take 76 x 52; plus a tenth for the scanner.
 GLASS = 84_000.0, 58_000.0  # microns
-SURVEYED = 1.0  # microns per pixel where places are judged; the gaps between cells are seen
-BLOCK = 2048  # pixels of the side of what is read at once
-DARKEST_GLASS = 128  # no scanner is exposed so that bare glass is darker
-GLASS_SPREAD = 0.85  # of the brightest light; the commonest light above it is bare glass
-STAIN = 0.08  # absorbance of what is no glass; lamp and seams between stripes vary by less
-LEAST_STAIN = 0.5  # areas of a red cell that are stained where there are cells
-LEAST_GLASS = 0.05  # share of a place; where less is seen, cells lie over one another
+SURVEYED = 1.0  # microns per pixel for judging places; gaps between cells are visible
+BLOCK = 2048  # side of a block that is read at once, in pixels
+DARKEST_GLASS = 128  # no scanner's exposure makes bare glass darker
+GLASS_SPREAD = 0.85  # of the brightest level; the commonest level above it is bare glass
+STAIN = 0.08  # least absorbance of stain; lamp and seams between stripes vary by less
+LEAST_STAIN = 0.5  # stained area, in red cells, of a place with cells
+LEAST_GLASS = 0.05  # share of a place; with less, cells overlap
 
 
 @dataclass(frozen=True)
 class Place:
-    """Describe a box of a slide in pixels of level 0, and what lies there.
+    """A box of a slide in pixels of level 0, and its kind.
 
     ``empty`` shows no stain, ``thick`` hardly any glass between the cells.
     """
@@ -54,10 +54,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Survey:
-    """Tell what to read of a slide, and how.
+    """The places of a slide, and how to read them.
 
-    ``level`` is where cells are searched, ``diameter`` that of a red cell in pixels of level 0, as
-    ``microns_per_pixel`` is of level 0. ``places`` cover the slide, in reading order.
+    ``level`` is the level for the search, ``diameter`` a red cell's in pixels of level 0;
+    ``microns_per_pixel`` are of level 0. ``places`` cover the slide in reading order.
     """
 
     microns_per_pixel: float
@@ -67,13 +67,13 @@ class Survey:
 
 
 def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
-    """Lay a grid over a slide and judge each place of it.
+    """Lay a grid over a slide and judge each place.
 
-    The memory taken does not depend on the slide's size, but for some bytes a place.
+    Memory does not depend on the slide's size, except for some bytes per place.
 
     Args:
-        slide: at any number of resolutions.
-        microns_per_pixel: of level 0, for a slide that does not say.
+        slide: with any number of resolutions.
+        microns_per_pixel: of level 0, if the slide does not say.
 
     Raises:
         BadImageError: the magnification is unknown or too low, the slide is larger than any glass,
@@ -108,7 +108,7 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
 
 
 def _refuse_larger_than_glass(slide: Slide, microns_per_pixel: float) -> None:
-    """Refuse a slide whose header claims more than any glass has, before it is looked through."""
+    """Refuse a slide whose header claims more than any glass has, before reading it."""
     sides = [side * microns_per_pixel for side in (slide.width, slide.height)]
     if max(sides) > GLASS[0] or min(sides) > GLASS[1]:
         across, down = (side / 1000 for side in sides)
@@ -122,7 +122,7 @@ def _refuse_larger_than_glass(slide: Slide, microns_per_pixel: float) -> None:
 
 
 def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
-    """Choose the coarsest level whose pixels are at most so many microns wide, else level 0."""
+    """Choose the coarsest level with pixels at most ``limit`` microns wide, else level 0."""
     fine = [
         level
         for level, downsample in enumerate(slide.downsamples)
@@ -132,7 +132,7 @@ def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
 
 
 def _edges(length: int, side: float) -> list[int]:
-    """Divide a length into the fewest equal parts no longer than a side."""
+    """Divide a length into the fewest equal parts that are no longer than a side."""
     parts = ceil(length / side)
     return [round(i * length / parts) for i in range(parts + 1)]
 
@@ -140,7 +140,7 @@ def _edges(length: int, side: float) -> list[int]:
 def _histograms(
     slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
 ) -> NDArray[np.int32]:
-    """Count how often each place (rows, columns) has each brightness (256) of green."""
+    """Count the pixels of each brightness (256) of green in each place (rows, columns)."""
     level = _coarsest(slide, microns_per_pixel, SURVEYED)
     downsample = slide.downsamples[level]
     shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
@@ -149,7 +149,8 @@ def _histograms(
         for columns in _runs(across, BLOCK * downsample):
             ys, xs = down[rows.start : rows.stop + 1], across[columns.start : columns.stop + 1]
             x, y = xs[0], ys[0]
-            # A copy of one channel, or the block would be held while the next one is read.
+            # A copy of one channel; otherwise the block would stay in memory while the next is
+            # read.
             green = slide.read(x, y, xs[-1] - x, ys[-1] - y, level)[..., 1].copy()
             small = _shrunk(green, shrink)
             at_x = _rescaled(xs, small.shape[1])
@@ -172,13 +173,13 @@ def _runs(edges: list[int], most: float) -> Iterator[range]:
 
 
 def _rescaled(edges: list[int], length: int) -> list[int]:
-    """Scale edges to a picture of so many pixels."""
+    """Scale edges to a picture of ``length`` pixels."""
     whole = edges[-1] - edges[0]
     return [round((edge - edges[0]) * length / whole) for edge in edges]
 
 
 def _shrunk(levels: Levels, factor: int) -> Levels:
-    """Average squares of pixels; the rest at two sides is dropped, unless it is all."""
+    """Average squares of pixels; drop remainders at two sides, unless nothing else is left."""
     height, width = (length // factor for length in levels.shape)
     if factor == 1 or not height or not width:
         return levels
@@ -200,9 +201,9 @@ def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[l
 
 
 def _glass(histograms: NDArray[np.int32]) -> float:
-    """Find the brightness of bare glass: the commonest of the bright ones.
+    """Find the brightness of bare glass: the commonest bright level.
 
-    Places of one brightness alone are not counted: they were never scanned, and may be whiter.
+    Places of a single brightness do not count: they were never scanned, and may be whiter.
     """
     scanned = np.count_nonzero(histograms, axis=2) > 1
     total = histograms.sum(axis=(0, 1), where=scanned[..., np.newaxis])

@@ -1,1 +1,1 @@
-"""Learn a laboratory's own normal from its nights, and say what may be believed there."""
+"""Learn a laboratory's own normal from its nights, and report what can be believed there."""

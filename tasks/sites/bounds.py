@@ -1,7 +1,7 @@
-"""Check fields of a file from outside, and name the field, its value and its limit where one fails.
+"""Check fields of an imported file; an error names the field, its value and its limit.
 
-A file from another store is data that anybody may have made. Each field has a range, and a file
-that leaves it is refused as a whole, before anything is written.
+Anybody may have made a file from another store. Each field has a range, and a file with a field
+beyond its range is refused as a whole, before anything is written.
 """
 
 import json
@@ -15,34 +15,34 @@ from scipy.linalg import LinAlgError, cholesky
 from tasks.detector.slides.groups import LAYOUT, GroupKey, GroupStatistics
 from tasks.types import Arrays, Float, below
 
-SHOWN = 60  # characters of a value that a sentence shows
-ROUNDING = 1e-8  # of a matrix's trace that its symmetry and its eigenvalues may miss
+SHOWN = 60  # characters of a value in a message
+ROUNDING = 1e-8  # of a matrix's trace, by which symmetry and eigenvalues may be off
 PSEUDONYM = set("0123456789abcdef")
 SIGNS = (16, 64)  # of a pseudonym, at least and at most
 
 
 class UnfitError(ValueError):
-    """A field of a file from outside has a value beyond its limit."""
+    """A field of an imported file has a value beyond its limit."""
 
 
 def refuse(field: str, value: object, limit: str) -> NoReturn:
-    """Raise UnfitError for a field whose value is beyond its limit."""
+    """Raise UnfitError for a field with a value beyond its limit."""
     text = str(value)
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     sentence = f"{field} is {text}, and must be {limit}"
-    # Names of arrays and values come from outside, and must not steer a terminal.
+    # Names and values in the file must not control a terminal.
     raise UnfitError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence))
 
 
 def number(field: str, value: float, least: float, most: float) -> float:
-    """Return a number within its limits."""
+    """Return a number after checking its limits."""
     if not least <= value <= most:  # NaN is in no range
         refuse(field, value, f"{least:g} to {most:g}")
     return value
 
 
 def array(field: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...]) -> Float:
-    """Return the named array of finite float64 numbers of a shape."""
+    """Return a named array after checking that it is finite float64 of a shape."""
     found = _of_kind(field, arrays, "f", shape)
     if not np.isfinite(found).all():
         refuse(field, found[~np.isfinite(found)][0], "finite")
@@ -52,7 +52,7 @@ def array(field: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...]
 def counts(
     field: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], kind: str = "f"
 ) -> NDArray[Any]:
-    """Return the named array of whole numbers of at least 0; as floats or, of kind i, integers."""
+    """Return a named array of whole numbers of at least 0: floats or, for kind i, integers."""
     found = array(field, arrays, shape) if kind == "f" else _of_kind(field, arrays, kind, shape)
     wrong = (found < 0) | (found != np.floor(found))
     if wrong.any():
@@ -74,7 +74,7 @@ def _of_kind(
 
 
 def exactly(field: str, arrays: Mapping[str, Any], wanted: set[str]) -> None:
-    """Raise UnfitError where names are missing, or others are there."""
+    """Raise UnfitError if names are missing or there are others."""
     if missing := sorted(wanted - arrays.keys()):
         refuse(f"{field}/{missing[0]}", "missing", "there")
     if more := sorted(arrays.keys() - wanted):
@@ -82,7 +82,7 @@ def exactly(field: str, arrays: Mapping[str, Any], wanted: set[str]) -> None:
 
 
 def semidefinite(field: str, matrix: Float) -> None:
-    """Raise UnfitError where a matrix (d, d) is not symmetric or not positive semidefinite."""
+    """Raise UnfitError if a matrix (d, d) is not symmetric or not positive semidefinite."""
     scale = float(np.trace(matrix))
     if not np.isfinite(scale) or scale < 0:
         refuse(f"the trace of {field}", scale, "finite and at least 0")
@@ -100,7 +100,7 @@ def semidefinite(field: str, matrix: Float) -> None:
 
 
 def pseudonym(field: str, value: object) -> str:
-    """Return the pseudonym of a patient or slide; an empty one stands for none."""
+    """Return the pseudonym of a patient or slide after checking it; it may be empty."""
     if value == "":
         return ""
     if (
@@ -123,7 +123,7 @@ def texts(field: str, values: NDArray[Any]) -> str:
 
 
 def group_keys(field: str, values: NDArray[Any], batches: Sequence[str]) -> tuple[GroupKey, ...]:
-    """Read the keys of groups, which name pseudonyms within one of the batches, in rising order."""
+    """Read the keys of groups: pseudonyms in one of the batches, in ascending order."""
     text = texts(field, values)
     try:
         found = json.loads(text)
@@ -140,7 +140,7 @@ def group_keys(field: str, values: NDArray[Any], batches: Sequence[str]) -> tupl
                                                                      strict=True))  # fmt: skip
         keys.append(GroupKey(row[0], *pseudonyms))
     if not isinstance(found, list) or keys != sorted(set(keys)):
-        refuse(field, "out of order, or has a slide twice", "in rising order, each slide once")
+        refuse(field, "out of order, or has a slide twice", "in ascending order, each slide once")
     return tuple(keys)
 
 
@@ -151,10 +151,10 @@ def groups(
     classes: int,
     batches: Sequence[str],
 ) -> GroupStatistics:
-    """Return statistics by slide, all of whose fields are within their limits.
+    """Check statistics by slide, and return them.
 
     Args:
-        field: how the names of the arrays begin.
+        field: the prefix of the arrays' names.
         arrays: of the whole file.
         widths: d of each tap.
         classes: C.
@@ -178,7 +178,7 @@ def groups(
     for tap, d in widths.items():
         means[tap] = array(f"{field}/means/{tap}", arrays, (len(keys), classes, d))
         if means[tap][n == 0].any():
-            refuse(f"{field}/means/{tap}", "not 0 without cells", "0 where there are no cells")
+            refuse(f"{field}/means/{tap}", "not 0 without cells", "0 if there are no cells")
         scatter[tap] = array(f"{field}/scatter/{tap}", arrays, (classes, d, d))
         for c in range(classes):
             semidefinite(f"{field}/scatter/{tap} of class {c}", scatter[tap][c])

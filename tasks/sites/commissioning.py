@@ -1,6 +1,6 @@
-"""Say what may be believed at a site: false alarms, what is caught, and the diagnosis.
+"""Measure what can be believed at a site: false alarms, catches and the diagnosis.
 
-Every slide is judged by all that is known without it.
+Every slide is judged by statistics without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from tasks.sites.learning import Distances, SlideEvidence, fused, mixed
 from tasks.types import Float
 
 LEVELS = (0.05, 0.01)
-ENOUGH_SLIDES = 20  # below these the calibration of a site is a guess
+ENOUGH_SLIDES = 20  # with fewer, the calibration of a site is a guess
 REPEATS = 1000
-# The diagnosis is accepted where the lower ends of both intervals reach these.
+# The diagnosis is accepted if the lower ends of both intervals reach these.
 LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
 ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
 NOT_EXAMINED = "not examined at this site"
@@ -51,9 +51,9 @@ FIGURES = pa.schema(
 
 @dataclass(frozen=True)
 class Figure:
-    """A share of cells, with its 95% interval, at a level of p-values where it has one.
+    """A share of cells with its 95% interval, at a level of p-values if it has one.
 
-    ``worst`` is the largest share of a slide.
+    ``worst`` is the largest share on a slide.
     """
 
     part: str
@@ -65,13 +65,13 @@ class Figure:
     cells: int
 
     def row(self) -> dict[str, Any]:
-        """Make the figure a row of `FIGURES`, but for the site."""
+        """Make a row of `FIGURES`, without the site."""
         row = asdict(self)
         return row | self.found._asdict()
 
 
 def figures_table(figures: Sequence[Figure], site: str) -> pa.Table:
-    """Make a table of `FIGURES`; what is not a number is null."""
+    """Make a table of `FIGURES`; NaN becomes null."""
     rows = [figure.row() | {"site": site} for figure in figures]
     columns = [
         pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
@@ -109,7 +109,7 @@ def leave_out_p_values(
 def false_alarms(
     own: OwnNormal, reference: SlideNormal, slides: Sequence[SlideEvidence]
 ) -> list[Figure]:
-    """Measure the share of ordinary cells called abnormal, a mean over slides, in three ways.
+    """Measure, in three ways, the share of ordinary cells called abnormal, a mean over slides.
 
     A cell of an unlabelled night counts as ordinary, so the share is an upper bound.
     """
@@ -136,13 +136,13 @@ def caught(
     slides: Sequence[SlideEvidence],
     planted: Sequence[Mapping[str, Distances]],
 ) -> list[Figure]:
-    """Measure the share of planted things that is abnormal, a mean over slides.
+    """Measure the share of planted things called abnormal, a mean over slides.
 
     Args:
         own: the population.
         reference: of the site.
         slides: of the site.
-        planted: by name for each slide, things that are not ordinary there.
+        planted: for each slide, things that are not ordinary there, by name.
     """
     found = []
     for name in dict.fromkeys(name for each in planted for name in each):
@@ -157,13 +157,13 @@ def caught(
 
 
 def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[Figure]]:
-    """Say whether the diagnosis may be believed: sensitivity and specificity by labelled cells.
+    """Judge whether the diagnosis can be believed: sensitivity and specificity on labelled cells.
 
-    Intervals are the wider of Wilson's, of cells, and of that from resampling slides.
+    Intervals are the wider of Wilson's for cells and one from resampled slides.
 
     Args:
         confusion: (G, C, C) cells of each slide, by label and by diagnosis.
-        positive: the class to be found.
+        positive: the class to detect.
     """
     labelled = confusion.sum(axis=2)
     is_positive = np.arange(confusion.shape[1]) == positive
@@ -183,10 +183,10 @@ def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[
 
 
 def counted(own: KnownRates, fitted: KnownRates) -> list[Figure]:
-    """Set a site's error rates at the counting threshold beside those of fitted laboratories.
+    """Compare a site's error rates at the counting threshold with those of fitted laboratories.
 
-    The intervals are of the mean over slides. A rate of which the site has no slide is what fitted
-    laboratories let expect of any other one.
+    The intervals are of the mean over slides. A rate that the site has no slide for is predicted
+    from fitted laboratories.
     """
     found = []
     for whose, known in ((OWN, own), (POPULATION, fitted)):
@@ -199,7 +199,7 @@ def counted(own: KnownRates, fitted: KnownRates) -> list[Figure]:
 
 
 def _mean_over_slides(shares: Float) -> Interval:
-    """Average shares (G,), with a bootstrap interval over slides; one slide has none."""
+    """Average shares (G,), with a bootstrap interval over slides; none for a single slide."""
     mean = float(shares.mean())
     if len(shares) < 2:
         return Interval(mean)
@@ -220,7 +220,7 @@ def _share(right: NDArray[np.integer], of: NDArray[np.integer]) -> Interval:
 
 
 def smear_warnings(own: OwnNormal, statistics: GroupStatistics) -> list[str]:
-    """Say where a person vouches for slides that cannot be a smear by the detector's limits."""
+    """Warn of commissioned slides that cannot be a smear by the detector's limits."""
     if own.floor is None or not statistics.keys:
         return []
     far = int(implausible_shifts(own.floor, own.priors, statistics).sum())
@@ -229,12 +229,12 @@ def smear_warnings(own: OwnNormal, statistics: GroupStatistics) -> list[str]:
     return [
         f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
         "detector. Their cells are ordinary at this site because you commissioned them: see what "
-        "was photographed, and take the night out with slidewatch retract if it is no blood"
+        "was photographed, and take the night out with slidewatch retract if it is not blood"
     ]
 
 
 def site_warnings(slides: int) -> list[str]:
-    """Say where a site is known too little."""
+    """Warn of a site with too few slides."""
     if slides >= ENOUGH_SLIDES:
         return []
     few = "one slide calibrates" if slides == 1 else f"only {slides} slides calibrate"

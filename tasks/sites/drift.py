@@ -1,31 +1,31 @@
-"""Test whether a site's running normal has left the one that was commissioned.
+"""Test whether a site's running normal has drifted from the commissioned one.
 
-A running normal that follows every night would follow a lamp that fades, too, until nothing is
-abnormal. So it may move about the commissioned one as slides differ, and may not move steadily.
+A running normal that follows every night would also follow a fading lamp, until nothing is
+abnormal. So it may vary around the commissioned one as slides differ, but may not move steadily.
 
-All slides of a night share its stain and light, so a night counts as one slide, of however many
+All slides of a night share its stain and light, so a night counts as one slide with any number of
 cells: its mean shift varies as B. Two contrasts of nights are tested at each tap. The *difference*
 of the mean shifts of N1 commissioned and N2 learned nights varies as B (1 / N1 + 1 / N2). From the
-third learned night on, the *slope* of their shifts in the order of the nights varies as
-B / sum (t - mean t)^2; a step of each night that is too small for the difference adds up there.
+third learned night on, the *slope* of their shifts in the order of the nights varies as B / sum (t
+- mean t)^2; nightly steps that are too small for the difference add up there.
 
 A site's B is estimated from its own slides and from the population's B. In directions that few
-slides do not span it falls below what slides vary by, and ordinary nights would look far away
-there. So eigenvalues below their mean are raised to it, where the population's B is the identity.
-On 41 NIH patients, with 20 or 35 of them commissioned and another one as tonight, false alarms fall
-from 14% and 25% to 1% and 2%.
+slides do not span it is too small, and ordinary nights would look far away. So, after whitening by
+the population's B, eigenvalues below their mean are raised to it. On 41 NIH patients, with 20 or 35
+of them commissioned and another one as tonight, false alarms fall from 14% and 25% to 1% and 2%.
 
-Each contrast is tested in two ways, of which the less probable one counts (Bonferroni). Its squared
-length where B is the identity is chi-squared with d degrees of freedom (Hotelling 1931), whatever
-its direction. That has little power along one direction among many, so its components along some
-directions are tested, each as a normal deviation (a union-intersection test: Roy 1953): along each
-feature, along the directions in which slides differ more than cells, and from class to class. The
-population chooses these directions: those of a sample would seem to vary too little.
+Each contrast is tested in two ways, of which the smaller p-value counts (Bonferroni). Its squared
+length after whitening by B is chi-squared with d degrees of freedom (Hotelling 1931), whatever its
+direction. That has little power along one direction among many, so its components along some
+directions are tested too, each as a normal deviation (a union-intersection test: Roy 1953): along
+each feature, along the directions in which slides differ more than cells, and between classes. The
+directions come from the population; along a sample's own directions it would seem to vary too
+little.
 
-The table gives how far learned nights lie, in deviations of slides, when tonight is refused nine
-times in ten, at taps of 40 and 80 features: along a tested direction, and in brackets along any
-other one. Nights that are *apart* all lie equally far from the commissioned ones; *drifting* nights
-move evenly from the commissioned normal to that distance.
+The table gives the distance of learned nights, in deviations of slides, at which tonight is refused
+nine times in ten, at taps of 40 and 80 features: along a tested direction, and in brackets along
+any other one. Nights that are *apart* are all equally far from the commissioned ones; *drifting*
+nights move evenly from the commissioned normal to that distance.
 
     N1   N2   apart          drifting
      1    1    8.0 (10.0)     8.0 (10.0)
@@ -38,8 +38,8 @@ move evenly from the commissioned normal to that distance.
     10   10    2.5 ( 3.5)     4.5 ( 6.0)
     10   30    2.0 ( 3.0)     3.5 ( 4.5)
 
-With one commissioned night no test can see less: its own shift is one deviation in each direction.
-Commission several nights before a site learns.
+With one commissioned night no test can be more sensitive: that night's own shift is one deviation
+in each direction. Commission several nights before a site learns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +53,8 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.random_effects import residual_means
 from tasks.types import Float
 
-LEAST_P_VALUE = 0.01  # of a drift that is no chance; below it nothing is learned
-LEAST_SLOPE = 3  # nights that have one
+LEAST_P_VALUE = 0.01  # that may be chance; below it nothing is learned
+LEAST_SLOPE = 3  # nights that a slope needs
 
 
 def drift_p_value(
@@ -63,16 +63,16 @@ def drift_p_value(
     running: Sequence[GroupStatistics],
     population: Mapping[str, Prior],
 ) -> float:
-    """Compute the p-value of a drift of a site's nights, over all taps and contrasts.
+    """Compute the p-value of a drift of a site's nights over all taps and contrasts.
 
     Args:
-        priors: of the site's slides, as they were commissioned.
+        priors: of the site's slides, as commissioned.
         commissioned: statistics of the commissioned nights.
-        running: of each night that was learned since, in the order of learning, tonight's last.
+        running: statistics of each night learned since, in order, tonight's last.
         population: priors of fitted slides.
 
     Raises:
-        ValueError: there is no commissioned night, or none that was learned.
+        ValueError: there is no commissioned or no learned night.
     """
     found: list[float] = []
     for tap, prior in priors.items():
@@ -94,7 +94,9 @@ def drift_p_value(
 
 
 def _levelled(between: Float, population: Float) -> Float:
-    """Raise the eigenvalues of B (d, d) to their mean, where the population's B is the identity."""
+    """Raise the eigenvalues of B (d, d) to at least their mean, after whitening by the
+    population's.
+    """
     factor = cholesky(population, lower=True)
     half = solve_triangular(factor, between, lower=True)
     white = solve_triangular(factor, half.T, lower=True)
@@ -104,7 +106,7 @@ def _levelled(between: Float, population: Float) -> Float:
 
 
 def _contrasts(fixed: Float, recent: Float) -> Iterator[Float]:
-    """Yield contrasts (d,) of shifts of nights (N, d) that vary as B where nothing drifts."""
+    """Yield contrasts (d,) of shifts of nights (N, d) that vary as B if nothing drifts."""
     difference = recent.mean(axis=0) - fixed.mean(axis=0)
     yield difference / np.sqrt(1 / len(fixed) + 1 / len(recent))
     if len(recent) >= LEAST_SLOPE:
@@ -113,9 +115,9 @@ def _contrasts(fixed: Float, recent: Float) -> Iterator[Float]:
 
 
 def _directions(population: Prior) -> Float:
-    """Compute rows (m, d) by which contrasts are multiplied to see shifts along directions.
+    """Compute rows (m, d) that detect shifts along directions when multiplied by contrasts.
 
-    For a shift in proportion to a, the row is a^T B^-1 (the matched filter).
+    For a shift along a, the row is a^T B^-1 (the matched filter).
     """
     _, differing = eigh(population.between, population.within)
     have = population.means[~np.isnan(population.means[:, 0])]

@@ -1,7 +1,8 @@
-"""Check another store's site before it is kept: its normal, and what its nights added.
+"""Check another store's site before it is kept: its normal and its nights' contributions.
 
-A site is used with its own detector, which is here. So its arrays are compared with those of the
-detector: the same taps, and a normal that lies as near to the population's as laboratories do.
+A site is used with its own detector, which this store has. So the site's arrays are compared with
+the detector's: they need the same taps, and a normal as near to the population's as laboratories
+are.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from tasks.counting.rates import NODES
 from tasks.detector.slides.distance import Prior
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Discriminant
 from tasks.sites.bounds import (
     array,
     counts,
@@ -26,25 +28,27 @@ from tasks.sites.bounds import (
     texts,
 )
 from tasks.sites.foreign_statistics import MOST_DEVIATIONS, Reach
+from tasks.sites.learning import DISCRIMINANT
 from tasks.types import Arrays, Float, below, nested
 
-# Of the population's variance, that a site's has at least and at most.
+# Limits of a site's variance, as shares of the population's.
 LEAST_VARIANCE, MOST_VARIANCE = 1e-4, 1e4
+LEAST_LENGTH, MOST_LENGTH = 0.1, 10.0  # limits of a site's weights, relative to the detector's
 MOST_SCORE = 1e3  # standardised log distances are tens at most
-MOST_WEIGHT = 1e12  # cells that the population weighs in a slide's shift
+MOST_WEIGHT = 1e12  # cells as which the population counts in a slide's shift
 NUMBERS = 5  # of a reference: nu, kappa, location, scale, t2
-SUM = 1e-6  # that the sum of weights may miss 1 by
+SUM = 1e-6  # by which the sum of weights may differ from 1
 FIGURES = 6  # of a rate: mean, low, high, deviation, slides, cells
 OF_THE_SITE = ("cells/scores", "cells/weights", "slides/scores", "slides/weights")
 
 
 def of_the_detector(name: str) -> bool:
-    """Return whether an array of a site's `OwnNormal` is that of its detector."""
+    """Return whether an array of a site's `OwnNormal` comes from its detector."""
     return name not in OF_THE_SITE and not name.startswith("prior/")
 
 
 def without_detector(arrays: Arrays) -> Arrays:
-    """Leave out of a site's arrays what its detector has, among it a score for each fitted cell."""
+    """Remove the detector's own arrays, which have a score for each fitted cell, from a site's."""
     return {
         name: values
         for name, values in arrays.items()
@@ -53,10 +57,10 @@ def without_detector(arrays: Arrays) -> Arrays:
 
 
 def with_detector(arrays: Arrays, population: OwnNormal) -> Arrays:
-    """Add to a site's arrays what its detector has.
+    """Add its detector's own arrays to a site's arrays.
 
     Raises:
-        UnfitError: the file has it too, and has other values.
+        UnfitError: the file has one of them too, with other values.
     """
     known = {k: v for k, v in population.to_arrays().items() if of_the_detector(k)}
     for name, values in below("own", arrays).items():
@@ -69,18 +73,28 @@ def with_detector(arrays: Arrays, population: OwnNormal) -> Arrays:
     return arrays | nested("own", known)
 
 
-def checked_site(arrays: Arrays, population: OwnNormal, *, counting: bool) -> None:
-    """Raise UnfitError where a site's normal has a field beyond its limit.
+def checked_site(
+    arrays: Arrays,
+    population: OwnNormal,
+    *,
+    counting: bool,
+    discriminant: Discriminant | None = None,
+) -> None:
+    """Raise UnfitError if a site's normal has a field beyond its limit.
 
     Args:
         arrays: of the site, after `with_detector`.
         population: of its detector.
         counting: whether the site has error rates of its own.
+        discriminant: the detector's, where the site has one of its own.
     """
     own = below("own", arrays)
     wanted = {f"own/{name}" for name in population.to_arrays()}
     wanted |= {f"reference/{tap}/{part}" for tap in population.priors
                for part in ("means", "factor", "numbers")}  # fmt: skip
+    if discriminant is not None:
+        wanted |= {f"{DISCRIMINANT}/{name}" for name in discriminant.to_arrays()}
+        _discriminant(DISCRIMINANT, arrays, discriminant)
     rest = {name: v for name, v in arrays.items() if not name.startswith("error_rates/")}
     exactly("site", rest, wanted)
     for kind in ("cells", "slides"):
@@ -106,7 +120,7 @@ def _calibration(field: str, arrays: Arrays) -> None:
     for end in (scores.min(), scores.max()):
         number(f"{field}/scores", float(end), -MOST_SCORE, MOST_SCORE)
     if (np.diff(scores) < 0).any():
-        refuse(f"{field}/scores", "out of order", "in rising order")
+        refuse(f"{field}/scores", "out of order", "in ascending order")
     number(f"{field}/weights", float(weights.min()), 0.0, 1.0)
     number(f"the sum of {field}/weights", float(weights.sum()), 1 - SUM, 1 + SUM)
 
@@ -172,6 +186,20 @@ def _covariance(field: str, matrix: Float, population: Float) -> None:
            LEAST_VARIANCE, MOST_VARIANCE)  # fmt: skip
 
 
+def _discriminant(field: str, arrays: Arrays, known: Discriminant) -> None:
+    """Compare a site's discriminant with the fitted one, whose classes it has for the most part."""
+    for tap, weights in known.weights.items():
+        found = array(f"{field}/weights/{tap}", arrays, weights.shape)
+        lengths = float(np.linalg.norm(found)), float(np.linalg.norm(weights))
+        number(f"the length of {field}/weights/{tap}, as a share of the detector's",
+               lengths[0] / lengths[1], LEAST_LENGTH, MOST_LENGTH)  # fmt: skip
+        # Class means of a site lie on the same side of each other as those of fitted cells.
+        number(f"the cosine of {field}/weights/{tap} and the detector's",
+               float(found @ weights) / (lengths[0] * lengths[1]), 0.0, 1 + SUM)  # fmt: skip
+    for value in array(f"{field}/numbers", arrays, (2,)).tolist():
+        number(f"{field}/numbers", value, -MOST_SCORE, MOST_SCORE)
+
+
 def _rates(field: str, arrays: Arrays) -> None:
     log_odds = array(f"{field}/log_odds", arrays, (1,))
     number(f"{field}/log_odds", float(log_odds[0]), THRESHOLDS[0], THRESHOLDS[-1])
@@ -193,14 +221,14 @@ def checked_night(
     slides: int,
     cells: int,
 ) -> tuple[GroupStatistics, ErrorCounts]:
-    """Return what a night added to its site, all of whose fields are within their limits.
+    """Check a night's contribution to its site, and return it.
 
     Args:
         field: names the night in messages.
         arrays: of the night.
         population: of the site's detector.
         batches: names that its slides' batch may have.
-        slides: how many the card says that it has; the file may leave single cells out.
+        slides: their number on the card; the file may leave single cells out.
         cells: likewise.
 
     Raises:
@@ -227,7 +255,7 @@ def checked_night(
 
 
 def checked_errors(field: str, arrays: Mapping[str, Float]) -> ErrorCounts:
-    """Return error counts by slide, which are whole, fall with the threshold and name nobody."""
+    """Check that error counts by slide are whole, fall with the threshold and name nobody."""
     exactly(field, arrays, {"slides", "negatives", "positives", "false", "found"})
     named = nested(field, arrays)
     text = texts(f"{field}/slides", named[f"{field}/slides"])
@@ -235,7 +263,7 @@ def checked_errors(field: str, arrays: Mapping[str, Float]) -> ErrorCounts:
     for name in names:
         pseudonym(f"{field}/slides", name or None)
     if list(names) != sorted(set(names)):
-        refuse(f"{field}/slides", "out of order, or twice", "in rising order, each slide once")
+        refuse(f"{field}/slides", "out of order, or twice", "in ascending order, each slide once")
     tables = {}
     for kind, passing in (("negatives", "false"), ("positives", "found")):
         cells = tables[kind] = counts(f"{field}/{kind}", named, (len(names),), "i")

@@ -1,8 +1,8 @@
-"""Check class statistics of another store before they are merged into those of this one.
+"""Check class statistics of another store before they are merged into this store's.
 
-What a file says of cells cannot be compared with the cells. It can be compared with itself: sums
-that real cells have given agree with each other. And it can be compared with what was fitted here:
-the network is the same, and laboratories differ by some deviations of cells, not by hundreds.
+The statistics in a file cannot be compared with the cells. They can be compared with each other:
+sums from real cells agree. And they can be compared with the cells fitted here: the network is the
+same, and laboratories differ by some deviations of cells, not by hundreds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,29 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.sites.bounds import array, counts, exactly, groups, number, refuse, semidefinite
 from tasks.types import Arrays, Float
 
-# Stains move class means by up to ten deviations of cells; nothing real is thrice as far.
+# Stains move class means by up to ten deviations of cells; nothing real moves them thirty.
 MOST_DEVIATIONS = 30.0
-LEAST_SPREAD = 1e-4  # of the local variance, that many cells have at least
-MANY_CELLS = 20  # whose variance says something
-ENOUGH, FEATURES = 5, 4  # cells whose mean is no other slide's by chance, and features that tell
-DISAGREEMENT = 1e-6  # of a sum of squares, that rounding may add
+LEAST_SPREAD = 1e-4  # of the local variance: the least for many cells
+MANY_CELLS = 20  # from which a variance is meaningful
+ENOUGH, FEATURES = 5, 4  # cells and features whose mean identifies a slide
+DISAGREEMENT = 1e-6  # share of a sum of squares that rounding may add
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Hold the place and spread (d,) of fitted cells at one tap."""
+    """The location and spread (d,) of fitted cells at one tap."""
 
     mean: Float
     deviation: Float
 
     def far(self, means: Float) -> float:
-        """Compute how many deviations the farthest of some means (n, d) is away."""
+        """Compute the largest distance of some means (n, d), in deviations."""
         away = np.abs(means - self.mean) / self.deviation
         return float(away.max(initial=0.0))
 
 
 def reach_of(moments: Moments) -> Reach | None:
-    """Compute the place and spread of all fitted cells; None without a cell that varies.
+    """Compute the location and spread of all fitted cells; None if nothing varies.
 
     A feature that never varied here may vary elsewhere, so the tap's mean variance is added.
     """
@@ -60,18 +60,18 @@ def checked_statistics(
     images: int,
     local: ClassStatistics,
 ) -> ClassStatistics:
-    """Return what a batch of another store gave, all of whose fields are within their limits.
+    """Check the contribution of another store's batch, and return it.
 
     Args:
         field: names the batch in messages.
         arrays: of the batch, as `ClassStatistics.to_arrays` names them.
         classes: of the model.
         batch: its name, which its slides have.
-        images: how many cells the file's header says that it gave.
-        local: what was fitted here.
+        images: the number of cells in the file's header.
+        local: the statistics fitted here.
 
     Raises:
-        UnfitError: a field is beyond its limit; the message names both.
+        UnfitError: a field is beyond its limit; the message states both.
     """
     widths = {tap: moments.width for tap, moments in local.taps.items()}
     wanted = {f"{tap}/raw/{part}" for tap in widths for part in ("n", "mean", "scatter")}
@@ -88,7 +88,7 @@ def checked_statistics(
 
 
 def _moments(tap: str, arrays: Arrays, n: Float, local: Moments) -> Moments:
-    """Check the moments of one tap by themselves, and by the reach of fitted cells."""
+    """Check the moments of one tap for consistency, and against fitted cells."""
     name = f"{tap}/raw"
     if not np.array_equal(counts(f"{name}/n", arrays, n.shape), n):
         refuse(f"{name}/n", "not that of the other taps", "the same at every tap")
@@ -120,8 +120,8 @@ def _moments(tap: str, arrays: Arrays, n: Float, local: Moments) -> Moments:
 def _agree(tap: str, moments: Moments, slides: GroupStatistics) -> None:
     """Compare the sums over all cells with those by slide, which leave a few cells out.
 
-    The squares of all cells around their mean are those within slides and those of the slides'
-    means, so what slides have is never more.
+    The scatter of all cells is the sum of that within slides and that of the slides' means, so the
+    slides' part is never larger.
     """
     left = moments.n - slides.n.sum(axis=0)
     if (left < 0).any():
@@ -133,26 +133,26 @@ def _agree(tap: str, moments: Moments, slides: GroupStatistics) -> None:
     size = total + moments.n * np.einsum("cd,cd->c", moments.mean, moments.mean)
     if (within + squares > total + DISAGREEMENT * size).any():
         refuse(f"slides/means/{tap} and slides/scatter/{tap}", "more spread than all cells",
-               f"what {tap}/raw/scatter allows")  # fmt: skip
+               f"at most that of {tap}/raw/scatter")  # fmt: skip
 
 
 def fingerprints(slides: GroupStatistics) -> set[bytes]:
-    """Make a fingerprint of each slide and class with cells enough: their number and mean.
+    """Make a fingerprint of each slide and class with enough cells: their number and mean.
 
-    Cells that are the same have the same mean to the last digits, whatever their slide is called.
+    The same cells have the same mean to the last digits, whatever their slide is called.
     """
     tap = slides.taps[0]
     found = set()
     for row, c in np.argwhere(slides.n >= ENOUGH).tolist():
         mean = slides.means[tap][row, c, :FEATURES]
-        # The sum is that of merged or retracted parts, so its last digits may differ.
+        # The sum comes from merged or retracted parts, so its last digits may differ.
         digits = " ".join(f"{value:.9e}" for value in mean.tolist())
         found.add(f"{c} {slides.n[row, c]:g} {digits}".encode())
     return found
 
 
 def moved(before: ClassStatistics, after: ClassStatistics) -> Mapping[str, float]:
-    """Compute, by tap, how many deviations of fitted cells the class means move at most."""
+    """Compute, by tap, the largest move of a class mean in deviations of fitted cells."""
     found = {}
     for tap, moments in before.taps.items():
         reach, there = reach_of(moments), moments.n > 0

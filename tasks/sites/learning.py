@@ -1,8 +1,8 @@
-"""Learn a site's own normal: the posterior that its slides make, and its calibration.
+"""Learn a site's own normal: the posterior from its slides, and its calibration.
 
-The statistics of a site are those of the cells that references of its slides are made of, by slide.
-A slide of few cells has no reference: its cells count that are like the others of its night. Which
-cells these are depends on the night and the population alone, so nights merge and retract exactly.
+The statistics of a site cover, by slide, the cells in the references of its slides. A slide of few
+cells has no reference: of its cells, those count that resemble the others of its night. The choice
+depends only on the night and the population, so nights merge and retract exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,16 +41,18 @@ from tasks.detector.slides.normal import (
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
+from tasks.detector.witnesses import Discriminant
 from tasks.types import Arrays, Float, Mask, below, nested
 
-CELLS_A_SLIDE = 500  # that calibrate, spread evenly over a slide
-# Of a night that a person vouches for, so many are enough: a screened slide needs more, for it may
+DISCRIMINANT = "discriminant"  # the name under which it is stored
+CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
+# For a reference on a night that a person vouches for; a screened slide needs more, because it may
 # be spoilt. The population still counts as ten times as many in the covariance.
 LEAST_CELLS = 10
 
 
 class NightNormal(NamedTuple):
-    """The reference of a night's cells, and the rows (k,) of its batch that it is made of."""
+    """The reference of a night's cells, and the rows (k,) of its batch in it."""
 
     normal: SlideNormal
     rows: NDArray[np.intp]
@@ -60,8 +62,8 @@ class NightNormal(NamedTuple):
 class SlideCells:
     """The cells of one slide: their rows (n,), taps (n, d), and classes (n,) as diagnosed.
 
-    Cells that are known to be something else, as white cells by their nucleus, are not
-    ``ordinary`` (n,): they calibrate nothing and are no false alarms.
+    Cells known to be something else, such as white cells by their nucleus, are not ``ordinary``
+    (n,): they calibrate nothing and are never false alarms.
     """
 
     key: GroupKey
@@ -73,7 +75,7 @@ class SlideCells:
 
 @dataclass(frozen=True)
 class Distances:
-    """The log distances (n, T) of cells, from their slide, standardised, or from their site."""
+    """The log distances (n, T) of cells: standardised, from their slide; or from their site."""
 
     values: Float
     level: Level
@@ -81,11 +83,11 @@ class Distances:
 
 @dataclass(frozen=True)
 class SlideEvidence:
-    """The distances of a slide of a site by all that is known without it.
+    """The distances of a site's slide under statistics without it.
 
-    ``cells`` are those of its ``n`` ordinary cells, from the slide or, where it has too few, from
-    the site; ``log_t2`` (T,) is how far the slide is. ``p_population`` and ``p_alone`` (n,) are
-    what these cells get without a site, by their distance to the population and by their slide.
+    ``cells`` are the distances of its ``n`` ordinary cells from the slide or, with too few cells,
+    from the site; ``log_t2`` (T,) is the slide's distance. ``p_population`` and ``p_alone`` (n,)
+    are these cells' p-values without a site, by the population and by their slide.
     """
 
     key: GroupKey
@@ -97,30 +99,35 @@ class SlideEvidence:
 
 @dataclass(frozen=True)
 class SiteNormal:
-    """All that scoring at a site needs: what is known of its slides, and p-values.
+    """The parameters for scoring at a site: the prior of its slides, and calibrations.
 
-    ``reference`` is what cells are compared with whose slide has too few.
+    ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
+    there; None if that is the fitted one.
     """
 
     own: OwnNormal
     reference: SlideNormal
+    discriminant: Discriminant | None = None
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
+        known = self.discriminant
         return {
             **nested("own", self.own.to_arrays()),
             **nested("reference", normal_to_arrays(self.reference)),
+            **(nested(DISCRIMINANT, known.to_arrays()) if known else {}),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "SiteNormal":
-        """Read it back from `to_arrays`."""
-        own = OwnNormal.from_arrays(below("own", arrays))
-        return cls(own, normal_from_arrays(below("reference", arrays), "site"))
+        """Read the parameters back from `to_arrays`."""
+        own, known = OwnNormal.from_arrays(below("own", arrays)), below(DISCRIMINANT, arrays)
+        reference = normal_from_arrays(below("reference", arrays), "site")
+        return cls(own, reference, Discriminant.from_arrays(known) if known else None)
 
 
 def normal_to_arrays(normal: SlideNormal) -> Arrays:
-    """Name the arrays of a reference, but for the cells that it is made of."""
+    """Return the named arrays of a reference, without the list of its cells."""
     arrays: Arrays = {}
     for tap, own in normal.taps.items():
         numbers = [own.nu, own.kappa, own.location, own.scale, own.t2]
@@ -154,14 +161,14 @@ def kept_statistics(
     night: NightNormal | None,
     wanted: Mask | None = None,
 ) -> GroupStatistics:
-    """Compute the statistics of the cells of a slide that its site learns.
+    """Compute the statistics of the cells that a site learns from a slide.
 
     Args:
         own: the population.
         slide: its cells.
         classes: C.
-        night: the reference of its night, for a slide of few cells; without one it adds nothing.
-        wanted: (n,) leave the others out, too, where given.
+        night: the reference of its night, for a slide of few cells; without it they add nothing.
+        wanted: (n,) if given, use only these cells.
     """
     normal = slide_normal(own.priors, slide.taps, slide.predicted)
     kept = normal.kept
@@ -177,7 +184,7 @@ def kept_statistics(
 
 
 def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics:
-    """Merge the statistics of nights, in their order; of none, make the statistics of nothing."""
+    """Merge the statistics of nights in their order; empty statistics without nights."""
     widths = {tap: prior.means.shape[1] for tap, prior in sorted(like.priors.items())}
     total = empty_groups(widths, len(next(iter(like.priors.values())).means))
     for part in parts:
@@ -186,16 +193,16 @@ def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics
 
 
 def site_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Prior]:
-    """Compute the prior of a site's slides at every tap; that of the population without any."""
+    """Compute the prior of a site's slides at every tap; without slides, the population's."""
     if not statistics.keys:
         return own.priors
     return {tap: site_prior(prior, statistics, tap, Choices()) for tap, prior in own.priors.items()}
 
 
 def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
-    """Make the reference of cells of which only the site is known: W + B around its means.
+    """Make the reference of cells of an unknown slide at a site: W + B around its means.
 
-    Its location and scale are those that log distances usually have.
+    Location and scale are those that log distances usually have.
     """
     return SlideNormal(
         {
@@ -221,15 +228,15 @@ def slide_evidence(
     slide: SlideCells,
     night: NightNormal | None,
 ) -> SlideEvidence | None:
-    """Judge a slide that is in a site's statistics by what these say without it.
+    """Judge a slide in a site's statistics by these statistics without it.
 
-    None where they say nothing without it, or where it has no ordinary cell.
+    None if they are empty without it, or if it has no ordinary cell.
 
     Args:
         detector: with a population's own normal.
-        statistics: of the site, this slide included.
+        statistics: of the site, including this slide.
         slide: its cells.
-        night: the reference of its night, by which a slide of few cells was learned.
+        night: the reference of its night, with which a slide of few cells was learned.
     """
     own = detector.own
     assert own is not None
@@ -259,12 +266,12 @@ def planted_distances(
     night: NightNormal | None,
     planted: Mapping[str, tuple[Taps, NDArray[np.intp]]],
 ) -> dict[str, Distances]:
-    """Judge other things as cells of a slide that is in a site's statistics, without the slide.
+    """Judge other things as cells of a slide, by its site's statistics without it.
 
     Args:
         own: the population.
-        statistics: of the site, this slide included.
-        slide: its cells, of which its reference is made.
+        statistics: of the site, including this slide.
+        slide: its cells, for its reference.
         night: as in `slide_evidence`.
         planted: by name, taps (m, d) and classes (m,) as diagnosed.
     """
@@ -283,7 +290,7 @@ def planted_distances(
 def without(
     own: OwnNormal, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
 ) -> GroupStatistics:
-    """Take a slide out of its site's statistics."""
+    """Remove a slide from its site's statistics."""
     mine = kept_statistics(own, slide, statistics.classes, night)
     there = mine.keys and mine.keys[0] in statistics.keys
     return retract_groups(statistics, mine) if there else statistics
@@ -297,7 +304,7 @@ def _distances(
     weighs: Mask,
     rows: NDArray[np.intp],
 ) -> Distances:
-    """Measure cells at ``rows`` from their slide or, where it has no reference, from the site."""
+    """Measure cells at ``rows`` from their slide or, if it has no reference, from the site."""
     mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
     if normal.level == "slide":
         return Distances(
@@ -312,7 +319,7 @@ def _distances(
 
 
 def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> Float:
-    """Fuse the distances of cells to scores (n,) that compare with the population's."""
+    """Join the distances of cells to scores (n,) on the population's scale."""
     values = cells.values
     if cells.level == "site":
         taps = [reference.taps[tap] for tap in sorted(reference.taps)]
@@ -323,12 +330,12 @@ def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> Float:
 def site_normal(
     own: OwnNormal, statistics: GroupStatistics, slides: Sequence[SlideEvidence]
 ) -> SiteNormal:
-    """Make all that scoring a site's cells and slides needs.
+    """Compute the parameters for scoring a site's cells and slides.
 
     Args:
         own: the population.
         statistics: of the site.
-        slides: how each is judged by what is known without it.
+        slides: each judged without itself.
     """
     population, priors = own.calibration, site_priors(own, statistics)
     reference = site_reference(priors, slides)
@@ -342,7 +349,7 @@ def site_normal(
 
 
 def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence]) -> SlideNormal:
-    """Make the reference of a site with the location and scale that log distances have there."""
+    """Make the reference of a site, with the location and scale of its log distances."""
     expected = expected_normal(priors)
     logs = [s.cells.values for s in slides if s.cells.level == "site"]
     if not logs:
@@ -356,14 +363,13 @@ def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence])
 
 
 def mixed(population: Calibration, slides: Sequence[Float]) -> Calibration:
-    """Add a site's slides to a calibration, in which the population counts as `Choices.slides`.
+    """Add a site's slides to a calibration in which the population counts as `Choices.slides`.
 
-    A site of a few slides is thereby calibrated by the population for the most part, and one of
-    many by itself.
+    So the population mostly calibrates a site of few slides, and a site of many calibrates itself.
 
     Args:
-        population: whose standardisation the scores have.
-        slides: fused scores (n,) of each slide, n not 0; every slide weighs the same.
+        population: the calibration that standardised the scores.
+        slides: fused scores (n,) of each slide, n not 0; slides have equal weights.
     """
     total = Choices.slides + len(slides)
     scores = np.concatenate([population.scores, *slides])

@@ -24,7 +24,7 @@ from tasks.visualisation.page import render
 
 @dataclass(frozen=True)
 class SiteView:
-    """All that the page shows."""
+    """The content of the page."""
 
     site: str
     facts: Mapping[str, str]
@@ -37,10 +37,10 @@ class SiteView:
 
 
 def site_page(view: SiteView) -> str:
-    """Make a page that needs no other file."""
+    """Make a self-contained page."""
     return render(
         "site.html",
-        title=f"Site {view.site}",
+        title=f"Laboratory {view.site}",
         facts=view.facts,
         warnings=view.warnings,
         levels=[f"{level:g}".removeprefix("0") for level in LEVELS],

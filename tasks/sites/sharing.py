@@ -1,11 +1,11 @@
-"""Make statistics fit to leave a laboratory: no feature of a single cell, no name of a person.
+"""Prepare statistics to leave a laboratory: no features of a single cell, no names of persons.
 
-The mean of one cell is its features. Such means are left out of what is kept by slide; the sums
-over all cells still have these cells in them. Where a class would have a single cell left out, the
-difference of both would be that cell, so the slide with the fewest cells is left out with it.
+The mean of one cell is its features. Such means are left out of the statistics by slide; the sums
+over all cells still include these cells. If only one cell of a class were left out, the difference
+of the two would be that cell, so the slide with the fewest cells is left out as well.
 
-Names become pseudonyms by a secret of the store (HMAC, RFC 2104): whoever has a list of all names
-cannot find out which of them are in a file.
+Names become pseudonyms by a secret of the store (HMAC, RFC 2104): even a list of all names does not
+show which of them are in a file.
 """
 
 import hmac
@@ -19,25 +19,25 @@ from tasks.detector.slides.groups import GroupKey, GroupStatistics
 from tasks.sites.foreign_sites import without_detector
 from tasks.types import Arrays
 
-CELLS = "own/cells"  # where the scores of a site's cells are
-TOGETHER = 5  # cells whose scores become one
+CELLS = "own/cells"  # the arrays with the scores of a site's cells
+TOGETHER = 5  # cells whose scores are averaged
 
 
 def shareable(statistics: ClassStatistics, key: bytes) -> ClassStatistics:
-    """Leave out means of single cells, and replace names of slides and patients.
+    """Remove means of single cells, and replace names of slides and patients.
 
     Raises:
-        ValueError: a class has a single cell, which its sum would tell, or slides are not known.
+        ValueError: a class has a single cell, which its sum would reveal, or slides are unknown.
     """
     if statistics.slides is None:
-        raise ValueError("these statistics know of no slides: fit once more, and they are added")
+        raise ValueError("these statistics have no slides: fit once more to add them")
     if (statistics.n == 1).any():
-        raise ValueError("a class of one cell is that cell: fit more of it before it is shared")
+        raise ValueError("a class has only one cell, which it would reveal: fit more of it first")
     return replace(statistics, slides=shareable_groups(statistics.slides, key))
 
 
 def shareable_groups(groups: GroupStatistics, key: bytes) -> GroupStatistics:
-    """Leave out means of single cells by slide and class, and replace names."""
+    """Remove means of single cells by slide and class, and replace names."""
     n = groups.n.copy()
     for c in range(groups.classes):
         alone = n[:, c] == 1
@@ -63,9 +63,9 @@ def shareable_groups(groups: GroupStatistics, key: bytes) -> GroupStatistics:
 
 
 def shareable_errors(errors: ErrorCounts, key: bytes) -> ErrorCounts:
-    """Replace the names of slides and patients, and leave out kinds of which a slide has one cell.
+    """Replace names of slides and patients, and remove kinds of which a slide has one cell.
 
-    The thresholds that a single cell passes are its log-odds.
+    The thresholds that a single cell passes reveal its log-odds.
     """
     left = {}
     for kind, passing in (("negatives", "false"), ("positives", "found")):
@@ -82,10 +82,10 @@ def shareable_errors(errors: ErrorCounts, key: bytes) -> ErrorCounts:
 
 
 def shareable_site(arrays: Arrays) -> Arrays:
-    """Leave out of a site's arrays what its detector has, and average scores of cells.
+    """Remove the detector's own arrays from a site's, and average scores of cells.
 
-    The detector has a score of each fitted cell. Of the scores that are the site's own, `TOGETHER`
-    cells that follow one another become one, of their mean and of all of their weight.
+    The detector has a score for each fitted cell. Of the site's own scores, every `TOGETHER`
+    successive ones become one, with their mean and total weight.
     """
     left = without_detector(arrays)
     scores, weights = left[f"{CELLS}/scores"], left[f"{CELLS}/weights"]
@@ -102,7 +102,7 @@ def of_batch(groups: GroupStatistics, batch: str) -> GroupStatistics:
 
 
 def pseudonym(name: str, key: bytes) -> str:
-    """Replace the name of a patient or slide, the same always by the same; none stays none.
+    """Return the pseudonym of a patient's or slide's name, always the same; "" stays "".
 
     >>> pseudonym("P1", b"a secret"), pseudonym("", b"a secret")
     ('d8645bc424eee46f', '')

@@ -1,8 +1,8 @@
-"""Render stained thin-smear cell crops, for the demo and for tests without real data.
+"""Render crops of stained cells in a thin smear, for the demo and for tests without real data.
 
-Colour follows the Beer-Lambert law: a pixel is the lamp's light, dimmed by how much of two dyes
-lies in its way. Eosin stains haemoglobin, azure stains chromatin and parasite cytoplasm. Shapes lie
-on the complex plane, one unit a pixel: a distance is an absolute value, and an uneven outline is a
+Colour follows the Beer-Lambert law: a pixel is the lamp's light, dimmed by the amounts of two dyes
+in its path. Eosin stains haemoglobin, azure stains chromatin and parasite cytoplasm. Shapes are in
+the complex plane, in units of a pixel: a distance is an absolute value, and an uneven outline is a
 polynomial in ``z / |z|``, a Fourier series in the angle.
 """
 
@@ -36,7 +36,7 @@ FIRST_DAY = date(2026, 1, 3)
 
 @dataclass(frozen=True)
 class Patient:
-    """Hold what all crops of one patient share: the smear, its staining and the camera.
+    """The properties that all crops of one patient share: smear, staining and camera.
 
     ``eosin`` and ``azure`` are the optical densities (red, green, blue) of a unit amount of dye,
     ``softness`` is the standard deviation of the camera's blur in pixels, ``noise`` that of its
@@ -52,7 +52,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Dyes:
-    """Hold amounts of both dyes in a cell, and the pixels inside its outline; (h, w) each."""
+    """Amounts of both dyes in a cell, and the pixels inside its outline; (h, w) each."""
 
     eosin: Amount
     azure: Amount
@@ -101,7 +101,7 @@ def red_cell_dyes(rng: Generator, stage: Stage | None) -> Dyes:
 
 
 def white_cell(patient: Patient, rng: Generator) -> Picture:
-    """Render a white cell on the pale field, not masked, beside red cells; ``(side, side, 3)``."""
+    """Render a white cell among red cells on the pale field, not masked; ``(side, side, 3)``."""
     half = int(rng.integers(85, 115))
     z = _plane(-half, half, -half, half)
     body = _blob(z, half * rng.uniform(0.7, 0.85), _draw_outline(0.05, rng))
@@ -144,7 +144,7 @@ def other_stain(image: Picture) -> Picture:
     """Turn every hue into its complement, twice as vivid; same shape.
 
     Giemsa's hues span a third of the colour circle, from violet to orange. The complement of each
-    lies outside that span, whereas a turn by a third would make pink cells of lilac ones.
+    is outside that span, whereas a turn by a third would turn lilac cells pink.
     """
     levels = image.astype(np.float32)
     grey = (levels.max(axis=2, keepdims=True) + levels.min(axis=2, keepdims=True)) / 2
@@ -160,7 +160,7 @@ def write_collection(
     seed: int,
     first_patient: int = 1,
 ) -> int:
-    """Write labelled crops as ``folder/{Parasitized,Uninfected}/*.png``; return how many.
+    """Write labelled crops as ``folder/{Parasitized,Uninfected}/*.png``; return their number.
 
     The parasitized fraction is the same in every patient.
     """
@@ -186,10 +186,11 @@ def write_night(
     seed: int,
     first_patient: int,
 ) -> dict[str, str]:
-    """Write a night's unlabelled crops as ``folder/*.png``; return ``{name: kind}`` of the planted.
+    """Write a night's unlabelled crops as ``folder/*.png``; return planted ones by name: ``{name:
+    kind}``.
 
-    Beside each patient's ordinary cells lies a share of what is planted: ``planted_per_kind``
-    images of each kind in `ABNORMAL` and one truncated file, all under ordinary names.
+    ``planted_per_kind`` images of each kind in `ABNORMAL` and one truncated file are mixed with the
+    patients' ordinary cells, all under ordinary names.
     """
     rng = np.random.default_rng(seed)
     day = FIRST_DAY + timedelta(days=first_patient - 1)
@@ -222,7 +223,7 @@ def draw_stage(rng: Generator) -> Stage:
 
 
 def _distance(z: Plane, outline: list[complex]) -> Amount:
-    """Measure the distance from 0 in pixels, uneven: it is r on an ``outline`` of mean radius r."""
+    """Measure an uneven distance from 0 in pixels: it is r on an ``outline`` of mean radius r."""
     away: Amount = np.maximum(np.abs(z), 1e-6, dtype=np.float32)
     direction = z / away
     bulge = np.zeros_like(z)
@@ -238,7 +239,7 @@ def _draw_outline(unevenness: float, rng: Generator) -> list[complex]:
 
 
 def _plane(top: int, bottom: int, left: int, right: int) -> Plane:
-    """Make whole pixels as x + iy, ``(bottom - top, right - left)``."""
+    """Make a grid of pixels as x + iy, ``(bottom - top, right - left)``."""
     x, y = np.arange(left, right), np.arange(top, bottom)
     return (x + 1j * y[:, np.newaxis]).astype(np.complex64)
 
@@ -252,18 +253,18 @@ def _plane_around(radius: float, outline: list[complex]) -> Plane:
 
 
 def _place(reach: float, rng: Generator) -> complex:
-    """Draw a point evenly from the disc of radius ``reach``."""
+    """Draw a point uniformly from the disc of radius ``reach``."""
     return cmath.rect(reach * sqrt(rng.random()), rng.uniform(-pi, pi))
 
 
 def _blob(z: Plane, radius: float, outline: list[complex]) -> Amount:
-    """Draw 1 inside an outline about 0 and 0 outside, over an edge of three pixels."""
+    """Draw 1 inside an outline around 0 and 0 outside, with an edge of three pixels."""
     coverage: Amount = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
     return coverage
 
 
 def _dot(z: Plane, radius: float) -> Amount:
-    """Draw a round spot about 0: 1 at its middle, less than half at ``radius``."""
+    """Draw a round spot around 0: 1 at its middle, less than half at ``radius``."""
     fall: Amount = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
     return fall
 
@@ -276,7 +277,7 @@ def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Amount:
 
 
 def _ring(z: Plane, rng: Generator) -> Amount:
-    """Draw a ring stage's azure about 0: a thin uneven hoop, one or two dots of chromatin on it."""
+    """Draw a ring stage's azure around 0: a thin uneven hoop with one or two dots of chromatin."""
     radius = rng.uniform(8, 14)
     off_hoop = (_distance(z, _draw_outline(0.25, rng)) - radius) / rng.uniform(1.8, 3)
     azure: Amount = rng.uniform(0.2, 0.4) * np.exp(-(off_hoop**2))
@@ -287,7 +288,7 @@ def _ring(z: Plane, rng: Generator) -> Amount:
 
 
 def _trophozoite(z: Plane, rng: Generator) -> Amount:
-    """Draw the azure of a trophozoite about 0: ragged cytoplasm, a vacuole and a chromatin mass."""
+    """Draw a trophozoite's azure around 0: ragged cytoplasm, a vacuole and a chromatin mass."""
     radius = rng.uniform(12, 19)
     cytoplasm = _blob(z, radius, _draw_outline(0.4, rng))
     vacuole = _dot(z - _place(radius * 0.6, rng), radius * 0.4)

@@ -1,4 +1,4 @@
-"""Render fields of view whose cells are known: apart, touching, over one another, or cut off."""
+"""Render fields of view with known cells: apart, touching, overlapping, or cut off."""
 
 import cmath
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from tasks.synthetic.cells import (
     red_cell_dyes,
 )
 
-TRIES = 2000  # to place a cell, before there is no room
+TRIES = 2000  # to place a cell before giving up
 OVERLAP = 0.8  # the least distance of two centres, in sums of radii
-APART = 1.08  # the same of cells that do not touch, whose outlines are uneven
-GROUND = 0.02  # eosin that no washing takes away
+APART = 1.08  # the same for cells that do not touch; outlines are uneven
+GROUND = 0.02  # eosin that washing does not remove
 
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """Describe a cell of a rendered field: its box in pixels, and its parasite's stage.
+    """A cell of a rendered field: its box in pixels, and its parasite's stage.
 
     The box is x, y, width and height of the part within the field.
     """
@@ -38,7 +38,7 @@ class DrawnCell:
 
 @dataclass(frozen=True)
 class RenderedField:
-    """Hold a field's picture (height, width, 3) and what was drawn."""
+    """A field's picture (height, width, 3) and its cells."""
 
     pixels: Picture
     cells: tuple[DrawnCell, ...]
@@ -58,11 +58,11 @@ def render_field(
 
     Args:
         patient: stain and camera.
-        rng: decides all that is drawn.
-        cells: how many; their centres lie within the field, so at most half of one is cut off.
-        parasitized: how many of them hold a parasite.
-        overlapping: the share of cells that lie against or over an earlier one, by up to a fifth
-            of their diameter.
+        rng: of the drawing.
+        cells: their number; centres are within the field, so at most half of a cell is cut off.
+        parasitized: number of cells with a parasite.
+        overlapping: share of cells that touch or overlap an earlier one, by up to a fifth of their
+            diameter.
         height: in pixels; a cell has a diameter of about 130.
         width: in pixels.
 
@@ -86,7 +86,7 @@ def render_field(
 def _draw_places(
     radii: NDArray[np.float64], against: NDArray[np.bool_], size: complex, rng: Generator
 ) -> list[complex]:
-    """Draw centres x + iy of cells (n,); those ``against`` an earlier one touch or overlap it."""
+    """Draw centres x + iy of cells (n,); cells ``against`` an earlier one touch or overlap it."""
     places: list[complex] = []
     for i, radius in enumerate(radii):
         for _ in range(TRIES):
@@ -111,7 +111,7 @@ def _draw_places(
 
 
 def _add(eosin: Amount, azure: Amount, cell: Dyes, place: complex) -> tuple[int, int, int, int]:
-    """Lay a cell's dyes over those of a field; return the box of what lies within."""
+    """Add a cell's dyes to a field's; return the box of the part within the field."""
     height, width = cell.inside.shape
     left, top = round(place.real) - width // 2, round(place.imag) - height // 2
     x0, y0 = max(left, 0), max(top, 0)

@@ -1,6 +1,6 @@
-"""Render whole slides whose cells are known: fields of cells, a smear too thick, and empty glass.
+"""Render whole slides with known cells: fields of cells, thick parts of the smear, empty glass.
 
-A few fields are drawn and repeated, so that a slide of any size takes seconds and little memory.
+A few fields are drawn and repeated, so a slide of any size takes seconds and little memory.
 """
 
 import io
@@ -22,23 +22,23 @@ from tasks.synthetic.fields import DrawnCell, render_field
 
 FIELD = 1024  # pixels of a drawn field's side, at level 0
 TILE = 256  # pixels of a tile's side
-STEP = 4  # between the levels
-DRAWN = 2  # fields of cells that differ
+STEP = 4  # factor between levels
+DRAWN = 2  # different fields of cells
 CELL_WIDTH = 130  # pixels of a rendered cell
 CELLS = 45  # in a field
 PARASITIZED = 4  # of them
 OVERLAPPING = 0.1  # share of them
-DOUBLINGS = 4  # of what lies over one another, where it is too thick
+DOUBLINGS = 4  # of layers, in thick parts
 QUALITY = 90  # of JPEG
 BOX = Image.Resampling.BOX
 
 
 @dataclass(frozen=True)
 class PlacedField:
-    """Describe a field of a rendered slide: its upper left corner in pixels, and its cells.
+    """A field of a rendered slide: its upper left corner and its cells.
 
     The corner and the boxes of cells are in pixels of level 0. A field that is too thick has no
-    cells to be found.
+    cells to find.
     """
 
     x: int
@@ -49,19 +49,19 @@ class PlacedField:
 
 @dataclass(frozen=True)
 class RenderedSlide:
-    """List what was drawn: fields, each ``side`` pixels wide, with glass between them."""
+    """The drawn fields, each ``side`` pixels wide, with glass between them."""
 
     side: int
     fields: tuple[PlacedField, ...]
 
     @property
     def cells(self) -> int:
-        """Count the cells that are to be found."""
+        """Count the cells that a finder should find."""
         return sum(len(field.cells) for field in self.fields)
 
     @property
     def parasitized(self) -> int:
-        """Count the cells that hold a parasite."""
+        """Count the cells with a parasite."""
         return sum(cell.stage is not None for field in self.fields for cell in field.cells)
 
 
@@ -82,11 +82,11 @@ def render_slide(
         path: of the file.
         width: in pixels of level 0.
         height: in pixels of level 0.
-        fields: how many fields of single cells there are.
-        thick: how many fields beside one another are too thick for cells to be told apart.
-        seed: decides all that is drawn.
+        fields: number of fields of single cells.
+        thick: number of adjacent fields that are too thick to distinguish cells.
+        seed: of the drawing.
         microns_per_pixel: of level 0, written into the resolution tags.
-        levels: how many resolutions there are, each a quarter of the last one.
+        levels: number of resolutions, each a quarter of the last.
 
     Raises:
         ValueError: the fields do not fit onto the slide.
@@ -99,12 +99,12 @@ def render_slide(
         )
     rng = np.random.default_rng(seed)
     pictures, cells = _draw(microns_per_pixel, rng)
-    # What lies in each place, as an index into the pictures: glass, fields of cells, thick.
+    # The picture at each place, by index: glass, fields of cells, thick.
     shown = np.zeros((ceil(height / FIELD), ceil(width / FIELD)), np.intp)
     places = rng.permutation(columns * rows)
     middle = np.array(divmod(places[0], columns))
     away = np.hypot(*(np.stack(np.divmod(places, columns)) - middle[:, np.newaxis]))
-    # A drop that is too thick lies in one place.
+    # The thick part is a single drop.
     drop, rest = np.split(places[np.argsort(away, kind="stable")], [thick])
     shown[np.divmod(drop, columns)] = DRAWN + 1
     for i, place in enumerate(rng.permutation(rest)[:fields]):
@@ -139,7 +139,7 @@ def _draw(
 
 
 def _thick(glass: Picture, fields: list[Picture], rng: Generator) -> Picture:
-    """Draw many layers of cells over one another, whose absorbances add up; (FIELD, FIELD, 3)."""
+    """Draw many layers of cells, whose absorbances add up; (FIELD, FIELD, 3)."""
     light = np.log(glass.astype(np.float32))
     layers = sum(np.log(np.maximum(field, 1).astype(np.float32)) - light for field in fields)
     for _ in range(DOUBLINGS):
@@ -148,7 +148,7 @@ def _thick(glass: Picture, fields: list[Picture], rng: Generator) -> Picture:
 
 
 def _moved(cell: DrawnCell, scale: float, x: int, y: int) -> DrawnCell:
-    """Move a cell of a field that is drawn smaller and then laid at x, y."""
+    """Scale a cell of a field and move it to x, y."""
     left, top, width, height = (round(scale * length) for length in cell.box)
     return DrawnCell((x + left, y + top, width, height), cell.stage)
 
@@ -191,9 +191,9 @@ def _write(
 def _tiles(
     pictures: list[Picture], shown: NDArray[np.intp], width: int, height: int, side: int
 ) -> Iterator[bytes]:
-    """Encode the tiles of a level in reading order, where a field is ``side`` pixels wide.
+    """Encode the tiles of a level, with fields ``side`` pixels wide, in reading order.
 
-    Tiles that show the same part of the same fields are encoded once.
+    Equal tiles are encoded once.
     """
     small = np.stack(
         [np.asarray(Image.fromarray(each).resize((side, side), BOX)) for each in pictures]

@@ -1,4 +1,4 @@
-"""Describe for the page what a laboratory asks first: which patients have parasites, how many."""
+"""Describe for the page which patients have parasites, and how many."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,19 @@ from markupsafe import Markup
 
 from tasks.counting.call import Call
 from tasks.counting.words import call_text, density_text, percent_text, range_text
+from tasks.readers.patients import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.batches import BatchSummary
 from tasks.reports.parasitaemia import density_text as class_text
 from tasks.visualisation.page import shortened
+from tasks.visualisation.patients.persons import persons_answer
+from tasks.words import counted
 
 WORDS = {
     Call.POSITIVE: "patients with parasites",
-    Call.NEGATIVE: "patients with none above what is stated",
-    Call.INDETERMINATE: "patients of whom too little is known",
-    Call.UNREADABLE: "patients whose slides are not to be used",
+    Call.NEGATIVE: "patients with none above the stated limit",
+    Call.INDETERMINATE: "patients with too few cells to decide",
+    Call.UNREADABLE: "patients whose slides cannot be used",
 }
 PATIENTS_SHOWN = 500
 
@@ -50,15 +53,21 @@ def in_order(patients: pa.Table) -> list[dict[str, Any]]:
 
 
 def patient_rows(
-    rows: Sequence[Mapping[str, Any]], places: Mapping[Patient, str]
+    rows: Sequence[Mapping[str, Any]],
+    places: Mapping[Patient, str],
+    answers: Mapping[Patient, Confirmation],
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
     Args:
         rows: of the report on patients, `in_order`.
         places: what a click on a patient leads to.
+        answers: of persons on some of them.
     """
-    return [_patient(row, places) for row in rows[:PATIENTS_SHOWN]]
+    return [
+        _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}
+        for row in rows[:PATIENTS_SHOWN]
+    ]
 
 
 def patient_name(row: Mapping[str, Any]) -> str:
@@ -78,7 +87,7 @@ def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str,
 
 
 def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the call of a row on a slide or patient; all None in reports of before 0.3."""
+    """Describe the call of a slide's or patient's row; all None in reports made before 0.3."""
     if row.get("call") is None:
         names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read",
                  "meaning")  # fmt: skip
@@ -103,9 +112,9 @@ def _meaning(row: Mapping[str, Any]) -> str | None:
 
 
 def _amounts(row: Mapping[str, Any]) -> dict[str, str]:
-    """Write a parasitaemia and its density; of a negative patient, the most that they can be.
+    """Write a parasitaemia and its density; for a negative patient, their upper bounds.
 
-    An estimate beside the word "negative" would be read as parasites that were seen.
+    An estimate next to the word "negative" would be read as parasites that were seen.
     """
     if row["corrected_percent"] is None:
         return {"corrected": "–", "range": "", "density": "–"}
@@ -169,21 +178,22 @@ def axis() -> Markup:
 
 
 def expected_text(night: BatchSummary) -> tuple[str, str | None] | None:
-    """Say which errors are to be expected, and why not to believe that; None where not known."""
-    if night.expected_accuracy is None or night.expected_false_calls is None:
+    """Write which errors to expect, and why not to trust that; None where unknown."""
+    wrong, missed = night.expected_false_calls, night.expected_missed
+    if night.expected_accuracy is None or wrong is None or missed is None:
         return None
     told = (
-        f"about {night.expected_false_calls:,.0f} cells diagnosed as parasitized wrongly and "
-        f"{night.expected_missed:,.0f} parasitized ones missed; accuracy "
+        f"about {counted(round(wrong), 'cell')} wrongly diagnosed as "
+        f"parasitized and {round(missed):,} parasitized missed; accuracy "
         f"{_share(night, 'accuracy')}"
     )
     if night.expected_sensitivity is not None:
         told += f", sensitivity {_share(night, 'sensitivity')}"
     doubts = {
-        "shifted": "Do not believe this: a tenth of the cells or more are of slides unlike every "
-        "slide that was fitted, where probabilities are not calibrated.",
-        "other laboratory": "Do not believe this: probabilities were calibrated on cells of other "
-        "laboratories than this site's.",
+        "shifted": "Do not trust this: at least a tenth of the cells are from slides unlike every "
+        "known slide, where probabilities are not calibrated.",
+        "other laboratory": "Do not trust this: probabilities were calibrated on cells of other "
+        "laboratories.",
     }
     doubt = night.expected_doubt
     return told, None if doubt is None else doubts.get(doubt, doubt)

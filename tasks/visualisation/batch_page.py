@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.detector.verdict import Reason, parse_reasons
-from tasks.reports.called_cells import patient_of
+from tasks.readers.patients import Confirmation
+from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.columns import COLOURS
 from tasks.reports.night.batches import BatchSummary
 from tasks.reports.slide_reasons import SlideReason
@@ -53,42 +54,43 @@ from tasks.visualisation.page import (
     shortened,
 )
 from tasks.visualisation.patients.called import Called, opened, opened_patients, place_of
+from tasks.visualisation.patients.persons import confirmed_text
 from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
 from tasks.visualisation.viewer.fields import ShownField, describe_field
+from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500
 NIGHTS_SHOWN = 14
 
 LIGHTS = {
-    Light.GREEN: "Green: nothing is out of line",
+    Light.GREEN: "Green: nothing is unusual",
     Light.AMBER: "Amber: something needs a look",
     Light.RED: "Red: look before using any result",
 }
-REASONS: Mapping[str, str] = {Reason.UNSTABLE: "the diagnosis does not survive a blur"}
-# Heading, words, and whether the sheet is folded: what tells nothing of a patient comes last.
+REASONS: Mapping[str, str] = {Reason.UNSTABLE: "the diagnosis changes when the image is blurred"}
+# Heading, words, and whether the sheet is folded: sheets that say nothing about a patient are last.
 SHEETS = {
     PERSON: (
         "Cells that a person should see",
-        "Unlike the other cells of their slide, so that no count has them; the most probable "
-        f"parasites come first, at most {MOST_OF_A_SLIDE} of one slide as long as others fill the "
-        "sheet.",
+        "Unlike the other cells of their slide, so they are left out of every count. The most "
+        f"probable parasites come first, at most {MOST_OF_A_SLIDE} from one slide while other "
+        "slides can fill the sheet.",
         False,
     ),
     UNCERTAIN: (
         "Least certain cells",
-        "The most probable class is least probable here. Again at most "
-        f"{MOST_OF_A_SLIDE} are of one slide.",
+        f"Cells whose diagnosis is least probable, at most {MOST_OF_A_SLIDE} from one slide.",
         False,
     ),
     ABNORMAL: (
         "Most abnormal cells: noise and rubbish",
-        "Furthest from the other cells of their slide: dirt, broken cells, other things. Their "
-        f"diagnoses are not to be believed unseen. At most {MOST_OF_A_SLIDE} are of one slide.",
+        "Furthest from the other cells of their slide: dirt, broken cells and the like. Do not "
+        f"trust their diagnoses unseen. At most {MOST_OF_A_SLIDE} are from one slide.",
         True,
     ),
     SAMPLE: (
         "A random sample",
-        "What the night looks like: cells drawn blindly, by the digest of their files.",
+        "What the batch looks like: cells drawn at random.",
         True,
     ),
 }
@@ -105,7 +107,8 @@ class BatchView:
     ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
-    None in batches screened before 0.3; ``called`` are the cells behind their calls.
+    None in batches screened before 0.3; ``called`` are the cells behind their calls; ``answers``
+    are those of persons on patients, and ``answered`` identifies all readings, None without any.
     """
 
     row: BatchSummary
@@ -122,6 +125,8 @@ class BatchView:
     whole_slides: Sequence[ShownSlide] = ()
     patients: pa.Table | None = None
     called: Called = NONE_CALLED
+    answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
+    answered: str | None = None
 
 
 def batch_page(view: BatchView) -> str:
@@ -138,6 +143,8 @@ def batch_page(view: BatchView) -> str:
         title=f"{row.batch}: {row.light}",
         row=row,
         made_from=view.made_from,
+        answered=view.answered,
+        confirmed=confirmed_text(view.answers.values()),
         day=day_text(row.batch_date),
         light=LIGHTS[row.light],
         facts=_facts(row),
@@ -145,9 +152,9 @@ def batch_page(view: BatchView) -> str:
         sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
         fields=fields,
         calls=[] if view.patients is None else calls_of(view.patients),
-        patients=patient_rows(patients, places),
+        patients=patient_rows(patients, places, view.answers),
         all_patients=len(patients),
-        opened=opened_patients(patients, view.called, view.exhibits),
+        opened=opened_patients(patients, view.called, view.exhibits, view.answers),
         axis=axis(),
         expected=expected_text(row),
         whole_slides=[describe_slide(each) for each in view.whole_slides],
@@ -187,14 +194,15 @@ def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
         (
             "Abnormal",
             percent(row.abnormal, scored),
-            f"{row.abnormal:,} cells; {row.alpha:.0%} expected",
+            f"{counted(row.abnormal, 'cell')}; {row.alpha:.0%} expected",
         ),
-        ("Uncertain", percent(row.uncertain, scored), f"{row.uncertain:,} cells"),
+        ("Uncertain", percent(row.uncertain, scored), counted(row.uncertain, "cell")),
         ("Failed", f"{row.failed:,}", percent(row.failed, row.images) + " of the images"),
         (
             "For review",
             f"{row.review:,}",
-            f"cells, and {row.slides_for_review:,} of {row.slides:,} slides",
+            f"{verb(row.review, 'cell', 'cells')}, and {row.slides_for_review:,} of "
+            f"{counted(row.slides, 'slide')}",
         ),
     ]
 
@@ -206,7 +214,7 @@ def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
 
 
 def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
-    exhibit = view.exhibits.get(row["uri"], Exhibit("the image was not looked at again"))
+    exhibit = view.exhibits.get(row["uri"], Exhibit("no picture was made"))
     why, name = exhibit.explanation, file_name(row["uri"])
     probability = row[f"probability_{row['diagnosis']}"]
     return {
@@ -221,7 +229,6 @@ def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
         "missing": exhibit.missing,
         "thumbnail": exhibit.thumbnail and data_uri(exhibit.thumbnail, "webp"),
         "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
-        "tap": why and why.tap,
         "nearest": why and shortened(view.classes[why.nearest]),
     }
 
@@ -230,7 +237,7 @@ def _reasons_text(reasons: str | None) -> str:
     """Say why a person looks at a cell.
 
     >>> _reasons_text("abnormal, unstable")
-    'abnormal, the diagnosis does not survive a blur'
+    'abnormal, the diagnosis changes when the image is blurred'
     """
     return ", ".join(REASONS.get(reason, reason) for reason in parse_reasons(reasons))
 
@@ -282,7 +289,6 @@ def _slide_rows(
             "p_text": p_text(row["p_value_median"]),
             "shift": number_text(row.get("shift")),
             "shift_value": row.get("shift"),
-            "shift_tap": row.get("shift_tap"),
             "smear": [number_text(row.get(name)) for name in ("smear_shift", "smear_spread")],
             "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
@@ -292,8 +298,9 @@ def _slide_rows(
 
 
 def _fields_read(row: Mapping[str, Any]) -> str | None:
-    # Reports of before there were any have no such columns.
-    return f"{row['fields_read']:,} of {row['fields']:,} fields read" if row.get("fields") else None
+    if not row.get("fields"):  # older reports have no such column
+        return None
+    return f"{row['fields_read']:,} of {counted(row['fields'], 'field')} read"
 
 
 def _colour(values: Sequence[float | None]) -> str | None:

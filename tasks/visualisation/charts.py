@@ -72,7 +72,7 @@ def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
     """Draw the share caught against the share of false alarms, on a log axis from .001.
 
     Args:
-        curves: by detector, false- and true-positive rates in rising order, two arrays (n,).
+        curves: by detector, false- and true-positive rates in ascending order, two arrays (n,).
         title: what a screen reader calls the chart.
     """
     with mpl.rc_context():
@@ -107,7 +107,7 @@ def histogram(
     tens of times the threshold; bars have equal widths on it, and the threshold is between two.
 
     Args:
-        groups: by name, scores (n,); what is not finite is left out.
+        groups: by name, scores (n,); those that are not finite are left out.
         threshold: scores from it on are drawn in the second colour; None or infinite where there
             is none.
         title: what a screen reader calls the chart.
@@ -160,7 +160,7 @@ def binned(
     Of 200,000 scores a dozen beyond the threshold would be no pixel high on a linear scale.
 
     Args:
-        edges: (B + 1,), the threshold among them; the outermost bins hold what lies beyond too.
+        edges: (B + 1,), the threshold among them; the outermost bins hold scores beyond too.
         counts: (2, B), of ordinary images and of abnormal ones, which stand above these.
         threshold: where a line is drawn; None or infinite where there is none.
         title: what a screen reader calls the chart.
@@ -213,9 +213,9 @@ def lines(
     The axis of shares begins at zero, or at one half where everything is above.
 
     Args:
-        series: by name, places and shares in rising order of place, two arrays (n,).
+        series: by name, places and shares in ascending order of place, two arrays (n,).
         x_label: what the places are, and their unit.
-        y_label: what is shared.
+        y_label: of the shares.
         title: what a screen reader calls the chart.
     """
     with mpl.rc_context():
@@ -261,7 +261,7 @@ def agreement(points: Mapping[str, tuple[Float, Float]]) -> str:
             said.append(f"{name} {middle:.0f}, {middle - half:.0f} to {middle + half:.0f}")
         for i, (x, y) in enumerate(points.values()):
             axes.plot(x, y, linestyle="", marker=MARKERS[i], ms=3, alpha=0.5, color=_colour(i))
-        _label(axes, "mean root of parasites a microlitre", "difference of roots")
+        _label(axes, "mean square root of parasites per microlitre", "difference of roots")
         _legend(figure, points)
         return _svg(figure, "Limits of agreement", "; ".join(said))
 

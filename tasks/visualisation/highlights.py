@@ -1,4 +1,4 @@
-"""Choose the few images of a night that a page shows, and count all, over rows in parts.
+"""Choose the few images of a batch that a page shows, and count all, over rows in parts.
 
 Memory does not grow with the number of images.
 """
@@ -27,9 +27,9 @@ MOST_OF_A_SLIDE = 3
 EXAMPLES = 3  # of each reason to fail
 
 # Bins of the score have equal widths on an asinh axis: scores of other images may be ten times the
-# threshold, and most of the night's lie within one or two of zero.
+# threshold, and most scores are within one or two of zero.
 BIN = 0.08
-BINS = 48  # to each side of the threshold; what lies beyond counts in the outermost
+BINS = 48  # to each side of the threshold; scores beyond count in the outermost
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -42,7 +42,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 
 
 class Highlights:
-    """Collect the images to show and the counts of a night.
+    """Collect the images to show and the counts of a batch.
 
     Args:
         classes: the C class names.
@@ -70,7 +70,7 @@ class Highlights:
             counts = np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
             self.scores[row] += counts
         chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
-        # What no smear has is rubbish, not a cell whose parasite the count has left out.
+        # Cells unlike any smear are rubbish, not parasites that the count has left out.
         odd = np.asarray(
             [Reason.UNLIKE in parse_reasons(each) for each in rows["review_reason"].to_pylist()],
             bool,
@@ -129,10 +129,10 @@ def _plain(rows: pa.Table) -> pa.Table:
 
 
 def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
-    """Take the first rows of both, at most so many a slide.
+    """Take the first rows of both, at most `a_slide` of one slide.
 
-    A row that is left out of a part is left out of the whole: the rows before it are only ever
-    replaced by others that are before it too.
+    A row left out of a part would be left out of the whole too: the rows before it can only be
+    replaced by rows that also come before it.
     """
     if a_slide is None:
         # Sorting all text of a part to keep a dozen rows would take most of the time.

@@ -1,4 +1,4 @@
-"""Make the page that lists all nights and links to the page of each."""
+"""Make the page that lists the screened batches and links to the page of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
     detector = nights[-1].detector if nights else ""
     return render(
         "index.html",
-        title="Nights",
+        title="All batches",
         nights=[night_row(row, pages, detector) for row in reversed(nights)],
         detector=detector,
         trends=trends(nights),
@@ -30,10 +30,10 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
 
 
 def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
-    """Draw what changes from night to night, as captions and charts; none of fewer than two.
+    """Draw what changes from batch to batch, as captions and charts; none for fewer than two.
 
     Args:
-        nights: summaries of batches, oldest first; those without images are passed over.
+        nights: summaries of batches, oldest first; those without images are skipped.
     """
     shown = [row for row in nights if row.images]
     if len(shown) < 2:
@@ -44,13 +44,13 @@ def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
         "slides shifted": _shares(shown, _shifted),
         "images failed": _shares(shown, lambda row: row.failed / row.images),
     }
-    told = (("Patients by night", of_patients), ("Review, shift and failures by night", of_work))
+    told = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
     return [
         (
             caption,
             Markup(
                 charts.lines(
-                    series, x_label="nights before the last", y_label="share", title=caption
+                    series, x_label="batches before the last", y_label="share", title=caption
                 )
             ),
         )

@@ -1,4 +1,4 @@
-"""List the slides of a night that a person looks at as a whole, by what is odd about them."""
+"""List the slides that a person should look at as a whole, by reason."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ SHOWN = 20  # slides of each kind
 def odd_slides(slides: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Divide described slides into those that are no smear, shifted, and abnormal together.
 
-    A slide that cannot be a smear is not listed as shifted again. ``more_<kind>`` counts those of a
-    kind that are not shown.
+    A slide that cannot be a smear is not also listed as shifted. ``more_<kind>`` counts the slides
+    of a kind beyond those shown.
     """
     no_smear = [each for each in slides if SlideReason.IMPLAUSIBLE in each["reasons"]]
     others = [each for each in slides if SlideReason.IMPLAUSIBLE not in each["reasons"]]

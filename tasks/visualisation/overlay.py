@@ -1,6 +1,6 @@
 """Draw pictures of fields of view in which each cell has a contour that shows its diagnosis.
 
-Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; what is abnormal is
+Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abnormal cells are
 dashed, so that a contour needs no colour to be read.
 """
 
@@ -21,6 +21,7 @@ from tasks.images.slides import Slide
 from tasks.reports.columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
 from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
+from tasks.words import counted
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -38,10 +39,10 @@ LINE = 1 / 270  # of the picture's longer side
 SMOOTHING = 3  # times as large as the picture a line is drawn, to be smooth
 DASH = 4.0  # of a line's width, and as long a gap
 
-BLOCK = 2048  # pixels of the side of what is read of a slide at once
+BLOCK = 2048  # pixels to a side of the blocks in which a slide is read
 LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
 SHRINK = 0.85  # of its sides, until a picture is small enough
-PALETTE = 240  # colours of a picture beside those of its contours: a stained field has few hues
+PALETTE = 240  # colours of a picture without those of its contours: a stained field has few hues
 FIELDS_SHOWN = 8
 
 
@@ -92,7 +93,7 @@ def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
 def slide_picture(
     pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
 ) -> Pixels:
-    """Draw a slide from afar with a box round each field, RGB uint8, no side above `LONGEST`.
+    """Draw a whole slide with a box around each field, RGB uint8, no side above `LONGEST`.
 
     A box has the colour of a parasitized cell where the field has one, the colour of a failed cell
     where the field was not read, and is dashed where the field is for review. Empty places have no
@@ -122,7 +123,7 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
 
     Args:
         pixels: RGB uint8 (h, w, 3).
-        outlines: n closed outlines in its pixels; what lies outside is not drawn.
+        outlines: n closed outlines in its pixels; parts outside are not drawn.
         pens: how each of them is drawn.
     """
     height, width = pixels.shape[:2]
@@ -130,7 +131,7 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
     line = SMOOTHING * max(THINNEST, LINE * max(height, width))
     halos = Image.new("L", size)
     lines = {name: Image.new("L", size) for name in dict.fromkeys(pen.name for pen in pens)}
-    # What is abnormal is drawn last: it is what a person looks for.
+    # Abnormal cells are drawn last, because a person looks for them.
     for outline, pen in sorted(zip(outlines, pens, strict=True), key=lambda pair: pair[1].dashed):
         points = rescaled(outline, SMOOTHING)
         for stroke in _dashes(points, DASH * line) if pen.dashed else [_closed(points)]:
@@ -145,7 +146,7 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
 
 
 def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
-    """Encode a picture as a PNG file of 245 colours, smaller until it has at most so many bytes.
+    """Encode a picture as a PNG file of 245 colours, shrunk until it has at most `most_bytes`.
 
     Raises:
         ValueError: not even a picture of one pixel is so small.
@@ -168,8 +169,8 @@ def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
 def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
     """Choose the rows of the few fields that a page shows.
 
-    Those with the most parasitized cells come first, then those with the most abnormal ones, those
-    for review, and those with the most cells.
+    Fields with the most parasitized cells come first, then fields with the most abnormal cells,
+    fields for review, and fields with the most cells.
 
     Args:
         fields: rows of the report on fields.
@@ -182,7 +183,7 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
                 ["kind", "cells", "parasitized", "abnormal", "review_reason", "images"]
             ).to_pylist()
         )
-        # In tiles it is not known where cells are.
+        # In tiles the places of cells are unknown.
         if row["kind"] == FieldKind.FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
@@ -248,7 +249,7 @@ def from_afar(slide: Slide) -> Pixels:
 
 @dataclass(frozen=True)
 class ShownSlide:
-    """Hold a slide on the page: where it is, its rows of the report on fields, and its picture.
+    """Hold a slide on the page: its address, its rows of the field report, and its picture.
 
     ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
     """
@@ -260,14 +261,14 @@ class ShownSlide:
 
 
 def describe_slide(slide: ShownSlide) -> dict[str, Any]:
-    """Describe a slide seen from afar for the page."""
+    """Describe a whole slide for the page."""
     read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
     parasitized = sum(row["parasitized"] > 0 for row in read)
     reviewed = sum(row["review_reason"] is not None for row in slide.fields)
     return {
         "name": file_name(slide.source_uri),
         "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
-        "fields": f"{len(read):,} of {len(slide.fields):,} fields read",
+        "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
         "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
         "picture": slide.picture and data_uri(slide.picture, "png"),
         "missing": slide.missing,
@@ -275,8 +276,8 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
 
 
 def counted_fields(slides: pa.Table) -> list[str]:
-    """Count the fields of view that were read, and the others by reason; empty without fields."""
-    if "fields" not in slides.column_names:  # in reports of before there were any
+    """Count the fields that were read, and the others by reason; empty without fields."""
+    if "fields" not in slides.column_names:  # in reports made before fields were counted
         return []
     rows = [row for row in slides.to_pylist() if row["fields"]]
     left_out = Counter[str]()

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 
 from tasks.evaluation.composed import agreements
 from tasks.evaluation.metrics import AS_FILES, METRICS
-from tasks.evaluation.results import Example
+from tasks.evaluation.results.examples import Example
 from tasks.evaluation.scored import OWN
 from tasks.evaluation.seeds import (
     ALARMS,
@@ -74,7 +74,7 @@ GRID = np.geomspace(charts.LEAST_ALARMS, 1.0, 121)
 
 
 class Place(NamedTuple):
-    """Tell which images some scores are of."""
+    """Identify the images that some scores belong to."""
 
     group: str
     set: str
@@ -83,7 +83,7 @@ class Place(NamedTuple):
 
 
 Drawn = dict[tuple[int, str], dict[Place, Float]]  # by seed and detector
-Drawings = list[tuple[str, Markup]]  # what stands above a chart, and the chart
+Drawings = list[tuple[str, Markup]]  # caption and chart
 
 
 def robustness_page(
@@ -219,7 +219,7 @@ def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
 
 
 def _strength_charts(means: Means) -> Drawings:
-    """Draw, for each attack of several strengths, what is caught and the AUROC, by detector."""
+    """Draw the share caught and the AUROC of each attack by strength and detector."""
     shown = main_detectors(detectors_of(means))
     sets = dict.fromkeys(c.set for c in means if c.group == ATTACK)
     found = []
@@ -238,7 +238,7 @@ def _strength_charts(means: Means) -> Drawings:
 
 
 def _covariate_charts(means: Means) -> Drawings:
-    """Draw the own detector's false alarms, and accuracy beside, by level of each corruption."""
+    """Draw the own detector's false alarms, and the accuracy, by level of each corruption."""
     pairs = []
     sets = list(dict.fromkeys(c.set for c in means if c.group == COVARIATE))
     for some in _chunks(sets):

@@ -59,5 +59,5 @@ def heat_picture(image: Image.Image, shares: Float) -> Image.Image:
 
 def _webp(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=QUALITY, method=6)
+    image.save(file, "WEBP", quality=QUALITY)
     return file.getvalue()

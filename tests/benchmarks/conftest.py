@@ -69,7 +69,10 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def fitted(cells: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a store with a model and a detector that were made in a hurry."""
+    """Settings of a store with a model and a detector that were made in a hurry.
+
+    The model has the arithmetic that it has for users of this machine.
+    """
     settings = Settings(store=str(tmp_path_factory.mktemp("store")), workers=2)
     train(cells, model="hurried", epochs=1, limit=1000, settings=settings)
     fit(cells, batch="fitted", limit=1000, settings=settings)

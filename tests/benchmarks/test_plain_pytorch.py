@@ -54,7 +54,8 @@ def scorers(store: Store, model: str) -> dict[str, Scorer]:
     batch = load_batch(store, "fitted")
     block = read_block(store, model, batch.key, 0, batch.rows)
     good = (block.status == SCORED) & (block.label >= 0)
-    return {tap: Scorer(x[good], block.label[good]) for tap, x in block.taps.items()}
+    spec = NetworkSpec.from_dict(load_card(store, model).network)
+    return {tap: Scorer(block.taps[tap][good], block.label[good]) for tap in spec.distance_taps}
 
 
 @pytest.mark.benchmark
@@ -65,11 +66,11 @@ def test_screening_speed_against_plain_pytorch(
     model = load_detector_card(store).model
     manifest = list_images(cells, limit=IMAGES)
     images = dataset(manifest["uri"].to_pylist(), load_card(store, model).network["side"])
-    rivals = {}
+    rivals, fitted_scorers = {}, scorers(store, model)
     for name, layout in LAYOUTS.items():
         classifier = network(store, model, layout)
-        taps = {tap: classifier.backbone.get_submodule(tap) for tap in classifier.spec.taps}
-        rivals[name] = Screener(classifier, taps, scorers(store, model), images)
+        taps = {tap: classifier.backbone.get_submodule(tap) for tap in fitted_scorers}
+        rivals[name] = Screener(classifier, taps, fitted_scorers, images)
     for rival in rivals.values():
         rival.warm_up()
     with open_client(fitted) as client:
@@ -83,7 +84,7 @@ def test_screening_speed_against_plain_pytorch(
         )
         rows = read_table(store, *screen_anew(client, fitted, manifest, "scores"))
     theirs = rivals["plain PyTorch"].screen()
-    for tap in scorers(store, model):
+    for tap in fitted_scorers:
         ours = rows[f"distance_{tap}"].to_numpy()
         assert np.corrcoef(np.log(ours), np.log(theirs[tap]))[0, 1] > 0.9
     what = f"{IMAGES} {'NIH' if cells.endswith('.zip') else 'rendered'} cells"

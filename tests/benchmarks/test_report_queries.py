@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from storage.reports.schemas.columns import COLOURS
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import report_path
 from storage.store import Store
 from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.reports import publish_report
 
 NIGHTS, ROWS = (3, 10_000) if QUICK else (50, 200_000)
 SHARD_ROWS = 512  # what `flows.settings` has, and so the rows that are published at a time

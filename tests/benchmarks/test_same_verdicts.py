@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.networks import load_classifier, load_inference
+from flows.jobs.networks import load_classifier
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -19,6 +19,7 @@ from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
 from tasks.network.features import extract
+from tasks.network.inference import inference
 from tasks.reports.columns import Provenance
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record
@@ -36,8 +37,9 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
     card = load_card(store, detector_card.model)
     detector = load_fitted_detector(store, detector_card)
     classifier = load_classifier(store, card)
+    classifier.spec = replace(classifier.spec, arithmetic="float32")
     manifest = list_images(cells, limit=IMAGES)
-    network = load_inference(store, card)
+    network = inference(classifier)
 
     def plain(pixels: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         with torch.inference_mode():

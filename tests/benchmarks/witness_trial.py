@@ -5,14 +5,15 @@
 STORE has a screened batch named ``vivax`` of photographs at PHOTOS, the unpacked vivax_fields.zip:
 ``slidewatch segment --images PHOTOS --name vivax``, then ``slidewatch screen`` of its manifest with
 ``--batch vivax``. The first table is of the report. The second gives some cells of half of the
-fields as labels, and measures the other half: by a scale and a bias of the log-odds, and by class
-statistics of the labelled cells, each weighing as several fitted ones.
+fields as labels, half of them parasites, and measures the other half as `commission` would have
+them diagnosed: by a scale and a bias of the log-odds, by class statistics, and by both. Its figures
+are means over draws.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from flows.jobs.fitting.statistics import slides_of_version
+from flows.jobs.sites import fitted_classes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
@@ -29,14 +30,17 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.reports.tables import IMAGES
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.probabilities import fit_adaptation, log_odds
-from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, merge_groups
-from tasks.detector.witnesses import Discriminant, Witnesses, discriminant
+from tasks.detector.probabilities import UNCHANGED, log_odds
+from tasks.detector.slides.distance import Taps
+from tasks.detector.witnesses import Discriminant, Witnesses, shifts
+from tasks.sites.adaptation import Change, Fitted, Labelled, try_adaptation
 from tests.support.boxes import overlap
 
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 HEALTHY = "red blood cell"
-GIVEN, WEIGHTS, DRAWS = (20, 60, 200), (1, 5, 20, 100), 6
+GIVEN, DRAWS = (20, 60, 200), 6
+WAYS = (("scale and bias", False, True), ("statistics", True, False), ("both", True, True))
+NO_CHANGE = Change(UNCHANGED)
 Scores = NDArray[np.float64]
 
 
@@ -78,14 +82,22 @@ def truth_of(store: Store, photos: Path) -> Truth:
     return Truth(rows, sources[rows], kinds[rows])
 
 
-def line(name: str, scores: Scores, parasitized: NDArray[np.bool_]) -> str:
-    """AUROC, sensitivity at 1% and .3% false positives, and both rates at log-odds of 0."""
-    found, healthy = scores[parasitized], scores[~parasitized]
-    at = [float((found > np.quantile(healthy, 1 - rate)).mean()) for rate in (0.01, 0.003)]
-    return (
-        f"| {name} | {roc_auc_score(parasitized, scores):.4f} | {at[0]:.3f} | {at[1]:.3f} "
-        f"| {(found > 0).mean():.3f} | {(healthy > 0).mean():.4f} |"
-    )
+Drawn = Sequence[tuple[Scores, NDArray[np.bool_]]]
+
+
+def line(name: str, drawn: Drawn) -> str:
+    """AUROC, sensitivity at 1% and .3% false positives, and both rates at log-odds of 0.
+
+    They are means over draws of scores, and of who has a parasite.
+    """
+    rows = []
+    for scores, parasitized in drawn:
+        found, healthy = scores[parasitized], scores[~parasitized]
+        at = [float((found > np.quantile(healthy, 1 - rate)).mean()) for rate in (0.01, 0.003)]
+        area = roc_auc_score(parasitized, scores)
+        rows.append([area, *at, (found > 0).mean(), (healthy > 0).mean()])
+    area, one, third, called, false = np.mean(rows, axis=0).tolist()
+    return f"| {name} | {area:.4f} | {one:.3f} | {third:.3f} | {called:.3f} | {false:.4f} |"
 
 
 # The last two are at log-odds of 0.
@@ -112,7 +124,7 @@ def of_the_report(store: Store, truth: Truth) -> None:
         "both, after the second look": "probability_Parasitized",
     }
     for name, column in names.items():
-        print(line(name, odds(column), truth.parasitized))
+        print(line(name, [(odds(column), truth.parasitized)]))
     called = odds("probability_Parasitized") > 0
     print(", ".join(f"{s} {called[truth.kinds == s].mean():.2f}" for s in STAGES), "are found")
     wrong = called != truth.parasitized
@@ -126,7 +138,7 @@ def of_the_report(store: Store, truth: Truth) -> None:
     )
 
 
-def relative(known: Discriminant, taps: dict[str, Scores], truth: Truth, network: Scores) -> Scores:
+def relative(known: Discriminant, taps: Taps, truth: Truth, network: Scores) -> Scores:
     """Score cells relative to their fields."""
     scores = known.scores(taps)
     leans = known.leans(scores, network < 0, truth.fields)
@@ -134,19 +146,24 @@ def relative(known: Discriminant, taps: dict[str, Scores], truth: Truth, network
 
 
 def of_labelled_cells(store: Store, truth: Truth, witnesses: Witnesses) -> None:
-    """Print what labelled cells of half of the fields add on the other half."""
+    """Print what labelled cells of half of the fields change on the other half."""
     model, detector = find_card(store, None), load_detector_card(store)
-    home = slides_of_version(store, model.name, detector.statistics_version)
+    fitted = Fitted(fitted_classes(store, detector, witnesses.positive), witnesses.scales)
     batch = load_batch(store, "vivax")
     block = read_block(store, model.name, batch.key, 0, batch.rows).take(truth.rows)
-    taps = {tap: np.asarray(block.taps[tap], np.float64) for tap in home.taps}
     network = log_odds(block.logits, model.temperature, witnesses.positive)
-    before = witnesses.scales.testify(
-        network, relative(witnesses.discriminant, taps, truth, network)
-    ).both
-    rng, parasitized = np.random.default_rng(0), truth.parasitized
+
+    def said(known: Discriminant) -> Scores:
+        scores = relative(known, block.taps, truth, network)
+        return witnesses.scales.testify(network, scores).both
+
+    before, parasitized = said(witnesses.discriminant), truth.parasitized
+    features = less_shifts(fitted, block.taps, truth, network)
+    cells = Labelled(before, parasitized, tuple(truth.fields.tolist()), network, features)
     draws: dict[str, list[tuple[Scores, NDArray[np.bool_]]]] = {}
-    for _ in range(DRAWS):
+    taken = dict.fromkeys(GIVEN, 0)
+    for seed in range(DRAWS):
+        rng = np.random.default_rng(seed)
         fields = rng.permutation(np.unique(truth.fields))
         gives = np.isin(truth.fields, fields[: len(fields) // 2])
         draws.setdefault("nothing", []).append((before[~gives], parasitized[~gives]))
@@ -155,37 +172,36 @@ def of_labelled_cells(store: Store, truth: Truth, witnesses: Witnesses) -> None:
                 rng.permutation(np.flatnonzero(gives & (parasitized == kind)))[: count // 2]
                 for kind in (True, False)
             ]
-            chosen = np.concatenate(halves)
-            scaled = fit_adaptation(before[chosen], parasitized[chosen]).of(before)
-            found = {f"{count} cells, scale and bias": scaled}
-            labels = np.where(parasitized[chosen], witnesses.positive, 1 - witnesses.positive)
-            keys = [GroupKey("site", "", "")] * count
-            mine = {tap: values[chosen] for tap, values in taps.items()}
-            site = group_statistics(mine, labels, keys, 2)
-            for weight in WEIGHTS:
-                known = discriminant(merge_groups(home, weighed(site, weight)), witnesses.positive)
-                both = witnesses.scales.testify(network, relative(known, taps, truth, network)).both
-                name = f"{count} cells, statistics that weigh {weight} times"
-                found[name] = both
-                found[f"{name}, then scale and bias"] = fit_adaptation(
-                    both[chosen], parasitized[chosen]
-                ).of(both)
-            for name, scores in found.items():
+            mine = cells.take(np.concatenate(halves))
+            ways = {
+                f"{count} cells, {name}": Change.by(mine, fitted, statistics=first, scale=second)
+                for name, first, second in WAYS
+            }
+            trial = try_adaptation(mine, fitted)
+            assert trial is not None
+            taken[count] += trial.accepted
+            ways[f"{count} cells, what is accepted"] = trial.change if trial.accepted else NO_CHANGE
+            for name, change in ways.items():
+                x = before if change.discriminant is None else said(change.discriminant)
+                scores = change.adaptation.of(x)
                 draws.setdefault(name, []).append((scores[~gives], parasitized[~gives]))
     print(HEAD)
     for name, drawn in draws.items():
-        print(line(name, *joined(drawn)))
+        print(line(name, drawn))
+    print(f"accepted of {DRAWS} draws, by cells: {taken}")
 
 
-def joined(drawn: Sequence[tuple[Scores, NDArray[np.bool_]]]) -> tuple[Scores, NDArray[np.bool_]]:
-    """All draws together."""
-    return np.concatenate([s for s, _ in drawn]), np.concatenate([p for _, p in drawn])
-
-
-def weighed(statistics: GroupStatistics, times: float) -> GroupStatistics:
-    """Let every cell count several times."""
-    scatter = {tap: times * values for tap, values in statistics.scatter.items()}
-    return replace(statistics, n=times * statistics.n, scatter=scatter)
+def less_shifts(
+    fitted: Fitted, taps: Taps, truth: Truth, network: Scores
+) -> dict[str, NDArray[np.float32]]:
+    """Features less the shift of each field."""
+    found = {tap: np.array(taps[tap], np.float32) for tap in fitted.classes.healthy}
+    for field in np.unique(truth.fields):
+        mine = truth.fields == field
+        own = {tap: values[mine] for tap, values in taps.items()}
+        for tap, shift in shifts(own, network[mine] < 0, fitted.classes.healthy).items():
+            found[tap][mine] -= shift.astype(np.float32)
+    return found
 
 
 def main(address: str, photos: Path) -> None:

@@ -309,7 +309,6 @@ def test_the_command_for_certificates_is_understood_and_names_the_scheduler() ->
         "folder": "/tls",
         "names": ["dask-scheduler"],
         "days": 90,
-        "authority_days": 3650,
     }
     assert SERVICES["certificates"]["volumes"] == ["./tls:/tls"]
 

@@ -102,7 +102,7 @@ def test_a_store_keeps_nothing_of_it(
 def test_what_cannot_be_scored_is_said(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"picture 1 is float64 \(4, 4, 3\): give uint8"):
         detector.score([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="1 images, but 2 values of slide_id"):
+    with pytest.raises(ValueError, match="1 image, but 2 values of slide_id"):
         detector.score([np.zeros((4, 4), np.uint8)], slides=["a", "b"])
     with pytest.raises(StoreError, match="no store in"):
         open_store(tmp_path / "none")

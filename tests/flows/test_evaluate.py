@@ -51,7 +51,7 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
         store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
     )
     smears = str(root / "smears")
-    train(smears, model="m", epochs=2, side=32, settings=made)
+    train(smears, model="m", epochs=2, side=32, arithmetic="float32", settings=made)
     fit(smears, batch="smears", settings=made)
     copies = root / "copies"
     copies.mkdir()

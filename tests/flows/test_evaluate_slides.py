@@ -41,7 +41,7 @@ def test_foreign_slides_are_ordinary_and_things_are_planted_in_every_slide(
         store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
     smears = cells("smears", seed=1)
-    train(smears, model="m", epochs=1, side=32, settings=made)
+    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=made)
     fit(smears, batch="smears", settings=made)
     outcome = evaluate(
         smears,

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 
 from flows.commands.exports.contours import contours
 from flows.commands.review.cells import import_verdicts
-from flows.options.described import UsageError
-from flows.settings import Settings, leaves
+from flows.settings import Settings, UsageError, leaves
 from storage.batches.manifests import load_batch, read_manifest
 from storage.reports.readings import Reading
 from storage.reports.reviews import latest_review

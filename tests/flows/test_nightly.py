@@ -142,7 +142,7 @@ def test_each_night_takes_what_came_since_the_last(
     assert outcome.batch == "night-2026-03-01"
     assert "batch_date=2026-03-01" in outcome.report
     assert names_of(outcome) == first
-    assert "1 images are still being written" in capsys.readouterr().err
+    assert "1 image still being written" in capsys.readouterr().err
     os.utime(inbox / late[0], (0, 0))
     second = arrive(3)
     at(NOON + DAY)
@@ -208,7 +208,7 @@ def test_a_changed_file_is_taken_again_if_its_size_tells(
     at(NOON + DAY)
     outcome = nightly(str(inbox), settings=settings)
     assert names_of(outcome) == [names[0]]
-    assert "1 images were written again" in capsys.readouterr().err
+    assert "1 image rewritten" in capsys.readouterr().err
 
 
 def test_an_inbox_without_anything_new_is_red_until_something_comes(

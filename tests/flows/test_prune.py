@@ -200,7 +200,7 @@ def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
     with lease(store, "batches", "one"):
         outcome = prune(apply=True, settings=settings)
     assert (outcome.removed, outcome.busy) == ({"features under m": ["two"]}, ["one"])
-    assert "worked on" in outcome.text()
+    assert "runs work on them" in outcome.text()
     (seal,) = list_seals(store, load_batch(store, "one"))
     store.remove("batches", "one", "sealed", f"{seal.detector}.json")
     assert prune(apply=True, settings=settings).removed == {}

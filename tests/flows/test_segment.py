@@ -1,5 +1,6 @@
 """From photographs and slides to a manifest of cells, and from that to a report."""
 
+import importlib
 import json
 import os
 import shutil
@@ -444,6 +445,7 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
 ) -> None:
     """Whoever may start a deployment must not choose what its worker imports."""
     own = "tests.support.finders:upper_half"
+    importlib.import_module("prefect")  # as in every run of a deployment
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "nightly")
     allowed_by_the_caller = settings.model_copy(update={"finders": [own]})
     with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):

@@ -30,7 +30,8 @@ def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(
         store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
-    train(str(folder / "smears"), model="m", epochs=1, side=32, settings=settings)
+    smears = str(folder / "smears")
+    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=settings)
     fit(str(folder / "smears"), batch="smears", settings=settings)
     return settings
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from flows.jobs.networks import load_inference
 from flows.settings import Settings
 from flows.stages.training import recipes as stages
 from flows.stages.training.images import load_labelled_images
@@ -16,6 +17,7 @@ from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.access.files import SourceError
+from tasks.network.cutting import LOGITS
 from tests.support.fitted import CELLS, PATIENTS, copied
 
 
@@ -37,6 +39,22 @@ def test_a_model_is_split_by_patient_and_describes_itself(
     assert set(card.metrics) == {"accuracy", "AUROC", "sensitivity", "specificity"}
     assert card.tap_widths == {tap: card.tap_widths[tap] for tap in card.network["taps"]}
     assert len(card.training["history"]) == 1
+
+
+def test_a_model_knows_how_cutting_a_cell_out_moves_its_features(settings: Settings) -> None:
+    store = Store(settings.store)
+    card = load_card(store, "m")
+    inference = load_inference(store, card)
+    assert inference.cutting is not None
+    assert {name: len(shift) for name, shift in inference.cutting.items()} == {
+        **card.tap_widths,
+        LOGITS: 2,
+    }
+    assert all(shift.any() for shift in inference.cutting.values())
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    _, logits = inference.compared(noise, np.asarray([True, False]))
+    plain = np.asarray(inference.run(noise)[1])
+    np.testing.assert_allclose(logits - plain, [-inference.cutting[LOGITS], [0, 0]], atol=1e-5)
 
 
 def test_a_model_is_never_overwritten(images: Path, settings: Settings) -> None:
@@ -82,15 +100,14 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
 
 
 def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
-    images: Path, settings: Settings
+    images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"epochs": 1, "side": 32, "limit": 96}
-    tight = settings.model_copy(update={"training_memory": 0.0})
-    assert isinstance(
-        load_labelled_images(str(images / "smears"), 32, limit=96, memory=0.0).pixels, np.memmap
-    )
-    for name, used in (("memory", settings), ("file", tight)):
-        train(str(images / "smears"), model=name, settings=used, **options)
+    options = {"epochs": 1, "side": 32, "limit": 96, "settings": settings}
+    train(str(images / "smears"), model="memory", **options)
+    monkeypatch.setattr("flows.stages.training.images.MOST_IN_MEMORY", 0)
+    pixels = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
+    assert isinstance(pixels, np.memmap)
+    train(str(images / "smears"), model="file", **options)
     digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
     assert len(digests) == 1
 
@@ -120,7 +137,7 @@ def test_folds_diagnose_every_image_without_its_patient(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill in the second fold costs neither the model nor the first fold."""
-    options = {"epochs": 1, "side": 32, "settings": settings}
+    options = {"epochs": 1, "side": 32, "arithmetic": "float32", "settings": settings}
     smears, store = str(images / "smears"), Store(settings.store)
     keep, kept = stages.save_state, []
 

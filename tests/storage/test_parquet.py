@@ -113,7 +113,7 @@ def test_the_file_that_is_damaged_is_named_and_what_to_do(any_store: Store) -> N
     for damaged in damages:
         any_store.write_bytes(damaged, *PATH)
         with pytest.raises(
-            StoreError, match=r"table\.parquet cannot be read, .*restore it from"
+            StoreError, match=r"table\.parquet is damaged and cannot be read .*restore it from"
         ) as why:
             list(iterate_groups(any_store, *PATH))
         assert any_store.address(*PATH) in str(why.value)

@@ -61,7 +61,14 @@ def trained(
         scheduler=scheduler,
         shard_rows=32,
     )
-    outcome = train(str(images / "smears"), model="m", epochs=1, side=32, settings=settings)
+    outcome = train(
+        str(images / "smears"),
+        model="m",
+        epochs=1,
+        side=32,
+        arithmetic="float32",
+        settings=settings,
+    )
     return settings, outcome
 
 

@@ -163,6 +163,18 @@ SITE: dict[str, tuple[Change, str]] = {
         array("site/own/prior/early/means", lambda x: put(x, (0, 0), np.nan)), "not finite"),
     "NaN in its scores": (
         array("site/own/cells/scores", lambda x: put(x, 0, np.nan)), "nan.* finite"),
+    "a discriminant turned round": (
+        array("site/discriminant/weights/early", np.negative), "the cosine of discriminant"),
+    "a discriminant a million times as long": (
+        array("site/discriminant/weights/late", lambda w: 1e6 * w), "the length of discriminant"),
+    "a discriminant that calls everything": (
+        array("site/discriminant/numbers", lambda x: put(x, 0, 1e9)), "numbers is 1000000000"),
+    "NaN in its discriminant": (
+        array("site/discriminant/weights/early", lambda w: put(w, 0, np.nan)), "nan.* finite"),
+    "a tap less in its discriminant": (
+        lambda _, a: a.pop("site/discriminant/weights/late"), "weights/late is missing"),
+    "a discriminant that the card does not tell": (
+        field(*CARD, "adaptation", "statistics", value=False), "discriminant/.* is there"),
     "version -7": (field(*CARD, "version", value=-7), "version is -7"),
     "a name with a path": (field(*CARD, "name", value="../x"), "is no site name"),
     "a threshold of its own": (

@@ -31,11 +31,11 @@ def spec() -> "NetworkSpec":
     )
 
 
-@pytest.fixture(scope="session")
-def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSpec") -> Store:
+def store_with_tiny(root: Path, spec: "NetworkSpec") -> Store:
+    """Make a store that holds an untrained network as the model ``tiny``."""
     import torch
 
-    from storage.arrays import arrays_to_bytes
+    from flows.stages.training.recipes import weights_to_bytes
     from storage.models.classifiers import ModelCard, save_model
     from tasks.network.backbones import build
     from tasks.network.classifier import tap_widths
@@ -43,7 +43,7 @@ def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSp
     torch.manual_seed(0)
     classifier = build(spec)
     torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
-    weights = arrays_to_bytes({k: v.numpy() for k, v in classifier.state_dict().items()})
+    weights = weights_to_bytes(classifier)
     card = ModelCard(
         name="tiny",
         created_at=WHEN,
@@ -58,9 +58,14 @@ def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSp
         metrics={},
         versions={},
     )
-    made = Store(str(tmp_path_factory.mktemp("store-with-model")))
+    made = Store(str(root))
     save_model(made, card, weights)
     return made
+
+
+@pytest.fixture(scope="session")
+def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSpec") -> Store:
+    return store_with_tiny(tmp_path_factory.mktemp("store-with-model"), spec)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from tests.support.paths import DATA
 
 NEEDS = {
+    "bfloat16": "a processor that multiplies in it",
     "chromium": "a browser, for the pages",
     "condition": "a store that refuses a write on this condition",
     "data": "the real images, in SLIDEWATCH_DATA",

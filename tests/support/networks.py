@@ -1,11 +1,14 @@
 """Untrained networks whose layers all matter, and images for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.network.backbones import build, network_spec
-from tasks.network.classifier import Classifier
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
+from tasks.network.classifier import Arithmetic, Classifier
+from tasks.network.inference import Inference, inference
 
 
 def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
@@ -22,3 +25,9 @@ def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
 
 def images(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+
+
+def computing_in(arithmetic: Arithmetic) -> Inference:
+    made = classifier(DEFAULT_NETWORK)
+    made.spec = replace(made.spec, arithmetic=arithmetic)
+    return inference(made)

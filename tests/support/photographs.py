@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw
 from storage.batches.manifests import BatchPlan, freeze_batch
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import FIELDS, of_attempt, publish_report, report_path
+from storage.reports.tables import FIELDS, of_attempt, report_path
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
 from tests.support.reading import DAY, WHEN
+from tests.support.reports import publish_report
 
 CELLS, SIDE = 6, 60  # cells of a photograph, at every 100 pixels
 

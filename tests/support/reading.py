@@ -22,7 +22,6 @@ from storage.reports.tables import (
     PATIENTS,
     SLIDES,
     of_attempt,
-    publish_report,
     report_path,
 )
 from storage.store import Store, digest_of
@@ -30,6 +29,7 @@ from tasks.images.access.files import digest_of_file
 from tasks.images.decoding import DECODING
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of, find, image_refs
+from tests.support.reports import publish_report
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLAGGED = 9

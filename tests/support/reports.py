@@ -1,6 +1,6 @@
 """Reports to query, and reports without what differs from night to night."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES, publish_report, report_path
+from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES, report_path, stage_report
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
@@ -23,6 +23,14 @@ SCHEMAS = {
     BATCHES: batch_schema(),
 }
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
+
+
+def publish_report(
+    store: Store, path: tuple[str, ...], schema: pa.Schema, parts: Iterable[pa.Table]
+) -> str:
+    """Write one report part by part, complete or not at all; return its sha256."""
+    with store.staged(*path) as stage:
+        return stage_report(stage, schema, parts)
 
 
 def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:

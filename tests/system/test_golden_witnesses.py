@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from flows.commands.status import witnesses_of
+from flows.jobs.detectors import load_detector_at
+from flows.jobs.sites import Added
 from storage.models.detectors import load_detector, load_detector_card
+from storage.models.sites import load_night, load_site
 from storage.parquet import read_table
 from storage.reports.sql import answer
 from storage.reports.tables import report_path
 from tasks.detector.detector import Detector
 from tests.system.golden import make_golden as golden
-from tests.system.golden import witnesses
+from tests.system.golden import slides, witnesses
 from tests.system.golden.stores import VERSIONS, copied
 
-TWO = VERSIONS.index("v7")
+TWO, AT_SITE = VERSIONS.index("v7"), VERSIONS.index("v8")
 
 
 @pytest.mark.parametrize("version", VERSIONS[:TWO])
@@ -24,7 +27,7 @@ def test_an_older_detector_opens_and_hears_the_network_alone(version: str, tmp_p
     card = load_detector_card(store)
     assert card.witnesses is None
     assert Detector.from_arrays(load_detector(store, card)).witnesses is None
-    assert witnesses_of(card) == "network; fit again to hear the statistics, too"
+    assert witnesses_of(card) == "network; fit again to use the statistics too"
 
 
 @pytest.mark.parametrize("version", VERSIONS[TWO:])
@@ -42,6 +45,23 @@ def test_witnesses_open_and_say_what_they_said(version: str, tmp_path: Path) -> 
     assert (said.network[0], said.statistics[0], said.both[0]) == (1.5, 6.5, 7.5)
     path = report_path("night", golden.DAY)
     assert read_table(store, *path, columns=list(witnesses.IMAGE)).to_pydict() == witnesses.IMAGE
+
+
+@pytest.mark.parametrize("version", VERSIONS[TWO:])
+def test_a_site_opens_with_a_discriminant_of_its_own_and_without(
+    version: str, tmp_path: Path
+) -> None:
+    store = copied(version, tmp_path)
+    site, own = load_site(store, slides.SITE), version in VERSIONS[AT_SITE:]
+    assert site.adaptation is not None
+    assert site.adaptation.statistics == own
+    labelled = Added.from_arrays(load_night(store, slides.SITE, site.nights[0])).labelled
+    assert list(labelled.features) == ["layer1"] * own
+    known = load_detector_at(store, load_detector_card(store), site).witnesses
+    assert known is not None
+    # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the site.
+    scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
+    assert scores.tolist() == [1.5 if own else 2.75]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

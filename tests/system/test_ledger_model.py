@@ -56,10 +56,11 @@ from storage.batches.manifests import (
     verify_manifest,
 )
 from storage.parquet import read_table, write_table
-from storage.reports.tables import publish_report, report_digest, report_path
+from storage.reports.tables import report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA
 from tests.support.models import WHEN
+from tests.support.reports import publish_report
 
 SHARD_ROWS = 3
 DAY = date(2026, 1, 3)

@@ -305,7 +305,7 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
         str(fill_in(Path(out.sheet), lambda row: "Uninfected")), settings=screened
     )
     assert found.without_patient == found.labels > 0
-    assert "name no patient" in found.text()
+    assert "without a patient" in found.text()
 
 
 def test_only_classes_are_labels_of_the_manifest(screened: Settings, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.options.described import UsageError, described
+from flows.options.taking import takes
 from flows.options.tools import Export
 from flows.outcome import Outcome, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import Batch, Shard
 from storage.models.classifiers import ModelCard, load_card
@@ -43,26 +43,22 @@ class CellsOutcome(Outcome):
         return f"batch {self.batch}: {self.cells:,} cells\n{table(rows)}"
 
 
-@described(Export)
-def export(
-    batch: str,
-    to: str,
-    settings: Settings | None = None,
-) -> CellsOutcome:
+@takes(Export)
+def export(options: Export, settings: Settings) -> CellsOutcome:
     """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
-    store = Store((settings or Settings()).store)
-    path = Path(to)
-    if "://" in to or path.suffix != ENDING:
+    store = Store(settings.store)
+    path = Path(options.to)
+    if "://" in options.to or path.suffix != ENDING:
         raise UsageError(
-            f"--to: {to} is no {ENDING} file on this machine, which AnnData is kept in"
+            f"--to: {options.to} is no {ENDING} file on this machine, which AnnData is kept in"
         )
     if path.exists():
-        raise UsageError(f"--to: {to} is there already, and others may have added to it")
+        raise UsageError(f"--to: {options.to} is there already, and others may have added to it")
     try:
         from flows.commands.exports.h5ad import write_h5ad
     except ImportError:
         raise UsageError("export needs anndata: pip install 'slidewatch[anndata]'") from None
-    frozen = published_batch(store, batch)
+    frozen = published_batch(store, options.batch)
     if not frozen.rows:
         raise StoreError(f"batch {frozen.name} has no images that could be exported")
     card = _model(store, frozen)
@@ -86,7 +82,7 @@ def export(
         stage.unlink(missing_ok=True)
     return CellsOutcome(
         batch=frozen.name,
-        file=to,
+        file=options.to,
         cells=len(names),
         failed_images=frozen.rows - len(names),
         features=len(taps),

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -42,19 +42,17 @@ class ContoursOutcome(Outcome):
         return f"batch {self.batch}: {self.cells:,} cells in {self.files:,} files\n{table(rows)}"
 
 
-@described(Contours)
-def contours(
-    batch: str,
-    to: str,
-    settings: Settings | None = None,
-) -> ContoursOutcome:
+@takes(Contours)
+def contours(options: Contours, settings: Settings) -> ContoursOutcome:
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
-    store = Store((settings or Settings()).store)
-    if "://" in to:
-        raise SourceError(f"{to} is no folder of this machine: contours are opened in QuPath here")
-    frozen = published_batch(store, batch)
+    store = Store(settings.store)
+    if "://" in options.to:
+        raise SourceError(
+            f"{options.to} is no folder of this machine: contours are opened in QuPath here"
+        )
+    frozen = published_batch(store, options.batch)
     fields = read_fields(store, frozen)
-    folder = Path(to)
+    folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
     cells, names = 0, set[str]()
     for source, parts in groupby(_parts(store, frozen), key=itemgetter(0)):
@@ -68,7 +66,7 @@ def contours(
             file.writelines(feature_collection(_counting(parts, counted), of_source))
         stage.replace(folder / name)
         cells += sum(counted)
-    return ContoursOutcome(batch=batch, folder=str(folder), files=len(names), cells=cells)
+    return ContoursOutcome(batch=options.batch, folder=str(folder), files=len(names), cells=cells)
 
 
 def read_fields(store: Store, batch: Batch) -> pa.Table:
@@ -104,7 +102,7 @@ def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Ta
 def _new_name(source: str, names: set[str]) -> str:
     """Choose a file name for a source that differs from all ``names``, and add it to them."""
     path = path_of(source)
-    # Cut where no filesystem would take it with what is added.
+    # Cut where the whole name would be too long for the filesystem.
     name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
     found, number = f"{name}.geojson", 1
     while found in names:

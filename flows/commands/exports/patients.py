@@ -4,27 +4,25 @@ import io
 from pathlib import Path
 from typing import Any
 
-from flows.commands.review.pages.patients import figure_text
-from flows.commands.review.pages.suspects import Suspects
-from flows.commands.review.session import open_session
 from flows.jobs.pictures import draw_places, places_jobs
-from flows.options.described import UsageError, described
-from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, PatientSheet
+from flows.options.taking import takes
+from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
+from flows.stages.readings.suspects import answers_on
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
 from storage.parquet import iterate_groups, read_table
-from storage.reports.readings import find_sample
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
 from tasks.counting.call import Call
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import find_unchanged, image_refs
-from tasks.readers.patients import Answer
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.answers import patient_name
+from tasks.visualisation.patients.persons import persons_answer
 from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table
 from tasks.visualisation.thumbnails import Exhibit, thumbnail
 
@@ -48,27 +46,21 @@ class PatientOutcome(Outcome):
         return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
 
 
-@described(PatientSheet)
-def patient(
-    name: str,
-    batch: str,
-    to: str,
-    settings: Settings | None = None,
-) -> PatientOutcome:
+@takes(PatientSheet)
+def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
-    settings = settings or Settings()
     store = Store(settings.store)
-    path = Path(to)
-    if "://" in to or path.suffix not in ENDINGS:
-        raise UsageError(f"--to: {to} is no .html or .csv file on this machine")
-    frozen = published_batch(store, batch)
-    row = _find(store, frozen, name)
+    path = Path(options.to)
+    if "://" in options.to or path.suffix not in ENDINGS:
+        raise UsageError(f"--to: {options.to} is no .html or .csv file on this machine")
+    frozen = published_batch(store, options.batch)
+    row = _find(store, frozen, options.name)
     slides = [
         each
         for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
         if patient_of(each) == patient_of(row)
     ]
-    persons = _persons(store, frozen, name, settings.negative_percent / 100)
+    persons = _persons(store, frozen, row, settings.negative_percent / 100)
     if path.suffix == ".csv":
         # Without the byte order mark Excel takes UTF-8 for something else.
         path.write_text(patient_table(row, slides, persons), encoding="utf-8-sig", newline="")
@@ -76,10 +68,10 @@ def patient(
         path.write_text(_page(store, frozen, row, slides, persons), encoding="utf-8")
     return PatientOutcome(
         batch=frozen.name,
-        patient=name,
+        patient=options.name,
         call=row["call"],
         persons=persons and str(persons["answer"]),
-        file=to,
+        file=options.to,
     )
 
 
@@ -101,20 +93,14 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     return found[0]
 
 
-def _persons(store: Store, batch: Batch, name: str, wanted: float) -> dict[str, Any] | None:
-    """Say what readers say of a patient; None where nobody has read one of the cells."""
-    if find_sample(store, batch.key) is None:
-        return None
-    session, detector = open_session(
-        store, batch, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
-    )
-    suspects = Suspects(session, detector, wanted)
-    for each in suspects.asked:
-        found = suspects.confirmation(each)
-        if each.name in (name, f"slide {name}") and (found.read or found.answer != Answer.OPEN):
-            figure = None if found.parasitaemia is None else figure_text(found)
-            return {**vars(found), "figure": figure}
-    return None
+def _persons(
+    store: Store, batch: Batch, row: dict[str, Any], wanted: float
+) -> dict[str, Any] | None:
+    """Describe what readers answer on a patient; None where nobody has read one of the cells."""
+    detector = load_detector_card(store, row["detector"]) if row["detector"] else None
+    found = answers_on(store, batch, load_card(store, row["model"]), detector, wanted)
+    answer = found.get(patient_of(row))
+    return None if answer is None else persons_answer(answer)
 
 
 def _page(

@@ -19,10 +19,10 @@ from flows.commands.review.figures import figures, patient_figures
 from flows.commands.review.nearness import Like, Nearness
 from flows.commands.review.pages.patients import PatientPages
 from flows.commands.review.pages.pictures import FILES, PicturePages
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
 from flows.monitoring.console import warn
+from flows.stages.readings.suspects import Suspects
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
 from tasks.images.access.files import SourceError
@@ -36,7 +36,7 @@ from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment
 
 ZOOM = 2  # pixels on the screen for one of a cell's image
-LONGEST_LOOK = 600.0  # seconds; whoever takes longer has gone for coffee
+LONGEST_LOOK = 600.0  # seconds; a longer look was a break
 
 DIFFERING_SHOWN = 200
 AHEAD = 60  # cells that a page names as its next
@@ -45,9 +45,9 @@ _PAGES = environment(FILES)
 
 
 class Bench:
-    """The pages of a session. ``blind`` hides diagnosis and scores until the verdict is there.
+    """The pages of a session. ``blind`` hides diagnosis and scores until the reader has answered.
 
-    ``wanted`` is the parasitaemia, a share, that a negative call excludes.
+    ``wanted`` is the parasitaemia, as a fraction; a negative call rules it out.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Bench:
         )
 
     def _problem(self, request: Request, error: Exception) -> Response:
-        """Say that something could not be done, such as keeping a verdict on a full disk."""
+        """Show that something could not be done, such as keeping an answer on a full disk."""
         reason = getattr(error, "strerror", None) or error
         return self._page(request, "problem.html", status=503, problem=str(reason))
 
     def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Tell the terminal of a mistake of ours in one line, and the person as of any problem."""
+        """Warn of a fault of ours in one line at the terminal, and show the problem on the page."""
         warn(f"a page failed, {request.url.path}: {type(error).__name__}: {error}")
         return self._problem(request, error)
 
     def start(self, request: Request) -> Response:
-        """Say what there is to read and who has read what, and ask for the reader's name."""
+        """Show what there is to read and who has read what, and ask for the reader's name."""
         return self._start(request)
 
     def _start(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
@@ -123,7 +123,7 @@ class Bench:
         )  # fmt: skip
 
     async def name_reader(self, request: Request) -> Response:
-        """Go to the cells, or the patients, of the reader who has given her name."""
+        """Send a reader who has entered a name to the cells, or the patients."""
         form = await _form(request)
         try:
             reader = check_name("reader", form.get("reader", "").strip())
@@ -133,7 +133,7 @@ class Bench:
         return _to(request, f"/by/{reader}{what}")
 
     def next_cell(self, request: Request) -> Response:
-        """Show the next cell that the reader has not read, or that there is none."""
+        """Show the next cell that the reader has not read, or that all are read."""
         reader = _reader(request)
         self._session.refresh()
         queue = self._session.queue(reader)
@@ -169,7 +169,7 @@ class Bench:
                 "place": suspect.order.index(image_id) + 1 if image_id in suspect.order else 0,
                 "cells": len(suspect.order),
             },
-            "beside": self._session.beside(image_id),
+            "neighbours": self._session.neighbours(image_id),
             "before": self._before(said, image_id),
             "problem": None,
             "width": 0,
@@ -186,7 +186,7 @@ class Bench:
 
     @property
     def _verdicts(self) -> list[tuple[str, str]]:
-        """List what a reader can say, each with its key."""
+        """List the answers that a reader can give, each with its key."""
         return list(zip(KEYS, self._session.verdicts, strict=True))
 
     def _suspect(self, request: Request) -> Suspect | None:
@@ -202,7 +202,7 @@ class Bench:
         return order[-1] if order else None
 
     async def say(self, request: Request) -> Response:
-        """Keep a verdict, and go on."""
+        """Keep an answer, and show the next cell."""
         reader, image_id = _reader(request), self._known(request)
         verdict, seconds = self._given(await _form(request))
         self._session.say(reader, image_id, verdict, seconds)
@@ -213,10 +213,10 @@ class Bench:
         return _to(request, f"/by/{reader}")
 
     def _given(self, form: dict[str, str]) -> tuple[str, float]:
-        """Read a verdict, and for how many seconds the reader has looked."""
+        """Read an answer, and for how many seconds the reader has looked."""
         verdict = form.get("verdict", "")
         if verdict not in self._session.verdicts:
-            raise HTTPException(400, f"{verdict!r} is no verdict")
+            raise HTTPException(400, f"{verdict!r} is not one of the answers")
         try:
             seconds = float(form.get("seconds", "0"))
         except ValueError:
@@ -225,7 +225,7 @@ class Bench:
         return verdict, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
 
     def like(self, request: Request) -> Response:
-        """Show the cells most like one, by their features; nothing that the machine says of them.
+        """Show the cells most similar to one by their features, without the machine's diagnoses.
 
         ``?nights=all`` looks among other nights too, and ``?ticked=all`` ticks all boxes.
         """
@@ -255,7 +255,7 @@ class Bench:
         )
 
     async def mark(self, request: Request) -> Response:
-        """Keep one verdict on all cells that are ticked."""
+        """Keep one answer on all ticked cells."""
         reader, image_id = _reader(request), self._known(request)
         fields = await _fields(request)
         verdict, seconds = self._given(dict(fields))
@@ -268,7 +268,7 @@ class Bench:
         return _to(request, f"/by/{reader}/{image_id}/like{nights}")
 
     async def undo(self, request: Request) -> Response:
-        """Take back what was said last, and show its cell, or the cells where it was said."""
+        """Take back the last answer, and show its cell, or the cells that were ticked."""
         reader, form = _reader(request), await _form(request)
         image_id = self._session.undo(reader)
         if "like" in form and self._session.row(form["like"]):
@@ -288,14 +288,14 @@ class Bench:
         )
 
     def take(self, request: Request) -> Response:
-        """Make the verdicts labels."""
+        """Make the answers labels."""
         self._session.refresh()
         outcome = self._session.imported(keep=True)
         lines = None if outcome is None else outcome.text().splitlines()
         return self._page(request, "report.html", **self._read(), changes=None, lines=lines)
 
     def _read(self) -> dict[str, Any]:
-        """List what persons have said: figures, patients, and the cells on which readers differ."""
+        """List the figures, the patients, and the cells on which readers differ."""
         readings = self._session.all_standing()
         suspects = self._patients.suspects
         return {
@@ -331,7 +331,7 @@ class Bench:
 
 
 def _query(request: Request) -> str:
-    """Write the part of an address that says whose cells are being read."""
+    """Write the part of an address that names the patient whose cells are being read."""
     number = request.query_params.get("patient", "")
     return f"?patient={number}" if number.isdecimal() else ""
 
@@ -344,7 +344,7 @@ async def _fields(request: Request) -> list[tuple[str, str]]:
     try:
         return parse_qsl((await request.body()).decode())
     except ValueError:
-        raise HTTPException(400, "this is no form of these pages") from None
+        raise HTTPException(400, "this form is not from these pages") from None
 
 
 def _reader(request: Request) -> str:

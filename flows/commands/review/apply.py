@@ -1,10 +1,10 @@
-"""Run the command `review apply`: make a whole night a manifest, with verdicts as labels."""
+"""Run the command `review apply`: write a batch as a manifest, with answers as labels."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.commands.review.sheets import new_manifest, write_manifest
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -14,10 +14,11 @@ from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.readers.reviews import OTHER, corrected
+from tasks.words import counted
 
 
 class AppliedOutcome(Outcome):
-    """A night with its verdicts as labels, and the commands that learn from it."""
+    """A batch with its answers as labels, and the commands that learn from it."""
 
     batch: str
     manifest: str
@@ -32,56 +33,54 @@ class AppliedOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
-            ("labels", f"{self.labels:,}, of them {self.by_persons:,} verdicts of persons"),
-            ("corrected", f"{self.differing:,} labels of the source, kept as published_label"),
-            ("left out", f"{self.no_cells:,} images that persons call no such cell"),
+            ("labels", f"{self.labels:,}, of which persons answered {self.by_persons:,}"),
+            (
+                "corrected",
+                f"{counted(self.differing, 'label')} of the source, kept as published_label",
+            ),
+            ("left out", f"{counted(self.no_cells, 'image')} without such a cell, by persons"),
         ]
         if self.kept:
             rows.append(("manifest", self.manifest))
             rows += [("next", command) for command in self.commands]
-            rows.append(("", "with --negative SLIDE for each that is known to have no parasites"))
+            rows.append(("", "add --negative SLIDE for each slide known to have no parasites"))
         else:
-            rows.append(("next", "the same command without --dry-run writes it"))
+            rows.append(("next", "to write it, run the same command without --dry-run"))
         would = "" if self.kept else "would have "
-        return f"batch {self.batch}: {would}{self.images:,} images\n{table(rows)}"
+        return f"batch {self.batch}: {would}{counted(self.images, 'image')}\n{table(rows)}"
 
 
-@described(ReviewApply)
-def apply(
-    batch: str,
-    to: str,
-    dry_run: bool = False,
-    settings: Settings | None = None,
-) -> AppliedOutcome:
-    """Write a night as a manifest with its imported verdicts as labels, to commission or train.
+@takes(ReviewApply)
+def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
+    """Write a batch as a manifest with its imported answers as labels, to commission or train.
 
-    What persons call no such cell is left out, so that no site learns it as its own normal.
+    Images that persons call no such cell are left out, so that no laboratory learns them.
     """
-    store = Store((settings or Settings()).store)
-    manifest = new_manifest(to)
-    frozen = published_batch(store, batch)
+    store = Store(settings.store)
+    manifest = new_manifest(options.to)
+    frozen = published_batch(store, options.batch)
     said = latest_review(store, frozen.name).rows
     if not said.num_rows:
         raise StoreError(
-            f"no verdict on batch {frozen.name} was imported yet: review import takes a sheet, and "
-            "the report of review serve what readers have said"
+            f"no answer on batch {frozen.name} has been saved: import a sheet with review import, "
+            "or save the agreed answers on the report page of review serve"
         )
     pairs = zip(said["image_id"].to_pylist(), said["verdict"].to_pylist(), strict=True)
     rows = _labelled(store, frozen, dict(pairs))
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
-    if not dry_run:
+    if not options.dry_run:
         write_manifest(manifest, made)
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
-    more = ("--images", to, "--store", store.url)
+    more = ("--images", options.to, "--store", store.url)
     commands = [shell_command("commission", "--site", "NAME", *more)]
     if pc.any(published).as_py():
         commands.append(shell_command("train", *more))
     return AppliedOutcome(
         batch=frozen.name,
-        manifest=to,
-        kept=not dry_run,
+        manifest=options.to,
+        kept=not options.dry_run,
         images=made.num_rows,
         labels=made.num_rows - made["label"].null_count,
         by_persons=pc.sum(kept["by_person"]).as_py() or 0,
@@ -92,7 +91,7 @@ def apply(
 
 
 def _labelled(store: Store, batch: Batch, verdicts: dict[str, str]) -> pa.Table:
-    """Put verdicts into the manifest, and mark whose they are and what is no cell."""
+    """Put answers into the manifest, and mark those of persons and images of no cell."""
     parts: list[pa.Table] = []
     card: ModelCard | None = None
     for shard, rows in rows_by_shard(store, batch):

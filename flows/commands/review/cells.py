@@ -1,4 +1,4 @@
-"""Run the commands `review`: give a person cells to look at, and make verdicts labels."""
+"""Run the commands `review`: give a person cells to look at, and make answers labels."""
 
 import pyarrow as pa
 
@@ -17,14 +17,14 @@ from flows.commands.review.imports import (
     report_rows,
 )
 from flows.commands.review.outlines import import_outlines
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
-from flows.options.described import described
+from flows.options.taking import takes
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.batch import find_refs
+from flows.stages.readings.suspects import Suspects
 from storage.batches.manifests import Batch
 from storage.parquet import read_table
 from storage.reports.readings import find_sample
@@ -42,13 +42,14 @@ from tasks.readers.reviews import (
     read_verdicts,
 )
 from tasks.reports.columns import is_for_review
+from tasks.words import counted
 
 SLIDE_SHEET = "slides.csv"
 OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
 
 
 class ExportOutcome(Outcome):
-    """The sheet of cells for a person to look at, and the cells that were left out."""
+    """The sheet of cells for a person, and the cells left out of it."""
 
     batch: str
     sheet: str
@@ -59,7 +60,7 @@ class ExportOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether the image of a cell could not be read."""
+        """Return whether the image of a cell could not be read."""
         return bool(self.unreadable)
 
     def text(self) -> str:
@@ -67,38 +68,36 @@ class ExportOutcome(Outcome):
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),
-            ("slides", f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} beside the sheet"),
+            (
+                "slides",
+                f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder",
+            ),
             ("sheet", self.sheet),
             (
                 "next",
-                "fill in its column 'verdict', then: " + shell_command("review import", self.sheet),
+                "fill in the column 'verdict', then run "
+                + shell_command("review import", self.sheet),
             ),
         ]
         rows[1:1] = [("unreadable", each) for each in self.unreadable]
-        return f"batch {self.batch}: {self.cells:,} cells to look at\n{table(rows)}"
+        return f"batch {self.batch}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
 
 
-@described(ReviewExport)
-def export(
-    batch: str,
-    to: str,
-    limit: int = LIMIT,
-    per_slide: int = PER_SLIDE,
-    settings: Settings | None = None,
-) -> ExportOutcome:
+@takes(ReviewExport)
+def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
 
-    The images are the original bytes, or PNG files of what was cut out of a larger file, named by
-    their digest. Cells that have a verdict already are left out.
+    The pictures are the original files, or PNG files of cells cut out of a larger file, named by
+    their digest. Cells that have an answer already are left out.
     """
-    store = Store((settings or Settings()).store)
-    folder = new_folder(to)
-    frozen = published_batch(store, batch)
+    store = Store(settings.store)
+    folder = new_folder(options.to)
+    frozen = published_batch(store, options.batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
         report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
         done=reviewed,
-        per_slide=per_slide,
+        per_slide=options.per_slide,
     )
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     sheet: list[list[object]] = []
@@ -106,7 +105,7 @@ def export(
     rows = found.rows.select(FROM_REPORT).to_pylist()
     refs = find_refs(store, frozen, [row["uri"] for row in rows])
     for row in rows:
-        if len(sheet) == limit:
+        if len(sheet) == options.limit:
             break
         try:
             name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
@@ -131,7 +130,7 @@ def export(
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = report_path(batch.name, batch.batch_date, SLIDES)
-    # Nights of before there was such a report have none, and older ones know no shift.
+    # The oldest batches have no such report, and later ones no shift.
     if not store.exists(*path):
         return []
     rows = read_table(store, *path)
@@ -144,36 +143,35 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     ]
 
 
-@described(ReviewImport)
-def import_verdicts(
-    file: str | None = None,
-    geojson: str | None = None,
-    batch: str | None = None,
-    reader: str | None = None,
-    cells: str | None = None,
-    dry_run: bool = False,
-    settings: Settings | None = None,
-) -> ImportOutcome:
-    """Keep a person's verdicts in the store, all or none, and say how to fit them.
+@takes(ReviewImport)
+def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
+    """Keep a person's answers in the store, all or none, and list the commands that fit them.
 
-    A verdict is a class of the model, ``other`` for what is no such cell, or empty for a cell that
-    nobody looked at. A later verdict on a cell replaces the earlier one.
+    An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
+    looked at it. A later answer on a cell replaces the earlier one.
     """
-    store = Store((settings or Settings()).store)
-    if geojson is not None and batch is not None:
-        return import_outlines(store, geojson, batch, reader, cells, keep=not dry_run)
-    assert file is not None  # as the options have it
+    store = Store(settings.store)
+    if options.geojson is not None and options.batch is not None:
+        return import_outlines(
+            store,
+            options.geojson,
+            options.batch,
+            options.reader,
+            options.cells,
+            keep=not options.dry_run,
+        )
+    assert options.file is not None  # as the options have it
     try:
-        named, lines = read_verdicts(read_bytes(file))
+        named, lines = read_verdicts(read_bytes(options.file))
     except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
+        raise SourceError(f"{options.file} does not exist") from None
     except VerdictError as error:
-        raise VerdictError(f"{file}: {error}") from None
-    return import_lines(store, named, lines, file, keep=not dry_run)
+        raise VerdictError(f"{options.file}: {error}") from None
+    return import_lines(store, named, lines, options.file, keep=not options.dry_run)
 
 
 class ReportOutcome(ReviewOutcome):
-    """Persons' verdicts on a batch, and how far those agree who have read it."""
+    """Persons' answers on a batch, and how far its readers agree."""
 
     figures: list[ToldFigure]
     patients: list[PatientReading]
@@ -185,7 +183,7 @@ class ReportOutcome(ReviewOutcome):
         return bool(self.damaged)
 
     def rows(self) -> list[tuple[str, object]]:
-        """List the verdicts, the precision and the figures as names and texts."""
+        """List the answers, the precision and the figures as names and texts."""
         return [
             *super().rows(),
             *((each.name, each.text) for each in self.figures),
@@ -193,15 +191,11 @@ class ReportOutcome(ReviewOutcome):
         ]
 
 
-@described(ReviewReport)
-def report(
-    batch: str,
-    settings: Settings | None = None,
-) -> ReportOutcome:
-    """Say how many of a batch's abnormal cells were worth a look, and how far readers agree."""
-    settings = settings or Settings()
+@takes(ReviewReport)
+def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
+    """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    frozen = published_batch(store, batch)
+    frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []
     patients: list[PatientReading] = []
     damaged: list[str] = []

@@ -1,20 +1,21 @@
-"""Tell of readings: how many, how fast, how far readers agree, and what the machine has missed."""
+"""Measure readings: how many, how fast, how far readers agree, and what the machine missed."""
 
 from itertools import combinations
 
 from pydantic import BaseModel
 
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session
+from flows.stages.readings.suspects import Suspects
 from tasks.counting.words import percent_text, range_text
 from tasks.readers.agreement import Figure, consensus, discordant, kappa, sensitivity
 from tasks.readers.patients import Answer, together
+from tasks.words import counted
 
 
 class ToldFigure(BaseModel):
-    """A figure of the readings, with its 95% interval where it has one, and how many cells.
+    """A figure of the readings, with its 95% interval if it has one, and its number of cells.
 
-    ``unit`` is "patients" where it is of these.
+    ``unit`` is "patients" if it counts patients.
     """
 
     name: str
@@ -28,14 +29,17 @@ class ToldFigure(BaseModel):
     def text(self) -> str:
         """Write the figure for a person."""
         if self.value is None:
-            return "not known yet"
+            return "unknown so far"
         if self.low is None:
             return f"{self.value:.3g}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self.cells:,} {self.unit})"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self._of()})"
+
+    def _of(self) -> str:
+        return counted(self.cells, self.unit.removesuffix("s"))
 
 
 class PatientReading(BaseModel):
-    """The answer of persons on a patient beside the machine's; shares are in percent."""
+    """The answer of persons on a patient, with the machine's; shares are in percent."""
 
     name: str
     machine: str
@@ -50,16 +54,16 @@ class PatientReading(BaseModel):
     @property
     def text(self) -> str:
         """Write the answer for a person."""
-        told = f"the machine: {self.machine}; persons: {self.persons} ({self.parasites} of "
-        told += f"{self.read} cells)"
+        told = f"machine: {self.machine}; persons: {self.persons} ({self.parasites} of "
+        told += f"{counted(self.read, 'cell')})"
         if self.percent is None or self.percent_low is None or self.percent_high is None:
             return told
         figure = f"{percent_text(self.percent)} ({range_text(self.percent_low, self.percent_high)})"
-        return f"{told}; by these {self.call}, {figure}"
+        return f"{told}, hence {self.call}, {figure}"
 
 
 def patient_readings(suspects: Suspects) -> list[PatientReading]:
-    """List the patients on whom persons have said something."""
+    """List the patients on whom persons have answered."""
     found = [(each, suspects.confirmation(each)) for each in suspects.asked]
     return [
         PatientReading(
@@ -88,7 +92,7 @@ def figures(session: Session) -> list[ToldFigure]:
     groups = {image: _patient(row) for image, row in session.cells.items()}
     found = [
         ToldFigure(
-            name=f"{reader}: seconds a cell, of {len(said):,} of {len(session.cells):,} read",
+            name=f"{reader}: seconds per cell, {len(said):,} of {len(session.cells):,} read",
             value=session.seconds(reader),
             cells=len(said),
         )
@@ -100,7 +104,7 @@ def figures(session: Session) -> list[ToldFigure]:
     truth = consensus(readings)
     classes = {image: said for image, said in truth.items() if said in session.card.classes}
     diagnosed = {image: str(session.cells[image]["diagnosis"]) for image in session.cells}
-    found.append(_told("persons and the machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
+    found.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
     missed = sensitivity(
         truth,
         diagnosed,
@@ -109,7 +113,7 @@ def figures(session: Session) -> list[ToldFigure]:
         groups,
         session.card.classes[0],
     )
-    name = f"{session.card.classes[0]} cells that were called so or flagged, of all in the batch"
+    name = f"share of all {session.card.classes[0]} cells that the machine caught"
     found.append(_told(name, missed))
     differing = len(discordant(readings))
     found.append(
@@ -119,7 +123,7 @@ def figures(session: Session) -> list[ToldFigure]:
 
 
 def patient_figures(suspects: Suspects) -> list[ToldFigure]:
-    """Measure a machine's suspicion and persons' confirmation together, and how long that takes."""
+    """Measure the machine's calls and persons' confirmations together, and how long they take."""
     found = {each.name: suspects.confirmation(each).answer for each in suspects.asked}
     asked = [each for each in suspects.asked if found[each.name] != Answer.OPEN]
     if not asked:
@@ -130,10 +134,10 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
         if (n := sum(each == answer for each in found.values()))
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
-    told.append(ToldFigure(name="minutes for these patients", value=minutes, cells=len(asked)))
+    told.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
     shares = {name: each for name, each in together(suspects.every, found).items() if each}
     if not shares:
-        name = "sensitivity and specificity of patients (no cell of this night has a label)"
+        name = "sensitivity and specificity of patients (no cell of this batch has a label)"
         return [*told, ToldFigure(name=name, value=None, cells=0)]
     return told + [
         ToldFigure(

@@ -1,4 +1,4 @@
-"""Let nobody in but the person who was given the address, from pages of this server alone.
+"""Admit only the person who was given the address, and forms only from this server's pages.
 
 Any page in the person's browser can send requests to this machine. It cannot read the token in the
 address, nor say that it is this server (``Origin``), nor reach it by another name (``Host``: DNS
@@ -29,7 +29,7 @@ class Guarded:
     """An application whose addresses begin with a token, for requests from its own pages.
 
     Args:
-        app: what is guarded; it sees addresses without the token.
+        app: the guarded application; it sees addresses without the token.
         token: the first part of every address.
         hosts: names and ports under which the server is reached, such as ``127.0.0.1:8077``.
         scheme: ``http`` or ``https``.
@@ -65,14 +65,14 @@ class Guarded:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["type"] != "http":
-            return 400, "this server speaks HTTP alone"
+            return 400, "this server speaks only HTTP"
         headers = dict(scope["headers"])
         first = scope["path"].lstrip("/").partition("/")[0]
         if not secrets.compare_digest(first.encode(), self._token.encode()):
-            return 404, "not here: use the address that the command has printed"
+            return 404, "not found: use the address that the command has printed"
         if scope["method"] not in {"GET", "HEAD"}:
             if headers.get(b"origin") not in self._origins:
-                return 403, "forms are taken from this server's own pages alone"
+                return 403, "this server accepts forms only from its own pages"
             if int(headers.get(b"content-length") or MOST_BODY + 1) > MOST_BODY:
                 return 413, "this form is too long"
         return None

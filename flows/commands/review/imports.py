@@ -1,9 +1,9 @@
-"""Make persons' verdicts labels, from a sheet or from readings.
+"""Make persons' answers labels, from a sheet or from readings.
 
-A cell counts once, however often verdicts on it are imported. Every import holds all that is known
-of its batch, so the newest replaces the one before: what was fitted from that is retracted first,
-and `slidewatch fit` refuses to hold two imports of one batch. A cell that lies in two batches and
-has a verdict in both is a label in the one whose verdict came first.
+A cell counts once, however often answers on it are imported. Every import holds all answers on its
+batch, so the newest replaces the one before: labels fitted from that one are retracted first,
+and `slidewatch fit` refuses to hold two imports of one batch. A cell of two batches with an
+answer in both is a label in the batch that was answered first.
 """
 
 from collections import Counter
@@ -32,12 +32,13 @@ from tasks.readers.reviews import (
     precision,
 )
 from tasks.types import Status
+from tasks.words import counted
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 
 
 class ReviewOutcome(Outcome):
-    """Persons' verdicts on a batch, and the precision of its abnormal list by them."""
+    """Persons' answers on a batch, and the precision of its abnormal list by them."""
 
     batch: str
     verdicts: dict[str, int]
@@ -50,24 +51,25 @@ class ReviewOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        return f"batch {self.batch}: {sum(self.verdicts.values()):,} verdicts\n{table(self.rows())}"
+        answers = counted(sum(self.verdicts.values()), "answer")
+        return f"batch {self.batch}: {answers}\n{table(self.rows())}"
 
     def rows(self) -> list[tuple[str, object]]:
-        """List the verdicts and the precision as names and texts."""
+        """List the answers and the precision as names and texts."""
         verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
         worth = self.abnormal_other + self.abnormal_wrong
         abnormal = "nobody has looked at an abnormal cell yet"
         if self.precision is not None:
             abnormal = (
-                f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth it: precision "
+                f"{worth:,} of {self.abnormal_looked_at:,} looked at were worth a look: precision "
                 f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
-                f"{self.abnormal_other:,} no such cell, {self.abnormal_wrong:,} diagnosed wrongly"
+                f"{self.abnormal_other:,} not a cell, {self.abnormal_wrong:,} wrongly diagnosed"
             )
-        return [("verdicts", verdicts or "none"), ("abnormal", abnormal)]
+        return [("answers", verdicts or "none"), ("abnormal", abnormal)]
 
 
 class ImportOutcome(ReviewOutcome):
-    """The changes that an import of verdicts made, and the commands that fit them."""
+    """The changes that an import of answers made, and the commands that fit them."""
 
     file: str
     kept: bool
@@ -83,33 +85,35 @@ class ImportOutcome(ReviewOutcome):
         """Write the outcome for a person at a terminal."""
         rows = self.rows()
         if self.elsewhere:
-            rows.append(("counted", f"{self.elsewhere:,} of them as a label of another batch"))
+            rows.append(
+                ("left out", f"{self.elsewhere:,} of them: already labels of another batch")
+            )
         if self.without_patient:
             rows.append(
                 (
                     "warning",
-                    f"{self.without_patient:,} labels name no patient: a detector fitted with "
-                    "them is calibrated by slides or images, which is too optimistic",
+                    f"{counted(self.without_patient, 'label')} without a patient: a detector "
+                    "fitted with them is calibrated by slides or images, which is too optimistic",
                 )
             )
         if self.kept:
             rows.append(("review", self.review))
             rows += [("next", command) for command in self.commands]
             more = ("--batch", self.batch, "--to", f"{self.batch}.parquet", "--dry-run")
-            rows.append(("for a site", shell_command("review apply", *more)))
+            rows.append(("for a laboratory", shell_command("review apply", *more)))
         else:
-            rows.append(("next", "the same command without --dry-run keeps them"))
+            rows.append(("next", "to keep them, run the same command without --dry-run"))
         if not self.labels:
-            rows.append(("next", "nothing to fit: no verdict is a class of the model"))
+            rows.append(("next", "nothing to fit: no answer is a class of the model"))
         would = "" if self.kept else "would have "
-        changes = f"{would}{self.new:,} new verdicts, {self.changed:,} changed"
+        changes = f"{would}{counted(self.new, 'new answer')}, {self.changed:,} changed"
         return f"batch {self.batch}: {changes}\n{table(rows)}"
 
 
 def import_lines(
     store: Store, batch: str, lines: Sequence[Line], file: str, *, keep: bool = True
 ) -> ImportOutcome:
-    """Keep verdicts on a batch in the store, all or none, and say how to fit them.
+    """Keep answers on a batch in the store, all or none, and list the commands that fit them.
 
     Args:
         store: where the batch is.
@@ -121,7 +125,7 @@ def import_lines(
     Raises:
         VerdictError: a verdict or an image is unknown, or an image is judged twice.
     """
-    # One import at a time: it looks whether a cell is a label of another batch.
+    # One import at a time, because each checks that a cell is no label of another batch.
     with lease(store, "reviews", wait=True, on_wait=tell) as held:
         frozen = published_batch(store, batch)
         try:
@@ -137,7 +141,7 @@ def import_lines(
         )
         if not (new or changed):
             review = before
-        # All that may fail comes before anything is kept.
+        # Everything that can fail comes before anything is kept.
         labelled = review.rows.filter(review.rows["label"].is_valid())
         commands = _commands(store, card, review) if labelled.num_rows else []
         figures = judged(store, frozen, review).model_dump()
@@ -158,8 +162,8 @@ def import_lines(
 
 
 def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
-    """List the commands that fit the newest verdicts, after taking earlier ones out."""
-    # The number first, so that it is not what is cut off a long name.
+    """List the commands that retract earlier answers and fit the newest."""
+    # The number comes first, so that it survives where a long name is cut off.
     batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
     end = ("--model", card.name, "--store", store.url)
     retract = [
@@ -172,7 +176,7 @@ def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
 
 
 def report_rows(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.Table]:
-    """Read the rows of a batch's report on images, part by part."""
+    """Read the rows of a batch's image report, part by part."""
     return iterate_groups(store, *report_path(batch.name, batch.batch_date), columns=columns)
 
 
@@ -187,7 +191,7 @@ def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], M
             if row["status"] == Status.SCORED:
                 scored.setdefault(row["image_id"], row)
     if model is None:
-        raise VerdictError(f"batch {batch.name} has no images that a verdict could be on")
+        raise VerdictError(f"batch {batch.name} has no images to answer on")
     return scored, load_card(store, model)
 
 
@@ -199,8 +203,8 @@ def _next_review(
     places: dict[str, dict[str, object]],
     card: ModelCard,
 ) -> tuple[Review, int, int, int]:
-    """Merge new verdicts into a batch's; count the new, the changed, and labels elsewhere."""
-    # A batch that was forced since may have lost images; verdicts on these stay in its history.
+    """Merge new answers into a batch's; count the new, the changed, and labels elsewhere."""
+    # A batch screened again may have lost images, whose answers stay in its history.
     known: dict[str, dict[str, object]] = {
         row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored
     }
@@ -237,7 +241,7 @@ def _next_review(
 
 
 def judged(store: Store, batch: Batch, review: Review) -> ReviewOutcome:
-    """Count verdicts on a batch, and measure the precision of its abnormal list by them."""
+    """Count answers on a batch, and measure the precision of its abnormal list by them."""
     ids, said = review.rows["image_id"].to_pylist(), review.rows["verdict"].to_pylist()
     counts = Counter(said)
     found: Precision = precision(

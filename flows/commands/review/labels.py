@@ -1,7 +1,7 @@
-"""Run the commands `labels`: send labels that look wrong to a person, and train on what comes back.
+"""Run the commands `labels`: send labels that look wrong to a person, and train on the answers.
 
-The labels are those that a model was trained on with folds. A corrected set is a manifest beside
-the published one, whose labels it keeps too: figures on both are told apart.
+The labels are those that a model was trained on with folds. The corrected set is a second
+manifest that keeps the published labels too, so figures on both are reported separately.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from flows.commands.review.sheets import (
     write_sheet,
 )
 from flows.monitoring.console import warn
-from flows.options.described import described
-from flows.options.tools import LIMIT, LabelsApply, LabelsExport
+from flows.options.taking import takes
+from flows.options.tools import LabelsApply, LabelsExport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.training.folds import diagnosed
@@ -43,6 +43,7 @@ from tasks.readers.reviews import (
     ranked_labels,
     read_verdicts,
 )
+from tasks.words import counted
 
 RANKED = "labels.parquet"
 ON_SHEET = (
@@ -51,7 +52,7 @@ ON_SHEET = (
 
 
 class ExportOutcome(Outcome):
-    """The sheet of labels for a person to look at, and the table of all."""
+    """The sheet of labels for a person, and the table of all labels."""
 
     model: str
     labels: int
@@ -63,7 +64,7 @@ class ExportOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Tell whether the image of a cell could not be read."""
+        """Return whether the image of a cell could not be read."""
         return bool(self.unreadable)
 
     def text(self) -> str:
@@ -75,15 +76,15 @@ class ExportOutcome(Outcome):
             ("sheet", self.sheet),
             (
                 "next",
-                "fill in its column 'verdict', then: "
+                "fill in the column 'verdict', then run "
                 + shell_command("labels apply", self.sheet, "--to", "corrected.parquet"),
             ),
         ]
-        return f"model {self.model}: {self.cells:,} labels to look at\n{table(rows)}"
+        return f"model {self.model}: {counted(self.cells, 'label')} to look at\n{table(rows)}"
 
 
 class ApplyOutcome(Outcome):
-    """The corrected labels, and how well folds diagnose by the published and by these."""
+    """The corrected labels, and how well folds diagnose on the published and on these."""
 
     model: str
     manifest: str
@@ -98,9 +99,9 @@ class ApplyOutcome(Outcome):
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [
             (
-                "verdicts",
-                f"{self.verdicts:,}: {self.changed:,} labels changed, "
-                f"{self.without_label:,} images left without one",
+                "answers",
+                f"{self.verdicts:,}: {counted(self.changed, 'label')} changed, "
+                f"{counted(self.without_label, 'image')} left without one",
             ),
             *(
                 (before["metric"], f"{_figure(before)} by published labels, {_figure(after)} now")
@@ -113,20 +114,15 @@ class ApplyOutcome(Outcome):
         return f"labels of model {self.model}\n{table(rows)}"
 
 
-@described(LabelsExport)
-def export(
-    to: str,
-    model: str | None = None,
-    limit: int = LIMIT,
-    settings: Settings | None = None,
-) -> ExportOutcome:
+@takes(LabelsExport)
+def export(options: LabelsExport, settings: Settings) -> ExportOutcome:
     """Write the labels of training images, the least probable first, and a sheet for a person.
 
     All of them go to a Parquet file; the worst, with their images, to the sheet of `review`.
     """
-    store = Store((settings or Settings()).store)
-    folder = new_folder(to)
-    card = find_card(store, model, warn)
+    store = Store(settings.store)
+    folder = new_folder(options.to)
+    card = find_card(store, options.model, warn)
     ranked = ranked_labels(_out_of_fold(store, card), card.classes)
     listed = _listed(card)
     refs = {ref.uri: ref for ref in image_refs(listed)}
@@ -134,10 +130,10 @@ def export(
     pq.write_table(ranked, folder / RANKED, compression="zstd")
     sheet: list[list[object]] = []
     unreadable: list[str] = []
-    for row in ranked.slice(0, limit).to_pylist():
+    for row in ranked.slice(0, options.limit).to_pylist():
         try:
             if row["uri"] not in refs:
-                raise SourceError("it is not among the training images any more")
+                raise SourceError("it is no longer among the training images")
             name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
         except (OSError, SourceError, BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
@@ -156,25 +152,21 @@ def export(
     )
 
 
-@described(LabelsApply)
-def apply(
-    file: str,
-    to: str,
-    settings: Settings | None = None,
-) -> ApplyOutcome:
-    """Write a manifest to train on, with a person's verdicts in the place of labels."""
-    store = Store((settings or Settings()).store)
-    manifest_file = new_manifest(to)
+@takes(LabelsApply)
+def apply(options: LabelsApply, settings: Settings) -> ApplyOutcome:
+    """Write a manifest to train on, in which a person's answers replace the labels."""
+    store = Store(settings.store)
+    manifest_file = new_manifest(options.to)
     try:
-        model, lines = read_verdicts(read_bytes(file))
+        model, lines = read_verdicts(read_bytes(options.file))
         card = load_card(store, model)
         out_of_fold = _out_of_fold(store, card)
         image_ids = out_of_fold["image_id"].to_pylist()
         checked = check_verdicts(lines, batch=model, known=set(image_ids), classes=card.classes)
     except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
+        raise SourceError(f"{options.file} does not exist") from None
     except VerdictError as error:
-        raise VerdictError(f"{file}: {error}") from None
+        raise VerdictError(f"{options.file}: {error}") from None
     verdicts = {each.image_id: each.verdict for each in checked}
     listed = _listed(card)
     id_of = dict(zip(out_of_fold["uri"].to_pylist(), image_ids, strict=True))
@@ -200,7 +192,7 @@ def _out_of_fold(store: Store, card: ModelCard) -> pa.Table:
     found = load_out_of_fold(store, card)
     if found is None:
         raise StoreError(
-            f"model {card.name} was trained without folds, so nothing is known of its labels: "
+            f"model {card.name} was trained without folds, so its labels cannot be checked: "
             "train it with --folds 5"
         )
     return found
@@ -214,7 +206,7 @@ def _listed(card: ModelCard) -> pa.Table:
 def _figures(
     card: ModelCard, out_of_fold: pa.Table, verdicts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Measure the folds by labels with verdicts in their place; what is no class is left out."""
+    """Measure the folds on labels replaced by answers; answers that are no class are left out."""
     ids = out_of_fold["image_id"].to_pylist()
     labels = corrected(out_of_fold, ids, verdicts, card.classes)["label"]
     rows = out_of_fold.set_column(out_of_fold.schema.get_field_index("label"), "label", labels)

@@ -1,4 +1,4 @@
-"""Read where cells of a batch, and of earlier nights, lie by their features, while a page waits."""
+"""Read the features of a batch's cells, and of earlier batches, while a page waits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ from tasks.images.regions import ImageRef, image_refs
 from tasks.readers.likeness import Likeness, Points, learn_likeness, nearest
 
 SHOWN = 36  # cells on a page
-SAMPLED = 16  # shards that tell in what cells differ
-MOST_CELLS = 5_000_000  # of all nights; they take 100 bytes each
-COPIES = 4  # an image may lie in several nights, and is shown once
+SAMPLED = 16  # shards from which the main differences between cells are learned
+MOST_CELLS = 5_000_000  # of all batches; they take 100 bytes each
+COPIES = 4  # an image may be in several batches, and is shown once
 
 
 @dataclass(frozen=True)
 class Like:
-    """A cell that is like another: its digest, its night, and where it lies."""
+    """A cell that resembles another: its digest, its batch, and its image."""
 
     image_id: str
     batch: str
@@ -47,7 +47,7 @@ class Placed:
 
 @dataclass
 class Nearness:
-    """Place the cells of the batch that is read, and of other nights once they are asked for."""
+    """Index the cells of the batch that is read, and of other batches on demand."""
 
     store: Store
     batch: Batch
@@ -71,7 +71,7 @@ class Nearness:
         return learn_likeness(gaussians, FeatureBlock.joined(blocks).taps if blocks else {})
 
     def ready(self, *, all_nights: bool) -> bool:
-        """Tell whether cells can be compared; begin to read their features where they cannot."""
+        """Return whether cells can be compared; otherwise begin to read their features."""
         if self._nights and (self._all or not all_nights):
             return True
         with self._lock:
@@ -79,11 +79,13 @@ class Nearness:
                 self.problem = None
                 self._reader = Thread(target=self._read, args=(all_nights,), daemon=True)
                 self._reader.start()
-        self._reader.join(1.0)  # a small night is there by then, and no page need say that it waits
+        self._reader.join(
+            1.0
+        )  # a small batch is read by then, and the page need not show that it waits
         return self._nights != [] and (self._all or not all_nights)
 
     def like(self, image_id: str, *, all_nights: bool) -> list[Like]:
-        """List the cells most like one of the batch, the nearest first; `ready` has said yes.
+        """List the cells most similar to one of the batch, nearest first; `ready` must be true.
 
         Raises:
             StoreError: the cell has no features.
@@ -105,7 +107,7 @@ class Nearness:
         ]
 
     def _refs(self, places: list[tuple[int, int]]) -> dict[tuple[int, int], ImageRef]:
-        """Look up where cells lie, given the numbers of their nights and their places there."""
+        """Look up the images of cells, given the numbers of their batches and their rows."""
         found: dict[tuple[int, int], ImageRef] = {}
         for number in {number for number, _ in places}:
             night = self._nights[number]
@@ -116,7 +118,7 @@ class Nearness:
         return found
 
     def _read(self, all_nights: bool) -> None:
-        """Place the cells of the batch, and of other nights; say what is wrong on the page."""
+        """Index the cells of the batch and of others; the page shows what goes wrong."""
         try:
             if not self._nights:
                 self.done, self.total = 0, self.batch.rows
@@ -142,7 +144,7 @@ class Nearness:
     def _scored(
         self, batch: Batch, every: int = 1
     ) -> Iterator[tuple[NDArray[np.int64], FeatureBlock]]:
-        """Read the rows and the features of scored cells, of every so manieth shard."""
+        """Read the rows and features of scored cells, of every k-th shard."""
         for shard in islice(batch.shards(), 0, None, every):
             block = read_block(self.store, self.card.name, batch.key, shard.start, shard.stop)
             good = np.flatnonzero(block.status == SCORED)
@@ -150,7 +152,7 @@ class Nearness:
             yield shard.start + good, block.take(good)
 
     def _others(self) -> Iterator[Batch]:
-        """List other nights that the same model has seen, the newest first, up to `MOST_CELLS`."""
+        """List other batches of the same model, newest first, up to `MOST_CELLS`."""
         cells = self.batch.rows
         for row, _ in newest_batches(self.store, lambda name: name != self.batch.name, warn):
             try:

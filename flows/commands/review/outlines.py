@@ -1,4 +1,4 @@
-"""Take back GeoJSON that a person has edited in QuPath: verdicts, and outlines of cells."""
+"""Import GeoJSON that a person has edited in QuPath: answers, and outlines of cells."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, VerdictError
 from tasks.visualisation.geojson.changes import Changes, Row, Written, find_changes
 from tasks.visualisation.geojson.read import Drawn, read_objects, refuse_large
 from tasks.visualisation.geojson.write import field_identity, object_id
+from tasks.words import counted
 
 
 class OutlinesOutcome(ImportOutcome):
@@ -31,11 +32,11 @@ class OutlinesOutcome(ImportOutcome):
     cells: str | None
 
     def rows(self) -> list[tuple[str, object]]:
-        """List what was found as names and texts."""
+        """List the answers and outlines as names and texts."""
         rows = super().rows()
-        rows.append(("as written", f"{self.as_written:,} cells, on which nothing was said"))
+        rows.append(("as written", f"{counted(self.as_written, 'cell')}, without an answer"))
         if self.unsure:
-            rows.append(("unsure", f"{self.unsure:,} cells, left out"))
+            rows.append(("unsure", f"{counted(self.unsure, 'cell')}, left out"))
         if self.moved or self.drawn:
             kept = self.cells or "left out; --cells FILE.parquet lists them in a manifest"
             rows.append(("outlines", f"{self.moved:,} moved, {self.drawn:,} new; {kept}"))
@@ -45,7 +46,7 @@ class OutlinesOutcome(ImportOutcome):
 def import_outlines(
     store: Store, file: str, batch: str, reader: str | None, cells: str | None, *, keep: bool
 ) -> OutlinesOutcome:
-    """Import verdicts on a batch's cells from GeoJSON, and list new outlines in a manifest.
+    """Import answers on a batch's cells from GeoJSON, and list new outlines in a manifest.
 
     Args:
         store: where the batch is.

@@ -9,22 +9,23 @@ import uvicorn
 from flows.commands.review.app import Bench
 from flows.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.commands.review.guards import Guarded
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
 from flows.monitoring.console import tell, warn
-from flows.options.described import UsageError, described
-from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewServe
+from flows.options.taking import takes
+from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
+from flows.stages.readings.suspects import Suspects
 from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError, check_name
+from tasks.words import counted
 
 HOST = "127.0.0.1"
 END_WITHIN = 2  # seconds after Ctrl-C, for a client that holds a request half sent
 
 
 class ReadOutcome(Outcome):
-    """The readings of a batch when its pages were closed."""
+    """The readings of a batch when its pages are closed."""
 
     batch: str
     cells: int
@@ -40,45 +41,35 @@ class ReadOutcome(Outcome):
         """Write the outcome for a person at a terminal."""
         rows: list[tuple[str, object]] = [(each.name, each.text) for each in self.figures]
         rows.append(("next", shell_command("review", "report", "--batch", self.batch)))
-        return f"batch {self.batch}: {self.cells:,} cells to read\n{table(rows)}"
+        return f"batch {self.batch}: {counted(self.cells, 'cell')} to read\n{table(rows)}"
 
 
-@described(ReviewServe)
-def serve(
-    batch: str | None = None,
-    port: int = 8077,
-    reader: str | None = None,
-    blind: bool = True,
-    unmarked: float = UNMARKED,
-    limit: int = LIMIT,
-    per_slide: int = PER_SLIDE,
-    settings: Settings | None = None,
-) -> ReadOutcome:
-    """Serve pages on which persons read a batch's cells, until Ctrl-C; every verdict is kept."""
-    settings = settings or Settings()
+@takes(ReviewServe)
+def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
+    """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    if reader is not None:
-        check_name("reader", reader)
-    frozen = published_batch(store, batch or _newest(store))
+    if options.reader is not None:
+        check_name("reader", options.reader)
+    frozen = published_batch(store, options.batch or _newest(store))
     session, detector = open_session(
-        store, frozen, limit=limit, per_slide=per_slide, unmarked=unmarked
+        store, frozen, limit=options.limit, per_slide=options.per_slide, unmarked=options.unmarked
     )
-    bench = Bench(session, detector, blind=blind, reader=reader, wanted=wanted)
+    bench = Bench(session, detector, blind=options.blind, reader=options.reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
-    hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
+    hosts = [f"{name}:{options.port}" for name in (HOST, "localhost")]
     app = Guarded(bench.app(), token, hosts, "http")
     config = uvicorn.Config(
         app,
-        log_level="critical",  # what goes wrong is said on the page
+        log_level="critical",  # the page shows what goes wrong
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=END_WITHIN,
     )
     # A person who opens the address at once waits a moment, and is not refused.
-    with _listening(port) as listening:
-        tell(f"{len(session.cells):,} cells of batch {frozen.name}; open, and Ctrl-C to end:")
-        tell(f"http://{HOST}:{port}/{token}/")
-        with suppress(KeyboardInterrupt):  # the server ends first, and then says that it was told
+    with _listening(options.port) as listening:
+        tell(f"{counted(len(session.cells), 'cell')} of batch {frozen.name}; Ctrl-C ends; open:")
+        tell(f"http://{HOST}:{options.port}/{token}/")
+        with suppress(KeyboardInterrupt):  # raised once the server has shut down
             uvicorn.Server(config).run(sockets=[listening])
     return ReadOutcome(
         batch=session.batch.name,
@@ -89,16 +80,16 @@ def serve(
 
 
 def _listening(port: int) -> socket.socket:
-    """Listen on a port of this machine alone; UsageError where somebody else does."""
+    """Listen on a port of this machine alone; UsageError if it is in use."""
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        raise UsageError(f"--port: {HOST}:{port} cannot be had ({error.strerror})") from None
+        raise UsageError(f"--port: {HOST}:{port} is already in use ({error.strerror})") from None
 
 
 def _newest(store: Store) -> str:
     """Name the newest published batch; StoreError where there is none."""
     row, _ = next(newest_batches(store, lambda name: True, warn), (None, None))
     if row is None:
-        raise StoreError("no batch has a report yet: slidewatch screen makes it")
+        raise StoreError("no batch has a report yet: run slidewatch screen first")
     return str(row["batch"])

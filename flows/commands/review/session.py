@@ -1,18 +1,17 @@
-"""Keep what readers have said of a batch's cells, and choose what each of them sees next."""
+"""Keep the answers of readers on a batch's cells, and choose the next cell of each reader."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Lock
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
-from flows.monitoring.console import warn
+from flows.stages.readings.kept import Readings
 from storage.batches.manifests import Batch, rows_at
-from storage.models.classifiers import ModelCard, load_card
+from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.records import now
 from storage.reports.readings import (
@@ -21,10 +20,8 @@ from storage.reports.readings import (
     Stratum,
     add_reading,
     find_sample,
-    in_order,
     keep_sample,
     next_number,
-    read_readings,
 )
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
@@ -32,26 +29,20 @@ from tasks.readers.agreement import consensus, discordant
 from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, sayable
 from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
 
-BESIDE = 8  # other cells of the slide
+NEIGHBOURS = 8  # other cells of the slide
 
 
-@dataclass
-class Session:
+@dataclass(kw_only=True)
+class Session(Readings):
     """The cells of a batch that readers look at, and their readings, which are kept at once."""
 
-    store: Store
-    batch: Batch
-    card: ModelCard
     sample: Sample
     scored: pa.Table  # of all cells of the batch, see `scored_cells`
-    damaged: dict[str, str] = field(default_factory=dict)  # readings left out: file, and why
-    _readings: dict[str, Reading] = field(default_factory=dict)
     _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
-    _lock: Lock = field(default_factory=Lock)
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """List what a reader can say."""
+        """List the answers that a reader can give."""
         return sayable(self.card.classes)
 
     @cached_property
@@ -66,8 +57,8 @@ class Session:
         found = self.scored.filter(pa.compute.equal(self.scored["image_id"], image_id))
         return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
 
-    def beside(self, image_id: str) -> list[str]:
-        """List some other cells of the slide of a cell, by digest."""
+    def neighbours(self, image_id: str) -> list[str]:
+        """List some other cells of a cell's slide, by digest."""
         row = self.row(image_id)
         slide = row and row["slide_id"]
         if slide is None:
@@ -76,66 +67,36 @@ class Session:
         some = self.scored.filter(same).select(["image_id", "row"])
         rows = dict(zip(*(column.to_pylist() for column in some.columns), strict=True))
         rows.pop(image_id, None)
-        chosen = ordered(rows, image_id)[:BESIDE]
+        chosen = ordered(rows, image_id)[:NEIGHBOURS]
         self._find({each: rows[each] for each in chosen})
         return chosen
 
     def ref(self, image_id: str) -> ImageRef | None:
-        """Find where a cell of the batch lies, or of another night that was shown; None of more."""
+        """Find the image of a cell of the batch, or of a cell shown from another; else None."""
         if image_id not in self._refs:
             row = self.row(image_id)
             self._find({} if row is None else {image_id: row["row"]})
         return self._refs.get(image_id)
 
     def refs(self, rows: Mapping[str, int]) -> dict[str, ImageRef]:
-        """Find where cells lie, given their rows in the batch, all at once."""
+        """Find the images of cells, all at once, given their rows in the batch."""
         self._find(rows)
         return {image_id: self._refs[image_id] for image_id in rows}
 
     def show(self, refs: Mapping[str, ImageRef]) -> None:
-        """Remember where cells lie that a page shows."""
+        """Remember the images of cells that a page shows."""
         self._refs |= refs
 
     def _find(self, rows: Mapping[str, Any]) -> None:
-        """Look up where cells lie, given their rows in the manifest, unless that is known."""
+        """Look up the images of cells that are not known yet, given their rows in the manifest."""
         missing = {image_id: row for image_id, row in rows.items() if image_id not in self._refs}
         refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
         self._refs |= dict(zip(missing, refs, strict=True))
 
-    def refresh(self) -> None:
-        """Read what others have said meanwhile, through other servers too."""
-        with self._lock:
-            self._refresh()
-
-    def _refresh(self) -> None:
-        known = {*self._readings, *self.damaged}
-        self._readings |= dict(
-            read_readings(self.store, self.batch.key, known, on_damage=self._leave_out)
-        )
-
-    def _leave_out(self, name: str, error: StoreError) -> None:
-        """Leave a damaged reading out, and say so once: it must not stop the other readers."""
-        self.damaged[name] = str(error)
-        warn(f"left out: {error}")
-
-    def standing(self, reader: str) -> dict[str, str]:
-        """Give the verdicts of a reader that stand, on any cells of the batch, by digest."""
-        return {image: str(reading.verdict) for image, reading in self._last(reader).items()}
-
-    def _last(self, reader: str) -> dict[str, Reading]:
-        """Give the last reading of each cell by a reader, unless it was taken back, in order."""
-        found: dict[str, Reading] = {}
-        for reading in in_order(self._readings):
-            if reading.reader == reader:
-                found.pop(reading.image_id, None)  # what was said last comes last
-                if reading.verdict is not None:
-                    found[reading.image_id] = reading
-        return found
-
     def said(self, reader: str) -> dict[str, str]:
-        """Give those that stand on the cells that all readers see, for these were drawn by lot.
+        """Return a reader's current answers on the random sample that every reader sees.
 
-        Others were sought because they are like one of them, and would bias every figure.
+        Cells that were looked up because they resemble another one would bias every figure.
         """
         return {
             image: verdict
@@ -143,20 +104,12 @@ class Session:
             if image in self.cells
         }
 
-    def readers(self) -> list[str]:
-        """List those who have said something."""
-        return sorted({reading.reader for reading in self._readings.values()})
-
     def all_said(self) -> dict[str, dict[str, str]]:
-        """Give the verdicts that stand on the cells of all, by reader and by digest."""
+        """Return the current answers on the sample, by reader and by digest."""
         return {reader: self.said(reader) for reader in self.readers()}
 
-    def all_standing(self) -> dict[str, dict[str, str]]:
-        """Give the verdicts that stand on any cells, by reader and by digest."""
-        return {reader: self.standing(reader) for reader in self.readers()}
-
     def seconds(self, reader: str) -> float | None:
-        """Average how long a reader looks at a cell, in seconds."""
+        """Compute how many seconds a reader looks at a cell on average; None before the first."""
         looks = [
             reading.seconds
             for reading in self._readings.values()
@@ -164,27 +117,19 @@ class Session:
         ]
         return sum(looks) / len(looks) if looks else None
 
-    def looked(self, image_ids: Container[str]) -> float:
-        """Add up how long all readers have looked at some cells, in seconds."""
-        return sum(
-            reading.seconds
-            for reading in self._readings.values()
-            if reading.image_id in image_ids and reading.verdict is not None
-        )
-
     def queue(self, reader: str) -> list[str]:
-        """Order the cells that a reader has not read: those on which others differ come first."""
+        """List the cells that a reader has not read; those on which others differ come first."""
         others = self.all_standing()
         mine = others.pop(reader, {})
         order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
     def say(self, reader: str, image_id: str, verdict: str, seconds: float) -> None:
-        """Keep what a reader says of a cell."""
+        """Keep a reader's answer on a cell."""
         self._keep(reader, [image_id], verdict, seconds, None)
 
     def mark(self, reader: str, image_ids: list[str], verdict: str, seconds: float) -> None:
-        """Keep what a reader says of several cells at once; one undo takes all of it back."""
+        """Keep one answer on several cells; one undo takes it back from all of them."""
         self._keep(reader, image_ids, verdict, seconds / len(image_ids), uuid4().hex)
 
     def _keep(
@@ -195,9 +140,9 @@ class Session:
         seconds: float,
         act: str | None,
     ) -> None:
-        """Write a verdict on each cell; None takes the last one back."""
+        """Write an answer on each cell; None takes the last one back."""
         with self._lock:
-            # Others may have written since: what is said now must count as said later.
+            # Others may have written since: this answer must count as later than theirs.
             first = next_number(self.store, self.batch.key)
             for number, image_id in enumerate(image_ids, first):
                 reading = Reading(
@@ -212,8 +157,8 @@ class Session:
                 self._readings[name] = reading
 
     def undo(self, reader: str) -> str | None:
-        """Take back what a reader has said last, and return the digest of its image, or of one."""
-        self.refresh()  # the last may have been said at another server
+        """Take back a reader's last answer, and return the digest of its image, or of one."""
+        self.refresh()  # the last may have been given at another server
         last = self._last(reader)
         if not last:
             return None
@@ -227,7 +172,7 @@ class Session:
         return image_id
 
     def lines(self) -> list[Line]:
-        """List the verdicts of the majority as lines of a sheet; what is unsure is left out."""
+        """List the majority's answers as lines of a sheet, without unsure ones."""
         readings = self.all_standing()
         lines: list[Line] = []
         for image_id, verdict in consensus(readings).items():
@@ -241,14 +186,14 @@ class Session:
         return lines
 
     def imported(self, *, keep: bool) -> ImportOutcome | None:
-        """Make verdicts of the majority labels, or only say what would change; None without any."""
+        """Make the majority's answers labels, or count what would change; None without answers."""
         lines = self.lines()
         if not lines:
             return None
         if keep and self.damaged:
             first = next(iter(self.damaged.values()))
             raise StoreError(
-                "a damaged reading may have changed any of these verdicts, so none becomes a "
+                "a damaged reading may have changed any of these answers, so none becomes a "
                 f"label: restore its file from a backup, or remove it ({first})"
             )
         return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
@@ -257,7 +202,7 @@ class Session:
 def open_session(
     store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
 ) -> tuple[Session, DetectorCard | None]:
-    """Read the cells of a batch that were chosen before, or choose them, and what was said of them.
+    """Load the cells chosen for reading, or choose them now, and read the answers on them.
 
     Args:
         store: where the batch is.
@@ -274,7 +219,7 @@ def open_session(
     if kept is None:
         sample = choose(scored, limit=limit, per_slide=per_slide, unmarked=unmarked)
         if not sample.rows.num_rows:
-            raise StoreError(f"batch {batch.name} has no scored cell that a person could read")
+            raise StoreError(f"batch {batch.name} has no scored cell to read")
         strata = [
             Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
             for (flagged, diagnosis), n in sorted(sample.of.items())
@@ -285,6 +230,7 @@ def open_session(
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
     by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
     detector = load_detector_card(store, by["detector"]) if by["detector"] else None
-    session = Session(store, batch, load_card(store, by["model"]), sample, scored)
+    card = load_card(store, by["model"])
+    session = Session(store=store, batch=batch, card=card, sample=sample, scored=scored)
     session.refresh()
     return session, detector

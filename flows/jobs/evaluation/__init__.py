@@ -1,1 +1,1 @@
-"""Jobs of an evaluation, which workers run."""
+"""Define the jobs of an evaluation, which workers run."""

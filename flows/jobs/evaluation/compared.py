@@ -39,20 +39,20 @@ from tasks.evaluation.baselines import (
 )
 from tasks.evaluation.evidence import to_numpy
 from tasks.evaluation.parts import CLEAN, FILE, Part, join
-from tasks.evaluation.results import TEST
+from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer
 from tasks.second_look.both import Ordinary, fit_ordinary
 from tasks.types import Float, below, nested
 
-BANK = 5000  # images that nearest neighbours are looked for among
+BANK = 5000  # images to search for nearest neighbours
 
 
 @dataclass(frozen=True)
 class FitJob:
     """The compared detectors at one tap, fitted on a set of images.
 
-    ``ordinary`` are images that the network was not trained on, as they are and with noise.
+    ``ordinary`` are images that the network was not trained on, clean and with noise.
     """
 
     run: Run
@@ -62,7 +62,7 @@ class FitJob:
 
 
 def fit_tap(job: FitJob) -> None:
-    """Write what is fitted at a tap, unless it is there; at the last one, all that scores need."""
+    """Write the fit at a tap, unless it exists; at the last tap, everything that scores need."""
     run = job.run
     path = fitted_path(run.evaluation, run.detector.name, job.tap)
     if run.store.exists(*path):
@@ -93,14 +93,14 @@ def fit_tap(job: FitJob) -> None:
 def _fitted_features(
     job: FitJob,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]]:
-    """Yield features (n, d), logits (n, C) and labels (n,) of the fitted images, part by part."""
+    """Yield features (n, d), logits (n, C) and labels (n,) of the fitted images by part."""
     for part in map(read_part, job.parts):
         if len(part.rows):
             yield part.forms[FILE].taps[job.tap], part.forms[FILE].logits, part.label
 
 
 def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tuple[Residual, Float]:
-    """Fit ViM's residual, whose scale needs a second pass; pick images as possible neighbours."""
+    """Fit ViM's residual, whose scale needs a second pass; choose images as possible neighbours."""
     weight, bias = (np.asarray(to_numpy(values), np.float64) for values in last_layer(classifier))
     origin, directions = residual_directions(raw, weight, bias)
     lengths, largest, bank = 0.0, 0.0, []
@@ -113,7 +113,7 @@ def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tup
 
 
 def _ordinary(job: FitJob) -> Ordinary:
-    """Learn what both looks find of images that the network was not trained on."""
+    """Learn the results of both looks at images that the network was not trained on."""
     run, detector = job.run, load_detector(job.run)
     seen, groups = [], []
     for condition in job.ordinary:
@@ -127,7 +127,7 @@ def _ordinary(job: FitJob) -> Ordinary:
 
 
 def score_part(job: PartJob) -> ScoredPart:
-    """Score a part's images in every form that it has."""
+    """Score a part's images in all its forms."""
     run = job.run
     settle_worker()
     part = read_part(job)
@@ -135,18 +135,18 @@ def score_part(job: PartJob) -> ScoredPart:
 
 
 def _leans(job: PartJob, part: Part) -> Float:
-    """Find the leans (n,) of the slides or patients of a part's images, by their clean cells."""
+    """Compute the leans (n,) of the slides or patients of a part's images, from clean cells."""
     run = job.run
     path = images_path(run.evaluation, run.detector.name, job.images)
     groups = np.asarray(read_table(run.store, *path, columns=["group"])["group"].to_pylist())
-    # Images to be corrupted or attacked are some of the unseen ones, whose others lie there.
+    # Images to corrupt or attack are some of the unseen ones, so use all unseen cells of a slide.
     known = _leans_of_set(run, TEST) | _leans_of_set(run, job.images)
     return np.asarray([known.get(group, 0.0) for group in groups[part.rows].tolist()])
 
 
 @lru_cache(maxsize=8)
 def _leans_of_set(run: Run, images: str) -> dict[str, float]:
-    """Compute the leans of the slides or patients of a set; none where it is not kept clean."""
+    """Compute the leans of the slides or patients of a set; none if it has no clean part."""
     witnesses, name = load_detector(run).witnesses, run.detector.name
     size = itertools.count()
     paths = (part_path(run.evaluation, name, images, CLEAN.key, number) for number in size)

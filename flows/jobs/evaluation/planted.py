@@ -1,4 +1,4 @@
-"""Units of work of the full-spectrum track: slides with abnormal cells planted among their own."""
+"""Do the full-spectrum track's units of work: slides with planted abnormal cells."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from tasks.evaluation.whole_nights import night_metrics
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some rows of a set of images under a treatment: those that count."""
+    """The rows that count of a set of images under a treatment."""
 
     parts: tuple[PartJob, ...]
     rows: tuple[int, ...]
@@ -34,7 +34,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class PlantJob:
-    """Things to be planted into the slides of some hosts; see `plant`."""
+    """Things to plant into the slides of some hosts; see `plant`."""
 
     subject: Subject
     hosts: Chosen
@@ -45,7 +45,7 @@ class PlantJob:
 
 @dataclass(frozen=True)
 class AlarmJob:
-    """Ordinary slides as they are; ``positive`` is what the class of an infected cell is called."""
+    """Unchanged ordinary slides; ``positive`` is the name of the infected class."""
 
     subject: Subject
     hosts: Chosen
@@ -54,7 +54,7 @@ class AlarmJob:
 
 @dataclass(frozen=True)
 class WholeJob:
-    """Slides that are wholly of one kind of thing."""
+    """Slides of only one kind of thing."""
 
     subject: Subject
     things: Chosen
@@ -73,7 +73,7 @@ Job = PlantJob | AlarmJob | WholeJob | CompanyJob
 
 
 def measure(job: Job) -> list[Metric]:
-    """Score the slides of a job, and measure what is found."""
+    """Score the slides of a job and measure the results."""
     settle_worker()
     if isinstance(job, CompanyJob):
         detector = load_detector(job.things.parts[0].run)
@@ -101,7 +101,7 @@ def measure(job: Job) -> list[Metric]:
 
 
 def _site(chosen: Chosen) -> Normal | None:
-    """Load what is known at the site of a run, if it has one."""
+    """Load the normal of a run's site, if it has one."""
     run = chosen.parts[0].run
     if run.site is None:
         return None
@@ -115,7 +115,7 @@ def _none(slides: list[Cells]) -> list[NDArray[np.bool_]]:
 
 @lru_cache(maxsize=2)
 def _cells(chosen: Chosen) -> Cells:
-    """Read cells, with the slides that they are of."""
+    """Read cells with their slides."""
     taps = load_detector(chosen.parts[0].run).taps
     found = read_rows(chosen.parts, taps, np.asarray(chosen.rows, np.int64))
     return Cells(

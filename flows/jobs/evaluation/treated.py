@@ -1,12 +1,12 @@
 """Do an evaluation's units of work: features of images under a treatment, fits, scores.
 
-What is written is complete or absent, so a unit that was cut off is done again by anybody.
+Files are written complete or not at all, so any worker can repeat an interrupted unit.
 """
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from storage.reports.evaluations import (
 from storage.store import Store
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
+from tasks.evaluation.baselines import Filtered
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.parts import (
@@ -61,18 +62,20 @@ from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import Classifier, to_pixels, with_taps
+from tasks.network.cutting import LOGITS, without_shift
+from tasks.network.features import cut_out_by_us
 from tasks.network.folding import folded
 from tasks.second_look.stability import with_noise
 
-PICTURES = 2  # images of each part that are kept to be shown
+PICTURES = 2  # images of each part that are kept for display
 
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation of one detector, with all that its units of work share.
+    """An evaluation of one detector, with the data that its units of work share.
 
-    ``model`` is the detector's, and ``other`` a model that the attacks' transfer is tried on;
-    slides are judged at ``site``, too, where the detector is of one.
+    ``model`` is the detector's, and ``other`` a model for the transfer of attacks; slides are also
+    judged at ``site``, if there is one.
     """
 
     store: Store
@@ -114,7 +117,7 @@ def parts(run: Run, images: str, treatment: Treatment, rows: int, size: int) -> 
 
 
 def make_part(job: PartJob) -> None:
-    """Write a part's features, unless they are there."""
+    """Write a part's features, unless they exist."""
     run = job.run
     if run.store.exists(*job.path):
         return
@@ -122,7 +125,7 @@ def make_part(job: PartJob) -> None:
     target = load_target(run.store, run.detector, run.model)
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, job.images))
     table = table.slice(job.start, job.stop - job.start)
-    rows, image_ids, pixels = _load(table, job.treatment, target.classifier.spec.side, job.start)
+    rows, image_ids, pixels = _load(table, job.treatment, target.classifier, job.start)
     table = table.take(rows - job.start)
     part = Part(rows, image_ids, class_numbers(table, target.classifier.spec.classes))
     if len(rows):
@@ -133,7 +136,27 @@ def make_part(job: PartJob) -> None:
             magnitudes = run.magnitudes if job.treatment.kind == "none" else ()
             evidence = gather_evidence(start, target, magnitudes)
             part = replace(part, forms={FILE: evidence}, pictures=Pictures(pixels[:PICTURES]))
+        part = _compared(part, target.classifier, cut_out_by_us(image_refs(table)))
     write_arrays(run.store, part.to_arrays(), *job.path)
+
+
+def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Part:
+    """Take from the outputs of cells that slidewatch cut out (n,) what the cutting adds to them."""
+    forms = {}
+    for form, each in part.forms.items():
+        moved = partial(without_shift, shift=classifier.cutting, cut=cut)
+        forms[form] = replace(
+            each,
+            taps=moved(each.taps),
+            logits=moved({LOGITS: each.logits})[LOGITS],
+            odin={m: moved({LOGITS: logits})[LOGITS] for m, logits in each.odin.items()},
+            moved={m: moved(taps) for m, taps in each.moved.items()},
+            filtered={
+                name: Filtered(moved({LOGITS: seen.logits})[LOGITS], moved(seen.taps))
+                for name, seen in each.filtered.items()
+            },
+        )
+    return replace(part, forms=forms)
 
 
 def read_part(job: PartJob) -> Part:
@@ -142,16 +165,16 @@ def read_part(job: PartJob) -> Part:
 
 
 def _load(
-    table: pa.Table, treatment: Treatment, side: int, start: int
+    table: pa.Table, treatment: Treatment, classifier: Classifier, start: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
     """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
-    rows, image_ids, pixels = [], [], []
+    rows, image_ids, pixels, side = [], [], [], classifier.spec.side
     for row, ref in enumerate(image_refs(table), start):
         try:
             found = find(ref)
-            image = found.image()
+            image = found.image(blocks=classifier.cutting is None)
         except (BadImageError, OSError, SourceError):
-            continue  # a set's size and the rows of its parts tell how many are missing
+            continue  # a set's size and the rows of its parts show how many are missing
         if treatment.kind == "corruption":
             changed = corrupt(
                 np.asarray(image), treatment.name, int(treatment.strength or 0), seed=row
@@ -172,7 +195,7 @@ def _load(
 
 
 def _attack(job: PartJob, target: Target, pixels: Tensor, part: Part, table: pa.Table) -> Part:
-    """Attack the images of a part, and keep them as files where that is asked for."""
+    """Attack the images of a part, and keep them as files if requested."""
     run, treatment, seed = job.run, job.treatment, job.number
     truth = torch.as_tensor(part.label.astype(np.int64), device=pixels.device)
     computed = attack(treatment.name, target, pixels, truth, treatment.strength, seed)
@@ -191,8 +214,7 @@ def _attack(job: PartJob, target: Target, pixels: Tensor, part: Part, table: pa.
         forms={
             FILE: gather_evidence(file, target, run.magnitudes),
             NOISE: gather_evidence(noise, target, run.magnitudes),
-            # What no file can hold is scored for the record; pre-processing it is not worth its
-            # time.
+            # Images that no file can store are scored for the record, without pre-processing.
             COMPUTED: gather_evidence(computed, target, ()),
         },
         norms={FILE: _norms(file - pixels), COMPUTED: _norms(computed - pixels)},
@@ -220,7 +242,7 @@ def _save_attacked(job: PartJob, images: NDArray[np.uint8], table: pa.Table) -> 
 class FalseAlarmJob:
     """Ordinary images of unseen patients against calibrations by ``patients`` fitted ones.
 
-    ``rows`` are those of the unseen set that count.
+    ``rows`` are the rows of the unseen set that count.
     """
 
     run: Run
@@ -247,7 +269,7 @@ def _images(
 
 @dataclass(frozen=True)
 class PartRows:
-    """Rows of a set of images as files: taps (n, d), logits (n, C), and what they are.
+    """Rows of a set of images as files: taps (n, d), logits (n, C), and their identity.
 
     ``image_ids`` (n, 32) are digests, ``label`` (n,) classes, ``group`` (n,) patients or slides.
     """
@@ -262,7 +284,7 @@ class PartRows:
 def read_rows(
     jobs: Sequence[PartJob], taps: list[str], wanted: NDArray[np.int64] | None = None
 ) -> PartRows:
-    """Read what parts of one set have of some taps, for all their rows or the wanted ones."""
+    """Read some taps of the parts of one set, for all their rows or the wanted ones."""
     run = jobs[0].run
     table = read_table(run.store, *images_path(run.evaluation, run.detector.name, jobs[0].images))
     group = np.asarray(table["group"].to_pylist())
@@ -285,7 +307,7 @@ def load_detector(run: Run) -> Detector:
 
 @lru_cache(maxsize=4)
 def tapped_classifier(store: Store, model: ModelCard) -> Classifier:
-    """Load a classifier, tapped at every stage, with no gradients of its weights."""
+    """Load a classifier, tapped at every stage, without gradients of its weights."""
     classifier = folded(load_classifier(store, model))
     return with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
 

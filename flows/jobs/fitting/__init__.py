@@ -1,1 +1,1 @@
-"""Units of work of a fit: statistics, altered slides, and what both witnesses say."""
+"""Do a fit's units of work: statistics, altered slides, and scores of both witnesses."""

@@ -1,4 +1,4 @@
-"""Pass fitted cells through the network as other laboratories would have photographed them."""
+"""Run the network on fitted cells, altered as if photographed at other laboratories."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
-from tasks.network.features import load_images
+from tasks.network.features import cut_out_by_us, load_images
 
-Image = tuple[ImageRef, bytes]  # where it lies, and its digest
+Image = tuple[ImageRef, bytes]  # its place and its digest
 Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)
 
 
 @dataclass(frozen=True)
 class AlteredJob:
-    """Cells of one fitted patient, all to be altered in the same way, which ``seed`` draws."""
+    """Cells of one fitted patient, all altered in the same way, drawn by ``seed``."""
 
     store: Store
     model: ModelCard
@@ -28,9 +28,9 @@ class AlteredJob:
 def altered_features(job: AlteredJob) -> Features | None:
     """Compute the taps and the diagnosed classes of altered cells.
 
-    Files that have changed since they were fitted, or are gone, are left out; None where all are.
+    Files that have changed since they were fitted, or are gone, are left out; None if all are.
     """
-    # The coordinator has this module too, and need not wait for what only workers run.
+    # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 
     from flows.jobs.networks import load_inference
@@ -40,17 +40,16 @@ def altered_features(job: AlteredJob) -> Features | None:
     settle_worker()
     network = load_inference(job.store, job.model)
     refs = [ref for ref, _ in job.images]
-    loading = load_images(refs, network.spec.side, network.threads)
-    pixels = [
-        loaded.pixels
-        for loaded, (_, known) in zip(loading, job.images, strict=True)
-        if loaded.pixels is not None and loaded.image_id == known
-    ]
+    loading = load_images(refs, network.spec.side, network.threads, blocks=network.blocks)
+    rows, pixels = [], []
+    for row, (loaded, (_, known)) in enumerate(zip(loading, job.images, strict=True)):
+        if loaded.pixels is not None and loaded.image_id == known:
+            rows.append(row)
+            pixels.append(loaded.pixels)
     if not pixels:
         return None
     generator = torch.Generator().manual_seed(job.seed)
     made = as_elsewhere(to_pixels(np.stack(pixels)), generator)
     levels = (made * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    taps, logits = network.run(levels)
-    found = {tap: values.cpu().numpy().copy() for tap, values in taps.items()}
-    return found, logits.cpu().numpy().argmax(axis=1).astype(np.intp)
+    taps, logits = network.compared(levels, cut_out_by_us(refs)[rows])
+    return taps, logits.argmax(axis=1).astype(np.intp)

@@ -1,8 +1,8 @@
 """Compute statistics and distances of fitted rows from their features in the store.
 
-The state is not kept by patient: a patient's cells are usually fewer than the features they have,
-so their features in zarr, which calibration has to read anyway, are the smaller form of the same
-knowledge, and their statistics follow from them in a moment.
+Statistics are not kept by patient: a patient usually has fewer cells than there are features, so
+the features in zarr, which calibration has to read anyway, take less room, and statistics are
+computed from them in a moment.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ IMAGE_FOLDS = 20
 
 @dataclass(frozen=True)
 class RowsJob:
-    """Rows of a batch to compute the statistics of."""
+    """Rows of a batch for statistics."""
 
     store: Store
     model: ModelCard
@@ -46,7 +46,7 @@ class RowsJob:
 
 @dataclass(frozen=True)
 class GroupJob:
-    """One group (a patient, a slide) to be scored by the statistics of all the others."""
+    """One group (a patient, a slide) to score by the statistics of all others."""
 
     store: Store
     model: ModelCard
@@ -77,9 +77,9 @@ def group_log_distances(job: GroupJob) -> Float:
 
 @dataclass(frozen=True)
 class SlideJob:
-    """A fitted group to be treated as a slide that is scored, by a prior without it.
+    """A fitted group to score as a slide under a prior without it.
 
-    ``spread`` is the location and scale of log distances that fitted slides have, once known.
+    ``spread`` is the location and scale of fitted slides' log distances, once known.
     """
 
     store: Store
@@ -93,7 +93,7 @@ def fitted_group(job: SlideJob) -> FittedSlide:
     """Score the cells of a fitted group by their own normal, and the group by all others.
 
     Raises:
-        ValueError: too few groups are left.
+        ValueError: too few groups remain.
     """
     total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
@@ -109,7 +109,7 @@ def fitted_group(job: SlideJob) -> FittedSlide:
 def without_rows(
     total: GroupStatistics, parts: Sequence[Rows], blocks: Sequence[FeatureBlock]
 ) -> GroupStatistics:
-    """Take fitted rows, whose features are in ``blocks``, out of statistics by patient."""
+    """Remove fitted rows, with features in ``blocks``, from statistics by patient."""
     own = FeatureBlock.joined(list(blocks))
     keys = [key for part in parts for key in keys_of_rows(part)]
     taps = {tap: own.taps[tap] for tap in total.taps}
@@ -119,7 +119,7 @@ def without_rows(
 
 @dataclass(frozen=True)
 class CheckJob:
-    """A shard of a fitted batch whose features are to be compared with the ledger."""
+    """A shard of a fitted batch, to compare its features with the ledger."""
 
     store: Store
     model: ModelCard
@@ -128,7 +128,7 @@ class CheckJob:
 
 
 def find_damage(job: CheckJob) -> str | None:
-    """Say what is wrong with a shard's features; None where they are those of the ledger."""
+    """Return why a shard's features do not match the ledger; None if they do."""
     try:
         fitted_block(job.store, job.model.name, job.batch, job.shard)
     except StoreError as error:
@@ -137,12 +137,12 @@ def find_damage(job: CheckJob) -> str | None:
 
 
 def keys_of_rows(part: Rows) -> list[GroupKey]:
-    """Name the group of each of some rows."""
+    """Return the group of each of some rows."""
     return slide_keys(part.batch, part.patients, part.slides)
 
 
 def read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
-    """Read rows out of whole shards, whose features are compared with the ledger."""
+    """Read rows from whole shards, and compare the shards with the ledger."""
     batch = load_batch_of_key(store, part.batch)
     blocks = []
     for shard in batch.shards():
@@ -155,10 +155,10 @@ def read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
 
 @lru_cache(maxsize=2)
 def slides_of_version(store: Store, model: str, version: int) -> GroupStatistics:
-    """Load a version's statistics by patient; ValueError where it knows of no slides."""
+    """Load a version's statistics by patient; ValueError if it has none by slide."""
     slides = _load_version(store, model, version).slides
     if slides is None:
-        raise ValueError(f"statistics {version_name(version)} know of no slides")
+        raise ValueError(f"statistics {version_name(version)} are not kept by slide")
     return coarser(slides, by_patient)
 
 

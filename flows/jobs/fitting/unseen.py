@@ -1,4 +1,4 @@
-"""Say what networks and statistics that have not seen a cell say of it."""
+"""Look up diagnoses by networks and statistics that have not seen a cell."""
 
 import json
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store
+from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
 
-HEAD = 32  # letters of a digest in hexadecimal: half of it tells a billion images apart
-MOST = 40.0  # log-odds of a probability that is 1 as a number
+HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images
+MOST = 40.0  # log-odds for a probability that is rounded to 1
 
 
 class Unseen(NamedTuple):
@@ -30,11 +31,11 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Hold diagnoses of images (n,) by folds: heads of digests, sorted, and log-odds.
+    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
 
-    ``log_odds`` (n,) are those of all witnesses, ``network`` those of the network alone, and
-    ``statistics`` the scores of the discriminant, NaN in tables written before 0.4. ``patients``
-    (n,) are theirs, None where an image names none; ``parasitized`` (n,) are labels.
+    ``log_odds`` (n,) are from both witnesses, ``network`` from the network alone, and
+    ``statistics`` are scores of the discriminant, NaN in tables written before 0.4. ``patients``
+    (n,) are None for images without one; ``parasitized`` (n,) are labels.
     """
 
     heads: NDArray[np.bytes_]
@@ -45,7 +46,7 @@ class OutOfFold:
     patients: NDArray[np.object_]
 
     def find(self, image_ids: list[str | None]) -> Unseen:
-        """Look up images (m,) by their digests; NaN of those that are not there."""
+        """Look up images (m,) by their digests; NaN for missing ones."""
         if not len(self.heads):
             return Unseen(*np.full((2, len(image_ids)), np.nan))
         heads = np.asarray([(each or "")[:HEAD] for each in image_ids], f"S{HEAD}")
@@ -57,13 +58,13 @@ class OutOfFold:
 
 @lru_cache(maxsize=2)
 def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
-    """Read what folds say of "parasitized"; None of a model without folds."""
+    """Read the folds' diagnoses of "parasitized"; None for a model without folds."""
     table = load_out_of_fold(store, card)
     if table is None:
         return None
     heads = np.asarray([each[:HEAD] for each in table["image_id"].to_pylist()], f"S{HEAD}")
     order = np.argsort(heads, kind="stable")
-    # Of the first class, which may be the other one.
+    # The log-odds are of the first class, which may be the other one.
     sign = 1.0 if card.classes[0] == PARASITIZED else -1.0
     both = sign * np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
     network, statistics = both, np.full(len(both), np.nan)
@@ -75,6 +76,26 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
     return OutOfFold(*(column[order] for column in columns))
 
 
+def unseen(
+    store: Store, card: ModelCard, rows: Rows, block: FeatureBlock, scores: Float | None = None
+) -> Unseen:
+    """Say of each cell (n,) of rows what a network that was not trained on it says.
+
+    That is the model's own, or that of a fold. With the ``scores`` (n,) of a discriminant of
+    statistics without the cell's patient, the network of a fold counts only with its statistics.
+    """
+    own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+    seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)
+    found = Unseen(
+        *(np.where(seen, np.nan, each) for each in (own, own if scores is None else scores))
+    )
+    if folds is None:
+        return found
+    by_fold = folds.find(image_ids(block))
+    there = np.isfinite(by_fold.network if scores is None else by_fold.statistics)
+    return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, found, strict=True)))
+
+
 def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArray[np.bool_]:
     """Mark the cells (n,) of rows that the model was trained on."""
     keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
@@ -83,7 +104,7 @@ def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArra
 
 
 def key_of(patient: str | None, slide: str | None, batch: str) -> str:
-    """Name whose cells resemble each other: a patient, else a slide, else the whole batch."""
+    """Return the key of the group whose cells resemble each other: patient, slide or batch."""
     if patient is not None:
         return json.dumps(["patient", patient])
     return json.dumps(["batch", batch] if slide is None else ["slide", slide])

@@ -1,4 +1,4 @@
-"""Compute what both witnesses say of a patient's cells that neither has seen."""
+"""Compute the scores of both witnesses for a patient's cells that neither has seen."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -7,12 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.statistics import read_rows, slides_of_version, without_rows
-from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
-from storage.batches.features import image_ids
+from flows.jobs.fitting.unseen import key_of, unseen
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
-from tasks.detector.probabilities import log_odds
 from tasks.detector.witnesses import discriminant
 from tasks.reports.columns import PARASITIZED
 from tasks.types import Float
@@ -20,7 +18,7 @@ from tasks.types import Float
 
 @dataclass(frozen=True)
 class WitnessJob:
-    """A patient whose cells are known: of his rows ``fitted`` are in the statistics."""
+    """A patient with labelled cells; the rows ``fitted`` are in the statistics."""
 
     store: Store
     model: ModelCard
@@ -31,10 +29,10 @@ class WitnessJob:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what two witnesses say of cells (n,) that neither has seen.
+    """The scores of two witnesses for cells (n,) that neither has seen.
 
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of his cells; ``parasitized`` is what they are, ``keys`` whose.
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
     """
 
     network: Float
@@ -44,7 +42,7 @@ class Evidence:
 
     @classmethod
     def none(cls) -> "Evidence":
-        """Make the evidence of no cell."""
+        """Make empty evidence."""
         return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
 
     @classmethod
@@ -62,11 +60,11 @@ class Evidence:
 def unseen_evidence(job: WitnessJob) -> Evidence:
     """Compute the evidence of a patient's cells.
 
-    A cell that the network was trained on speaks by the network of a fold that was not, if there
-    is one, and is left out otherwise.
+    For a cell in the training set the network of another fold is used, if there is one; otherwise
+    the cell is left out.
 
     Raises:
-        ValueError: the statistics without the patient make no discriminant.
+        ValueError: the statistics without the patient have no discriminant.
     """
     card, place = job.model, job.model.classes.index(PARASITIZED)
     total = slides_of_version(job.store, card.name, job.version)
@@ -74,21 +72,13 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
     if fitted:
         total = without_rows(total, job.fitted, fitted)
     known = discriminant(total, place)
-    folds = out_of_fold(job.store, card)
     parts = []
     held_out = (read_rows(job.store, card, part) for part in job.held_out)
     rows = (*job.fitted, *job.held_out)
     for part, block in zip(rows, chain(fitted, held_out), strict=True):
-        network = log_odds(block.logits, card.temperature, place)
         scores = known.scores(block.taps)
         scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
-        seen = seen_by_training(card, part, block)
-        network, scores = (np.where(seen, np.nan, values) for values in (network, scores))
-        if folds is not None:
-            found = folds.find(image_ids(block))
-            there = np.isfinite(found.statistics)
-            network = np.where(there, found.network, network)
-            scores = np.where(there, found.statistics, scores)
+        network, scores = unseen(job.store, card, part, block, scores)
         chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
         names = list(zip(part.patients, part.slides, strict=True))
         parts.append(

@@ -1,1 +1,1 @@
-"""Score cells by what they are compared with: their slide, patient, night or site."""
+"""Score cells against their slide, patient, night or site."""

@@ -1,8 +1,8 @@
-"""Units of work of the second stage: cells are scored by what they are compared with.
+"""Units of work of the second stage: score cells against their references.
 
-Features are read shard by shard, and compared with the ledger's digests. Memory does not grow with
-the size of a slide: its reference is made of some of its cells, and the rest come one shard after
-another.
+Features are read shard by shard, and checked against the ledger's digests. Memory does not grow
+with the size of a slide: its reference is made of some of its cells, and the rest are read one
+shard at a time.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flows.jobs.detectors import (
     adapted_logits,
+    hearing,
     load_detector_at,
 )
 from flows.jobs.scoring.features import Features, judged_classes
@@ -53,7 +54,7 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
-from tasks.detector.witnesses import Statement
+from tasks.detector.witnesses import Discriminant, Statement
 from tasks.reports.columns import PARASITIZED, Provenance
 from tasks.reports.counts import LEAN, LOG_ODDS
 from tasks.reports.images import Diagnoses, ImagesRead, image_rows
@@ -61,15 +62,14 @@ from tasks.reports.slide_reasons import SHIFTS
 from tasks.types import Float
 
 FEW = "few"
-Range = tuple[int, int, str]  # rows from, rows to, and what they are: a slide, a patient, or `FEW`
+Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
 
 
 @dataclass(frozen=True)
 class Span:
     """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
 
-    Rows that are a slide or a patient of too few cells (`FEW`) are compared with those of the night
-    or with fitted ones.
+    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
     """
 
     start: int
@@ -81,8 +81,9 @@ class Span:
 class ScoreJob:
     """Consecutive rows of whole slides to be scored.
 
-    ``part`` counts in the batch; ``night`` is what cells are compared with whose slide and patient
-    have too few; None where all have enough. Slides are expected to be like those of the ``site``.
+    ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
+    few cells, None if all have enough. Slides are expected to be like those of the ``site``. A
+    ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
     """
 
     store: Store
@@ -95,10 +96,11 @@ class ScoreJob:
     scored_at: datetime
     night: Night | None
     site: SiteCard | None = None
+    discriminant: Discriminant | None = None
 
     @property
     def key(self) -> str:
-        """Return the key of the screening, under which the part is kept."""
+        """Return the key of the screening, under which the part is stored."""
         return screening_key(self.detector.name, self.site.name if self.site else None)
 
 
@@ -111,26 +113,27 @@ def provenance_of(
 
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
-    """Score a part's cells, and keep nothing."""
+    """Score a part's cells without writing anything."""
     settle_worker()
     return _scorer(job).rows()
 
 
 def score_part(job: ScoreJob) -> int:
-    """Score a part's cells and slides; returns how many cells there are."""
+    """Score a part's cells and slides; return the number of cells."""
     settle_worker()
     scorer = _scorer(job)
     rows = scorer.rows()
     first = next(rows)
     path = scores_path(job.batch, job.key, job.part)
     write_parts(job.store, first.schema, chain([first], rows), *path)
-    # The shifts last: they say that the part is complete.
+    # The shifts come last: they mark the part as complete.
     write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
     return job.spans[-1].stop - job.spans[0].start
 
 
 def _scorer(job: ScoreJob) -> "_Scorer":
     detector = load_detector_at(job.store, job.detector, job.site)
+    detector = hearing(detector, job.discriminant)
     return _Scorer(job, detector, Features(job.store, job.batch, job.model))
 
 
@@ -144,7 +147,7 @@ class _Scorer:
     compared: dict[Range, Compared] = field(default_factory=dict)
 
     def rows(self) -> Iterator[pa.Table]:
-        """Make image rows shard by shard, all but what needs the whole batch."""
+        """Make image rows shard by shard, without the columns that need the whole batch."""
         spans = self.job.spans
         pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
         shards = self.features.shards(number for number, _ in pieces)
@@ -185,7 +188,7 @@ class _Scorer:
         return rows
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
-        """Compute log-odds (n,) of "parasitized", and what each of two witnesses says of it."""
+        """Compute log-odds (n,) of "parasitized", and the statement of each of two witnesses."""
         card, witnesses = self.job.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
             return None, None
@@ -202,7 +205,8 @@ class _Scorer:
     def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
         """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).
 
-        A lean is by how much the discriminant scores the cell's healthy neighbours too high.
+        A lean is the amount by which the discriminant scores the cell's healthy neighbours too
+        high.
         """
         scores, lean = score(self.detector, block.taps), np.zeros(len(block))
         if self.detector.own is None:
@@ -239,7 +243,7 @@ class _Scorer:
             found, parent = None, 0.0
             if level != FEW:
                 found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
-            # A slide whose cells mostly failed has no normal of its own, either.
+            # A slide whose cells mostly failed has no normal of its own either.
             if found is None or not found.own:
                 reference, parent = self._leaning(taps, classes, rows)
                 found = alone(reference)
@@ -249,7 +253,7 @@ class _Scorer:
     def _leaning(
         self, taps: Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> tuple[Reference, float]:
-        """Find what few cells are compared with: the site's, the night's or fitted ones."""
+        """Find the reference for few cells: the site's, the night's or the fitted one."""
         known = self._night.known
         if self.job.site is not None or not known:
             return self._fitted, self._night.leans[0]
@@ -266,14 +270,14 @@ class _Scorer:
 
     @cached_property
     def _fitted(self) -> Reference:
-        """Make the reference of cells of which nothing nearer is known, once for the whole job."""
+        """Make the reference of cells without a nearer one, once for the whole job."""
         assert self.detector.own is not None
         if self.job.site is not None:
             return site_reference(self.job.store, self.job.site)
         return fitted_reference(self.detector.own)
 
     def shifts(self) -> pa.Table:
-        """Make a row for each slide: how far it is from what was fitted, and from any smear."""
+        """Make a row for each slide: its distance from the fitted slides, and from any smear."""
         own = self.detector.own
         rows = []
         for slide in self.job.slides if own else ():

@@ -1,4 +1,4 @@
-"""Read a batch's features by its rows, shard by shard, compared with the ledger's digests."""
+"""Read a batch's features by row, shard by shard, checked against the ledger's digests."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,27 +14,27 @@ from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError
 from tasks.reports.images import is_cut
 
-SHARDS_HELD = 8  # of features, in memory at once
-SHARDS_AHEAD = 4  # that are read at once where the store is far away
+SHARDS_HELD = 8  # shards of features in memory
+SHARDS_AHEAD = 4  # shards read together from a remote store
 
 Held = tuple[FeatureBlock, ShardRecord, pa.Table]  # a shard, with its rows of the manifest
 
 
 class Features:
-    """Features of a batch by its rows, read and verified shard by shard."""
+    """Features of a batch by row, read and verified shard by shard."""
 
     def __init__(self, store: Store, batch: Batch, model: ModelCard) -> None:
         self._store, self._batch, self._model = store, batch, model
-        # No `lru_cache` of a method: it would refer to itself, and the shards of one job would stay
-        # in memory through the next ones, until Python looks for such circles.
+        # No `lru_cache` of a method: the cycle of references would keep the shards of one job in
+        # memory through the next ones, until Python's garbage collector runs.
         self._held: dict[int, Held] = {}
 
     def shard(self, number: int) -> Held:
-        """Read a shard, unless it is among the last ones that were asked for."""
+        """Return a shard, read unless it is among the most recent ones."""
         return next(self.shards([number]))
 
     def shards(self, numbers: Iterable[int]) -> Iterator[Held]:
-        """Read shards; from a store that is far away several at once, ahead of their use."""
+        """Read shards; several together from a remote store, ahead of their use."""
         left = list(numbers)
         size = SHARDS_AHEAD if self._store.is_far else 1
         for start in range(0, len(left), size):
@@ -59,12 +59,12 @@ class Features:
         if found is None:
             raise StoreError(
                 f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
-                "not those that were extracted: run the same command again to extract them anew"
+                "not those that were extracted: run the same command again to extract them again"
             )
         return *found, reading.result()
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
-        """Name the shards that rows lie in, and which of each shard's rows they are."""
+        """Yield the shards of some rows, and the rows within each shard."""
         size = self._batch.shard_rows
         for number in range(start // size, -(-stop // size)):
             first = number * size
@@ -73,7 +73,7 @@ class Features:
     def take(
         self, rows: NDArray[np.intp], taps: list[str]
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]:
-        """Read taps (k, d), and the classes (k,) as diagnosed, of some rows in rising order."""
+        """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
         found: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
         classes: list[NDArray[np.intp]] = []
         numbers = np.unique(rows // self._batch.shard_rows).tolist()
@@ -89,7 +89,7 @@ class Features:
 
 
 def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
-    """Give the class (n,) that each cell is diagnosed as, -1 where it has no abnormality."""
+    """Return the diagnosed class (n,) of each cell; -1 if it has no abnormality."""
     judged = (block.status == SCORED) & ~is_cut(manifest)
     logits = np.where(np.isnan(block.logits), -np.inf, block.logits)
     return np.where(judged, logits.argmax(axis=1), -1)

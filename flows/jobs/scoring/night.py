@@ -1,4 +1,4 @@
-"""Describe a night as a whole, for cells whose slide and patient have too few."""
+"""Describe a whole night, as reference for slides and patients with too few cells."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_detector_at, load_fitted_detector, load_site_normal
+from flows.jobs.detectors import (
+    hearing,
+    load_detector_at,
+    load_fitted_detector,
+    load_site_normal,
+)
 from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
@@ -21,6 +26,7 @@ from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.detector.slides.references import NO_ROWS, Reference, References, alone, references_of
 from tasks.detector.slides.smears import A_NIGHT
+from tasks.detector.witnesses import Discriminant
 from tasks.sites.learning import LEAST_CELLS
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like
@@ -28,7 +34,7 @@ SHARDS_OF_A_NIGHT = 40  # that say what a night is like
 
 @dataclass(frozen=True)
 class SlideRows:
-    """Rows ``start`` to ``stop`` of a batch, which are one patient's of one slide, if named."""
+    """Rows ``start`` to ``stop`` of a batch, of one patient and one slide, if named."""
 
     slide: str | None
     patient: str | None
@@ -38,10 +44,11 @@ class SlideRows:
 
 @dataclass(frozen=True)
 class NightJob:
-    """A batch whose own normals are wanted, for cells whose slide and patient have too few.
+    """A batch whose own normals are wanted, for slides and patients with too few cells.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as they are expected at the ``site``.
+    group, as expected at the ``site``. A ``discriminant`` is that of the second witness,
+    where it is not the detector's or the site's.
     """
 
     store: Store
@@ -50,19 +57,20 @@ class NightJob:
     detector: DetectorCard
     unnamed: tuple[tuple[int, int], ...] = ()
     site: SiteCard | None = None
+    discriminant: Discriminant | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Hold what the cells of a group are compared with, and the lean of each of its parts."""
+    """The references of a group of cells, and the lean of each of its parts."""
 
     references: References
     leans: tuple[float, ...] = NONE
 
     @property
     def known(self) -> list[tuple[Reference, float]]:
-        """List the references that there are, with their leans."""
-        pairs = zip(self.references.own, self.leans, strict=False)  # without any, there is a lean
+        """List the existing references with their leans."""
+        pairs = zip(self.references.own, self.leans, strict=False)  # a lean needs no reference
         return [(reference, lean) for reference, lean in pairs if reference is not None]
 
 
@@ -71,9 +79,9 @@ NOTHING_NEARER = Compared(alone(None))
 
 @dataclass(frozen=True)
 class Night:
-    """Hold what cells are ``compared`` with whose slide and patient have too few.
+    """The reference (``compared``) for slides and patients with too few cells.
 
-    ``unnamed`` is the row of `SHIFTS` of the images that name neither; None where there are none.
+    ``unnamed`` is the row of `SHIFTS` of the images that name neither; None if there are none.
     """
 
     compared: Compared
@@ -81,17 +89,18 @@ class Night:
 
 
 def describe_night(job: NightJob) -> Night:
-    """Find the smears of a whole night in some of its cells, and describe those without a name."""
+    """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
     settle_worker()
     features = Features(job.store, job.batch, job.model)
     detector = load_detector_at(job.store, job.detector, job.site)
+    detector = hearing(detector, job.discriminant)
     own, rows = detector.own, night_rows(job.batch)
     assert own is not None
     taps, classes = features.take(rows, taps_of(detector))
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
     unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
     row = group = None
-    # Those that name nothing are a group of their own, if there are any.
+    # Unnamed images are a group of their own, if there are any.
     some, theirs, places = taps, classes, rows
     if len(unnamed):
         some = {tap: values[unnamed] for tap, values in taps.items()}
@@ -115,7 +124,7 @@ def compared_with(
     rows: NDArray[np.intp],
     parent: float = 0.0,
 ) -> Compared:
-    """Find the leans of the parts of a group of some cells; see `group_leans`."""
+    """Find the leans of the parts of a group of cells; see `group_leans`."""
     if detector.witnesses is None or detector.own is None:
         return Compared(references, NONE * max(1, len(references.own)))
     leans = group_leans(detector.witnesses, detector.own, references, taps, classes, rows, parent)
@@ -123,13 +132,13 @@ def compared_with(
 
 
 def taps_of(detector: Detector) -> list[str]:
-    """List the taps that a detector's distances and its discriminant need."""
+    """List the taps needed for a detector's distances and discriminant."""
     known = detector.witnesses
     return sorted({*detector.taps, *(known.discriminant.weights if known else ())})
 
 
 def night_rows(batch: Batch) -> NDArray[np.intp]:
-    """Choose the rows that say what a night is like, spread evenly over its shards."""
+    """Choose the rows that describe a night, spread evenly over its shards."""
     shards = list(batch.shards())
     chosen = [shards[n * len(shards) // SHARDS_OF_A_NIGHT] for n in range(SHARDS_OF_A_NIGHT)]
     chosen = sorted(set(chosen), key=lambda shard: shard.number)
@@ -139,7 +148,7 @@ def night_rows(batch: Batch) -> NDArray[np.intp]:
 
 
 def learned_night(job: NightJob) -> Reference:
-    """Make one normal of a night that a person vouches for, which may be of few cells."""
+    """Make one normal, perhaps from few cells, of a night that a person vouches for."""
     settle_worker()
     detector = load_fitted_detector(job.store, job.detector)
     assert detector.own is not None
@@ -150,7 +159,7 @@ def learned_night(job: NightJob) -> Reference:
 
 
 def site_reference(store: Store, site: SiteCard) -> Reference:
-    """Read the reference of a site, for cells whose slide and patient have too few."""
+    """Read the reference of a site, for slides and patients with too few cells."""
     return Reference(load_site_normal(store, site).reference, NO_ROWS, "site")
 
 
@@ -162,7 +171,7 @@ def shift_row(
     kept: NDArray[np.bool_] | None,
     group: References,
 ) -> dict[str, Any]:
-    """Make the row of `SHIFTS` of a slide, by some of its cells."""
+    """Make the row of `SHIFTS` of a slide from some of its cells."""
     smears = group.smears
     return {
         "slide_id": slide.slide,

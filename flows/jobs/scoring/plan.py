@@ -1,4 +1,4 @@
-"""Plan how a batch is scored, from its manifest alone: parts of whole patients, and their jobs."""
+"""Plan the scoring of a batch from its manifest: parts of whole patients, and their jobs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
+from tasks.detector.witnesses import Discriminant
 
-SHARDS_A_JOB = 4  # fewer would read too many shards twice, for slides end where they like
+SHARDS_A_JOB = 4  # with fewer, too many shards that slides share would be read twice
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ def night_job(
     parts: Sequence[Part],
     wanted: Sequence[int],
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> NightJob | None:
-    """Make the job that describes the night; None where none of the wanted parts leans on it."""
+    """Make the job that describes the night; None if no wanted part needs it."""
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
     if not leans or detector.slides is None:
         return None
@@ -46,7 +48,7 @@ def night_job(
         for slide in part.slides
         if slide.slide is None and slide.patient is None
     )
-    return NightJob(store, batch, card, detector, unnamed, site)
+    return NightJob(store, batch, card, detector, unnamed, site, discriminant)
 
 
 def score_jobs(
@@ -59,23 +61,25 @@ def score_jobs(
     scored_at: datetime,
     night: Night | None,
     site: SiteCard | None = None,
+    discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
     """Make the jobs that score some parts of a batch."""
     return [
         ScoreJob(
             store, batch, card, detector, number,
             parts[number].slides, parts[number].spans, scored_at, night, site,
+            discriminant,
         )
         for number in wanted
     ]  # fmt: skip
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
-    """Divide a batch into parts of whole patients, from its manifest alone.
+    """Divide a batch into parts of whole patients, from its manifest.
 
     Args:
         store: where the batch is.
-        batch: whose rows of a patient, and of a slide, follow each other.
+        batch: with consecutive rows of each patient, and of each slide.
         by_slide: whether cells are compared with their slide; otherwise with the population.
     """
     slides = list(slides_of(store, batch))
@@ -93,7 +97,7 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
 
 
 def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
-    """List the slides of a batch in order; cells that name none come in runs of a shard's size."""
+    """List the slides of a batch in order; cells without one come in runs of a shard's size."""
     table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
     # As numbers: the text of an image would take a hundred bytes.
     numbered = [
@@ -112,7 +116,7 @@ def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
 
 
 def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
-    """Say what each slide is compared with: itself, or its patient, or else the night."""
+    """Choose the reference of each slide: itself, or its patient, or else the night."""
     spans: list[Span] = []
     for patient, group in groupby(slides, key=lambda slide: slide.patient):
         own = list(group)

@@ -1,4 +1,4 @@
-"""Join what the jobs have found of a batch to the rows of its report."""
+"""Join the results of a batch's jobs to the rows of its report."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,10 +26,10 @@ def finished_rows(
     detector: DetectorCard,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield the rows of a scored batch, some at a time, as the first pass and as both saw them.
+    """Yield the rows of a scored batch in pieces, after the first pass and after both.
 
-    The first ones have q-values, and say which images are copies of others; ``tell`` is told how
-    many. The others are those of the report.
+    The first ones have q-values, and mark copies of other images; ``tell`` reports their number.
+    The others are the rows of the report.
     """
     paths = [scores_path(batch, key, part) for part in range(parts)]
     # A night may have no images.
@@ -55,7 +55,7 @@ def finished_rows(
 
 
 def _looked(store: Store, batch: Batch, key: str, card: ModelCard) -> Looked:
-    """Read what was found of all images of a batch that were looked at twice."""
+    """Read the results of all second looks at a batch."""
     paths = [looks_path(batch, key, part) for part in sorted(complete_looks(store, batch, key))]
     return Looked.joined(
         [Looked.from_table(read_table(store, *p), card.classes) for p in paths], len(card.classes)

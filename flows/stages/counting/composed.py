@@ -1,4 +1,4 @@
-"""Compose slides of the cells of unseen patients, with the error rates of others."""
+"""Compose slides from cells of unseen patients, with the error rates of others."""
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,12 @@ from tasks.reports.columns import PARASITIZED
 def composed_slides(
     run: Run, test: ScoredPart, images: pa.Table, seed: int
 ) -> tuple[list[Metric], pa.Table | None]:
-    """Compose slides of an evaluation's unseen patients; nothing where error rates are unknown.
+    """Compose slides from an evaluation's unseen patients; no rows if error rates are unknown.
 
     Args:
-        run: whose detector counts.
+        run: of the detector.
         test: the images of unseen patients, as scored.
-        images: the list of these images.
+        images: list of these images.
         seed: number of the seed.
     """
     card = run.model
@@ -48,7 +48,7 @@ def composed_slides(
 
 
 def _with_folds(run: Run, cells: KnownCells) -> KnownCells:
-    """Add the cells of other patients whom a network of a fold has not seen."""
+    """Add the cells of other patients that the network of a fold has not seen."""
     folds = out_of_fold(run.store, run.model)
     if folds is None:
         return cells

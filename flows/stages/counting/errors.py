@@ -1,29 +1,28 @@
-"""Count errors on the cells of fitted batches whose kind is known and that training has not seen.
+"""Count errors on labelled cells of fitted batches that the training has not seen.
 
-These are the cells of validation and test patients, and those of patients who joined after the
-training. Where a model was cross-validated, they are all its cells, each by the network of the fold
-that was trained without its patient. Only logits are read, shard by shard.
+These are the cells of validation and test patients, and of patients who joined after the training.
+For a cross-validated model they are all cells, each diagnosed by the network of the fold that was
+trained without its patient. Only logits are read, shard by shard.
 """
 
 import numpy as np
 
-from flows.jobs.fitting.unseen import key_of, out_of_fold, seen_by_training
-from storage.batches.features import FeatureBlock, image_ids, read_block
+from flows.jobs.fitting.unseen import key_of, unseen
+from storage.batches.features import read_block
 from storage.batches.manifests import load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
-from tasks.detector.probabilities import log_odds
 from tasks.reports.columns import PARASITIZED
-from tasks.types import Float, below
+from tasks.types import below
 
-ERRORS = "errors"  # how the names of the counts begin in a version of the statistics
+ERRORS = "errors"  # prefix of the counts' names in a version of the statistics
 
 
 def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorCounts:
-    """Load a version's error counts; where it has none, make them of its batches' features."""
+    """Load a version's error counts, or compute them from its batches' features."""
     kept = kept_errors(store, lineage)
     if kept is not None:
         return kept
@@ -34,23 +33,23 @@ def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorC
 
 
 def kept_errors(store: Store, lineage: Lineage) -> ErrorCounts | None:
-    """Load a version's error counts; None in versions of before 0.3."""
+    """Load a version's error counts; None in versions older than 0.3."""
     arrays = below(ERRORS, load_moments(store, lineage))
     return ErrorCounts.from_arrays(arrays) if arrays else None
 
 
 def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -> ErrorCounts:
-    """Count the errors on all cells that a batch has given, fitted or held out."""
+    """Count the errors on all cells of a batch, fitted or held out."""
     fitted = errors_of_rows(store, card, contributed(store, card, contribution))
     held_out = errors_of_rows(store, card, held_out_rows(store, card, contribution))
     return merge_errors(fitted, held_out)
 
 
 def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
-    """Count the errors on labelled rows of a batch, by patient, or by slide where none is named.
+    """Count the errors on labelled rows of a batch, by patient, or by slide if none is named.
 
-    Cells that the network was trained on are left out, unless a network of a fold was not, and all
-    where no class is called "Parasitized".
+    Cells that the network was trained on are omitted, unless a fold's network was not; so are all
+    cells if no class is called "Parasitized".
     """
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:
@@ -63,7 +62,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         block, mine = block.take(rows.rows[places] - shard.start), rows.take(places)
         part = count_errors(
-            _unseen_log_odds(store, card, mine, block),
+            unseen(store, card, mine, block).network,
             block.label == card.classes.index(PARASITIZED),
             [names[place] for place in places.tolist()],
         )
@@ -74,20 +73,9 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
 def without_repeated_errors(
     store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
 ) -> Contribution:
-    """Note which held-out rows of a batch are not counted, for their images count already."""
+    """Record the held-out rows of a batch whose images are already counted elsewhere."""
     repeated = repeated_rows(store, card, contribution, others, held_out=True)
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
-
-
-def _unseen_log_odds(store: Store, card: ModelCard, rows: Rows, block: FeatureBlock) -> Float:
-    """Compute log-odds (n,) of "parasitized", NaN of cells that every network was trained on."""
-    own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
-    found = np.where(seen_by_training(card, rows, block), np.nan, own)
-    folds = out_of_fold(store, card)
-    if folds is None:
-        return found
-    by_fold = folds.find(image_ids(block)).network
-    return np.where(np.isnan(by_fold), found, by_fold)
 
 
 def _keys(rows: Rows) -> list[str]:

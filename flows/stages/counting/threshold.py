@@ -1,6 +1,6 @@
-"""Choose the thresholds that count, write them on a detector's card, and read them back.
+"""Choose the counting thresholds, write them on a detector's card, and read them back.
 
-A site counts by its detector's thresholds, with error rates of its own.
+A site uses its detector's thresholds, with its own error rates.
 """
 
 from functools import lru_cache
@@ -31,18 +31,18 @@ from tasks.counting.threshold import (
 from tasks.reports.columns import PARASITIZED
 from tasks.types import below
 
-COUNTING = "error_rates"  # how the names of the rates begin in a detector's arrays
+COUNTING = "error_rates"  # prefix of the rates' names in a detector's arrays
 
 
 def counting_of(
     card: ModelCard, counts: ErrorCounts | None, cells: int
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
-    """Choose the thresholds that count parasites, or warn why none can be chosen.
+    """Choose the thresholds for counting parasites, or warn why this is impossible.
 
     Args:
         card: of the model.
-        counts: of the errors on cells that nothing has seen which diagnoses.
-        cells: red cells of a slide for which the thresholds are best.
+        counts: of the errors on cells that no diagnosing witness has seen.
+        cells: red cells of a slide, for which the thresholds are optimal.
     """
     if PARASITIZED not in card.classes:
         return None, None, []
@@ -58,12 +58,12 @@ def counting_of(
 def site_counting(
     store: Store, detector: DetectorCard, counts: ErrorCounts
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
-    """Predict the error rates of a site's slides, or warn why that cannot be, or is a guess.
+    """Predict the error rates of a site's slides; warn if this is impossible or uncertain.
 
     Args:
-        store: where the detector's statistics are, whose error counts lend what is missing.
+        store: of the detector's statistics, whose error counts replace missing ones.
         detector: of the site.
-        counts: of the site's slides whose cells are known; without negative ones it has no rates.
+        counts: of the site's slides with known cells; without negative ones it has no rates.
     """
     slides = int((counts.negatives > 0).sum())
     if not slides:
@@ -99,9 +99,9 @@ def _few(slides: int) -> str:
 
 
 def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
-    """Read the error counts of a detector's diagnosis; None where none were counted.
+    """Read the error counts of a detector's diagnosis; None if none were counted.
 
-    Where the network is the only witness they are those of the statistics.
+    They are the statistics' counts if the network is the only witness.
     """
     arrays = below(ERRORS, load_detector(store, card))
     if arrays:
@@ -110,14 +110,14 @@ def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
 
 
 def load_site_rates(store: Store, site: SiteCard) -> KnownRates | None:
-    """Read the error rates of a site; None where no slide of it is known to be negative."""
+    """Read the error rates of a site; None if it has no slide known to be negative."""
     arrays = below(COUNTING, load_site_arrays(store, site))
     return KnownRates.from_arrays(arrays) if arrays else None
 
 
 @lru_cache(maxsize=4)
 def load_error_rates(store: Store, card: DetectorCard) -> KnownRates | None:
-    """Read the error rates of a detector's thresholds; None where they are not known."""
+    """Read the error rates of a detector's thresholds; None if unknown."""
     arrays = below(COUNTING, load_detector(store, card))
     return KnownRates.from_arrays(arrays) if arrays else None
 

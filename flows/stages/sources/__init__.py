@@ -1,1 +1,1 @@
-"""List the sources of a night, and tell what they are: cells, fields of view or slides."""
+"""List the sources of a night, and recognise their kinds: cells, fields of view or slides."""

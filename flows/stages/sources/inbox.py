@@ -1,4 +1,4 @@
-"""List an inbox where images arrive all the time, and find which a night may take now."""
+"""List an inbox in which images arrive all the time, and find those that a night may take."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from tasks.images.listing import list_images
 
 
 class Seen(NamedTuple):
-    """A file as listed once; ``modified`` is None where the filesystem does not say."""
+    """A listed file; ``modified`` is None if the filesystem does not say."""
 
     size: int | None
     modified: datetime | None
@@ -29,7 +29,7 @@ class Arrivals:
     """The images that a night may take from an inbox, as rows of a manifest, and counts of others.
 
     ``unsettled`` images were still being written. ``rewritten`` ones were changed since the last
-    night but have the size with which a night took them, so nothing but their time tells.
+    night but have the same size as when a night took them, so only their time shows it.
     """
 
     images: pa.Table
@@ -38,7 +38,7 @@ class Arrivals:
 
 
 def look(inbox: str) -> dict[str, Seen]:
-    """List every file below a folder or matching a pattern, by URL, with its size and time.
+    """List every file below a folder or matching a pattern by URL, with size and time.
 
     Raises:
         SourceError: the inbox does not exist, or is one file.
@@ -58,7 +58,7 @@ def look(inbox: str) -> dict[str, Seen]:
 
 
 def _seen(listed: Listed) -> dict[str, Seen] | None:
-    """Note what is known of each file by its URL; None for a source that is one file."""
+    """Map the URL of each file to its entry; None for a source that is one file."""
     if listed.is_file:
         return None
     now = datetime.now(UTC)
@@ -80,10 +80,10 @@ def arrivals(
 ) -> Arrivals:
     """Find the images of an inbox that no earlier night took and that are completely written.
 
-    An image is left alone if it was modified in the last ``settle`` seconds, or if its size differs
-    between two looks. Where the filesystem tells no times, the looks are ``settle`` seconds apart.
-    An image whose size is not the one that was taken is another image. Folders that are not looked
-    into are told to ``on_skip``.
+    An image waits if it was modified in the last ``settle`` seconds, or if its size differs between
+    two looks; without times, the looks are ``settle`` seconds apart. An image with another size
+    than when it was taken is a new image. ``on_skip`` is called with a message for each skipped
+    folder.
     """
     before = datetime.now(UTC) - timedelta(seconds=settle)
     first = look(inbox)
@@ -104,9 +104,9 @@ def arrivals(
 def without_taken(
     store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, Seen]
 ) -> tuple[pa.Table, int]:
-    """Leave out images that earlier nights took, and count those changed since the last night.
+    """Remove images that earlier nights took, and count those changed since the last night.
 
-    One night's list is in memory at a time, however many there have been.
+    Only one night's list is in memory at a time.
     """
     nights = [night for night in nights if night.images]
     last = max((night.frozen_at for night in nights), default=None)
@@ -122,14 +122,14 @@ def without_taken(
 
 def _keys(images: pa.Table) -> pa.Array:
     """Join each image's URL and size to one text."""
-    text = pa.large_string()  # all URLs of a night together may be longer than 2 GB
+    text = pa.large_string()  # all URLs of a night may exceed 2 GB
     sizes = pc.fill_null(images["size"].cast(text), pa.scalar("unknown", text))
     keys = pc.binary_join_element_wise(images["uri"].cast(text), sizes, pa.scalar("\n", text))
     return keys.combine_chunks()
 
 
 def _modified(changed: float | datetime | str | None, now: datetime) -> datetime | None:
-    """Read when a file was last changed; None where that is unknown or lies in the future."""
+    """Parse the time of a file's last change; None if it is unknown or in the future."""
     told = datetime.fromtimestamp(changed, UTC) if isinstance(changed, int | float) else changed
     if not isinstance(told, datetime) or told.tzinfo is None:
         return None

@@ -1,4 +1,4 @@
-"""Look at the sources of a batch, say what they are, and cut up photographs and slides."""
+"""Recognise the kinds of a batch's sources, and cut up photographs and slides."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS,
 from tasks.images.listing import as_given, list_images, named
 from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
 
-AT_ONCE = 16  # files that are looked at
+AT_ONCE = 16  # files looked at simultaneously
 WORDS: dict[str, tuple[str, str]] = {
     "fields": ("photograph of a field", "photographs of fields"),
     "slides": ("slide", "slides"),
@@ -47,10 +47,10 @@ OVERRULE = "if that is wrong, say --as cells, fields or slides"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Hold what a person says of the sources of a batch.
+    """A person's options for the sources of a batch.
 
-    ``root`` is the folder below which their names tell slides apart, by default that of the images.
-    ``limit`` is the most files to take.
+    Names below ``root``, by default the folder of the images, distinguish slides. ``limit`` is the
+    largest number of files.
     """
 
     images: str | list[str]
@@ -63,10 +63,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Taken:
-    """Hold what a batch is screened from: its sources, or the manifest of cells cut out of them.
+    """The input of a batch: its sources, or the manifest of cells cut out of them.
 
-    ``listed`` are its images where they were listed just now; ``sorts`` counts the sources by sort,
-    and is empty where all are single cells.
+    ``listed`` are its images if they were just listed; ``sorts`` counts the sources by kind, and
+    is empty if all are single cells.
     """
 
     images: str | list[str]
@@ -85,13 +85,13 @@ def take(
     *,
     force: bool = False,
 ) -> Taken:
-    """Tell what the sources of a batch are, and cut out the cells of those that have many.
+    """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
 
-    What was decided when the batch began is kept: a resumed run looks at nothing anew. Workers are
-    started where they are needed, and are there until ``work`` ends.
+    The decision is kept when the batch begins: a resumed run does not look again. Workers are
+    started only if needed, and stay until ``work`` ends.
 
     Raises:
-        StoreError: the batch was begun from other sources, or these were taken for something else.
+        StoreError: the batch was begun from other sources, or with another decision.
         SourceError: the images cannot be listed.
     """
     images = as_given(wanted.images)
@@ -152,7 +152,7 @@ def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> pa.Table:
 def _sorts(
     settings: Settings, listed: pa.Table, taken_as: TakenAs | None, work: ExitStack
 ) -> list[Sort | None]:
-    """Tell the sort of each row; a region is one image, and a row that failed is looked at late."""
+    """Return the kind of each row; a region is one image, and None is for rows that failed."""
     whole = pc.and_(pc.is_null(listed["x"]), pc.is_null(listed["failure"]))
     rows = [row for row, is_whole in enumerate(whole.to_pylist()) if is_whole]
     some = listed.take(pa.array(rows, pa.int64()))
@@ -170,7 +170,7 @@ def _sorts(
 
 
 def _said(taken_as: TakenAs, uri: str) -> Sort:
-    """Take what a person says of a file, but for formats that hold nothing but slides."""
+    """Return the kind that a person gave, except for formats that are always slides."""
     only_slides = extension_of(uri) in VENDORS | {ZARR}
     return "slides" if taken_as == "fields" and only_slides else taken_as
 
@@ -193,17 +193,17 @@ def _look(
 
 
 def _tell(images: str | list[str], sorts: Sequence[Sort | None]) -> None:
-    """Say for what the sources are taken, where that is more than single cells."""
+    """Report the kinds of the sources, unless all are single cells."""
     counts = Counter[str](sort for sort in sorts if sort)
     if set(counts) <= {"cells"}:
         return
     bad = sorts.count(None)
     said = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
-    tell(f"{named(images)}: {said}; cells are cut out of what has many ({OVERRULE})")
+    tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
 
 
 def counted_sorts(counts: Mapping[str, int]) -> str:
-    """Write how many sources there are of each sort.
+    """Describe the number of sources of each kind.
 
     >>> counted_sorts({"cells": 1, "fields": 12})
     '12 photographs of fields, 1 picture of a single cell'
@@ -216,7 +216,7 @@ def counted_sorts(counts: Mapping[str, int]) -> str:
 
 
 def _cells_last(listed: pa.Table, sorts: Sequence[Sort | None]) -> pa.Table:
-    """Put what is cut up before what is one cell; what cannot be read is left to the former."""
+    """Sort files to cut up before single cells; unreadable ones go with the former."""
     cut = [row for row, sort in enumerate(sorts) if sort != "cells"]
     cells = [row for row, sort in enumerate(sorts) if sort == "cells"]
     order = cut + cells
@@ -235,15 +235,15 @@ def _refuse_others(
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
             f"{named(before)} (limit {limit_before}): give the same --images and --limit to "
-            "go on with it, or another --batch"
+            "resume it, or another --batch"
         )
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
-    """Raise StoreError where a resumed batch is given other sources."""
+    """Raise StoreError if a resumed batch is given other sources."""
     if now not in (None, before):
         were = f"as {before}" if before else "for what they look like"
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} with its images "
-            f"taken {were}: leave out --as to go on with it, or start it anew with --force"
+            f"taken {were}: leave out --as to resume it, or start it again with --force"
         )

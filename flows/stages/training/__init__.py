@@ -1,1 +1,1 @@
-"""Steps of training: images are read, a recipe is followed, and tested in folds."""
+"""Carry out the steps of training: read images, follow a recipe, test it in folds."""

@@ -18,16 +18,16 @@ from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation.cross_validation import Diagnosed
 from tasks.evaluation.metrics import POSITIVE
+from tasks.network.inference import outputs_of
 from tasks.network.split import folds
 from tasks.network.stains import mean_absorbance, stain_clusters
-from tasks.network.training import predict_taps
 from tasks.types import Float
 
 
 def fold_rows(
     recipe: TrainingRecipe, data: LabelledImages, count: int
 ) -> list[dict[str, NDArray[np.intp]]]:
-    """Split the images of a recipe into folds; SplitError where there are too few."""
+    """Divide the images of a recipe into folds; SplitError if there are too few."""
     learned, judged, _ = recipe.fractions
     return folds(
         data.keys,
@@ -46,10 +46,10 @@ def cross_validate(
     data: LabelledImages,
     parts: list[dict[str, NDArray[np.intp]]],
 ) -> pa.Table:
-    """Train once a fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
+    """Train once per fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
 
-    States of trainings are kept until `remove_fold_states`, so that a fold that is finished is not
-    trained again when a later one was cut off.
+    States of trainings are kept until `remove_fold_states`, so that a finished fold is not trained
+    again if a later one is interrupted.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -81,19 +81,19 @@ def cross_validate(
 
 
 def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.intp]]) -> Float:
-    """Score the tested images (n,) of a fold by the statistics of those that it was trained on.
+    """Score the tested images (n,) of a fold by the statistics of its training images.
 
-    NaN where these make no discriminant.
+    NaN if these have no discriminant.
     """
     names = np.asarray(data.keys, object)
     keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
-    taps = predict_taps(made.classifier, data.pixels, rows["train"])
+    taps, _ = outputs_of(made.network, data.pixels, rows["train"])
     known = group_statistics(taps, data.labels[rows["train"]], keys, len(CLASSES))
     try:
         found = discriminant(known, POSITIVE)
     except ValueError:
         return np.full(len(rows["test"]), np.nan)
-    scores = found.scores(predict_taps(made.classifier, data.pixels, rows["test"]))
+    scores = found.scores(outputs_of(made.network, data.pixels, rows["test"])[0])
     healthy = made.test_logits.argmax(axis=1) != POSITIVE
     tested = names[rows["test"]]
     leans = found.leans(scores, healthy, tested)
@@ -103,9 +103,9 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
 def _both(
     fold: NDArray[np.int16], network: Float, statistics: Float, positive: NDArray[np.bool_]
 ) -> Float:
-    """Join both witnesses of images (n,), as calibrated on the images of other folds.
+    """Join both witnesses of images (n,), calibrated on the images of other folds.
 
-    Where these are too few, or there are no statistics, the network speaks alone.
+    If these are too few, or there are no statistics, only the network counts.
     """
     both = network.copy()
     for number in np.unique(fold).tolist():
@@ -118,18 +118,18 @@ def _both(
 
 
 def remove_fold_states(store: Store, training: str, count: int) -> None:
-    """Remove what `cross_validate` kept in order to go on."""
+    """Remove the states that `cross_validate` kept in order to resume."""
     for number in range(count):
         remove_states(store, _name(training, count, number))
 
 
 def diagnosed(table: pa.Table, keys: list[str], positive: NDArray[np.bool_]) -> Diagnosed:
-    """Prepare a table of `OUT_OF_FOLD` for its metrics, by what its images are said to be.
+    """Prepare a table of `OUT_OF_FOLD` for its metrics, with the given labels.
 
     Args:
         table: n images.
-        keys: (n,), what images are resampled by: their patients.
-        positive: (n,), which images are of the first class.
+        keys: (n,), the patients, for resampling.
+        positive: (n,), marks images of the first class.
     """
     log_odds, probability, stains = (
         table[name].to_numpy() for name in ("log_odds", "probability", "stain")

@@ -1,4 +1,4 @@
-"""Read labelled images for training: decoded pixels lie in memory, or in a file beyond a limit."""
+"""Read labelled images for training into memory, or into a file beyond a limit."""
 
 import tempfile
 from dataclasses import dataclass
@@ -14,19 +14,23 @@ from flows.monitoring.console import warn
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.features import cut_out_by_us, load_images
 from tasks.network.split import SplitBy, split_by
 
 CLASSES = ("Parasitized", "Uninfected")
 KEPT = ("uri", "label", "patient_id", "slide_id")
 
+# Bytes of pixels beyond which they lie in a file of the folder of temporary files, which the
+# system keeps in memory as far as there is room.
+MOST_IN_MEMORY = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded images: pixels (n, side, side, 3), labels (n,), and the key that each splits by.
+    """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
 
-    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` says by
-    address why images are left out.
+    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
+    of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
     pixels: NDArray[np.uint8]
@@ -35,18 +39,18 @@ class LabelledImages:
     by: SplitBy
     rows: pa.Table
     unreadable: dict[str, str]
+    cut_out: NDArray[np.bool_]
 
 
 def load_labelled_images(
-    images: str | list[str], side: int, *, limit: int | None = None, memory: float = 2.0
+    images: str | list[str], side: int, *, limit: int | None = None
 ) -> LabelledImages:
     """Read and decode labelled images.
 
     Args:
         images: sources of images with the labels `CLASSES`.
-        side: of the squares that they are resized to.
-        limit: take only so many.
-        memory: GiB of pixels beyond which they lie in a file in the folder of temporary files.
+        side: of the squares to which images are resized.
+        limit: use at most this many images.
 
     Raises:
         SourceError: a class has no image, or none can be read.
@@ -60,7 +64,7 @@ def load_labelled_images(
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
-    pixels = _room(len(uris), side, memory)
+    pixels = _room(len(uris), side)
     image_ids: list[str] = []
     good: list[int] = []
     unreadable: dict[str, str] = {}
@@ -85,15 +89,16 @@ def load_labelled_images(
         by=by,
         rows=rows,
         unreadable=unreadable,
+        cut_out=cut_out_by_us([refs[row] for row in good]),
     )
 
 
-def _room(count: int, side: int, memory: float) -> NDArray[np.uint8]:
-    """Make room for pixels (count, side, side, 3): in memory, or in a file that nobody else sees.
+def _room(count: int, side: int) -> NDArray[np.uint8]:
+    """Allocate pixels (count, side, side, 3) in memory, or in a private file.
 
-    The file has no name, so that it is gone with the process, however that ends.
+    The file has no name, so it disappears with the process, however that ends.
     """
     shape = (count, side, side, 3)
-    if np.prod(shape) <= memory * 2**30:
+    if np.prod(shape) <= MOST_IN_MEMORY:
         return np.empty(shape, np.uint8)
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)

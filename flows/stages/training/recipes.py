@@ -1,4 +1,4 @@
-"""Train by a recipe, from where the same training was cut off, and describe the model."""
+"""Train by a recipe, resume an interrupted training, and describe the model."""
 
 import json
 import platform
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flows.jobs.networks import CUTTING
 from flows.jobs.versions import OF_A_MODEL, exact
 from flows.monitoring.console import tell, warn
 from flows.stages.training.images import LabelledImages
@@ -25,16 +26,21 @@ from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
+from tasks.network.cutting import cutting_shift
+from tasks.network.inference import Inference, inference, outputs_of
 from tasks.network.split import split
-from tasks.network.training import Epoch, TrainingPlan, fit_temperature, predict, train
+from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
+from tasks.types import nested
+
+FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """The recipe of a model: the same recipe makes the same model.
 
-    ``weights`` is where training starts: imagenet, scratch, or a file, whose ``licence`` is noted
-    on the model's card; ``fractions`` are shares of patients for training, validation and test.
+    ``weights`` are the initial ones: imagenet, scratch, or a file, whose ``licence`` is on the
+    card; ``fractions`` are shares of patients for training, validation and test.
     """
 
     images: str | list[str]
@@ -46,7 +52,7 @@ class TrainingRecipe:
     licence: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Write the recipe as plain data for a model's card, which has the network elsewhere."""
+        """Return the recipe as plain data for a model's card, which has the network elsewhere."""
         return self.plan.as_dict() | {
             "images": self.images,
             "limit": self.limit,
@@ -57,12 +63,12 @@ class TrainingRecipe:
 
     @classmethod
     def from_card(cls, card: ModelCard) -> "TrainingRecipe":
-        """Read the recipe of a model; StoreError where its card is too old to have one."""
+        """Read the recipe of a model; StoreError if its card is too old to have one."""
         kept = card.training
         if "fractions" not in kept:
             raise StoreError(
                 f"the card of model {card.name}, made by an older slidewatch, does not say how it "
-                "was split: train it anew to repeat it with other seeds"
+                "was split: train it again to repeat it with other seeds"
             )
         return cls(
             images=kept["images"],
@@ -81,7 +87,7 @@ class TrainingRecipe:
 
     @cached_property
     def weights_digest(self) -> str | None:
-        """Compute the digest of a file of weights; None where training starts from no file."""
+        """Compute the digest of a file of weights; None if training does not start from a file."""
         if self.weights in ("imagenet", "scratch"):
             return None
         return digest_of(Path(self.weights).read_bytes())
@@ -97,7 +103,7 @@ class TrainingRecipe:
 
 
 def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
-    """Compute the digest of all that decides what a training comes to, the images among it."""
+    """Compute the digest of everything that decides the result of a training, including images."""
     pixels = sha256()
     for start in range(0, len(data.pixels), 1024):
         pixels.update(data.pixels[start : start + 1024].tobytes())
@@ -108,6 +114,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
         "pixels": pixels.hexdigest(),
         "labels": data.labels.tolist(),
         "keys": data.keys,
+        "cut_out": data.cut_out.tolist(),
         "versions": exact(OF_A_MODEL),
     }
     return digest_of(json.dumps(decided, sort_keys=True).encode())
@@ -115,9 +122,10 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier, and its logits (n, C) of rows of validation and test."""
+    """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test."""
 
     classifier: Classifier
+    network: Inference
     history: list[Epoch]
     temperature: float
     test_logits: NDArray[np.float32]
@@ -131,15 +139,15 @@ def train_rows(
     rows: Mapping[str, NDArray[np.intp]],
     title: str = "",
 ) -> Trained:
-    """Train on some rows, from where the same training was cut off if it was, and test on others.
+    """Train on some rows, resuming an interrupted training, and test on others.
 
     Args:
         store: where the training's states are kept.
         training: the name of these states.
         recipe: how to train.
         data: all images.
-        rows: those of the parts train, validation and test.
-        title: is said before each epoch.
+        rows: of the parts train, validation and test.
+        title: precedes the message on each epoch.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -159,10 +167,23 @@ def train_rows(
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )
-    validation, test = (predict(classifier, data.pixels, rows[p]) for p in ("validation", "test"))
-    return Trained(
-        classifier, history, fit_temperature(validation, data.labels[rows["validation"]]), test
+    network = inference(classifier)
+    (_, known), (_, test) = (
+        outputs_of(network, data.pixels, rows[part]) for part in ("validation", "test")
     )
+    temperature = fit_temperature(known, data.labels[rows["validation"]])
+    return Trained(classifier, network, history, temperature, test)
+
+
+def weights_to_bytes(classifier: Classifier) -> bytes:
+    """Serialise weights, the shift by cutting and, unless it is float32, the arithmetic.
+
+    Features, statistics and detectors name the digest of all three.
+    """
+    weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
+    weights |= nested(CUTTING, classifier.cutting or {})
+    arithmetic = classifier.spec.arithmetic
+    return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
 
 def train_model(
@@ -177,8 +198,9 @@ def train_model(
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
     rows = {part: parts.rows(part, data.keys) for part in parts.keys}
     made = train_rows(store, training, recipe, data, rows)
-    weights = made.classifier.state_dict().items()
-    content = arrays_to_bytes({name: value.cpu().numpy() for name, value in weights})
+    given = rows["train"][~data.cut_out[rows["train"]]]
+    made.classifier.cutting = cutting_shift(made.network.run, data.pixels, given)
+    content = weights_to_bytes(made.classifier)
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",

@@ -26,25 +26,25 @@ def batch_schema() -> pa.Schema:
             column(
                 "slides_shifted",
                 COUNT,
-                "slides further from what was fitted than any fitted slide; null where not known",
+                "slides further away than any fitted slide; null if not known",
                 "slides",
             ),
             column(
                 "slides_implausible",
                 COUNT,
-                "slides that cannot be a smear of blood; null where not known",
+                "slides that cannot be a smear of blood; null if not known",
                 "slides",
             ),
             column(
-                "implausible_cells", COUNT, "scored images of these; null where not known", "images"
+                "implausible_cells", COUNT, "scored images of these; null if not known", "images"
             ),
             column(
                 "beyond_population",
                 COUNT,
-                "scored images whose population_p_value is at most alpha; null where not known",
+                "scored images whose population_p_value is at most alpha; null if not known",
                 "images",
             ),
-            column("clusters", COUNT, "patients with scored images, or slides where none is named"),
+            column("clusters", COUNT, "patients with scored images, or slides if none is named"),
             column("p_values", pa.list_(COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
             column("p_value_edges", pa.list_(pa.float64()), "edges of the bins of p_values"),
             column(
@@ -84,7 +84,10 @@ def batch_schema() -> pa.Schema:
             column(
                 "imported",
                 pa.string(),
-                "what of the detector and the site came from other stores; null: nothing",
+                "parts of the detector and the site from other stores; null: none",
+            ),
+            column(
+                "arithmetic", pa.string(), "how the network multiplied; null, before 0.4: float32"
             ),
             *made_by(),
         ]

@@ -30,7 +30,7 @@ def per_1000() -> list[pa.Field]:
         column(
             f"parasitized_per_1000{name}",
             pa.float64(),
-            f"{what}, for 1,000 red cells" + (" (95%, Wilson)" if name else ""),
+            f"{what}, per 1,000 red cells" + (" (95%, Wilson)" if name else ""),
             "cells",
         )
         for name, what in bounds.items()
@@ -43,19 +43,18 @@ def colour(meaning: str) -> list[pa.Field]:
 
 
 def made_by() -> list[pa.Field]:
-    """Define the columns that say which model, detector and batch made a row, and when."""
+    """Define the columns for the model, detector and batch that made a row, and the time."""
     return [
         column(
             "site",
             TEXT,
-            "the site, and its version, that slides were expected to be like; null: every fitted "
-            "slide",
+            "the site and its version with which slides were compared; null: fitted slides",
         ),
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),
         column("batch", TEXT, "the batch"),
-        # Text in a dictionary is the one type under which DuckDB, Polars and pyarrow (so
-        # pandas) all agree that the column and the folder's name are the same thing.
+        # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas)
+        # all accept that the column and the folder's name are the same.
         column("batch_date", TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
         column("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
     ]

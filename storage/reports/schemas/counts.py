@@ -1,15 +1,15 @@
-"""Define the columns that reports on slides and on patients share: counts, limits and the call."""
+"""Define the columns that the reports on slides and patients share: counts, limits, the call."""
 
 import pyarrow as pa
 
 from storage.reports.schemas.columns import COUNT, TEXT, column
 
-NO_FIGURE = "null where error rates are unknown, or the call is unreadable"
+NO_FIGURE = "null if error rates are unknown, or the call is unreadable"
 BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of it (95%): "}
 
 
 def counts(whose: str) -> list[pa.Field]:
-    """Define what the red cells of a slide or a patient say, and with which error."""
+    """Define the counts of a slide's or a patient's red cells, and their errors."""
     return [
         column(
             "cells_read",
@@ -47,8 +47,8 @@ def counts(whose: str) -> list[pa.Field]:
         column(
             "call_reasons",
             pa.list_(pa.string()),
-            "why it is neither positive nor negative: no red cells, error rates unknown, too few "
-            "cells, error rates too high, or what is wrong with a slide as a whole",
+            "reasons if neither positive nor negative: no red cells, error rates unknown, too few "
+            "cells, error rates too high, or a fault of a slide as a whole",
         ),
         *expected(whose),
     ]
@@ -62,14 +62,14 @@ def _corrected() -> list[pa.Field]:
     )
     units = {
         "corrected": ("_percent", "%"),
-        "parasites_per_1000": ("", "for 1,000 red cells"),
-        "parasites_per_microlitre": ("", "for a microlitre"),
+        "parasites_per_1000": ("", "per 1,000 red cells"),
+        "parasites_per_microlitre": ("", "per microlitre"),
     }
     by = column(
         "corrected_by",
         TEXT,
-        "the threshold whose count is corrected: counting, or dense where parasites are many, for "
-        "there it gives narrower intervals",
+        "the threshold whose count is corrected: counting, or dense if there are many parasites, "
+        "because it then gives narrower intervals",
     )
     return [
         by,
@@ -82,7 +82,7 @@ def _corrected() -> list[pa.Field]:
 
 
 def _limits() -> list[pa.Field]:
-    """Define what could have been seen."""
+    """Define the limits of detection and of exclusion."""
     return [
         column(
             "limit_of_blank_percent",
@@ -94,28 +94,28 @@ def _limits() -> list[pa.Field]:
         column(
             "limit_of_detection_percent",
             pa.float64(),
-            "least parasitaemia that is above the limit of blank in 95% of slides of so many "
-            f"cells; null too where none is; {NO_FIGURE}",
+            "least parasitaemia above the limit of blank in 95% of slides with the same number of "
+            f"cells; null if there is none; {NO_FIGURE}",
             "%",
         ),
         column(
             "none_above_percent",
             pa.float64(),
-            f"parasitaemia above which is excluded with 95% confidence; {NO_FIGURE}",
+            f"parasitaemias above this are excluded with 95% confidence; {NO_FIGURE}",
             "%",
         ),
         column(
             "cells_needed",
             COUNT,
-            "cells of which the limit of detection is what a negative call must exclude "
-            "(negative_percent); null where no number of cells is enough, or rates are unknown",
+            "cells at which the limit of detection is the parasitaemia of a negative call "
+            "(negative_percent); null if no number of cells is enough, or rates are unknown",
             "cells",
         ),
     ]
 
 
 def expected(whose: str) -> list[pa.Field]:
-    """Define the errors of diagnoses that probabilities let expect, without labels."""
+    """Define the errors of diagnoses expected from probabilities, without labels."""
     shares = {
         "sensitivity": "share of parasitized cells that are diagnosed as such",
         "accuracy": "share of cells that are diagnosed rightly",
@@ -138,7 +138,7 @@ def expected(whose: str) -> list[pa.Field]:
         column(
             "expected_doubt",
             TEXT,
-            "why what is expected is not to be believed: shifted, or other laboratory; null where "
-            "nothing speaks against it",
+            "why expected errors cannot be believed: shifted, or other laboratory; null if "
+            "nothing speaks against them",
         ),
     ]

@@ -14,15 +14,15 @@ def field_schema() -> pa.Schema:
 
 
 def _of_place() -> list[pa.Field]:
-    """Define which field it is, and how it was read."""
+    """Define the field's place, and how it was read."""
     box = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
     return [
         column("source_uri", TEXT, "the photograph or slide that the field is in"),
-        column("source_id", TEXT, "sha256 of its bytes; null where unreadable"),
+        column("source_id", TEXT, "sha256 of its bytes; null if unreadable"),
         column("slide_id", TEXT, "the slide, if the source names one"),
         column("patient_id", TEXT, "the patient"),
         *(
-            column(name, pa.int64(), f"{what} of the field; null where unreadable", FULL)
+            column(name, pa.int64(), f"{what} of the field; null if unreadable", FULL)
             for name, what in box.items()
         ),
         column("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
@@ -69,7 +69,7 @@ def _of_quality() -> list[pa.Field]:
         column(
             "overlap",
             pa.float64(),
-            "share of that which lies in more than one cell; null without cells",
+            "share of the covered area that is in more than one cell; null without cells",
             "0 to 1",
         ),
         column(
@@ -82,7 +82,7 @@ def _of_quality() -> list[pa.Field]:
 
 
 def _of_findings() -> list[pa.Field]:
-    """Define what was found in its cells."""
+    """Define the results for its cells."""
     return [
         column("images", COUNT, "images cut out of the field: rows of the image report"),
         column("scored", COUNT, "of these, scored", "images"),

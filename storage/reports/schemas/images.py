@@ -13,7 +13,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
 
 
 def _of_source() -> list[pa.Field]:
-    """Define which image it is, and how it looks."""
+    """Define the image's origin and appearance."""
     return [
         column(
             "image_id",
@@ -29,7 +29,7 @@ def _of_source() -> list[pa.Field]:
         column("x", COUNT, "the region's left edge in that file", "pixels"),
         column("y", COUNT, "the region's upper edge in that file", "pixels"),
         column("level", pa.int8(), "level of the slide's pyramid that was read"),
-        column("kind", TEXT, "what was cut out: red or white (a hint by nucleus), or tile"),
+        column("kind", TEXT, "kind of region: red or white cell (a hint by nucleus), or tile"),
         column(
             "touches_border",
             pa.bool_(),
@@ -108,7 +108,8 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column(
             "abnormal",
             pa.bool_(),
-            "whether p_value is at most the detector's alpha, or the cell is unlike any smear",
+            "whether p_value is at most the detector's alpha, or the cell is unlike any smear; "
+            "false for cells not judged: failed images, and cells cut by the border of a field",
         ),
         column(
             "stability",

@@ -13,11 +13,11 @@ def patient_schema() -> pa.Schema:
             column(
                 "patient_id",
                 TEXT,
-                "the patient; null where a slide that names none stands for one, or images name "
+                "the patient; null if a slide without one counts as a patient, or images have "
                 "neither",
             ),
             column(
-                "slide_id", TEXT, "the slide that stands for a patient; null where one is named"
+                "slide_id", TEXT, "the slide that counts as a patient; null if the patient is named"
             ),
             column("slides", COUNT, "slides with cells of the patient", "slides"),
             column(

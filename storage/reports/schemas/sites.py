@@ -1,4 +1,4 @@
-"""Define the columns of the table of sites, which queries ask like the reports."""
+"""Define the columns of the table of sites, which queries use like the reports."""
 
 import pyarrow as pa
 
@@ -23,14 +23,14 @@ def site_schema() -> pa.Schema:
                     f"false_alarms_{level:02d}",
                     pa.float64(),
                     f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
-                    "each left out; null where not known",
+                    "each left out; null if not known",
                 )
                 for level in (5, 1)
             ),
             column(
                 "negative_slides",
                 COUNT,
-                "slides, or patients, known to be negative; null where the error rates of counting "
+                "slides, or patients, known to be negative; null if the error rates of counting "
                 "are not known there",
                 "slides",
             ),

@@ -25,7 +25,7 @@ def _of_cells() -> list[pa.Field]:
     """Define the slide's name, and how many cells and fields it has."""
     return [
         column("slide_id", TEXT, "the slide or field of view; null: images that name none"),
-        column("patient_id", TEXT, "the patient; null where none or several are named"),
+        column("patient_id", TEXT, "the patient; null if none or several are named"),
         column("cells", COUNT, "images of the slide", "images"),
         column("scored", COUNT, "of these, scored", "images"),
         column("failed", COUNT, "of these, failed", "images"),
@@ -55,7 +55,7 @@ def _of_cells() -> list[pa.Field]:
 
 
 def _of_parasites() -> list[pa.Field]:
-    """Define what the red cells say of parasites."""
+    """Define the columns on parasites in the red cells."""
     return [
         column(
             "red_cells",
@@ -76,32 +76,32 @@ def _of_parasites() -> list[pa.Field]:
         column(
             "detectable_percent",
             pa.float64(),
-            "the parasitaemia of which so many red cells show a parasite with 95% probability",
+            "the least parasitaemia of which these red cells show a parasite with 95% probability",
             "%",
         ),
         column(
             "negative_call",
             pa.string(),
-            "where no parasite was seen: enough cells for a negative call, or too few cells",
+            "if no parasite was seen: enough cells for a negative call, or too few cells",
         ),
         column(
             "negative_call_percent",
             pa.float64(),
-            "the parasitaemia that so many red cells must show for a negative call",
+            "the parasitaemia that the red cells must be able to show for a negative call",
             "%",
         ),
     ]
 
 
 def _of_scores() -> list[pa.Field]:
-    """Define how abnormal the cells are, and how far the slide lies."""
+    """Define how abnormal the cells are, and how far the slide is from fitted ones."""
     return [
         column("abnormal", COUNT, "scored images that are abnormal", "images"),
         column("abnormal_fraction", pa.float64(), "abnormal over scored"),
         column(
             "abnormal_p_value",
             pa.float64(),
-            "exact binomial p-value of so many abnormal images at the detector's alpha; too "
+            "exact binomial p-value of the number of abnormal images at the detector's alpha; too "
             "small, because images of one slide depend on each other",
         ),
         column("uncertain", COUNT, "scored images whose diagnosis is uncertain", "images"),
@@ -115,7 +115,7 @@ def _of_scores() -> list[pa.Field]:
         column(
             "shift",
             pa.float64(),
-            "how far the slide as a whole is from fitted slides, higher is further; null where "
+            "how far the slide as a whole is from fitted slides, higher is further; null if "
             "the detector does not know how slides differ",
             "deviations of the log distance over fitted slides",
         ),
@@ -125,14 +125,14 @@ def _of_scores() -> list[pa.Field]:
         column(
             "smear_shift",
             pa.float64(),
-            "how far the median cell lies from fitted cells, where stains, cameras and focus count "
-            "for little; above 1 no smear of blood lies there",
+            "distance of the median cell from fitted cells, where stains, cameras and focus count "
+            "for little; above 1 it is not a smear of blood",
             "of the limit on the detector's card",
         ),
         column(
             "smear_spread",
             pa.float64(),
-            "how much the cells differ from each other; above 1 they are not of one smear",
+            "variation of the cells among each other; above 1 they are not one smear",
             "of the limit on the detector's card",
         ),
         column(

@@ -1,4 +1,4 @@
-"""Measure how far cells are from the reference of their slide."""
+"""Measure the distance of cells to the reference of their slide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ Level = Literal["slide", "site", "population"]
 
 @dataclass(frozen=True)
 class Prior:
-    """Hold what is known of a slide before it is seen, at one tap: of the population or its site.
+    """The prior of a slide at one tap: from the population, or from its site.
 
     ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
-    ``between`` B (d, d); ``k`` cells are what the population weighs in the shift. ``location`` and
-    ``scale`` are what the log distances of a slide's own cells usually have.
+    ``between`` B (d, d); the population counts as ``k`` cells in the shift. ``location`` and
+    ``scale`` are those that log distances of a slide's own cells usually have.
     """
 
     means: Float
@@ -35,11 +35,11 @@ class Prior:
 
 @dataclass(frozen=True)
 class TapNormal:
-    """Hold a slide's reference at one tap.
+    """A slide's reference at one tap.
 
-    ``means`` (C, d) are the classes' where the slide is; ``factor`` (d, d) is lower triangular with
-    V = L L^T and S = V / ``nu``; ``kappa`` is n + k, infinite where no cell is in the reference.
-    ``location`` and ``scale`` standardise log distances; ``t2`` is how far the slide is.
+    ``means`` (C, d) are the classes' means, shifted to the slide; ``factor`` (d, d) is lower
+    triangular with V = L L^T and S = V / ``nu``; ``kappa`` is n + k, infinite if no cell is in the
+    reference. ``location`` and ``scale`` standardise log distances; ``t2`` is the slide's distance.
     """
 
     means: Float
@@ -53,10 +53,10 @@ class TapNormal:
 
 @dataclass(frozen=True)
 class SlideNormal:
-    """Hold a slide's reference at all taps.
+    """A slide's reference at all taps.
 
-    ``level`` says what it is: the slide's own, that of its site, or the population's. ``kept`` (n,)
-    are the cells that the reference is made of, of those it was given.
+    ``level`` is its kind: the slide's own, its site's, or the population's. ``kept`` (n,) marks the
+    cells in the reference.
     """
 
     taps: dict[str, TapNormal]
@@ -69,7 +69,7 @@ def usable_rows(
     taps: Taps,
     predicted: NDArray[np.integer],
 ) -> Flags:
-    """Mark the cells (n,) that can be scored: with finite features, and of a fitted class."""
+    """Mark the cells (n,) that can be scored: finite features and a fitted class."""
     predicted = np.asarray(predicted)
     usable = predicted >= 0
     for tap, reference in references.items():
@@ -84,16 +84,16 @@ def squared_distances(
     predicted: NDArray[np.integer],
     weighs: Flags,
 ) -> Float:
-    """Compute squared distances (n,) to the nearest class, each by a reference without the cell.
+    """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 
-    Taking a cell out is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1),
-    V_-i = V - (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards).
+    Removing a cell is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1), V_-i = V -
+    (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards).
 
     Args:
         normal: the reference.
         features: (n, d).
-        predicted: (n,) the classes that the cells' residuals were taken from.
-        weighs: (n,) whether each is part of the reference.
+        predicted: (n,) the classes from which the cells' residuals were computed.
+        weighs: (n,) whether each cell is in the reference.
     """
     centre = np.nanmean(normal.means, axis=0)
     white = whitened(normal.factor, np.asarray(features, np.float64) - centre)
@@ -120,13 +120,13 @@ def squared_distances(
 def standardised_distances(
     normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
 ) -> Float:
-    """Standardise the log distances (n, T) of a slide's cells; NaN where one cannot be scored.
+    """Standardise the log distances (n, T) of a slide's cells; NaN if a cell cannot be scored.
 
     Args:
         normal: the slide's reference.
         taps: features (n, d).
         predicted: (n,) classes as diagnosed.
-        weighs: (n,) whether each cell is part of the reference, as in its ``kept``.
+        weighs: (n,) whether each cell is in the reference, as in its ``kept``.
     """
     usable = usable_rows(normal.taps, taps, predicted)
     found = np.full((len(usable), len(normal.taps)), np.nan)
@@ -138,5 +138,5 @@ def standardised_distances(
 
 
 def whitened(factor: Float, rows: Float) -> Float:
-    """Apply L^-1 to every row (n, d), where the factor L (d, d) is lower triangular."""
+    """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""
     return np.asarray(solve_triangular(factor, rows.T, lower=True, check_finite=False)).T

@@ -1,9 +1,10 @@
-"""Say what a smear of blood can be like: no group of cells beyond it is a reference for its cells.
+"""Limit what can be a smear of blood: a group of cells beyond the limits is no reference.
 
-A slide's cells are compared with each other, so a night wholly of rubbish would be normal to
-itself. Blood looks alike within a smear, at a distance that stains, cameras, light and focus
-explain; rubbish does not. Fitted slides that are altered as laboratories differ tell how far that
-distance reaches, and in which directions. An attack of the same length points elsewhere.
+A slide's cells are compared with each other, so a night of nothing but rubbish would look normal to
+itself. Cells of one smear of blood resemble each other, and stains, cameras, light and focus
+explain the smear's distance from fitted ones; rubbish has neither property. Fitted slides, altered
+in the ways in which laboratories differ, show how far that distance reaches and in which
+directions. An attack of the same length points elsewhere.
 
 Features of all taps are joined, in the order of the taps' names, as residuals from the class means:
 f - m_c = b + e with b ~ N(0, B) by altered slide and e ~ N(0, W) within it. For a group of n cells
@@ -11,10 +12,10 @@ whose median residual is r,
 
 - *shift* = r^T (B + W / n)^-1 r / D, about 1 for an altered slide;
 - *spread* = the upper quartile over its cells of (e - r)^T W^-1 (e - r) / D, about 1 as well: three
-  cells in four are alike, so a group of which a third is something else is no single smear;
+cells in four are alike, so a group of which a third is something else is not one smear;
 - the *reach* of a single cell is e^T (B + W)^-1 e / D.
 
-The limits are those of altered slides, each measured by a B and W without its patient.
+The limits come from altered slides, each measured by a B and W without its patient.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,19 +31,20 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.random_effects import residual_means, shrunk_between, shrunk_within
 from tasks.types import Arrays, Float
 
-# Laboratories also differ in ways that are not drawn. These factors were chosen on 345 photographs
-# of P. vivax, which all lie within them. With 2.75 for the shift a third of another laboratory's
-# masked red cells passed for a smear, as a tenth of an unnamed night of such photographs.
+# Laboratories also differ in ways that the alterations do not cover. These factors were chosen on
+# 345 photographs of P. vivax, which are all within them. With 2.75 for the shift, a third of
+# another laboratory's masked red cells passed as a smear, as a tenth of an unnamed night of such
+# photographs.
 SHIFT_MARGIN, SPREAD_MARGIN, REACH_MARGIN = 2.5, 1.25, 2.5
-OF_SLIDES = 0.98  # of altered slides that lie within the limits before the margin
-OF_CELLS = 0.99  # the same of their cells
-LEAST_CELLS = 10  # of an altered slide, to have a median
+OF_SLIDES = 0.98  # share of altered slides within the limits before the margin
+OF_CELLS = 0.99  # share of their cells
+LEAST_CELLS = 10  # that an altered slide needs for a median
 SPREAD_QUANTILE = 0.75
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Hold the limits of what a smear can be like.
+    """The limits of a smear.
 
     ``within`` W and ``between`` B are (D, D); ``shift``, ``spread`` and ``reach`` are the largest
     that a smear, or a cell of one, can have.
@@ -65,21 +67,21 @@ class Floor:
         return np.asarray(cholesky(self.within + self.between, lower=True))
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         limits = np.asarray([self.shift, self.spread, self.reach])
         return {"within": self.within, "between": self.between, "limits": limits}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Floor":
-        """Read it back from `to_arrays`."""
+        """Read the limits back from `to_arrays`."""
         return cls(arrays["within"], arrays["between"], *map(float, arrays["limits"].tolist()))
 
 
 @dataclass(frozen=True)
 class Smear:
-    """Hold how far a group of cells is from what a smear can be: shares of the limits.
+    """The shift and spread of a group of cells, as shares of the limits.
 
-    Above 1 in either it is no smear.
+    Above 1 in either, the group is not a smear.
     """
 
     shift: float
@@ -87,14 +89,14 @@ class Smear:
 
     @property
     def plausible(self) -> bool:
-        """Return whether the cells can be of a smear, as they can where nothing is known."""
+        """Return whether the cells can be a smear; True if they could not be measured."""
         return not (self.shift > 1.0 or self.spread > 1.0)
 
 
 def residuals(
     priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]
 ) -> tuple[Float, Flags]:
-    """Join the residuals (k, D) of the usable cells from their class means, and mark these (n,)."""
+    """Join usable cells' residuals (k, D) from their class means, and mark these cells (n,)."""
     usable = usable_rows(priors, taps, predicted)
     classes = np.asarray(predicted)[usable]
     parts = [
@@ -108,8 +110,8 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     """Estimate the floor from altered slides.
 
     Args:
-        slides: the residuals (n, D) of each slide's cells; those of too few are left out.
-        groups: whose slide each is; every slide is measured by those of others.
+        slides: the residuals (n, D) of each slide's cells; slides of too few cells are left out.
+        groups: the owner of each slide; a slide is measured by those of others.
 
     Raises:
         ValueError: fewer than two groups have enough cells.
@@ -118,8 +120,8 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     slides, names = [slides[place] for place in enough], [groups[place] for place in enough]
     if len(set(names)) < 2:
         raise ValueError(
-            f"altered slides of {LEAST_CELLS} cells are of {len(set(names))} patients or slides, "
-            "and two are needed"
+            f"altered slides of {LEAST_CELLS} cells are needed from at least two patients or "
+            f"slides, and come from {len(set(names))}"
         )
     middles = np.stack([np.median(cells, axis=0) for cells in slides])
     shifts, spreads, reaches = [], [], []
@@ -141,7 +143,7 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
 
 
 def smear_of(floor: Floor, cells: Float) -> Smear:
-    """Compare the residuals (n, D) of a group's cells with what a smear can be."""
+    """Compare the residuals (n, D) of a group's cells with the limits."""
     if not len(cells):
         return Smear(float("nan"), float("nan"))
     shift, spread = _figures(cells, floor.within, floor.between)
@@ -151,7 +153,7 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
 def implausible_shifts(
     floor: Floor, priors: Mapping[str, Prior], statistics: GroupStatistics
 ) -> Flags:
-    """Mark the groups (G,) of some statistics whose mean lies further than any smear does."""
+    """Mark the groups (G,) of some statistics whose mean is further away than any smear's."""
     middles = []
     for tap, prior in sorted(priors.items()):
         count, means = residual_means(statistics, tap, prior.means)
@@ -162,7 +164,7 @@ def implausible_shifts(
 
 
 def beyond_reach(floor: Floor, cells: Float) -> Flags:
-    """Mark the cells (n,), of residuals (n, D), that are further than any smear's cells can be."""
+    """Mark the cells (n,) with residuals (n, D) further away than any smear's cells can be."""
     return np.asarray(_lengths(floor.reaching, cells) > floor.reach)
 
 
@@ -181,7 +183,7 @@ def _figures(cells: Float, within: Float, between: Float) -> tuple[float, float]
 
 
 def _squared(rows: Float, covariance: Float) -> Float:
-    """Compute squared distances (n,) of rows (n, D) from 0, for each feature."""
+    """Compute squared distances (n,) of rows (n, D) from 0, divided by D."""
     return _lengths(cholesky(covariance, lower=True), rows)
 
 

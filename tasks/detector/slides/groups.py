@@ -1,4 +1,4 @@
-"""Keep statistics by slide: counts and means by slide and class, and one scatter within them.
+"""Keep statistics by slide: counts and means by slide and class, and their pooled scatter.
 
 They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The random-effects model of
 ``tasks.detector.slides.random_effects`` is estimated from them.
@@ -18,7 +18,7 @@ LAYOUT = 1  # of `to_arrays`
 
 
 class GroupKey(NamedTuple):
-    """Name a group: the cells of one slide, of one patient, in one batch."""
+    """The key of a group: the cells of one slide, of one patient, in one batch."""
 
     batch: str
     patient: str
@@ -27,10 +27,10 @@ class GroupKey(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """Hold counts and means by group and class, and the scatter within groups and classes.
+    """Counts and means by group and class, and the scatter within groups and classes.
 
-    ``keys`` are G in rising order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 where there
-    are no cells, and ``scatter`` is (C, d, d), the sum over groups of sum (f - fbar)(f - fbar)^T.
+    ``keys`` are G in ascending order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 without
+    cells, and ``scatter`` is (C, d, d), the sum over groups of sum (f - fbar)(f - fbar)^T.
     """
 
     keys: tuple[GroupKey, ...]
@@ -40,7 +40,7 @@ class GroupStatistics:
 
     @property
     def taps(self) -> list[str]:
-        """Return the taps' names in rising order."""
+        """Return the taps' names in ascending order."""
         return sorted(self.means)
 
     @property
@@ -49,12 +49,12 @@ class GroupStatistics:
         return int(self.n.shape[1])
 
     def of_taps(self, taps: Collection[str]) -> "GroupStatistics":
-        """Take the statistics of some taps."""
+        """Return the statistics of some taps."""
         means, scatter = ({tap: of[tap] for tap in taps} for of in (self.means, self.scatter))
         return GroupStatistics(self.keys, self.n, means, scatter)
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping; the keys are JSON in UTF-8."""
+        """Return named arrays to be stored; the keys are JSON in UTF-8."""
         keys = json.dumps([list(key) for key in self.keys], ensure_ascii=False).encode()
         return {
             "layout": np.asarray([LAYOUT]),
@@ -69,7 +69,7 @@ class GroupStatistics:
         """Read group statistics back from `to_arrays`.
 
         Raises:
-            ValueError: they are of another layout.
+            ValueError: the arrays have another layout.
         """
         if (layout := int(arrays["layout"][0])) != LAYOUT:
             raise ValueError(f"group statistics of layout {layout}, this version reads {LAYOUT}")
@@ -84,13 +84,13 @@ class GroupStatistics:
 def slide_keys(
     batch: str, patients: Iterable[str | None], slides: Iterable[str | None]
 ) -> list[GroupKey]:
-    """Name the group of each cell of a batch; cells that name no slide are one."""
+    """Return the group of each cell of a batch; cells without a slide form one."""
     pairs = zip(patients, slides, strict=True)
     return [GroupKey(batch, patient or "", slide or "") for patient, slide in pairs]
 
 
 def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics:
-    """Make the statistics of nothing, the neutral element of `merge_groups`."""
+    """Make empty statistics, the neutral element of `merge_groups`."""
     return GroupStatistics(
         (),
         np.zeros((0, classes)),
@@ -108,8 +108,8 @@ def group_statistics(
     """Compute the statistics of some cells, in two passes over float64.
 
     Args:
-        taps: features (n, d) of every tap; finite where a cell has a label.
-        labels: (n,) classes; cells with a negative one are left out.
+        taps: features (n, d) of every tap; finite for labelled cells.
+        labels: (n,) classes; cells with a negative label are left out.
         keys: the group of each cell.
         classes: C.
 
@@ -138,7 +138,7 @@ def group_statistics(
 
 
 def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tuple[Float, Float]:
-    """Compute means (G, C, d) and scatter (C, d, d) of rows in the order of the table's cells."""
+    """Compute means (G, C, d) and scatter (C, d, d) of rows sorted by group and class."""
     if not np.isfinite(rows).all():
         raise ValueError("features of labelled cells must be finite")
     d = rows.shape[1]
@@ -152,7 +152,7 @@ def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tup
 
         means[filled] = averaged(rows)
         centred = rows - means[cell]
-        # The mean's own rounding is taken out, so that offset data lose no digits.
+        # The mean's rounding error is removed, so that data with an offset lose no digits.
         correction = np.zeros_like(means)
         correction[filled] = averaged(centred)
         means += correction
@@ -164,7 +164,7 @@ def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tup
 
 
 def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
-    """Merge the statistics of two samples; a group that is in both is one."""
+    """Merge the statistics of two samples; a group in both becomes one."""
     _check_same_shape(a, b)
     keys = tuple(sorted({*a.keys, *b.keys}))
     (at, bt), n = _places(keys, a, b), np.zeros((len(keys), a.classes))
@@ -177,7 +177,7 @@ def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
     for tap in a.taps:
         mean_a, mean_b = (np.zeros((*n.shape, a.means[tap].shape[2])) for _ in "ab")
         mean_a[at], mean_b[bt] = a.means[tap], b.means[tap]
-        # The difference from nothing, whose mean is 0, has a weight of 0 or 1 and is exact.
+        # The difference from an empty group, whose mean is 0, has weight 0 or 1 and is exact.
         delta = np.where((n_a > 0)[:, :, None], mean_b - mean_a, mean_b)
         means[tap] = np.where(n_b[:, :, None] > 0, mean_a + delta * share[:, :, None], mean_a)
         scatter[tap] = a.scatter[tap] + b.scatter[tap]
@@ -186,14 +186,14 @@ def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
 
 
 def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatistics:
-    """Take ``part``, which was merged into ``total``, out of it again.
+    """Remove ``part`` from ``total``, into which it was merged.
 
-    A group of which no cells are left is removed, and groups that are not in ``part`` keep their
-    counts and means to the last bit. ``part`` is computed anew from the cells to be taken out:
-    those of a slide, a patient or a batch (`keys_of`).
+    A group without cells left is removed; groups that are not in ``part`` keep their counts and
+    means to the last bit. ``part`` is computed again from the cells to remove: those of a slide, a
+    patient or a batch (`keys_of`).
 
     Raises:
-        ValueError: a group has fewer cells in ``total`` than in ``part``, or is not there.
+        ValueError: a group has fewer cells in ``total`` than in ``part``, or is missing.
     """
     _check_same_shape(total, part)
     if missing := set(part.keys) - set(total.keys):
@@ -219,7 +219,7 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
         means[tap][places] = mean
         means[tap] = means[tap][stays]
         rest = total.scatter[tap] - part.scatter[tap] - _outer(part.means[tap] - mean, weight)
-        # Where no group has two cells of a class there is no scatter: rounding must not claim any.
+        # If no group has two cells of a class there is no scatter, but rounding would leave some.
         alone = (n - 1).clip(min=0).sum(axis=0) == 0
         rest[alone] = 0.0
         scatter[tap] = np.zeros_like(rest) if nothing else rest
@@ -228,7 +228,7 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
 
 
 def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) -> GroupStatistics:
-    """Merge groups into larger ones, exactly: ``key`` gives the group that a group is part of."""
+    """Merge groups exactly into larger ones: ``key`` maps a group to the one it is part of."""
     wanted = [key(each) for each in statistics.keys]
     order = sorted(range(len(wanted)), key=lambda place: wanted[place])
     total = empty_groups(
@@ -254,22 +254,17 @@ def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) ->
 
 
 def by_patient(key: GroupKey) -> GroupKey:
-    """Name the group of a patient, in whatever batches; a slide without a patient is its own."""
+    """Return the group of a patient over all batches; a slide without a patient is its own."""
     return GroupKey("", key.patient, "") if key.patient else GroupKey("", "", key.slide)
 
 
 def by_slide(key: GroupKey) -> GroupKey:
-    """Name the group of a slide, in whatever batches."""
+    """Return the group of a slide over all batches."""
     return GroupKey("", key.patient, key.slide)
 
 
-def keys_of(statistics: GroupStatistics, kind: str, name: str) -> list[GroupKey]:
-    """List the groups of one ``batch``, ``patient`` or ``slide``."""
-    return [key for key in statistics.keys if getattr(key, kind) == name]
-
-
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:
-    """Find where the groups of each part are among the keys."""
+    """Find the places of each part's groups among the keys."""
     number = {key: place for place, key in enumerate(keys)}
     return (np.asarray([number[key] for key in part.keys], np.intp) for part in parts)
 

@@ -1,4 +1,4 @@
-"""Find by how much a group's healthy cells lean towards a parasite's score, part by part."""
+"""Compute how far a group's healthy cells lean towards a parasite's score, part by part."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from tasks.detector.slides.references import References, Rows
 from tasks.detector.slides.smears import nearest_part
 from tasks.detector.witnesses import Witnesses
 
-NONE = (0.0,)  # of cells of which nothing nearer than the fitted ones is known
+NONE = (0.0,)  # for cells that are compared with fitted ones
 
 
 def group_leans(
@@ -22,19 +22,19 @@ def group_leans(
     rows: Rows,
     parent: float = 0.0,
 ) -> tuple[float, ...]:
-    """Compute the lean of each part of a group, by `Discriminant.lean`; of a group without, one.
+    """Compute the lean of each part of a group, by `Discriminant.lean`; one without parts.
 
-    Cells count that the part's reference is made of, where it has one. A part that is no smear
-    leans as its parent does.
+    Only cells in the part's reference count, if it has one. A part that is not a smear has the lean
+    of its parent.
 
     Args:
         witnesses: of the diagnosis.
-        own: what is known of fitted slides.
+        own: the calibration on fitted slides.
         references: of the group.
         taps: features (n, d) of some cells of the group.
-        predicted: (n,) classes as the network diagnoses them, -1 of cells that do not count.
-        rows: (n,) where the cells are in their batch.
-        parent: what is expected before the group is seen.
+        predicted: (n,) classes as the network diagnoses them; -1 for cells that do not count.
+        rows: (n,) the cells' rows in their batch.
+        parent: the expected lean before the group is seen.
     """
     scores = witnesses.discriminant.scores(taps)
     healthy = predicted == 1 - witnesses.positive

@@ -1,12 +1,12 @@
-"""Estimate a slide's own normal: what its cells are like, and how far each is from that.
+"""Estimate a slide's own normal: the distribution of its cells, and each cell's distance from it.
 
-The distance of a cell to the population is how far its slide is from the population (stain, camera,
-light) and how far the cell is from its slide. Here the second is scored by itself, and the first
-once for each slide.
+A cell's distance to the population has two parts: the slide's distance to the population (stain,
+camera, light) and the cell's distance to its slide. Here they are scored separately, the first once
+per slide.
 
 A slide's shift d and covariance S are the posterior of a normal-inverse-Wishart prior (Murphy
-2007, section 9; Gelman et al., BDA3, section 3.6), in which the population weighs k cells in the
-shift and v in the covariance. With n cells kept, whose residuals r = f - m_c have the mean rbar and
+2007, section 9; Gelman et al., BDA3, section 3.6), in which the population counts as k cells in the
+shift and v in the covariance. With n kept cells, whose residuals r = f - m_c have the mean rbar and
 the scatter M, d = n rbar / (n + k), V = v W + M + k n / (n + k) rbar rbar^T and S = V / (v + n). A
 cell is left out of its own reference by the same formulas read backwards.
 """
@@ -32,29 +32,29 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.random_effects import Components, residual_means
 from tasks.types import Float
 
-MOST_REFERENCE = 5_000  # cells that a reference is made of, spread evenly over the slide
+MOST_REFERENCE = 5_000  # cells in a reference, spread evenly over the slide
 NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
 NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
-LEAST_SCALE = 1e-6  # of log distances, where they do not vary
+LEAST_SCALE = 1e-6  # of log distances that do not vary
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Hold the choices made on fitted patients and the same ones shifted, never on foreign images.
+    """Constants chosen on fitted patients and shifted copies of them, never on foreign images.
 
-    A smaller ``cut`` catches more where a third of a slide is alike and strange, and calls more of
-    a slide abnormal whose cells vary more than fitted ones; so does a larger ``v``. ``lean_*`` are
-    what empirical Bayes gives: the sampling variance for one cell over the variance between
-    patients. `tests/benchmarks/own_normal_trial.py` has the tables.
+    A smaller ``cut`` or a larger ``v`` catches more if a third of a slide is strange in the same
+    way, but calls more cells abnormal on a slide that varies more than fitted ones. ``lean_*`` come
+    from empirical Bayes: the sampling variance for one cell over the variance between patients.
+    `tests/benchmarks/own_normal_trial.py` has the tables.
 
     Attributes:
-        v: cells that the prior weighs in a slide's covariance.
-        cut: standardised log distance beyond which a cell is no part of the reference.
+        v: cells as which the prior counts in a slide's covariance.
+        cut: standardised log distance beyond which a cell is not in the reference.
         rounds: of trimming, to the core and again by the cut.
-        core: share of the cells that the first rounds keep, and the least that later ones do.
-        lean_location: cells that fitted slides weigh in the location of log distances.
+        core: share of the cells that the first rounds keep; later ones keep at least as many.
+        lean_location: cells as which fitted slides count in the location of log distances.
         lean_scale: the same for their scale, which differs less between slides.
-        slides: that the population weighs in how a site's slides differ.
+        slides: as which the population counts in how a site's slides differ.
         least: cells below which a slide has no normal of its own.
     """
 
@@ -69,15 +69,15 @@ class Choices:
 
 
 def prior_of(components: Components) -> Prior:
-    """Take the population as a prior of its slides."""
+    """Make the prior of slides from the population."""
     return Prior(components.means, components.within, components.between, components.k)
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
     """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with the mean residual rbar (d,).
 
-    For a slide of n cells of the population it is chi-squared with d degrees of freedom (Hotelling
-    1931).
+    For a slide of n cells from the population it is chi-squared with d degrees of freedom
+    (Hotelling 1931).
     """
     factor = cholesky(prior.between + prior.within / n, lower=True)
     white = solve_triangular(factor, mean, lower=True)
@@ -91,18 +91,18 @@ def slide_normal(
     choices: Choices | None = None,
     site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """Fit the reference of a slide's cells, without those that are not like the others.
+    """Fit the reference of a slide's cells, without outliers.
 
-    Shift, covariance, distances, and which cells are kept, are found in turn. The first rounds keep
-    the ``core``, the later ones what is not beyond the ``cut``: of a clean slide nearly all.
+    Shift, covariance, distances and kept cells are updated in turn. The first rounds keep the
+    ``core``, later ones every cell within the ``cut``: nearly all cells of a clean slide.
 
     Args:
         priors: by tap.
         taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
         choices: of the trimming.
-        site: the reference that a slide of few cells leans on, made of its site's cells by this
-            same function; without one it leans on the prior.
+        site: the reference for a slide of few cells, made by this function from the site's cells;
+            without it the prior is used.
     """
     choices = choices or Choices()
     usable = usable_rows(priors, taps, predicted)
@@ -121,7 +121,7 @@ def _trimmed(
     classes: NDArray[np.intp],
     choices: Choices,
 ) -> tuple[dict[str, TapNormal], Flags]:
-    """Fit references by tap, and mark the cells (n,) that they are made of."""
+    """Fit references by tap, and mark the cells (n,) in them."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
     normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
     kept = np.zeros(len(classes), bool)
@@ -137,7 +137,7 @@ def _trimmed(
             z.append((logs - location) / scale)
         fused = np.max(z, axis=0)
         core = float(np.quantile(fused, choices.core))
-        # The core is kept whatever its distances: fewer cells would not represent the slide.
+        # The core is always kept: fewer cells would not represent the slide.
         kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
         normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
     for tap, normal in normals.items():
@@ -148,18 +148,17 @@ def _trimmed(
 
 
 def _start(prior: Prior, residuals: Float) -> TapNormal:
-    """Make the first reference: the median residual, and the population's covariance."""
+    """Make the first reference: the median residual and the population's covariance."""
     means = prior.means + np.median(residuals, axis=0)
     nan = float("nan")
     return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, nan, nan, nan)
 
 
 def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
-    """Compute the reference that kept residuals (n, d) make.
+    """Compute the reference from kept residuals (n, d).
 
-    Where a slide is farther than slides of the population are, as many times as its T^2 is more
-    than expected, the prior of its shift weighs as many times less: a shift that the prior did not
-    foresee is not drawn back to it, as under a heavy-tailed one.
+    If a slide's T^2 exceeds its expectation, the prior of its shift is weighted down by the same
+    factor, as under a heavy-tailed prior: an unforeseen shift is not drawn back.
     """
     n, d = residuals.shape
     mean = residuals.mean(axis=0)
@@ -180,7 +179,7 @@ def leaning(
     usable: Flags,
     site: SlideNormal | None = None,
 ) -> SlideNormal:
-    """Make the reference of a slide of few cells: its site's, or the prior's with W + B."""
+    """Make the reference of a slide of few cells: its site's, or the prior with W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")
@@ -197,9 +196,10 @@ def leaning(
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
-    """Find location and scale of the shortest interval that half the values (n,) are in.
+    """Return location and scale from the shortest interval that contains half the values (n,).
 
-    It stays where most values are while fewer than half are elsewhere (Rousseeuw & Leroy 1988).
+    It stays with the majority while fewer than half of the values are elsewhere (Rousseeuw &
+    Leroy 1988).
     """
     ordered = np.sort(values)
     half = len(ordered) // 2 + 1
@@ -224,14 +224,14 @@ def leaning_spread(prior: Prior, values: Float, choices: Choices) -> tuple[float
 def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
     """Compute the prior of a site's slides: the posterior one level up, from the site's statistics.
 
-    The population counts as one slide more in the site's shift, unless the site is farther than
-    slides of the population are; it counts as ``v`` cells in W and as ``slides`` slides in B.
+    The population counts as one more slide in the site's shift, unless the site is further away
+    than slides of the population; it counts as ``v`` cells in W and ``slides`` slides in B.
 
     Args:
         prior: the population.
-        statistics: of the cells that references of the site's slides were made of, by slide.
-        tap: which.
-        choices: what the population weighs.
+        statistics: of the cells in the references of the site's slides, by slide.
+        tap: its name.
+        choices: the weights of the population.
     """
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)
@@ -252,5 +252,5 @@ def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Cho
 
 
 def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:
-    """Choose which of a slide's n cells make its reference: all, or ``most`` spread evenly."""
+    """Choose the cells of a slide's n for its reference: all, or ``most`` spread evenly."""
     return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)

@@ -1,6 +1,6 @@
-"""Score a cell given its slide, and a slide given fitted slides; calibrate both on these.
+"""Score a cell given its slide, and a slide given fitted slides; calibrate both.
 
-Every fitted slide is treated as one that is scored, by a prior without it.
+For calibration every fitted slide is scored under a prior without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,11 @@ from tasks.types import Arrays, Float, below, nested
 
 @dataclass(frozen=True)
 class FittedSlide:
-    """The evidence of a fitted slide (or patient) on scored ones, by a prior without it.
+    """The scores of a fitted slide (or patient) under a prior without it.
 
     ``deviations`` (n, T) are its cells' log distances, standardised by its own ``location`` and
-    ``scale`` (T,), NaN where it has too few cells; ``kept`` counts those in its reference;
-    ``population`` (n, T) are log distances to the prior; ``log_t2`` (T,) is how far the slide is.
+    ``scale`` (T,), NaN with too few cells; ``kept`` counts the cells in its reference;
+    ``population`` (n, T) are log distances to the prior; ``log_t2`` (T,) is the slide's distance.
     """
 
     deviations: Float
@@ -52,7 +52,7 @@ class FittedSlide:
 class OwnCalibration:
     """The calibrations of cells by their slide, of cells by the prior, and of slides.
 
-    ``location`` and ``scale`` (T,) are those of fitted slides, for `Prior`.
+    ``location`` and ``scale`` (T,) come from fitted slides, for `Prior`.
     """
 
     cells: Calibration
@@ -64,9 +64,9 @@ class OwnCalibration:
 
 @dataclass(frozen=True)
 class OwnNormal:
-    """Hold what scoring cells by their slide needs: what is known before, by tap, and p-values.
+    """The parameters for scoring cells by their slide: priors by tap, and calibrations.
 
-    ``floor`` says what a smear can be; detectors made before 0.4 have none, and any slide passes.
+    ``floor`` limits what can be a smear; detectors made before 0.4 have none, and accept any slide.
     """
 
     priors: dict[str, Prior]
@@ -74,7 +74,7 @@ class OwnNormal:
     floor: Floor | None = None
 
     def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
+        """Return named arrays to be stored."""
         arrays: Arrays = {
             "location": self.calibration.location,
             "scale": self.calibration.scale,
@@ -97,7 +97,7 @@ class OwnNormal:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "OwnNormal":
-        """Read it back from `to_arrays`."""
+        """Read the parameters back from `to_arrays`."""
         found = below("prior", arrays)
         taps = sorted(name.removesuffix("/means") for name in found if name.endswith("/means"))
         calibration = OwnCalibration(
@@ -139,16 +139,16 @@ def fitted_slide(
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
 ) -> FittedSlide:
-    """Treat a fitted slide as one that is scored.
+    """Score a fitted slide.
 
-    It is done twice for all slides: with priors that have no location and scale, from which
-    `slides_spread` finds these, and with priors that have them (`with_spread`).
+    This is done twice for all slides: first with priors without location and scale, from which
+    `slides_spread` estimates these, then with priors that have them (`with_spread`).
 
     Args:
-        priors: from the statistics without the slide, and without its patient.
+        priors: from the statistics without the slide and its patient.
         taps: features (n, d).
-        predicted: (n,) classes as diagnosed, for that is what scoring has.
-        choices: as scoring has them.
+        predicted: (n,) classes as diagnosed, as in scoring.
+        choices: as in scoring.
     """
     normal = slide_normal(priors, taps, predicted, choices)
     usable = usable_rows(priors, taps, predicted)
@@ -172,7 +172,7 @@ def fitted_slide(
 
 
 def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
-    """The usual location and scale (T,) of log distances, each slide weighing the same.
+    """Estimate the usual location and scale (T,) of log distances; slides have equal weights.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
@@ -185,7 +185,7 @@ def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
 
 
 def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
-    """Calibrate on fitted slides, each of which weighs the same.
+    """Calibrate on fitted slides, which have equal weights.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
@@ -205,7 +205,7 @@ def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
 
 
 def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
-    """Priors that know what location and scale (T,) fitted slides have."""
+    """Add the location and scale (T,) of fitted slides to priors."""
     spread = zip(location.tolist(), scale.tolist(), strict=True)
     return {
         tap: replace(prior, location=place, scale=width)
@@ -220,7 +220,7 @@ def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
 def cell_scores(
     calibration: OwnCalibration, normal: SlideNormal, deviations: Float
 ) -> tuple[Float, Float]:
-    """Abnormality and p-value (n,) of standardised log distances (n, T)."""
+    """Compute abnormality and p-value (n,) of standardised log distances (n, T)."""
     level = calibration.population if normal.level == "population" else calibration.cells
     scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
     known = ~np.isnan(deviations).any(axis=1)
@@ -230,13 +230,13 @@ def cell_scores(
 
 
 def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, bool]:
-    """Score a slide's shift: the score, its p-value, and whether it is beyond every fitted slide's.
+    """Score a slide's shift; return score, p-value, and whether it exceeds every fitted slide's.
 
-    With K fitted slides no p-value is below 1 / (K + 1). NaN where a slide has no usable cell.
+    With K fitted slides no p-value is below 1 / (K + 1). NaN if a slide has no usable cell.
 
     Args:
         calibration: of fitted slides.
-        t2: (T,), how far the slide is at each tap.
+        t2: (T,), the slide's distance at each tap.
     """
     if np.isnan(t2).any():
         return float("nan"), float("nan"), False
@@ -247,11 +247,11 @@ def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, 
 
 @dataclass(frozen=True)
 class Shift:
-    """The distance of a slide from fitted slides, by ``judged_cells`` of it.
+    """The distance of a slide from fitted slides, measured on ``judged_cells``.
 
-    ``shift`` is the largest standardised log distance over the taps, at ``shift_tap``;
-    ``shift_p_value`` its conformal p-value against fitted slides, and ``shifted`` says that no
-    fitted slide is as far. All are None where no cell can be judged.
+    ``shift`` is the largest standardised log distance over the taps, at ``shift_tap``,
+    ``shift_p_value`` its conformal p-value against fitted slides, and ``shifted`` whether it
+    exceeds every fitted slide's. All are None if no cell can be judged.
     """
 
     judged_cells: int
@@ -270,10 +270,10 @@ def slide_shift(
     """Compare a slide with fitted slides.
 
     Args:
-        own: what is known of fitted slides.
+        own: the calibration on fitted slides.
         taps: features (n, d) of its cells.
         predicted: (n,) classes as diagnosed; cells with a negative one are left out.
-        kept: (n,) the cells that its reference is made of, where it has one; by default all.
+        kept: (n,) the cells in its reference, if it has one; by default all.
     """
     judged = usable_rows(own.priors, taps, predicted)
     if kept is not None and kept.any():
@@ -294,5 +294,5 @@ def slide_shift(
 
 
 def population_normal(own: OwnNormal) -> SlideNormal:
-    """Make the reference that cells have where nothing is known of their slide: W + B."""
+    """Make the reference of cells of an unknown slide: W + B."""
     return leaning(own.priors, {}, np.empty(0, np.intp), np.empty(0, bool))

@@ -1,7 +1,7 @@
 """Estimate the random-effects model of slides, f = m_c + b + e: b ~ N(0, B) by slide, e ~ N(0, W).
 
 This is the two-covariance model, which is PLDA with full-rank factors (Brummer & de Villiers 2010).
-Its components follow from statistics by slide alone.
+Its components depend only on statistics by slide.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float
 
 ROUNDS = 5  # of weights and components in `components`; four agree to a percent
-LEAST_BETWEEN = 1e-3  # of W that B is taken for where slides seem not to differ at all
+LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
 
 
 @dataclass(frozen=True)
 class Components:
-    """Hold the estimate of the random-effects model at one tap.
+    """The estimate of the random-effects model at one tap.
 
     ``means`` (C, d), NaN for a class without cells; ``within`` W and ``between`` B (d, d), both
-    shrunk and positive definite; ``groups`` is how many groups they are estimated from.
+    shrunk and positive definite; ``groups`` is the number of groups behind them.
     """
 
     means: Float
@@ -32,7 +32,7 @@ class Components:
 
     @property
     def k(self) -> float:
-        """Compute how many cells the population weighs in a slide's shift: d / tr(W^-1 B)."""
+        """Compute the population's weight in a slide's shift, in cells: d / tr(W^-1 B)."""
         return len(self.within) / max(float(np.trace(_whitened(self.within, self.between))), 1e-300)
 
 
@@ -44,7 +44,7 @@ def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, flo
     """
     degrees = float((statistics.n - 1).clip(min=0).sum())
     if degrees == 0:
-        raise ValueError("no slide has two cells of a class: nothing tells how cells vary in one")
+        raise ValueError("no slide has two cells of a class: variation within slides is unknown")
     covariance = statistics.scatter[tap].sum(axis=0) / degrees
     if not np.trace(covariance) > 0:
         raise ValueError("the features are the same in every cell of a slide")
@@ -54,8 +54,9 @@ def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, flo
 def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
     """Solve Henderson's mixed-model equations (1975) for the class means (C, d), with W = k B.
 
-    Means of cells would take what differs between the patients of two classes for a difference of
-    the classes; with a small k it is that within patients who have both. NaN for an absent class.
+    Plain means of cells would mistake differences between the patients of two classes for a
+    difference between the classes; with a small k the difference is that within patients with both.
+    NaN for an absent class.
     """
     n, means = statistics.n, statistics.means[tap]
     weight = n / (n.sum(axis=1, keepdims=True) + k)
@@ -69,7 +70,7 @@ def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
 
 
 def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple[Float, Float]:
-    """Compute counts (G,) of groups and mean residuals (G, d) of their cells from class means."""
+    """Compute counts (G,) of groups and mean residuals (G, d) from class means."""
     n = statistics.n
     beyond = n[:, :, None] * (statistics.means[tap] - np.nan_to_num(means))
     count = n.sum(axis=1)
@@ -104,7 +105,7 @@ def components(statistics: GroupStatistics, tap: str) -> Components:
         ValueError: there are fewer than two groups, or nothing varies within them.
     """
     if len(statistics.keys) < 2:
-        raise ValueError("one slide does not tell how slides differ")
+        raise ValueError("one slide does not show how slides differ")
     covariance, degrees = within_covariance(statistics, tap)
     within = shrunk_within(covariance, degrees)
     k, groups = 1.0, len(statistics.keys)
@@ -127,17 +128,17 @@ def shrunk_within(covariance: Float, degrees: float) -> Float:
 
 
 def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
-    """Shrink B towards a multiple of W, which gives the directions in which groups tell nothing.
+    """Shrink B towards a multiple of W, for the directions in which groups are uninformative.
 
-    Where W is the identity, negative eigenvalues are cut off and the rest are drawn towards their
-    mean by the coefficient of Chen et al. (2010) for so many groups.
+    After whitening by W, negative eigenvalues are cut off and the rest are drawn towards their
+    mean by the coefficient of Chen et al. (2010) for this number of groups.
     """
     factor = cholesky(within, lower=True)
     values, vectors = np.linalg.eigh(_whitened(within, raw))
     level = max(float(values.mean()), LEAST_BETWEEN)
     values = values.clip(min=0.0)
     if values.sum() > 0:
-        values *= level * len(values) / values.sum()  # cutting off must not add to the trace
+        values *= level * len(values) / values.sum()  # cutting off must not increase the trace
     shrinkage = oas_shrinkage(np.diag(values), groups - 1.0) if values.sum() > 0 else 1.0
     values = (1 - shrinkage) * values + shrinkage * level
     back = factor @ vectors
@@ -145,7 +146,7 @@ def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
 
 
 def _whitened(within: Float, matrix: Float) -> Float:
-    """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d) where W is the identity."""
+    """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d), whitened by W."""
     factor = cholesky(within, lower=True)
     half = solve_triangular(factor, matrix, lower=True)
     full = solve_triangular(factor, half.T, lower=True)

@@ -1,8 +1,8 @@
-"""Choose what each cell is compared with, and score it by that.
+"""Choose the reference of each cell, and score the cell by it.
 
-A group has a reference for each of its parts that is a smear. Cells of other parts, and those that
-are beyond the reach of every smear, are compared with fitted cells: so is a group of rubbish, which
-would be normal to itself.
+A group has a reference for each of its parts that is a smear. Cells of other parts, and cells
+beyond the reach of every smear, are compared with fitted cells. So is a group of rubbish, which
+would look normal to itself.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tasks.detector.slides.own_normal import OwnNormal, cell_scores, population_
 from tasks.detector.slides.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
 from tasks.types import Float
 
-POPULATION = "population"  # what cells are compared with that have nothing nearer
+POPULATION = "population"  # the reference of cells without a nearer one
 NO_ROWS = np.zeros(0, np.intp)
 
 Rows = NDArray[np.intp]
@@ -25,7 +25,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Reference:
-    """Hold a normal that cells are compared with, the rows (k,) it is made of, and its name."""
+    """A normal to compare cells with, the rows (k,) it is made of, and its name."""
 
     normal: SlideNormal
     rows: Rows
@@ -34,10 +34,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """Hold what the cells of a group are compared with.
+    """The references of a group's cells.
 
-    ``parts`` are those of `smears`, and ``own`` (one for each part) their references: None where
-    cells are compared with fitted ones. Without parts all are.
+    ``parts`` come from `smears`, and ``own`` has one reference for each: None if its cells are
+    compared with fitted ones. Without parts all cells are.
     """
 
     smears: Smears
@@ -45,22 +45,21 @@ class References:
 
     @property
     def known(self) -> list[Reference]:
-        """List the references that there are."""
+        """List the references of parts that have one."""
         return [each for each in self.own if each is not None]
 
     @property
     def rows(self) -> Rows:
-        """Join the rows (k,) that its references are made of."""
+        """Join the rows (k,) of the references."""
         return np.concatenate([NO_ROWS, *(each.rows for each in self.known)])
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """Hold abnormality and p-value (n,) of cells, NaN where one cannot be scored.
+    """Abnormality and p-value (n,) of cells; NaN if a cell cannot be scored.
 
-    ``compared_with`` (n,) names what each was compared with; ``unlike`` (n,) marks those that are
-    further from fitted cells than any smear's cells can be; ``part`` (n,) is the part of the group
-    that each is nearest to.
+    ``compared_with`` (n,) names the references; ``unlike`` (n,) marks cells that are further from
+    fitted cells than any smear's cells can be; ``part`` (n,) is the nearest part of the group.
     """
 
     abnormality: Float
@@ -71,7 +70,7 @@ class CellScores:
 
 
 def fitted_reference(own: OwnNormal) -> Reference:
-    """Make the reference of cells of which nothing nearer is known: all fitted ones."""
+    """Make the reference of cells without a nearer one: all fitted cells."""
     return Reference(population_normal(own), NO_ROWS, POPULATION)
 
 
@@ -83,18 +82,18 @@ def references_of(
     level: str,
     group: Group,
 ) -> References:
-    """Find what the cells of a group are compared with.
+    """Choose the references of a group's cells.
 
-    A part of a night that lies no further than fitted slides do has no reference of its own:
-    fitted cells say more of it than a mixture of its patients does.
+    A part of a night that is no further away than fitted slides has no reference of its own:
+    fitted cells are a better one than a mixture of its patients.
 
     Args:
-        own: what is known of fitted slides.
+        own: the calibration on fitted slides.
         taps: features (n, d) of some cells of the group.
         predicted: (n,) classes as diagnosed.
-        rows: (n,) where the cells are in their batch.
+        rows: (n,) the cells' rows in their batch.
         level: the name of the group's references.
-        group: what is known of the group.
+        group: the assumptions about it.
     """
     smears = find_smears(own.priors, own.floor, taps, predicted, group)
     found: list[Reference | None] = []
@@ -107,7 +106,7 @@ def references_of(
 
 
 def alone(reference: Reference | None) -> References:
-    """Make what cells are compared with that all have the same reference; None: fitted cells."""
+    """Make the references of cells that share a single one; None: fitted cells."""
     return References(Smears.unknown(), () if reference is None else (reference,))
 
 
@@ -118,10 +117,10 @@ def most_ordinary(
     predicted: NDArray[np.integer],
     rows: Rows,
 ) -> int:
-    """Choose the place of the reference by which the median cell of a group is most ordinary.
+    """Choose the reference under which a group's median cell is most ordinary, by its place.
 
-    Of equally good ones it is the first. A slide of few cells leans on it: a night may be of
-    several stains, and some of its slides like those that were fitted.
+    Of equally good ones it is the first. A slide of few cells uses it: a night may have several
+    stains, and some of its slides may resemble fitted ones.
     """
     medians = []
     for reference in candidates:
@@ -138,15 +137,15 @@ def score_cells(
     predicted: NDArray[np.integer],
     rows: Rows,
 ) -> CellScores:
-    """Score cells by what they are compared with.
+    """Score cells by their references.
 
     Args:
-        own: what is known of fitted slides.
+        own: the calibration on fitted slides.
         references: of the cells' group.
-        fitted: what cells are compared with that have no other reference.
+        fitted: the reference of cells without another.
         taps: features (n, d).
         predicted: (n,) classes as diagnosed.
-        rows: (n,) where the cells are in their batch.
+        rows: (n,) the cells' rows in their batch.
     """
     n = len(predicted)
     found = CellScores(
@@ -176,7 +175,7 @@ def score_cells(
 def _candidates(
     floor: Floor | None, references: References, fitted: Reference, cells: Float
 ) -> list[tuple[list[Reference], Rows]]:
-    """Say which cells (k,) are compared with which references: the most ordinary one counts."""
+    """List references with the cells (k,) to compare with them; the most ordinary score counts."""
     everything = np.arange(len(cells))
     if len(references.own) < 2 or floor is None:
         return [([references.own[0] or fitted if references.own else fitted], everything)]
@@ -202,7 +201,7 @@ def _score_into(
     *,
     first: bool,
 ) -> None:
-    """Score the cells at ``here``; one that another reference found more ordinary stays."""
+    """Score the cells at ``here``, and keep an earlier score that is more ordinary."""
     if not len(here):
         return
     some = {tap: values[here] for tap, values in taps.items()}

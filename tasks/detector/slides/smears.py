@@ -1,10 +1,10 @@
-"""Find the smears in a group of cells: what its cells may be compared with.
+"""Divide a group of cells into smears, with which its cells may be compared.
 
-A slide is one smear, and a night without names may be of several: two stains, two laboratories,
-cells and rubbish. A group whose cells vary more than those of one smear is halved (k-means, where
-the covariance within smears is the identity) until each part is as tight as a smear is. A part
-becomes a reference where it also lies as near as laboratories do; other parts are left to the
-population.
+A slide is one smear; a night without names may mix several: two stains, two laboratories, cells and
+rubbish. A group whose cells vary more than those of one smear is halved (k-means on features
+whitened by the covariance within smears) until each part is as tight as a smear. A part becomes a
+reference if it is also no further away than laboratories are; cells of other parts are compared
+with the population.
 """
 
 from collections.abc import Mapping
@@ -18,33 +18,33 @@ from tasks.detector.slides.floor import Floor, Smear, residuals, smear_of
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.types import Float
 
-LEAST_PART = 10  # cells that a part of a group needs to be a reference
-MOST_OUTSIDE = 0.25  # of a group's cells: where more are in no smear, the group is none
-UNKNOWN = Smear(float("nan"), float("nan"))  # where nothing can be measured
+LEAST_PART = 10  # cells that a part needs to be a reference
+MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the group is implausible
+UNKNOWN = Smear(float("nan"), float("nan"))  # if nothing can be measured
 
 
 @dataclass(frozen=True)
 class Group:
-    """Say what is known of a group before it is seen.
+    """The assumptions about a kind of group.
 
-    A part that holds less than ``share`` of its cells is no smear of its own: it may be a rare kind
-    of cell. Of a smear's cells ``alike`` are in its reference, or it is halved.
+    A part with less than ``share`` of its cells is not a smear: it may be a rare kind of cell. A
+    part is halved unless at least ``alike`` of its cells are in its reference.
     """
 
     share: float
     alike: float
 
 
-ONE_SLIDE = Group(share=0.25, alike=0.0)  # it should be one smear, a third of which may be debris
-A_NIGHT = Group(share=0.05, alike=0.85)  # it may be of several
+ONE_SLIDE = Group(share=0.25, alike=0.0)  # one smear, a third of which may be debris
+A_NIGHT = Group(share=0.05, alike=0.85)  # possibly several smears
 
 
 @dataclass(frozen=True)
 class Part:
-    """Hold one part of a group, whose median residual is ``middle`` (D,).
+    """One part of a group; its median residual is ``middle`` (D,).
 
-    ``reference`` is what its cells are compared with; None where they are no smear. A part of too
-    few cells is ``small``: it has no reference, and leans on those of the others.
+    Its cells are compared with ``reference``; None if they are not a smear. A part of too few
+    cells is ``small``: it has no reference, and uses those of the others.
     """
 
     middle: Float
@@ -54,10 +54,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Smears:
-    """Hold the parts of a group of cells, and what it is as a whole.
+    """The parts of a group of cells, and its measures as a whole.
 
-    ``whole`` measures the group as if it were one smear; ``outside`` is the share of its cells that
-    are in no smear.
+    ``whole`` measures the group as if it were one smear; ``outside`` is the share of its cells in
+    no smear.
     """
 
     whole: Smear
@@ -71,12 +71,12 @@ class Smears:
 
     @property
     def implausible(self) -> bool:
-        """Return whether the group is no smear of blood, nor several."""
+        """Return whether the group is neither a smear of blood nor several."""
         return self.outside > MOST_OUTSIDE
 
     @classmethod
     def unknown(cls) -> "Smears":
-        """Make what is known of a group that was not looked at."""
+        """Make the result for a group that was not measured."""
         return cls(UNKNOWN, (), 0.0)
 
 
@@ -87,16 +87,16 @@ def find_smears(
     predicted: NDArray[np.integer],
     group: Group,
 ) -> Smears:
-    """Find the smears in a group of cells.
+    """Divide a group of cells into smears.
 
-    A group of too few cells has no parts. Without a floor every other group is one smear.
+    A group of too few cells has no parts. Without a floor any other group is one smear.
 
     Args:
         priors: by tap.
-        floor: what a smear can be.
+        floor: the limits of a smear.
         taps: features (n, d) of every tap.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
-        group: what is known of the group.
+        group: the assumptions about it.
     """
     choices = Choices()
     cells, usable = residuals(priors, taps, predicted)
@@ -127,7 +127,7 @@ def find_smears(
 
 
 def _too_few(floor: Floor | None, cells: Float) -> Smears:
-    """Measure a group of too few cells to be a reference, by its shift alone."""
+    """Measure a group too small for a reference, only by its shift."""
     if floor is None or len(cells) < LEAST_PART:
         return Smears.unknown()
     smear = smear_of(floor, cells)
@@ -135,16 +135,16 @@ def _too_few(floor: Floor | None, cells: Float) -> Smears:
 
 
 def nearest_part(floor: Floor, parts: tuple[Part, ...], cells: Float) -> NDArray[np.intp]:
-    """Number the part (n,) that each cell, of residuals (n, D), is nearest to within smears."""
+    """Return the number (n,) of the part nearest to each cell, by residuals (n, D)."""
     own = whitened(floor.whitening, cells)
     middles = whitened(floor.whitening, np.stack([part.middle for part in parts]))
-    # |a - b|^2 but for |a|^2, which is the same for all parts.
+    # |a - b|^2 without |a|^2, which is the same for all parts.
     away = (middles**2).sum(axis=1) - 2 * own @ middles.T
     return np.asarray(away.argmin(axis=1))
 
 
 def _halves(floor: Floor, cells: Float, part: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Divide some of the cells, of residuals (n, D), into the two parts that differ most."""
+    """Divide some of the cells, with residuals (n, D), into the two parts that differ most."""
     # A coordinator that screens imports this module and needs no scikit-learn.
     from sklearn.cluster import KMeans
 

@@ -1,1 +1,1 @@
-"""Treat images as attackers, cameras and files do."""
+"""Change images as attackers, cameras and files do."""

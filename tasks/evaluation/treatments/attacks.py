@@ -1,7 +1,7 @@
 """Make adversarial images, which a detector of abnormal images has to find.
 
-Known attacks are foolbox's (Rauber et al. 2020); the adaptive one is ours and knows the detector.
-Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
+Known attacks come from foolbox (Rauber et al. 2020); the adaptive one is ours and knows the
+detector. Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,9 @@ EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 PGD_STEPS = 10
 CLIPPED_ROUNDS = 5
 ADAPTIVE_STEPS = 30
-# How much the adaptive attack cares for the detector beside the classifier; each is tried.
+# The weights of the detector against the classifier in the adaptive attack; each is tried.
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
-SEEN_THROUGH = 1e6  # of abnormality, that a filter costs which gives the true class back
+SEEN_THROUGH = 1e6  # cost, in abnormality, of a filter that restores the true class
 
 
 class AttackError(Exception):
@@ -30,10 +30,10 @@ class AttackError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Describe what is attacked: a classifier in evaluation mode, its detector, and a threshold.
+    """The target of an attack: a classifier in evaluation mode, its detector, and a threshold.
 
-    ``threshold`` is the abnormality from which on an image is called abnormal; logits are divided
-    by ``temperature``.
+    Images with at least the abnormality ``threshold`` are called abnormal; logits are divided by
+    ``temperature``.
     """
 
     classifier: Classifier
@@ -47,9 +47,9 @@ Perturb = Callable[[Target, Tensor, Tensor, float | None], Tensor]
 
 @dataclass(frozen=True)
 class Attack:
-    """Describe how to perturb pixels (B, 3, S, S) with labels (B,), and the strengths to try.
+    """A function to perturb pixels (B, 3, S, S) with labels (B,), and the strengths to try.
 
-    An attack without strengths looks for the smallest perturbation, in L2, that is enough.
+    An attack without strengths looks for the smallest sufficient perturbation in L2.
     """
 
     perturb: Perturb
@@ -61,7 +61,7 @@ def attack(
 ) -> Tensor:
     """Make adversarial versions (B, 3, S, S) of images in [0, 1], not rounded to 8 bits.
 
-    An image that cannot be made to fool the classifier comes back as far as the attack got.
+    An image that does not fool the classifier is returned as far as the attack got.
 
     Raises:
         AttackError: there is no such attack, or foolbox is not installed.
@@ -72,17 +72,17 @@ def attack(
 
 
 def find_attack(name: str) -> Attack:
-    """Return the attack of that name; AttackError lists those that there are."""
+    """Return the attack of a name; AttackError lists the existing ones."""
     if name not in ATTACKS:
         raise AttackError(f"no attack {name!r}; there are: {', '.join(ATTACKS)}")
     return ATTACKS[name]
 
 
 def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed: int) -> Tensor:
-    """Add random noise as large as an attack to pixels, (B, 3, S, S): its size without its aim.
+    """Add random noise of an attack's size to pixels (B, 3, S, S).
 
-    Signs times the strength match an attack with an L-infinity bound; Gaussian noise of the same
-    L2 norm, image by image, matches one without.
+    Random signs times the strength match an attack with an L-infinity bound; Gaussian noise of the
+    same L2 norm, image by image, matches one without a bound.
     """
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
     noise = noise.to(pixels.device)
@@ -93,13 +93,13 @@ def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed
     size = wanted / l2_norm(noise)
     for _ in range(CLIPPED_ROUNDS):
         noisy = (pixels + size.view(-1, 1, 1, 1) * noise).clamp(0, 1)
-        # A black surround clips half of the noise away; what is left has to make up for it.
+        # A black surround clips half of the noise; the rest has to make up for it.
         size = size * wanted / l2_norm(noisy - pixels).clamp_min(1e-12)
     return noisy
 
 
 def round_to_8_bits(pixels: Tensor) -> Tensor:
-    """Round pixels in [0, 1] as a lossless image file keeps them."""
+    """Round pixels in [0, 1] to the values that a lossless image file stores."""
     return (pixels * 255).round() / 255
 
 
@@ -115,7 +115,7 @@ def linf_norm(difference: Tensor) -> Tensor:
 
 
 def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -> Tensor:
-    """Compute the abnormality (B,) of taps (B, d) each so that torch can differentiate it."""
+    """Compute the abnormality (B,) of taps (B, d) in a form that torch can differentiate."""
     calibration, columns = detector.calibration, []
     for name, gaussian in detector.gaussians.items():
         features = taps[name].double()
@@ -134,9 +134,9 @@ def differentiable_abnormality(detector: Detector, taps: Mapping[str, Tensor]) -
 
 
 def diagnosed(target: Target, pixels: Tensor) -> Outputs:
-    """Compute taps, and the logits (B, C) of the diagnosis, of pixels (B, 3, side, side).
+    """Compute taps and the logits (B, C) of the diagnosis for pixels (B, 3, side, side).
 
-    Where there are two witnesses they are of both, as of cells of a slide without a lean.
+    With two witnesses the logits combine both, as for a slide without a lean.
     """
     taps, logits = target.classifier.features(pixels)
     known = target.detector.witnesses
@@ -156,7 +156,7 @@ def diagnosed(target: Target, pixels: Tensor) -> Outputs:
 def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
     """Make images less abnormal by a step of ``magnitude`` e, x - e sign(grad abnormality).
 
-    Abnormal images answer to it less than others do (Liang et al. 2018; Lee et al. 2018).
+    Abnormal images respond to it less than others (Liang et al. 2018; Lee et al. 2018).
     ``abnormality`` (B,) must have been computed from ``pixels``.
     """
     (gradient,) = torch.autograd.grad(abnormality.sum(), pixels, retain_graph=True)
@@ -164,12 +164,12 @@ def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
 
 
 def blur(pixels: Tensor) -> Tensor:
-    """Average pixels (B, 3, S, S) over 3 x 3, as a second look does, so that torch follows it."""
+    """Average pixels (B, 3, S, S) over 3 x 3, as a second look does, differentiably."""
     return nn.functional.avg_pool2d(nn.functional.pad(pixels, (1, 1, 1, 1), "replicate"), 3, 1)
 
 
 def median(pixels: Tensor) -> Tensor:
-    """Take the median of pixels (B, 3, S, S) over 3 x 3; its gradient is that of the one chosen."""
+    """Take the median of pixels (B, 3, S, S) over 3 x 3; only the chosen pixel has a gradient."""
     padded = nn.functional.pad(pixels, (1, 1, 1, 1), "replicate")
     windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
     return windows.median(dim=4).values
@@ -182,12 +182,12 @@ def _adaptive(
     strength: float | None,
     filters: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Tensor:
-    """Descend classification and abnormality together; keep what fools with the least abnormality.
+    """Attack classifier and detector together; keep the least abnormal image that fools.
 
-    A signed projected ascent of the cross-entropy minus w times the abnormality above the alarm's
-    threshold, for each weight w, in steps that shrink to nothing. With filters the cross-entropy is
-    the mean over the image and all of them (expectation over transformations, Athalye et al. 2018),
-    and what fools more of them is kept before what is less abnormal.
+    For each weight w this is a signed projected ascent of the cross-entropy minus w times the
+    abnormality above the alarm's threshold, in steps that shrink to 0. With filters the
+    cross-entropy is the mean over the image and all of them (expectation over transformations,
+    Athalye et al. 2018), and fooling more filters matters more than a lower abnormality.
     """
     assert strength is not None
     best = pixels.clone()
@@ -196,7 +196,7 @@ def _adaptive(
     for weight in ADAPTIVE_WEIGHTS:
         moved = pixels + strength * (2 * torch.rand_like(pixels) - 1)
         for step in range(ADAPTIVE_STEPS + 1):
-            # The attack is judged by the pixels that a file holds.
+            # The attack is judged by the pixels as stored in a file.
             moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
             taps, logits = diagnosed(target, moved)
             abnormality = differentiable_abnormality(target.detector, taps)
@@ -207,7 +207,7 @@ def _adaptive(
             best[better] = moved.detach()[better]
             best_abnormality[better] = cost[better]
             losses = [nn.functional.cross_entropy(each, labels, reduction="none") for each in seen]
-            # An image that is wrong for sure need not become more so.
+            # An image that is certainly misclassified is pushed no further.
             loss = torch.stack(losses).clamp_max(1.0).mean(dim=0).double() - weight * (
                 abnormality - target.threshold
             ).clamp_min(-0.5)
@@ -221,7 +221,7 @@ def _adaptive(
 
 
 def _from_foolbox(make: Callable[[Any], Any]) -> Perturb:
-    """Wrap an attack of foolbox; it is imported late, for most installations make no attacks."""
+    """Wrap an attack of foolbox, imported late because most installations make no attacks."""
 
     def perturb(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
         try:

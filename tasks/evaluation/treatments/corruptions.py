@@ -1,9 +1,9 @@
-"""Make covariate shifts: the same cell through a worse microscope, another stain or camera.
+"""Make covariate shifts: the same cell with a worse microscope, another stain or camera.
 
-Each kind has five strengths, from barely visible to gross, as Hendrycks & Dietterich (2019,
-arXiv 1903.12261) have them. They are made at the image's own size, where optics and cameras act.
-Segmentation paints what is outside a cell black and comes after the camera, so black stays black,
-and does not bleed into a blurred cell; JPEG alone works on the finished file, and smears the edge.
+Each kind has five strengths, from barely visible to gross, as in Hendrycks & Dietterich (2019,
+arXiv 1903.12261), applied at the image's own size, where optics and cameras act. Segmentation comes
+after the camera and paints everything outside a cell black, so black stays black and does not bleed
+into a blurred cell; only JPEG works on the finished file and smears the edge.
 """
 
 import math
@@ -25,7 +25,7 @@ STRENGTHS = 5
 
 @dataclass(frozen=True)
 class Corruption:
-    """Describe one kind of shift: its strengths, what they measure, and its function.
+    """One kind of shift: its strengths, their unit, and its function.
 
     ``function`` takes pixels (3, H, W) in [0, 1], a strength in ``unit`` and a generator.
     """
@@ -38,14 +38,14 @@ class Corruption:
 def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> NDArray[np.uint8]:
     """Make a shifted copy of an image.
 
-    What is random (grain, direction, place) depends on the seed and the image but not on the
-    level: a higher level is more of the same.
+    Random choices (grain, direction, place) depend on the seed and the image but not on the level:
+    a higher level is more of the same.
 
     Args:
         image: (H, W, 3), at its own size.
         name: one of `CORRUPTIONS`.
         level: from 1, barely visible, to 5, gross.
-        seed: of what is random.
+        seed: of the random choices.
 
     Raises:
         ValueError: there is no such corruption or level.
@@ -63,18 +63,18 @@ def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> N
 
 
 def _inside(pixels: Tensor) -> Tensor:
-    """Mark where segmentation has not blackened the image: 1 there, 0 where it has; (1, H, W)."""
+    """Mark pixels inside the cell, (1, H, W): 0 where segmentation has painted black, else 1."""
     return (pixels.amax(dim=0, keepdim=True) > 0).float()
 
 
 def _smooth(pixels: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
-    """Average neighbours with a linear filter that counts those inside the cell alone."""
+    """Average neighbours inside the cell with a linear filter."""
     inside = _inside(pixels)
     return inside * smooth(pixels) / smooth(inside).clamp(min=1e-6)
 
 
 def _convolve(pixels: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve every channel with one kernel of odd sides; outside the image all is 0."""
+    """Convolve every channel with one kernel of odd sides; pixels outside the image are 0."""
     padding = [side // 2 for side in kernel.shape]
     return torch.conv2d(pixels[:, None], kernel[None, None], padding=padding)[:, 0]
 
@@ -87,7 +87,7 @@ def _defocus(pixels: Tensor, sigma: float, rng: Generator) -> Tensor:
 
 
 def _motion(pixels: Tensor, length: float, rng: Generator) -> Tensor:
-    """Average every pixel along a line of one direction."""
+    """Average every pixel along a line."""
     way = np.exp(1j * rng.uniform(0, math.pi)) * np.linspace(-length / 2, length / 2, 101)
     reach = math.ceil(length / 2)
     line = torch.zeros(2 * reach + 1, 2 * reach + 1)
@@ -97,7 +97,7 @@ def _motion(pixels: Tensor, length: float, rng: Generator) -> Tensor:
 
 
 def _magnification(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
-    """Take the image with fewer pixels, and bring it back to its size."""
+    """Reduce the image to fewer pixels, and enlarge it to its old size."""
     size = list(pixels.shape[-2:])
     fewer = [max(1, round(n / factor)) for n in size]
     return _smooth(pixels, lambda x: tv.resize(tv.resize(x, fewer, antialias=True), size))
@@ -111,7 +111,7 @@ def _jpeg(pixels: Tensor, loss: float, rng: Generator) -> Tensor:
 
 def _noise(pixels: Tensor, deviation: float, rng: Generator) -> Tensor:
     grain = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), np.float32))
-    # A noisy pixel of the cell must not pass for surround.
+    # A noisy pixel of the cell must not look like surround.
     noisy = (pixels + deviation / 255.0 * grain).clamp(min=1 / 255.0)
     return _inside(pixels) * noisy
 
@@ -121,7 +121,7 @@ def _gain(pixels: Tensor, gain: float, rng: Generator) -> Tensor:
 
 
 def _cast(pixels: Tensor, strength: float, rng: Generator) -> Tensor:
-    """Give every channel its own gain; together they keep the brightness."""
+    """Apply a gain to every channel that keeps the overall brightness."""
     direction = rng.standard_normal(3)
     direction -= direction.mean()
     gains = 1.0 + strength * direction / np.abs(direction).max()
@@ -129,7 +129,7 @@ def _cast(pixels: Tensor, strength: float, rng: Generator) -> Tensor:
 
 
 def _contrast(pixels: Tensor, factor: float, rng: Generator) -> Tensor:
-    """Draw every pixel of the cell towards the cell's mean colour."""
+    """Move every pixel of the cell towards the cell's mean colour."""
     inside = _inside(pixels)
     mean = pixels.sum(dim=(1, 2), keepdim=True) / inside.sum().clamp(min=1)
     return inside * (mean + factor * (pixels - mean))

@@ -1,1 +1,1 @@
-"""Reach files, folders and archives, wherever they are, and wait no longer than a limit."""
+"""Access files, folders and archives anywhere, with a time limit."""

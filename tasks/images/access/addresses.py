@@ -1,8 +1,8 @@
-"""Read the addresses of images: archive and member, extension, and whether they may be read.
+"""Parse addresses of images: archive and member, extension, and whether they may be read.
 
-A file has a URL. A member of an archive has ``zip://member::URL of the archive``. Names of members
-are given by strangers: whatever a name holds, the address of the archive follows the last ``::``
-that has a URL behind it, so that no name is taken for an address.
+A file has a URL, a member of an archive ``zip://member::URL of the archive``. Names of members come
+from strangers: whatever a name contains, the address of the archive follows the last ``::``
+before a URL, so that no name is mistaken for an address.
 """
 
 import re
@@ -16,24 +16,24 @@ ARCHIVES = {
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
 }
-GLOB = "*?["  # letters of a pattern
+GLOB = "*?["  # characters of a pattern
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-# Formats of scanners that are known by their extension.
-DICOM = ".dcm"  # each level of a slide is a file of its own
+# Scanner formats that are recognised by their extension.
+DICOM = ".dcm"  # each level of a slide is a separate file
 LOCAL = frozenset({".czi", DICOM, ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # no plain TIFF
 VENDORS = LOCAL | {".bif", ".scn", ".svs"}
 TIFF = frozenset({".tif", ".tiff"})
 ZARR = ".zarr"  # a folder that is one slide
 SLIDE_EXTENSIONS = VENDORS | TIFF | {ZARR}
-# A manifest may name addresses of these schemes, and those on the filesystem that it lies on
-# itself. A scheme that asks any host, or chains others behind it, is left out.
+# A manifest may name addresses of these schemes, and addresses on its own filesystem. Schemes that
+# can reach any host, or chain others, are left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
-# Filesystems of this machine, which ask for no password: what looks like one is a name.
+# Filesystems of this machine need no password: anything like one is part of a name.
 HERE = frozenset({"file", "local"})
 
 _LINK = re.compile(r"::(?=\w+://)")
-# user:password@, whatever is in the password; a port and an @ in the path are none.
+# user:password@ with any password; a port, or an @ in the path, is not one.
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s'\"]*|[^/\s'\"@:]+:(?!:|\d+/)[^\s'\"@]*)@")
 _TOKEN = re.compile(
     r"([?&;#][^=&\s]*(?:token|secret|passw|pwd|sig|key|credential|auth|session)[^=&\s]*=)"
@@ -43,17 +43,17 @@ _TOKEN = re.compile(
 
 
 def archive_kind(source: str) -> str | None:
-    """Tell the kind of an archive by the extension of its name; None if it is no archive."""
+    """Return the kind of an archive by its extension; None if it is no archive."""
     return next((kind for end, kind in ARCHIVES.items() if source.lower().endswith(end)), None)
 
 
 def in_archive(uri: str) -> bool:
-    """Tell whether an address is that of a member of an archive."""
+    """Return whether an address is that of a member of an archive."""
     return uri.partition("://")[0] in ARCHIVES.values()
 
 
 def split_link(rest: str) -> tuple[str, str]:
-    """Divide ``inside::archive`` into what is in an archive and where the archive is.
+    """Divide ``inside::archive`` into the member and the archive's address.
 
     >>> split_link("a.png::http://host/b.zip::file:///night.zip")
     ('a.png::http://host/b.zip', 'file:///night.zip')
@@ -64,7 +64,7 @@ def split_link(rest: str) -> tuple[str, str]:
 
 
 def holds_link(address: str) -> bool:
-    """Tell whether an archive's own address holds a link, which would hide it behind a member."""
+    """Return whether an archive's own address contains a link, which would look like a member."""
     return _LINK.search(address) is not None
 
 
@@ -75,7 +75,7 @@ def path_of(uri: str) -> str:
 
 
 def extension_of(uri: str) -> str:
-    """Return the extension of the file that an address names, in small letters.
+    """Return the extension of the file that an address names, in lower case.
 
     >>> extension_of("zip://a/cell.PNG::file:///night.zip")
     '.png'
@@ -84,7 +84,7 @@ def extension_of(uri: str) -> str:
 
 
 def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
-    """Return the scheme for which a manifest's address must not be read, or None if it may be."""
+    """Return the scheme that forbids reading a manifest's address; None if it may be read."""
     if in_archive(uri):
         uri = split_link(uri.partition("://")[2])[1]
     scheme, found, _ = uri.partition("://")
@@ -92,7 +92,7 @@ def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
 
 
 def slide_folder(path: str, below: str = "") -> str | None:
-    """Return the part of a path that names a folder which is one slide; None if it is in none.
+    """Return the part of a path up to a folder that is one slide; None if there is none.
 
     >>> slide_folder("night/a.ome.zarr/0/zarr.json"), slide_folder("night/a.png")
     ('night/a.ome.zarr', None)
@@ -112,13 +112,13 @@ def redact(text: str) -> str:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    # What stands behind zip:// and tar:// is a name in an archive, where an @ means nothing.
+    # After zip:// and tar:// comes a name in an archive, in which an @ means nothing.
     in_one = match[1].lower() in ARCHIVES.values()
     return match[0] if in_one else f"{match[1]}://***@"
 
 
 def holds_secret(address: str) -> bool:
-    """Tell whether a password or token stands in an address, wherever that leads.
+    """Return whether an address of any kind contains a password or token.
 
     >>> holds_secret("s3://me:pass@bucket/cells"), holds_secret("zip://a@b.png::/night.zip")
     (True, False)
@@ -130,7 +130,7 @@ def holds_secret(address: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    r"""Convert a name to text that any file can hold, whatever bytes it is made of.
+    r"""Convert a name of any bytes to text that any file can store.
 
     >>> as_text("caf\udce9.png")
     'caf\\udce9.png'

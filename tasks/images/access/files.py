@@ -1,4 +1,4 @@
-"""Read the bytes of an image wherever it lies: on any fsspec filesystem, or in an archive on one.
+"""Read the bytes of an image on any fsspec filesystem, or in an archive on one.
 
 A member of an archive is read in place, as ``zip://member::file:///archive.zip``, and never
 extracted to disk.
@@ -26,17 +26,17 @@ from fsspec.implementations.local import LocalFileSystem
 from tasks.images.access.addresses import as_text, in_archive, slide_folder, split_link
 from tasks.images.access.patience import Answer, Progress, answered
 
-BLOCK = 2**22  # bytes that are in memory at once
-# One request to an object store is given up long before the whole read is, and is made again.
+BLOCK = 2**22  # bytes in memory at once
+# A single request to an object store is given up, and repeated, long before the whole read.
 S3_CLIENT = {
     "connect_timeout": 10,
     "read_timeout": 30,
     "retries": {"max_attempts": 2},
     "max_pool_connections": 32,
 }
-LOOK = 10.0  # seconds for which a process takes a source as unchanged
-SOURCES = 64  # whose stamps are kept for so long
-# Of an archive that is far away: one block is read while the images of the one before are decoded.
+LOOK = 10.0  # seconds for which a process assumes that a source is unchanged
+SOURCES = 64  # whose stamps are kept for this time
+# For a remote archive: one block is read while the images of the previous one are decoded.
 AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
 
 
@@ -49,7 +49,7 @@ class ChangedError(SourceError):
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Find the filesystem and path of a URL, whatever signs (``::``, ``%``) the file's name has."""
+    """Return the filesystem and path of a URL, even if the file's name has ``::`` or ``%``."""
     protocol, found, _ = url.partition("://")
     if not found or protocol == "file":
         return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
@@ -60,9 +60,9 @@ def filesystem(url: str) -> tuple[Any, str]:
         options = kind._get_kwargs_from_urls(url)
         if protocol in {"s3", "s3a"}:
             own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-            # A copy, for the client changes what it is given, and would be made anew each time.
+            # A copy, because the client changes its options, and would be created again each time.
             options["config_kwargs"] = deepcopy(S3_CLIENT | own)
-            options["max_concurrency"] = 1  # or it asks for the size of each image first
+            options["max_concurrency"] = 1  # otherwise it requests the size of each image first
         fs, path = _connected(kind, options), kind._strip_protocol(url)
     # Tonight's images must be found by a process that listed the folder last night.
     fs.invalidate_cache()
@@ -72,7 +72,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 def _connected(kind: Any, options: dict[str, Any]) -> Any:
     """Make a filesystem; all threads of a process share a client of a server.
 
-    fsspec would make one for each thread, which costs more than reading a hundred images.
+    fsspec would make one for each thread, which takes longer than reading a hundred images.
     """
     if not kind.async_impl:
         return kind(**options)
@@ -88,7 +88,7 @@ _CLIENTS: dict[tuple[Any, ...], Any] = {}
 
 
 def is_far(uri: str) -> bool:
-    """Tell whether a file lies behind a server: a read is then mostly waiting."""
+    """Return whether a file is behind a server, so that a read mostly waits."""
     address = split_link(uri.partition("://")[2])[1] if in_archive(uri) else uri
     protocol, found, _ = address.partition("://")
     if not found or protocol == "file":
@@ -97,19 +97,25 @@ def is_far(uri: str) -> bool:
 
 
 def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
-    """Return what reading a file or folder gives; TimedOutError where nothing answers."""
+    """Return the result of reading a file or folder; TimedOutError if nothing answers."""
     return answered(work, name=uri, place=_place(uri), progress=progress)
 
 
 def _place(uri: str) -> str:
-    """Name what answers for an address as a whole: an archive, a mount or a server."""
+    """Return the archive, mount or server that answers for an address."""
     if in_archive(uri):
         return split_link(uri.partition("://")[2])[1]
     protocol, found, rest = uri.partition("://")
     if found and protocol != "file":
         return f"{protocol}://{rest.partition('/')[0]}"
     path = rest if found else str(Path(uri).absolute())
-    return max((mount for mount in _mounts() if path.startswith(mount)), key=len, default="/")
+    return _mount_of(path.rpartition("/")[0])
+
+
+@lru_cache(maxsize=1024)
+def _mount_of(folder: str) -> str:
+    """Find the mount that the files of a folder lie in."""
+    return max((m for m in _mounts() if f"{folder}/".startswith(m)), key=len, default="/")
 
 
 @lru_cache(maxsize=1)
@@ -123,10 +129,10 @@ def _mounts() -> tuple[str, ...]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read the bytes of an image; an archive is opened once a process and read in place.
+    """Read the bytes of an image; an archive is opened once per process and read in place.
 
     Raises:
-        TimedOutError: it does not answer.
+        TimedOutError: the source does not answer.
     """
     return asked(uri, partial(_read_bytes, uri))
 
@@ -143,10 +149,10 @@ def _read_bytes(uri: str) -> bytes:
 
 
 def read_head(uri: str, length: int) -> bytes:
-    """Read the first bytes of a file; all of one in an archive, which knows no other way.
+    """Read the first bytes of a file; in an archive, the whole file.
 
     Raises:
-        TimedOutError: it does not answer.
+        TimedOutError: the source does not answer.
     """
     return asked(uri, partial(_read_head, uri, length))
 
@@ -168,12 +174,12 @@ def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
 
 
 def stamp(uri: str) -> str:
-    """Return a text that changes when a file, or the archive that it lies in, is replaced."""
+    """Return a text that changes when a file, or its archive, is replaced."""
     return asked(uri, partial(_stamp, uri))
 
 
 def lately_stamped(uri: str) -> str:
-    """Return the stamp of a file, which may be `LOOK` seconds old."""
+    """Return the stamp of a file; it may be `LOOK` seconds old."""
     looked, found = _LATELY.get(uri, (-inf, ""))
     return found if time.monotonic() - looked < LOOK else _stamp_anew(uri)
 
@@ -190,7 +196,7 @@ def _stamp_anew(uri: str) -> str:
 
 
 def known_stamp(uri: str) -> str:
-    """Return the stamp of a file; that of one that is far away may be `LOOK` seconds old."""
+    """Return the stamp of a file; that of a remote file may be `LOOK` seconds old."""
     return lately_stamped(uri) if is_far(uri) else stamp(uri)
 
 
@@ -203,13 +209,13 @@ def _stamp(uri: str) -> str:
         return sha256(repr(kept).encode()).hexdigest()
     if not isinstance(fs, LocalFileSystem):
         return str(fs.ukey(path))
-    status = Path(path).stat()
+    status = os.stat(path)  # noqa: PTH116  (asked of an archive for each of its images)
     _refuse_devices(path, status)
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
 def digest_of_file(uri: str) -> bytes:
-    """Compute the sha256 of a file, or of names and files of a slide's folder, however large."""
+    """Compute the sha256 of a file, or of the names and files in a slide's folder, of any size."""
     progress = Progress()
     return asked(uri, partial(_digest_of_file, uri, progress), progress)
 
@@ -239,7 +245,7 @@ def _digest_of_content(fs: Any, path: str, progress: Progress) -> bytes:
 
 
 def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
-    """List the files below a folder by name; FileNotFoundError where there are none."""
+    """List the files below a folder by name; FileNotFoundError if there are none."""
     found = sorted(fs.find(folder, detail=True).items())
     if not found:
         raise FileNotFoundError(folder)
@@ -247,9 +253,9 @@ def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _read_local(path: str, length: int = -1) -> bytes:
-    """Read a file on this machine without waiting: a pipe without a writer would hang for ever.
+    """Read a file on this machine without blocking, as a pipe without a writer would.
 
-    Of a ``length`` only as many of its first bytes are read.
+    With a ``length`` only the first bytes are read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
@@ -267,7 +273,7 @@ Member = zipfile.ZipInfo | tarfile.TarInfo
 
 @dataclass(frozen=True)
 class _Archive:
-    """Hold an opened archive, its members by name, and the lock of its one file position."""
+    """An open archive, its members by name, and the lock of its single file position."""
 
     file: zipfile.ZipFile | tarfile.TarFile
     members: dict[str, Member]
@@ -296,7 +302,7 @@ def _size(member: Member) -> int:
 
 
 def _refusal(member: Member) -> str | None:
-    """Say why a member must not be read, or None: its name must not lead out of the archive."""
+    """Return why a member must not be read, such as a path out of the archive; None if it may."""
     path = PurePosixPath(_name(member))
     if path.is_absolute() or ".." in path.parts:
         return f"the name {_name(member)!r} leads out of the archive"
@@ -309,7 +315,7 @@ def _refusal(member: Member) -> str | None:
 @lru_cache(maxsize=8)
 def _archive(kind: str, address: str, at: str) -> _Archive:
     fs, path = filesystem(address)
-    # An object store would read 50 MB ahead from wherever the next image lies.
+    # An object store would read 50 MB ahead from the next image on.
     blocks = AHEAD if fs.async_impl else {}
     try:
         file = fs.open(path, "rb", **blocks)
@@ -320,7 +326,7 @@ def _archive(kind: str, address: str, at: str) -> _Archive:
         else:
             archive = tarfile.open(fileobj=file)  # noqa: SIM115  (kept open for the process)
             members = [info for info in archive.getmembers() if not info.isdir()]
-            # A copy that was cut between two members looks whole but for the zeros at its end.
+            # A copy that was cut between two members lacks only the zeros at its end.
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(512) != bytes(512):
                 raise EOFError("its end is missing")
@@ -330,5 +336,5 @@ def _archive(kind: str, address: str, at: str) -> _Archive:
         raise SourceError(f"{address} cannot be read as a {kind} archive: {error}") from error
     twice = [name for name, n in Counter(_name(m) for m in members).items() if n > 1]
     if twice:
-        raise SourceError(f"{address} has two members called {twice[0]!r}: pack it anew")
+        raise SourceError(f"{address} has two members called {twice[0]!r}: pack it again")
     return _Archive(archive, {_name(member): member for member in members}, threading.Lock())

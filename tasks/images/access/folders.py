@@ -13,14 +13,14 @@ from tasks.images.access.addresses import GLOB, as_text, slide_folder
 from tasks.images.access.files import SourceError, asked, filesystem
 from tasks.images.access.patience import Answer, Progress
 
-# Used of a file on this machine's disks; the rest takes a kilobyte of each.
+# The entries used for a file on this machine's disks; the rest take a kilobyte each.
 KEPT = ("name", "size", "type", "islink", "mtime")
-# Names of the time of the last change: of local and SFTP, S3, Azure, Google filesystems.
+# Names for the time of the last change in local and SFTP, S3, Azure and Google filesystems.
 CHANGED = ("mtime", "LastModified", "last_modified", "updated")
 
 
 class File(NamedTuple):
-    """Hold a file's path, its size in bytes, and when it was changed, as its filesystem tells."""
+    """A file's path, size in bytes, and time of change, as reported by its filesystem."""
 
     path: str
     size: int | None
@@ -29,11 +29,10 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Listed:
-    """Hold the files of a source, which come one after another in no order: there may be a million.
+    """The files of a source, an iterator in no order: there may be a million.
 
-    ``above`` is the path of the folder that was asked for, empty for a pattern. ``linked`` are
-    folders behind links, which are not looked into: those that have come by until now. ``is_file``
-    where it is one file itself.
+    ``above`` is the path of the requested folder, empty for a pattern. ``linked`` are the folders
+    behind links found so far, which are not listed. ``is_file`` means that the source is one file.
     """
 
     fs: Any
@@ -44,12 +43,12 @@ class Listed:
 
 
 def list_files(source: str, use: Callable[[Listed], Answer]) -> Answer:
-    """Return what is made of every file below a folder or matching a pattern, or of one file.
+    """Apply a function to the files below a folder or matching a pattern, or to one file.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
         SourceError: part of it cannot be listed.
-        TimedOutError: it does not answer.
+        TimedOutError: the source does not answer.
     """
     progress = Progress()
     return asked(source, lambda: use(_list_files(source, progress)), progress)
@@ -62,7 +61,7 @@ def _list_files(source: str, progress: Progress) -> Listed:
     if slide_folder(root) == root and fs.isdir(root):
         return Listed(fs, "", iter([File(root, fs.du(root))]), is_file=True)
     if isinstance(fs, LocalFileSystem):
-        # It leaves out folders that it cannot list, and asks `on_error` about the uppermost only.
+        # It skips folders that it cannot list, and calls `on_error` only for the topmost.
         fs = LocalFileSystem(skip_instance_cache=True)
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
         fs.info = partial(_info, fs.info, progress)
@@ -99,16 +98,16 @@ def _files_among(
 
 
 def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:
-    """Say what is known of each file below a folder."""
+    """Yield the entry of each file below a folder."""
     if not isinstance(fs, LocalFileSystem):
         yield from _emptied(fs.find(root, detail=True))
         return
-    for _, _, files in fs.walk(root, detail=True):  # a folder at a time is in memory
+    for _, _, files in fs.walk(root, detail=True):  # with one folder in memory at a time
         yield from files.values()
 
 
 def _emptied(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Take what was found out of its dictionary, or all would be in memory twice."""
+    """Empty a dictionary of entries while yielding them, so that they are in memory only once."""
     while found:
         yield found.popitem()[1]
 
@@ -121,18 +120,18 @@ def _file(info: Mapping[str, Any]) -> File:
 def _info(
     full: Callable[..., dict[str, Any]], progress: Progress, *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
-    """Look a file up, note that there was an answer, and keep of it what is used."""
+    """Look up a file, record that there was an answer, and keep only the used entries."""
     info = full(*args, **kwargs)
     progress.advance()
     return {name: info[name] for name in KEPT if name in info}
 
 
 def _refuse_unlisted(error: Exception) -> None:
-    """Raise where fsspec would leave out a folder that it cannot list, without a word."""
+    """Raise if fsspec would silently skip a folder that it cannot list."""
     if isinstance(error, FileNotFoundError):  # of a folder that was removed meanwhile
         return
     folder = as_text(str(getattr(error, "filename", None) or error))
     raise SourceError(
-        f"{folder} cannot be listed ({getattr(error, 'strerror', None) or error}), and its images "
-        "would be missing without a word: let it be read, or leave it out of the source"
+        f"{folder} cannot be listed ({getattr(error, 'strerror', None) or error}), so its images "
+        "would silently be missing: make it readable, or leave it out of the source"
     ) from None

@@ -1,9 +1,9 @@
-"""Wait for reads no longer than a limit, and go on without those that do not answer.
+"""Limit the time that reads may take, and continue without those that do not answer.
 
 A read of a dead mount hangs in the kernel, where nothing interrupts it. So each read runs in a
-thread that keeps no process alive, and one that does not answer is left behind. A place that has
-not answered several times in a row is not asked for a while, or a batch on a dead mount would end
-after as many limits as it has images.
+thread that keeps no process alive, and is abandoned if it does not answer. A place that has not
+answered several times in a row gets no requests for a while; otherwise a batch on a dead mount
+would wait for the limit once per image.
 """
 
 import math
@@ -17,44 +17,44 @@ from typing import Any, TypeVar
 
 from tasks.limits import READ_SECONDS
 
-LEAST_SILENCE = 3  # limits in a row after which a place is not asked for as long as one of them
+LEAST_SILENCE = 3  # timeouts in a row after which a place gets no requests for one limit
 
 Answer = TypeVar("Answer")
 
 
 class TimedOutError(TimeoutError):
-    """A file, folder or server has not answered within the limit."""
+    """A file, folder or server did not answer within the limit."""
 
 
 class Progress:
-    """Count how far a long piece of reading is: as long as it moves, it is waited for."""
+    """The progress of a long read, which may take longer than the limit while it advances."""
 
     def __init__(self) -> None:
         self.made = 0
 
     def advance(self) -> None:
-        """Note that a part of it is done."""
+        """Record that a part of it is done."""
         self.made += 1
 
 
 def wait_at_most(seconds: float) -> None:
-    """Limit how long this process waits for each read from now on."""
+    """Set the time limit for each read of this process."""
     _LIMIT.seconds = seconds
 
 
 def answered(
     work: Callable[[], Answer], *, name: str, place: str, progress: Progress | None = None
 ) -> Answer:
-    """Return what a piece of reading returns, or raise what it raises.
+    """Run a read, and return its result or raise its error.
 
     Args:
-        work: is run in another thread; what it reads by this function in turn is a part of it.
-        name: of what is read.
-        place: what answers or does not, as a whole: a mount, an archive or a server.
-        progress: of work that may take longer than the limit, and may not stand still for so long.
+        work: runs in another thread; nested calls of this function count as a part of it.
+        name: of the file or folder, for messages.
+        place: the mount, archive or server that answers.
+        progress: of work that may take longer than the limit, but must advance within it.
 
     Raises:
-        TimedOutError: there is no answer within the limit, or the place has given none of late.
+        TimedOutError: there is no answer within the limit, or the place did not answer lately.
     """
     if getattr(_HERE, "is_reader", False):
         return work()
@@ -74,7 +74,7 @@ def answered(
             "longer with --read-seconds"
         ) from None
     finally:
-        # Whatever it says, even that there is no such file, it answers.
+        # Any reply counts as an answer, even that there is no such file.
         if silence is not None and _SILENT.get(place) is silence:
             del _SILENT[place]
     return answer
@@ -87,7 +87,7 @@ class _Limit:
 
 @dataclass(frozen=True)
 class _Silence:
-    """Tell how often in a row a place has not answered, and until when it is left alone."""
+    """The number of timeouts of a place in a row, and the end of its pause."""
 
     times: int = 0
     until: float = -math.inf
@@ -104,20 +104,20 @@ class _Reader:
     inbox: SimpleQueue[tuple[Callable[[], Any], "Future[Any]"]] = field(default_factory=SimpleQueue)
 
     def run(self) -> None:
-        """Read for ever; what is left behind does not take work again until it answers."""
+        """Read for ever; an abandoned reader takes no new work until its read returns."""
         _HERE.is_reader = True
         while True:
             work, future = self.inbox.get()
             try:
                 result = work()
-            except BaseException as error:  # it is for the thread that waits
+            except BaseException as error:  # it is raised in the waiting thread
                 _IDLE.append(self)
                 future.set_exception(error)
             else:
                 _IDLE.append(self)
                 future.set_result(result)
                 del result
-            # Or what was read would stay in memory until the next piece.
+            # Otherwise the result would stay in memory until the next piece of work.
             del work, future
 
 
@@ -128,7 +128,7 @@ _SILENT: dict[str, _Silence] = {}
 
 
 def _ask(work: Callable[[], Answer]) -> "Future[Answer]":
-    """Give a piece of work to an idle reader, or to a new one."""
+    """Start a piece of work on an idle reader, or on a new one."""
     future: Future[Answer] = Future()
     try:
         reader = _IDLE.pop()

@@ -1,4 +1,4 @@
-"""Tell which of the files of a DICOM slide stands for it: each level is a file of its own."""
+"""Choose the file that represents a DICOM slide, in which each level is a file of its own."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
 
 _READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
-_ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures beside the levels
+_ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures that are not levels
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A row of a listing: its folder and series, its width in pixels, and whether it is a level."""
+    """A row of a listing: its folder and series, width in pixels, and whether it is a level."""
 
     row: int
     series: tuple[str, str]
@@ -29,14 +29,14 @@ class DicomFile:
 
 
 def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Table:
-    """Leave out of a listing all files of a DICOM slide but that of its largest level.
+    """Keep only the file of the largest level of each DICOM slide in a listing.
 
-    OpenSlide opens all levels by any one of them, which lie in the same folder. A file whose header
-    cannot be read stays, and so fails with a reason when it is opened.
+    OpenSlide opens all levels in a folder by any one of them. A file with an unreadable header
+    stays, and fails with a reason when it is opened.
 
     Args:
         sources: a table of `SCHEMA`.
-        on_skip: is told how many files were left out.
+        on_skip: called with a message on the number of omitted files.
     """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     slides: dict[tuple[str, str], list[DicomFile]] = defaultdict(list)
@@ -59,7 +59,7 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
 
 
 def read_header(row: int, uri: str) -> DicomFile | None:
-    """Read to which slide a file belongs; None where it is not local, or no DICOM slide."""
+    """Read the slide of a file; None if the file is not local, or no DICOM slide."""
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         return None
@@ -68,6 +68,6 @@ def read_header(row: int, uri: str) -> DicomFile | None:
         series = str(header.SeriesInstanceUID)
         width = int(header.get("TotalPixelMatrixColumns") or 0)
         kinds = {str(kind).upper() for kind in header.get("ImageType") or ()}
-    except Exception:  # a stranger's file: whoever opens it says what is wrong with it
+    except Exception:  # any damaged file: the error is reported when it is opened
         return None
     return DicomFile(row, (str(Path(path).parent), series), width, not kinds & _ASIDE)

@@ -1,4 +1,4 @@
-"""Keep the last pieces that were read of a slide that is far away."""
+"""Keep recently read pieces of a remote slide."""
 
 import threading
 from collections import OrderedDict
@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-MOST_KEPT = 2**24  # bytes of a slide's tiles as they lie in its file
+MOST_KEPT = 2**24  # bytes of a slide's tiles as stored in its file
 
 Piece = tuple[str, int, int]  # a path, and bytes from and to
 
 
 class KeptRanges:
-    """A filesystem that does not ask again for pieces of a file that it has read lately.
+    """A filesystem that keeps recently read pieces of files, which must not change.
 
-    Cells that follow one another lie in the same tiles. Several threads may ask for one piece: it
-    is fetched once. Only for a file that does not change meanwhile.
+    Consecutive cells are in the same tiles. A piece that several threads request is fetched once.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -31,7 +30,7 @@ class KeptRanges:
     def cat_ranges(
         self, paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]
     ) -> list[bytes | Exception]:
-        """Read pieces of files, those at once that are not kept; an error stands in its place."""
+        """Read pieces of files, missing ones in one request; errors are returned in their place."""
         pieces: list[Piece] = list(zip(paths, starts, ends, strict=True))
         with self._lock:
             missing = [piece for piece in dict.fromkeys(pieces) if piece not in self._kept]
@@ -60,14 +59,14 @@ class KeptRanges:
             answers[piece].set_result(content)
         with self._lock:
             for piece, content in zip(missing, contents, strict=True):
-                if isinstance(content, Exception):  # the next one who asks tries again
+                if isinstance(content, Exception):  # the next request tries again
                     del self._kept[piece]
                 else:
                     self._size += len(content)
             self._forget()
 
     def _forget(self) -> None:
-        """Forget what was not asked for longest; what is being fetched stays."""
+        """Drop the least recently used pieces, but none that is being fetched."""
         for piece in list(self._kept):
             if self._size <= MOST_KEPT:
                 return

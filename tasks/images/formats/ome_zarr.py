@@ -1,7 +1,7 @@
 """Read whole slides as OME-Zarr, a folder of chunks on any filesystem, with the zarr library.
 
-See the OME-NGFF specification, 0.4 (of zarr 2) and 0.5 (of zarr 3). Chunks under a region are read
-when it is asked for.
+See the OME-NGFF specification, 0.4 (of zarr 2) and 0.5 (of zarr 3). The chunks of a region are read
+on request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ COLOURS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class ZarrSlide:
-    """Hold the levels of a slide in OME-Zarr, the finest first; see `tasks.images.slides.Slide`.
+    """A slide in OME-Zarr, with its levels, the finest first; see `tasks.images.slides.Slide`.
 
     ``axes`` are the letters of the arrays' axes, such as tczyx.
     """
@@ -78,7 +78,7 @@ def open_ome_zarr(fs: Any, path: str) -> ZarrSlide:
     """Open a folder of OME-Zarr.
 
     Raises:
-        BadImageError: says why it cannot be read as a slide.
+        BadImageError: it cannot be read as a slide; says why.
     """
     store: Store
     if isinstance(fs, LocalFileSystem):
@@ -89,7 +89,7 @@ def open_ome_zarr(fs: Any, path: str) -> ZarrSlide:
         return _opened(zarr.open_group(store, mode="r"))
     except BadImageError:
         raise
-    # Metadata of strangers are wrong in as many ways as there are fields.
+    # Foreign metadata may be wrong in any field.
     except Exception as error:
         raise BadImageError(
             "not_an_image", f"it cannot be read as OME-Zarr ({type(error).__name__}: {error})"
@@ -109,14 +109,14 @@ def _opened(group: zarr.Group) -> ZarrSlide:
 
 
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
-    """Find what describes the levels; version 0.5 has it one storey lower."""
+    """Find the description of the levels, which version 0.5 nests one level deeper."""
     held: Any = group.attrs.asdict()
     found = held.get("ome", held).get("multiscales")
     return found[0] if found else None
 
 
 def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
-    """Open a level; refuse what is no flat picture in colours, and chunks too large to decode."""
+    """Open a level; refuse all but flat colour pictures, and chunks too large to decode."""
     level = group[path]
     if not isinstance(level, zarr.Array):
         raise BadImageError("not_an_image", f"its level {path} is no array")
@@ -140,7 +140,7 @@ def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
 
 
 def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:
-    """Average both directions of the finest level; None where they differ or no unit is given."""
+    """Average both directions of the finest level; None if they differ or no unit is given."""
     scales: Sequence[float] = [1.0] * len(about["axes"])
     for each in about["datasets"][0].get("coordinateTransformations", ()):
         scales = each.get("scale", scales)

@@ -1,6 +1,6 @@
-"""Decode plain PNG files by libpng, to the pixels of Pillow, in half its time.
+"""Decode plain PNG files with libpng, to the same pixels as Pillow in half the time.
 
-Cells that were cut out are such files: eight bits of red, green and blue, whole and not interlaced.
+Cut-out cells are such files: eight bits of red, green and blue, complete and not interlaced.
 """
 
 import zlib
@@ -14,7 +14,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = Struct(">4sIIBBBBB")  # its name, width, height, depth, colours and three methods
 LENGTH = Struct(">I")
 PLAIN = (8, 2, 0, 0, 0)  # bits, RGB, deflate, the five filters, not interlaced
-# Others may make some colour transparent, turn the picture, or hold more than one.
+# Others may make some colour transparent, rotate the picture, or add further pictures.
 HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME"})
 
 
@@ -22,11 +22,11 @@ def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
     """Decode a PNG file to pixels (height, width, 3).
 
     Args:
-        content: of the file.
-        longest: pixels of the longer side that are decoded here.
+        content: bytes of the file.
+        longest: largest longer side in pixels that is decoded here.
 
     Returns:
-        None where the file is another, is larger, or may be damaged: Pillow says how.
+        None if the file is not plain, is larger, or may be damaged; Pillow then reports the error.
     """
     if not content.startswith(SIGNATURE) or len(content) < len(SIGNATURE) + 4 + HEADER.size:
         return None
@@ -37,13 +37,13 @@ def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
         return None
     try:
         pixels = imagecodecs.png_decode(content)
-    except Exception:  # whatever libpng says, Pillow says it in its own words
+    except Exception:  # Pillow reports any error
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 
 
 def _is_whole(content: bytes) -> bool:
-    """Return whether a file has harmless chunks alone, all as they were made, up to its end."""
+    """Return whether a file is complete and has only harmless chunks, all intact."""
     view, start = memoryview(content), len(SIGNATURE)
     name = b""
     while start + 12 <= len(content) and name != b"IEND":

@@ -1,7 +1,7 @@
 """Read whole slides as TIFF, tiled or in strips, with or without a pyramid, on any filesystem.
 
-Only directories are kept; tiles under a region are read when it is asked for. A claim of the file
-is checked against its length and the limits below before memory is taken for it.
+Only directories are kept in memory; the tiles of a region are read on request. Sizes in the file
+are checked against its length and the limits below before memory is allocated.
 """
 
 import io
@@ -24,10 +24,10 @@ from tasks.images.geometry import box_at, credible
 
 Pixels = NDArray[np.uint8]
 
-WHITE = 255  # of what lies outside the slide, or was never scanned
-MOST_DIRECTORIES = 200  # of levels, labels and focal planes; a loop of directories has more
+WHITE = 255  # of pixels outside the slide, or never scanned
+MOST_DIRECTORIES = 200  # of levels, labels and focal planes; more are a loop of directories
 MOST_TILE_PIXELS = 4096 * 4096
-MOST_FETCHED = 2**25  # bytes of tiles that are not decoded yet
+MOST_FETCHED = 2**25  # bytes of tiles that wait for decoding
 ROUNDING = 2  # pixels by which a level's size may differ from an exact fraction
 UNITS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3}  # two signs for micro
 JPEG, JPEG_2000 = {COMPRESSION.JPEG}, {COMPRESSION.APERIO_JP2000_RGB, COMPRESSION.JPEG2000}
@@ -42,10 +42,10 @@ REWRITE = "write it as an 8-bit RGB TIFF of JPEG tiles, as `vips tiffsave --tile
 
 @dataclass(frozen=True)
 class Level:
-    """Describe a resolution of a slide: its size and its tiles' in pixels, and where they lie.
+    """A resolution of a slide: its size, its tiles' size, in pixels, and their positions.
 
     ``offsets`` and ``sizes`` (tiles) are in bytes; a size of 0 is a tile that was never scanned.
-    A strip is a tile as wide as the level. ``planes`` of tiles follow one another, one a channel.
+    A strip is a tile as wide as the level. ``planes`` of tiles follow one another, one per channel.
     """
 
     width: int
@@ -62,23 +62,23 @@ class Level:
 
     @property
     def columns(self) -> int:
-        """Count the tiles that lie beside one another."""
+        """Count the columns of tiles."""
         return ceil(self.width / self.tile_width)
 
     @property
     def rows(self) -> int:
-        """Count the tiles that lie below one another."""
+        """Count the rows of tiles."""
         return ceil(self.height / self.tile_height)
 
     def tiles(self, row: int, column: int) -> list[int]:
-        """List the tiles that lie at a row and column, one for each plane."""
+        """List the tiles at a row and column, one for each plane."""
         first, area = row * self.columns + column, self.rows * self.columns
         return [first + plane * area for plane in range(self.planes)]
 
 
 @dataclass(frozen=True)
 class TiffSlide:
-    """Hold a slide in a TIFF file; see `tasks.images.slides.Slide`."""
+    """A slide in a TIFF file; see `tasks.images.slides.Slide`."""
 
     fs: Any
     path: str
@@ -122,13 +122,13 @@ class TiffSlide:
     def _read_tiles(
         self, level: Level, places: Iterable[tuple[int, int]]
     ) -> Iterator[tuple[int, int, Pixels]]:
-        """Read the tiles at rows and columns as RGB, without those that were never scanned."""
+        """Read the tiles at rows and columns as RGB, except those that were never scanned."""
         scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
         for group in _groups(level, scanned):
             wanted = [i for place in group for i in level.tiles(*place)]
             starts = level.offsets[wanted].tolist()
             ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
-            # At once, for a filesystem that is far away answers many requests in the time of one.
+            # Together, because a remote filesystem answers many requests in the time of one.
             contents = self.fs.cat_ranges([self.path] * len(wanted), starts, ends)
             content = dict(zip(wanted, contents, strict=True))
             for row, column in group:
@@ -157,7 +157,7 @@ def open_tiff(fs: Any, path: str) -> TiffSlide:
     """Read the directories of a TIFF.
 
     Raises:
-        BadImageError: says why it cannot be read as a slide, or that its end is missing.
+        BadImageError: it cannot be read as a slide, or its end is missing; says why.
     """
     with _open(fs, path) as file:
         _check_magic(file.read(4))
@@ -167,7 +167,7 @@ def open_tiff(fs: Any, path: str) -> TiffSlide:
                 return _read_directories(fs, path, tiff)
         except (BadImageError, OSError):
             raise
-        # Directories are damaged in as many ways as tiles are.
+        # Directories can be damaged in as many ways as tiles.
         except Exception as error:
             raise BadImageError(
                 "damaged", f"{type(error).__name__}: {error}; copy the slide again"
@@ -175,22 +175,22 @@ def open_tiff(fs: Any, path: str) -> TiffSlide:
 
 
 def is_tiled_or_large(fs: Any, path: str) -> bool:
-    """Tell whether a TIFF is too large for one picture, or made to be read by region.
+    """Return whether a TIFF is too large for one picture, or made to be read by region.
 
-    A TIFF that cannot be read is neither.
+    It is False for an unreadable TIFF.
     """
     try:
         with _open(fs, path) as file, TiffFile(file, name=path) as tiff:
             page = tiff.pages.first
             large = page.imagewidth * page.imagelength > MOST_PIXELS
             return large or page.is_tiled or bool(page.subifds)
-    # Decoding it as a photograph then says what is wrong with it.
+    # Decoding it as a photograph then reports the error.
     except Exception:
         return False
 
 
 def check_tile(width: int, height: int) -> None:
-    """Refuse a slide in pieces that are too large to be decoded at once, in pixels."""
+    """Refuse a slide whose pieces, in pixels, are too large to decode."""
     if not 0 < width * height <= MOST_TILE_PIXELS:
         raise BadImageError(
             "too_large",
@@ -200,14 +200,14 @@ def check_tile(width: int, height: int) -> None:
 
 
 def _open(fs: Any, path: str) -> Any:
-    """Open the file, to be read in blocks where it is far away."""
+    """Open the file; read it in blocks if it is remote."""
     if isinstance(fs, LocalFileSystem):
         return fs.open(path, "rb")
     return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
 
 
 def _check_magic(magic: bytes) -> None:
-    """Refuse a file that is no TIFF by its first bytes."""
+    """Refuse a file whose first bytes are no TIFF's."""
     if not magic:
         raise BadImageError("empty", "the file has no bytes")
     if magic[:2] not in {b"II", b"MM"}:
@@ -224,7 +224,7 @@ def _read_directories(fs: Any, path: str, tiff: TiffFile) -> TiffSlide:
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
-    """List all directories, and those that they hold."""
+    """Yield all directories and their subdirectories."""
     top: Iterable[Any] = tiff.pages
     for page in top:
         yield page
@@ -233,9 +233,9 @@ def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
 
 
 def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
-    """Select the largest image and those that show the same at fewer pixels, largest first.
+    """Select the largest image and its reduced copies, largest first.
 
-    Labels and photographs of the whole glass have other proportions, or lie in strips.
+    Labels and photographs of the whole glass have other proportions, or are stored in strips.
     """
     levels = {base.imagewidth: base}
     for page in pages:
@@ -285,7 +285,7 @@ def _level(page: TiffPage, end: int) -> Level:
             f"the file is cut short: of {size}, {cut} of {tiles} tiles lie beyond its end; "
             "copy the slide again",
         )
-    # Twice what it is at 16 bits without compression, which makes nothing much larger.
+    # Twice its size at 16 bits uncompressed; compression never enlarges much.
     most = 4 * tile_width * tile_height * level.channels + 2**16
     if (sizes > most).any():
         raise BadImageError(
@@ -295,7 +295,7 @@ def _level(page: TiffPage, end: int) -> Level:
 
 
 def _check_kind(page: TiffPage) -> None:
-    """Refuse a picture that is not of 8 or 16 bits, grey or in colours."""
+    """Refuse a picture that is not 8- or 16-bit, grey or colour."""
     kind = f"{page.bitspersample}-bit samples, {page.samplesperpixel} a pixel"
     right = page.dtype in DEPTHS and page.bitspersample in (8, 16)
     if not right or page.samplesperpixel > 4 or page.imagedepth != 1:
@@ -310,7 +310,7 @@ def _name(value: Any) -> str:
 
 
 def _check_claim(level: Level, content: bytes) -> None:
-    """Refuse a tile whose own header claims far more pixels than a tile of its level has."""
+    """Refuse a tile whose header claims far more pixels than the tiles of its level have."""
     with Image.open(io.BytesIO(content), formats=("JPEG", "JPEG2000")) as image:
         width, height = image.size
     if width * height > 4 * level.tile_width * level.tile_height:
@@ -318,7 +318,7 @@ def _check_claim(level: Level, content: bytes) -> None:
 
 
 def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Group places of tiles to be fetched together, few enough for memory."""
+    """Group tiles to be fetched together, within the memory limit."""
     group: list[tuple[int, int]] = []
     size = 0
     for place in places:
@@ -333,12 +333,12 @@ def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tu
 
 
 def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
-    """List which of a number of tiles lie between two pixels."""
+    """List which of a number of tiles are between two pixels."""
     return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
 
 
 def as_rgb(tile: NDArray[Any]) -> Pixels:
-    """Convert to eight bits of red, green and blue; scale 16 bits, lay transparency on white."""
+    """Convert to 8-bit RGB: scale 16 bits, and put transparency on white."""
     pixels = np.asarray(tile if tile.dtype == np.uint8 else tile // 257, np.uint8)
     colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)
     if colours < pixels.shape[2]:
@@ -348,7 +348,7 @@ def as_rgb(tile: NDArray[Any]) -> Pixels:
 
 
 def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
-    """Read microns per pixel from OME's or Aperio's description, else the resolution tags."""
+    """Read microns per pixel from OME's or Aperio's description, or else the resolution tags."""
     for say in (_from_ome(tiff.ome_metadata), _from_aperio(page), _from_resolution(page)):
         if credible(say) is not None:
             return say
@@ -376,7 +376,7 @@ def _from_aperio(page: TiffPage) -> float | None:
 
 
 def _from_resolution(page: TiffPage) -> float | None:
-    """Average both directions; None where they differ, or no unit is given."""
+    """Average both directions; None if they differ, or no unit is given."""
     if page.resolutionunit not in (RESUNIT.INCH, RESUNIT.CENTIMETER) or 282 not in page.tags:
         return None
     both = page.get_resolution(RESUNIT.MICROMETER)

@@ -17,7 +17,7 @@ WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class VendorSlide:
-    """Hold a slide that OpenSlide has open; see `tasks.images.slides.Slide`."""
+    """A slide opened with OpenSlide; see `tasks.images.slides.Slide`."""
 
     path: Path
     width: int
@@ -34,7 +34,8 @@ class VendorSlide:
             try:
                 region = self._handle.read_region((x, y), level, size)
             except OpenSlideError:
-                # An error sticks to a handle: what is whole can still be read through another.
+                # A handle stays unusable after an error; intact regions can be read through a new
+                # one.
                 with OpenSlide(self.path) as handle:
                     region = handle.read_region((x, y), level, size)
         except OpenSlideError as error:
@@ -44,7 +45,7 @@ class VendorSlide:
 
 
 def is_of_a_scanner(path: Path) -> bool:
-    """Tell whether OpenSlide knows the scanner's format of a file; a plain TIFF has none."""
+    """Return whether a file has a scanner's format that OpenSlide knows; a plain TIFF has none."""
     return OpenSlide.detect_format(path) not in {None, "generic-tiff"}
 
 
@@ -52,7 +53,7 @@ def open_vendor(path: Path) -> VendorSlide:
     """Open a slide of a scanner.
 
     Raises:
-        BadImageError: says why it cannot be read.
+        BadImageError: it cannot be read; says why.
     """
     try:
         handle = OpenSlide(path)
@@ -66,19 +67,19 @@ def open_vendor(path: Path) -> VendorSlide:
 
 
 def _check_tiles(handle: OpenSlide) -> None:
-    """Refuse tiles of any size: OpenSlide ends the process where there is no memory for one."""
+    """Refuse tiles that are too large: OpenSlide ends the process when it lacks memory for one."""
     for level in range(handle.level_count):
         sides = [
             handle.properties.get(f"openslide.level[{level}].tile-{side}")
             for side in ("width", "height")
         ]
-        # Some formats have none, for their tiles are of a fixed size.
+        # Some formats do not state it, because their tiles have a fixed size.
         if sides[0] is not None and sides[1] is not None:
             check_tile(int(sides[0]), int(sides[1]))
 
 
 def _microns_per_pixel(handle: OpenSlide) -> float | None:
-    """Average both directions, where both are known."""
+    """Average both directions, if both are known."""
     try:
         both = [
             float(handle.properties[name]) for name in (PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y)

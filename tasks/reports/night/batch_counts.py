@@ -21,14 +21,14 @@ from tasks.reports.night.batches import BINS, TAP_EDGES
 from tasks.types import Verdict
 
 Counts = NDArray[np.int64]
-# Cells that stay abnormal among all of the night's: hardly any in a night without other cells.
+# False-discovery rate over the night; hardly any cell of an ordinary night passes it.
 DISCOVERY_LEVEL = 0.1
 
 
 class NightTally:
-    """Count image rows that come in parts, as `judge` needs them to judge a night.
+    """Count image rows, which come in parts, for `judge`.
 
-    Memory grows with the number of patients (slides where there are none), not of images.
+    Memory grows with the number of patients (or slides without one), not of images.
 
     Args:
         taps: by name, the mean and deviation of the tap's log distance over calibration images.
@@ -91,7 +91,7 @@ class NightTally:
         return np.asarray(self.clusters.sum(axis=0))
 
     def shares(self) -> dict[str, float]:
-        """Compute the shares that are compared with those of earlier nights."""
+        """Compute the shares to compare with earlier nights."""
         of_scored = {
             "abnormal": self.abnormal,
             "parasitized": self.parasitized,

@@ -1,4 +1,4 @@
-"""Keep the summary of a batch as one row in the history of nights."""
+"""Keep the summary of a batch as one row of the report on batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,11 +10,11 @@ import pyarrow as pa
 from tasks.counting.expected import ExpectedErrors
 from tasks.types import Light
 
-BINS = 20  # of p-values; the first holds those that are abnormal at the default alpha of .05
+BINS = 20  # of p-values; the first holds images abnormal at the default alpha of .05
 P_VALUE_EDGES = tuple(place / BINS for place in range(BINS + 1))
 # Of a tap's standardised log distances; the outermost bins are open.
 TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-# Reports of before 0.2.0 do not state the edges of their bins, which were these.
+# Reports made before 0.2.0 do not state the edges of their bins, which were these.
 FIRST_P_VALUE_EDGES = tuple(place / 20 for place in range(21))
 FIRST_TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
@@ -34,6 +34,7 @@ _KINDS = {
     "light": pa.string(),
     "site": pa.string(),
     "imported": pa.string(),
+    "arithmetic": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
     "patient_calls": pa.map_(pa.string(), pa.int64()),
@@ -46,11 +47,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """Hold the row of a batch in the report on batches; its columns say what each field means.
+    """Hold a batch's row of the report on batches; the schema explains the fields.
 
-    ``p_values`` count in bins between ``p_value_edges``, ``tap_scores`` by tap in bins between
-    ``tap_edges``, of which the outermost are open. ``patient_calls`` counts patients by call; it
-    and what is ``expected`` are None in reports of before 0.3.
+    ``p_values`` are counts in bins between ``p_value_edges``; ``tap_scores`` are counts by tap in
+    bins between ``tap_edges``, of which the outermost are open. ``patient_calls`` counts patients
+    by call; it and ``expected`` are None in reports made before 0.3.
     """
 
     images: int
@@ -92,6 +93,7 @@ class BatchSummary:
     beyond_population: int | None = None
     site: str | None = None
     imported: str | None = None
+    arithmetic: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None
     expected_missed: float | None = None
@@ -110,7 +112,7 @@ class BatchSummary:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> "BatchSummary":
-        """Read it from a row of the report on batches, however old that is."""
+        """Read a summary from a row of the report on batches, of any version."""
         values = {each.name: row[each.name] for each in fields(cls) if each.name in row}
         for name in ("p_value_edges", "tap_edges"):
             if values.get(name, ()) is None:
@@ -126,7 +128,7 @@ class BatchSummary:
         return cls(**values | {"light": Light(row["light"])})
 
     def to_table(self) -> pa.Table:
-        """Make the row of the report; maps are sorted, so that equal ones are equal bytes."""
+        """Make the row of the report; maps are sorted, so that equal maps have equal bytes."""
         columns = {}
         for each in fields(self):
             value = getattr(self, each.name)

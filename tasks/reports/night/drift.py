@@ -1,12 +1,12 @@
-"""Measure how unlike a night is to those before: p-values against uniform, and populations.
+"""Measure how much a night differs from earlier ones: p-values against uniform, populations.
 
-With 200,000 cells every deviation is significant, and cells of one patient depend on each other.
-So a deviation counts when it is large (an effect size has a limit) and when the patients agree on
-it (a test with patients, or slides where there are none, as clusters).
+With 200,000 cells every deviation is significant, and cells of one patient depend on each other. So
+a deviation counts only if it is large (an effect size above a limit) and if the patients agree (a
+test with patients, or slides without one, as clusters).
 
-A p-value is the share of calibration images that are as abnormal, so the bins of p-values are bins
-of the score with equal shares of the calibration set in each: the population stability index of
-p-values against uniform is that of the score against the calibration.
+A p-value is the share of calibration images that are at least as abnormal, so bins of p-values are
+bins of the score with equal shares of the calibration set: the population stability index of
+p-values against uniform is the index of the score against the calibration.
 """
 
 from typing import Any
@@ -25,26 +25,25 @@ DRAWS_AT_ONCE = 100
 def signed_distance(counts: NDArray[np.integer], reference: Float = UNIFORM) -> float:
     """Compute the signed Kolmogorov-Smirnov distance of binned values (B,) from shares (B,).
 
-    Positive where the low bins hold more than they should: with p-values, where images are more
-    abnormal than they should be.
+    Positive if the low bins hold too much; for p-values, if images are too abnormal.
     """
     gaps = np.cumsum(counts / counts.sum() - reference)
     return float(gaps[np.argmax(np.abs(gaps))])
 
 
 def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM) -> float:
-    """Compute how probable so large a Kolmogorov-Smirnov distance is if only clusters vary.
+    """Compute the p-value of a Kolmogorov-Smirnov distance if only clusters vary.
 
-    Every cluster's deviation from the reference is as likely to point the other way: signs are
+    Under the null hypothesis every cluster's deviation may as well point the other way: signs are
     drawn at random for whole clusters (wild bootstrap; Liu 1988, Cameron, Gelbach & Miller 2008),
     999 times with a fixed seed. A single cluster proves nothing: its p-value is 1.
 
     Args:
-        clusters: (K, B), how many values of each cluster fall into each bin.
+        clusters: (K, B), the number of each cluster's values in each bin.
         reference: (B,), the shares to compare with.
     """
     gaps = np.cumsum(clusters, axis=1) - clusters.sum(axis=1, keepdims=True) * np.cumsum(reference)
-    # Rounding must not make the observed signs differ from the same signs when they are drawn.
+    # Rounding must not make the observed statistic exceed a draw of the same signs.
     observed = np.abs(gaps.sum(axis=0)).max() * (1 - 1e-9)
     rng, reached, left = np.random.default_rng(0), 0, DRAWS
     while left:
@@ -56,7 +55,7 @@ def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM)
 
 
 def effective_clusters(clusters: NDArray[np.integer]) -> float:
-    """Compute how many clusters of equal size say as much as these (Kish 1965)."""
+    """Compute the effective number of clusters, as if of equal size (Kish 1965)."""
     sizes = clusters.sum(axis=1).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
 
@@ -64,8 +63,8 @@ def effective_clusters(clusters: NDArray[np.integer]) -> float:
 def population_stability(counts: NDArray[np.integer], reference: NDArray[Any]) -> float:
     """Compute the population stability index of binned values (B,) against counts or shares (B,).
 
-    It is sum (a - b) ln(a / b), Jeffreys' divergence. Counts have half an image added in every bin,
-    so that an empty one does not make the index infinite.
+    It is sum (a - b) ln(a / b), Jeffreys' divergence. Half an image is added to every bin of
+    counts, so that an empty bin does not make the index infinite.
     """
 
     def shares(values: NDArray[Any]) -> Float:

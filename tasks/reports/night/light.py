@@ -20,41 +20,42 @@ from tasks.reports.night.strangeness import Finding, Strangeness
 from tasks.reports.parasitaemia import binomial_p_value
 from tasks.reports.slides import ABNORMAL_P_VALUE
 from tasks.types import Light
+from tasks.words import counted, verb
 
-# A shift of all scores by .4 deviations; a night of five ordinary patients moves by half of that.
+# A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
 KS_AMBER = 0.15
-# A shift by one deviation, which not even a single ordinary patient makes.
+# A shift by one deviation; not even a single ordinary patient shifts as far.
 KS_RED = 0.4
-# Six patients that all deviate to one side; see `clustered_p_value`.
+# Six patients that all deviate in one direction; see `clustered_p_value`.
 CLUSTERED_P_VALUE = 0.05
 # Credit scoring, where the index is from, calls this a major shift; here it is half a deviation.
 PSI_AMBER = 0.25
-# Below that, chance alone moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
+# With fewer, chance moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
 LEAST_SCORED = 200
-# Fewer patients than that cannot agree by more than chance.
+# Fewer patients cannot agree significantly.
 LEAST_CLUSTERS = 6
-# Three times the alarms that calibration promises: single patients reach that, nights do not.
+# Three times the promised rate of alarms: single patients reach this, nights do not.
 ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
 DISCOVERIES_AMBER = 0.005
-# Any file that failed is amber; with a quarter of them the night is lost.
+# Any failed file makes the night amber; with a quarter of them it is lost.
 FAILED_RED = 0.25
-# Fewer nights have no spread to compare with; nights before the last thirty are out of date.
+# Fewer nights have no usable spread; nights before the last thirty are out of date.
 LEAST_NIGHTS = 5
 MOST_NIGHTS = 30
-# Robust deviations from the median of earlier nights: by chance once in thousands of nights.
+# Robust deviations from the median of earlier nights; chance exceeds this once in thousands.
 UNUSUAL = 4.0
-# Differences from earlier nights that do not matter, however little those nights vary.
+# Differences from earlier nights that never matter, however little those nights vary.
 NEGLIGIBLE = {
     "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
 }  # fmt: skip
-NOT_A_CELL = "not_a_cell"  # why a file that is no picture of one cell has failed
+NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single cell
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Hold how far a night is from the calibration and from earlier ones; None: not known.
+    """Hold how far a night is from the calibration and from earlier nights; None: unknown.
 
     ``nights`` is the number of earlier nights. ``reasons`` say why the light is not green, and what
     could not be judged.
@@ -83,14 +84,14 @@ def judge(
 
     Args:
         night: its counts.
-        earlier: summaries of earlier nights, oldest first. Only nights of the same detector are
-            compared with, for another one's scores mean something else, and no red ones, so that a
-            bad night does not become what is usual. Nights whose histograms have other bins are
-            compared by their shares alone.
+        earlier: summaries of earlier nights, oldest first. Only nights of the same detector count,
+            because scores of another mean something else, and no red ones, so that bad nights do
+            not become the norm. Nights whose histograms have other bins are compared only by
+            shares.
         detector: the night's.
         alpha: its level.
-        strangeness: what is strange about the night as a whole.
-        unlearned: why the night's site has not learned the night before, where it drifts.
+        strangeness: of the night as a whole.
+        unlearned: why the night's site did not learn the night before, if it drifts.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
@@ -108,19 +109,25 @@ def judge(
         found.append((Light.AMBER, unlearned))
     if night.repeated:
         told = (
-            f"{night.repeated:,} of {night.images:,} images are copies of others: they count once "
-            "for parasitaemia; see who has copied them, and leave them out"
+            f"{night.repeated:,} of {counted(night.images, 'image')} "
+            f"{verb(night.repeated, 'is a copy', 'are copies')} of others and "
+            f"{verb(night.repeated, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
         found.append((Light.AMBER, told))
     if len(alike) < len(usual):
         others = len(usual) - len(alike)
-        told = f"{others} earlier nights have histograms of other bins: only shares are compared"
+        told = (
+            f"{counted(others, 'earlier batch')} {verb(others, 'has', 'have')} histograms with "
+            "other bins: only shares are compared"
+        )
         found.append((Light.GREEN, told))
     few = night.scored < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         told = (
-            f"drift is judged by gross deviations only: {night.scored} scored images of "
-            f"{len(night.clusters)} patients or slides are too few for more"
+            f"only gross drift can be seen: {counted(night.scored, 'scored image')} of "
+            f"{len(night.clusters)} "
+            f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
+            f"{verb(night.scored, 'is', 'are')} too few for more"
         )
         found.append((Light.GREEN, told))
     if night.scored >= LEAST_SCORED:
@@ -133,7 +140,7 @@ def judge(
 def _against_earlier(
     night: NightTally, earlier: Sequence[BatchSummary]
 ) -> tuple[float | None, dict[str, float]]:
-    """Compute the stability of scores, and of distances by tap; None and {} with few nights."""
+    """Compute the stability of scores, and of distances by tap; None and {} with too few nights."""
     counts = [np.asarray(each.p_values, np.int64) for each in earlier]
     before = sum(counts, np.zeros(BINS, np.int64))
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
@@ -148,11 +155,11 @@ def _against_earlier(
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
     """List the findings on the stability of populations."""
     measured = {
-        "scores, against the calibration": psi,
-        "scores, against earlier nights": psi_earlier,
+        "scores, compared with the calibration": psi,
+        "scores, compared with earlier batches": psi_earlier,
     }
     measured |= {
-        f"distances at tap {tap}, against earlier nights": v for tap, v in psi_taps.items()
+        f"distances ({tap}), compared with earlier batches": v for tap, v in psi_taps.items()
     }
     return [
         (Light.AMBER, f"{what}: population stability index {value:.2f} (limit {PSI_AMBER})")
@@ -191,20 +198,20 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     gross = abs(ks) >= KS_RED
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
-    # Images that are too ordinary are odd, but none of them was called ordinary wrongly.
+    # Images that are too ordinary are odd, but no abnormal image was missed.
     light = Light.RED if gross and ks > 0 else Light.AMBER
     how = "more" if ks > 0 else "less"
     return [
         (
             light,
-            f"images are {how} abnormal than those that calibrated: Kolmogorov-Smirnov distance "
+            f"images are {how} abnormal than the calibrating ones: Kolmogorov-Smirnov distance "
             f"of p-values from uniform {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
         )
     ]
 
 
 def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
-    """Judge the share of abnormal images, one by one and among all of the night's."""
+    """Judge the share of abnormal images, by p-value and by false-discovery rate."""
     found, rate = [], night.abnormal / night.scored
     counts = np.asarray([night.abnormal]), np.asarray([night.scored])
     if binomial_p_value(*counts, alpha)[0] <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
@@ -228,20 +235,20 @@ def _failures(night: NightTally) -> list[Finding]:
         rate = failed / night.images
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        told = f"{failed:,} of {night.images:,} images failed ({rate:.1%}): {reasons}"
+        told = f"{failed:,} of {counted(night.images, 'image')} failed ({rate:.1%}): {reasons}"
         found.append((light, told))
     return found
 
 
 def _not_cells(night: NightTally) -> list[Finding]:
-    """Say what to do with files that are no single cells, however few they are."""
+    """Describe what to do with files that are not single cells, however few they are."""
     n = night.failures[NOT_A_CELL]
     if not n:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
     told = (
-        f"{n:,} of {night.images:,} images {what} of many cells, or too large for one cell, and "
-        "were taken for single cells: `slidewatch screen --as fields` cuts the cells out of them"
+        f"{n:,} of {counted(night.images, 'image')} {what} of many cells, or too large for one "
+        "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
     )
     return [(Light.AMBER, told)]
 
@@ -252,7 +259,7 @@ def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[
         "abnormal": "abnormal",
         "review": "for review",
         "parasitized": "diagnosed parasitized",
-        "beyond_population": "beyond what was fitted",
+        "beyond_population": "unlike all known slides",
     }
     found: list[Finding] = []
     for name, value in shares.items():
@@ -273,6 +280,6 @@ def _unusual(what: str, value: float, before: Sequence[float], negligible: float
     return [
         (
             Light.AMBER,
-            f"{what}: {value:.1%} of the images, {middle:.1%} on {len(before)} earlier nights",
+            f"{what}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier batches",
         )
     ]

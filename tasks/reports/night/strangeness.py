@@ -1,21 +1,22 @@
-"""Judge how strange a night is as a whole, whatever its cells look like to each other.
+"""Judge how strange a night is as a whole, even if its cells resemble each other.
 
-Abnormal cells are surprising beside their neighbours. A night can be strange without one: where all
-of it is of another laboratory, or no blood at all.
+A cell is abnormal compared with its neighbours. A night can be strange without abnormal cells: if
+all of it comes from another laboratory, or is not blood.
 """
 
 from dataclasses import dataclass
 
 from tasks.types import Light
+from tasks.words import counted, verb
 
-# One slide in forty of ordinary ones may be called implausible; more than that is a fault.
+# One ordinary slide in forty may be called implausible; more indicates a fault.
 IMPLAUSIBLE_RED = 0.05
-# One ordinary slide in as many as were fitted is further than all of these, by chance.
+# By chance, one ordinary slide in N is further away than all N fitted slides.
 SHIFTED_AMBER = 0.1
-# Most of a night of fitted laboratories lies within what was fitted.
+# Most of a night from fitted laboratories is within the fitted population.
 UNKNOWN_LABORATORY = 0.5
-# Share of the patients, and the least number of them, that make a night red: hardly anybody has
-# an answer then. A few may be unreadable by chance.
+# Share of unreadable patients that makes a night red, and the least number of patients for it: with
+# fewer, a few may be unreadable by chance.
 UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
 
 WITHOUT_LIMITS = (
@@ -28,13 +29,13 @@ Finding = tuple[Light, str]
 
 @dataclass(frozen=True)
 class Strangeness:
-    """Count what is strange about a night; None where the detector does not tell.
+    """Counts of strange slides, cells and patients; None if the detector cannot say.
 
-    Of ``slides`` some are ``implausible``: they cannot be a smear, and have ``implausible_cells``
-    of the night's ``scored`` ones. Others are ``shifted``: further than every fitted slide.
-    ``beyond`` are cells beyond the fitted population. ``unreadable`` of ``patients`` have slides
-    that cannot be read because of what their images are. ``site`` says where it is judged. Without
-    ``limits`` the detector takes any slide for a smear.
+    Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
+    ``scored`` cells; ``shifted`` ones are further away than every fitted slide. ``beyond`` counts
+    cells beyond the fitted population. Of the ``patients``, ``unreadable`` ones have slides that
+    cannot be read because of their images. ``site`` is the site at which the night is judged.
+    Without ``limits`` the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -49,47 +50,38 @@ class Strangeness:
     limits: bool = True
 
     def findings(self) -> list[Finding]:
-        """List what a person should know, whatever earlier nights were like."""
+        """List the findings that do not depend on earlier nights."""
         found: list[Finding] = []
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
             told = (
-                f"{self.implausible:,} of {_counted(self.slides, 'slide')} cannot be a smear of "
-                f"blood ({share:.0%} of the scored images): see what was photographed. These cells "
-                "are compared with the fitted ones"
+                f"{self.implausible:,} of {counted(self.slides, 'slide')} cannot be a smear of "
+                f"blood ({share:.0%} of the scored images): check what was photographed. Their "
+                "cells are compared with the cells of known slides"
             )
             found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
             told = (
-                f"{self.shifted} of {_counted(self.slides, 'slide')} lie further from what was "
-                "fitted than any fitted slide: look at each as a whole; its cells are judged among "
-                "themselves"
+                f"{self.shifted:,} of {counted(self.slides, 'slide')} "
+                f"{verb(self.shifted, 'is', 'are')} further from known slides than these are from "
+                "each other: look at each as a whole; its cells are compared with each other"
             )
             found.append((Light.AMBER, told))
         if self.scored and self.site is None and not self.implausible:
             share = self.beyond / self.scored
             if share >= UNKNOWN_LABORATORY:
                 told = (
-                    f"{share:.0%} of the scored images lie beyond what was fitted: this may be the "
-                    "first night of an unknown laboratory; commission it (slidewatch commission)"
+                    f"{share:.0%} of the scored images are unlike all known slides: this may be "
+                    "the first batch of an unknown laboratory; slidewatch commission learns it"
                 )
                 found.append((Light.AMBER, told))
         if not self.limits:
             found.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
             told = (
-                f"{self.unreadable:,} of {_counted(self.patients, 'patient')} unreadable, because "
-                "of what their images are"
+                f"{self.unreadable:,} of {counted(self.patients, 'patient')} "
+                f"{verb(self.unreadable, 'is', 'are')} unreadable, because of what the images show"
             )
             most = self.unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             found.append((Light.RED if most else Light.AMBER, told))
         return found
-
-
-def _counted(count: int, what: str) -> str:
-    """Write a number of things.
-
-    >>> _counted(1, "slide"), _counted(1200, "slide")
-    ('1 slide', '1,200 slides')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Count a night part by part, judge it, and make its row in the history of nights."""
+"""Count a night part by part, judge it, and make its row of the report on batches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from tasks.types import Verdict
 
 
 class BatchTally:
-    """Count and judge a batch, and make its row in the history of nights.
+    """Count and judge a batch, and make its row of the report on batches.
 
     Args:
-        night: what its image rows are counted with.
+        night: counts its image rows.
         earlier: summaries of earlier nights, oldest first.
         alpha: the detector's level.
-        unlearned: why the night's site has not learned the night before, where it drifts.
+        unlearned: why the night's site did not learn the night before, if it drifts.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BatchTally:
         )
 
     def expect(self, errors: ExpectedErrors, doubt: str | None) -> None:
-        """Note the errors that probabilities let expect, and why they are not to be believed."""
+        """Keep the errors expected from probabilities, and why they cannot be believed."""
         known = {f"expected_{name}": each for name, each in vars(errors).items() if each == each}
         self._expected = {**known, "expected_doubt": doubt}
 
@@ -83,7 +83,7 @@ class BatchTally:
         return self.summary(made_by).to_table()
 
     def summary(self, made_by: Provenance) -> BatchSummary:
-        """Judge the batch by all that was counted."""
+        """Judge the batch by its counts."""
         night = self.night
         drift = judge(
             night,

@@ -74,8 +74,8 @@ class _Cells:
         """Return the cell nearest to an outline (n, 2)."""
         if not self._all:
             raise ValueError(
-                "it is new, and no other cell says how large cells are: export some of the "
-                "field, too"
+                "it is new, and there is no other cell to take the magnification from: export some "
+                "cells of the field too"
             )
         apart = np.hypot(*(self._places - points.mean(axis=0)).T)
         return self._all[int(np.argmin(apart))]
@@ -89,7 +89,7 @@ def find_changes(
 ) -> Changes:
     """Compare objects with the cells and fields that were written.
 
-    A class that is still the one that was written is no verdict, for nobody may have looked.
+    An unchanged class is no answer, because nobody may have looked.
 
     Args:
         objects: of a file.
@@ -122,7 +122,7 @@ def _add(
     fields: Sequence[Row],
     classes: Sequence[str],
 ) -> None:
-    """Add one object to what was found; ValueError says what is wrong with it."""
+    """Add one object to the changes; ValueError says why it cannot be used."""
     cell = cells.find(each.id)
     said = None
     if each.name is not None and not (cell and each.name == CLASSES[pen_of(cell.told)][0]):
@@ -140,7 +140,7 @@ def _add(
 
 
 def verdict_of(name: str, classes: Sequence[str]) -> str:
-    """Read the name of a class as a verdict: a word, its key, or the machine's name for it.
+    """Read the name of a class as an answer: a word, its key, or the machine's name for it.
 
     >>> verdict_of("White cell", ("Parasitized", "Uninfected"))
     'white cell'
@@ -158,14 +158,14 @@ def verdict_of(name: str, classes: Sequence[str]) -> str:
     verdict = known.get(name.strip().lower().removesuffix(ABNORMAL))
     if verdict is None:
         raise ValueError(
-            f"no verdict is called {name[:60]!r}; there are {', '.join(words)}, and the keys "
+            f"no answer is called {name[:60]!r}; there are {', '.join(words)}, and the keys "
             f"{' '.join(KEYS)}"
         )
     return verdict
 
 
 def is_moved(points: Outline, written: Outline) -> bool:
-    """Tell whether corners (n, 2) lie elsewhere than those (m, 2) that were written."""
+    """Return whether corners (n, 2) differ from those (m, 2) that were written."""
     if points.shape == written.shape and np.allclose(points, written, atol=10**-DECIMALS):
         return False
     between = np.linalg.norm(points[:, None] - written[None], axis=2)
@@ -185,7 +185,7 @@ def _listed(
     inner = points - 0.5  # see `points_of_cell`
     around = _field_of(points, fields)
     scale = listed["scale"] or 1.0
-    if new:  # a person draws along the edge, and cells are cut out with a rim
+    if new:  # a person draws along the edge, but cells are cut out with a rim
         inner = np.asarray(with_rim(inner, scale), np.float64)
     right = max(row["x"] + row["width"] for row in fields if row["x"] is not None)
     bottom = max(row["y"] + row["height"] for row in fields if row["x"] is not None)
@@ -216,4 +216,4 @@ def _field_of(points: Outline, fields: Sequence[Row]) -> Row:
             continue
         if 0 <= x - row["x"] < row["width"] and 0 <= y - row["y"] < row["height"]:
             return row
-    raise ValueError(f"its outline lies at {x:.6g}, {y:.6g}, where there is no field")
+    raise ValueError(f"its outline lies at {x:.6g}, {y:.6g}, outside all fields")

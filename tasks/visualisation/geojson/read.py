@@ -37,11 +37,11 @@ def read_objects(content: bytes) -> list[Drawn]:
     try:
         found: Any = json.loads(content)  # QuPath writes NaN for a measurement that is none
     except (ValueError, RecursionError) as error:
-        raise VerdictError(f"it is no JSON ({error})") from None
+        raise VerdictError(f"it is not JSON ({error})") from None
     features = found.get("features") if isinstance(found, dict) else None
     if not isinstance(features, list) or found.get("type") != "FeatureCollection":
         raise VerdictError(
-            "it is no FeatureCollection: tick 'Export as FeatureCollection' in QuPath"
+            "it is not a FeatureCollection: tick 'Export as FeatureCollection' in QuPath"
         )
     objects: list[Drawn] = []
     problems: list[str] = []
@@ -56,11 +56,11 @@ def read_objects(content: bytes) -> list[Drawn]:
 
 
 def refuse_large(size: int) -> None:
-    """Raise VerdictError where a file of so many bytes is too large to be read."""
+    """Raise VerdictError if a file of `size` bytes is too large to read."""
     if size > MOST_BYTES:
         raise VerdictError(
-            f"it has {size / 1e6:,.0f} MB, and {MOST_BYTES / 1e6:,.0f} are read at most: select "
-            "the objects of some fields in QuPath, and export these alone"
+            f"it has {size / 1e6:,.0f} MB, more than {MOST_BYTES / 1e6:,.0f}: select the objects "
+            "of some fields in QuPath, and export only these"
         )
 
 
@@ -69,7 +69,7 @@ def _object(number: int, feature: Any) -> Drawn:
         raise ValueError("it has no geometry")
     geometry = feature["geometry"]
     if geometry.get("type") != "Polygon":
-        raise ValueError(f"its geometry is {str(geometry.get('type'))[:40]}, and no Polygon")
+        raise ValueError(f"its geometry is {str(geometry.get('type'))[:40]}, not Polygon")
     rings = geometry.get("coordinates")
     if not isinstance(rings, list) or len(rings) != 1:
         raise ValueError("its outline has holes, or is empty")
@@ -85,7 +85,7 @@ def _class(classification: Any) -> str | None:
     if isinstance(name, list) and all(isinstance(each, str) for each in name):
         return ": ".join(name)
     if name is not None and not isinstance(name, str):
-        raise ValueError("its class is no text")
+        raise ValueError("its class is not text")
     return name
 
 
@@ -96,12 +96,12 @@ def _corners(ring: Any) -> Outline:
     try:
         points = np.array([[float(x), float(y)] for x, y, *_ in ring])
     except (ValueError, TypeError, OverflowError):
-        raise ValueError("its outline has a point that is no x and y") from None
+        raise ValueError("its outline has a point without x and y") from None
     if not np.isfinite(points).all():
-        raise ValueError("its outline has a point that is no x and y")
+        raise ValueError("its outline has a point without x and y")
     if (furthest := float(np.abs(points).max())) > FURTHEST:
         raise ValueError(
-            f"its outline has a point at {furthest:.3g}, and no slide has more than "
+            f"its outline has a point at {furthest:.3g}, but no slide has more than "
             f"{FURTHEST:,.0f} pixels"
         )
     return np.asarray(points[:-1] if (points[0] == points[-1]).all() else points)
@@ -114,13 +114,15 @@ def check_outline(points: Outline) -> None:
     if crosses_itself(points):
         raise ValueError("its outline crosses itself")
     if area < LEAST_AREA:
-        raise ValueError(f"its outline encloses {area:.1f} pixels, and no cell")
+        raise ValueError(f"its outline encloses {area:.1f} pixels, too few for a cell")
     if (side := float(np.ptp(points, axis=0).max())) > MOST_SIDE:
-        raise ValueError(f"its outline is {side:,.0f} pixels long, and no cell over {MOST_SIDE:,}")
+        raise ValueError(
+            f"its outline is {side:,.0f} pixels long, but no cell is over {MOST_SIDE:,}"
+        )
 
 
 def crosses_itself(points: Outline) -> bool:
-    """Tell whether two sides of a closed outline (n, 2) cross each other; O(n^2).
+    """Return whether two sides of a closed outline (n, 2) cross each other; O(n^2).
 
     Sides cross where each has the ends of the other on both its sides.
     """

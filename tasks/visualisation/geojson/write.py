@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from tasks.types import FieldKind
 from tasks.visualisation.overlay import Colour, Outline, Pen, outline_of, pen_of
 
-# By pen. QuPath draws no dashes, so what is abnormal has a lighter colour (Okabe & Ito 2008).
+# By pen. QuPath draws no dashes, so abnormal cells have a lighter colour (Okabe & Ito 2008).
 CLASSES: dict[Pen, tuple[str, Colour]] = {
     Pen("parasitized"): ("Parasitized", (213, 94, 0)),
     Pen("parasitized", True): ("Parasitized: abnormal", (230, 159, 0)),
@@ -105,7 +105,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def object_id(identity: str) -> str:
-    """Name an object; QuPath recognises it by that, keeps it, and does not add it twice.
+    """Name an object, so that QuPath recognises it and does not add it twice.
 
     Args:
         identity: the ``uri`` of a cell, or the `field_identity` of a field.
@@ -114,7 +114,7 @@ def object_id(identity: str) -> str:
 
 
 def field_identity(row: Mapping[str, Any]) -> str:
-    """Tell a field from all others, given its row of the report on fields."""
+    """Identify a field, given its row of the field report."""
     return f"{row['source_uri']}#{row['x']},{row['y']}"
 
 

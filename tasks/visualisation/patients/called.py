@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.counting.call import Call
+from tasks.readers.patients import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.visualisation.answers import answer_of, patient_name
 from tasks.visualisation.page import (
@@ -15,6 +16,7 @@ from tasks.visualisation.page import (
     p_text,
     shortened,
 )
+from tasks.visualisation.patients.persons import persons_answer
 from tasks.visualisation.thumbnails import Exhibit
 
 OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
@@ -50,14 +52,18 @@ def cells_each(patients: int) -> int:
 
 
 def opened_patients(
-    rows: Sequence[Mapping[str, Any]], called: Called, exhibits: Mapping[str, Exhibit]
+    rows: Sequence[Mapping[str, Any]],
+    called: Called,
+    exhibits: Mapping[str, Exhibit],
+    answers: Mapping[Patient, Confirmation],
 ) -> list[dict[str, Any]]:
-    """Describe the patients whose cells are shown, each with its cells, for the page."""
+    """Describe for the page the patients whose cells are shown, each with cells and answer."""
     return [
         {
             "id": place_of(number),
             "name": patient_name(row),
             **answer_of(row),
+            "persons": persons_answer(answers.get(patient_of(row))),
             "cells": [
                 describe_cell(cell, called.places.get(cell["uri"]), exhibits.get(cell["uri"]))
                 for cell in called.cells.get(patient_of(row), ())
@@ -76,7 +82,7 @@ def describe_cell(
     row: Mapping[str, Any], place: bytes | str | None, exhibit: Exhibit | None
 ) -> dict[str, Any]:
     """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
-    shown = exhibit or Exhibit("the image was not looked at again")
+    shown = exhibit or Exhibit("no picture was made")
     return {
         "name": file_name(row["uri"]),
         "uri": shortened(row["uri"], 2 * LONGEST_TEXT),

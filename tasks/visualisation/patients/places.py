@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.images.geometry import Box, rescaled
 from tasks.visualisation.overlay import Pixels, outline_of, overlay, pen_of
 
-WIDTHS = 2.0  # widths of the cell that are shown of its field to each side
+WIDTHS = 2.0  # widths of the cell shown of its field to each side
 SIDE = 224  # pixels of a picture's longer side
 QUALITY = 80
 FRAME = (255, 255, 255)
@@ -19,7 +19,7 @@ ARM = 0.2  # of the cell's box: how long the marks at its corners are
 
 
 def window_around(row: Mapping[str, Any]) -> Box:
-    """Choose what is shown of a field round a cell: x, y, width and height in its source.
+    """Choose the window of a field around a cell: x, y, width and height in its source.
 
     It may reach beyond the source.
     """
@@ -54,7 +54,7 @@ def place_picture(
 
     Args:
         pixels: of the window, RGB uint8 (h, w, 3), at whatever scale.
-        window: what they are of the source, in its pixels.
+        window: their place in the source, in its pixels.
         cell: its row of the image report, which is marked.
         rows: of the image report: the n cells with contours.
         outlines: of these, as `outline_of` takes them.
@@ -78,7 +78,7 @@ def place_picture(
 
 
 def _mark(pixels: Pixels, low: ArrayLike, high: ArrayLike) -> None:
-    """Draw the corners of a box over a picture, white on black so that any ground shows them."""
+    """Draw the corners of a box over a picture, white on black to be visible on any ground."""
     (left, top), (right, bottom) = np.asarray(low) - 3, np.asarray(high) + 3
     arm = max(4.0, ARM * float(right - left))
     for colour, wide in (((0, 0, 0), 2), (FRAME, 1)):

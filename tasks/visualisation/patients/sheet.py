@@ -30,9 +30,9 @@ def patient_sheet(
         patient: the patient's row of the report on patients.
         slides: the rows of the slides.
         cells: the most probable cells, rows of the image report with ``chance`` and ``called``.
-        places: pictures of these in their fields by address, or why there is none.
+        places: pictures of these in their fields by address, or why one is missing.
         exhibits: thumbnails of these by address.
-        persons: what readers say: ``answer``, ``parasites``, ``read``, ``call`` and ``figure``.
+        persons: the readers' answer, `persons_answer`; None if nobody has read a cell.
     """
     shown = slides[:SLIDES]
     return render(

@@ -16,13 +16,13 @@ from tasks.visualisation.page import number_text, p_text, shortened
 
 POINTS = 24  # of an outline: a finer one looks the same
 QUALITY = 82
-UNREAD = "not read"  # the class of a cell that a person is yet to read, who must not be told more
+UNREAD = "not read"  # the class of a cell that a person has yet to read blind
 CLASSES = ("parasitized", "not parasitized", "white cell", "failed", UNREAD)
 
 
 @dataclass(frozen=True)
 class Contour:
-    """Hold a cell's outline, its class among `CLASSES`, and what is said of it.
+    """Hold a cell's outline, its class among `CLASSES`, and its diagnosis in words.
 
     ``points`` are x0, y0, x1, y1, ... in pixels of the picture at full resolution.
     """
@@ -40,7 +40,7 @@ class Contour:
 
 @dataclass(frozen=True)
 class FieldPicture:
-    """Hold a field without anything drawn on it, a WebP file, and the contours of its cells."""
+    """Hold a plain picture of a field, a WebP file, and the contours of its cells."""
 
     picture: bytes
     size: tuple[int, int]
@@ -116,7 +116,7 @@ def path_text(points: Sequence[int]) -> str:
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """Say in two or three figures what the machine says of a cell."""
+    """Write the machine's diagnosis of a cell with two or three figures."""
     if row["status"] != Status.SCORED:
         return "not read"
     words = "white cell" if row.get("kind") == CellKind.WHITE else shortened(row["diagnosis"])

@@ -18,7 +18,7 @@ QUALITY = 85
 
 
 class NoTileError(Exception):
-    """A picture has no such tile; the message says which."""
+    """A picture has no such tile, which the message names."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Pyramid:
         return max(fine, key=lambda n: self.extent.downsamples[n])
 
     def region(self, level: int, column: int, row: int) -> tuple[Region, tuple[int, int]]:
-        """Find what a tile is of the file, and its own width and height in pixels.
+        """Find the part of the file that a tile shows, and the tile's width and height in pixels.
 
         Raises:
             NoTileError: there is none.
@@ -72,7 +72,7 @@ class Pyramid:
 
 @lru_cache(maxsize=256)
 def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> bytes:
-    """Read a tile as a JPEG file; ``stamp`` is that of the file, so that a changed one is read.
+    """Read a tile as a JPEG file; ``stamp`` is the file's, so that a changed file is read again.
 
     Raises:
         NoTileError: there is none.

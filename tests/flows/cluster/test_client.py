@@ -217,8 +217,8 @@ def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
     ("change", "says"),
     [
         ({"cluster_spec": None}, "give --cluster-spec"),
-        ({"cluster_spec": "no/such.yaml"}, "no/such.yaml is not there"),
-        ({"unencrypted": False}, "knows no TLS.*can run any code.*NetworkPolicy"),
+        ({"cluster_spec": "no/such.yaml"}, "no/such.yaml does not exist"),
+        ({"unencrypted": False}, "has no TLS.*can run any code.*NetworkPolicy"),
     ],
 )
 def test_a_kubernetes_cluster_that_is_not_described_or_open_to_all_is_refused(

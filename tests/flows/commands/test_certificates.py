@@ -87,15 +87,19 @@ def test_run_again_it_renews_the_pairs_and_leaves_the_authority(folder: Path) ->
     assert f"ends on {outcome.ends['worker.pem']:%Y-%m-%d}, in " in outcome.text()
 
 
-def test_no_certificate_outlives_its_authority(folder: Path) -> None:
-    outcome = certificates(str(folder), names=NAMES, days=90, authority_days=10)
+def test_no_certificate_outlives_its_authority(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AUTHORITY_DAYS", 10)
+    outcome = certificates(str(folder), names=NAMES, days=90)
     assert set(outcome.ends.values()) == {expiry(folder / "ca.pem")}
 
 
 def test_an_authority_that_has_ended_signs_nothing_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificates(str(folder), names=NAMES, authority_days=10)
+    monkeypatch.setattr(module, "AUTHORITY_DAYS", 10)
+    certificates(str(folder), names=NAMES)
     old, honest = contents(folder), module.now
 
     def later() -> datetime:

@@ -10,7 +10,7 @@ from flows.commands.config import ConfigOutcome, completion
 from flows.commands.main import main
 from flows.commands.parser import spelt
 from flows.options.commands import COMMANDS
-from flows.options.described import POSITIONAL
+from flows.options.taking import POSITIONAL
 
 
 def config(capsys: pytest.CaptureFixture[str], *typed: str) -> dict[str, tuple[object, str]]:

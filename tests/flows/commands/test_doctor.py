@@ -44,7 +44,7 @@ def test_what_a_disk_can_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings = Settings(store=str(tmp_path / "store"))
     says = found(settings)
     assert re.match(r"file and folder, on \w+: [\d.]+ ms|warning: tmpfs", says["synced"][1])
-    assert says["created once"] == (True, "by hard links: one run at a time holds a lease")
+    assert says["created once"] == (True, "by hard links: only one run at a time works on a batch")
     assert says["replaced"] == (True, "by a rename, in one step")
     assert re.fullmatch(r"the store's is 0 s (ahead|behind)", says["clock"][1])
 
@@ -59,7 +59,7 @@ def test_what_a_disk_can_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Store, "modified", lambda *_: datetime.now(UTC) + timedelta(seconds=90))
     well, text = found(settings)["clock"]
     assert not well
-    assert re.match(r"the store's is (89|90) s ahead: set both by NTP", text)
+    assert re.match(r"the store's is (89|90) s ahead: set both clocks by NTP", text)
     monkeypatch.setattr(module, "_filesystem", lambda path: "tmpfs")
     assert found(settings)["synced"][1].startswith("warning: tmpfs is memory")
 
@@ -71,8 +71,8 @@ def test_what_an_object_store_can_do_is_told(
     settings = Settings(store=f"{s3_bucket}/{tmp_path.name}")
     assert not doctor(settings).failed
     says = found(settings)
-    assert "PUT with If-None-Match: one run" in says["created once"][1]
-    assert "PUT with If-Match: what comes too late is refused" in says["replaced"][1]
+    assert "PUT with If-None-Match: only one run" in says["created once"][1]
+    assert "PUT with If-Match: a late write is refused" in says["replaced"][1]
     call = s3fs.S3FileSystem._call_s3
 
     async def unconditional(self: Any, *asked: Any, **options: Any) -> Any:
@@ -83,7 +83,7 @@ def test_what_an_object_store_can_do_is_told(
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", unconditional)
     says = found(settings)
     assert says["created once"][0] is False
-    assert "two runs may hold one lease" in says["created once"][1]
+    assert "two runs may work on one batch" in says["created once"][1]
     assert says["replaced"][0]
     assert says["replaced"][1].startswith("warning: PUT with If-Match is not honoured")
     assert Store(settings.store).names() == []
@@ -121,4 +121,4 @@ def test_who_names_no_certificates_needs_none(tmp_path: Path) -> None:
 
 def test_the_cluster_answers(tmp_path: Path) -> None:
     well, says = found(Settings(store=str(tmp_path), workers=1))["cluster"]
-    assert (well, says) == (True, "local: 1 workers answer")
+    assert (well, says) == (True, "local: 1 worker answers")

@@ -133,7 +133,7 @@ def test_quiet_leaves_the_outcome_and_errors(
     for flags, says in ([], "working on it\n"), (["--quiet"], ""), (["--json", "--quiet"], ""):
         code, out, err = run(*arguments, *flags, capsys=capsys)
         assert (code, err) == (0, says)
-        assert ("no models" in out) == ("--json" not in flags)
+        assert ("no detectors" in out) == ("--json" not in flags)
     monkeypatch.undo()
     code, _, err = run("screen", "--batch", "b", "--quiet", capsys=capsys)
     assert (code, err) == (2, "slidewatch screen: --images: field required\n")

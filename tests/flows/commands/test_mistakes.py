@@ -26,7 +26,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         ("train --images none", 1, "none does not exist"),
         ("train --images cells --images none", 1, "none does not exist"),
-        ("train --images cells --weights none.pt", 1, "--weights none.pt is no file"),
+        ("train --images cells --weights none.pt", 1, "--weights none.pt: give imagenet, scratch"),
         ("train --images cells --model a/b", 1, "'a/b'"),
         ("train --images cells --epochs 0", 2, "--epochs: input should be greater than"),
         ("fit --images cells --batch b", 1, "no model in"),
@@ -57,7 +57,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("status --store none", 1, "there is no store in"),
         ("verify --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
-        ("verify --store cells", 1, "where none of the folders is that slidewatch makes"),
+        ("verify --store cells", 1, "none of the folders that slidewatch makes"),
         ("screen --images cells --batch b", 1, "no detector in"),
         ("screen --images cells --batch b --detector d", 1, "no detector in"),
         ("nightly --inbox cells --timezone Mars", 2, "--timezone: no time zone 'Mars'"),

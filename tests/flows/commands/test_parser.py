@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from flows.commands.parser import command_parser, read
-from flows.options.commands import COMMANDS
-from flows.options.described import UsageError
+from flows.options.commands import COMMANDS, SELDOM
+from flows.settings import Settings, UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,6 @@ from flows.options.described import UsageError
             {"workers": "3"},
         ),
         ("train", ["--taps", "a,b", "--taps", "c"], {"taps": ["a", "b", "c"]}, {}),
-        ("train", ["--fractions", ".7,.2,.1"], {"fractions": [".7", ".2", ".1"]}, {}),
         ("screen", ["--force", "--no-wait"], {"force": True, "wait": False}, {}),
         (
             "screen",
@@ -46,6 +45,7 @@ def test_options_are_those_of_the_command_and_settings(
         ("screen", "--imges x", "unknown option --imges; did you mean --images?"),
         ("screen", "--imag x", "unknown option --imag; did you mean --images?"),
         ("train", "--workers 3", "unknown option --workers; see slidewatch train --help"),
+        ("train", "--rate 0.1", "--rate is no option any more: training's peak learning rate is"),
         ("query", "a b", "unexpected 'b'; see slidewatch query --help"),
         ("query", "", "the following arguments are required: SQL"),
         ("segment", "--into cell", "--into: invalid choice: 'cell'"),
@@ -84,4 +84,15 @@ def test_help_begins_with_the_options_of_the_command(name: str) -> None:
     titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     own = ["options of this command:"] if COMMANDS[name].options.model_fields else []
     assert titles[: len(own)] == own
-    assert titles[-1] == "what is said:"
+    # What nearly nobody sets comes last.
+    assert titles[-1] in {"messages:", "for experts:"}
+
+
+def test_what_is_seldom_needed_comes_last() -> None:
+    common, _, seldom = command_parser("screen").format_help().partition("for experts:")
+    assert "--site" in common
+    assert "--json" in common
+    assert {"--shard-rows", "--field-limits.most-dark"} <= set(seldom.split())
+    assert "--shard-rows" not in common
+    known = {name for command in COMMANDS.values() for name in command.options.model_fields}
+    assert known | set(Settings.model_fields) >= SELDOM

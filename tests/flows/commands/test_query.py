@@ -140,10 +140,18 @@ def test_the_guide_has_every_column_of_the_images(capsys: pytest.CaptureFixture[
     _, out, _ = run("schema", "--json", capsys=capsys)
     tables = json.loads(out)["tables"]
     assert all(each["meaning"] and each["type"] for rows in tables.values() for each in rows)
-    table = GUIDE.read_text().split("| column | what it is |\n|---|---|\n")[1].split("\n\n")[0]
+    table = GUIDE.read_text().split("| column | meaning |\n|---|---|\n")[1].split("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines()]
     named = re.findall(r"`([^`]+)`", " ".join(cells))
     assert sorted(named) == sorted(each["column"] for each in tables["images"])
+
+
+def test_schema_takes_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("schema", "patients", "--json", capsys=capsys)
+    assert list(json.loads(out)["tables"]) == ["patients"]
+    code, _, err = run("schema", "patient", capsys=capsys)
+    assert code == 2
+    assert "patients" in err
 
 
 def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:

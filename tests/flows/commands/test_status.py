@@ -56,7 +56,7 @@ def test_a_batch_says_whether_its_site_has_learned_it(
 
     assert learned(3, 0.5) == "as v0003"
     assert learned(None, None) == "no"
-    assert learned(None, 0.00123) == "no, the site drifts (p = 0.0012)"
+    assert learned(None, 0.00123) == "no, it drifts (p = 0.0012)"
 
 
 def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
@@ -83,6 +83,26 @@ def test_a_night_shows_its_light_and_its_positive_patients(
     night = {"light": "amber", "patient_calls": [("positive", 2), ("negative", 1200)]}
     assert module._positive(night) == "2 of 1,202"
     assert module._positive(night | {"patient_calls": None}) is None
+
+
+def test_a_terminal_shows_what_a_newcomer_knows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(store)
+    card = load_card(store, "golden")
+    made = {"network": card.network | {"network": "timm:test"}, "metrics": {}}
+    cards = [card.model_copy(update=made)]
+    monkeypatch.setattr(module, "list_models", lambda *_: cards)
+    found = status(settings=Settings(store=store.url))
+    text = found.text()
+    assert all(word in text for word in ("detectors", "laboratories", "kampala", "batches"))
+    assert not any(word in text for word in ("shard", "alpha", "statistics", "unfinished"))
+    assert found.detectors[0]["alpha"] is not None  # in --json
+    found.batches[0]["complete"] = False
+    found.detectors.clear()
+    text = found.text()
+    assert "unfinished" in text
+    assert "none of model golden: slidewatch fit" in " ".join(text.split())
 
 
 def test_a_shell_gets_the_names_of_one_kind(store: Store) -> None:

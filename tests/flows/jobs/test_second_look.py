@@ -21,9 +21,11 @@ from tasks.detector.probabilities import probabilities
 from tasks.images.regions import image_refs
 from tasks.network.features import load_images
 from tasks.network.training import predict
+from tasks.second_look import settling
 from tasks.second_look.rows import MADE, Looked
+from tasks.second_look.settling import is_settled
 from tasks.second_look.stability import NOISE, losses, with_noise
-from tasks.second_look.views import blurred, median_filtered, turned
+from tasks.second_look.views import VIEWS, blurred, median_filtered, turned
 from tests.support.models import CLASSES
 from tests.support.shards import Night, keep_detector, start
 
@@ -61,19 +63,33 @@ def pixels_of(night: Night, places: tuple[int, ...]) -> np.ndarray:
     return np.stack([loaded.pixels for loaded in load_images(refs, side, 1)])
 
 
+def until_settled(views: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n, C) by as many of the views (V, n, C) as an image needs, NaN if by one."""
+    wanted = np.full(views.shape[1:], np.nan)
+    for image in range(views.shape[1]):
+        for count in (1, 2, 3, 4, 6, 8):
+            now = probabilities(views[:count, image].mean(axis=0)[np.newaxis], temperature)
+            wanted[image] = now[0] if count > 1 else np.nan
+            if is_settled(now, count)[0]:
+                break
+    return wanted
+
+
+@pytest.mark.parametrize("between", [0.0, 0.02, 9.0])
 def test_it_is_what_the_network_says_of_the_turned_and_filtered_image(
-    night: Night, detector: DetectorCard
+    night: Night, detector: DetectorCard, between: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(settling, "BETWEEN_VIEWS", between)
     found = look(night, detector)
     pixels = pixels_of(night, PLACES)
     network = load_classifier(night.store, night.card)
     first = predict(network, pixels)
-    views = np.mean([first, *(predict(network, view) for view in turned(pixels))], axis=0)
+    views = predict(network, turned(pixels, range(VIEWS))).reshape(VIEWS, len(PLACES), -1)
+    wanted = until_settled(views, night.card.temperature)
     after = [predict(network, each) for each in (blurred(pixels), median_filtered(pixels))]
     lost = losses(first, np.stack(after, axis=1)).max(axis=1)
     assert found.rows.tolist() == list(PLACES)
     assert found.outcome == [MADE] * len(PLACES)
-    wanted = probabilities(views, night.card.temperature)
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-4)
     np.testing.assert_allclose(found.stability, lost, atol=1e-3)
     assert found.unstable.tolist() == (lost > np.linspace(-1, 1, 100)[-5]).tolist()

@@ -128,7 +128,7 @@ def test_of_a_large_image_no_more_is_kept_than_a_page_shows(
     """A job of twelve images at the limit of pixels must not need the memory of twelve."""
     Image.new("RGB", (3000, 2000), (200, 150, 160)).save(tmp_path / "large.png")
     large = (whole_file(str(tmp_path / "large.png")), digest(tmp_path / "large.png"))
-    seen = exhibits._see(replace(job, cells=(large,)), 0, 32)
+    seen = exhibits._see(replace(job, cells=(large,)), 0, 32, False)
     assert isinstance(seen, exhibits._Seen)
     assert seen.pixels.shape == (32, 32, 3)
     assert max(seen.small.size) == THUMBNAIL

@@ -6,7 +6,16 @@ import pytest
 from rich.console import Console
 
 from flows.monitoring import console as progress
-from flows.monitoring.console import CONSOLE, ProgressBar, be_quiet, progress_bar, tell
+from flows.monitoring.console import (
+    CONSOLE,
+    ProgressBar,
+    be_quiet,
+    complain,
+    moving,
+    progress_bar,
+    tell,
+    working,
+)
 from flows.monitoring.events import Event, Kind
 
 
@@ -78,3 +87,39 @@ def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
     bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=1))
     assert "screen night" in screen.getvalue()
     assert "1/3" in screen.getvalue()
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120))
+    return screen
+
+
+def test_a_line_moves_while_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_a_terminal(monkeypatch)
+    bar = ProgressBar()
+    with moving("getting ready"):
+        working("starting 2 workers", long=True)
+        tell("a message")
+        bar(Event(Kind.QUEUED, "screen night", 1, in_flight=0, finished=0))
+        bar(Event(Kind.ENDED, "screen night", 1, in_flight=0, finished=1))
+        assert "a message\n" in screen.getvalue()
+        complain("it failed")
+        assert screen.getvalue().endswith("it failed\n")
+        shown = len(screen.getvalue())
+        working("this is not shown any more")
+        assert len(screen.getvalue()) == shown
+    text = screen.getvalue()
+    assert all(each in text for each in ("getting ready", "starting 2 workers", "0:00:00"))
+    assert text.count("\x1b[?25h") == text.count("\x1b[?25l") > 0  # the cursor is there again
+
+
+def test_where_nothing_moves_a_line_says_what_takes_long(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    working("nobody runs a command", long=True)
+    with moving("getting ready"):
+        working("starting 2 workers", long=True)
+        working("scoring")
+    assert capsys.readouterr() == ("", "starting 2 workers\n")

@@ -14,6 +14,7 @@ from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
 from flows.monitoring.prefect_runs import run_flow
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
+from flows.options.taking import Options, takes
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.batches.manifests import Shard
@@ -160,13 +161,21 @@ class Done(Outcome):
         return f"it is {self.number}"
 
 
+class Batched(Options):
+    """Work on a batch."""
+
+    batch: str
+
+
+@takes(Options)
 @observed()
-def inner(settings: Settings) -> Done:
+def inner(_: Options, settings: Settings) -> Done:
     return Done(number=2)
 
 
+@takes(Batched)
 @observed()
-def outer(batch: str, settings: Settings) -> Done:
+def outer(options: Batched, settings: Settings) -> Done:
     with stage("work"):
         log(logging.INFO, "shard", shard=1)
         inner(settings=settings)

@@ -33,19 +33,20 @@ from flows.monitoring.prefect_artifacts import (
     most_abnormal,
 )
 from flows.monitoring.prefect_runs import run_flow
-from flows.monitoring.states import by_call, counted
+from flows.monitoring.states import by_call, by_name
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.synthetic.cells import write_night
 from tasks.types import Light
 from tests.support.fitted import copied
 from tests.support.nights import summary_of
+from tests.support.reports import publish_report
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
@@ -110,7 +111,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    calls = counted(by_call(outcome.patients))
+    calls = by_name(by_call(outcome.patients))
     assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data
@@ -159,7 +160,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
         outcome = screen_night(night, settings, "night-without-prefect")
     assert Path(outcome.report).exists()
     warnings = [
-        record.getMessage() for record in caplog.records if "not told" in record.getMessage()
+        record.getMessage() for record in caplog.records if "did not record" in record.getMessage()
     ]
     assert len(warnings) == 3
     assert all("the API is down" in each for each in warnings)

@@ -27,8 +27,9 @@ from flows.screen import screen
 from flows.settings import Settings
 from storage.models.detectors import list_detectors
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.tables import BATCHES, publish_report, report_path
+from storage.reports.tables import BATCHES, report_path
 from storage.store import Store
+from tests.support.reports import publish_report
 from tests.support.servers import free_port
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -140,7 +140,7 @@ def test_a_detector_of_before_looks_at_none_and_says_what_to_do(
 ) -> None:
     card, parts = scored(night, looks=False)
     look(night, card, parts)
-    assert "fit again to have the second look" in capsys.readouterr().err
+    assert "fit again to enable it" in capsys.readouterr().err
     report = published(night, card, parts)
     for name in ("stability", "unstable", "second_look"):
         assert report[name].null_count == report.num_rows

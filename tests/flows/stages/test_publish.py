@@ -33,7 +33,6 @@ from storage.reports.tables import (
     SLIDES,
     newest_batches,
     of_attempt,
-    publish_report,
     published_batch,
     report_path,
 )
@@ -41,6 +40,7 @@ from storage.store import Store, StoreError
 from storage.verification import batch_checks
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, WHEN
+from tests.support.reports import publish_report
 from tests.support.shards import SHARD_ROWS, Night, add_detector, start
 from tests.support.stalls import NEVER, Moments, taken_over
 from tests.system.golden.make_golden import write_store

@@ -75,7 +75,7 @@ def test_an_error_is_that_of_the_query(store: Store, sql: str, says: str) -> Non
 
 def test_damage_is_told_or_raised(store: Store) -> None:
     store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
-    with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet cannot be read"):
+    with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet is damaged"):
         ask(store, "FROM images")
     told: list[str] = []
     with confined_answer(store, "FROM images", on_damage=told.append) as reader:

@@ -114,7 +114,9 @@ def test_a_pivot_is_a_query(store: Store) -> None:
 def test_a_report_that_is_no_parquet_is_named(store: Store) -> None:
     fill(store)
     store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
-    with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet cannot be read"):
+    with pytest.raises(
+        StoreError, match=r"batch_date=2026-01-05/bad.parquet is damaged and cannot be read"
+    ):
         ask(store, "FROM images")
     told: list[str] = []
     with answer(store, "FROM images", on_damage=told.append) as reader:
@@ -128,7 +130,9 @@ def test_a_report_whose_pages_are_damaged_is_named(store: Store) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"2026-01-04/0.png")] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"batch_date=2026-01-04/night.parquet cannot be read"):
+    with pytest.raises(
+        StoreError, match=r"batch_date=2026-01-04/night.parquet is damaged and cannot be read"
+    ):
         ask(store, "SELECT uri FROM images")
 
 

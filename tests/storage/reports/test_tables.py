@@ -22,13 +22,12 @@ from storage.reports.tables import (
     SLIDES,
     newest_batches,
     of_attempt,
-    publish_report,
     published_batch,
     read_batches_before,
     report_path,
 )
 from storage.store import Store, StoreError, digest_of
-from tests.support.reports import SCHEMA, SCHEMAS
+from tests.support.reports import SCHEMA, SCHEMAS, publish_report
 
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 

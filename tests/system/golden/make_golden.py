@@ -1,4 +1,4 @@
-"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v7``.
+"""Write a golden store: ``python -m tests.system.golden.make_golden tests/system/golden/v8``.
 
 One is made and committed whenever a schema version changes; those that are there stay as they
 are. All hold the same values, those below, and must open for ever; from v4 on those of `slides`,
@@ -230,8 +230,9 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
 
 def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
     """A version of a site with one night, which a person commissioned."""
-    content = arrays_to_bytes(slides.AT_SITE | floors.FLOOR | counts.RATES)
-    added = slides.NIGHT | counts.ERRORS | counts.LABELLED
+    normal = slides.AT_SITE | floors.FLOOR | counts.RATES | witnesses.AT_SITE
+    content = arrays_to_bytes(normal)
+    added = slides.NIGHT | counts.ERRORS | counts.LABELLED | witnesses.SEEN
     night = SiteNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
         digest=save_night(store, slides.SITE, arrays_to_bytes(added)),
@@ -243,7 +244,7 @@ def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
         detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
         statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
         false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=counts.CARD,
-        adaptation=counts.ADAPTATION,
+        adaptation=counts.ADAPTATION.model_copy(update={"statistics": True}),
     )  # fmt: skip
     save_site(store, card, content)
     learning = Learning(version=None, drift_p_value=0.5, reason="it was commissioned")

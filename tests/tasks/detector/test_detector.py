@@ -101,6 +101,8 @@ def test_a_tap_that_cannot_be_fitted_is_named(value: float | None, rows: int) ->
     taps = {name: features[:rows] for name, features in draw(FITTED).items()}
     if value is not None:
         taps["layer2.1"] = np.full_like(taps["layer2.1"], value)
-    message = "tap layer2.1: the features are the same" if rows else "tap layer2: no images"
+    message = (
+        "tap layer2.1: the features are the same" if rows else "tap layer2: there are no images"
+    )
     with pytest.raises(ValueError, match=message):
         fit_gaussians(statistics_of(taps, np.zeros(rows, int), CLASSES))

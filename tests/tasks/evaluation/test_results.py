@@ -24,7 +24,11 @@ from tasks.evaluation.parts import (
     Transfer,
     Treatment,
 )
-from tasks.evaluation.results import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.examples import examples
+from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
+from tasks.evaluation.results.measured import attack_rows, covariate_rows, diagnosis_rows
+from tasks.evaluation.results.pairs import comparisons
+from tasks.evaluation.results.score_tables import score_tables
 from tasks.evaluation.scored import OWN, Scored, ScoredPart, join_parts
 from tasks.evaluation.treatments.attacks import ATTACKS
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
@@ -182,7 +186,7 @@ def compared(found: list[Comparison], **names: Any) -> Comparison:
 
 
 def test_an_attack_counts_where_clean_and_noise_are_right_and_the_attacked_is_wrong() -> None:
-    found = findings({FGSM: attacked_part()}).comparisons()
+    found = comparisons(findings({FGSM: attacked_part()}))
     assert len(found) == 4
     for words, base, counted in ((AS_FILES, 100, [0, 1, 5]), (AS_COMPUTED, 200, [0, 1, 3])):
         for against in ("clean", "clean and noise"):
@@ -199,7 +203,7 @@ def test_an_attack_counts_where_clean_and_noise_are_right_and_the_attacked_is_wr
 
 
 def test_margins_are_between_the_largest_logits() -> None:
-    found = findings({FGSM: attacked_part()}).comparisons()
+    found = comparisons(findings({FGSM: attacked_part()}))
     one = compared(found, images=AS_FILES, against="clean")
     assert one.abnormal.margin.tolist() == [1.0, 2.0, 6.0]
 
@@ -210,18 +214,18 @@ def test_an_attack_that_all_but_fails_is_not_compared(fooled: int, compared: boo
     forms = {form: scored(right, start=9) for form in (FILE, COMPUTED)} | {NOISE: scored([1] * 6)}
     made = replace(attacked_part(), forms=forms)
     found = findings({DEEPFOOL: made})
-    assert bool(found.comparisons()) == compared
-    assert value_of(found.attack_rows(), metric="success rate", images=AS_FILES) == fooled / 6
+    assert bool(comparisons(found)) == compared
+    assert value_of(attack_rows(found), metric="success rate", images=AS_FILES) == fooled / 6
 
 
 def test_teachers_are_what_fgsm_fooled_as_files() -> None:
-    found = findings({FGSM: attacked_part(), DEEPFOOL: attacked_part()}).comparisons()
+    found = comparisons(findings({FGSM: attacked_part(), DEEPFOOL: attacked_part()}))
     for one in found:
         assert one.teachers is not None
         ordinary, attacked = one.teachers
         assert attacked.scores[OWN].tolist() == [100.0, 101.0, 105.0]
         assert ordinary.scores[OWN].tolist() == [0.0, 1.0, 5.0, 300.0, 301.0, 305.0]
-    without = findings({DEEPFOOL: attacked_part()}).comparisons()
+    without = comparisons(findings({DEEPFOOL: attacked_part()}))
     assert {one.teachers for one in without} == {None}
 
 
@@ -229,7 +233,7 @@ def test_teachers_are_what_fgsm_fooled_as_files() -> None:
 
 
 def test_success_and_norms_are_of_images_that_fool() -> None:
-    rows = findings({FGSM: attacked_part()}).attack_rows()
+    rows = attack_rows(findings({FGSM: attacked_part()}))
     assert value_of(rows, metric="success rate", images=AS_FILES) == pytest.approx(5 / 6)
     assert value_of(rows, metric="success rate", images=AS_COMPUTED) == pytest.approx(5 / 6)
     assert value_of(rows, metric="L2", images=AS_FILES) == 3  # the median of 1, 2, 3, 5, 60
@@ -243,7 +247,7 @@ def test_success_and_norms_are_of_images_that_fool() -> None:
 
 def test_norms_of_an_attack_that_fools_nobody_are_no_numbers() -> None:
     forms = dict.fromkeys((FILE, COMPUTED, NOISE), scored([1] * 6))
-    rows = findings({FGSM: replace(attacked_part(), forms=forms)}).attack_rows()
+    rows = attack_rows(findings({FGSM: replace(attacked_part(), forms=forms)}))
     assert value_of(rows, metric="success rate", images=AS_FILES) == 0
     assert np.isnan(value_of(rows, metric="L2", images=AS_FILES))
 
@@ -258,14 +262,14 @@ def test_transfer_is_of_images_that_the_other_model_knew_and_this_one_fell_for()
     before, after = [0, 0, 0, 1, 0, 1], [1, 0, 0, 0, 0, 0]
     made = attacked_part(Transfer(logits(before), logits(after)))
     assert made.forms[FILE].label.tolist() == label
-    (row,) = rows_of(findings({FGSM: made}).attack_rows(), metric="transfer")
+    (row,) = rows_of(attack_rows(findings({FGSM: made})), metric="transfer")
     assert row["positives"] == 4  # 0, 2, 4, 5
     assert row["value"] == pytest.approx(2 / 4)
 
 
 def test_transfer_is_left_out_where_there_is_no_image_to_try() -> None:
     unknown = attacked_part(Transfer(logits([1, 0, 1, 0, 1, 0]), logits([1, 0, 1, 0, 1, 0])))
-    assert not rows_of(findings({FGSM: unknown}).attack_rows(), metric="transfer")
+    assert not rows_of(attack_rows(findings({FGSM: unknown})), metric="transfer")
 
 
 # Other images
@@ -278,10 +282,12 @@ def test_transfer_is_left_out_where_there_is_no_image_to_try() -> None:
 def test_a_group_is_masked_where_its_borders_are_as_dark_as_cells_have(
     ordinary: float, other: float, group: str
 ) -> None:
-    found = findings(
-        others={"white": part(scored([1] * 9, border=other))},
-        test=scored([1] * 8, border=ordinary),
-    ).comparisons()
+    found = comparisons(
+        findings(
+            others={"white": part(scored([1] * 9, border=other))},
+            test=scored([1] * 8, border=ordinary),
+        )
+    )
     (one,) = found
     assert (one.subject.group, one.subject.set, one.subject.against) == (group, "white", "clean")
 
@@ -289,12 +295,12 @@ def test_a_group_is_masked_where_its_borders_are_as_dark_as_cells_have(
 def test_one_bright_border_among_dark_ones_does_not_decide() -> None:
     dark = scored([1] * 9)
     odd = replace(dark, scores=dark.scores | {"black border": np.r_[np.zeros(8), 1.0]})
-    (one,) = findings(others={"white": part(odd)}).comparisons()
+    (one,) = comparisons(findings(others={"white": part(odd)}))
     assert one.subject.group == "near, masked"
 
 
 def test_other_images_are_compared_with_ordinary_ones_of_the_test() -> None:
-    (one,) = findings(others={"white": part(scored([1] * 9, start=70))}).comparisons()
+    (one,) = comparisons(findings(others={"white": part(scored([1] * 9, start=70))}))
     assert one.ordinary.scores[OWN].tolist() == list(range(8))
     assert one.abnormal.scores[OWN].tolist() == [70.0 + i for i in range(9)]
     assert one.abnormal.clusters.tolist() == [f"white{i}" for i in range(9)]
@@ -307,15 +313,15 @@ def test_the_verdict_is_abnormal_or_uncertain() -> None:
         p_value=[0.05, 0.051, 0.9, 0.01, 0.9, 0.9, 0.9, 0.9],
         probability=[0.9, 0.9, 0.75, 0.9, 0.749, float("nan"), 0.9, 0.9],
     )
-    (one,) = findings(others={"white": part(scored([1] * 9))}, test=test).comparisons()
+    (one,) = comparisons(findings(others={"white": part(scored([1] * 9))}, test=test))
     assert one.ordinary.verdict.tolist() == [True, False, False, True, True, True, False, False]
-    rows = findings(test=test).diagnosis_rows()
+    rows = diagnosis_rows(findings(test=test))
     assert value_of(rows, detector=OWN, metric="called abnormal") == 2 / 8
     assert value_of(rows, detector=VERDICT, metric="sent to review") == 4 / 8
 
 
 def test_diagnoses_are_right_or_not_and_ranked_by_their_margin() -> None:
-    rows = findings(test=scored([1, 1, 0, 1, 1, 1, 1, 0])).diagnosis_rows()
+    rows = diagnosis_rows(findings(test=scored([1, 1, 0, 1, 1, 1, 1, 0])))
     assert value_of(rows, metric="accuracy") == 6 / 8
     # Class 0 (rows 0, 2, 4, 6) has margins 1, -3, 5, 7; class 1 has -2, -4, -6, +8.
     positive, negative = [1, -3, 5, 7], [-2, -4, -6, 8]
@@ -327,7 +333,7 @@ def test_diagnoses_are_right_or_not_and_ranked_by_their_margin() -> None:
 
 
 def test_corruptions_are_false_alarms_and_lost_accuracy() -> None:
-    rows = findings().covariate_rows()
+    rows = covariate_rows(findings())
     assert {(row["group"], row["set"], row["strength"]) for row in rows_of(rows)} == {
         ("covariate", "defocus", 3.0)
     }
@@ -337,7 +343,7 @@ def test_corruptions_are_false_alarms_and_lost_accuracy() -> None:
 
 def test_rows_have_the_columns_of_the_report() -> None:
     found = findings({FGSM: attacked_part()})
-    made = [*found.diagnosis_rows(), *found.covariate_rows(), *found.attack_rows()]
+    made = [*diagnosis_rows(found), *covariate_rows(found), *attack_rows(found)]
     for row in rows_of(made):
         assert set(METRICS.names) <= row.keys()
         assert (row["model"], row["seed"]) == ("tiny", 2)
@@ -348,7 +354,7 @@ def test_rows_have_the_columns_of_the_report() -> None:
 
 def test_score_tables_have_a_row_for_every_image_and_detector() -> None:
     found = findings({FGSM: attacked_part()}, {"white": part(scored([1] * 9, start=70))})
-    tables = found.score_tables()
+    tables = score_tables(found)
     for each in tables:
         assert set(SCORES.names) <= set(each.column_names)
         assert each.schema == tables[0].schema
@@ -376,7 +382,7 @@ def test_score_tables_have_a_row_for_every_image_and_detector() -> None:
 
 
 def test_score_tables_say_which_images_are_right_and_counted() -> None:
-    tables = findings({FGSM: attacked_part()}).score_tables()
+    tables = score_tables(findings({FGSM: attacked_part()}))
     whole = pa.concat_tables(tables).to_pylist()
 
     def column(name: str, **wanted: Any) -> list[int]:
@@ -395,13 +401,15 @@ def test_score_tables_say_which_images_are_right_and_counted() -> None:
 def test_rows_are_those_of_the_set_where_some_images_could_not_be_read() -> None:
     test = scored([1] * 3, rows=[1, 4, 6])
     found = replace(findings(test=test), tables=findings().tables)
-    (ordinary, *_) = found.score_tables()
+    (ordinary, *_) = score_tables(found)
     uris = [f"file:///test/{i}.png" for i in (1, 4, 6)]
     assert ordinary["uri"].to_pylist() == uris * 3
-    (one,) = replace(
-        findings(test=test, others={"white": part(scored([1] * 9))}),
-        tables=findings(others={"white": part(scored([1] * 9))}).tables,
-    ).comparisons()
+    (one,) = comparisons(
+        replace(
+            findings(test=test, others={"white": part(scored([1] * 9))}),
+            tables=findings(others={"white": part(scored([1] * 9))}).tables,
+        )
+    )
     assert one.ordinary.clusters.tolist() == ["C0", "C2", "C3"]
 
 
@@ -498,7 +506,7 @@ def test_the_parts_of_a_set_are_all_of_its_rows_once(store: Any) -> None:
 
 
 def test_examples_show_what_was_said_of_the_same_image_before_and_after() -> None:
-    found = findings({FGSM: attacked_part(), DEEPFOOL: attacked_part()}).examples()
+    found = examples(findings({FGSM: attacked_part(), DEEPFOOL: attacked_part()}))
     headings = [example.heading for example in found]
     assert headings == ["defocus 3"] * 2 + ["fgsm 0.0314"] * 2 + ["deepfool"] * 2
     second = found[3]

@@ -13,16 +13,25 @@ import tasks.network.inference
 from tasks.network.backbones import DEFAULT_NETWORK, build
 from tasks.network.classifier import (
     PENULTIMATE,
+    Arithmetic,
     NetworkSpec,
     tap_widths,
     to_pixels,
     with_taps,
 )
-from tasks.network.inference import inference, taps_and_maps
+from tasks.network.inference import fastest_arithmetic, inference, taps_and_maps
 from tests.support.needs import needs
-from tests.support.networks import classifier, images
+from tests.support.networks import classifier, computing_in, images
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
+
+ARITHMETICS = [
+    "float32",
+    pytest.param(
+        "bfloat16",
+        marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here"),
+    ),
+]
 
 
 def refuse(_network: object) -> None:
@@ -101,15 +110,37 @@ def test_threads_of_a_worker_do_not_disturb_each_other(
         assert all(torch.equal(taps[name], taps_wanted[name]) for name in taps_wanted)
 
 
-def test_the_same_batch_gives_the_same_bits_again_and_in_another_process() -> None:
-    _, logits = inference(classifier(DEFAULT_NETWORK)).run(images(5))
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> None:
+    network, pixels = computing_in(arithmetic), images(37)
+    taps, logits = network.run(pixels)
+    for size in (1, 5, 16):
+        parts = [network.run(pixels[start : start + size]) for start in range(0, 37, size)]
+        assert torch.equal(torch.cat([part for _, part in parts]), logits)
+        for name, values in taps.items():
+            assert torch.equal(torch.cat([part[name] for part, _ in parts]), values)
+
+
+@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
+def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
+    fine, fine_logits = computing_in("float32").run(images(5))
+    found, logits = computing_in("bfloat16").run(images(5))
+    assert logits.dtype == torch.float32
+    for name, values in found.items():
+        assert 0 < (values - fine[name]).abs().mean() < 0.01 * values.abs().max()
+    assert not torch.equal(logits, fine_logits)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_the_same_batch_gives_the_same_bits_again_and_in_another_process(
+    arithmetic: Arithmetic,
+) -> None:
+    _, logits = computing_in(arithmetic).run(images(5))
     program = (
         "import torch\n"
-        "from tasks.network.backbones import DEFAULT_NETWORK\n"
-        "from tasks.network.inference import inference\n"
-        "from tests.support.networks import classifier, images\n"
+        "from tests.support.networks import computing_in, images\n"
         "torch.set_num_threads(1)\n"
-        "print(inference(classifier(DEFAULT_NETWORK)).run(images(5))[1].numpy().tobytes().hex())"
+        f"print(computing_in({arithmetic!r}).run(images(5))[1].numpy().tobytes().hex())"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     other = subprocess.run(

@@ -19,6 +19,7 @@ def rows_of(n: int = N) -> pa.Table:
             "slide_id": [f"s{i % 8}" for i in range(n)],
             "patient_id": [None if i % 8 == 7 else f"p{i % 8 // 2}" for i in range(n)],
             "status": ["failed" if i % 50 == 49 else "scored" for i in range(n)],
+            "abnormality": np.zeros(n),
             "abnormal": [i % 20 == 3 for i in range(n)],
             "review_reason": pa.nulls(n, pa.string()),
             "kind": ["white" if i % 33 == 5 else "red" for i in range(n)],

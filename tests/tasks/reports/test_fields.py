@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from storage.reports.schemas.fields import field_schema
 from storage.reports.sql import answer
 from storage.reports.tables import FIELDS as REPORT
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.limits import FieldLimits
 from tasks.reports import fields as module
 from tasks.reports.fields import FieldTally
 from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, NAMES, PARASITIZED, cell
+from tests.support.reports import publish_report
 
 PHOTO, SLIDE, BAD = "/photos/a.jpg", "/slides/b.svs", "/photos/bad.jpg"
 CELL_KINDS = KINDS | {

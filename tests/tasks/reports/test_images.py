@@ -98,7 +98,7 @@ def test_only_what_is_sure_and_usual_is_accepted(
 ) -> None:
     (row,) = rows([logits], [p], {0: "damaged: truncated"} if failed else None).to_pylist()
     assert (row["verdict"], row["review_reason"]) == (verdict, reason)
-    assert row["abnormal"] == (None if failed else p <= ALPHA)
+    assert row["abnormal"] is (not failed and p <= ALPHA)
     assert row["status"] == ("failed" if failed else "scored")
     assert row["failure"] == ("damaged: truncated" if failed else None)
 
@@ -106,6 +106,7 @@ def test_only_what_is_sure_and_usual_is_accepted(
 def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     table = rows([SURE] * 3, [0.5] * 3, UNREADABLE)
     known = {"uri", "slide_id", "patient_id", "status", "failure", "verdict", "review_reason"}
+    known |= {"abnormal"}  # false, so that it selects rows
     good, failed, _ = table.to_pylist()
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
@@ -228,7 +229,8 @@ def test_at_most_a_tenth_are_false_alarms_where_q_is_at_most_a_tenth(
 def test_a_cell_that_the_border_cuts_is_diagnosed_but_has_no_abnormality() -> None:
     table = rows([SURE] * 3, [0.001] * 3, touches_border=[True, False, None])
     cut, whole, file = table.to_pylist()
-    for name in ("abnormality", "p_value", "abnormal", "distance_blocks.2"):
+    assert (cut["abnormal"], whole["abnormal"]) == (False, True)
+    for name in ("abnormality", "p_value", "distance_blocks.2"):
         assert cut[name] is None
         assert whole[name] is not None
         assert file[name] is not None

@@ -41,12 +41,20 @@ def test_only_images_for_review_are_looked_at_and_failed_ones_are_not() -> None:
     assert set(columns(CLASSES)) == set(rows.column_names)
 
 
-def test_every_slide_has_its_most_doubtful_image_before_any_has_its_second() -> None:
+def test_every_slide_has_its_most_doubtful_images_before_any_has_another() -> None:
     foreign = [("far", 0.001, 0.9)] * 5
-    rows = rows_of(*foreign, ("near", 0.04, 0.9), ("near", 0.5, 0.7), ("third", 0.5, 0.79))
-    assert found(rows, 3) == [4, 5, 7]  # of equal p-values, the highest abnormality
-    assert found(rows, 5) == [4, 5, 7, 3, 6]
+    rows = rows_of(*foreign, ("near", 0.04, 0.9), ("near", 0.02, 0.9), ("third", 0.5, 0.79))
+    assert found(rows, 2) == [4, 6]  # of equal p-values, the highest abnormality
+    assert found(rows, 5) == [4, 6, 7, 3, 5]
     assert len(found(rows)) == 8
+
+
+def test_the_closest_diagnosis_of_a_slide_and_its_most_abnormal_image_come_together() -> None:
+    rows = rows_of(
+        ("s", 0.001, 0.99), ("s", 0.01, 0.95), ("s", 0.5, 0.7), ("s", 0.001, 0.55), ("s", 0.5, 0.6)
+    )
+    assert found(rows, 2) == [0, 3]
+    assert sorted(found(rows, 4)) == [0, 1, 3, 4]
 
 
 def test_slides_of_one_name_are_their_patients_own() -> None:
@@ -76,6 +84,7 @@ def test_a_choice_does_not_depend_on_how_parts_are_joined() -> None:
 def test_cells_that_the_border_cuts_are_chosen_by_their_diagnosis() -> None:
     rows = rows_of(("s", None, 0.6), ("s", 0.5, 0.7), ("s", None, 0.9))
     assert found(rows) == [0, 1]
+    assert found(rows_of(("s", None, 0.79), ("s", 0.04, 0.9)), 1) == [1]
 
 
 @pytest.mark.parametrize(("images", "most"), [(0, 64), (1600, 64), (1625, 65), (10**6, 40_000)])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter, uniform_filter
 
-from tasks.second_look.views import VIEWS, blurred, filtered, median_filtered, turned
+from tasks.second_look.views import ROUNDS, VIEWS, blurred, filtered, median_filtered, turned
 
 
 @pytest.fixture
@@ -11,18 +11,20 @@ def images() -> np.ndarray:
 
 
 def test_the_views_are_all_the_symmetries_of_a_square_once(images: np.ndarray) -> None:
-    views = [images, *turned(images)]
+    views = np.split(turned(images, range(VIEWS)), VIEWS)
+    np.testing.assert_array_equal(views[0], images)
     assert len({view.tobytes() for view in views}) == VIEWS
     for view in views:
-        again = {each.tobytes() for each in [view, *turned(view)]}
+        again = {each.tobytes() for each in np.split(turned(view, range(VIEWS)), VIEWS)}
         assert again == {each.tobytes() for each in views}
+    assert sorted(way for ways in ROUNDS for way in ways) == list(range(1, VIEWS))
 
 
 def test_a_view_moves_pixels_and_changes_none() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
-    first = turned(image)[0]
-    np.testing.assert_array_equal(first[0, 0, 0], image[0, 0, 1])
-    for view in turned(image):
+    views = turned(image, range(VIEWS))
+    np.testing.assert_array_equal(views[1, 0, 0], image[0, 0, 1])
+    for view in views:
         pixels = {tuple(pixel) for pixel in view.reshape(-1, 3)}
         assert pixels == {(0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11)}
 

@@ -1,9 +1,20 @@
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from skimage.draw import polygon
 
 from tasks.segmentation import contours
-from tasks.segmentation.contours import ANGLES, Edges, edges, enclosed_area, seeds, trace
+from tasks.segmentation.contours import (
+    ANGLES,
+    Edges,
+    depths,
+    edges,
+    enclosed_area,
+    layers,
+    seeds,
+    trace,
+)
 
 RADII = np.array([12.0, 16.0, 20.0])
 
@@ -108,3 +119,29 @@ def test_nothing_is_known_outside_the_field() -> None:
 
 def test_the_area_of_a_square() -> None:
     assert enclosed_area(np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])) == 4
+
+
+def test_outlines_are_laid_over_one_another_as_scikit_image_draws_each() -> None:
+    rng = np.random.default_rng(0)
+    expected, outlines = np.zeros((80, 120), np.int32), []
+    for way in (-1, 1) * 20:
+        angles = way * np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
+        radii = rng.uniform(5, 30) * rng.uniform(0.7, 1.3, ANGLES)
+        middle = rng.uniform(-10, [130, 90])
+        outlines.append(middle + np.column_stack([np.cos(angles), np.sin(angles)]) * radii[:, None])
+        expected[polygon(outlines[-1][:, 1], outlines[-1][:, 0], expected.shape)] += 1
+    assert expected.max() > 3
+    np.testing.assert_array_equal(layers(outlines, expected.shape), expected)
+    assert not layers([], (3, 4)).any()
+
+
+def test_distances_do_not_depend_on_the_number_of_threads() -> None:
+    y, x = np.mgrid[:200, :301]
+    mask = np.hypot(x - 150, y - 100) < 90
+    before, found = cv2.getNumThreads(), []
+    for threads in (1, 2):
+        cv2.setNumThreads(threads)
+        found.append(depths(mask))
+    cv2.setNumThreads(before)
+    assert found[0].max() == pytest.approx(90, abs=1)
+    np.testing.assert_array_equal(*found)

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from tasks.sites.adaptation import Labelled, fit_adaptation, try_adaptation
+from tasks.detector.probabilities import Adaptation
+from tasks.detector.witnesses import Classes, Scales
+from tasks.sites.adaptation import (
+    SHARE,
+    Fitted,
+    Labelled,
+    fit_adaptation,
+    site_discriminant,
+    try_adaptation,
+)
 
 
 def labelled(
@@ -88,3 +98,68 @@ def test_labels_of_nights_add_up_and_are_kept() -> None:
     again = Labelled.from_arrays(both.to_arrays())
     assert again.slides == both.slides
     np.testing.assert_array_equal(again.log_odds, both.log_odds)
+
+
+P, U = 0, 1  # places of the classes
+CLASSES = Classes(
+    P,
+    {"a": np.asarray([[1.0, 0.0], [-1.0, 0.0]])},
+    {"a": np.eye(2)},
+    {"a": np.asarray([-1.0, 0.0])},
+)
+FITTED = Fitted(CLASSES, Scales(Adaptation(), Adaptation(3.0), Adaptation(0.7)))
+
+
+def seen(n: int, *, lower: float, seed: int = 0) -> Labelled:
+    """Cells whose parasites differ from fitted ones along the second feature, too."""
+    rng = np.random.default_rng(seed)
+    parasitized = np.arange(n) % 2 == 0
+    middle = np.where(parasitized[:, None], [1.0, lower], [-1.0, 0.0])
+    features = {"a": rng.normal(middle, 1.0).astype(np.float32)}
+    network = rng.normal(np.where(parasitized, 0.7, -0.7), 1.0)
+    said = FITTED.scales.testify(network, CLASSES.discriminant().scores(features))
+    slides = tuple(f"s{i // 2 % 9}" for i in range(n))
+    return Labelled(said.both, parasitized, slides, network, features)
+
+
+def test_the_discriminant_of_a_site_is_that_of_moved_class_means() -> None:
+    cells = seen(200, lower=-3.0)
+    found = site_discriminant(CLASSES, cells)
+    values = cells.features["a"].astype(np.float64)
+    mine = np.stack([values[kind].mean(axis=0) for kind in (cells.parasitized, ~cells.parasitized)])
+    moved = (1 - SHARE) * CLASSES.means["a"] + SHARE * mine
+    w, gap = found.weights["a"], moved[P] - moved[U]
+    np.testing.assert_allclose(w / np.linalg.norm(w), gap / np.linalg.norm(gap))
+    assert found.offset == pytest.approx(-w @ (moved[P] + moved[U]) / 2)
+    # A slide's healthy cells are still expected where fitted ones are.
+    assert found.healthy == pytest.approx(w @ CLASSES.means["a"][U] + found.offset)
+
+
+def test_labelled_cells_of_other_parasites_give_a_site_its_own_discriminant() -> None:
+    trial = try_adaptation(seen(300, lower=-3.0), FITTED)
+    assert trial is not None
+    assert trial.accepted
+    assert trial.change.discriminant is not None
+    unseen = seen(4000, lower=-3.0, seed=1)
+    before = roc_auc_score(unseen.parasitized, unseen.log_odds)
+    after = roc_auc_score(unseen.parasitized, trial.change.of(unseen, FITTED))
+    assert after > before + 0.01
+
+
+def test_where_parasites_are_as_fitted_few_trials_are_accepted_of_either_kind() -> None:
+    trials = [try_adaptation(seen(60, lower=0.0, seed=seed), FITTED) for seed in range(30)]
+    assert np.mean([trial is not None and trial.accepted for trial in trials]) <= 0.1
+
+
+def test_without_features_of_every_night_the_statistics_stay() -> None:
+    cells, older = seen(300, lower=-3.0), labelled(40)
+    both = cells + older
+    assert both.features == {}
+    trial = try_adaptation(both, FITTED)
+    assert trial is not None
+    assert trial.change.discriminant is None
+    again = Labelled.from_arrays(cells.to_arrays())
+    assert again.features.keys() == {"a"}
+    np.testing.assert_array_equal(again.network, cells.network)
+    twice = cells + cells.take(range(10))
+    np.testing.assert_array_equal(twice.features["a"][300:], cells.features["a"][:10])

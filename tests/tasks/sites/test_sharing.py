@@ -75,9 +75,9 @@ def test_a_class_of_one_cell_is_not_shared() -> None:
     taps = {"a": np.random.default_rng(0).normal(size=(4, 2))}
     labels = np.asarray([0, 0, 0, 1])
     keys = [GroupKey("n", "", "s")] * 4
-    with pytest.raises(ValueError, match="class of one cell"):
+    with pytest.raises(ValueError, match="only one cell"):
         shareable(statistics_of(taps, labels, 2, keys), KEY)
-    with pytest.raises(ValueError, match="know of no slides"):
+    with pytest.raises(ValueError, match="have no slides"):
         shareable(statistics_of(taps, labels, 2), KEY)
     assert group_statistics(taps, labels, keys, 2).n.tolist() == [[3, 1]]
 

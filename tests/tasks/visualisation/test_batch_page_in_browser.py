@@ -234,8 +234,8 @@ def test_the_index_leads_to_the_page(browser: Any, folder: Path) -> None:
     with Visit(browser, folder / "index.html") as visit:
         visit.page.get_by_role("link", name="night", exact=True).click()
         assert visit.page.get_by_role("heading", level=1).text_content() == "Batch night"
-        visit.page.get_by_role("link", name="all nights").first.click()
-        assert visit.page.get_by_role("heading", level=1).text_content() == "Nights"
+        visit.page.get_by_role("link", name="all batches").first.click()
+        assert visit.page.get_by_role("heading", level=1).text_content() == "All batches"
 
 
 def test_the_page_can_be_printed(browser: Any, folder: Path) -> None:

@@ -40,13 +40,13 @@ def test_what_changes_from_night_to_night_is_drawn() -> None:
     page = index_page(nights, {})
     labels = [str(each["aria-label"]) for each in Page(page).of("svg") if each.get("aria-label")]
     assert len(labels) == 2
-    assert "Patients by night" in labels[0]
+    assert "Patients by batch" in labels[0]
     assert "images for review 0 at -2 to .050 at 0" in labels[1]
     assert "images failed" in labels[1]
     # A night of before patients were called has no share of them, and one night no trend.
     older = [replace(each, patient_calls=None) for each in nights]
-    assert "Patients by night" not in index_page(older, {})
-    assert "by night" not in index_page(nights[:1], {})
+    assert "Patients by batch" not in index_page(older, {})
+    assert "by batch" not in index_page(nights[:1], {})
 
 
 def test_names_stay_text() -> None:

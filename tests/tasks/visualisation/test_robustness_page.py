@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.evaluation.metrics import METRICS
-from tasks.evaluation.results import Example
+from tasks.evaluation.results.examples import Example
 from tasks.evaluation.seeds import over_seeds
 from tasks.visualisation.robustness_page import SCORES, robustness_page
 from tasks.visualisation.robustness_tables import robustness_markdown

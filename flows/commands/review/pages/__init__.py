@@ -1,1 +1,1 @@
-"""Pages of the bench beside those of single cells: pictures with pan and zoom, and patients."""
+"""Serve the pages of patients, of pictures, and of fields with pan and zoom."""

@@ -8,16 +8,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from flows.commands.review.pages.suspects import Suspects
-from tasks.counting.words import percent_text, range_text
-from tasks.readers.patients import Confirmation, Suspect
+from flows.stages.readings.suspects import Suspects
+from tasks.readers.patients import Suspect
 from tasks.visualisation.answers import answer_of
+from tasks.visualisation.patients.persons import figure_text
 
 Show = Callable[..., Response]
 
 
 class PatientPages:
-    """The pages of patients: who is asked about, and what a reader has said of each."""
+    """The pages of patients to confirm, with a reader's answers on each."""
 
     def __init__(self, suspects: Suspects, show: Show, reader_of: Callable[[Request], str]) -> None:
         self.suspects, self._show, self._reader_of = suspects, show, reader_of
@@ -30,19 +30,19 @@ class PatientPages:
         ]
 
     def patients(self, request: Request) -> Response:
-        """List the patients that a person is asked about."""
+        """List the patients to confirm."""
         reader = self._reader_of(request)
-        self.suspects.session.refresh()
+        self.suspects.readings.refresh()
         rows = [self.described(each, reader) for each in self.suspects.asked]
         return self._show(request, "patients.html", reader=reader, patients=rows)
 
     def patient(self, request: Request) -> Response:
-        """Show the next cell of a patient, or what the reader's verdicts on all of them mean."""
+        """Show the next cell of a patient, or the result once the reader has read all of them."""
         reader, number = self._reader_of(request), int(request.path_params["number"])
         suspect = self.suspects.find(number)
         if suspect is None:
             raise HTTPException(404, "no such patient")
-        self.suspects.session.refresh()
+        self.suspects.readings.refresh()
         image_id = self.suspects.next_cell(suspect, reader)
         if image_id is not None:
             path = f"/by/{reader}/{image_id}?patient={number}"
@@ -54,12 +54,12 @@ class PatientPages:
             reader=reader,
             patient=self.described(suspect, reader),
             cells=suspect.order,
-            said=self.suspects.session.standing(reader),
+            said=self.suspects.readings.standing(reader),
             following=number + 1 if more else None,
         )
 
     def described(self, suspect: Suspect, reader: str | None) -> dict[str, Any]:
-        """Put what persons say of a patient beside what the machine says."""
+        """Describe a patient with the machine's call and the persons' answer."""
         row = next(
             row
             for row, each in zip(self.suspects.rows, self.suspects.every, strict=True)
@@ -73,14 +73,6 @@ class PatientPages:
             "called": len(suspect.called),
             "machine": answer_of(row),
             "found": found,
-            "figure": figure_text(found),
+            "figure": figure_text(found) or "–",
             "seconds": self.suspects.seconds(suspect),
         }
-
-
-def figure_text(found: Confirmation) -> str:
-    """Write a parasitaemia by persons' verdicts with its interval; a dash where it is unknown."""
-    if found.parasitaemia is None or found.low is None or found.high is None:
-        return "–"
-    share, low, high = (100 * each for each in (found.parasitaemia, found.low, found.high))
-    return f"{percent_text(share)} ({range_text(low, high)})"

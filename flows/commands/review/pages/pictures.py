@@ -100,7 +100,7 @@ class PicturePages:
         cells = ((self.ref(image_id), image_id),)
         (shown,) = make_exhibits(ExhibitJob(session.store, session.card, self._detector, cells))
         if shown.heat is None:
-            raise BadImageError("unreadable", shown.missing or "this tap has no places")
+            raise BadImageError("unreadable", shown.missing or "there is no heat map for this cell")
         return shown.heat
 
     def ref(self, image_id: str) -> ImageRef:

@@ -1,4 +1,4 @@
-"""Serve a field or slide with pan and zoom: its tiles, and the contours of the cells in sight."""
+"""Serve a field or slide with pan and zoom: its tiles, and the contours of visible cells."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ Show = Callable[..., Response]
 
 
 class ViewerPages:
-    """The pages of pictures. What the machine says of a cell stays hidden as on its own page."""
+    """The pages of pictures. The machine's diagnosis stays hidden as on the cell's own page."""
 
     def __init__(
         self, session: Session, show: Show, reader_of: Callable[[Request], str], *, blind: bool
@@ -65,7 +65,7 @@ class ViewerPages:
             return self._show(request, "problem.html", status=404, problem=str(error))
         pyramid = Pyramid(extent)
         microns = extent.microns_per_pixel
-        # A photograph tells no scale; its cells were enlarged to one of a red cell.
+        # A photograph has no scale: it follows from the usual size of a red cell.
         if microns is None and ref is not None:
             microns = RED_CELL * ref.scale / TRAINING_DIAMETER
         return self._show(
@@ -90,7 +90,7 @@ class ViewerPages:
         )
 
     def cells(self, request: Request) -> Response:
-        """Send the contours of the cells in a box, those that a person should see first."""
+        """Send the contours of the cells in a box; those for review come first."""
         try:
             x, y, width, height = (float(request.query_params[name]) for name in BOX)
         except (KeyError, ValueError):
@@ -157,7 +157,7 @@ class ViewerPages:
         for part in report_rows(session.store, session.batch, [*COLUMNS, *chances]):
             part = part.append_column("row", pa.array(np.arange(start, start + part.num_rows)))
             start += part.num_rows
-            # Reports of before there were regions lack the column.
+            # Reports made before there were regions lack the column.
             if "source_uri" in part.column_names:
                 scored = pc.equal(part["status"].cast(pa.string()), Status.SCORED)
                 parts.append(part.filter(pc.and_(scored, part["source_uri"].is_valid())))

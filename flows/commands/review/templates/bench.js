@@ -1,7 +1,7 @@
 "use strict";
 // Keys for what the page's forms and links do; without script these work by mouse and touch.
-// Cells to come are fetched while one is read, and verdicts are sent while the next is shown: a page
-// that loads between two keys would lose what is typed meanwhile.
+// Cells to come are fetched while one is read, and answers are sent while the next is shown: a page
+// that loads between two keys would lose the keys typed meanwhile.
 const AHEAD = 40, AT_ONCE = 3;
 const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", l: "like", a: "all", v: "view" };
 const toggle = { f: "field", h: "heat" };
@@ -15,8 +15,8 @@ const bench = () => document.querySelector(".bench[data-queue]");
 
 function tell() {
   const words = [];
-  if (stuck) words.push(`${unsent.length} verdict${unsent.length === 1 ? " is" : "s are"} not kept yet: ${stuck}. Press a key to send again.`);
-  if (early) words.push(`${early} key${early === 1 ? "" : "s"} came before the cell was there and ${early === 1 ? "was" : "were"} not taken.`);
+  if (stuck) words.push(`${unsent.length} answer${unsent.length === 1 ? " is" : "s are"} not saved yet: ${stuck}. Press a key to send again.`);
+  if (early) words.push(`${early} key${early === 1 ? "" : "s"} came before the cell was shown and ${early === 1 ? "was" : "were"} ignored.`);
   byId("told").textContent = words.join(" ");
 }
 
@@ -124,7 +124,7 @@ if (bench()) {
     byId("say").elements.seconds.value = ((performance.now() - shown) / 1000).toFixed(1);
   });
 }
-// The browser shows a page that it has kept, and the person has come back to it.
+// The person came back to a page that the browser has kept.
 addEventListener("pageshow", () => { sent = false; });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;

@@ -1,5 +1,5 @@
 "use strict";
-// A picture of the bench: tiles and contours come from the server, and a chosen cell takes a verdict.
+// A picture of the bench: tiles and contours come from the server, and a chosen cell takes an answer.
 (() => {
   const root = document.getElementById("viewer"), { base, reader } = root.dataset;
   const picture = JSON.parse(root.dataset.picture);
@@ -35,7 +35,7 @@
   function showHeat(panel) {
     panel.querySelector(".heat-map")?.remove();
     if (!heat || !chosen || !chosen.said) return;
-    panel.querySelector("img").after(element("img", { className: "heat-map", src: `${base}/heat/${chosen.image_id}`, alt: "where the cell differs from others" }));
+    panel.querySelector("img").after(element("img", { className: "heat-map", src: `${base}/heat/${chosen.image_id}`, alt: "where the cell differs from other cells" }));
   }
 
   async function say(verdict, panel) {
@@ -45,7 +45,7 @@
       method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ verdict, seconds }),
     }).catch(() => null);
     if (!answer || !answer.ok) {
-      told.textContent = `${verdict} was not kept: say it again`;
+      told.textContent = `${verdict} was not saved: answer again`;
       return;
     }
     Object.assign(cell, (await answer.json()).contour);

@@ -4,21 +4,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from flows.commands.exports.cells import export
-from flows.options.described import UsageError
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.features import read_block, write_block
 from storage.batches.manifests import Batch
 from storage.parquet import read_table
-from storage.reports.tables import publish_report, report_path
+from storage.reports.tables import report_path
 from storage.store import Store, StoreError
 from tests.support.reading import add_features, night
-
-anndata = pytest.importorskip("anndata", reason="anndata is not installed")
+from tests.support.reports import publish_report
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pyarrow as pa
-import pytest
 from numpy.typing import NDArray
-
-anndata = pytest.importorskip("anndata", reason="anndata is not installed")
 
 CELLS, FEATURES = 500, 1000  # of a part: 2 MB
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.commands.exports.patients import patient
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import open_session
-from flows.options.described import UsageError
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
+from flows.stages.readings.suspects import Suspects
 from storage.reports.tables import published_batch
 from storage.store import Store, StoreError
 from tasks.reports.spreadsheet import read_csv

@@ -43,8 +43,8 @@ def test_a_whole_session_without_script(client: TestClient, session: Session) ->
     undone = send(client, "/by/Ada/undo", {})
     assert undone.headers["location"].endswith(image_id)
     assert len(session.said("Ada")) == 11
-    assert "<b>11</b> new" in ask(client, "/report").text
-    assert "11 new verdicts" in send(client, "/import", {}).text
+    assert "adds <b>11</b> answers" in ask(client, "/report").text
+    assert "11 new answers" in send(client, "/import", {}).text
 
 
 def test_diagnosis_and_scores_are_hidden_until_the_verdict_is_there(
@@ -224,7 +224,7 @@ def test_cells_of_other_nights_are_shown_and_not_marked(
     add_features(session.store, before)
     path = f"/by/Ada/{session.queue('Ada')[0]}/like"
     page = ask(client, f"{path}?nights=all")
-    assert page.text.count("of before: read it there") == 6  # the others lie in both nights
+    assert page.text.count("from before: answer there") == 6  # the others lie in both nights
     assert len(liked(client, f"{path}?nights=all")) == 23
     (shown,) = {str(each["src"]) for each in Page(page.text).of("img")[-1:]}
     assert client.get(shown, headers={"host": HOST}).status_code == 200
@@ -239,5 +239,5 @@ def test_a_page_says_why_nothing_like_a_cell_can_be_found(
 ) -> None:
     page = ask(client, f"/by/Ada/{session.queue('Ada')[0]}/like")
     assert page.status_code == 200
-    assert "They cannot be found" in page.text
+    assert "Similar cells cannot be found" in page.text
     assert "were never extracted" in page.text

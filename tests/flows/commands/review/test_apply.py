@@ -23,7 +23,7 @@ def test_a_site_learns_the_night_without_what_is_no_cell(
     store_with_model: Store, tmp_path: Path
 ) -> None:
     batch = night(store_with_model, tmp_path / "cells")
-    with pytest.raises(StoreError, match="no verdict on batch night was imported yet"):
+    with pytest.raises(StoreError, match="no answer on batch night has been saved"):
         applied(store_with_model, tmp_path / "night.parquet")
     session, _ = open_session(store_with_model, batch, limit=100, per_slide=99, unmarked=0.25)
     parasite, healthy, white, unsure = session.queue("Ada")[:4]

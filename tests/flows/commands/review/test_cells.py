@@ -17,10 +17,11 @@ from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import FIELDS, SLIDES, of_attempt, publish_report, report_path
+from storage.reports.tables import FIELDS, SLIDES, of_attempt, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.readers.reviews import VerdictError
+from tests.support.reports import publish_report
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 SLIDE = "/slides/a.tiff"

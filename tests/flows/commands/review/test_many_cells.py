@@ -16,11 +16,12 @@ from flows.commands.review.app import Bench
 from flows.commands.review.session import open_session
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import of_attempt, publish_report, report_path
+from storage.reports.tables import of_attempt, report_path
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
 from tests.support.reading import DAY, WHEN
+from tests.support.reports import publish_report
 
 CELLS, SLIDES = 100_000, 50
 SECONDS = 1.0

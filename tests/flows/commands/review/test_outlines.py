@@ -87,7 +87,7 @@ def test_classes_come_back_as_verdicts_and_outlines_as_cells(
     file, cells = edited(photograph, tmp_path, edit), str(tmp_path / "drawn.parquet")
     told = imported(photograph, file, cells=cells, dry_run=True)
     assert (told.new, told.unsure, told.moved, told.drawn, told.as_written) == (3, 1, 1, 1, 1)
-    assert "would have 3 new verdicts" in told.text()
+    assert "would have 3 new answers" in told.text()
     assert not Path(cells).exists()
     assert latest_review(photograph, "night").number == 0
     done = imported(photograph, file, cells=cells)
@@ -118,14 +118,14 @@ def test_classes_come_back_as_verdicts_and_outlines_as_cells(
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda f: name(f[2], "Tumour"), "object 3: no verdict is called 'Tumour'"),
-        (lambda f: f.append(new(disc(900, 60))), "lies at 900, 60, where there is no field"),
-        (lambda f: f.append(new(disc(1e9, 60))), r"a point at 1e\+09, and no slide has more"),
+        (lambda f: name(f[2], "Tumour"), "object 3: no answer is called 'Tumour'"),
+        (lambda f: f.append(new(disc(900, 60))), "lies at 900, 60, outside all fields"),
+        (lambda f: f.append(new(disc(1e9, 60))), r"a point at 1e\+09, but no slide has more"),
         (lambda f: f.append(new([[10, 10], [50, 50], [50, 10], [10, 50]])), "crosses itself"),
         (lambda f: f.append(new(disc(60, 60, 1e-3))), r"encloses 0\.0 pixels"),
         (lambda f: f.__delitem__(slice(None)), "no object in it is known"),
         (lambda f: f.__setitem__(slice(None), [new(disc(60, 60))]), "no object in it is known"),
-        (lambda f: f.__setitem__(slice(1, None), [new(disc(60, 60))]), "no other cell says"),
+        (lambda f: f.__setitem__(slice(1, None), [new(disc(60, 60))]), "there is no other cell"),
     ],
     ids=["class", "outside", "far", "crossing", "empty", "nothing", "strange", "field alone"],
 )

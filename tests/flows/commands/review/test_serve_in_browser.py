@@ -169,10 +169,10 @@ def test_a_verdict_that_the_server_does_not_take_is_told_and_sent_again(
         # As where the server is gone: a browser that is offline still reaches its own machine.
         page.evaluate("() => { window.asked = fetch; window.fetch = () => Promise.reject(); }")
         page.keyboard.press("p")
-        page.get_by_text("1 verdict is not kept yet").wait_for()
+        page.get_by_text("1 answer is not saved yet").wait_for()
         page.evaluate("() => { window.fetch = window.asked; }")
         page.keyboard.press("u")  # sends again, and is for no cell
-        page.get_by_text("1 verdict is not kept yet").wait_for(state="detached")
+        page.get_by_text("1 answer is not saved yet").wait_for(state="detached")
     said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
     assert said == ["Parasitized"]
 
@@ -204,7 +204,9 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
         page.get_by_role("button", name="whole").click()
         whole = placed()
         assert whole != at_cell
-        assert path.count() == len(places)
+        page.wait_for_function(
+            "n => document.querySelectorAll('path.not-read').length === n", arg=len(places)
+        )
         box = page.locator("#viewer .stage").bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.mouse.move(*middle)

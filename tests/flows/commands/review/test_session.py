@@ -147,8 +147,8 @@ def test_the_report_tells_how_far_readers_agree(session: Session) -> None:
     told = report("night", settings=Settings(store=session.store.url))
     figures = {each.name: each for each in told.figures}
     assert figures["Ada and Ben: Cohen's kappa"].value == 1.0
-    assert figures["persons and the machine: Cohen's kappa"].value == 1.0
-    assert "Ada: seconds a cell, of 12 of 12 read" in told.text()
+    assert figures["persons and machine: Cohen's kappa"].value == 1.0
+    assert "Ada: seconds per cell, 12 of 12 read" in told.text()
 
 
 def test_what_is_marked_at_once_is_a_verdict_each_and_undone_at_once(session: Session) -> None:

@@ -49,7 +49,7 @@ def test_a_recipe_comes_back_from_the_card_of_its_model() -> None:
 def test_a_card_without_fractions_is_no_recipe() -> None:
     kept = RECIPE.as_dict()
     del kept["fractions"]
-    with pytest.raises(StoreError, match=r"model m, made by an older slidewatch.*train it anew"):
+    with pytest.raises(StoreError, match=r"model m, made by an older slidewatch.*train it again"):
         TrainingRecipe.from_card(card(**kept))
 
 
@@ -75,7 +75,9 @@ def test_a_recipe_with_another_seed_differs_in_nothing_else() -> None:
 def labelled(pixels: NDArray[np.uint8], labels: list[int]) -> LabelledImages:
     keys = [f"p{i}" for i in range(len(labels))]
     rows = pa.table({"uri": keys})
-    return LabelledImages(pixels, np.asarray(labels), keys, "patient", rows, {})
+    return LabelledImages(
+        pixels, np.asarray(labels), keys, "patient", rows, {}, np.zeros(len(labels), bool)
+    )
 
 
 def test_a_training_is_named_by_all_that_decides_its_outcome() -> None:

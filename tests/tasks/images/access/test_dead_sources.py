@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tasks.images import files
-from tasks.images.access import patience
+from tasks.images.access import files, patience
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.access.folders import list_files
 from tasks.images.access.patience import TimedOutError, wait_at_most

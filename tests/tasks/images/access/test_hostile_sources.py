@@ -215,7 +215,7 @@ def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: 
     said: list[str] = []
     assert list_images(str(source), on_skip=said.append).num_rows == 1
     assert said == [
-        f"9 files of {source} are left out, for they are no images by their extension: "
+        f"9 files of {source} left out, because the extension is no image's: "
         "6 no extension, 2 .vsi, 1 .txt"
     ]
 

@@ -200,10 +200,14 @@ def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> N
 @pytest.mark.parametrize(
     ("options", "light", "reason"),
     [
-        ({"shift": 2.0}, "red", "images are more abnormal than those that calibrated"),
+        ({"shift": 2.0}, "red", "images are more abnormal than the calibrating ones"),
         ({"shift": 2.0}, "red", "of the scored images are abnormal, expected 5.0%"),
         ({"shift": 0.6}, "amber", "images are more abnormal"),
-        ({"shift": 0.8}, "amber", "tap tap, against earlier nights: population stability"),
+        (
+            {"shift": 0.8},
+            "amber",
+            "distances (tap), compared with earlier batches: population stability",
+        ),
         ({"shift": -0.8}, "amber", "images are less abnormal"),
         ({"shift": -2.0}, "amber", "images are less abnormal"),
         ({"other": 0.02}, "amber", "at a false-discovery rate of 10%"),
@@ -303,7 +307,9 @@ def test_nights_whose_bins_have_other_edges_are_compared_by_their_shares_alone()
     others = [replace(each, tap_edges=each.tap_edges[:-1]) for each in past]
     found = judged(others)
     assert (found.nights, found.psi_earlier, found.psi_taps) == (8, None, {})
-    assert any("8 earlier nights have histograms of other bins" in each for each in found.reasons)
+    assert any(
+        "8 earlier batches have histograms with other bins" in each for each in found.reasons
+    )
     assert judged([*others, *past]).psi_earlier == same.psi_earlier
 
 
@@ -361,7 +367,7 @@ def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> N
     lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
     assert lights == ["green", "green", "amber", "amber"]
     found = drift(shifted=5)
-    assert found.reasons[0].startswith("5 of 20 slides lie further from what was fitted")
+    assert found.reasons[0].startswith("5 of 20 slides are further from known slides")
 
 
 def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
@@ -374,7 +380,7 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
     found = drift(beyond=700)
     assert found.light == "amber"
-    assert "70% of the scored images lie beyond what was fitted" in found.reasons[0]
+    assert "70% of the scored images are unlike all known slides" in found.reasons[0]
     assert "slidewatch commission" in found.reasons[0]
     assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
 
@@ -382,7 +388,7 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
     found = drift(unreadable=1)
     assert found.light == "amber"
-    assert found.reasons[0].startswith("1 of 20 patients unreadable")
+    assert found.reasons[0].startswith("1 of 20 patients is unreadable")
     assert [drift(unreadable=n).light for n in (9, 10, 20)] == ["amber", "red", "red"]
 
 
@@ -391,7 +397,7 @@ def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
     assert judged(quiet, beyond=0.02).light == "green"
     found = judged(quiet, beyond=0.24)
     assert found.light == "amber"
-    assert any(text.startswith("beyond what was fitted: 2") for text in found.reasons)
+    assert any(text.startswith("unlike all known slides: 2") for text in found.reasons)
 
 
 def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:

@@ -63,32 +63,32 @@ def test_what_qupath_adds_to_an_object_is_no_hindrance() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe", "no JSON"),
-        (b"", "no JSON"),
-        (b"{" * 100_000, "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"", "not JSON"),
+        (b"{" * 100_000, "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "Export as FeatureCollection"),
         (b'{"type": "Feature"}', "Export as FeatureCollection"),
         (b'{"type": "FeatureCollection", "features": 7}', "Export as FeatureCollection"),
         (b'{"type": "FeatureCollection", "features": [7]}', "object 1: it has no geometry"),
         (collection(geometry=None), "object 1: it has no geometry"),
-        (collection(geometry={"type": "MultiPolygon"}), "MultiPolygon, and no Polygon"),
+        (collection(geometry={"type": "MultiPolygon"}), "MultiPolygon, not Polygon"),
         (collection(geometry={"type": "Polygon", "coordinates": [SQUARE, SQUARE]}), "has holes"),
         (collection(**ring([0, 0], [1, 1], [0, 0])), "fewer than 3"),
         (collection(**ring(*[[0, 0]] * (MOST_POINTS + 1))), "more than 2,000 points"),
-        (collection(**ring(*SQUARE[:3], ["x", "y"])), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [1])), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [777, 1])).replace(b"777", b"1e999"), "no x and y"),
-        (collection(**ring(*SQUARE[:3], [1e308, 1])), r"a point at 1e\+308, and no slide has more"),
+        (collection(**ring(*SQUARE[:3], ["x", "y"])), "without x and y"),
+        (collection(**ring(*SQUARE[:3], [1])), "without x and y"),
+        (collection(**ring(*SQUARE[:3], [float("nan"), 1])), "without x and y"),
+        (collection(**ring(*SQUARE[:3], [float("inf"), 1])), "without x and y"),
+        (collection(**ring(*SQUARE[:3], [777, 1])).replace(b"777", b"1e999"), "without x and y"),
+        (collection(**ring(*SQUARE[:3], [1e308, 1])), r"a point at 1e\+308, but no slide has more"),
         (
             collection(**ring(*SQUARE[:3], [-1e308, 1])),
-            r"a point at 1e\+308, and no slide has more",
+            r"a point at 1e\+308, but no slide has more",
         ),
-        (collection(**ring(*SQUARE[:3], [10**400, 1])), "no x and y"),
-        (collection(properties={"classification": {"name": 7}}), "its class is no text"),
-        (collection(properties={"classification": {"names": ["p", 7]}}), "its class is no text"),
+        (collection(**ring(*SQUARE[:3], [10**400, 1])), "without x and y"),
+        (collection(properties={"classification": {"name": 7}}), "its class is not text"),
+        (collection(properties={"classification": {"names": ["p", 7]}}), "its class is not text"),
         (collection(properties={"classification": "p"}), "object 1"),
     ],
 )
@@ -121,7 +121,7 @@ def test_outlines_that_cross_themselves_or_are_empty_are_no_cells() -> None:
         check_outline(square[[0, 2, 1, 3]])
     with pytest.raises(ValueError, match=r"encloses 1\.0 pixels"):
         check_outline(square / 10)
-    with pytest.raises(ValueError, match="is 20,000 pixels long, and no cell over 2,000"):
+    with pytest.raises(ValueError, match="is 20,000 pixels long, but no cell is over 2,000"):
         check_outline(square * [2000, 1])
 
 
@@ -145,7 +145,7 @@ def test_a_class_is_a_verdict_by_its_word_or_key(name: str, verdict: str) -> Non
 
 
 def test_an_unknown_class_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(ValueError, match="no verdict is called 'Tumour'; there are Parasitized"):
+    with pytest.raises(ValueError, match="no answer is called 'Tumour'; there are Parasitized"):
         verdict_of("Tumour", CLASSES)
 
 

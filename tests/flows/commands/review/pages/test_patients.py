@@ -6,9 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from flows.commands.review.cells import report
-from flows.commands.review.pages.suspects import Suspects
 from flows.commands.review.session import Session, open_session
 from flows.settings import Settings
+from flows.stages.readings.suspects import Suspects
 from storage.store import Store
 from tests.support.bench import ask, client_of, send
 from tests.support.reading import add_patients, night
@@ -43,20 +43,23 @@ def test_a_patient_is_confirmed_in_ten_answers_that_stand_beside_the_machine_s(
     assert "cell 1 of 10" in ask(client, "/by/Ada/patients/0").text
     page = read(client, 0, *["Parasitized"] * 2, *["Uninfected"] * 8)
     assert "<h1>p0: confirmed</h1>" in page
-    assert "2 of 10 cells are parasites, you say, of 2 that were called" in page
+    assert (
+        "You found parasites in 2 of the 10 cells you read; the machine called 2 parasitized"
+        in page
+    )
     assert 'href="/secret/by/Ada/patients/1"' in page
     refused = read(client, 1, *["Uninfected"] * 10)
     assert "<h1>p1: refused</h1>" in refused
     told = ask(client, "/report").text
     assert "patients confirmed" in told
     assert "patients refused" in told
-    assert "no cell of this night has a label" in told
+    assert "no cell of this batch has a label" in told
     outcome = report("night", settings=Settings(store=session.store.url))
     assert [(each.name, each.machine, each.persons) for each in outcome.patients] == [
         ("p0", "positive", "confirmed"),
         ("p1", "positive", "refused"),
     ]
-    assert "the machine: positive; persons: refused (0 of 10 cells)" in outcome.text()
+    assert "machine: positive; persons: refused (0 of 10 cells)" in outcome.text()
 
 
 def test_the_order_is_the_called_cells_then_the_next_most_probable(session: Session) -> None:
@@ -74,8 +77,8 @@ def test_the_start_page_says_the_task_the_keys_and_who_has_read_what(session: Se
     client = client_of(session)
     read(client, 0, *["unsure"] * 10)
     page = ask(client, "/").text
-    assert "12 cells wait" in page
-    assert "2 patients are positive or indeterminate, with at most 10 cells each" in page
+    assert "There are 12 cells to read" in page
+    assert "2 patients positive or indeterminate, and you read at most 10 cells of each" in page
     assert "<kbd>p</kbd> Parasitized" in page
     assert '<th scope="row">Ada</th><td>0 of 12</td><td>1 of 2</td>' in page
     there = send(client, "/reader", {"reader": "Ben", "what": "patients"})
@@ -103,5 +106,5 @@ def test_a_night_of_before_there_were_patients_has_none(
 ) -> None:
     batch = night(store_with_model, tmp_path / "cells")
     old, _ = open_session(store_with_model, batch, limit=9, per_slide=99, unmarked=0.25)
-    assert "No patient of this night" in ask(client_of(old), "/by/Ada/patients").text
+    assert "No positive or indeterminate patient" in ask(client_of(old), "/by/Ada/patients").text
     assert "Confirm patients" not in ask(client_of(old), "/").text

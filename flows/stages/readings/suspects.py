@@ -1,4 +1,4 @@
-"""Find the patients of a night whose calls persons confirm or refuse, and what they have said."""
+"""Find the patients of a batch whom persons confirm or refuse, and what they have answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.commands.review.imports import report_rows
-from flows.commands.review.session import Session
 from flows.stages.counting.threshold import load_error_rates, load_site_rates
+from flows.stages.readings.kept import Readings
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import load_site_of
-from storage.parquet import read_table
+from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
+from storage.store import Store
 from tasks.counting.call import Call
 from tasks.counting.limits import ErrorRates
 from tasks.readers.agreement import consensus
@@ -32,25 +34,42 @@ ASKED = (Call.POSITIVE, Call.INDETERMINATE)
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 
+def answers_on(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard | None, wanted: float
+) -> dict[Patient, Confirmation]:
+    """Return what persons answer on the patients of a batch, where somebody has read a cell.
+
+    Args:
+        store: where the batch and its readings are.
+        batch: a published one.
+        card: of the model that has diagnosed it.
+        detector: by whose error rates it was counted, unless a site has its own.
+        wanted: the parasitaemia, in [0, 1]; a negative call rules it out.
+    """
+    readings = Readings(store=store, batch=batch, card=card)
+    readings.refresh()
+    return Suspects(readings, detector, wanted).answers()
+
+
 @dataclass
 class Suspects:
     """The patients of a batch and their called cells; without a report on patients there are none.
 
-    ``wanted`` is the parasitaemia, a share, that a negative call excludes.
+    ``wanted`` is the parasitaemia, in [0, 1]; a negative call rules it out.
     """
 
-    session: Session
+    readings: Readings
     detector: DetectorCard | None
     wanted: float
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """List the rows of the report on patients, the positive ones first."""
-        session = self.session
-        path = report_path(session.batch.name, session.batch.batch_date, PATIENTS)
-        if not session.store.exists(*path):
+        batch, store = self.readings.batch, self.readings.store
+        path = report_path(batch.name, batch.batch_date, PATIENTS)
+        if not store.exists(*path):
             return []
-        return in_order(read_table(session.store, *path))
+        return in_order(read_table(store, *path))
 
     @cached_property
     def every(self) -> list[Suspect]:
@@ -78,49 +97,59 @@ class Suspects:
         return self.asked[number] if 0 <= number < len(self.asked) else None
 
     def next_cell(self, suspect: Suspect, reader: str) -> str | None:
-        """Return the first cell of a patient that a reader has not read; None where there is none.
+        """Return the first cell of a patient that a reader has not read; None if all are read.
 
-        Whoever has found a parasite among the most probable goes on: the count needs the others.
+        A parasite among the most probable cells does not end it: the count needs the others too.
         """
-        said = self.session.standing(reader)
+        said = self.readings.standing(reader)
         return next((image for image in suspect.order if image not in said), None)
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
-        """Say what a reader, or the majority of all readers, says of a patient."""
-        readings = self.session.all_standing()
+        """Return the answer of a reader, or of the majority of all readers, on a patient."""
+        readings = self.readings.all_standing()
         said = readings.get(reader, {}) if reader is not None else consensus(readings)
-        positive = self.session.card.classes[0]
+        positive = self.readings.card.classes[0]
         return confirm(suspect, said, positive, self._rates, self.wanted)
 
+    def answers(self) -> dict[Patient, Confirmation]:
+        """Return the answers on the patients of whom somebody has read a cell."""
+        if not self.readings.readers():
+            return {}
+        pairs = zip(self.rows, self.every, strict=True)
+        asked = {patient_of(row): each for row, each in pairs if each in self.asked}
+        found = {patient: self.confirmation(each) for patient, each in asked.items()}
+        return {patient: said for patient, said in found.items() if said.read}
+
     def seconds(self, suspect: Suspect) -> float:
-        """Add up how long persons have looked at a patient's cells."""
-        return self.session.looked(set(suspect.order))
+        """Sum how long persons have looked at a patient's cells."""
+        return self.readings.looked(set(suspect.order))
 
     @cached_property
     def _rates(self) -> ErrorRates | None:
         """Read the error rates by which the batch was counted."""
         site = next((row["site"] for row in self.rows), None)
         if site is not None:
-            known = load_site_rates(self.session.store, load_site_of(self.session.store, site))
+            known = load_site_rates(self.readings.store, load_site_of(self.readings.store, site))
         else:
-            known = load_error_rates(self.session.store, self.detector) if self.detector else None
+            known = load_error_rates(self.readings.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 
     def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
         """Collect the called cells of the patients that are asked about, and all labels."""
-        session, batch = self.session, self.session.batch
-        slides = read_table(session.store, *report_path(batch.name, batch.batch_date, SLIDES))
+        store, batch = self.readings.store, self.readings.batch
+        slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
         unreadable = {
             row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
         }
         called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
         labels: dict[Patient, bool] = {}
-        for part in report_rows(session.store, batch, [*COLUMNS, "label", FIRST, SECOND]):
+        images = report_path(batch.name, batch.batch_date)
+        for part in iterate_groups(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
             cells.count(part)
             for row in _labelled(part):
                 of = patient_of(row)
-                labels[of] = labels.get(of, False) or row["label"] == session.card.classes[0]
+                labels[of] = labels.get(of, False) or row["label"] == self.readings.card.classes[0]
         return cells, labels
 
 

@@ -1,0 +1,1 @@
+"""Read what persons have said of a batch, and of which patients they are asked."""
