@@ -2,20 +2,29 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# make install LOCKED=1: exactly the versions, and the files, of deploy/locks
+LOCKED ?=
+INSTALLED := $(VENV)/.installed$(if $(LOCKED),-locked)
+LOCKS := deploy/locks
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo test test-all check format audit bench experiments clean
+.PHONY: help install demo test test-all check format lock audit bench experiments clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(if $(LOCKED),$(LOCKS)/development.txt $(LOCKS)/torch.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "slidewatch needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+ifdef LOCKED
+	$(PIP) --require-hashes --no-deps --requirement $(LOCKS)/development.txt
+	$(PIP) --no-build-isolation --constraint $(LOCKS)/torch.txt --editable '.[dev]'
+else
+	$(PIP) --editable '.[dev]'
+endif
 	@touch $@
 
 install: $(INSTALLED)  ## Create .venv and install slidewatch with its development tools
@@ -31,20 +40,37 @@ test: $(INSTALLED)  ## Run the tests that finish in minutes
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m 'not benchmark and not experiment' --hypothesis-profile new-examples
 
-check: $(INSTALLED)  ## Check format, lint, import directions and types
+check: $(INSTALLED)  ## Check format, lint, imports, dependencies and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry flows tasks storage
 	$(BIN)/mypy
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Versions that still fit stay; delete the files first to take the newest. torch's build differs between
+# machines, and it pins the CUDA packages itself: both are locked by version alone, in torch.txt.
+OF_TORCH := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit \
+  $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver \
+  cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+LOCK := .lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --constraint $(LOCKS)/torch.txt $(addprefix --no-emit-package ,$(OF_TORCH))
+
+lock:  ## Renew deploy/locks after a change of dependencies (asks the network)
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOCK) --extra dev --output-file $(LOCKS)/development.txt
+	sed 's/ *\\$$//; /--hash/d' $(LOCKS)/development.txt > .lock/pins.txt
+	$(LOCK) --extra kubernetes --extra s3 --constraint .lock/pins.txt --output-file $(LOCKS)/image.txt
+
 audit: $(INSTALLED)  ## Compare what the images install with known weaknesses (asks the network)
 	$(PYTHON) -m venv .audit
 	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.audit/bin/pip-audit --requirement deploy/constraints.txt --no-deps --disable-pip
+	cat $(LOCKS)/image.txt $(LOCKS)/torch.txt | sed 's/ *\\$$//; /--hash/d' > .audit/installed.txt
+	.audit/bin/pip-audit --requirement .audit/installed.txt --no-deps --disable-pip
 
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
@@ -53,4 +79,4 @@ experiments: $(INSTALLED)  ## Decide the defaults by evidence again (hours, on r
 	$(BIN)/python -m pytest -m experiment -s tests/benchmarks
 
 clean:  ## Remove .venv and everything the demo wrote
-	rm -rf $(VENV) .audit demo
+	rm -rf $(VENV) .audit .lock demo

@@ -4,14 +4,16 @@ A test of a formula would otherwise wait for PyTorch, Prefect, Dask and moto.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from storage.store import Store
+from tests.support.needs import counted, fail_if_required, required
 
 pytest_plugins = [
     "tests.support.servers",
@@ -26,6 +28,30 @@ pytest_plugins = [
 settings.register_profile("slidewatch", deadline=None, derandomize=True)
 settings.register_profile("new-examples", deadline=None, derandomize=False)
 settings.load_profile("slidewatch")
+
+
+REQUIRED: pytest.StashKey[frozenset[str]] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read once what must not be lacking."""
+    config.stash[REQUIRED] = required()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.TestReport]:
+    """Turn a skip for want of what is required into a failure."""
+    report: pytest.TestReport = yield
+    fail_if_required(report, item.config.stash[REQUIRED])
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skipped tests by reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} tests were skipped")
+        terminalreporter.write_line("\n".join(counted(skipped)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,12 +21,13 @@ from tasks.images.regions import image_refs
 from tasks.network.features import load_images
 from tasks.network.inference import Inference, fastest_arithmetic, inference, outputs_of
 from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.needs import needs
 
 IMAGES, ROUNDS = (64, 2) if QUICK else (512, 6)
 
 
 @pytest.mark.benchmark
-@pytest.mark.skipif(fastest_arithmetic() != "bfloat16", reason="no bfloat16 on this processor")
+@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
 def test_the_forward_pass_in_bfloat16_beside_float32(
     cells: str, fitted: Settings, record: Record
 ) -> None:

@@ -33,6 +33,7 @@ from skimage.segmentation import watershed
 from tasks.segmentation.cells import Cells, Kind, find_cells, typical_diameter
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 PEAKS, LEAST_AREA = 30, 500  # a third of a cell's diameter in pixels; pixels, fewer are no cell
@@ -41,9 +42,7 @@ NOWHERE = 0.1  # intersection over union with a box, below which a cell lies whe
 
 pytestmark = [
     pytest.mark.benchmark,
-    pytest.mark.skipif(
-        not (DATA / "fields.zip").exists(), reason="the fields of fields.zip are not here"
-    ),
+    needs_data("fields.zip"),
 ]
 
 

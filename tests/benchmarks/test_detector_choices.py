@@ -44,6 +44,7 @@ from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
 from tasks.network.training import TrainingPlan, predict, train
 from tasks.types import Float
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))
@@ -53,9 +54,7 @@ FRACTIONS = (0.75, 0.10, 0.15)  # of patients, as `flows.train` has them
 
 pytestmark = [
     pytest.mark.experiment,
-    pytest.mark.skipif(
-        not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
-    ),
+    needs_data("cell_images.zip"),
 ]
 
 

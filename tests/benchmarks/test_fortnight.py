@@ -30,6 +30,7 @@ from tasks.images.decoding import decode_rgb
 from tasks.images.listing import list_images
 from tasks.network.training import TrainingPlan
 from tests.support.measuring import QUICK, Record
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 NIGHTS, PATIENTS = 14, 8
@@ -39,7 +40,7 @@ EPOCHS, IMAGES, CELLS = (1, 1000, 40) if QUICK else (TrainingPlan.epochs, None, 
 
 pytestmark = [
     pytest.mark.benchmark,
-    pytest.mark.skipif(not (DATA / "ood.zip").exists(), reason="the real images are not here"),
+    needs_data("ood.zip"),
 ]
 
 

@@ -27,6 +27,7 @@ from tasks.detector.moments import moments
 from tasks.evaluation.metrics import detection, patient_bootstrap
 from tasks.network.training import TrainingPlan
 from tests.support.measuring import QUICK, Record
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 SEEDS = (0,) if QUICK else (0, 1, 2)
@@ -36,9 +37,7 @@ SETS = ("bccd_red_cells_masked", "bccd_white_cells", "cifar10", "mnist")
 
 pytestmark = [
     pytest.mark.benchmark,
-    pytest.mark.skipif(
-        not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
-    ),
+    needs_data("cell_images.zip"),
 ]
 
 

@@ -14,15 +14,14 @@ import pytest
 from flows.segment import segment
 from flows.settings import Settings
 from tests.benchmarks.recipe_trial import BEFORE, DEFAULT, RECIPES, trials
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 TABLE = Path(__file__).parent / "tables" / "recipe.md"
 
 pytestmark = [
     pytest.mark.experiment,
-    pytest.mark.skipif(
-        not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
-    ),
+    needs_data("cell_images.zip"),
 ]
 
 

@@ -15,7 +15,6 @@ NOTEBOOK = Path(__file__).parents[2] / "deploy" / "notebooks" / "nights.py"
 def test_the_notebook_runs_over_the_nights_of_a_store(
     store_with_model: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("marimo", reason="marimo is not installed")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("SLIDEWATCH_STORE", store_with_model.root)
     for name in ("before", "night"):

@@ -18,14 +18,13 @@ from flows.settings import Settings
 from tasks.images.slides import is_slide, open_slide
 from tasks.segmentation.cells import find_cells
 from tasks.segmentation.survey import survey
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 APERIO, HAMAMATSU = "CMU-1-Small-Region.svs", "test3-TRITC 2 (560).ndpi"
 MIB = 2**20
 
-pytestmark = pytest.mark.skipif(
-    not (DATA / "slides.zip").exists(), reason="the real slides (slides.zip) are not here"
-)
+pytestmark = needs_data("slides.zip")
 
 
 @pytest.fixture(scope="module")

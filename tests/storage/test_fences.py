@@ -16,6 +16,7 @@ from storage.models.statistics import latest_statistics, load_moments, save_stat
 from storage.parquet import write_parts
 from storage.store import AlreadyExistsError, Store, StoreError
 from tests.support.cards import lineage, moments
+from tests.support.needs import lacking
 from tests.support.stalls import NEVER, Moments, taken_over
 
 NIGHT = ("batches", "night")
@@ -60,7 +61,7 @@ def files(store: Store) -> dict[str, bytes]:
 def test_a_write_that_stalls_right_before_it_appears_is_lost(any_store: Store, what: str) -> None:
     write, is_conditional = WRITES[what]
     if not (any_store.is_local or (is_conditional and objects.is_conditional(any_store.fs))):
-        pytest.skip("an object store knows no condition for it")
+        lacking("condition", "an object store knows none for it")
     any_store.write_bytes(b"old", "folder", "file")
     after = dict[str, bytes]()
 

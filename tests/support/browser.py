@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.support.needs import lacking
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -44,9 +46,8 @@ LEAST_CONTRAST = """() => {
 def chromium() -> Iterator[Any]:
     """Start the browser; the test is skipped where there is none."""
     if not BROWSER:
-        pytest.skip("no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
+        lacking("chromium", "there is none on this machine")
+    with sync_playwright() as running:
         # Chromium refuses its sandbox to root, and the pages are our own.
         made = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield made

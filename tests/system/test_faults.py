@@ -31,6 +31,7 @@ from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.synthetic.cells import write_collection
 from tests.support.fitted import copied
+from tests.support.needs import lacking, needs
 from tests.support.reports import comparable, summaries_in
 
 POISON = b"this image kills whoever decodes it"
@@ -446,7 +447,7 @@ def _fails(*_: object) -> None:
     raise OSError("the disk is full")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@needs("disks", os.geteuid() == 0, "only root may mount one")
 def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
     night: tuple[Settings, Path], tmp_path: Path
 ) -> None:
@@ -457,7 +458,7 @@ def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
         ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", small], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("this machine does not let us mount a small disk")
+        lacking("disks", "this machine does not let us mount one")
     try:
         shutil.copytree(settings.store, small / "store")
         settings = settings.model_copy(update={"store": str(small / "store")})

@@ -25,6 +25,7 @@ from tasks.images.regions import whole_file
 from tasks.network.features import load_image
 from tasks.synthetic import cells as render
 from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 SIDE = 32
@@ -153,9 +154,7 @@ def show(counted: Counter[tuple[str, str]]) -> None:
         print(f"{kind:>14}" + "".join(f"{counted[kind, column]:>14}" for column in columns))
 
 
-needs_real_cells = pytest.mark.skipif(
-    not (DATA / "cell_images.zip").exists(), reason="the real images are not here"
-)
+needs_real_cells = needs_data("cell_images.zip")
 
 
 @pytest.mark.slow

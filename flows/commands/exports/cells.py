@@ -1,25 +1,24 @@
 """Run the command `export`: write a batch's features and report as an AnnData file."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from flows.options.taking import takes
 from flows.options.tools import Export
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
-from storage.batches.features import FeatureBlock, image_ids, read_block
-from storage.batches.manifests import Batch
+from storage.batches.features import image_ids, read_block
+from storage.batches.manifests import Batch, Shard
 from storage.models.classifiers import ModelCard, load_card
-from storage.parquet import read_footer
-from storage.reports.tables import published_batch, report_path, rows_by_shard
+from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.types import Status
-
-if TYPE_CHECKING:
-    from flows.commands.exports.h5ad import H5ad
 
 ENDING = ".h5ad"
 
@@ -56,61 +55,67 @@ def export(options: Export, settings: Settings) -> CellsOutcome:
     if path.exists():
         raise UsageError(f"--to: {options.to} is there already, and others may have added to it")
     try:
-        import h5py
-
-        from flows.commands.exports.h5ad import H5ad
+        from flows.commands.exports.h5ad import write_h5ad
     except ImportError:
-        raise UsageError("export needs h5py: pip install 'slidewatch[anndata]'") from None
+        raise UsageError("export needs anndata: pip install 'slidewatch[anndata]'") from None
     frozen = published_batch(store, options.batch)
-    schema = read_footer(
-        store, *report_path(frozen.name, frozen.batch_date)
-    ).schema.to_arrow_schema()
     if not frozen.rows:
         raise StoreError(f"batch {frozen.name} has no images that could be exported")
+    card = _model(store, frozen)
+    cells = list(_read(store, frozen, card))
+    names = [f"{frozen.name}:{row}" for part in cells for row in part.shard.start + part.scored]
+    taps = {f"{tap}:{unit}": tap for tap, width in _widths(card) for unit in range(width)}
     path.parent.mkdir(parents=True, exist_ok=True)
     stage = path.with_name(f".part-{path.name}")
     try:
-        with h5py.File(stage, "w") as file:
-            card = _model(store, frozen)
-            names = [f"{tap}:{unit}" for tap, width in _widths(card) for unit in range(width)]
-            taps = [tap for tap, width in _widths(card) for _ in range(width)]
-            about = {"batch": frozen.name, "model": card.name, "manifest": frozen.manifest_digest}
-            made = H5ad(file, names, taps, schema, about)
-            cells = _fill(made, store, frozen, card)
-            made.close()
+        write_h5ad(
+            stage,
+            [(len(part.scored), partial(_features, store, frozen, card, part)) for part in cells],
+            taps=taps,
+            names=names,
+            rows=pa.concat_tables([part.rows for part in cells]),
+            logits=np.concatenate([part.logits for part in cells]),
+            about={"batch": frozen.name, "model": card.name, "manifest": frozen.manifest_digest},
+        )
         stage.replace(path)
     finally:
         stage.unlink(missing_ok=True)
     return CellsOutcome(
         batch=frozen.name,
         file=options.to,
-        cells=cells,
-        failed_images=frozen.rows - cells,
-        features=len(names),
+        cells=len(names),
+        failed_images=frozen.rows - len(names),
+        features=len(taps),
     )
 
 
-def _fill(made: "H5ad", store: Store, batch: Batch, card: ModelCard) -> int:
-    """Add the scored cells shard by shard; count them."""
-    cells = 0
+@dataclass(frozen=True)
+class _Cells:
+    """The scored cells of a shard: their rows in it, logits (n, C) and rows of the report."""
+
+    shard: Shard
+    scored: NDArray[np.intp]
+    logits: NDArray[np.float32]
+    rows: pa.Table
+
+
+def _read(store: Store, batch: Batch, card: ModelCard) -> Iterator[_Cells]:
+    """Read all that is known of a batch's scored cells but their features, shard by shard."""
     for shard, rows in rows_by_shard(store, batch):
-        block = read_block(store, card.name, batch.key, shard.start, shard.stop)
+        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         if image_ids(block) != rows["image_id"].to_pylist():
             raise StoreError(
                 f"the features of batch {batch.name} are of other images than its report: screen "
                 "it again"
             )
-        scored = np.asarray([status == Status.SCORED for status in rows["status"].to_pylist()])
-        good = np.flatnonzero(scored)
-        kept: FeatureBlock = block.take(good)
-        made.add(
-            [f"{batch.name}:{row}" for row in shard.start + good],
-            np.concatenate([kept.taps[tap] for tap, _ in _widths(card)], axis=1),
-            {"logits": kept.logits},
-            rows.take(pa.array(good)),
-        )
-        cells += len(good)
-    return cells
+        scored = np.flatnonzero([status == Status.SCORED for status in rows["status"].to_pylist()])
+        yield _Cells(shard, scored, block.logits[scored], rows.take(pa.array(scored)))
+
+
+def _features(store: Store, batch: Batch, card: ModelCard, of: _Cells) -> NDArray[np.float32]:
+    """Read the features (n, d) of the scored cells of a shard, all taps side by side."""
+    block = read_block(store, card.name, batch.key, of.shard.start, of.shard.stop)
+    return np.concatenate([block.taps[tap][of.scored] for tap, _ in _widths(card)], axis=1)
 
 
 def _widths(card: ModelCard) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ rebinding).
 import secrets
 from collections.abc import Iterable
 
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -36,22 +37,26 @@ class Guarded:
 
     def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], scheme: str) -> None:
         self._app, self._token = app, token
-        self._hosts = {host.encode() for host in hosts}
         self._origins = {f"{scheme}://{host}".encode() for host in hosts}
+        names = [host.rpartition(":")[0] for host in hosts]
+        self._by_name = TrustedHostMiddleware(self._answer, names, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it in one line."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
         if scope["type"] == "websocket":
             # None of the pages opens one; closed before it is accepted, it is answered by 403.
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
+        await self._by_name(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
         refusal = self._refusal(scope)
         if refusal is not None:
-            await _answer(send, *refusal)
+            await _refuse(send, *refusal)
             return
         prefix = f"/{self._token}"
         inner = dict(scope)
@@ -62,8 +67,6 @@ class Guarded:
         if scope["type"] != "http":
             return 400, "this server speaks only HTTP"
         headers = dict(scope["headers"])
-        if headers.get(b"host") not in self._hosts:
-            return 421, "this server has another name"
         first = scope["path"].lstrip("/").partition("/")[0]
         if not secrets.compare_digest(first.encode(), self._token.encode()):
             return 404, "not found: use the address that the command has printed"
@@ -92,7 +95,7 @@ def _with_headers(send: Send) -> Send:
     return wrapped
 
 
-async def _answer(send: Send, status: int, text: str) -> None:
+async def _refuse(send: Send, status: int, text: str) -> None:
     kind = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": kind})
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})

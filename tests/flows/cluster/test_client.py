@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,7 +206,8 @@ def test_kubernetes_starts_the_cluster_of_the_file_and_scales_it(
 
 
 def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
-    operator = pytest.importorskip("dask_kubernetes.operator")
+    from dask_kubernetes import operator
+
     assert {"custom_cluster_spec", "quiet"} <= set(
         inspect.signature(operator.KubeCluster).parameters
     )
@@ -255,7 +255,6 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Path]:
     """Dask's configuration of SLURM jobs on this machine."""
-    pytest.importorskip("dask_jobqueue")
     job = {"cores": 1, "processes": 1, "memory": "1GB", "interface": "lo", "queue": "night"}
     job |= {"shared-temp-directory": str(tmp_path), "walltime": "01:00:00"}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in job.items()}):
@@ -327,14 +326,15 @@ def hang(pipe: str) -> str:
     return str(failure.value)
 
 
-def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(tmp_path: Path) -> None:
+def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     settings = Settings(workers=1, read_seconds=0.5)
     with open_client(settings) as client:
         jobs = [str(tmp_path / "pipe")] * 2
         said = list(run_in_order(client, hang, jobs, title="hang"))
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 10
+    assert "still alive" not in caplog.text  # Dask would have killed it after a while
     assert all("1.png has not answered for 0.5 s" in each for each in said)
 
 

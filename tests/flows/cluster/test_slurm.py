@@ -19,6 +19,7 @@ from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
+from tests.support.needs import lacking
 from tests.support.paths import ROOT
 from tests.support.reports import comparable, summaries_in
 
@@ -72,10 +73,9 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    pytest.importorskip("dask_jobqueue")
     missing = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and SLURM's {', '.join(missing) or 'daemons'}")
+        lacking("slurm", f"no {', '.join(missing) or 'root'}")
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool", "logs"):
         (folder / name).mkdir()

@@ -29,6 +29,7 @@ from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import batch
 from storage.store import Store
+from tests.support.needs import lacking
 from tests.support.operated import Operated, operated
 from tests.support.reports import comparable, summaries_in
 from tests.support.strangers import knock
@@ -43,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 
 def test_scheduler_and_workers_are_in_namespaces_of_their_own(cluster: Operated) -> None:
     if not cluster.apart:
-        pytest.skip("this machine does not let us make network namespaces: all are on loopback")
+        lacking("namespaces", "all are on loopback")
     addresses = {urlsplit(cluster.address).hostname}
     with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)

@@ -17,11 +17,10 @@ from tasks.network import inference
 from tasks.network.classifier import NetworkError, NetworkSpec
 from tasks.network.inference import fastest_arithmetic
 from tests.support.models import store_with_tiny
+from tests.support.needs import needs
 from tests.support.shards import Night, add_detector, start
 
-HAS_BFLOAT16 = pytest.mark.skipif(
-    fastest_arithmetic() != "bfloat16", reason="this processor does not multiply in bfloat16"
-)
+HAS_BFLOAT16 = needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
 
 
 def coarse_store(root: Path, spec: NetworkSpec) -> Store:

@@ -2,7 +2,7 @@ import ctypes
 import subprocess
 import sys
 
-import pytest
+from tests.support.needs import needs
 
 COUNT_FAULTS = """
 import resource, sys
@@ -32,6 +32,6 @@ def page_faults(how: str) -> int:
     return int(ran.stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc is not here")
+@needs("glibc", hasattr(ctypes.CDLL(None), "mallopt"), "this is another allocator")
 def test_freed_memory_is_used_again_and_not_asked_for_anew() -> None:
     assert page_faults("kept") < page_faults("as it is") / 10

@@ -180,12 +180,13 @@ def test_a_gateway_is_told_of_a_series_and_not_of_a_password_in_the_address(
 def test_who_asks_at_the_port_is_answered_while_the_block_runs() -> None:
     metrics = NightMetrics("night")
     port = free_port()
+    before = time.time()
     with delivered(metrics, f"127.0.0.1:{port}"):
         metrics.images("failed").inc(2)
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             found = parse(answer.read().decode())
         assert found["images_total", (("status", "failed"),)] == 2
-        assert abs(found["updated_timestamp_seconds", ()] - time.time()) < 60
+        assert before <= found["updated_timestamp_seconds", ()] <= time.time()
     with pytest.raises(OSError, match="refused"):
         urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
 
@@ -256,6 +257,7 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
         monkeypatch.setattr(nightly_module, "now", lambda: moment)
         nightly(str(inbox), settle=0, settings=settings)
 
+    before = time.time()
     run_at(1)
     found = parse(file.read_text())
     assert found["images_total", (("status", "scored"),)] == 23
@@ -269,7 +271,7 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
     assert found["last_run_success", ()] == 1
     assert found["run_in_progress", ()] == 0
     published_at = found["last_success_timestamp_seconds", ()]
-    assert abs(published_at - time.time()) < 300
+    assert before <= published_at <= time.time()
     (detector,) = list_detectors(Store(settings.store))
     made = found["detector_created_timestamp_seconds", ()]
     assert made == detector.created_at.timestamp()

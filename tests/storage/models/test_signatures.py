@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from storage.models.signatures import ALLOWED, signer_of
 from storage.store import Store, StoreError
+from tests.support.needs import needs
 from tests.support.signed import allow, armoured, signature
 
 CONTENT = b"what a store of another laboratory exports"
@@ -95,7 +96,7 @@ def test_a_list_of_signers_that_cannot_be_read_lets_nobody_in(
         signer_of(store, signed(tmp_path, signature(key, CONTENT)), CONTENT)
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+@needs("ssh-keygen", shutil.which("ssh-keygen") is not None, "it is not installed")
 def test_a_signature_of_ssh_keygen_is_known(tmp_path: Path) -> None:
     quiet = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")]
     subprocess.run(quiet, check=True)

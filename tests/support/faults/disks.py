@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support.faults.trials import Bench
+from tests.support.needs import lacking
 
 # The smallest that each can be made.
 MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
@@ -43,9 +42,9 @@ class Disk:
 def disk_of(kind: str, folder: Path) -> Iterator[Disk]:
     """Make and mount a disk; the test is skipped by name where that cannot be."""
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk")
+        lacking("disks", "only root may mount one")
     if shutil.which(MAKE[kind][0]) is None:
-        pytest.skip(f"there is no {MAKE[kind][0]} here")
+        lacking("disks", f"there is no {MAKE[kind][0]} here")
     disk = Disk(folder / f"{kind}.image", folder / kind)
     disk.at.mkdir(parents=True)
     with disk.image.open("wb") as file:
@@ -54,7 +53,7 @@ def disk_of(kind: str, folder: Path) -> Iterator[Disk]:
     try:
         disk.mount()
     except subprocess.CalledProcessError:
-        pytest.skip("this machine does not let us mount a disk")
+        lacking("disks", "this machine does not let us mount one")
     try:
         yield disk
     finally:
@@ -66,11 +65,11 @@ def disk_of(kind: str, folder: Path) -> Iterator[Disk]:
 def memory_of(megabytes: int, at: Path) -> Iterator[Path]:
     """Mount a disk in memory; the test is skipped by name where that cannot be."""
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk")
+        lacking("disks", "only root may mount one")
     at.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", at]
     if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("this machine does not let us mount a small disk")
+        lacking("disks", "this machine does not let us mount one")
     try:
         yield at
     finally:

@@ -21,6 +21,7 @@ from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import parse_name
+from tests.support.needs import lacking
 
 CLASSES = ("Parasitized", "Uninfected")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
@@ -433,7 +434,7 @@ def test_a_name_that_is_not_utf_8_is_shown(tmp_path: Path) -> None:
     try:
         Path(os.fsdecode(os.fsencode(tmp_path / "night") + b"/\xff.png")).write_bytes(b"")
     except OSError:
-        pytest.skip("this filesystem has only UTF-8 names")
+        lacking("names", "this filesystem has only UTF-8 names")
     (row,) = list_images(str(tmp_path / "night")).to_pylist()
     assert row["uri"].endswith(r"/\udcff.png")
     assert "not UTF-8" in row["failure"]

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from tasks.images.decoding import BadImageError, Picture, decode, decode_rgb, resize
 from tasks.images.formats.png import SIGNATURE, decode_plain
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 LONGEST = 400
@@ -123,7 +124,7 @@ def test_what_is_decoded_of_malformed_files_is_what_pillow_decodes(
     assert decoded > 5
 
 
-@pytest.mark.skipif(not (DATA / "cell_images.zip").exists(), reason="no real cells here")
+@needs_data("cell_images.zip")
 def test_real_cells_are_decoded_here_and_to_the_same_pixels() -> None:
     from zipfile import ZipFile
 

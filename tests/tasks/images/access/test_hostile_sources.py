@@ -18,6 +18,7 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
 from tasks.network.features import load_image
+from tests.support.needs import lacking
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ def test_a_name_that_is_not_utf_8_is_one_row_that_failed(tmp_path: Path, kind: s
         for name in names:
             Path(os.fsdecode(os.fsencode(night) + b"/" + name)).write_bytes(name)
     except OSError:
-        pytest.skip("this filesystem has only UTF-8 names")
+        lacking("names", "this filesystem has only UTF-8 names")
     source = str(night)
     if kind == "tar":
         source = f"{night}.tar"
