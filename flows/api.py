@@ -28,10 +28,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.jobs.scoring.cells import score_part
 from flows.jobs.scoring.night import describe_night
 from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
-from flows.jobs.scoring.rows import finished_rows
+from flows.jobs.scoring.report_rows import finished_rows
+from flows.jobs.scoring.scores import score_part
 from flows.jobs.second_look import LookJob, look_twice, most_doubtful
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
 from storage.batches.ledger import screening_key

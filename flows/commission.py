@@ -12,11 +12,11 @@ from flows.options.taking import takes
 from flows.screen import extract
 from flows.settings import Settings
 from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
-from flows.sites.errors import errors_of_night
-from flows.sites.learning import keep_night, learn_slides
-from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.description import SiteOutcome, site_outcome
+from flows.sites.learned_nights import keep_night, learn_slides
 from flows.sites.repeats import without_replaced
 from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
+from flows.sites.site_errors import errors_of_night
 from flows.sites.versions import (
     make_version,
     population,

@@ -7,13 +7,14 @@ import numpy as np
 
 from flows.cluster.client import open_client
 from flows.fit import FitOutcome, fitted_outcome
-from flows.jobs.fitting.statistics import RowsJob, rows_statistics
-from flows.jobs.sites import Added
+from flows.jobs.fitting.fitted_rows import RowsJob, rows_statistics
+from flows.jobs.site_slides import Added
 from flows.monitoring.console import warn
 from flows.options.taking import takes
 from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table
 from flows.settings import Settings
+from flows.sites.description import Offer, SiteOutcome, site_outcome
 from flows.sites.incoming import (
     checked_arrays,
     checked_parts,
@@ -21,16 +22,15 @@ from flows.sites.incoming import (
     merged_parts,
 )
 from flows.sites.offers import offered_site, offered_statistics
-from flows.sites.outcome import Offer, SiteOutcome, site_outcome
 from flows.sites.versions import screened_at, site_lease
-from flows.stages.counting.errors import errors_of_version
-from flows.stages.statistics import (
+from flows.stages.class_statistics import (
     ROWS_A_JOB,
     refuse_damage,
     save_version,
     statistics_lease,
     statistics_with_slides,
 )
+from flows.stages.counting.error_counts import errors_of_version
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed

@@ -13,19 +13,12 @@ from flows.monitoring.telemetry import observed
 from flows.options.flows import Fit, Retract
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
-from flows.second_look.calibration import ordinary_stability
+from flows.second_look.ordinary import ordinary_stability
 from flows.settings import Settings
-from flows.sites.outcome import SiteOutcome, site_outcome
+from flows.sites.description import SiteOutcome, site_outcome
 from flows.sites.versions import retract_night, retract_site
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
-from flows.stages.calibration import CalibrationError, calibrate_detector
-from flows.stages.counting.errors import (
-    errors_of_batch,
-    errors_of_rows,
-    errors_of_version,
-    without_repeated_errors,
-)
-from flows.stages.statistics import (
+from flows.stages.class_statistics import (
     add_what_is_new,
     as_before,
     check_labels,
@@ -38,6 +31,13 @@ from flows.stages.statistics import (
     take_out,
     without_repeats,
 )
+from flows.stages.counting.error_counts import (
+    errors_of_batch,
+    errors_of_rows,
+    errors_of_version,
+    without_repeated_errors,
+)
+from flows.stages.leaving_out import CalibrationError, calibrate_detector
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows

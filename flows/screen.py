@@ -18,12 +18,12 @@ from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
-from flows.sites.learning import is_undecided, try_learning
+from flows.sites.learned_nights import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
-from flows.stages.pages import has_page, try_page
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
 from flows.stages.sources.sorting import Wanted, counted_sorts, take
+from flows.stages.written_pages import has_page, try_page
 from storage.batches.ledger import (
     Seal,
     discard_scores,
@@ -40,7 +40,7 @@ from storage.models.sites import SiteCard, detector_at, load_site_version
 from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.words import counted
 
 

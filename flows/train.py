@@ -13,7 +13,7 @@ from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
-from flows.stages.training.images import CLASSES, load_labelled_images
+from flows.stages.training.labelled_images import CLASSES, load_labelled_images
 from flows.stages.training.recipes import (
     FRACTIONS,
     TrainingRecipe,

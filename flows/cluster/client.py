@@ -27,7 +27,7 @@ from flows.cluster.preload import import_for_workers, wait_for_imports
 from flows.cluster.reading import ReadLimit
 from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
 from flows.cluster.tls import security
-from flows.jobs.versions import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring.console import working
 from flows.monitoring.logs import log
 from flows.settings import Settings

@@ -19,8 +19,8 @@ from distributed import Client, Future, KilledWorker
 
 from flows.cluster.errors import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
+from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
-from flows.jobs.versions import installed, run_if_same
 from flows.monitoring.events import Event, Kind, Listener
 
 Work = TypeVar("Work")

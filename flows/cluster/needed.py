@@ -9,11 +9,11 @@ NEEDED = (
     "flows.jobs.networks",
     "flows.jobs.shard",
     "tasks.network.inference",
-    "flows.jobs.scoring.cells",
-    "flows.jobs.fitting.statistics",
-    "flows.jobs.thumbnails",
-    "flows.jobs.segmentation",
-    "flows.jobs.pictures",
+    "flows.jobs.scoring.scores",
+    "flows.jobs.fitting.fitted_rows",
+    "flows.jobs.explanations",
+    "flows.jobs.photographs",
+    "flows.jobs.drawings",
 )
 
 # Imported objects never become garbage, and the search for it takes a third of the time. Workers do

@@ -19,7 +19,7 @@ from distributed.comm.core import CommClosedError
 
 from flows.cluster.client import SAME_VERSIONS
 from flows.cluster.errors import ClusterError
-from flows.jobs.versions import VersionsDifferError
+from flows.jobs.libraries import VersionsDifferError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers
 BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again

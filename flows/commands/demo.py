@@ -21,7 +21,7 @@ from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.access.files import SourceError, read_bytes
-from tasks.synthetic.cells import write_collection, write_night
+from tasks.synthetic.rendered_cells import write_collection, write_night
 from tasks.visualisation.contact_sheet import Thumbnail, contact_sheet
 
 MARK = ".slidewatch-demo"

@@ -15,7 +15,7 @@ import torch
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
-from flows.jobs.versions import OF_A_MACHINE, changed_since, exact
+from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.taking import takes
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table

@@ -21,7 +21,7 @@ from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.reports.confined import confined_answer
-from storage.reports.limits import SECONDS
+from storage.reports.query_limits import SECONDS
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 

@@ -14,7 +14,7 @@ from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
 from flows.outcome import Outcome
 from flows.settings import Settings
-from flows.sites.kept import foreign_checks
+from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models

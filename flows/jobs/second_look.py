@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import adapted_logits, load_detector_at
 from flows.jobs.fitting.altered import Image
-from flows.jobs.scoring.features import Features
+from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.verified import adapted_logits, load_detector_at
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path, scores_path
 from storage.batches.manifests import Batch
@@ -27,10 +27,10 @@ from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Witnesses
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.network.features import Loaded, cut_out_by_us, load_for
-from tasks.reports.counts import LEAN
+from tasks.network.extraction import Loaded, cut_out_by_us, load_for
+from tasks.reports.parasite_counts import LEAN
+from tasks.second_look.changed_rows import MADE, Looked
 from tasks.second_look.choice import Doubtful, columns, doubtful, most_looked_at
-from tasks.second_look.rows import MADE, Looked
 from tasks.second_look.settling import is_settled
 from tasks.second_look.stability import NOISE, losses, with_noise
 from tasks.second_look.views import FILTERS, ROUNDS, filtered, turned

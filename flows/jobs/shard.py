@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
+from flows.jobs.libraries import made_with
 from flows.jobs.single_cells import refuse_photograph
-from flows.jobs.versions import made_with
 from flows.jobs.worker import settle_worker
 from storage.batches.features import (
     FAILED,
@@ -43,7 +43,7 @@ from tasks.detector.slides.groups import slide_keys
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
-from tasks.network.features import Features, extract
+from tasks.network.extraction import Features, extract
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference

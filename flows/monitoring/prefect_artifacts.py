@@ -29,7 +29,7 @@ from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import named
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.types import Light
 from tasks.words import counted
 

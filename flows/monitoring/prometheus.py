@@ -33,7 +33,7 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.types import Light, Status
 
 DELIVER_EVERY = 15.0  # seconds: about as often as Prometheus asks

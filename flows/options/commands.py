@@ -92,27 +92,31 @@ COMMANDS = {
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
-    "contours": Command(tools.Contours, "flows.commands.exports.contours:contours", STORE + READ),
-    "export": Command(tools.Export, "flows.commands.exports.cells:export", STORE),
+    "contours": Command(tools.Contours, "flows.commands.exports.qupath:contours", STORE + READ),
+    "export": Command(tools.Export, "flows.commands.exports.export:export", STORE),
     "patient": Command(
-        tools.PatientSheet, "flows.commands.exports.patients:patient", (*STORE, "negative_percent")
+        tools.PatientSheet,
+        "flows.commands.exports.patient_sheet:patient",
+        (*STORE, "negative_percent"),
     ),
-    "review export": Command(tools.ReviewExport, "flows.commands.review.cells:export", STORE),
+    "review export": Command(tools.ReviewExport, "flows.commands.review.queue:export", STORE),
     "review serve": Command(
         tools.ReviewServe, "flows.commands.review.serve:serve",
         (*STORE, *READ, "negative_percent"),
     ),
     "review import": Command(
-        tools.ReviewImport, "flows.commands.review.cells:import_verdicts", STORE
+        tools.ReviewImport, "flows.commands.review.queue:import_verdicts", STORE
     ),
     "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
     "review report": Command(
-        tools.ReviewReport, "flows.commands.review.cells:report", (*STORE, "negative_percent")
+        tools.ReviewReport, "flows.commands.review.queue:report", (*STORE, "negative_percent")
     ),
     "labels export": Command(
-        tools.LabelsExport, "flows.commands.review.labels:export", STORE + READ
+        tools.LabelsExport, "flows.commands.review.doubted_labels:export", STORE + READ
     ),
-    "labels apply": Command(tools.LabelsApply, "flows.commands.review.labels:apply", STORE + READ),
+    "labels apply": Command(
+        tools.LabelsApply, "flows.commands.review.doubted_labels:apply", STORE + READ
+    ),
     "site export": Command(tools.SiteExport, "flows.federation:export", STORE),
     "site import": Command(
         tools.SiteImport, "flows.federation:import_file", STORE + DETECTOR + CLUSTER, workers=True

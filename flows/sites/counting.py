@@ -10,12 +10,12 @@ import pyarrow as pa
 from distributed import Client
 
 from flows.jobs.fitting.unseen import key_of
-from flows.jobs.scoring.cells import ScoreJob, scored_rows
 from flows.jobs.scoring.plan import plan_parts
-from flows.jobs.sites import seen_by_witnesses
-from flows.sites.errors import holds, is_negative, is_parasite
+from flows.jobs.scoring.scores import ScoreJob, scored_rows
+from flows.jobs.site_slides import seen_by_witnesses
+from flows.sites.site_errors import holds, is_negative, is_parasite
 from flows.sites.versions import SiteError
-from flows.stages.counting.threshold import load_error_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates
 from flows.stages.running import run_jobs
 from flows.stages.scoring import plan_jobs
 from storage.batches.manifests import Batch, read_manifest
@@ -25,10 +25,10 @@ from storage.models.sites import ALL, NONE
 from storage.records import now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
-from tasks.counting.limits import chance_of_blank
-from tasks.reports.columns import PARASITIZED, flags
-from tasks.reports.counts import log_odds_of
-from tasks.reports.images import is_cut
+from tasks.counting.interpretation import chance_of_blank
+from tasks.reports.image_columns import PARASITIZED, flags
+from tasks.reports.image_rows import is_cut
+from tasks.reports.parasite_counts import log_odds_of
 from tasks.sites.adaptation import Labelled
 
 NAMED = 5  # slides that an error message names

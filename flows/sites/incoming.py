@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scipy.linalg import LinAlgError
 
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.verified import load_fitted_detector
 from storage.arrays import Arrays, arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, list_detectors
@@ -15,7 +15,7 @@ from storage.models.sites import SiteCard
 from storage.models.statistics import Contribution, Lineage, latest_statistics, load_moments
 from storage.models.transfers import Transfer
 from storage.store import Store, StoreError, digest_of
-from tasks.counting.limits import KnownRates
+from tasks.counting.interpretation import KnownRates
 from tasks.detector.detector import fit_gaussians
 from tasks.detector.moments import ClassStatistics, merge_statistics
 from tasks.detector.slides.groups import GroupStatistics

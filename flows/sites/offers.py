@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.detectors import adaptation_at, hearing, load_fitted_detector
+from flows.jobs.verified import adaptation_at, hearing, load_fitted_detector
+from flows.sites.description import Offer
 from flows.sites.incoming import Part, merged_parts
-from flows.sites.outcome import Offer
 from storage.batches.features import SCORED, FeatureBlock
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import Seal, list_seals
@@ -22,7 +22,7 @@ from storage.store import Store
 from tasks.detector.detector import Detector, fit_gaussians, score
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.probabilities import log_odds
-from tasks.reports.columns import PARASITIZED
+from tasks.reports.image_columns import PARASITIZED
 from tasks.sites.foreign_statistics import moved
 from tasks.sites.learning import SiteNormal
 from tasks.types import Float

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.jobs.scoring.features import Features
-from flows.jobs.versions import OF_A_PAGE, exact
+from flows.jobs.libraries import OF_A_PAGE, exact
+from flows.jobs.scoring.feature_rows import Features
 from flows.monitoring.console import warn
 from flows.sites.versions import Other, Version, population
-from flows.stages.counting.threshold import load_error_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard, SiteNight
 from storage.parquet import write_table
 from storage.store import Store, StoreError
-from tasks.counting.words import percent_text
-from tasks.reports.columns import PARASITIZED
+from tasks.counting.sentences import percent_text
+from tasks.reports.image_columns import PARASITIZED
 from tasks.sites.adaptation import PARASITES
 from tasks.sites.commissioning import (
     NOT_EXAMINED,
@@ -29,7 +29,7 @@ from tasks.sites.commissioning import (
     diagnosis,
     figures_table,
 )
-from tasks.sites.page import SiteView, site_page
+from tasks.sites.commissioning_report import SiteView, site_page
 
 SPOILT_SLIDES = 10  # on which some cells are spoilt
 OTHERS = 4  # other batches in the store to try cells of

@@ -8,10 +8,9 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
-from flows.jobs.sites import (
+from flows.jobs.site_slides import (
     EvidenceJob,
     Judged,
     fitted_classes,
@@ -19,9 +18,10 @@ from flows.jobs.sites import (
     site_errors,
     site_statistics,
 )
+from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import tell, warn
-from flows.sites.errors import errors_of_night
-from flows.stages.counting.threshold import COUNTING, site_counting
+from flows.sites.site_errors import errors_of_night
+from flows.stages.counting.chosen_thresholds import COUNTING, site_counting
 from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import list_seals, site_name
@@ -41,7 +41,7 @@ from storage.models.sites import (
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.counting.limits import KnownRates
+from tasks.counting.interpretation import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Discriminant
 from tasks.sites.adaptation import Fitted, Trial, try_adaptation

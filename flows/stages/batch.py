@@ -13,8 +13,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
+from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
-from flows.jobs.versions import changed_since
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done

@@ -23,8 +23,8 @@ from flows.jobs.evaluation.treated import (
 )
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.counting.composed import composed_slides
-from flows.stages.planted import (
+from flows.stages.counting.composed_slides import composed_slides
+from flows.stages.full_spectrum import (
     PLANTED_LEVELS,
     is_healthy,
     planted_metrics,

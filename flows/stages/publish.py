@@ -7,13 +7,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from flows.jobs.detectors import adaptation_at, load_fitted_detector
-from flows.jobs.scoring.cells import provenance_of
-from flows.jobs.scoring.rows import finished_rows
+from flows.jobs.scoring.report_rows import finished_rows
+from flows.jobs.scoring.scores import provenance_of
+from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.settings import Settings
-from flows.stages.counting.threshold import load_error_rates, load_site_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
 from storage.batches.ledger import (
     Seal,
     discard_scores,
@@ -46,13 +46,13 @@ from storage.reports.tables import (
 )
 from storage.store import Store, StoreError
 from tasks.counting.call import Answers
-from tasks.reports.columns import Provenance
-from tasks.reports.counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
-from tasks.reports.fields import FieldTally
+from tasks.reports.field_rows import FieldTally
+from tasks.reports.image_columns import Provenance
 from tasks.reports.night.batch_counts import NightTally
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.reports.night.tally import BatchTally
-from tasks.reports.slides import SlideTally
+from tasks.reports.parasite_counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
+from tasks.reports.slide_rows import SlideTally
 from tasks.types import Verdict
 
 NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted

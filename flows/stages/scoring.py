@@ -5,9 +5,9 @@ from datetime import datetime
 
 from distributed import Client
 
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.night import describe_night
 from flows.jobs.scoring.plan import Part, night_job, plan_parts, score_jobs
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.monitoring.prefect_runs import task
 from flows.stages.running import run_jobs
 from storage.batches.ledger import complete_scores, screening_key, screening_start

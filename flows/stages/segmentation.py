@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.client import open_client
-from flows.jobs.segmentation import SearchJob, SurveyJob, search_places, survey_sources
+from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import task
@@ -52,8 +52,8 @@ from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
-from tasks.reports.columns import failure_reasons
-from tasks.segmentation.fields import OUTLINES, try_finder
+from tasks.reports.image_columns import failure_reasons
+from tasks.segmentation.field_of_view import OUTLINES, try_finder
 from tasks.segmentation.magnification import measured_every, typical_diameters
 
 SOURCES_A_JOB = 16

@@ -19,7 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from storage.records import NewerError, Tell
-from storage.reports.limits import MEMORY, SECONDS, QueryError
+from storage.reports.query_limits import MEMORY, SECONDS, QueryError
 from storage.store import Store, StoreError, refuse_absent
 
 GRACE = 1.0  # seconds for DuckDB to notice by itself that the time is over

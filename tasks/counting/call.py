@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TypeVar
 
-from tasks.counting.limits import (
+from tasks.counting.interpretation import (
     DENSE,
     KnownRates,
     blank_count,

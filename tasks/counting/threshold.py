@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.counting.error_rates import THRESHOLDS, Counts, ErrorCounts
-from tasks.counting.limits import DENSE, ErrorRates, KnownRates, detection_limit, expected_width
+from tasks.counting.interpretation import (
+    DENSE,
+    ErrorRates,
+    KnownRates,
+    detection_limit,
+    expected_width,
+)
 from tasks.counting.rates import Rate, laboratory_prior, predict_rate
 
 LEAST_SLIDES = 5  # with cells of a kind; fewer hardly show how slides differ

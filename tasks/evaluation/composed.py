@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tasks.counting.call import Answers, Call
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
-from tasks.counting.limits import KnownRates, blank_count, corrected, detection_limit
+from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
 from tasks.counting.threshold import DIAGNOSIS, are_enough, known_rates, rates_at
 from tasks.evaluation.metrics import Interval, Metric, Subject
 from tasks.evaluation.scored import OWN

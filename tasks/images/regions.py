@@ -29,7 +29,7 @@ from tasks.images.decoding import (
     resize,
 )
 from tasks.images.geometry import rescaled
-from tasks.images.slides import is_slide, open_slide
+from tasks.images.opened_slides import is_slide, open_slide
 
 # These columns of a manifest give the place of an image.
 COLUMNS = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tasks.network.augmentation import MILD, Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
-from tasks.network.learning import (
+from tasks.network.optimisation import (
     Arrays,
     Learner,
     array_to_json,

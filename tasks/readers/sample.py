@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.readers.reviews import candidates
-from tasks.reports.columns import is_for_review
+from tasks.readers.verdicts import candidates
+from tasks.reports.image_columns import is_for_review
 from tasks.types import Status
 
 # The columns to read of a report.

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.reports.columns import PARASITIZED, coded, numbers_of, rank_within
-from tasks.reports.counts import is_read
+from tasks.reports.image_columns import PARASITIZED, coded, numbers_of, rank_within
+from tasks.reports.parasite_counts import is_read
 from tasks.types import Float
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import VerdictRule
-from tasks.reports.columns import coded, flags, is_for_review, numbers_of, rank_within
+from tasks.reports.image_columns import coded, flags, is_for_review, numbers_of, rank_within
 from tasks.second_look.settling import margins, settled_from
 from tasks.types import Float
 

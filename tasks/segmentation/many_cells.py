@@ -7,7 +7,7 @@ from PIL import Image
 
 from tasks.images.decoding import not_a_cell
 from tasks.images.geometry import scaled
-from tasks.segmentation.cells import LEAST_DIAMETER, Cell, find_cells, find_roughly
+from tasks.segmentation.finding import LEAST_DIAMETER, Cell, find_cells, find_roughly
 from tasks.types import Field
 
 SEARCHED = 640  # pixels of the longer side for counting cells, which bounds memory

@@ -9,8 +9,8 @@ from PIL import Image
 
 from tasks.images.decoding import RESIZE
 from tasks.images.geometry import scaled, size_at
-from tasks.segmentation.cells import Cells
 from tasks.segmentation.contours import filtered, gaussian, layers
+from tasks.segmentation.finding import Cells
 from tasks.types import Amount, Field
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two

@@ -18,7 +18,7 @@ from PIL import Image
 from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
 from tasks.images.access.files import read_bytes, read_head
 from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL
-from tasks.images.slides import is_slide
+from tasks.images.opened_slides import is_slide
 from tasks.segmentation.many_cells import SEVERAL
 
 Sort = Literal["cells", "fields", "slides"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import CREDIBLE, credible
-from tasks.images.slides import Slide
+from tasks.images.opened_slides import Slide
 
 Kind = Literal["field", "empty", "thick"]
 Levels = NDArray[np.uint8]

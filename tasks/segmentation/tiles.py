@@ -1,6 +1,6 @@
 """Cut a photograph or slide up into a grid of tiles."""
 
-from tasks.segmentation.fields import Row, box_of, image_row, size_of
+from tasks.segmentation.field_of_view import Row, box_of, image_row, size_of
 
 
 def tiles_of_place(place: Row, tile: int, overlap: int) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.counting.limits import KnownRates
+from tasks.counting.interpretation import KnownRates
 from tasks.detector.calibration import p_values
 from tasks.detector.slides.distance import SlideNormal
 from tasks.detector.slides.floor import implausible_shifts

@@ -9,10 +9,10 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.counting.call import Call
-from tasks.counting.words import call_text, density_text, percent_text, range_text
-from tasks.readers.patients import Confirmation
+from tasks.counting.sentences import call_text, density_text, percent_text, range_text
+from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.reports.parasitaemia import density_text as class_text
 from tasks.visualisation.page import shortened
 from tasks.visualisation.patients.persons import persons_answer

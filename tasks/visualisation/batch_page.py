@@ -12,10 +12,10 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.detector.verdict import Reason, parse_reasons
-from tasks.readers.patients import Confirmation
+from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
-from tasks.reports.columns import COLOURS
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.image_columns import COLOURS
+from tasks.reports.night.summary import BatchSummary
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
 from tasks.visualisation import charts
@@ -56,7 +56,7 @@ from tasks.visualisation.page import (
 from tasks.visualisation.patients.called import Called, opened, opened_patients, place_of
 from tasks.visualisation.patients.persons import confirmed_text
 from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
-from tasks.visualisation.viewer.fields import ShownField, describe_field
+from tasks.visualisation.viewer.descriptions import ShownField, describe_field
 from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.detector.verdict import Reason, parse_reasons
-from tasks.reports.columns import (
+from tasks.reports.image_columns import (
     PARASITIZED,
     coded,
     failure_reasons,

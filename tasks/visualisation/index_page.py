@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tasks.counting.call import Call
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.visualisation import charts
 from tasks.visualisation.page import percent, render
 

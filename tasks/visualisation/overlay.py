@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from tasks.images.geometry import rescaled
-from tasks.images.slides import Slide
-from tasks.reports.columns import PARASITIZED
+from tasks.images.opened_slides import Slide
+from tasks.reports.image_columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
 from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
 from tasks.words import counted

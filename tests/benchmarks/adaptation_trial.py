@@ -21,7 +21,7 @@ from storage.models.classifiers import find_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.extraction import load_images
 from tasks.sites.adaptation import Labelled, try_adaptation
 from tests.support.paths import DATA
 

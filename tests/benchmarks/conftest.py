@@ -14,7 +14,7 @@ import pytest
 from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.measuring import QUICK, Record, figure, line, ratio_table
 from tests.support.paths import DATA
 

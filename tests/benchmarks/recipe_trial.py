@@ -31,7 +31,7 @@ from tasks.images.regions import image_refs
 from tasks.network.augmentation import MILD, Augmentation
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import Classifier
-from tasks.network.features import load_images
+from tasks.network.extraction import load_images
 from tasks.network.split import deal
 from tasks.network.stains import mean_absorbance, stain_clusters
 from tasks.network.training import TrainingPlan, predict, train

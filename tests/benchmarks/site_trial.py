@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import load_fitted_detector
-from flows.jobs.scoring.features import judged_classes
+from flows.jobs.scoring.feature_rows import judged_classes
+from flows.jobs.verified import load_fitted_detector
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.detectors import load_detector_card
@@ -28,7 +28,7 @@ from tasks.detector.slides.distance import SlideNormal, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
-from tasks.reports.columns import is_white_cell
+from tasks.reports.image_columns import is_white_cell
 from tasks.sites.learning import (
     LEAST_CELLS,
     NightNormal,

@@ -22,7 +22,7 @@ from PIL import Image
 from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.measuring import QUICK, Record
 
 FEW = 1_000 if QUICK else 10_000

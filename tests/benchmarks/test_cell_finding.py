@@ -30,7 +30,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
 
-from tasks.segmentation.cells import Cells, Kind, find_cells, typical_diameter
+from tasks.segmentation.finding import Cells, Kind, find_cells, typical_diameter
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.needs import needs_data

@@ -21,7 +21,7 @@ from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.reports.tables import report_path
 from storage.store import Store
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.measuring import QUICK, Record
 
 CELLS, CORRUPT, EVERY = (2_000, 100, 5.0) if QUICK else (20_000, 100, 20.0)

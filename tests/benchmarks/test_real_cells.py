@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.fit import fit
-from flows.jobs.detectors import load_fitted_detector
+from flows.jobs.verified import load_fitted_detector
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train

@@ -16,8 +16,8 @@ from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.cells import draw_patient, write_collection
-from tasks.synthetic.fields import render_field
+from tasks.synthetic.rendered_cells import draw_patient, write_collection
+from tasks.synthetic.rendered_fields import render_field
 from tests.support.measuring import QUICK, Record
 
 FIELDS = 10 if QUICK else 100

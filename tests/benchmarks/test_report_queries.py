@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
 
-from storage.reports.schemas.columns import COLOURS
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.shared import COLOURS
 from storage.reports.tables import report_path
 from storage.store import Store
 from tests.support.measuring import QUICK, Record, in_turn

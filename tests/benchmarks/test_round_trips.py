@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 
 from flows.jobs import shard as jobs
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.shard import run_shard
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import ImageRef, Region, address_of, image_refs
-from tasks.network.features import Features, Loaded, load_images
-from tasks.synthetic.cells import write_collection
-from tasks.synthetic.slides import render_slide
+from tasks.network.extraction import Features, Loaded, load_images
+from tasks.synthetic.rendered_cells import write_collection
+from tasks.synthetic.rendered_slides import render_slide
 from tests.support.far_s3 import far_s3, requests
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES, WHEN

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.networks import load_classifier
+from flows.jobs.verified import load_fitted_detector
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -18,10 +18,10 @@ from tasks.detector.verdict import VerdictRule
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
-from tasks.network.features import extract
+from tasks.network.extraction import extract
 from tasks.network.inference import inference
-from tasks.reports.columns import Provenance
-from tasks.reports.images import Diagnoses, ImagesRead, image_rows
+from tasks.reports.image_columns import Provenance
+from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record
 
 IMAGES = 256 if QUICK else 5000

@@ -27,7 +27,7 @@ from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.classifier import to_pixels
-from tasks.network.features import load_image, load_images
+from tasks.network.extraction import load_image, load_images
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.screening import screen_anew
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flows.jobs.networks import load_inference
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.shard import ShardJob, run_shard
 from flows.second_look import screening
 from flows.second_look.screening import look_at_doubtful

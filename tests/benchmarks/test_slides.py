@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from openslide import OpenSlide
 
-from tasks.images.slides import open_slide
+from tasks.images.opened_slides import open_slide
 from tasks.segmentation.survey import survey
-from tasks.synthetic.slides import render_slide
+from tasks.synthetic.rendered_slides import render_slide
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.peak import extra_peak
 

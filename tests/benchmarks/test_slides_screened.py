@@ -12,7 +12,7 @@ import pytest
 
 from flows.settings import Settings
 from tasks.images.regions import find, image_refs
-from tasks.synthetic.slides import render_slide
+from tasks.synthetic.rendered_slides import render_slide
 from tests.support.measuring import QUICK, Record
 
 SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)

@@ -17,7 +17,7 @@ from storage.batches import features
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES
 from tests.support.shards import freeze_night

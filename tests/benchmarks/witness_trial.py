@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from flows.jobs.sites import fitted_classes
+from flows.jobs.site_slides import fitted_classes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card

@@ -31,7 +31,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from flows.options.commands import COMMANDS
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
 

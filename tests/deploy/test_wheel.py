@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.needs import lacking
 from tests.support.paths import ROOT
 

@@ -16,13 +16,13 @@ from flows.commission import commission
 from flows.evaluate import evaluate
 from flows.federation import export, import_file
 from flows.fit import fit, retract
-from flows.jobs.sites import Added
+from flows.jobs.site_slides import Added
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites.outcome import Offer, SiteOutcome
+from flows.sites.description import Offer, SiteOutcome
 from flows.sites.versions import SiteError
-from flows.stages import planted as planted_stage
-from flows.stages.counting.threshold import load_site_rates
+from flows.stages import full_spectrum as planted_stage
+from flows.stages.counting.chosen_thresholds import load_site_rates
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
@@ -41,7 +41,7 @@ from storage.retention import expired_features
 from storage.store import Store, StoreError
 from tasks.evaluation.planted import OWN_NORMAL, POPULATION, SITE_NORMAL
 from tasks.images.listing import SourceError
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 
 PATIENT = {"cells_per_patient": 36, "parasitized_fraction": 0.5}

@@ -25,7 +25,7 @@ from storage.store import Store, StoreError
 from tasks.evaluation.baselines import BOTH, SCORES, STABILITY
 from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
 from tasks.images.access.files import SourceError
-from tasks.synthetic.cells import write_collection, write_night
+from tasks.synthetic.rendered_cells import write_collection, write_night
 
 ATTACKS = ["fgsm", "bim", "adaptive"]
 OTHER = ["far/night", "near/copies"]

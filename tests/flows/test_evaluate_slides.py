@@ -11,7 +11,7 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.evaluation.planted import OWN_NORMAL, POPULATION
-from tasks.synthetic.cells import write_collection, write_night
+from tasks.synthetic.rendered_cells import write_collection, write_night
 
 
 @pytest.mark.slow

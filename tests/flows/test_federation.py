@@ -13,11 +13,11 @@ from flows.federation import export, import_file
 from flows.fit import FitOutcome, fit, retract
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from flows.sites.outcome import Offer
+from flows.sites.description import Offer
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.store import Store, StoreError
 from tasks.detector.moments import ClassStatistics
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 
 

@@ -23,7 +23,7 @@ from tasks.detector.detector import Detector
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_slide, coarser
 from tasks.images.access.files import SourceError
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import CELLS, copied
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from flows import federation
 from flows.federation import export, import_file
 from flows.settings import Settings
+from flows.sites.description import Offer, SiteOutcome
 from flows.sites.incoming import checked_arrays, checked_parts, merged_parts
-from flows.sites.outcome import Offer, SiteOutcome
 from flows.sites.versions import SiteError, retract_site
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import load_card

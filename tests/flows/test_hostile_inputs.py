@@ -17,8 +17,8 @@ from hypothesis import settings as of_test
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.commands.exports.contours import contours
-from flows.commands.review.cells import import_verdicts
+from flows.commands.exports.qupath import contours
+from flows.commands.review.queue import import_verdicts
 from flows.settings import Settings, UsageError, leaves
 from storage.batches.manifests import load_batch, read_manifest
 from storage.reports.readings import Reading
@@ -30,8 +30,8 @@ from tasks.images.manifest import SCHEMA
 from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.classifier import NetworkError, NetworkSpec
-from tasks.network.features import load_image
-from tasks.readers.reviews import VerdictError
+from tasks.network.extraction import load_image
+from tasks.readers.verdicts import VerdictError
 from tests.support.crafted import bytes_of
 from tests.support.hostile import changed_document
 from tests.support.photographs import CELLS, screened_photograph

@@ -22,7 +22,7 @@ from flows.settings import Settings
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
 from storage.store import Store, StoreError
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -17,7 +17,7 @@ from storage.records import now
 from storage.reports.tables import FIELDS, report_path
 from storage.retention import newest_record
 from storage.store import Store
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 
 TODAY = date(2026, 3, 1)

@@ -15,8 +15,8 @@ import pytest
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
-from tasks.images.slides import is_slide, open_slide
-from tasks.segmentation.cells import find_cells
+from tasks.images.opened_slides import is_slide, open_slide
+from tasks.segmentation.finding import find_cells
 from tasks.segmentation.survey import survey
 from tests.support.needs import needs_data
 from tests.support.paths import DATA

@@ -25,7 +25,7 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import of_attempt, report_path
 from storage.store import Store, StoreError
-from tasks.reports.images import PIECE
+from tasks.reports.image_rows import PIECE
 from tasks.reports.night import strangeness
 from tests.support.fields import rendered
 from tests.support.paths import ROOT

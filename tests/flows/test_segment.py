@@ -19,7 +19,7 @@ import pytest
 from geojson_pydantic import FeatureCollection
 from PIL import Image
 
-from flows.commands.exports.contours import contours
+from flows.commands.exports.qupath import contours
 from flows.nightly import nightly
 from flows.screen import screen
 from flows.segment import FinderError, SegmentOutcome, SourcesFailedError, segment
@@ -28,9 +28,9 @@ from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segme
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
-from tasks.synthetic.cells import draw_patient
-from tasks.synthetic.fields import RenderedField, render_field
-from tasks.synthetic.slides import RenderedSlide
+from tasks.synthetic.rendered_cells import draw_patient
+from tasks.synthetic.rendered_fields import RenderedField, render_field
+from tasks.synthetic.rendered_slides import RenderedSlide
 from tests.support.dicom import write_dicom_slide
 
 DAY = date(2026, 3, 1)

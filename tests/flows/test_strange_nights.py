@@ -13,7 +13,7 @@ from flows.train import train
 from storage.models.detectors import load_detector_card
 from storage.reports.sql import answer
 from storage.store import Store
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 
 ROWS = """select i.compared_with, i.abnormal, i.review_reason, s.implausible, s.smear_shift,
 s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch

@@ -9,7 +9,7 @@ import pytest
 from flows.jobs.networks import load_inference
 from flows.settings import Settings
 from flows.stages.training import recipes as stages
-from flows.stages.training.images import load_labelled_images
+from flows.stages.training.labelled_images import load_labelled_images
 from flows.train import TrainOutcome, train
 from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import list_models, load_card
@@ -104,7 +104,7 @@ def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
 ) -> None:
     options = {"epochs": 1, "side": 32, "limit": 96, "settings": settings}
     train(str(images / "smears"), model="memory", **options)
-    monkeypatch.setattr("flows.stages.training.images.MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("flows.stages.training.labelled_images.MOST_IN_MEMORY", 0)
     pixels = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
     assert isinstance(pixels, np.memmap)
     train(str(images / "smears"), model="file", **options)

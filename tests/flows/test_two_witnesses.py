@@ -13,13 +13,13 @@ from flows.commands.status import verify
 from flows.commission import commission
 from flows.federation import export, import_file
 from flows.fit import fit, retract
-from flows.jobs.detectors import load_site_normal
-from flows.jobs.fitting.statistics import slides_of_version
+from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.networks import load_inference
+from flows.jobs.verified import load_site_normal
 from flows.screen import screen
 from flows.settings import Settings
 from flows.sites import versions
-from flows.sites.outcome import Offer
+from flows.sites.description import Offer
 from flows.train import train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
@@ -33,11 +33,11 @@ from tasks.detector.verdict import Reason
 from tasks.detector.witnesses import Witnesses, discriminant
 from tasks.evaluation.metrics import Interval
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.extraction import load_images
 from tasks.second_look.settling import is_settled
 from tasks.second_look.views import VIEWS, turned
 from tasks.sites.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 
 P = 0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.reports.columns import Provenance
+from tasks.reports.image_columns import Provenance
 
 MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
 NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31"}

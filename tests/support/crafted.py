@@ -18,7 +18,7 @@ from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.models.transfers import HEADER, Transfer, write_transfer
 from storage.store import Store, digest_of
 from tasks.counting.error_rates import ErrorCounts, count_errors
-from tasks.counting.limits import ErrorRates, KnownRates
+from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.threshold import known_rates
 from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.detector.probabilities import Adaptation

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from flows.commands.exports.contours import contours
+from flows.commands.exports.qupath import contours
 from flows.commands.review.apply import apply
-from flows.commands.review.cells import import_verdicts
+from flows.commands.review.queue import import_verdicts
 from flows.federation import export, import_file
 from flows.settings import Settings
 from flows.sites.versions import retract_site

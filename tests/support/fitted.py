@@ -25,7 +25,7 @@ def copied(settings: "Settings", store: Path, **changed: object) -> "Settings":
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labelled cells in `smears`, and in `night` unlabelled ones with abnormal ones among them."""
-    from tasks.synthetic.cells import write_collection, write_night
+    from tasks.synthetic.rendered_cells import write_collection, write_night
 
     folder = tmp_path_factory.mktemp("images")
     write_collection(
@@ -96,7 +96,7 @@ def tiny_fitted(
     """Settings of a store with the untrained model ``tiny`` and a detector; only copies change."""
     from flows.fit import fit
     from flows.settings import Settings
-    from tasks.synthetic.cells import write_collection
+    from tasks.synthetic.rendered_cells import write_collection
 
     folder = tmp_path_factory.mktemp("tiny")
     write_collection(

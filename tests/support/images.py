@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tasks.synthetic.slides import RenderedSlide
+    from tasks.synthetic.rendered_slides import RenderedSlide
 
 
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients' cells, half of them Parasitized, in a folder for each class."""
-    from tasks.synthetic.cells import write_collection
+    from tasks.synthetic.rendered_cells import write_collection
 
     folder = tmp_path_factory.mktemp("cells")
     write_collection(folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0)
@@ -22,7 +22,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rendered_slide(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, RenderedSlide]":
     """A slide of 4096 x 3072 pixels at three resolutions: four fields, two too thick, and glass."""
-    from tasks.synthetic.slides import render_slide
+    from tasks.synthetic.rendered_slides import render_slide
 
     path = tmp_path_factory.mktemp("slides") / "smear.tif"
     return path, render_slide(path, width=4096, height=3072, fields=4, thick=2, seed=0)

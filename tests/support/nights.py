@@ -13,23 +13,23 @@ from PIL import Image
 
 from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers
-from tasks.counting.limits import KnownRates
+from tasks.counting.interpretation import KnownRates
 from tasks.detector.explanation import Explanation
-from tasks.reports.columns import Provenance
-from tasks.reports.counts import Counting, CountTally
+from tasks.reports.image_columns import Provenance
 from tasks.reports.night.batch_counts import NightTally
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.reports.night.tally import BatchTally
-from tasks.reports.slides import SlideTally
+from tasks.reports.parasite_counts import Counting, CountTally
+from tasks.reports.slide_rows import SlideTally
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
 from tasks.visualisation.patients.called import Called
 from tasks.visualisation.thumbnails import Exhibit
-from tasks.visualisation.viewer.contours import Contour, FieldPicture
-from tasks.visualisation.viewer.contours import field_picture as plain_picture
-from tasks.visualisation.viewer.fields import ShownField
+from tasks.visualisation.viewer.descriptions import ShownField
+from tasks.visualisation.viewer.overlays import Contour, FieldPicture
+from tasks.visualisation.viewer.overlays import field_picture as plain_picture
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.counting.limits import ErrorRates, KnownRates
+from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 
 

@@ -22,17 +22,17 @@ from hypothesis.stateful import (
 )
 
 from flows.commands.review.apply import apply
-from flows.commands.review.cells import import_verdicts
+from flows.commands.review.queue import import_verdicts
 from flows.commands.status import verify
 from flows.federation import import_file
 from flows.settings import Settings
-from flows.sites.outcome import Offer, SiteOutcome
+from flows.sites.description import Offer, SiteOutcome
 from flows.sites.versions import retract_site
 from storage.models.sites import list_sites
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError
 from tasks.images.access.files import SourceError
-from tasks.readers.reviews import VerdictError
+from tasks.readers.verdicts import VerdictError
 from tests.support.crafted import crafted
 from tests.support.exchanges import SITES, Exchange, contents, doings, exchange_in, named
 from tests.support.faults.counts import Counts

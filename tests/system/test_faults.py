@@ -29,7 +29,7 @@ from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 from tests.support.needs import lacking, needs
 from tests.support.reports import comparable, summaries_in
@@ -193,7 +193,7 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flows.stages import batch
-    from flows.stages import calibration as calibrate
+    from flows.stages import leaving_out as calibrate
 
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.jobs.sites import Added
-from flows.stages.counting.errors import kept_errors
-from flows.stages.counting.threshold import load_error_rates, load_site_rates
+from flows.jobs.site_slides import Added
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
+from flows.stages.counting.error_counts import kept_errors
 from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card

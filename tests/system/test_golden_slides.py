@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.jobs.sites import Added
+from flows.jobs.site_slides import Added
 from storage.batches.features import decoded_by
 from storage.batches.ledger import (
     is_announced,
@@ -35,7 +35,7 @@ from tasks.detector.slides.distance import SlideNormal, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
 from tasks.detector.slides.own_normal import Shift, cell_scores, slide_shift
-from tasks.reports.night.batches import BatchSummary
+from tasks.reports.night.summary import BatchSummary
 from tasks.sites.learning import SiteNormal
 from tasks.types import Light
 from tests.system.golden import make_golden as golden

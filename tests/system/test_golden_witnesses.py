@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flows.commands.status import witnesses_of
-from flows.jobs.detectors import load_detector_at
-from flows.jobs.sites import Added
+from flows.jobs.site_slides import Added
+from flows.jobs.verified import load_detector_at
 from storage.models.detectors import load_detector, load_detector_card
 from storage.models.sites import load_night, load_site
 from storage.parquet import read_table

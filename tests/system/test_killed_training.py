@@ -12,7 +12,7 @@ import pytest
 
 from storage.models.classifiers import ModelCard, find_card
 from storage.store import Store
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 
 
 def begin(smears: Path, store: Path) -> subprocess.Popen[bytes]:

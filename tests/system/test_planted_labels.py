@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.review.labels import export
+from flows.commands.review.doubted_labels import export
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.listing import list_images
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 from tests.support.models import CLASSES
 
 SHARE = 0.05

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.commands.review.cells import ImportOutcome, export, import_verdicts, report
+from flows.commands.review.queue import ImportOutcome, export, import_verdicts, report
 from flows.fit import fit, retract
 from flows.screen import screen
 from flows.settings import Settings
@@ -22,8 +22,8 @@ from storage.models.statistics import latest_statistics
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError, digest_of
 from tasks.images.access.files import SourceError
-from tasks.readers.reviews import VerdictError
-from tasks.synthetic.cells import draw_patient, other_stain, red_cell, write_collection
+from tasks.readers.verdicts import VerdictError
+from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell, write_collection
 from tests.support.fitted import copied
 from tests.support.models import CLASSES, HELD_OUT
 

@@ -16,7 +16,7 @@ from flows.nightly import nightly
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
-from tasks.synthetic.cells import write_night
+from tasks.synthetic.rendered_cells import write_night
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from PIL import Image
 from tifffile import TiffWriter
 
 from tasks.images.decoding import REASONS, BadImageError
-from tasks.images.slides import is_slide, open_slide
+from tasks.images.opened_slides import is_slide, open_slide
 from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
 from tests.support.peak import peak, start_peak
 

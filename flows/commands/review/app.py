@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from flows.commands.review.figures import figures, patient_figures
 from flows.commands.review.nearness import Like, Nearness
-from flows.commands.review.pages.patients import PatientPages
+from flows.commands.review.pages.patient_calls import PatientPages
 from flows.commands.review.pages.pictures import FILES, PicturePages
 from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
@@ -30,8 +30,8 @@ from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.limits import NEGATIVE_PERCENT
 from tasks.readers.agreement import differing
-from tasks.readers.patients import MOST_READ, Suspect
-from tasks.readers.reviews import KEYS, VerdictError
+from tasks.readers.confirming import MOST_READ, Suspect
+from tasks.readers.verdicts import KEYS, VerdictError
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment
 

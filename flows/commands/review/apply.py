@@ -13,7 +13,7 @@ from storage.models.classifiers import ModelCard, load_card
 from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
-from tasks.readers.reviews import OTHER, corrected
+from tasks.readers.verdicts import OTHER, corrected
 from tasks.words import counted
 
 

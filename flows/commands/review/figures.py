@@ -6,9 +6,9 @@ from pydantic import BaseModel
 
 from flows.commands.review.session import Session
 from flows.stages.readings.suspects import Suspects
-from tasks.counting.words import percent_text, range_text
+from tasks.counting.sentences import percent_text, range_text
 from tasks.readers.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.readers.patients import Answer, together
+from tasks.readers.confirming import Answer, together
 from tasks.words import counted
 
 

@@ -22,7 +22,7 @@ from storage.records import now
 from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
 from storage.reports.tables import published_batch, report_path
 from storage.store import Store
-from tasks.readers.reviews import (
+from tasks.readers.verdicts import (
     OTHER,
     Line,
     Precision,

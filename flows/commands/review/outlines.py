@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.commands.exports.contours import read_fields
+from flows.commands.exports.qupath import read_fields
 from flows.commands.review.imports import ImportOutcome, import_lines
 from flows.commands.review.sheets import new_manifest, write_manifest
 from flows.outcome import shell_command
@@ -15,7 +15,7 @@ from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store
 from tasks.images.access.files import SourceError, filesystem, read_bytes
 from tasks.images.manifest import SCHEMA
-from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, VerdictError
+from tasks.readers.verdicts import OTHER, UNSURE, WHITE, Line, VerdictError
 from tasks.visualisation.geojson.changes import Changes, Row, Written, find_changes
 from tasks.visualisation.geojson.read import Drawn, read_objects, refuse_large
 from tasks.visualisation.geojson.write import field_identity, object_id

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
-from flows.stages.readings.kept import Readings
+from flows.stages.readings.standing import Readings
 from storage.batches.manifests import Batch, rows_at
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard, load_detector_card
@@ -26,8 +26,8 @@ from storage.reports.readings import (
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
 from tasks.readers.agreement import consensus, discordant
-from tasks.readers.reviews import OTHER, UNSURE, WHITE, Line, sayable
 from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
+from tasks.readers.verdicts import OTHER, UNSURE, WHITE, Line, sayable
 
 NEIGHBOURS = 8  # other cells of the slide
 

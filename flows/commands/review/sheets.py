@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from tasks.images.access.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
-from tasks.readers.reviews import image_name
+from tasks.readers.verdicts import image_name
 from tasks.reports.spreadsheet import csv_lines
 
 SHEET, PICTURES = "review.csv", "images"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from flows.jobs.detectors import load_fitted_detector
 from flows.jobs.networks import load_classifier
+from flows.jobs.verified import load_fitted_detector
 from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -63,7 +63,7 @@ from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
-from tasks.network.features import cut_out_by_us
+from tasks.network.extraction import cut_out_by_us
 from tasks.network.folding import folded
 from tasks.second_look.stability import with_noise
 

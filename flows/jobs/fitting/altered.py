@@ -9,7 +9,7 @@ from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
-from tasks.network.features import cut_out_by_us, load_for
+from tasks.network.extraction import cut_out_by_us, load_for
 
 Image = tuple[ImageRef, bytes]  # its place and its digest
 Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)

@@ -15,7 +15,7 @@ from storage.models.contributions import Rows
 from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store
 from tasks.detector.probabilities import log_odds
-from tasks.reports.columns import PARASITIZED
+from tasks.reports.image_columns import PARASITIZED
 from tasks.types import Float
 
 HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.detectors import (
+from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.verified import (
     hearing,
     load_detector_at,
     load_fitted_detector,
     load_site_normal,
 )
-from flows.jobs.scoring.features import Features
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard

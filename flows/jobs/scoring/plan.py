@@ -7,8 +7,8 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from flows.jobs.scoring.cells import FEW, Range, ScoreJob, Span
 from flows.jobs.scoring.night import Night, NightJob, SlideRows
+from flows.jobs.scoring.scores import FEW, Range, ScoreJob, Span
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.stages.counting.threshold import load_error_rates, load_site_rates
-from flows.stages.readings.kept import Readings
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
+from flows.stages.readings.standing import Readings
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -17,9 +17,9 @@ from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
-from tasks.counting.limits import ErrorRates
+from tasks.counting.interpretation import ErrorRates
 from tasks.readers.agreement import consensus
-from tasks.readers.patients import MOST_READ, Confirmation, Suspect, confirm
+from tasks.readers.confirming import MOST_READ, Confirmation, Suspect, confirm
 from tasks.reports.called_cells import (
     COLUMNS,
     FIRST,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from flows.monitoring.console import tell
-from flows.stages.training.images import CLASSES, LabelledImages
+from flows.stages.training.labelled_images import CLASSES, LabelledImages
 from flows.stages.training.recipes import Trained, TrainingRecipe, train_rows
 from storage.models.out_of_fold import OUT_OF_FOLD
 from storage.models.trainings import remove_states

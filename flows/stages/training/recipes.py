@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flows.jobs.libraries import OF_A_MODEL, exact
 from flows.jobs.networks import CUTTING
-from flows.jobs.versions import OF_A_MODEL, exact
 from flows.monitoring.console import tell, warn
-from flows.stages.training.images import LabelledImages
+from flows.stages.training.labelled_images import LabelledImages
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.trainings import load_state, save_state

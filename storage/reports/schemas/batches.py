@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COUNT, COUNTS, TEXT, column, made_by, parasitaemia
 from storage.reports.schemas.counts import expected
+from storage.reports.schemas.shared import COUNT, COUNTS, TEXT, column, made_by, parasitaemia
 
 
 def batch_schema() -> pa.Schema:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COUNT, TEXT, column
+from storage.reports.schemas.shared import COUNT, TEXT, column
 
 NO_FIGURE = "null if error rates are unknown, or the call is unreadable"
 BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of it (95%): "}

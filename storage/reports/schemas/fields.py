@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COLOURS, COUNT, TEXT, column, made_by
+from storage.reports.schemas.shared import COLOURS, COUNT, TEXT, column, made_by
 
 NO_FIELDS = "null: cells cut out before"
 FULL = "pixels at full resolution"

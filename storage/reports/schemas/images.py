@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COUNT, TEXT, colour, column, made_by
+from storage.reports.schemas.shared import COUNT, TEXT, colour, column, made_by
 
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:

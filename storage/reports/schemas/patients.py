@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COUNT, TEXT, column, made_by
 from storage.reports.schemas.counts import counts
+from storage.reports.schemas.shared import COUNT, TEXT, column, made_by
 
 
 def patient_schema() -> pa.Schema:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import COUNT, column
+from storage.reports.schemas.shared import COUNT, column
 
 
 def site_schema() -> pa.Schema:

@@ -2,7 +2,9 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.columns import (
+from storage.reports.schemas.counts import counts
+from storage.reports.schemas.fields import NO_FIELDS
+from storage.reports.schemas.shared import (
     COUNT,
     COUNTS,
     TEXT,
@@ -12,8 +14,6 @@ from storage.reports.schemas.columns import (
     parasitaemia,
     per_1000,
 )
-from storage.reports.schemas.counts import counts
-from storage.reports.schemas.fields import NO_FIELDS
 
 
 def slide_schema() -> pa.Schema:

@@ -25,7 +25,7 @@ COLOURS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class ZarrSlide:
-    """A slide in OME-Zarr, with its levels, the finest first; see `tasks.images.slides.Slide`.
+    """A slide in OME-Zarr: its levels, the finest first; see `tasks.images.opened_slides.Slide`.
 
     ``axes`` are the letters of the arrays' axes, such as tczyx.
     """

@@ -78,7 +78,7 @@ class Level:
 
 @dataclass(frozen=True)
 class TiffSlide:
-    """A slide in a TIFF file; see `tasks.images.slides.Slide`."""
+    """A slide in a TIFF file; see `tasks.images.opened_slides.Slide`."""
 
     fs: Any
     path: str

@@ -17,7 +17,7 @@ WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class VendorSlide:
-    """A slide opened with OpenSlide; see `tasks.images.slides.Slide`."""
+    """A slide opened with OpenSlide; see `tasks.images.opened_slides.Slide`."""
 
     path: Path
     width: int

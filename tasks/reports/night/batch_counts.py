@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import log_distance
-from tasks.reports.columns import (
+from tasks.reports.image_columns import (
     coded,
     failure_reasons,
     flags,
@@ -17,7 +17,7 @@ from tasks.reports.columns import (
     is_repeated,
     numbers_of,
 )
-from tasks.reports.night.batches import BINS, TAP_EDGES
+from tasks.reports.night.summary import BINS, TAP_EDGES
 from tasks.types import Verdict
 
 Counts = NDArray[np.int64]

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.reports.night.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
-from tasks.reports.night.batches import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
-from tasks.reports.night.drift import (
+from tasks.reports.night.shift import (
     UNIFORM,
     clustered_p_value,
     effective_clusters,
@@ -17,8 +16,9 @@ from tasks.reports.night.drift import (
     signed_distance,
 )
 from tasks.reports.night.strangeness import Finding, Strangeness
+from tasks.reports.night.summary import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
 from tasks.reports.parasitaemia import binomial_p_value
-from tasks.reports.slides import ABNORMAL_P_VALUE
+from tasks.reports.slide_rows import ABNORMAL_P_VALUE
 from tasks.types import Light
 from tasks.words import counted, verb
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from tasks.counting.call import Call
 from tasks.counting.expected import ExpectedErrors
-from tasks.reports.columns import Provenance, is_for_review
+from tasks.reports.image_columns import Provenance, is_for_review
 from tasks.reports.night.batch_counts import NightTally
-from tasks.reports.night.batches import P_VALUE_EDGES, TAP_EDGES, BatchSummary
 from tasks.reports.night.light import judge
 from tasks.reports.night.strangeness import Strangeness
+from tasks.reports.night.summary import P_VALUE_EDGES, TAP_EDGES, BatchSummary
 from tasks.reports.parasitaemia import parasitaemia
 from tasks.reports.slide_reasons import OF_IMAGES
 from tasks.types import Verdict

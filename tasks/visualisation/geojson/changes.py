@@ -8,8 +8,8 @@ import numpy as np
 
 from tasks.images.geometry import Box, box_around
 from tasks.images.regions import Region, address_of
-from tasks.readers.reviews import KEYS, WHITE, refuse, sayable
-from tasks.reports.columns import PARASITIZED
+from tasks.readers.verdicts import KEYS, WHITE, refuse, sayable
+from tasks.reports.image_columns import PARASITIZED
 from tasks.segmentation.separation import with_rim
 from tasks.types import CellKind
 from tasks.visualisation.geojson.read import Drawn, check_outline

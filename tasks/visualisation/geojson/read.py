@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.readers.reviews import VerdictError, refuse
+from tasks.readers.verdicts import VerdictError, refuse
 from tasks.types import Float
 from tasks.visualisation.overlay import Outline
 

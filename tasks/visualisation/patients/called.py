@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.counting.call import Call
-from tasks.readers.patients import Confirmation
+from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.visualisation.answers import answer_of, patient_name
 from tasks.visualisation.page import (

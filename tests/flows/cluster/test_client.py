@@ -22,7 +22,7 @@ from flows.cluster.client import open_client
 from flows.cluster.errors import ClusterError
 from flows.cluster.executor import run_in_order
 from flows.commands.certificates import certificates
-from flows.jobs import versions
+from flows.jobs import libraries
 from flows.settings import Settings
 from tasks.images.access.patience import TimedOutError, answered
 from tests.support.strangers import knock
@@ -122,7 +122,7 @@ def test_other_versions_are_refused_with_who_has_them(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(cluster="scheduler", scheduler=scheduler)
-    here, odd = versions.installed(), {"dask": "1.1", "pillow": "1.0"}
+    here, odd = libraries.installed(), {"dask": "1.1", "pillow": "1.0"}
     with open_client(settings) as client:
         monkeypatch.setattr(module, "installed", lambda: here | odd)
         with pytest.raises(ClusterError, match="install the same versions") as error:

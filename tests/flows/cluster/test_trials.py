@@ -7,7 +7,7 @@ from distributed.comm.core import CommClosedError
 
 from flows.cluster.errors import ClusterError
 from flows.cluster.trials import Trials
-from flows.jobs.versions import VersionsDifferError
+from flows.jobs.libraries import VersionsDifferError
 
 DEATH = KilledWorker("job", None, 0)
 

@@ -5,7 +5,7 @@ import pytest
 
 from flows.commands.malaria_data import NAME, malaria
 from tasks.images.access.files import SourceError
-from tasks.synthetic.cells import write_collection
+from tasks.synthetic.rendered_cells import write_collection
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from flows.jobs.fitting.statistics import RowsJob
-from flows.jobs.pictures import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
+from flows.jobs.drawings import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
+from flows.jobs.explanations import ExhibitJob
+from flows.jobs.fitting.fitted_rows import RowsJob
+from flows.jobs.photographs import SearchJob, SurveyJob
 from flows.jobs.quarantine import Job, probe, quarantine
-from flows.jobs.segmentation import SearchJob, SurveyJob
 from flows.jobs.shard import ShardJob
-from flows.jobs.thumbnails import ExhibitJob
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.shard import run_shard
 from storage.store import Store
 from tests.support.models import WHEN

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from flows.jobs.scoring import features as features_module
-from flows.jobs.scoring.cells import ScoreJob, score_part
-from flows.jobs.scoring.features import Features
+from flows.jobs.scoring import feature_rows as features_module
+from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path, write_shard_record
 from storage.batches.manifests import BatchPlan, freeze_batch, read_manifest

@@ -19,10 +19,10 @@ from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import merge_tree
 from tasks.detector.probabilities import probabilities
 from tasks.images.regions import image_refs
-from tasks.network.features import load_images
+from tasks.network.extraction import load_images
 from tasks.network.training import predict
 from tasks.second_look import settling
-from tasks.second_look.rows import MADE, Looked
+from tasks.second_look.changed_rows import MADE, Looked
 from tasks.second_look.settling import is_settled
 from tasks.second_look.stability import NOISE, losses, with_noise
 from tasks.second_look.views import VIEWS, blurred, median_filtered, turned

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.jobs import shard as shard_module
-from flows.jobs.fitting.statistics import GroupJob, RowsJob, group_log_distances, rows_statistics
+from flows.jobs.fitting.fitted_rows import GroupJob, RowsJob, group_log_distances, rows_statistics
 from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
 from storage.arrays import arrays_to_bytes

@@ -42,7 +42,7 @@ from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import report_path
 from storage.store import Store
-from tasks.synthetic.cells import write_night
+from tasks.synthetic.rendered_cells import write_night
 from tasks.types import Light
 from tests.support.fitted import copied
 from tests.support.nights import summary_of

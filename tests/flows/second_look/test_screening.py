@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.second_look import screening
 from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
@@ -21,7 +21,7 @@ from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import merge_tree
 from tasks.second_look import choice
-from tasks.second_look.rows import BEYOND, MADE
+from tasks.second_look.changed_rows import BEYOND, MADE
 from tests.support.models import WHEN
 from tests.support.shards import Night, keep_detector, start
 

@@ -12,7 +12,7 @@ from flows.sites.counting import refuse_positive
 from flows.sites.versions import SiteError
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
-from tasks.counting.limits import chance_of_blank
+from tasks.counting.interpretation import chance_of_blank
 from tasks.counting.threshold import known_rates
 
 BATCH: Any = SimpleNamespace(name="night")

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from flows.commands.status import status
-from flows.jobs.scoring.cells import ScoreJob, score_part
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.shard import ShardJob, run_shard
 from flows.settings import Settings
 from flows.stages.publish import nights_before, not_learned, publish, valid_seal

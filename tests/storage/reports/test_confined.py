@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from storage.reports.confined import DATA, confined_answer
-from storage.reports.limits import QueryError
+from storage.reports.query_limits import QueryError
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 

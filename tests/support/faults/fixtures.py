@@ -84,7 +84,7 @@ def visited(given: Bench) -> Bench:
 
 
 def _write(folder: Path, patients: int, cells: int, first: int) -> None:
-    from tasks.synthetic.cells import write_collection
+    from tasks.synthetic.rendered_cells import write_collection
 
     write_collection(
         folder, patients=patients, cells_per_patient=cells, parasitized_fraction=0.5,

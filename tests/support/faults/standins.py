@@ -103,7 +103,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
             module.open_client = open_client  # type: ignore[attr-defined]
     screen: Any = importlib.import_module("flows.screen")
     screen.announce, screen.progress_artifact = announce, progress
-    pages: Any = importlib.import_module("flows.stages.pages")
+    pages: Any = importlib.import_module("flows.stages.written_pages")
     pages.batch_page, pages._exhibits = _plain_page, lambda *_: {}
     segmentation: Any = importlib.import_module("flows.stages.segmentation")
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1

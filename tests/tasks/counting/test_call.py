@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.counting.call import Answers, Call, CallReason, CountedBy
-from tasks.counting.limits import ErrorRates, KnownRates
+from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate, predict_rate
 
 

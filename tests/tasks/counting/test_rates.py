@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from tasks.counting.limits import ErrorRates, blank_count
+from tasks.counting.interpretation import ErrorRates, blank_count
 from tasks.counting.rates import LABORATORIES, NODES, Rate, laboratory_prior, predict_rate
 
 

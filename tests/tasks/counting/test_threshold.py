@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
-from tasks.counting.limits import DENSE, KnownRates, detection_limit, expected_width
+from tasks.counting.interpretation import DENSE, KnownRates, detection_limit, expected_width
 from tasks.counting.threshold import NEAR, are_enough, known_rates, rates_at
 
 

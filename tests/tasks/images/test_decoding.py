@@ -23,7 +23,7 @@ from tasks.images.decoding import (
     decode_rgb,
     mean_colour,
 )
-from tasks.synthetic import cells as render
+from tasks.synthetic import rendered_cells as render
 
 SIDE = 16
 RED, HALF_RED, BLACK = (200, 0, 0), (100, 0, 0), (0, 0, 0)

@@ -15,7 +15,7 @@ from PIL import Image
 from tasks.images.access.files import digest_of_file, stamp
 from tasks.images.decoding import BadImageError
 from tasks.images.listing import list_images
-from tasks.images.slides import is_slide, open_slide
+from tasks.images.opened_slides import is_slide, open_slide
 
 SMOOTH = np.asarray(
     Image.fromarray(

@@ -25,7 +25,7 @@ from tasks.images.regions import (
     image_refs,
     whole_file,
 )
-from tasks.network.features import load_image
+from tasks.network.extraction import load_image
 
 
 @pytest.fixture

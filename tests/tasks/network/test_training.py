@@ -28,7 +28,7 @@ from tasks.network.training import (
     predict,
     train,
 )
-from tasks.synthetic import cells as render
+from tasks.synthetic import rendered_cells as render
 from tests.support.models import CLASSES
 
 SIDE, COUNT = 32, 48

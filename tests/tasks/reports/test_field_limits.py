@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tasks.limits import FieldLimits
 from tasks.reports.field_limits import field_reason
-from tasks.segmentation.cells import find_cells
+from tasks.segmentation.finding import find_cells
 from tasks.segmentation.quality import field_quality
 from tests.support.needs import needs_data
 from tests.support.paths import DATA

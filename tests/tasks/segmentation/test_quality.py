@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tasks.segmentation.cells import Cells, find_cells
+from tasks.segmentation.finding import Cells, find_cells
 from tasks.segmentation.quality import FieldQuality, field_quality, packed, sharpness
 from tests.support.fields import RED, Field, field_of, ground, rendered
 

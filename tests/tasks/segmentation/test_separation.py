@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tasks.images.crops import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
-from tasks.segmentation.cells import Cell, find_cells
+from tasks.segmentation.finding import Cell, find_cells
 from tasks.segmentation.separation import scale_of, with_rim
 from tasks.types import Field
 from tests.support.fields import field_of

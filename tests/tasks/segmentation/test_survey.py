@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tifffile import imwrite
 
 from tasks.images.decoding import BadImageError
-from tasks.images.slides import open_slide
-from tasks.segmentation.cells import MOST_SEARCHED, WORKING_DIAMETER
+from tasks.images.opened_slides import open_slide
+from tasks.segmentation.finding import MOST_SEARCHED, WORKING_DIAMETER
 from tasks.segmentation.survey import Place, survey
-from tasks.synthetic.slides import RenderedSlide
+from tasks.synthetic.rendered_slides import RenderedSlide
 
 
 @dataclass

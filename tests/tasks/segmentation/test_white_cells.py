@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.segmentation.cells import find_cells
+from tasks.segmentation.finding import find_cells
 from tests.support.fields import NUCLEUS, disc, field_of, ground
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from tasks.counting.limits import KnownRates
-from tasks.counting.words import call_text
+from tasks.counting.interpretation import KnownRates
+from tasks.counting.sentences import call_text
 from tasks.visualisation.answers import answer_of, interval_plot
 from tasks.visualisation.batch_page import batch_page
 from tests.support.nights import image_rows, night_of

@@ -15,7 +15,7 @@ from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
 from tasks.visualisation.thumbnails import Exhibit
-from tasks.visualisation.viewer.fields import ShownField
+from tasks.visualisation.viewer.descriptions import ShownField
 from tests.support.nights import (
     TAPS,
     exhibit,

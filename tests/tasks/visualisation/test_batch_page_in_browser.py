@@ -16,7 +16,7 @@ from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide
 from tasks.visualisation.patients.called import Called, opened
 from tasks.visualisation.thumbnails import Exhibit
-from tasks.visualisation.viewer.fields import ShownField
+from tasks.visualisation.viewer.descriptions import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
     exhibit,

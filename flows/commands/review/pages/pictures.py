@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.session import Session
-from flows.jobs.thumbnails import ExhibitJob, make_exhibits
+from flows.jobs.explanations import ExhibitJob, make_exhibits
 from storage.models.detectors import DetectorCard
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError

@@ -20,11 +20,11 @@ from tasks.images.access.files import SourceError, lately_stamped
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import extent_of
-from tasks.readers.reviews import KEYS
+from tasks.readers.verdicts import KEYS
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import Status
-from tasks.visualisation.viewer.contours import CLASSES, UNREAD, contour_of
-from tasks.visualisation.viewer.tiles import TILE, NoTileError, Pyramid, read_tile
+from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
+from tasks.visualisation.viewer.zooming import TILE, NoTileError, Pyramid, read_tile
 
 MOST_CELLS = 1200  # with contours at once: a screen has no room for more
 BOX = ("x", "y", "width", "height")

@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.exports.contours import contours
-from flows.commands.review.cells import import_verdicts
+from flows.commands.exports.qupath import contours
 from flows.commands.review.outlines import OutlinesOutcome
+from flows.commands.review.queue import import_verdicts
 from flows.settings import Settings
 from storage.reports.reviews import latest_review
 from storage.store import Store
 from tasks.images.access.files import SourceError
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
-from tasks.readers.reviews import VerdictError
+from tasks.readers.verdicts import VerdictError
 from tests.support.photographs import CELLS, screened_photograph
 
 Edit = Callable[[list[dict[str, Any]]], None]

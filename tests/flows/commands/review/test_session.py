@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.review.cells import report
+from flows.commands.review.queue import report
 from flows.commands.review.session import Session, open_session
 from flows.settings import Settings
 from storage.reports.readings import Reading, add_reading

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from flows.stages.training.images import LabelledImages
+from flows.stages.training.labelled_images import LabelledImages
 from flows.stages.training.recipes import TrainingRecipe, training_digest
 from storage.models.classifiers import ModelCard
 from storage.store import StoreError

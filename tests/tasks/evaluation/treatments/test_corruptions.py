@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS, STRENGTHS, corrupt
-from tasks.synthetic.cells import draw_patient, red_cell
+from tasks.synthetic.rendered_cells import draw_patient, red_cell
 
 LEVELS = range(1, STRENGTHS + 1)
 

@@ -17,9 +17,9 @@ from tasks.images.access.patience import TimedOutError, wait_at_most
 from tasks.images.decoding import failure_of
 from tasks.images.listing import list_images, refuse_missing
 from tasks.images.manifest import SCHEMA
+from tasks.images.opened_slides import is_slide, open_slide
 from tasks.images.regions import image_refs
-from tasks.images.slides import is_slide, open_slide
-from tasks.network.features import load_images
+from tasks.network.extraction import load_images
 
 LIMIT = 0.1
 

@@ -17,7 +17,7 @@ from tasks.images.access.files import ChangedError, SourceError, digest_of_file,
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
-from tasks.network.features import load_image
+from tasks.network.extraction import load_image
 from tests.support.needs import lacking
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.readers.reviews import VerdictError
+from tasks.readers.verdicts import VerdictError
 from tasks.visualisation.geojson.changes import is_moved, verdict_of
 from tasks.visualisation.geojson.read import (
     MOST_BYTES,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tasks.readers.patients import Answer, Confirmation
+from tasks.readers.confirming import Answer, Confirmation
 from tasks.reports.called_cells import patient_of
 from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import batch_page

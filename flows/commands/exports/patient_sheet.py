@@ -1,0 +1,142 @@
+"""Run the command `patient`: write the sheet of one patient, to print or for a spreadsheet."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from flows.jobs.drawings import draw_places, places_jobs
+from flows.options.taking import takes
+from flows.options.tools import PatientSheet
+from flows.outcome import Outcome, table
+from flows.settings import Settings, UsageError
+from flows.stages.readings.suspects import answers_on
+from storage.batches.manifests import Batch, find_rows
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
+from storage.parquet import iterate_groups, read_table
+from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
+from storage.store import Store, StoreError
+from tasks.counting.call import Call
+from tasks.images.access.files import SourceError
+from tasks.images.decoding import BadImageError
+from tasks.images.regions import find_unchanged, image_refs
+from tasks.reports.called_cells import CalledCells, patient_of
+from tasks.visualisation.answers import patient_name
+from tasks.visualisation.patients.persons import persons_answer
+from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table
+from tasks.visualisation.thumbnails import Exhibit, thumbnail
+
+ENDINGS = (".html", ".csv")
+
+
+class PatientOutcome(Outcome):
+    """The sheet of a patient that was written."""
+
+    batch: str
+    patient: str
+    call: str
+    persons: str | None
+    file: str
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        rows: list[tuple[str, object]] = [("call", self.call), ("file", self.file)]
+        if self.persons is not None:
+            rows.insert(1, ("persons", self.persons))
+        return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
+
+
+@takes(PatientSheet)
+def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
+    """Write the call of one patient, the slides and the cells behind it as a page or a table."""
+    store = Store(settings.store)
+    path = Path(options.to)
+    if "://" in options.to or path.suffix not in ENDINGS:
+        raise UsageError(f"--to: {options.to} is no .html or .csv file on this machine")
+    frozen = published_batch(store, options.batch)
+    row = _find(store, frozen, options.name)
+    slides = [
+        each
+        for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
+        if patient_of(each) == patient_of(row)
+    ]
+    persons = _persons(store, frozen, row, settings.negative_percent / 100)
+    if path.suffix == ".csv":
+        # Without the byte order mark Excel takes UTF-8 for something else.
+        path.write_text(patient_table(row, slides, persons), encoding="utf-8-sig", newline="")
+    else:
+        path.write_text(_page(store, frozen, row, slides, persons), encoding="utf-8")
+    return PatientOutcome(
+        batch=frozen.name,
+        patient=options.name,
+        call=row["call"],
+        persons=persons and str(persons["answer"]),
+        file=options.to,
+    )
+
+
+def _report(batch: Batch, kind: str) -> tuple[str, ...]:
+    return report_path(batch.name, batch.batch_date, kind)
+
+
+def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
+    """Find a patient's row, by the name of the patient or of the slide that stands for one."""
+    if not store.exists(*_report(batch, PATIENTS)):
+        raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
+    rows = read_table(store, *_report(batch, PATIENTS)).to_pylist()
+    found: list[dict[str, Any]] = [
+        row for row in rows if name in (row["patient_id"] or row["slide_id"], patient_name(row))
+    ]
+    if not found:
+        some = ", ".join(patient_name(row) for row in rows[:5])
+        raise StoreError(f"batch {batch.name} has no patient {name!r}; it has {some}")
+    return found[0]
+
+
+def _persons(
+    store: Store, batch: Batch, row: dict[str, Any], wanted: float
+) -> dict[str, Any] | None:
+    """Describe what readers answer on a patient; None where nobody has read one of the cells."""
+    detector = load_detector_card(store, row["detector"]) if row["detector"] else None
+    found = answers_on(store, batch, load_card(store, row["model"]), detector, wanted)
+    answer = found.get(patient_of(row))
+    return None if answer is None else persons_answer(answer)
+
+
+def _page(
+    store: Store,
+    batch: Batch,
+    row: dict[str, Any],
+    slides: list[dict[str, Any]],
+    persons: dict[str, Any] | None,
+) -> str:
+    unreadable = {each["slide_id"] for each in slides if each.get("call") == Call.UNREADABLE}
+    cells = CalledCells(
+        {patient_of(row): row["cells_called"] or 0}, unreadable, most=CELLS, least=CELLS
+    )
+    for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
+        cells.count(rows)
+    own = cells.of(patient_of(row))
+    jobs = places_jobs(store, batch, load_card(store, row["model"]), own)
+    places = {
+        cell["uri"]: picture
+        for job in jobs
+        for cell, picture in zip(job.cells, draw_places(job), strict=True)
+    }
+    return patient_sheet(row, slides, own, places, _exhibits(store, batch, own), persons)
+
+
+def _exhibits(store: Store, batch: Batch, cells: list[dict[str, Any]]) -> dict[str, Exhibit]:
+    """Read the cells again, small."""
+    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, [c["uri"] for c in cells]))}
+    found = {}
+    for cell in cells:
+        try:
+            small = thumbnail(find_unchanged(refs[cell["uri"]], cell["image_id"]).image())
+        except (BadImageError, SourceError, OSError) as error:
+            found[cell["uri"]] = Exhibit(f"the image cannot be read: {error}")
+            continue
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=85)
+        found[cell["uri"]] = Exhibit(thumbnail=file.getvalue())
+    return found

@@ -1,0 +1,211 @@
+"""Run the commands `review`: give a person cells to look at, and make answers labels."""
+
+import pyarrow as pa
+
+from flows.commands.review.figures import (
+    PatientReading,
+    ToldFigure,
+    figures,
+    patient_figures,
+    patient_readings,
+)
+from flows.commands.review.imports import (
+    ImportOutcome,
+    ReviewOutcome,
+    import_lines,
+    judged,
+    report_rows,
+)
+from flows.commands.review.outlines import import_outlines
+from flows.commands.review.session import open_session
+from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
+from flows.options.taking import takes
+from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
+from flows.outcome import Outcome, shell_command, table
+from flows.settings import Settings
+from flows.stages.batch import find_refs
+from flows.stages.readings.suspects import Suspects
+from storage.batches.manifests import Batch
+from storage.parquet import read_table
+from storage.reports.readings import find_sample
+from storage.reports.reviews import latest_review
+from storage.reports.tables import SLIDES, published_batch, report_path
+from storage.store import Store
+from tasks.detector.verdict import format_reasons
+from tasks.images.access.files import SourceError, read_bytes
+from tasks.images.decoding import BadImageError
+from tasks.readers.verdicts import (
+    FROM_PERSON,
+    FROM_REPORT,
+    VerdictError,
+    candidates,
+    read_verdicts,
+)
+from tasks.reports.image_columns import is_for_review
+from tasks.words import counted
+
+SLIDE_SHEET = "slides.csv"
+OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
+
+
+class ExportOutcome(Outcome):
+    """The sheet of cells for a person, and the cells left out of it."""
+
+    batch: str
+    sheet: str
+    slides: int
+    cells: int
+    left_out: dict[str, int]
+    unreadable: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the image of a cell could not be read."""
+        return bool(self.unreadable)
+
+    def text(self) -> str:
+        """Write the outcome for a person at a terminal."""
+        left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
+        rows: list[tuple[str, object]] = [
+            ("left out", left_out or "none"),
+            (
+                "slides",
+                f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder",
+            ),
+            ("sheet", self.sheet),
+            (
+                "next",
+                "fill in the column 'verdict', then run "
+                + shell_command("review import", self.sheet),
+            ),
+        ]
+        rows[1:1] = [("unreadable", each) for each in self.unreadable]
+        return f"batch {self.batch}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
+
+
+@takes(ReviewExport)
+def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
+    """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
+
+    The pictures are the original files, or PNG files of cells cut out of a larger file, named by
+    their digest. Cells that have an answer already are left out.
+    """
+    store = Store(settings.store)
+    folder = new_folder(options.to)
+    frozen = published_batch(store, options.batch)
+    reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
+    found = candidates(
+        report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
+        done=reviewed,
+        per_slide=options.per_slide,
+    )
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    sheet: list[list[object]] = []
+    unreadable: list[str] = []
+    rows = found.rows.select(FROM_REPORT).to_pylist()
+    refs = find_refs(store, frozen, [row["uri"] for row in rows])
+    for row in rows:
+        if len(sheet) == options.limit:
+            break
+        try:
+            name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
+        except (OSError, SourceError, BadImageError) as error:
+            unreadable.append(f"{row['uri']}: {error}")
+            continue
+        sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
+    found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
+    slides = _slides_for_review(store, frozen)
+    write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
+    write_sheet(folder / SHEET, [*FROM_REPORT, *FROM_PERSON, "image"], sheet)
+    return ExportOutcome(
+        batch=frozen.name,
+        sheet=str(folder / SHEET),
+        slides=len(slides),
+        cells=len(sheet),
+        left_out={reason: n for reason, n in found.left_out.items() if n},
+        unreadable=unreadable,
+    )
+
+
+def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
+    """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
+    path = report_path(batch.name, batch.batch_date, SLIDES)
+    # The oldest batches have no such report, and later ones no shift.
+    if not store.exists(*path):
+        return []
+    rows = read_table(store, *path)
+    chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
+    chosen.sort(key=lambda row: (-(row.get("shift") or 0.0), row["slide_id"] or ""))
+    reasons = (format_reasons(row["review_reasons"]) for row in chosen)
+    return [
+        [*(row.get(name) for name in OF_SLIDES[:-1]), told]
+        for row, told in zip(chosen, reasons, strict=True)
+    ]
+
+
+@takes(ReviewImport)
+def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
+    """Keep a person's answers in the store, all or none, and list the commands that fit them.
+
+    An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
+    looked at it. A later answer on a cell replaces the earlier one.
+    """
+    store = Store(settings.store)
+    if options.geojson is not None and options.batch is not None:
+        return import_outlines(
+            store,
+            options.geojson,
+            options.batch,
+            options.reader,
+            options.cells,
+            keep=not options.dry_run,
+        )
+    assert options.file is not None  # as the options have it
+    try:
+        named, lines = read_verdicts(read_bytes(options.file))
+    except FileNotFoundError:
+        raise SourceError(f"{options.file} does not exist") from None
+    except VerdictError as error:
+        raise VerdictError(f"{options.file}: {error}") from None
+    return import_lines(store, named, lines, options.file, keep=not options.dry_run)
+
+
+class ReportOutcome(ReviewOutcome):
+    """Persons' answers on a batch, and how far its readers agree."""
+
+    figures: list[ToldFigure]
+    patients: list[PatientReading]
+    damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Return whether damaged readings were left out."""
+        return bool(self.damaged)
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the answers, the precision and the figures as names and texts."""
+        return [
+            *super().rows(),
+            *((each.name, each.text) for each in self.figures),
+            *((each.name, each.text) for each in self.patients),
+        ]
+
+
+@takes(ReviewReport)
+def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
+    """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
+    store, wanted = Store(settings.store), settings.negative_percent / 100
+    frozen = published_batch(store, options.batch)
+    told: list[ToldFigure] = []
+    patients: list[PatientReading] = []
+    damaged: list[str] = []
+    if find_sample(store, frozen.key) is not None:
+        session, detector = open_session(
+            store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
+        )
+        suspects = Suspects(session, detector, wanted)
+        told = [*figures(session), *patient_figures(suspects)]
+        patients = patient_readings(suspects)
+        damaged = list(session.damaged.values())
+    found = judged(store, frozen, latest_review(store, frozen.name))
+    return ReportOutcome(**found.model_dump(), figures=told, patients=patients, damaged=damaged)

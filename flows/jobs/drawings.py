@@ -1,0 +1,210 @@
+"""Draw fields with their cells, cells at their places, and slides with fields, as units of work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.batches.manifests import Batch, find_rows
+from storage.models.classifiers import ModelCard
+from storage.parquet import iterate_groups
+from storage.reports.tables import report_path
+from storage.store import Store
+from tasks.images.access.files import ChangedError
+from tasks.images.decoding import BadImageError
+from tasks.images.opened_slides import open_slide
+from tasks.images.regions import (
+    ImageRef,
+    Region,
+    find_unchanged,
+    image_refs,
+    read_around,
+    read_region,
+)
+from tasks.reports.field_rows import COLUMNS
+from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
+from tasks.visualisation.patients.places import WIDTHS, lies_in, place_picture, window_around
+from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
+
+
+@dataclass(frozen=True)
+class SlidePictureJob:
+    """A slide to draw at low resolution, with its rows of the report on fields."""
+
+    source_uri: str
+    fields: tuple[Mapping[str, Any], ...]
+    kills: bool = False
+
+    def rows(self) -> int:
+        """Count the slide itself."""
+        return 1
+
+    def probe(self, row: int) -> None:
+        """Draw the slide, and keep nothing."""
+        draw_slide(self)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Leave the slide undrawn if it kills workers."""
+        return replace(self, kills=bool(rows))
+
+
+@dataclass(frozen=True)
+class FieldPictureJob:
+    """A field to draw: its row of the report on fields, and its cells' rows of that on images.
+
+    ``refs`` are the places of the cells, by address.
+    """
+
+    field: Mapping[str, Any]
+    cells: tuple[Mapping[str, Any], ...]
+    refs: Mapping[str, ImageRef]
+    kills: bool = False
+
+    def rows(self) -> int:
+        """Count the field itself."""
+        return 1
+
+    def probe(self, row: int) -> None:
+        """Draw the field, and keep nothing."""
+        draw_field(self)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Leave the field undrawn if it kills workers."""
+        return replace(self, kills=bool(rows))
+
+
+@dataclass(frozen=True)
+class PlacesJob:
+    """Cells of one source to draw at their places: rows of the image report.
+
+    ``around`` are the rows of the cells near each. ``refs`` are the places of all cells, by
+    address; ``killers`` are the positions in ``cells`` of those that kill workers.
+    """
+
+    cells: tuple[Mapping[str, Any], ...]
+    around: tuple[tuple[Mapping[str, Any], ...], ...]
+    refs: Mapping[str, ImageRef]
+    killers: frozenset[int] = frozenset()
+
+    def rows(self) -> int:
+        """Count the cells."""
+        return len(self.cells)
+
+    def probe(self, row: int) -> None:
+        """Draw one cell, and keep nothing."""
+        _draw_place(self, row)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Return the job that leaves out these cells."""
+        return replace(self, killers=frozenset(rows))
+
+
+def places_jobs(
+    store: Store, batch: Batch, card: ModelCard, cells: Sequence[Mapping[str, Any]]
+) -> list[PlacesJob]:
+    """Make jobs that draw cells of a batch at their places, one for each source.
+
+    Args:
+        store: where the batch is.
+        batch: a published one.
+        card: of the model that diagnosed it.
+        cells: rows of its report on images; cells that are whole files have no place.
+    """
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        if cell.get("source_uri") is not None:
+            by_source.setdefault(cell["source_uri"], []).append(cell)
+    near: dict[str, list[dict[str, Any]]] = {
+        cell["uri"]: [] for own in by_source.values() for cell in own
+    }
+    sources = pa.array(list(by_source), pa.string())
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_groups(store, *images, columns=of_contours(card)) if near else ():
+        there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
+        for row in there.to_pylist():
+            for cell in by_source[row["source_uri"]]:
+                if lies_in(row, window_around(cell)):
+                    near[cell["uri"]].append(row)
+    uris = [each["uri"] for some in near.values() for each in some]
+    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    jobs = []
+    for own in by_source.values():
+        around = tuple(tuple(near[cell["uri"]]) for cell in own)
+        wanted = {each["uri"] for some in around for each in some}
+        jobs.append(PlacesJob(tuple(own), around, {uri: refs[uri] for uri in wanted}))
+    return jobs
+
+
+def of_contours(card: ModelCard) -> list[str]:
+    """List the columns of the image report that contours show."""
+    return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
+
+
+def draw_places(job: PlacesJob) -> list[bytes | str]:
+    """Draw each cell in its field as a WebP file, or return why it cannot be drawn; never raise."""
+    return [_draw_place(job, row) for row in range(len(job.cells))]
+
+
+def _draw_place(job: PlacesJob, row: int) -> bytes | str:
+    if row in job.killers:
+        return "this cell alone kills the worker that draws it"
+    cell = job.cells[row]
+    try:
+        ref = job.refs[cell["uri"]]
+        assert ref.region is not None
+        find_unchanged(ref, cell["image_id"])
+        more = round(WIDTHS * max(ref.region.width, ref.region.height))
+        pixels, wide = read_around(ref.source, ref.region, more)
+        known = [(near, job.refs[near["uri"]].outline) for near in job.around[row]]
+        drawn = [(near, outline) for near, outline in known if outline is not None]
+        return place_picture(
+            pixels,
+            (wide.x, wide.y, wide.width, wide.height),
+            cell,
+            [near for near, _ in drawn],
+            [outline.ravel() for _, outline in drawn],
+        )
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("field", error)
+
+
+def draw_field(job: FieldPictureJob) -> FieldPicture | str:
+    """Make the picture of a field, or return why it cannot be made; never raise."""
+    if job.kills:
+        return "this field alone kills the worker that draws it"
+    field = job.field
+    region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
+    known = [(cell, job.refs[cell["uri"]]) for cell in job.cells if cell["image_id"]]
+    try:
+        for cell, ref in known[:1]:
+            find_unchanged(ref, cell["image_id"])
+        contours = [
+            contour_of(cell, ref.outline.ravel(), (region.x, region.y))
+            for cell, ref in known
+            if ref.outline is not None
+        ]
+        return field_picture(read_region(field["source_uri"], region), field, contours)
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("field", error)
+
+
+def draw_slide(job: SlidePictureJob) -> bytes | str:
+    """Draw a slide as a PNG file, or return why it cannot be drawn; never raise."""
+    if job.kills:
+        return "this slide alone kills the worker that draws it"
+    try:
+        slide = open_slide(job.source_uri)
+        picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("slide", error)
+    return encode_png(picture)
+
+
+def _said(what: str, error: Exception) -> str:
+    """Return why a picture of a field or a slide cannot be made."""
+    if isinstance(error, ChangedError):
+        return "the file has changed since it was screened"
+    reason = f": {error.reason}" if isinstance(error, BadImageError) else ""
+    return f"the {what} cannot be read any more{reason}"

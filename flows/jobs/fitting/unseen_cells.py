@@ -1,0 +1,92 @@
+"""Compute the scores of both witnesses for a patient's cells that neither has seen."""
+
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.jobs.fitting.fitted_rows import read_rows, slides_of_version, without_rows
+from flows.jobs.fitting.unseen import key_of, unseen
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows
+from storage.store import Store
+from tasks.detector.witnesses import discriminant
+from tasks.reports.image_columns import PARASITIZED
+from tasks.types import Float
+
+
+@dataclass(frozen=True)
+class WitnessJob:
+    """A patient with labelled cells; the rows ``fitted`` are in the statistics."""
+
+    store: Store
+    model: ModelCard
+    version: int
+    fitted: tuple[Rows, ...]
+    held_out: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The scores of two witnesses for cells (n,) that neither has seen.
+
+    ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
+    """
+
+    network: Float
+    scores: Float
+    parasitized: NDArray[np.bool_]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def none(cls) -> "Evidence":
+        """Make empty evidence."""
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
+
+    @classmethod
+    def joined(cls, parts: list["Evidence"]) -> "Evidence":
+        """Join the evidence of several patients."""
+        parts = [cls.none(), *parts]
+        return cls(
+            np.concatenate([part.network for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.parasitized for part in parts]),
+            tuple(key for part in parts for key in part.keys),
+        )
+
+
+def unseen_evidence(job: WitnessJob) -> Evidence:
+    """Compute the evidence of a patient's cells.
+
+    For a cell in the training set the network of another fold is used, if there is one; otherwise
+    the cell is left out.
+
+    Raises:
+        ValueError: the statistics without the patient have no discriminant.
+    """
+    card, place = job.model, job.model.classes.index(PARASITIZED)
+    total = slides_of_version(job.store, card.name, job.version)
+    fitted = [read_rows(job.store, card, part) for part in job.fitted]
+    if fitted:
+        total = without_rows(total, job.fitted, fitted)
+    known = discriminant(total, place)
+    parts = []
+    held_out = (read_rows(job.store, card, part) for part in job.held_out)
+    rows = (*job.fitted, *job.held_out)
+    for part, block in zip(rows, chain(fitted, held_out), strict=True):
+        scores = known.scores(block.taps)
+        scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
+        network, scores = unseen(job.store, card, part, block, scores)
+        chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
+        names = list(zip(part.patients, part.slides, strict=True))
+        parts.append(
+            Evidence(
+                network[chosen],
+                scores[chosen],
+                np.asarray(block.label == place)[chosen],
+                tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
+            )
+        )
+    return Evidence.joined(parts)

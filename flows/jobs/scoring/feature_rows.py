@@ -1,0 +1,95 @@
+"""Read a batch's features by row, shard by shard, checked against the ledger's digests."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.batches.features import SCORED, FeatureBlock
+from storage.batches.known_features import verified_block
+from storage.batches.ledger import ShardRecord
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.store import Store, StoreError
+from tasks.reports.image_rows import is_cut
+
+SHARDS_HELD = 8  # shards of features in memory
+SHARDS_AHEAD = 4  # shards read together from a remote store
+
+Held = tuple[FeatureBlock, ShardRecord, pa.Table]  # a shard, with its rows of the manifest
+
+
+class Features:
+    """Features of a batch by row, read and verified shard by shard."""
+
+    def __init__(self, store: Store, batch: Batch, model: ModelCard) -> None:
+        self._store, self._batch, self._model = store, batch, model
+        # No `lru_cache` of a method: the cycle of references would keep the shards of one job in
+        # memory through the next ones, until Python's garbage collector runs.
+        self._held: dict[int, Held] = {}
+
+    def shard(self, number: int) -> Held:
+        """Return a shard, read unless it is among the most recent ones."""
+        return next(self.shards([number]))
+
+    def shards(self, numbers: Iterable[int]) -> Iterator[Held]:
+        """Read shards; several together from a remote store, ahead of their use."""
+        left = list(numbers)
+        size = SHARDS_AHEAD if self._store.is_far else 1
+        for start in range(0, len(left), size):
+            some = left[start : start + size]
+            missing = [number for number in some if number not in self._held]
+            others = [number for number in self._held if number not in some]
+            for oldest in others[: max(0, len(self._held) + len(missing) - SHARDS_HELD)]:
+                del self._held[oldest]
+            with self._store.together() as pool:
+                self._held.update(zip(missing, pool.map(self._read, missing), strict=True))
+            found = [self._held.pop(number) for number in some]
+            self._held.update(zip(some, found, strict=True))
+            while found:
+                yield found.pop(0)
+
+    def _read(self, number: int) -> Held:
+        shard = self._batch.shard(number)
+        with self._store.together() as pool:
+            reading = pool.submit(read_manifest, self._store, self._batch, shard)
+            looking = pool.submit(verified_block, self._store, self._model.name, self._batch, shard)
+        found = looking.result()
+        if found is None:
+            raise StoreError(
+                f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
+                "not those that were extracted: run the same command again to extract them again"
+            )
+        return *found, reading.result()
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Yield the shards of some rows, and the rows within each shard."""
+        size = self._batch.shard_rows
+        for number in range(start // size, -(-stop // size)):
+            first = number * size
+            yield number, slice(max(start - first, 0), min(stop - first, size))
+
+    def take(
+        self, rows: NDArray[np.intp], taps: list[str]
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]:
+        """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
+        found: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+        classes: list[NDArray[np.intp]] = []
+        numbers = np.unique(rows // self._batch.shard_rows).tolist()
+        for number, (block, _, manifest) in zip(numbers, self.shards(numbers), strict=True):
+            own = rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
+            for tap in taps:
+                found[tap].append(block.taps[tap][own])
+            classes.append(judged_classes(block, manifest)[own])
+        return (
+            {tap: np.concatenate(parts) for tap, parts in found.items()},
+            np.concatenate(classes),
+        )
+
+
+def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
+    """Return the diagnosed class (n,) of each cell; -1 if it has no abnormality."""
+    judged = (block.status == SCORED) & ~is_cut(manifest)
+    logits = np.where(np.isnan(block.logits), -np.inf, block.logits)
+    return np.where(judged, logits.argmax(axis=1), -1)

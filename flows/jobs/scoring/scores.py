@@ -1,0 +1,300 @@
+"""Units of work of the second stage: score cells against their references.
+
+Features are read shard by shard, and checked against the ledger's digests. Memory does not grow
+with the size of a slide: its reference is made of some of its cells, and the rest are read one
+shard at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.jobs.scoring.feature_rows import Features, judged_classes
+from flows.jobs.scoring.night import (
+    NOTHING_NEARER,
+    Compared,
+    Night,
+    SlideRows,
+    compared_with,
+    shift_row,
+    site_reference,
+    taps_of,
+)
+from flows.jobs.verified import (
+    adapted_logits,
+    hearing,
+    load_detector_at,
+)
+from flows.jobs.worker import settle_worker
+from storage.batches.features import FeatureBlock, image_ids
+from storage.batches.ledger import ShardRecord, scores_path, screening_key, shifts_path
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.parquet import write_parts, write_table
+from storage.store import Store
+from tasks.detector.detector import Detector, Scores, score
+from tasks.detector.probabilities import as_logits, log_odds
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.references import (
+    Reference,
+    alone,
+    fitted_reference,
+    most_ordinary,
+    references_of,
+    score_cells,
+)
+from tasks.detector.slides.smears import ONE_SLIDE
+from tasks.detector.verdict import VerdictRule
+from tasks.detector.witnesses import Discriminant, Statement
+from tasks.reports.image_columns import PARASITIZED, Provenance
+from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
+from tasks.reports.parasite_counts import LEAN, LOG_ODDS
+from tasks.reports.slide_reasons import SHIFTS
+from tasks.types import Float
+
+FEW = "few"
+Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
+
+    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
+    """
+
+    start: int
+    stop: int
+    reference: Range | None
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Consecutive rows of whole slides to be scored.
+
+    ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
+    few cells, None if all have enough. Slides are expected to be like those of the ``site``. A
+    ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    part: int
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+    scored_at: datetime
+    night: Night | None
+    site: SiteCard | None = None
+    discriminant: Discriminant | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the key of the screening, under which the part is stored."""
+        return screening_key(self.detector.name, self.site.name if self.site else None)
+
+
+def provenance_of(
+    batch: Batch, model: str, detector: str, scored_at: datetime, site: SiteCard | None = None
+) -> Provenance:
+    """Make the provenance of a batch's rows: model, detector, batch, day, start, and site."""
+    label = site.label if site else None
+    return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
+
+
+def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
+    """Score a part's cells without writing anything."""
+    settle_worker()
+    return _scorer(job).rows()
+
+
+def score_part(job: ScoreJob) -> int:
+    """Score a part's cells and slides; return the number of cells."""
+    settle_worker()
+    scorer = _scorer(job)
+    rows = scorer.rows()
+    first = next(rows)
+    path = scores_path(job.batch, job.key, job.part)
+    write_parts(job.store, first.schema, chain([first], rows), *path)
+    # The shifts come last: they mark the part as complete.
+    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
+    return job.spans[-1].stop - job.spans[0].start
+
+
+def _scorer(job: ScoreJob) -> "_Scorer":
+    detector = load_detector_at(job.store, job.detector, job.site)
+    detector = hearing(detector, job.discriminant)
+    return _Scorer(job, detector, Features(job.store, job.batch, job.model))
+
+
+@dataclass
+class _Scorer:
+    """Makes the rows of a part, and then those of its slides."""
+
+    job: ScoreJob
+    detector: Detector
+    features: Features
+    compared: dict[Range, Compared] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Make image rows shard by shard, without the columns that need the whole batch."""
+        spans = self.job.spans
+        pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
+        shards = self.features.shards(number for number, _ in pieces)
+        for (number, piece), (block, record, manifest) in zip(pieces, shards, strict=True):
+            first = number * self.job.batch.shard_rows
+            places = np.arange(piece.start, piece.stop)
+            yield self._image_rows(block.take(places), record, manifest, first, piece)
+
+    def _image_rows(
+        self, block: FeatureBlock, record: ShardRecord, manifest: pa.Table, first: int, piece: slice
+    ) -> pa.Table:
+        card, detector = self.job.model, self.job.detector
+        manifest = manifest.slice(piece.start, piece.stop - piece.start)
+        failures = {
+            f.row - piece.start: f"{f.reason}: {f.message}"
+            for f in record.failures
+            if piece.start <= f.row < piece.stop
+        }
+        scores, lean = self._scores(block, manifest, first + piece.start)
+        found, said = self._diagnosed(block, lean)
+        logits: NDArray[np.floating] = block.logits
+        if said is not None and found is not None:
+            logits = as_logits(found, card.temperature, card.classes.index(PARASITIZED))
+        rows = image_rows(
+            manifest,
+            ImagesRead(image_ids(block), block.size, block.colour, failures),
+            Diagnoses(
+                card.classes, adapted_logits(logits, card, self.job.site), card.temperature, said
+            ),
+            scores,
+            taps=self.detector.taps,
+            rule=VerdictRule(detector.alpha, detector.uncertain_below),
+            made_by=self._made_by(),
+        )
+        for name, values in ((LOG_ODDS, found), (LEAN, lean if said else None)):
+            if values is not None:
+                rows = rows.append_column(name, pa.array(values, pa.float64()))
+        return rows
+
+    def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
+        """Compute log-odds (n,) of "parasitized", and the statement of each of two witnesses."""
+        card, witnesses = self.job.model, self.detector.witnesses
+        if PARASITIZED not in card.classes:
+            return None, None
+        found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+        if witnesses is None:
+            return found, None
+        said = witnesses.scales.testify(found, witnesses.discriminant.scores(block.taps) - lean)
+        return said.both, said
+
+    def _made_by(self) -> Provenance:
+        job = self.job
+        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at, job.site)
+
+    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
+        """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).
+
+        A lean is the amount by which the discriminant scores the cell's healthy neighbours too
+        high.
+        """
+        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
+        if self.detector.own is None:
+            return scores, lean
+        classes = judged_classes(block, manifest)
+        for span in self.job.spans:
+            low, high = max(span.start, start), min(span.stop, start + len(block))
+            if low >= high:
+                continue
+            own = slice(low - start, high - start)
+            compared = self._compared(span.reference)
+            found = score_cells(
+                self.detector.own,
+                compared.references,
+                self._fitted,
+                {tap: block.taps[tap][own] for tap in self.detector.taps},
+                classes[own],
+                np.arange(low, high),
+            )
+            scores.abnormality[own], scores.p_value[own] = found.abnormality, found.p_value
+            scores.compared_with[own], scores.unlike[own] = found.compared_with, found.unlike
+            lean[own] = np.asarray(compared.leans)[found.part]
+        return scores, lean
+
+    def _compared(self, wanted: Range | None) -> Compared:
+        if wanted is None:
+            return self._night
+        if wanted not in self.compared:
+            start, stop, level = wanted
+            rows = start + reference_rows(stop - start)
+            own = self.detector.own
+            assert own is not None
+            taps, classes = self.features.take(rows, taps_of(self.detector))
+            found, parent = None, 0.0
+            if level != FEW:
+                found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
+            # A slide whose cells mostly failed has no normal of its own either.
+            if found is None or not found.own:
+                reference, parent = self._leaning(taps, classes, rows)
+                found = alone(reference)
+            self.compared[wanted] = compared_with(self.detector, found, taps, classes, rows, parent)
+        return self.compared[wanted]
+
+    def _leaning(
+        self, taps: Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
+    ) -> tuple[Reference, float]:
+        """Find the reference for few cells: the site's, the night's or the fitted one."""
+        known = self._night.known
+        if self.job.site is not None or not known:
+            return self._fitted, self._night.leans[0]
+        assert self.detector.own is not None
+        candidates = [*known, (self._fitted, 0.0)]
+        chosen = most_ordinary(
+            self.detector.own, [each for each, _ in candidates], taps, classes, rows
+        )
+        return candidates[chosen]
+
+    @property
+    def _night(self) -> Compared:
+        return NOTHING_NEARER if self.job.night is None else self.job.night.compared
+
+    @cached_property
+    def _fitted(self) -> Reference:
+        """Make the reference of cells without a nearer one, once for the whole job."""
+        assert self.detector.own is not None
+        if self.job.site is not None:
+            return site_reference(self.job.store, self.job.site)
+        return fitted_reference(self.detector.own)
+
+    def shifts(self) -> pa.Table:
+        """Make a row for each slide: its distance from the fitted slides, and from any smear."""
+        own = self.detector.own
+        rows = []
+        for slide in self.job.slides if own else ():
+            if slide.slide is None:
+                if slide.patient is None and self.job.night and self.job.night.unnamed:
+                    rows.append(self.job.night.unnamed)
+                continue
+            assert own is not None
+            chosen = slide.start + reference_rows(slide.stop - slide.start)
+            taps, classes = self.features.take(chosen, self.detector.taps)
+            wanted = slide.start, slide.stop, "slide"
+            found = self.compared.get(wanted)
+            group = found.references if found else None
+            kept = None
+            if group is not None and group.known:
+                kept = np.isin(chosen, group.rows)
+            else:
+                group = references_of(own, taps, classes, chosen, "slide", ONE_SLIDE)
+            rows.append(shift_row(own, slide, taps, classes, kept, group))
+        return pa.Table.from_pylist(rows, SHIFTS)

@@ -1,0 +1,327 @@
+"""Do units of work on a site's slides: learn from them, and judge them without themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.jobs.fitting.fitted_rows import slides_of_version
+from flows.jobs.scoring.feature_rows import Features, judged_classes
+from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.scores import ScoreJob
+from flows.jobs.verified import load_fitted_detector
+from flows.jobs.worker import settle_worker
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteNight, load_night
+from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts, merge_errors
+from tasks.detector.probabilities import log_odds
+from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Classes, shifts
+from tasks.images.access.files import SourceError
+from tasks.images.decoding import BadImageError, resize
+from tasks.images.regions import find, image_refs
+from tasks.reports.image_columns import is_white_cell
+from tasks.sites.adaptation import Labelled
+from tasks.sites.learning import (
+    Distances,
+    NightNormal,
+    SlideCells,
+    SlideEvidence,
+    kept_statistics,
+    merged,
+    normal_from_arrays,
+    normal_to_arrays,
+    planted_distances,
+    slide_evidence,
+)
+from tasks.types import Arrays, Float, Mask, below, nested
+
+# A slide's own cells are planted, spoilt so much that nobody would accept them.
+SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
+SPOILT_A_SLIDE = 20  # spoilt cells per slide
+NO_ERRORS, NO_LABELS = ErrorCounts.empty(), Labelled.none()
+WHITE = "white cells of the slides, by their nucleus"
+
+
+@dataclass(frozen=True)
+class SlidesJob:
+    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones.
+
+    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may be
+    learned; None for all.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    slides: tuple[SlideRows, ...]
+    night: NightNormal | None
+    accepted: Mask | None = None
+
+
+def slides_statistics(job: SlidesJob) -> GroupStatistics:
+    """Compute the contribution of slides to their site: statistics of the cells in their
+    references.
+    """
+    settle_worker()
+    own = _population(job.store, job.detector)
+    features = Features(job.store, job.batch, job.model)
+    total = merged([], own)
+    for slide in job.slides:
+        cells, _ = _cells(features, job.batch, slide, sorted(own.priors))
+        first = job.slides[0].start
+        wanted = None if job.accepted is None else job.accepted[cells.rows - first]
+        part = kept_statistics(own, cells, total.classes, job.night, wanted)
+        total = merge_groups(total, part)
+    return total
+
+
+@dataclass(frozen=True)
+class EvidenceJob:
+    """Slides of a site's night, each to be judged by the site without it.
+
+    ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
+    cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
+    """
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    site: str
+    nights: tuple[SiteNight, ...]
+    slides: tuple[SlideRows, ...]
+    planted: tuple[tuple[str, Taps, NDArray[np.intp]], ...] = ()
+    spoil: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The evidence on a slide, and on things ``planted`` in it.
+
+    ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
+    """
+
+    evidence: SlideEvidence
+    confusion: NDArray[np.int64]
+    planted: dict[str, Distances]
+
+
+def judge_slides(job: EvidenceJob) -> list[Judged]:
+    """Judge slides by their site without them; slides that cannot be judged are left out."""
+    settle_worker()
+    detector = load_fitted_detector(job.store, job.detector)
+    own = _population(job.store, job.detector)
+    statistics = site_statistics(job.store, job.site, job.nights, job.detector)
+    night = _night_of(job)
+    features = Features(job.store, job.batch, job.model)
+    found = []
+    for slide in job.slides:
+        cells, labels = _cells(features, job.batch, slide, sorted(own.priors))
+        evidence = slide_evidence(detector, statistics, cells, night)
+        if evidence is None:
+            continue
+        planted = {name: (taps, classes) for name, taps, classes in job.planted}
+        white = ~cells.ordinary & (cells.predicted >= 0)
+        if white.any():
+            taps = {tap: values[white] for tap, values in cells.taps.items()}
+            planted[WHITE] = taps, cells.predicted[white]
+        if job.spoil:
+            planted |= _spoilt(job, cells)
+        distances = planted_distances(own, statistics, cells, night, planted)
+        found.append(Judged(evidence, _confusion(job.model, labels, cells.predicted), distances))
+    return found
+
+
+@lru_cache(maxsize=2)
+def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Classes:
+    """Compute the class means that a detector's discriminant was made of, once a process."""
+    slides = slides_of_version(store, detector.model, detector.statistics_version)
+    return Classes.of(slides, positive)
+
+
+def seen_by_witnesses(
+    job: ScoreJob, rows: NDArray[np.intp]
+) -> tuple[Float, dict[str, NDArray[np.float32]]]:
+    """Read what both witnesses see of some rows (n,) of a part, in ascending order.
+
+    A slide of few cells is expected to be shifted as its part is.
+
+    Returns:
+        The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
+        where the network alone diagnoses.
+    """
+    known = load_fitted_detector(job.store, job.detector).witnesses
+    if known is None or not len(rows):
+        return np.empty(0), {}
+    normal = fitted_classes(job.store, job.detector, known.positive).healthy
+    features = Features(job.store, job.batch, job.model)
+
+    def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
+        taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
+        return shifts(taps, classes == 1 - known.positive, normal, parent)
+
+    parent = shifted(job.spans[0].start, job.spans[-1].stop)
+    parts: list[dict[str, NDArray[np.float32]]] = []
+    for slide in job.slides:
+        mine = rows[(rows >= slide.start) & (rows < slide.stop)]
+        if len(mine):
+            off = shifted(slide.start, slide.stop, parent)
+            taps, _ = features.take(mine, sorted(normal))
+            parts.append(
+                {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
+            )
+    size = job.batch.shard_rows
+    logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
+    return (
+        log_odds(logits, job.model.temperature, known.positive),
+        {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
+    )
+
+
+def _night_of(job: EvidenceJob) -> NightNormal | None:
+    """Read the reference by which small slides of the batch were learned."""
+    (night,) = (night for night in job.nights if night.batch == job.batch.name)
+    return Added.from_arrays(load_night(job.store, job.site, night)).normal
+
+
+@dataclass(frozen=True)
+class Added:
+    """A night's contribution to its site: statistics of slides, known errors, labelled cells.
+
+    ``normal`` is the reference that small slides used; None if no slide was small.
+    """
+
+    statistics: GroupStatistics
+    normal: NightNormal | None = None
+    errors: ErrorCounts = NO_ERRORS
+    labelled: Labelled = NO_LABELS
+
+    def to_arrays(self) -> Arrays:
+        """Return named arrays to be stored."""
+        arrays = nested("groups", self.statistics.to_arrays())
+        if self.normal is not None:
+            arrays |= nested("normal", normal_to_arrays(self.normal.normal))
+            arrays |= {"rows": self.normal.rows}
+        if self.errors.slides:
+            arrays |= nested("errors", self.errors.to_arrays())
+        if self.labelled.slides:
+            arrays |= nested("labelled", self.labelled.to_arrays())
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Added":
+        """Read a night back from `to_arrays`; nights learned before 0.3 have no errors."""
+        errors, labelled = below("errors", arrays), below("labelled", arrays)
+        lent = None
+        if "rows" in arrays:
+            normal = normal_from_arrays(below("normal", arrays), "slide")
+            lent = NightNormal(normal, arrays["rows"])
+        return cls(
+            GroupStatistics.from_arrays(below("groups", arrays)),
+            lent,
+            ErrorCounts.from_arrays(errors) if errors else NO_ERRORS,
+            Labelled.from_arrays(labelled) if labelled else NO_LABELS,
+        )
+
+
+@lru_cache(maxsize=2)
+def site_statistics(
+    store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
+) -> GroupStatistics:
+    """Merge the contributions of nights to a site in their order, once per process."""
+    parts = [Added.from_arrays(load_night(store, site, night)).statistics for night in nights]
+    return merged(parts, _population(store, detector))
+
+
+def site_errors(
+    store: Store, site: str, nights: Sequence[SiteNight]
+) -> tuple[ErrorCounts, Labelled]:
+    """Merge the known errors of a site's nights, and their labelled cells."""
+    errors, labelled = NO_ERRORS, NO_LABELS
+    for night in nights:
+        added = Added.from_arrays(load_night(store, site, night))
+        errors, labelled = merge_errors(errors, added.errors), labelled + added.labelled
+    return errors, labelled
+
+
+def _population(store: Store, detector: DetectorCard) -> OwnNormal:
+    own = load_fitted_detector(store, detector).own
+    assert own is not None
+    return own
+
+
+def _cells(
+    features: Features, batch: Batch, slide: SlideRows, taps: list[str]
+) -> tuple[SlideCells, NDArray[np.int8]]:
+    """Read the cells of a slide for its reference, and their labels."""
+    rows = slide.start + reference_rows(slide.stop - slide.start)
+    values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+    classes, ordinary, labels = [], [], []
+    for number in np.unique(rows // batch.shard_rows).tolist():
+        block, _, manifest = features.shard(number)
+        own = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
+        for tap in taps:
+            values[tap].append(block.taps[tap][own])
+        classes.append(judged_classes(block, manifest)[own])
+        ordinary.append(~is_white_cell(manifest)[own])
+        labels.append(block.label[own])
+    cells = SlideCells(
+        GroupKey(batch.key, slide.patient or "", slide.slide or ""),
+        rows,
+        {tap: np.concatenate(parts) for tap, parts in values.items()},
+        np.concatenate(classes),
+        np.concatenate(ordinary),
+    )
+    return cells, np.concatenate(labels)
+
+
+def _confusion(
+    model: ModelCard, labels: NDArray[np.int8], predicted: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    known = (labels >= 0) & (predicted >= 0)
+    counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    np.add.at(counts, (labels[known].astype(np.intp), predicted[known]), 1)
+    return counts
+
+
+def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArray[np.intp]]]:
+    """Spoil some of a slide's own cells, and run the network on them."""
+    # Only workers run this, and PyTorch takes seconds to import.
+    from flows.jobs.networks import load_inference
+    from tasks.evaluation.treatments.corruptions import corrupt
+
+    judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
+    chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
+    inference = load_inference(job.store, job.model)
+    pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    cut: list[bool] = []
+    for number in np.unique(chosen // job.batch.shard_rows).tolist():
+        shard = job.batch.shard(number)
+        own = chosen[chosen // job.batch.shard_rows == number] - shard.start
+        manifest = read_manifest(job.store, job.batch, shard).take(own)
+        for ref in image_refs(manifest):
+            try:
+                image = np.asarray(find(ref).image(blocks=inference.blocks))
+            except (BadImageError, OSError, SourceError):
+                continue  # moved since it was extracted: the others are enough
+            cut.append(ref.outline is not None)
+            for name, level in SPOILT.items():
+                spoilt = Image.fromarray(corrupt(image, name, level))
+                pixels[name].append(resize(spoilt, inference.spec.side))
+    found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
+    for name, some in pixels.items():
+        if some:
+            taps, logits = inference.compared(np.stack(some), np.asarray(cut))
+            found[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
+    return found

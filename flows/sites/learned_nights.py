@@ -1,0 +1,220 @@
+"""Learn nights of a site: their statistics, and whether a screened night may join."""
+
+import numpy as np
+from distributed import Client
+
+from flows.jobs.scoring.night import NightJob, learned_night
+from flows.jobs.site_slides import (
+    Added,
+    SlidesJob,
+    site_statistics,
+    slides_statistics,
+)
+from flows.monitoring.console import warn
+from flows.sites.repeats import not_repeated
+from flows.sites.versions import (
+    SiteError,
+    make_version,
+    population,
+    refuse_imported,
+    save_version,
+    site_lease,
+    slides_in_parts,
+)
+from flows.stages.running import run_jobs
+from storage.arrays import arrays_to_bytes
+from storage.batches.ledger import Seal
+from storage.batches.manifests import Batch
+from storage.leases import Lease
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
+from storage.models.sites import (
+    Learning,
+    SiteCard,
+    SiteNight,
+    find_learning,
+    load_night,
+    load_site,
+    note_learning,
+    save_night,
+)
+from storage.models.statistics import version_name
+from storage.parquet import read_table
+from storage.reports.tables import SLIDES, report_path
+from storage.store import Store
+from tasks.detector.slides.groups import merge_groups
+from tasks.detector.slides.normal import Choices
+from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
+from tasks.sites.learning import (
+    LEAST_CELLS,
+    NightNormal,
+    merged,
+    site_priors,
+)
+from tasks.types import Mask, Verdict
+
+WINDOW = 30  # nights that joined by themselves, besides the commissioned ones
+
+
+def learn_slides(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    accepted: Mask | None = None,
+) -> Added:
+    """Compute the contribution of a batch with complete features to a site.
+
+    Args:
+        client: of the cluster.
+        store: where it is.
+        batch: to learn.
+        card: of the model.
+        detector: the site's.
+        accepted: (n,) rows of the batch that may be learned; None for all.
+
+    Returns:
+        The statistics, and the night's reference if slides have too few cells; no error counts.
+    """
+    total, night = merged([], population(store, detector)), None
+    groups = slides_in_parts(store, batch)
+    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
+        job = NightJob(store, batch, card, detector)
+        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {batch.name}")
+        night = NightNormal(found.normal, found.rows)
+    jobs = []
+    for slides in groups:
+        rows = slice(slides[0].start, slides[-1].stop)
+        wanted = None if accepted is None else accepted[rows]
+        jobs.append(SlidesJob(store, batch, card, detector, slides, night, wanted))
+    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {batch.name}"):
+        total = merge_groups(total, part)
+    return Added(total, night)
+
+
+def keep_night(
+    store: Store,
+    site: str,
+    batch: Batch,
+    added: Added,
+    *,
+    learned: bool,
+    negative: tuple[str, ...] = (),
+) -> SiteNight:
+    """Keep a batch's contribution to a site, with its ``negative`` slides.
+
+    Raises:
+        SiteError: the contribution is empty.
+    """
+    statistics = added.statistics
+    if not statistics.keys:
+        raise SiteError(
+            f"batch {batch.name} adds nothing to site {site}: fewer than {LEAST_CELLS} of its "
+            "cells can be judged"
+        )
+    return SiteNight(
+        batch=batch.name,
+        attempt=batch.attempt,
+        manifest_digest=batch.manifest_digest,
+        slides=len(statistics.keys),
+        cells=int(statistics.n.sum()),
+        digest=save_night(store, site, arrays_to_bytes(added.to_arrays())),
+        learned=learned,
+        negative=negative,
+    )
+
+
+def is_undecided(store: Store, site: str, batch: Batch) -> bool:
+    """Return whether it is still undecided if a screened batch joins its site."""
+    return find_learning(store, site, batch.key) is None
+
+
+def learn_screened(client: Client, store: Store, batch: Batch, seal: Seal, site: str) -> Learning:
+    """Let the accepted cells of a screened batch join its site, unless the site drifts.
+
+    The newest `WINDOW` nights that joined in this way count; older ones are removed.
+    """
+    with site_lease(store, site) as held:
+        store = held.store
+        known = load_site(store, site)
+        if (night := known.night(batch.name)) is not None:
+            version = known.version if night.learned else None
+            reason = None if night.learned else "it was commissioned"
+            learning = Learning(version=version, drift_p_value=None, reason=reason)
+        else:
+            learning = _decide(client, store, held, known, batch, seal)
+        note_learning(store, site, batch.key, learning)
+    if learning.reason:
+        warn(f"site {site} does not learn batch {batch.name}: {learning.reason}")
+    return learning
+
+
+def try_learning(client: Client, store: Store, batch: Batch, seal: Seal, site: str) -> str:
+    """Let a screened batch join its site, and return text that says whether it did.
+
+    Its report is already published, and valid whatever happens here.
+    """
+    try:
+        learning = learn_screened(client, store, batch, seal, site)
+    except Exception as error:
+        warn(f"site {site} could not learn batch {batch.name}: {error}")
+        return f"nothing: it failed ({error}); run the same command again"
+    if learning.version is None:
+        return f"nothing: {learning.reason}"
+    return f"the night, as {version_name(learning.version)} of the site"
+
+
+def _decide(
+    client: Client, store: Store, held: Lease, known: SiteCard, batch: Batch, seal: Seal
+) -> Learning:
+    if known.detector != seal.detector:
+        return _refused(f"it was screened with another detector than the site's, {known.detector}")
+    refuse_imported(known)
+    detector = load_detector_card(store, known.detector)
+    card, own = load_model_of(store, detector), population(store, detector)
+    accepted = _accepted(store, batch) & not_repeated(store, card, known.nights, batch)
+    added = learn_slides(client, store, batch, card, detector, accepted)
+    if not added.statistics.keys:
+        return _refused("it has too few accepted cells that the site has not learned before")
+    commissioned = known.commissioned_nights
+    running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
+    fixed = site_statistics(store, known.name, tuple(commissioned), detector)
+    recent = [
+        Added.from_arrays(load_night(store, known.name, night)).statistics for night in running
+    ]
+    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics], own.priors)
+    if p < LEAST_P_VALUE:
+        return _refused(
+            f"with it the running normal would leave the commissioned one (p = {p:.2g}): "
+            "look at stain, light and focus, and commission the site again if they are right",
+            p,
+        )
+    night = keep_night(store, known.name, batch, added, learned=True)
+    nights = [*commissioned, *running, night]
+    version = make_version(
+        client, store, known.name, known, nights, detector, f"learn {batch.name}",
+        commissioned=False,
+    )  # fmt: skip
+    return Learning(version=save_version(held, version).version, drift_p_value=p)
+
+
+def _refused(reason: str, p: float | None = None) -> Learning:
+    return Learning(version=None, drift_p_value=p, reason=reason)
+
+
+def _accepted(store: Store, batch: Batch) -> Mask:
+    """Mark the accepted rows of a screened batch on slides that are near enough to learn."""
+    path = report_path(batch.name, batch.batch_date)
+    rows = read_table(store, *path, columns=["verdict", "slide_id"])
+    slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)).to_pylist()
+    # Reports written before 0.4 do not say which slides are implausible.
+    far = {row["slide_id"] for row in slides if row["shifted"] or row.get("implausible")}
+    verdicts, names = rows["verdict"].to_pylist(), rows["slide_id"].to_pylist()
+    return np.asarray(
+        [
+            verdict == Verdict.ACCEPT and name not in far
+            for verdict, name in zip(verdicts, names, strict=True)
+        ],
+        bool,
+    )

@@ -1,0 +1,254 @@
+"""Change class statistics in steps: check labels, compute, remove, save a version."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow.compute as pc
+from distributed import Client
+from numpy.typing import NDArray
+
+from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
+from flows.monitoring.console import tell, warn
+from flows.outcome import shell_command
+from flows.stages.counting.error_counts import ERRORS, errors_of_version, kept_errors
+from flows.stages.running import run_jobs
+from storage.arrays import arrays_to_bytes
+from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
+from storage.leases import Lease, lease
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
+from storage.models.statistics import (
+    Contribution,
+    Lineage,
+    latest_statistics,
+    list_statistics,
+    load_foreign,
+    load_moments,
+    save_statistics,
+)
+from storage.records import now
+from storage.reports.reviews import fitted_from, reviewed_batch
+from storage.store import Store, StoreError, digest_of
+from tasks.counting.error_rates import ErrorCounts
+from tasks.detector.moments import ClassStatistics, merge_tree
+from tasks.images.access.files import SourceError
+from tasks.images.listing import named
+from tasks.types import nested
+
+ROWS_A_JOB = 4096
+
+
+def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
+    """Take the lease of a model's statistics, after waiting for its present holder."""
+    return lease(store, "statistics", card.name, wait=True, on_wait=tell)
+
+
+def statistics_of_rows(
+    client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
+) -> ClassStatistics:
+    """Compute the statistics of some rows of batches."""
+    jobs = [
+        RowsJob(store, card, rows.take(np.arange(start, min(start + ROWS_A_JOB, len(rows)))))
+        for rows in taken
+        for start in range(0, len(rows), ROWS_A_JOB)
+    ]
+    return merge_tree(run_jobs(client, rows_statistics, jobs, title=title))
+
+
+def statistics_with_slides(
+    client: Client, store: Store, card: ModelCard, lineage: Lineage
+) -> ClassStatistics:
+    """Load a version's statistics; if it has none by slide, compute these from the features."""
+    statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
+    if statistics.slides is not None:
+        return statistics
+    rows = [contributed(store, card, contribution) for contribution in lineage.own]
+    found = statistics_of_rows(client, store, card, rows, "slides of earlier batches")
+    return replace(statistics, slides=found.slides)
+
+
+def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
+    """Return a model's newest version, with the parts that older versions lack.
+
+    Versions written before 0.2 have no statistics by slide, before 0.3 no counts of errors.
+    """
+    with statistics_lease(store, card) as held:
+        store = held.store
+        latest = latest_statistics(store, card.name)
+        assert latest is not None
+        if kept_errors(store, latest) is not None:
+            return latest
+        statistics = statistics_with_slides(client, store, card, latest)
+        errors = errors_of_version(store, card, latest)
+        operation = "slides" if latest.schema_version == 1 else "errors"
+        return save_version(
+            store, card, latest, statistics, errors, operation, latest.contributions
+        )
+
+
+def as_before(
+    store: Store, card: ModelCard, contributions: list[Contribution]
+) -> tuple[ClassStatistics, ErrorCounts] | None:
+    """Load the statistics and error counts of a version with exactly these contributions, if any.
+
+    Removing a merged batch is exact except for rounding; an earlier version is exact.
+    """
+    for version in reversed(list_statistics(store, card.name, warn)):
+        if version.contributions != contributions:
+            continue
+        try:
+            found = ClassStatistics.from_arrays(load_moments(store, version))
+            errors = kept_errors(store, version)
+        except StoreError as error:
+            warn(str(error))
+            continue
+        if found.slides is not None and errors is not None:
+            return found, errors
+    return None
+
+
+def without_repeats(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    part: ClassStatistics,
+    contribution: Contribution,
+    others: list[Contribution],
+) -> tuple[ClassStatistics, Contribution]:
+    """Remove images from a batch's statistics that are already in: an image counts once.
+
+    Raises:
+        SourceError: no other image remains.
+    """
+    repeated = repeated_rows(store, card, contribution, others)
+    if not repeated:
+        return part, contribution
+    left = contribution.images - len(repeated)
+    if not left:
+        raise SourceError(
+            f"batch {contribution.batch} adds nothing: all of its {len(repeated):,} images are in "
+            "the statistics already, under another batch: slidewatch retract takes that out"
+        )
+    warn(
+        f"{len(repeated):,} of {contribution.images:,} images of batch {contribution.batch} are in "
+        "the statistics already, or are copies of others: they are left out, as an image counts "
+        "once"
+    )
+    changed = {"repeated": tuple(repeated), "images": left}
+    contribution = contribution.model_copy(update=changed)
+    rows = contributed(store, card, contribution)
+    title = f"fit {contribution.batch} without repeated images"
+    return statistics_of_rows(client, store, card, [rows], title), contribution
+
+
+def refuse_damage(
+    client: Client, store: Store, card: ModelCard, contributions: list[Contribution]
+) -> None:
+    """Raise StoreError if fitted features do not match the ledger.
+
+    A version is checked before the next one is built on it, because calibration, which reads all
+    fitted features, comes after the next one is written.
+    """
+    jobs = []
+    for contribution in contributions:
+        if contribution.foreign is not None:
+            load_foreign(store, card.name, contribution)
+            continue
+        contributed(store, card, contribution)
+        batch = load_batch(store, contribution.batch, contribution.attempt)
+        jobs += [CheckJob(store, card, batch, shard) for shard in batch.shards()]
+    for damage in run_jobs(client, find_damage, jobs, title="check what was fitted"):
+        if damage:
+            raise StoreError(damage)
+
+
+def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
+    """Raise SourceError if no image of a batch has a label, or one has an unknown label."""
+    labels = pc.value_counts(read_manifest(store, batch, columns=["label"])["label"]).to_pylist()
+    known = {row["values"] for row in labels if row["values"] is not None}
+    if not known:
+        raise SourceError(
+            f"no image of {named(batch.images)} has a label: put them in folders named "
+            f"{' and '.join(card.classes)}, or give a manifest with a column 'label'"
+        )
+    if unknown := known - set(card.classes):
+        raise SourceError(
+            f"{named(batch.images)} has labels that model {card.name} does not know: "
+            f"{', '.join(sorted(unknown))}; its classes are {', '.join(card.classes)}"
+        )
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """The rows to remove from a contribution, and the contribution that remains, if any.
+
+    ``held_out`` are the rows of which only errors were counted.
+    """
+
+    fitted: Rows
+    held_out: Rows
+    left: Contribution | None
+
+
+def take_out(
+    store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
+) -> TakenOut:
+    """Find the rows of a batch, a slide or a patient in a contribution."""
+    given = contributed(store, card, contribution)
+    held_out = held_out_rows(store, card, contribution)
+    goes, errors = (_are_of(rows, contribution, kind, name) for rows in (given, held_out))
+    if goes.all():
+        return TakenOut(given, held_out, None)
+    rows, counted = given.take(np.flatnonzero(goes)), held_out.take(np.flatnonzero(errors))
+    if not goes.any() and not errors.any():
+        return TakenOut(rows, counted, contribution)
+    without = f"without_{kind}s"
+    update = {
+        without: (*getattr(contribution, without), name),
+        "images": contribution.images - len(rows),
+    }
+    return TakenOut(rows, counted, contribution.model_copy(update=update))
+
+
+def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> NDArray[np.bool_]:
+    if kind == "batch":
+        return np.full(len(rows), contribution.batch == name)
+    return np.asarray([key == name for key in getattr(rows, f"{kind}s")], bool)
+
+
+def save_version(
+    store: Store,
+    card: ModelCard,
+    parent: Lineage | None,
+    statistics: ClassStatistics,
+    errors: ErrorCounts,
+    operation: str,
+    contributions: list[Contribution],
+) -> Lineage:
+    """Write statistics and error counts as the next version of a model's statistics."""
+    content = arrays_to_bytes(statistics.to_arrays() | nested(ERRORS, errors.to_arrays()))
+    lineage = Lineage(
+        model=card.name,
+        version=parent.version + 1 if parent else 1,
+        parent=parent.version if parent else None,
+        operation=operation,
+        created_at=now(),
+        contributions=contributions,
+        images={name: int(n) for name, n in zip(card.classes, statistics.n, strict=True)},
+        digest=digest_of(content),
+    )
+    save_statistics(store, lineage, content)
+    return lineage
+
+
+def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
+    """Raise StoreError if the statistics contain another import of the same verdicts."""
+    night = reviewed_batch(store, images)
+    for name in fitted_from(store, model, night) if night else []:
+        if name != batch:
+            raise StoreError(
+                f"the verdicts on batch {night} are in the statistics already, as batch {name}, "
+                "and a cell must count once: take it out with "
+                f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
+            )

@@ -1,0 +1,145 @@
+"""Choose the counting thresholds, write them on a detector's card, and read them back.
+
+A site uses its detector's thresholds, with its own error rates.
+"""
+
+from functools import lru_cache
+
+from flows.stages.counting.error_counts import ERRORS, kept_errors
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import (
+    CountingCard,
+    DetectorCard,
+    RateCard,
+    ThresholdCard,
+    load_detector,
+)
+from storage.models.sites import SiteCard, load_site_arrays
+from storage.models.statistics import load_statistics
+from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts
+from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
+from tasks.counting.rates import Rate
+from tasks.counting.threshold import (
+    DIAGNOSIS,
+    LEAST_SLIDES,
+    are_enough,
+    known_rates,
+    rates_at,
+    site_rates,
+)
+from tasks.reports.image_columns import PARASITIZED
+from tasks.types import below
+
+COUNTING = "error_rates"  # prefix of the rates' names in a detector's arrays
+
+
+def counting_of(
+    card: ModelCard, counts: ErrorCounts | None, cells: int
+) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
+    """Choose the thresholds for counting parasites, or warn why this is impossible.
+
+    Args:
+        card: of the model.
+        counts: of the errors on cells that no diagnosing witness has seen.
+        cells: red cells of a slide, for which the thresholds are optimal.
+    """
+    if PARASITIZED not in card.classes:
+        return None, None, []
+    if counts is None or not are_enough(counts):
+        return None, None, [
+            f"error rates unknown: fewer than {LEAST_SLIDES} patients or slides that training has "
+            "not seen have labelled cells of both kinds"
+        ]  # fmt: skip
+    rates = known_rates(counts, cells)
+    return rates, _card(rates, rates_at(counts, DIAGNOSIS), cells), []
+
+
+def site_counting(
+    store: Store, detector: DetectorCard, counts: ErrorCounts
+) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
+    """Predict the error rates of a site's slides; warn if this is impossible or uncertain.
+
+    Args:
+        store: of the detector's statistics, whose error counts replace missing ones.
+        detector: of the site.
+        counts: of the site's slides with known cells; without negative ones it has no rates.
+    """
+    slides = int((counts.negatives > 0).sum())
+    if not slides:
+        return None, None, []
+    known = load_error_rates(store, detector)
+    fitted = errors_of_detector(store, detector)
+    if known is None or fitted is None or detector.counting is None:
+        return None, None, [
+            f"the site has {slides} negative slides, but detector {detector.name} knows no error "
+            "rates to begin with: fit labelled images once more, and commission the site again"
+        ]  # fmt: skip
+    rates = KnownRates(
+        *(site_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
+    )
+    told = _card(rates, site_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
+    warnings = [] if slides >= LEAST_SLIDES else [_few(slides)]
+    mine, fitted_rate = told.counting.false_positives, known.counting.false
+    if mine.low > fitted_rate.high:
+        warnings.append(
+            f"healthy cells are counted more often than on fitted slides ({mine.mean:.2%}, not "
+            f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
+            "slides of this site will be called positive"
+        )
+    return rates, told, warnings
+
+
+def _few(slides: int) -> str:
+    known = "one slide is" if slides == 1 else f"{slides} slides are"
+    return (
+        f"{known} known to be negative: below {LEAST_SLIDES} the false-positive rate leans on the "
+        "fitted laboratories"
+    )
+
+
+def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
+    """Read the error counts of a detector's diagnosis; None if none were counted.
+
+    They are the statistics' counts if the network is the only witness.
+    """
+    arrays = below(ERRORS, load_detector(store, card))
+    if arrays:
+        return ErrorCounts.from_arrays(arrays)
+    return kept_errors(store, load_statistics(store, card.model, card.statistics_version))
+
+
+def load_site_rates(store: Store, site: SiteCard) -> KnownRates | None:
+    """Read the error rates of a site; None if it has no slide known to be negative."""
+    arrays = below(COUNTING, load_site_arrays(store, site))
+    return KnownRates.from_arrays(arrays) if arrays else None
+
+
+@lru_cache(maxsize=4)
+def load_error_rates(store: Store, card: DetectorCard) -> KnownRates | None:
+    """Read the error rates of a detector's thresholds; None if unknown."""
+    arrays = below(COUNTING, load_detector(store, card))
+    return KnownRates.from_arrays(arrays) if arrays else None
+
+
+def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> CountingCard:
+    return CountingCard(
+        cells=cells,
+        counting=_threshold(rates.counting, cells),
+        dense=_threshold(rates.dense, cells),
+        diagnosis=_threshold(diagnosis, cells),
+    )
+
+
+def _threshold(rates: ErrorRates, cells: int) -> ThresholdCard:
+    return ThresholdCard(
+        log_odds=rates.log_odds,
+        limit_of_detection=detection_limit(cells, rates),
+        false_positives=_rate(rates.false),
+        sensitivity=_rate(rates.found),
+    )
+
+
+def _rate(rate: Rate) -> RateCard:
+    figures = ("mean", "low", "high", "deviation", "slides", "cells")
+    return RateCard(**{name: getattr(rate, name) for name in figures})

@@ -1,0 +1,83 @@
+"""Count errors on labelled cells of fitted batches that the training has not seen.
+
+These are the cells of validation and test patients, and of patients who joined after the training.
+For a cross-validated model they are all cells, each diagnosed by the network of the fold that was
+trained without its patient. Only logits are read, shard by shard.
+"""
+
+import numpy as np
+
+from flows.jobs.fitting.unseen import key_of, unseen
+from storage.batches.features import read_block
+from storage.batches.manifests import load_batch_of_key
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
+from storage.models.statistics import Contribution, Lineage, load_moments
+from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.reports.image_columns import PARASITIZED
+from tasks.types import below
+
+ERRORS = "errors"  # prefix of the counts' names in a version of the statistics
+
+
+def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorCounts:
+    """Load a version's error counts, or compute them from its batches' features."""
+    kept = kept_errors(store, lineage)
+    if kept is not None:
+        return kept
+    total = ErrorCounts.empty()
+    for contribution in lineage.own:
+        total = merge_errors(total, errors_of_batch(store, card, contribution))
+    return total
+
+
+def kept_errors(store: Store, lineage: Lineage) -> ErrorCounts | None:
+    """Load a version's error counts; None in versions older than 0.3."""
+    arrays = below(ERRORS, load_moments(store, lineage))
+    return ErrorCounts.from_arrays(arrays) if arrays else None
+
+
+def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -> ErrorCounts:
+    """Count the errors on all cells of a batch, fitted or held out."""
+    fitted = errors_of_rows(store, card, contributed(store, card, contribution))
+    held_out = errors_of_rows(store, card, held_out_rows(store, card, contribution))
+    return merge_errors(fitted, held_out)
+
+
+def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
+    """Count the errors on labelled rows of a batch, by patient, or by slide if none is named.
+
+    Cells that the network was trained on are omitted, unless a fold's network was not; so are all
+    cells if no class is called "Parasitized".
+    """
+    total = ErrorCounts.empty()
+    if PARASITIZED not in card.classes:
+        return total
+    batch, names = load_batch_of_key(store, rows.batch), _keys(rows)
+    for shard in batch.shards():
+        places = np.flatnonzero((rows.rows >= shard.start) & (rows.rows < shard.stop))
+        if not len(places):
+            continue
+        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
+        block, mine = block.take(rows.rows[places] - shard.start), rows.take(places)
+        part = count_errors(
+            unseen(store, card, mine, block).network,
+            block.label == card.classes.index(PARASITIZED),
+            [names[place] for place in places.tolist()],
+        )
+        total = merge_errors(total, part)
+    return total
+
+
+def without_repeated_errors(
+    store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
+) -> Contribution:
+    """Record the held-out rows of a batch whose images are already counted elsewhere."""
+    repeated = repeated_rows(store, card, contribution, others, held_out=True)
+    return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
+
+
+def _keys(rows: Rows) -> list[str]:
+    pairs = zip(rows.patients, rows.slides, strict=True)
+    return [key_of(patient, slide, rows.batch) for patient, slide in pairs]

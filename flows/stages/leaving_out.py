@@ -1,0 +1,266 @@
+"""Calibrate a detector: leave out each fitted patient once, and score them with the others."""
+
+import math
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+from distributed import Client
+
+from flows.jobs.fitting.fitted_rows import (
+    IMAGE_FOLDS,
+    GroupJob,
+    SlideJob,
+    fitted_group,
+    group_log_distances,
+)
+from flows.monitoring.console import warn
+from flows.settings import Settings
+from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
+from flows.stages.counting.error_counts import ERRORS, kept_errors
+from flows.stages.running import run_jobs
+from flows.stages.second_witness import fitted_witnesses
+from flows.stages.smear_limits import SLIDES, fitted_floor
+from storage.arrays import arrays_to_bytes
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import Rows, contributed, grouped
+from storage.models.detectors import (
+    KNOWS_WITNESSES,
+    DetectorCard,
+    FloorCard,
+    TapCard,
+    detector_names,
+    list_detectors,
+    save_detector,
+)
+from storage.models.statistics import Lineage, load_moments, version_name
+from storage.records import now
+from storage.store import Store, digest_of
+from tasks.detector.calibration import Calibration, calibrate
+from tasks.detector.detector import Detector, fit_gaussians
+from tasks.detector.mahalanobis import TiedGaussian, condition_number
+from tasks.detector.moments import ClassStatistics
+from tasks.detector.slides.groups import by_patient, coarser
+from tasks.detector.slides.own_normal import (
+    FittedSlide,
+    OwnNormal,
+    own_calibration,
+    priors_of,
+    slides_spread,
+    with_spread,
+)
+from tasks.network.split import SplitBy, split_by
+from tasks.types import Float, nested
+
+ENOUGH_GROUPS = 20
+LEAST_SLIDES = 8  # fewer do not show how slides differ in all directions that matter
+WITHOUT_OWN = "cells are compared with the population alone, not with their own slide"
+
+
+class CalibrationError(Exception):
+    """A detector cannot be calibrated on the statistics."""
+
+
+def calibrate_detector(
+    client: Client,
+    settings: Settings,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    stability: tuple[Calibration | None, list[str]],
+) -> DetectorCard:
+    """Make the detector of a version of the statistics, or find the existing one.
+
+    Args:
+        client: of the cluster.
+        settings: with the levels of the detector.
+        store: of the detector.
+        card: of the model.
+        lineage: of the statistics.
+        stability: calibration of second looks, or None, and warnings.
+
+    Raises:
+        CalibrationError: a class is missing, or there are too few images.
+    """
+    others = list_detectors(store, on_damage=warn)
+    calibrates_looks, cannot_look = stability
+    looks = len(calibrates_looks.scores) if calibrates_looks else None
+    made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
+    if made and made[-1].schema_version >= KNOWS_WITNESSES:
+        return made[-1]
+    statistics, gaussians = _fitted(store, card, lineage)
+    by, groups = _groups(store, card, lineage)
+    jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
+    distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
+    number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
+    own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
+    second, alone = fitted_witnesses(client, store, card, lineage, by)
+    detector = Detector(
+        gaussians,
+        calibrate(np.concatenate(distances), number),
+        own,
+        calibrates_looks,
+        second.witnesses if second else None,
+    )
+    errors = second.errors if second else kept_errors(store, lineage)
+    rates, counting, unknown = counting_of(card, errors, settings.counting_cells)
+    counted = nested(COUNTING, rates.to_arrays()) if rates else {}
+    counted |= nested(ERRORS, second.errors.to_arrays()) if second else {}
+    content = arrays_to_bytes(detector.to_arrays() | counted)
+    warnings = _warnings(by, len(groups), settings.alpha)
+    detector_card = DetectorCard(
+        name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
+        created_at=now(),
+        digest=digest_of(content),
+        model=card.name,
+        model_digest=card.digest,
+        statistics_version=lineage.version,
+        taps=_tap_cards(detector, statistics),
+        images=lineage.images,
+        calibrated_by=by,
+        calibrating_groups=len(groups),
+        calibrating_images=len(number),
+        alpha=settings.alpha,
+        uncertain_below=settings.uncertain_below,
+        slides=len(own.calibration.slides.scores) if own else None,
+        floor=_floor_card(own),
+        witnesses=second.card if second else None,
+        warnings=[*warnings, *without, *cannot_look, *alone, *unknown],
+        sequence=1 + max((made.sequence for made in others), default=0),
+        second_look=looks,
+        counting=counting,
+    )
+    save_detector(store, detector_card, content)
+    return detector_card
+
+
+def _fitted(
+    store: Store, card: ModelCard, lineage: Lineage
+) -> tuple[ClassStatistics, dict[str, TiedGaussian]]:
+    """Load the statistics at the taps that count, and fit Gaussians to them."""
+    missing = [name for name, count in lineage.images.items() if not count]
+    if missing:
+        raise CalibrationError(
+            f"no {' and no '.join(missing)} image is in statistics "
+            f"{version_name(lineage.version)}: fit a batch that has some"
+        )
+    everything = ClassStatistics.from_arrays(load_moments(store, lineage))
+    statistics = everything.of_taps(card.distance_taps)
+    try:
+        return statistics, fit_gaussians(statistics)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from None
+
+
+def _own_normal(
+    client: Client,
+    store: Store,
+    card: ModelCard,
+    lineage: Lineage,
+    statistics: ClassStatistics,
+    by: SplitBy,
+    groups: Mapping[Hashable, list[Rows]],
+) -> tuple[OwnNormal | None, list[str]]:
+    """Calibrate scores against a cell's own slide, or say why this is impossible.
+
+    Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
+    all others: first to learn the spread of log distances, then with this spread.
+    """
+    if statistics.slides is None or by == "image":
+        return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
+    if len(groups) < LEAST_SLIDES:
+        return None, [f"{WITHOUT_OWN}: {len(groups)} {by}s are fewer than {LEAST_SLIDES}"]
+    parts = [tuple(part) for part in groups.values()]
+
+    def fitted(spread: tuple[Float, Float] | None) -> list[FittedSlide]:
+        jobs = [SlideJob(store, card, lineage.version, part, spread) for part in parts]
+        return list(run_jobs(client, fitted_group, jobs, title="calibrate by slide"))
+
+    try:
+        priors = priors_of(coarser(statistics.slides, by_patient))
+        spread = slides_spread(fitted(None))
+    except ValueError as error:
+        return None, [f"{WITHOUT_OWN}: {error}"]
+    calibration = own_calibration(fitted(spread))
+    floor, without = fitted_floor(client, store, card, priors, groups)
+    return OwnNormal(with_spread(priors, *spread), calibration, floor), without
+
+
+def _floor_card(own: OwnNormal | None) -> FloorCard | None:
+    if own is None or own.floor is None:
+        return None
+    floor = own.floor
+    return FloorCard(shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=SLIDES)
+
+
+def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Lineage) -> bool:
+    return (
+        made.model_digest == card.digest
+        and made.statistics_version == lineage.version
+        and made.alpha == settings.alpha
+        and made.uncertain_below == settings.uncertain_below
+        and (made.counting is None or made.counting.cells == settings.counting_cells)
+    )
+
+
+def _groups(
+    store: Store, card: ModelCard, lineage: Lineage
+) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
+    """List the rows of every group to leave out: patients, else slides, else runs of images."""
+    if not lineage.own:
+        raise CalibrationError(
+            "all fitted batches are of other stores, and calibrating needs cells that are here: "
+            "fit a batch of this store"
+        )
+    parts = [contributed(store, card, contribution) for contribution in lineage.own]
+    by = split_by(
+        [patient for part in parts for patient in part.patients],
+        [slide for part in parts for slide in part.slides],
+    )
+    groups: dict[Hashable, list[Rows]] = {}
+    if by != "image":
+        groups.update(grouped(parts, by))
+    else:
+        for part in parts:
+            for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
+                if len(rows):
+                    groups[part.batch, fold] = [part.take(rows)]
+    if len(groups) < 2:
+        raise CalibrationError("one image is not enough: leaving it out leaves nothing")
+    return by, groups
+
+
+def _tap_cards(detector: Detector, statistics: ClassStatistics) -> dict[str, TapCard]:
+    cards = {}
+    for tap, gaussian in detector.gaussians.items():
+        spread = statistics.taps[tap].scatter.sum(axis=0).diagonal()
+        cards[tap] = TapCard(
+            width=len(spread),
+            shrinkage=gaussian.shrinkage,
+            condition_number=condition_number(gaussian),
+            dead_units=int(np.sum(spread == 0)),
+        )
+    return cards
+
+
+def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
+    warnings = []
+    if by != "patient":
+        warnings.append(
+            f"some fitted images have no patient, so {by}s were left out instead: cells of one "
+            "patient resemble each other, and the false-alarm level is too optimistic"
+        )
+    # With fewer groups, a single patient exceeds the level.
+    enough = max(ENOUGH_GROUPS, math.ceil(1 / alpha))
+    if by != "image" and groups < enough:
+        warnings.append(
+            f"only {groups} {by}s calibrate this detector: below {enough} a false-alarm level of "
+            f"{alpha:g} is a guess"
+        )
+    return warnings
+
+
+def _free_name(store: Store, wanted: str) -> str:
+    """Choose the wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
+    taken = set(detector_names(store))
+    names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)

@@ -1,0 +1,98 @@
+"""Fit the second witness of the diagnosis, and calibrate both on cells that neither has seen."""
+
+from dataclasses import dataclass
+
+from distributed import Client
+
+from flows.jobs.fitting.fitted_rows import slides_of_version
+from flows.jobs.fitting.unseen import out_of_fold
+from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
+from flows.stages.running import run_jobs
+from storage.models.classifiers import ModelCard
+from storage.models.contributions import contributed, grouped, held_out_rows
+from storage.models.detectors import WitnessCard
+from storage.models.statistics import Lineage
+from storage.store import Store
+from tasks.counting.error_rates import ErrorCounts, count_errors
+from tasks.detector.witnesses import (
+    LEAST_CELLS,
+    LEAST_OF_A_KIND,
+    Witnesses,
+    calibrated,
+    discriminant,
+)
+from tasks.network.split import SplitBy
+from tasks.reports.image_columns import PARASITIZED
+
+ALONE = "the network alone diagnoses"
+
+
+@dataclass(frozen=True)
+class FittedWitnesses:
+    """Two witnesses, the errors of their diagnosis on unseen cells, and their card."""
+
+    witnesses: Witnesses
+    errors: ErrorCounts
+    card: WitnessCard
+
+
+def fitted_witnesses(
+    client: Client, store: Store, card: ModelCard, lineage: Lineage, by: SplitBy
+) -> tuple[FittedWitnesses | None, list[str]]:
+    """Make a witness of the discriminant of a version of the statistics, or return why it cannot
+    be.
+
+    Args:
+        client: of the cluster.
+        store: where the statistics are.
+        card: of the model.
+        lineage: of the statistics.
+        by: the kind of group to leave out.
+    """
+    if len(card.classes) != 2 or PARASITIZED not in card.classes:
+        return None, []
+    if by == "image":
+        return None, [f"{ALONE}: the fitted images name neither patient nor slide"]
+    place = card.classes.index(PARASITIZED)
+    try:
+        known = discriminant(slides_of_version(store, card.name, lineage.version), place)
+        jobs = _jobs(store, card, lineage, by)
+        evidence = Evidence.joined(
+            list(run_jobs(client, unseen_evidence, jobs, title="hear both witnesses"))
+        )
+    except ValueError as error:
+        return None, [f"{ALONE}: {error}"]
+    scales = calibrated(evidence.network, evidence.scores, evidence.parasitized)
+    if scales is None:
+        return None, [
+            f"{ALONE}: of {LEAST_CELLS} labelled cells that training has not seen, "
+            f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
+        ]
+    said = scales.testify(evidence.network, evidence.scores)
+    wrong, disagree = (said.both > 0) != evidence.parasitized, said.disagree
+    described = WitnessCard(
+        taps=list(known.weights),
+        slides=len(set(evidence.keys)),
+        cells=len(evidence.keys),
+        disagreeing=float(disagree.mean()),
+        errors_disagreeing=float(disagree[wrong].mean()) if wrong.any() else None,
+    )
+    errors = count_errors(said.both, evidence.parasitized, evidence.keys)
+    return FittedWitnesses(Witnesses(place, known, scales), errors, described), []
+
+
+def _jobs(store: Store, card: ModelCard, lineage: Lineage, by: SplitBy) -> list[WitnessJob]:
+    """List the patients or slides with cells that the network, or a fold's, has not seen."""
+    fitted = grouped([contributed(store, card, each) for each in lineage.own], by)
+    held_out = grouped([held_out_rows(store, card, each) for each in lineage.own], by)
+    seen: set[object] = set()
+    if card.split_by == by and out_of_fold(store, card) is None:
+        seen.update(card.split["train"])
+    return [
+        WitnessJob(
+            store, card, lineage.version,
+            tuple(fitted.get(key, ())), tuple(held_out.get(key, ())),
+        )
+        for key in {**fitted, **held_out}
+        if key not in seen
+    ]  # fmt: skip

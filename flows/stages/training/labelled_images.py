@@ -1,0 +1,104 @@
+"""Read labelled images for training into memory, or into a file beyond a limit."""
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from flows.jobs.single_cells import refuse_photograph
+from flows.monitoring.console import warn
+from tasks.images.access.files import SourceError
+from tasks.images.listing import class_numbers, list_images, named
+from tasks.images.regions import image_refs
+from tasks.network.extraction import cut_out_by_us, load_images
+from tasks.network.split import SplitBy, split_by
+
+CLASSES = ("Parasitized", "Uninfected")
+KEPT = ("uri", "label", "patient_id", "slide_id")
+
+# Bytes of pixels beyond which they lie in a file of the folder of temporary files, which the
+# system keeps in memory as far as there is room.
+MOST_IN_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
+
+    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
+    of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    keys: list[str]
+    by: SplitBy
+    rows: pa.Table
+    unreadable: dict[str, str]
+    cut_out: NDArray[np.bool_]
+
+
+def load_labelled_images(
+    images: str | list[str], side: int, *, limit: int | None = None
+) -> LabelledImages:
+    """Read and decode labelled images.
+
+    Args:
+        images: sources of images with the labels `CLASSES`.
+        side: of the squares to which images are resized.
+        limit: use at most this many images.
+
+    Raises:
+        SourceError: a class has no image, or none can be read.
+    """
+    manifest = list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
+    found = set(manifest["label"].drop_null().to_pylist())
+    if found != set(CLASSES):
+        raise SourceError(
+            f"{named(images)} has the labels {', '.join(sorted(found)) or '(none)'} but training "
+            f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
+        )
+    manifest = manifest.filter(pc.is_valid(manifest["label"]))
+    uris = manifest["uri"].to_pylist()
+    pixels = _room(len(uris), side)
+    image_ids: list[str] = []
+    good: list[int] = []
+    unreadable: dict[str, str] = {}
+    refs = image_refs(manifest)
+    loading = load_images(refs, side, threads=torch.get_num_threads(), check=refuse_photograph)
+    for row, image in enumerate(loading):
+        if image.pixels is None or image.image_id is None:
+            unreadable[uris[row]] = str(image.failure)
+            continue
+        pixels[len(good)] = image.pixels
+        good.append(row)
+        image_ids.append(image.image_id.hex())
+    if not good:
+        raise SourceError(f"none of the {len(uris)} images of {named(images)} can be read")
+    manifest = manifest.take(good)
+    by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
+    rows = manifest.select(KEPT).append_column("image_id", pa.array(image_ids, pa.string()))
+    return LabelledImages(
+        pixels=pixels[: len(good)],
+        labels=class_numbers(manifest, CLASSES).astype(np.int64),
+        keys=rows["image_id" if by == "image" else f"{by}_id"].to_pylist(),
+        by=by,
+        rows=rows,
+        unreadable=unreadable,
+        cut_out=cut_out_by_us([refs[row] for row in good]),
+    )
+
+
+def _room(count: int, side: int) -> NDArray[np.uint8]:
+    """Allocate pixels (count, side, side, 3) in memory, or in a private file.
+
+    The file has no name, so it disappears with the process, however that ends.
+    """
+    shape = (count, side, side, 3)
+    if np.prod(shape) <= MOST_IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)

@@ -1,0 +1,341 @@
+"""Write the page of a batch from its published reports, and the index that lists it."""
+
+import shlex
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+
+from flows.jobs.drawings import (
+    FieldPictureJob,
+    SlidePictureJob,
+    draw_field,
+    draw_places,
+    draw_slide,
+    of_contours,
+    places_jobs,
+)
+from flows.jobs.explanations import ExhibitJob, make_exhibits
+from flows.jobs.libraries import OF_A_PAGE, exact
+from flows.jobs.verified import load_fitted_detector
+from flows.monitoring.console import tell
+from flows.monitoring.prefect_runs import task
+from flows.monitoring.telemetry import stage
+from flows.settings import Settings
+from flows.stages.batch import find_refs
+from flows.stages.publish import batch_report, nights_before
+from flows.stages.readings.suspects import answers_on
+from flows.stages.running import run_jobs
+from storage.batches.ledger import Seal, site_name
+from storage.batches.manifests import Batch
+from storage.batches.segmentations import segmentation_for, sources_of
+from storage.leases import LeaseLostError, lease
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import CountingCard, DetectorCard
+from storage.models.sites import load_site_of
+from storage.parquet import iterate_groups, read_table
+from storage.reports.pages import (
+    index_path,
+    made_from,
+    page_is_of,
+    page_names,
+    page_path,
+    write_page_file,
+)
+from storage.reports.readings import digest_of_readings
+from storage.reports.tables import (
+    FIELDS,
+    PATIENTS,
+    SLIDES,
+    report_path,
+)
+from storage.store import Store
+from tasks.counting.call import Call
+from tasks.images.listing import each_source, named
+from tasks.reports.called_cells import COLUMNS as OF_CALLED
+from tasks.reports.called_cells import FIRST, CalledCells, patient_of, wanted_patients
+from tasks.reports.field_rows import COLUMNS, cells_of
+from tasks.visualisation.answers import in_order
+from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
+from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
+from tasks.visualisation.index_page import index_page
+from tasks.visualisation.overlay import ShownSlide, fields_to_show
+from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_each, opened
+from tasks.visualisation.thumbnails import Exhibit
+from tasks.visualisation.viewer.descriptions import ShownField
+
+LISTED = 120  # batches on the index; a file of each is read every night
+CELLS_A_JOB = 12
+WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
+
+
+def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
+    """Return whether a batch has a page of these reports and of all readings, and an index."""
+    answered = digest_of_readings(store, batch.key)
+    return (
+        store.exists(*index_path())
+        and page_is_of(store, batch.name, made_from(seal))
+        and (answered is None or page_is_of(store, batch.name, answered))
+    )
+
+
+@task
+def write_page(
+    client: Client,
+    store: Store,
+    settings: Settings,
+    batch: Batch,
+    seal: Seal,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> None:
+    """Write the page of a published batch and list it; the same batch makes the same page."""
+    fitted = load_fitted_detector(store, detector)
+    limit = fitted.abnormal_from(detector.alpha)
+    highlights = Highlights(card.classes, limit)
+    patients, slides = _patients(store, batch, seal), _slides(store, batch)
+    cells = _called_cells(patients, slides)
+    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_groups(store, *images, columns=list(wanted)):
+        highlights.count(rows)
+        cells.count(rows)
+    called = _called(client, store, batch, card, cells, patients)
+    answered = digest_of_readings(store, batch.key)
+    wanted_share = settings.negative_percent / 100
+    fields = None
+    if seal.fields_digest:
+        fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
+    row = batch_report(store, batch)
+    view = BatchView(
+        row=row,
+        earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
+        slides=slides,
+        highlights=highlights,
+        exhibits=_exhibits(client, store, batch, card, detector, highlights, called),
+        fields=_fields(client, store, batch, card, fields) if fields is not None else (),
+        whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
+        classes=card.classes,
+        threshold=limit,
+        made_by=_made_by(store, batch, seal, card, detector)
+        | ({"of other stores": row.imported} if row.imported else {}),
+        command=_command(settings, store, batch, seal),
+        made_from=made_from(seal),
+        patients=patients,
+        called=called,
+        answered=answered,
+        answers=answers_on(store, batch, card, detector, wanted_share) if answered else {},
+    )
+    page = batch_page(view)
+    # Before the page, so that the index lists every existing page, even if the run is killed.
+    _write_index(store, batch)
+    write_page_file(store, page, *page_path(batch.name))
+
+
+def _slides(store: Store, batch: Batch) -> pa.Table:
+    return read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
+
+
+def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
+    """Make the collector of cells behind the calls of the patients that the page opens."""
+    rows = opened(in_order(patients)) if patients is not None else []
+    unreadable = {
+        row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
+    }
+    counts = wanted_patients(rows, OPENED)
+    return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
+
+
+def _called(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    cells: CalledCells,
+    patients: pa.Table | None,
+) -> Called:
+    """Draw the cells behind calls in their fields, on the workers."""
+    rows = opened(in_order(patients)) if patients is not None else []
+    found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
+    every = [cell for some in found.values() for cell in some]
+    jobs = places_jobs(store, batch, card, every)
+    drawn = run_jobs(client, draw_places, jobs, title=f"places {batch.name}")
+    places = {
+        cell["uri"]: picture
+        for job, pictures in zip(jobs, drawn, strict=True)
+        for cell, picture in zip(job.cells, pictures, strict=True)
+    }
+    return Called(found, places)
+
+
+def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
+    """Read the report on patients; None for a batch older than 0.3."""
+    if seal.patients_digest is None:
+        return None
+    return read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS))
+
+
+def try_page(
+    client: Client,
+    store: Store,
+    settings: Settings,
+    batch: Batch,
+    seal: Seal,
+    card: ModelCard,
+    detector: DetectorCard,
+) -> str | None:
+    """Make the page, or return why it failed; the published report is valid without it.
+
+    Raises:
+        LeaseLostError: another run has taken over and may have replaced the report.
+    """
+    try:
+        with stage("page"):
+            write_page(client, store, settings, batch, seal, card, detector)
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _write_index(store: Store, batch: Batch) -> None:
+    """Write the page that lists the batches; link this batch's page, which is written next.
+
+    Only one run at a time writes it, or an older list might replace a newer one.
+    """
+    with lease(store, "reports", wait=True, on_wait=tell) as held:
+        if store.fence:
+            store.fence.check()
+        nights = nights_before(store, date.max, LISTED)
+        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
+        write_page_file(held.store, index_page(nights, pages), *index_path())
+
+
+def _exhibits(
+    client: Client,
+    store: Store,
+    batch: Batch,
+    card: ModelCard,
+    detector: DetectorCard,
+    highlights: Highlights,
+    called: Called,
+) -> dict[str, Exhibit]:
+    """Make the exhibits of the cells on all sheets and of called cells, on the workers."""
+    sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
+    image_ids = {
+        uri: image_id
+        for rows in sheets
+        for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
+    }
+    image_ids |= {cell["uri"]: cell["image_id"] for some in called.cells.values() for cell in some}
+    refs = find_refs(store, batch, list(image_ids))
+    cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
+    jobs = [
+        ExhibitJob(store, card, detector, tuple(cells[i : i + CELLS_A_JOB]))
+        for i in range(0, len(cells), CELLS_A_JOB)
+    ]
+    found = run_jobs(client, make_exhibits, jobs, title=f"page {batch.name}")
+    exhibits = (exhibit for some in found for exhibit in some)
+    return dict(zip(image_ids, exhibits, strict=True))
+
+
+def _fields(
+    client: Client, store: Store, batch: Batch, card: ModelCard, report: pa.Table
+) -> list[ShownField]:
+    """Draw the fields of view for the page, on the workers."""
+    fields = fields_to_show(report).to_pylist()
+    cells: list[list[dict[str, Any]]] = [[] for _ in fields]
+    path = report_path(batch.name, batch.batch_date)
+    for rows in iterate_groups(store, *path, columns=of_contours(card)):
+        for field, found in zip(fields, cells, strict=True):
+            found += cells_of(rows, field)
+    jobs = []
+    for field, found in zip(fields, cells, strict=True):
+        refs = find_refs(store, batch, [cell["uri"] for cell in found])
+        jobs.append(FieldPictureJob(field, tuple(found), refs))
+    drawn = run_jobs(client, draw_field, jobs, title=f"fields {batch.name}")
+    return [
+        ShownField(field, missing=picture)
+        if isinstance(picture, str)
+        else ShownField(field, picture)
+        for field, picture in zip(fields, drawn, strict=True)
+    ]
+
+
+def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
+    """Draw the slides for the page, those with the most parasitized cells first."""
+    # A photograph has no magnification, and is a field itself.
+    of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in of_slides.to_pylist():
+        by_source.setdefault(row["source_uri"], []).append(row)
+    parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
+    shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
+    jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
+    drawn = run_jobs(client, draw_slide, jobs, title=f"slides {batch.name}")
+    return [
+        ShownSlide(uri, by_source[uri], missing=picture)
+        if isinstance(picture, str)
+        else ShownSlide(uri, by_source[uri], picture)
+        for uri, picture in zip(shown, drawn, strict=True)
+    ]
+
+
+def _made_by(
+    store: Store, batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard
+) -> dict[str, str]:
+    site = load_site_of(store, seal.site) if seal.site else None
+    counting = site.counting if site else detector.counting
+    adaptation = site and site.adaptation
+    return {
+        "images": named(sources_of(store, batch)),
+        "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
+        "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
+        "detector": f"{detector.name}, sha256 {detector.digest}",
+        "calibration": f"{detector.calibrating_images:,} images of "
+        f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
+        **({"counting": _counting(counting, seal.site)} if counting else {}),
+        **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
+        **({"site": seal.site} if seal.site else {}),
+        **({"diagnosis": adaptation.text} if adaptation else {}),
+        "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
+        "report": f"{seal.report}, sha256 {seal.report_digest}",
+        "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
+    }
+
+
+def _counting(card: CountingCard, site: str | None) -> str:
+    """Describe the counting threshold of a detector or at a site."""
+    used = card.counting
+    limit = used.limit_of_detection
+    slides = used.false_positives.slides
+    of = f"{slides} negative slides of the site" if site else f"{slides} patients or slides"
+    return (
+        f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
+        f"{card.dense.log_odds:g} on: sensitivity "
+        f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
+        f"(deviation between patients {used.false_positives.deviation:.3%}), of "
+        f"{of}; limit of detection of {card.cells:,} "
+        f"cells {'none' if limit is None else f'{limit:.2%}'}"
+    )
+
+
+def _command(settings: Settings, store: Store, batch: Batch, seal: Seal) -> str:
+    words, made = ["slidewatch", "screen"], segmentation_for(store, batch)
+    for source in each_source(sources_of(store, batch)):
+        words += ["--images", source]
+    if made:
+        words += ["--as", made.taken_as] if made.taken_as else []
+        words += ["--slide-is", made.slide_is] if made.slide_is != "file" else []
+        scale = made.cutting.microns_per_pixel
+        words += ["--microns-per-pixel", f"{scale:g}"] if scale else []
+    words += ["--store", settings.store]
+    words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
+    words += ["--detector", seal.detector]
+    words += ["--site", site_name(seal.site)] if seal.site else []
+    limit = made.limit if made else batch.limit
+    words += ["--limit", str(limit)] if limit else []
+    return shlex.join(words)

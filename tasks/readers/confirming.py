@@ -1,0 +1,186 @@
+"""Confirm or refuse a patient's call by a few cells, and count again by persons' verdicts.
+
+The machine suspects, and a person confirms. The person first reads the most probable called cells,
+because one certain parasite confirms a patient, and then randomly drawn ones, whose share of
+parasites is the estimate for those that nobody has read.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from scipy.stats import beta
+
+from tasks.counting.call import Call
+from tasks.counting.interpretation import (
+    LEVEL,
+    ErrorRates,
+    corrected,
+    interval,
+    upper_bound,
+)
+from tasks.counting.rates import NODES, Rate
+from tasks.readers.agreement import Verdicts
+from tasks.readers.sample import ordered
+from tasks.readers.verdicts import UNSURE
+from tasks.reports.parasitaemia import wilson_interval
+
+MOST_READ = 10  # cells of a patient: one key press each
+FIRST = 5  # of these, the most probable parasites
+
+
+class Answer(StrEnum):
+    """The persons' answer on a patient."""
+
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+    UNSURE = "unsure"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A patient whose call a person has to confirm.
+
+    ``called`` are the called cells by digest, most probable first; ``others`` are the next most
+    probable, which are read if few were called. ``cells`` counts the red cells read. ``positive``
+    is the patient's label; None without one.
+    """
+
+    name: str
+    call: str
+    called: tuple[str, ...]
+    others: tuple[str, ...]
+    cells: int
+    positive: bool | None = None
+
+    @property
+    def order(self) -> list[str]:
+        """List the cells that a person reads, by digest, in the order of display."""
+        drawn = ordered(self.called[FIRST:], self.name)
+        return [*self.called[:FIRST], *drawn, *self.others][:MOST_READ]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
+
+    Shares are in [0, 1]; they are None with too few verdicts, or if error rates are unknown.
+    """
+
+    answer: Answer
+    read: int
+    parasites: int
+    call: str | None = None
+    parasitaemia: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def confirm(
+    suspect: Suspect, said: Verdicts, positive: str, rates: ErrorRates | None, wanted: float
+) -> Confirmation:
+    """Interpret verdicts on a patient's cells.
+
+    Persons are assumed to be right: a cell that they call healthy does not count, so no false
+    positives remain. Misses stay the same, because nobody has read the cells that were not called.
+    Among called cells that nobody has read, the share of parasites is assumed to be that of the
+    randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
+
+    Args:
+        suspect: the patient.
+        said: the verdict of the majority on each cell, by digest.
+        positive: the verdict that a cell has a parasite.
+        rates: of the counting threshold; None if they are unknown.
+        wanted: the parasitaemia (a share) that a negative call excludes.
+    """
+    order = suspect.order
+    read = [image for image in order if image in said]
+    parasites = sum(said[image] == positive for image in read)
+    answer = Answer.OPEN
+    if parasites:
+        answer = Answer.CONFIRMED
+    elif len(read) == len(order) and order:
+        unsure = any(said[image] == UNSURE for image in read)
+        answer = Answer.UNSURE if unsure else Answer.REFUSED
+    found = Confirmation(answer, len(read), parasites)
+    if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
+        return found
+    count, low, high = _true_calls(suspect, said, positive)
+    sure = replace(rates, false=_never())
+    share = corrected(count, suspect.cells, sure)
+    bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
+    call = Call.POSITIVE
+    if answer == Answer.REFUSED:
+        excluded = upper_bound(high, suspect.cells, sure) <= wanted
+        call = Call.NEGATIVE if excluded else Call.INDETERMINATE
+    share = min(max(share, bounds[0]), bounds[1])
+    return replace(found, call=call, parasitaemia=share, low=bounds[0], high=bounds[1])
+
+
+def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, int, int]:
+    """Count the called cells that are parasites, with the bounds of that count."""
+    read = [image for image in suspect.called if image in said]
+    known = sum(said[image] == positive for image in read)
+    unread = len(suspect.called) - len(read)
+    if not unread:
+        return known, known, known
+    drawn = [image for image in suspect.called[FIRST:] if image in said]
+    hits = sum(said[image] == positive for image in drawn)
+    tail = (1 - LEVEL) / 2
+    a, b = hits + 0.5, len(drawn) - hits + 0.5
+    low, middle, high = beta.ppf([tail, 0.5, 1 - tail], a, b)
+    return (
+        known + round(unread * float(middle)),
+        known + int(unread * float(low)),
+        known + int(np.ceil(unread * float(high))),
+    )
+
+
+def _never() -> Rate:
+    """Make the rate of an error that never happens."""
+    return Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of patients, its 95% interval (Wilson), and their number."""
+
+    value: float
+    low: float
+    high: float
+    patients: int
+
+
+def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
+    """Measure the machine alone, and with persons who refuse some of its positive patients.
+
+    Only labelled patients count. Without a refusal the machine's call stays.
+
+    Args:
+        suspects: patients of every call.
+        answers: of persons, by patient's name.
+    """
+    known = [each for each in suspects if each.positive is not None]
+    machine = {each.name: each.call == Call.POSITIVE for each in known}
+    both = {
+        each.name: answers.get(each.name) == Answer.CONFIRMED
+        or (machine[each.name] and answers.get(each.name) != Answer.REFUSED)
+        for each in known
+    }
+    return {
+        f"{measure} of patients, {who}": _share(
+            called[each.name] is truth for each in known if each.positive is truth
+        )
+        for measure, truth in (("sensitivity", True), ("specificity", False))
+        for who, called in (("the machine alone", machine), ("with persons", both))
+    }
+
+
+def _share(right: Iterable[bool]) -> Share | None:
+    found = list(right)
+    if not found:
+        return None
+    low, high = wilson_interval(np.asarray([sum(found)]), np.asarray([len(found)]))
+    return Share(sum(found) / len(found), float(low[0]), float(high[0]), len(found))

@@ -1,0 +1,311 @@
+"""Choose cells and labels for a person to see, read verdicts, and measure precision."""
+
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.images.access.addresses import EXTENSIONS, extension_of
+from tasks.reports.image_columns import is_for_review
+from tasks.reports.parasitaemia import wilson_interval
+from tasks.reports.spreadsheet import SpreadsheetError, read_csv
+from tasks.types import Status
+
+OTHER = "other"  # a white cell, an artefact, no cell at all
+WHITE, UNSURE = "white cell", "unsure"  # further verdicts of a reader
+KEYS = "puwo?"  # of the verdicts, in the order of `sayable`
+FROM_REPORT = (
+    "image_id",
+    "batch",
+    "uri",
+    "slide_id",
+    "patient_id",
+    "diagnosis",
+    "abnormality",
+    "p_value",
+    "review_reason",
+)
+FROM_PERSON = ("verdict", "note", "reviewer")
+SUSPECTS = (
+    "rank", "label_probability", "label", "diagnosis", "image_id", "uri", "patient_id", "slide_id",
+    "log_odds", "fold", "stain",
+)  # fmt: skip
+PROBLEMS_SHOWN = 5
+
+
+class VerdictError(Exception):
+    """Verdicts cannot be imported; the message names the lines."""
+
+
+def sayable(classes: Sequence[str]) -> tuple[str, ...]:
+    """List the verdicts that a reader can give, for the classes of a model."""
+    return (*classes, WHITE, OTHER, UNSURE)
+
+
+@dataclass
+class Candidates:
+    """The cells for review, most abnormal first, and counts of those left out by reason."""
+
+    rows: pa.Table
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A person's verdict on an image: a class, or `OTHER`."""
+
+    image_id: str
+    verdict: str
+    note: str | None
+    reviewer: str | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number of abnormal images that a person saw, and of those worth the look.
+
+    An image was worth the look if the verdict is ``other``, or the diagnosis was wrong.
+    """
+
+    looked_at: int
+    other: int
+    wrong: int
+
+    @property
+    def share(self) -> float | None:
+        """Compute the share of images worth the look; None if a person saw none."""
+        return (self.other + self.wrong) / self.looked_at if self.looked_at else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Compute its 95% interval (Wilson), which assumes independent images."""
+        if not self.looked_at:
+            return None
+        low, high = wilson_interval(
+            np.asarray([self.other + self.wrong]), np.asarray([self.looked_at])
+        )
+        return float(low[0]), float(high[0])
+
+
+def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:
+    """Choose the cells of a report that a person should look at, the most abnormal first.
+
+    An image that is in the batch under two names is one cell. The number of cells per slide is
+    limited, because a slide out of focus would otherwise fill the list; images without a slide are
+    not limited.
+
+    Args:
+        parts: image rows of `FROM_REPORT`, ``verdict`` and ``status``.
+        done: digests of images that have a verdict already.
+        per_slide: the most cells of a slide.
+    """
+    # A night without images has no parts.
+    chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
+    chosen = [part.filter(pa.array(is_for_review(part))) for part in parts] or chosen
+    rows = pa.concat_tables(chosen).unify_dictionaries()
+    rows = rows.sort_by([("abnormality", "descending"), ("uri", "ascending")])
+    left_out: Counter[str] = Counter()
+    keep: list[int] = []
+    taken: set[str] = set()
+    slides: Counter[str | None] = Counter()
+    columns = (rows[name].to_pylist() for name in ("image_id", "slide_id", "status"))
+    for row, (image_id, slide, status) in enumerate(zip(*columns, strict=True)):
+        if status != Status.SCORED:
+            left_out["failed"] += 1
+        elif image_id in taken:
+            left_out["the same image again"] += 1
+        elif image_id in done:
+            left_out["reviewed before"] += 1
+        elif slide is not None and slides[slide] >= per_slide:
+            left_out["beyond the limit of their slide"] += 1
+        else:
+            keep.append(row)
+            taken.add(image_id)
+            slides[slide] += 1
+    return Candidates(rows.take(pa.array(keep, pa.int64())), left_out)
+
+
+def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Rank all labels, the least probable first; equal images count once.
+
+    A network that has not seen a patient diagnoses that patient's cells; a label that it finds
+    improbable is probably wrong. This is the ranking by self-confidence of Northcutt, Jiang &
+    Chuang (2021, arXiv 1911.00068).
+
+    Args:
+        out_of_fold: ``probability`` is that of the first class by a network that has not seen the
+            image's patient; also ``label``, ``log_odds`` and the other columns of `SUSPECTS`.
+        classes: the two, in the order of logits.
+
+    Returns:
+        A table of `SUSPECTS`: ``label_probability`` is that of the label, ``rank`` begins at 1.
+    """
+    first = np.asarray(pc.equal(out_of_fold["label"], classes[0]))
+    probability = out_of_fold["probability"].to_numpy()
+    confidence = np.where(first, probability, 1.0 - probability)
+    # Probabilities of 1 and 0 are ties; log-odds are not.
+    odds = out_of_fold["log_odds"].to_numpy()
+    order = np.lexsort((out_of_fold["uri"].to_pylist(), np.where(first, odds, -odds), confidence))
+    found = out_of_fold.append_column("label_probability", pa.array(confidence)).append_column(
+        "diagnosis", pa.array(np.where(odds > 0, classes[0], classes[1]))
+    )
+    found = found.take(pa.array(order))
+    _, once = np.unique(found["image_id"].to_pylist(), return_index=True)
+    found = found.take(pa.array(np.sort(once)))
+    rank = pa.array(np.arange(1, found.num_rows + 1))
+    return found.append_column("rank", rank).select(SUSPECTS)
+
+
+def image_name(image_id: str, uri: str) -> str:
+    """Make a file name that every filesystem accepts, whatever the image was called.
+
+    >>> image_name("0a1b", "file:///night/con: |a?.PNG")
+    '0a1b.png'
+    """
+    ending = extension_of(uri)
+    return f"{image_id}{ending if ending in EXTENSIONS else ''}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a file of verdicts, unchanged."""
+
+    number: int
+    image_id: str
+    batch: str
+    verdict: str
+    note: str
+    reviewer: str
+
+
+def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
+    """Read the batch of a file of verdicts, and the rows that have a verdict.
+
+    Raises:
+        VerdictError: it is not a file of verdicts, has no verdict, or names several batches.
+    """
+    try:
+        columns, rows = read_csv(content)
+        missing = {"image_id", "batch", "verdict"} - set(columns)
+        if missing:
+            raise VerdictError(
+                f"it has no column {', '.join(sorted(missing))}; it has: {', '.join(columns)}"
+            )
+        lines = [
+            Line(
+                number,
+                row["image_id"].lower(),
+                row["batch"],
+                row["verdict"],
+                row.get("note", ""),
+                row.get("reviewer", ""),
+            )
+            for number, row in rows
+            if row["verdict"]
+        ]
+    except SpreadsheetError as error:
+        raise VerdictError(str(error)) from None
+    if not lines:
+        raise VerdictError("no row has a verdict yet: fill in the column 'verdict'")
+    batch = lines[0].batch
+    others = [f"line {line.number}: batch {line.batch!r}" for line in lines if line.batch != batch]
+    refuse(others, f"its first verdict is on batch {batch!r}, but not all are")
+    return batch, lines
+
+
+def check_verdicts(
+    lines: Sequence[Line], *, batch: str, known: Container[str], classes: Sequence[str]
+) -> list[Verdict]:
+    """Check the verdicts of a file: each must be on a known image, and no image may have two.
+
+    Raises:
+        VerdictError: a verdict or an image is unknown, or an image is judged twice.
+    """
+    names = {name.lower(): name for name in (*classes, OTHER)}
+    first: dict[str, Line] = {}
+    problems: list[str] = []
+    for line in lines:
+        if line.verdict.lower() not in names:
+            problems.append(
+                f"line {line.number}: no verdict {line.verdict!r}; there are "
+                f"{', '.join(names.values())}, or nothing"
+            )
+        if line.image_id not in known:
+            problems.append(
+                f"line {line.number}: no image {line.image_id!r} was scored in batch {batch}"
+            )
+        before = first.setdefault(line.image_id, line)
+        if before is not line:
+            same = before.verdict.lower() == line.verdict.lower()
+            problems.append(
+                f"line {line.number}: the image of line {before.number} again"
+                + ("" if same else f", there {before.verdict!r} and here {line.verdict!r}")
+            )
+    refuse(problems, "nothing was imported")
+    return [
+        Verdict(
+            line.image_id,
+            names[line.verdict.lower()],
+            line.note or None,
+            line.reviewer or None,
+        )
+        for line in lines
+    ]
+
+
+def corrected(
+    manifest: pa.Table,
+    image_ids: Sequence[str],
+    verdicts: Mapping[str, str],
+    classes: Collection[str],
+) -> pa.Table:
+    """Replace labels by verdicts; ``published_label`` keeps the old ones.
+
+    Args:
+        manifest: images with the column ``label``.
+        image_ids: of its rows.
+        verdicts: by digest; a verdict that is not a class removes the label, so that nothing is
+            learned from the image.
+        classes: of the model.
+    """
+    published = manifest["label"].to_pylist()
+    labels = [verdicts.get(i, label) for i, label in zip(image_ids, published, strict=True)]
+    kept = [label if label in classes else None for label in labels]
+    place = manifest.column_names.index("label")
+    made = manifest.set_column(place, "label", pa.array(kept, pa.string()))
+    return made.add_column(place + 1, "published_label", pa.array(published, pa.string()))
+
+
+def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:
+    """Measure the precision of a report's abnormal images by a person's verdicts.
+
+    Args:
+        parts: image rows with ``image_id``, ``diagnosis`` and ``abnormal``.
+        verdicts: a class or `OTHER`, by digest.
+    """
+    seen: set[str] = set()
+    other = wrong = 0
+    for part in parts:
+        abnormal = part.filter(pc.fill_null(part["abnormal"], False))
+        pairs = zip(
+            abnormal["image_id"].to_pylist(), abnormal["diagnosis"].to_pylist(), strict=True
+        )
+        for image_id, diagnosis in pairs:
+            verdict = verdicts.get(image_id)
+            if verdict is None or image_id in seen:
+                continue
+            seen.add(image_id)
+            other += verdict == OTHER
+            wrong += verdict not in (OTHER, diagnosis)
+    return Precision(len(seen), other, wrong)
+
+
+def refuse(problems: Sequence[str], summary: str) -> None:
+    """Raise a VerdictError with the first of some problems, if there are any."""
+    if problems:
+        shown = "; ".join(problems[:PROBLEMS_SHOWN])
+        more = len(problems) - PROBLEMS_SHOWN
+        raise VerdictError(f"{summary}: {shown}" + (f"; and {more} more" if more > 0 else ""))

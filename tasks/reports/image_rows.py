@@ -1,0 +1,205 @@
+"""Make the rows of the report on images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import false_discovery_control
+
+from tasks.detector.detector import Scores
+from tasks.detector.probabilities import probabilities
+from tasks.detector.verdict import VerdictRule, Verdicts
+from tasks.detector.witnesses import Statement
+from tasks.reports.image_columns import COLOURS, Provenance
+from tasks.types import CellKind, Float, Status, Verdict
+
+SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
+WITNESSES = ("network", "statistics")
+PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
+
+
+@dataclass(frozen=True)
+class ImagesRead:
+    """Hold the data read from n images.
+
+    ``image_ids`` are their digests, None if a file could not be read; ``sizes`` (n, 2) width and
+    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None if all
+    are. ``failures`` maps row numbers to reasons; all other rows are scored.
+    """
+
+    image_ids: Sequence[str | None]
+    sizes: NDArray[np.int32]
+    colours: NDArray[np.float32] | None
+    failures: Mapping[int, str]
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Mark the images (n,) that failed."""
+        failed = np.zeros(len(self.image_ids), bool)
+        failed[list(self.failures)] = True
+        return failed
+
+
+@dataclass(frozen=True)
+class Diagnoses:
+    """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
+
+    ``said`` holds each of two witnesses' log-odds of "parasitized"; None if there is only one.
+    """
+
+    classes: Sequence[str]
+    logits: NDArray[np.floating]
+    temperature: float
+    said: Statement | None = None
+
+    @cached_property
+    def probabilities(self) -> Float:
+        """Compute the calibrated probability (n, C) of every class."""
+        return probabilities(self.logits, self.temperature)
+
+    def names(self) -> list[str]:
+        """Return the most probable class of each of n images."""
+        chances = np.where(np.isnan(self.probabilities), -np.inf, self.probabilities)
+        names: list[str] = np.asarray(self.classes, object)[chances.argmax(axis=1)].tolist()
+        return names
+
+
+def image_rows(
+    manifest: pa.Table,
+    read: ImagesRead,
+    diagnoses: Diagnoses,
+    scores: Scores,
+    *,
+    taps: Sequence[str],
+    rule: VerdictRule,
+    made_by: Provenance,
+) -> pa.Table:
+    """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
+
+    A red cell that the border of its field cuts is diagnosed, but has no abnormality.
+
+    Args:
+        manifest: n rows of the manifest.
+        read: of the n images.
+        diagnoses: of the n images; ignored for failed ones.
+        scores: of the n images; ignored for failed ones.
+        taps: the names of the scores' T taps.
+        rule: decides which images a person looks at.
+        made_by: the same in all rows.
+    """
+    failed = read.failed
+    # Half a cell is unlike every whole one, so its abnormality would mean nothing.
+    unjudged = failed | is_cut(manifest)
+    p_value = np.where(unjudged, np.nan, scores.p_value)
+    unlike = scores.unlike & ~unjudged
+    disagree = None if diagnoses.said is None else diagnoses.said.disagree
+    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed, unlike, disagree)
+    return pa.table(
+        {
+            "image_id": pa.array(read.image_ids, pa.string()),
+            **_of_manifest(manifest),
+            **_of_files(read, failed),
+            **_of_network(diagnoses, failed),
+            **_of_detector(scores, taps, verdicts, unjudged),
+            **made_by.to_columns(manifest.num_rows),
+        }
+    )
+
+
+def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
+    """Return columns of the manifest; null if it was frozen before there were regions."""
+    there = set(manifest.column_names)
+    absent = {name: pa.nulls(manifest.num_rows) for name in PIECE if name not in there}
+    return {
+        name: absent[name] if name in absent else manifest[name].combine_chunks()
+        for name in (*SAID, *PIECE)
+    }
+
+
+def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    """Make columns on the files, their pixels and their failures."""
+    n = len(failed)
+    if read.colours is None:
+        colours = {name: pa.nulls(n, pa.float32()) for name in COLOURS}
+    else:
+        unknown = failed[:, np.newaxis] | np.isnan(read.colours)
+        colours = {
+            name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
+            for k, name in enumerate(COLOURS)
+        }
+    return {
+        "width": pa.array(read.sizes[:, 0], pa.int32(), mask=failed),
+        "height": pa.array(read.sizes[:, 1], pa.int32(), mask=failed),
+        **colours,
+        "status": pa.array(np.where(failed, Status.FAILED, Status.SCORED)),
+        "failure": pa.array([read.failures.get(row) for row in range(n)], pa.string()),
+    }
+
+
+def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    """Make columns on the diagnosis."""
+    return {
+        "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
+        **{
+            f"probability_{name}": pa.array(
+                diagnoses.probabilities[:, c], pa.float32(), mask=failed
+            )
+            for c, name in enumerate(diagnoses.classes)
+        },
+        **{f"{name}_probability": _chance(diagnoses, name, failed) for name in WITNESSES},
+    }
+
+
+def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa.Array:
+    """Make the column of one witness's probability of "parasitized"."""
+    if diagnoses.said is None:
+        return pa.nulls(len(failed), pa.float32())
+    return pa.array(expit(getattr(diagnoses.said, witness)), pa.float32(), mask=failed)
+
+
+def _of_detector(
+    scores: Scores, taps: Sequence[str], verdicts: Verdicts, unjudged: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Make columns on the abnormality, and the verdict."""
+    measured = {
+        **{f"distance_{name}": scores.distances[:, t] for t, name in enumerate(taps)},
+        "abnormality": scores.abnormality,
+        "p_value": scores.p_value,
+        "population_p_value": scores.population_p_value,
+    }
+    return {
+        **{name: pa.array(v, pa.float64(), mask=unjudged) for name, v in measured.items()},
+        "compared_with": pa.array(scores.compared_with, pa.string(), mask=unjudged),
+        # Never null, so that it can select rows: an image that was not judged is not abnormal.
+        "abnormal": pa.array(verdicts.abnormal & ~unjudged, pa.bool_()),
+        "verdict": pa.array(np.where(verdicts.review, Verdict.REVIEW, Verdict.ACCEPT)),
+        "review_reason": pa.array(verdicts.reasons(), pa.string()),
+    }
+
+
+def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
+    """Mark the rows (n,) of a manifest with red cells cut by the border of their field."""
+    if "touches_border" not in manifest.column_names:
+        return np.zeros(manifest.num_rows, bool)
+    # A white cell is abnormal even if it is cut.
+    cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))
+    return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)
+
+
+def q_values(p_values: Float) -> Float:
+    """Compute Benjamini-Hochberg q-values (n,) of p-values (n,); NaN (failed images) stays NaN.
+
+    Among images whose q-value is at most q, the expected share of false alarms is at most q where
+    p-values depend on each other positively or not at all (Benjamini & Yekutieli 2001); cells of
+    one patient do, but no theorem covers them all.
+    """
+    found = np.full(len(p_values), np.nan)
+    scored = np.isfinite(p_values)
+    if scored.any():
+        found[scored] = false_discovery_control(p_values[scored], method="bh")
+    return found

@@ -1,0 +1,110 @@
+"""A patient is confirmed or refused on pages that work without script."""
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.commands.review.queue import report
+from flows.commands.review.session import Session, open_session
+from flows.settings import Settings
+from flows.stages.readings.suspects import Suspects
+from storage.store import Store
+from tests.support.bench import ask, client_of, send
+from tests.support.reading import add_patients, night
+
+
+@pytest.fixture
+def session(store_with_model: Store, tmp_path: Path) -> Session:
+    batch = night(store_with_model, tmp_path / "cells", cells=60)
+    add_patients(store_with_model, {"p0": 2, "p1": 4, "p2": 0})
+    made, _ = open_session(store_with_model, batch, limit=100, per_slide=99, unmarked=0.25)
+    return made
+
+
+def read(client: TestClient, number: int, *verdicts: str) -> str:
+    """Answer the cells of a patient in order; return the page that follows."""
+    for verdict in verdicts:
+        page = ask(client, f"/by/Ada/patients/{number}")
+        image_id = page.url.path.rpartition("/")[2]
+        assert f"?patient={number}" in str(page.url)
+        answer = send(client, f"/by/Ada/{image_id}?patient={number}", {"verdict": verdict})
+        assert answer.headers["location"].endswith(f"/by/Ada/patients/{number}")
+    return ask(client, f"/by/Ada/patients/{number}").text
+
+
+def test_a_patient_is_confirmed_in_ten_answers_that_stand_beside_the_machine_s(
+    session: Session,
+) -> None:
+    client = client_of(session)
+    listed = ask(client, "/by/Ada/patients").text
+    assert listed.index("p0") < listed.index("p1")
+    assert "p2" not in listed  # negative: nobody is asked
+    assert "cell 1 of 10" in ask(client, "/by/Ada/patients/0").text
+    page = read(client, 0, *["Parasitized"] * 2, *["Uninfected"] * 8)
+    assert "<h1>p0: confirmed</h1>" in page
+    assert (
+        "You found parasites in 2 of the 10 cells you read; the machine called 2 parasitized"
+        in page
+    )
+    assert 'href="/secret/by/Ada/patients/1"' in page
+    refused = read(client, 1, *["Uninfected"] * 10)
+    assert "<h1>p1: refused</h1>" in refused
+    told = ask(client, "/report").text
+    assert "patients confirmed" in told
+    assert "patients refused" in told
+    assert "no cell of this batch has a label" in told
+    outcome = report("night", settings=Settings(store=session.store.url))
+    assert [(each.name, each.machine, each.persons) for each in outcome.patients] == [
+        ("p0", "positive", "confirmed"),
+        ("p1", "positive", "refused"),
+    ]
+    assert "machine: positive; persons: refused (0 of 10 cells)" in outcome.text()
+
+
+def test_the_order_is_the_called_cells_then_the_next_most_probable(session: Session) -> None:
+    suspects = Suspects(session, None, 0.01)
+    first = suspects.asked[0]
+    rows = {row["image_id"]: row for row in session.scored.to_pylist()}
+    # Cells 0 to 8 are abnormal, and count for nobody; p0 has every fourth.
+    assert [rows[image]["uri"].rpartition("/")[2] for image in first.order[:3]] == [
+        "12.png", "16.png", "20.png",
+    ]  # fmt: skip
+    assert (len(first.called), len(first.order)) == (2, 10)
+
+
+def test_the_start_page_says_the_task_the_keys_and_who_has_read_what(session: Session) -> None:
+    client = client_of(session)
+    read(client, 0, *["unsure"] * 10)
+    page = ask(client, "/").text
+    assert "There are 12 cells to read" in page
+    assert "2 patients positive or indeterminate, and you read at most 10 cells of each" in page
+    assert "<kbd>p</kbd> Parasitized" in page
+    assert '<th scope="row">Ada</th><td>0 of 12</td><td>1 of 2</td>' in page
+    there = send(client, "/reader", {"reader": "Ben", "what": "patients"})
+    assert there.headers["location"] == "/secret/by/Ben/patients"
+
+
+def test_cells_on_which_readers_differ_are_a_list_that_opens(session: Session) -> None:
+    image, other = session.queue("Ada")[:2]
+    for reader, verdict in (("Ada", "Parasitized"), ("Ben", "Uninfected")):
+        session.say(reader, image, verdict, 1.0)
+        session.say(reader, other, "other", 1.0)
+    page = ask(client_of(session), "/report").text
+    assert "1 cell on which readers differ" in page
+    assert f'<a href="/secret/by/Ben/{image}">Ben</a>: Uninfected' in page
+    assert f"/by/Ben/{other}" not in page
+
+
+@pytest.mark.parametrize("path", ["/by/Ada/patients/7", "/by/.no/patients", "/by/Ada/patients/x"])
+def test_another_patient_is_none(session: Session, path: str) -> None:
+    assert ask(client_of(session), path).status_code == 404
+
+
+def test_a_night_of_before_there_were_patients_has_none(
+    store_with_model: Store, tmp_path: Path
+) -> None:
+    batch = night(store_with_model, tmp_path / "cells")
+    old, _ = open_session(store_with_model, batch, limit=9, per_slide=99, unmarked=0.25)
+    assert "No positive or indeterminate patient" in ask(client_of(old), "/by/Ada/patients").text
+    assert "Confirm patients" not in ask(client_of(old), "/").text

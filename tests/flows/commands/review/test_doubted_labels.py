@@ -1,0 +1,142 @@
+"""Labels that look wrong go out, verdicts come back, and a manifest is trained on."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.commands.review.doubted_labels import apply, export
+from flows.settings import Settings
+from storage.models.classifiers import CrossValidation, load_card, save_model
+from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
+from storage.store import Store, StoreError, digest_of
+from tasks.images.access.files import SourceError
+from tasks.images.listing import list_images
+from tasks.readers.verdicts import VerdictError
+from tasks.synthetic.rendered_cells import write_collection
+from tests.support.models import CLASSES
+
+CELLS = 10
+
+
+@pytest.fixture
+def smears(tmp_path: Path) -> Path:
+    write_collection(
+        tmp_path / "smears", patients=4, cells_per_patient=CELLS, parasitized_fraction=0.5, seed=1
+    )
+    return tmp_path / "smears"
+
+
+@pytest.fixture
+def settings(store_with_model: Store, smears: Path) -> Settings:
+    """A store with the model `folded`, which is right of every image but the fourth and seventh."""
+    listed = list_images(str(smears), classes=CLASSES)
+    count = listed.num_rows
+    positive = np.asarray([label == CLASSES[0] for label in listed["label"].to_pylist()])
+    odds = np.where(positive, 1.0, -1.0) * np.linspace(2.0, 3.0, count)
+    odds[[3, 6]] *= [-2.0, -1.0]
+    rows = {
+        "uri": listed["uri"],
+        "image_id": [digest_of(Path(uri[7:]).read_bytes()) for uri in listed["uri"].to_pylist()],
+        "patient_id": listed["patient_id"],
+        "slide_id": listed["slide_id"],
+        "label": listed["label"],
+        "fold": [0] * count,
+        "log_odds": odds,
+        "probability": 1 / (1 + np.exp(-odds)),
+        "network": odds,
+        "statistics": odds,
+        "stain": [0] * count,
+    }
+    digest = save_out_of_fold(store_with_model, "folded", pa.table(rows).cast(OUT_OF_FOLD))
+    card = load_card(store_with_model, "tiny").model_copy(
+        update={
+            "name": "folded",
+            "cross_validation": CrossValidation(digest=digest, folds=2, metrics=[]),
+            "training": {"images": str(smears), "limit": None},
+            "sequence": 1,
+        }
+    )
+    weights = store_with_model.read_bytes("models", "tiny", "model.safetensors")
+    save_model(store_with_model, card, weights)
+    return Settings(store=store_with_model.url)
+
+
+def sheet(path: str) -> list[dict[str, str]]:
+    with Path(path).open(encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def fill_in(path: str, verdicts: list[str]) -> None:
+    rows = sheet(path)
+    for row, verdict in zip(rows, verdicts, strict=False):
+        row["verdict"] = verdict
+    with Path(path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_labels_that_look_wrong_come_first_with_their_pictures(
+    settings: Settings, smears: Path, tmp_path: Path
+) -> None:
+    found = export(to=str(tmp_path / "out"), limit=3, settings=settings)
+    uris = list_images(str(smears), classes=CLASSES)["uri"].to_pylist()
+    rows = sheet(found.sheet)
+    assert [row["uri"] for row in rows[:2]] == [uris[3], uris[6]]
+    assert all(row["label"] != row["diagnosis"] for row in rows[:2])
+    assert rows[2]["label"] == rows[2]["diagnosis"]
+    assert [(tmp_path / "out" / row["image"]).read_bytes() for row in rows] == [
+        Path(row["uri"][7:]).read_bytes() for row in rows
+    ]
+    ranked = pq.read_table(found.ranked)
+    assert ranked["rank"].to_pylist() == [*range(1, 4 * CELLS + 1)]
+    assert ranked["label_probability"].to_pylist() == sorted(
+        ranked["label_probability"].to_pylist()
+    )
+    assert (found.labels, found.doubted, found.cells) == (4 * CELLS, 2, 3)
+    with pytest.raises(SourceError, match="may hold verdicts"):
+        export(to=str(tmp_path / "out"), settings=settings)
+
+
+def test_verdicts_make_a_manifest_with_both_labels_and_figures_on_both(
+    settings: Settings, smears: Path, tmp_path: Path
+) -> None:
+    found = export(to=str(tmp_path / "out"), limit=3, settings=settings)
+    rows = sheet(found.sheet)
+    fill_in(found.sheet, [rows[0]["diagnosis"], "other", rows[2]["label"]])
+    made = apply(found.sheet, to=str(tmp_path / "corrected.parquet"), settings=settings)
+    assert (made.verdicts, made.changed, made.without_label) == (3, 1, 1)
+    before = list_images(str(smears), classes=CLASSES)
+    after = list_images(made.manifest, classes=CLASSES)
+    assert after["uri"].to_pylist() == before["uri"].to_pylist()
+    labels, published = after["label"].to_pylist(), before["label"].to_pylist()
+    assert labels[3] == rows[0]["diagnosis"] != published[3]
+    assert labels[6] is None
+    assert [x for i, x in enumerate(labels) if i not in (3, 6)] == [
+        x for i, x in enumerate(published) if i not in (3, 6)
+    ]
+    assert pq.read_table(made.manifest)["published_label"].to_pylist() == published
+    accuracy = [
+        next(row["value"] for row in rows if row["metric"] == "accuracy")
+        for rows in (made.published, made.corrected)
+    ]
+    assert accuracy == [pytest.approx(1 - 2 / (4 * CELLS)), 1.0]
+    assert "by published labels" in made.text()
+
+
+def test_what_cannot_be_corrected_is_said(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"model tiny was trained without folds.*--folds 5"):
+        export(to=str(tmp_path / "out"), model="tiny", settings=settings)
+    found = export(to=str(tmp_path / "out"), limit=1, settings=settings)
+    with pytest.raises(VerdictError, match="no row has a verdict yet"):
+        apply(found.sheet, to=str(tmp_path / "c.parquet"), settings=settings)
+    fill_in(found.sheet, ["Infected"])
+    with pytest.raises(VerdictError, match="no verdict 'Infected'"):
+        apply(found.sheet, to=str(tmp_path / "c.parquet"), settings=settings)
+    with pytest.raises(SourceError, match=r"is no \.parquet file"):
+        apply(found.sheet, to=str(tmp_path / "c.csv"), settings=settings)
+    assert not (tmp_path / "c.parquet").exists()

@@ -1,0 +1,121 @@
+"""The meaning of a count, against simulations whose truth is known."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from tasks.counting.interpretation import (
+    ErrorRates,
+    blank_count,
+    cells_needed,
+    corrected,
+    detection_limit,
+    interval,
+    upper_bound,
+)
+from tasks.counting.rates import NODES, Rate, predict_rate
+
+CELLS = 5000
+
+
+def fixed(value: float) -> Rate:
+    """A rate that is known and does not vary."""
+    return Rate(value, value, value, 0.0, 1, 1, np.full(NODES, value))
+
+
+@lru_cache(maxsize=8)
+def rates(mean: float, precision: float, seed: int) -> ErrorRates:
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(100, 800, 40)
+    false = rng.beta(mean * precision, (1 - mean) * precision, 40)
+    found = rng.beta(16, 4, 40)
+    return ErrorRates(
+        0.0,
+        predict_rate(rng.binomial(cells, false), cells),
+        predict_rate(rng.binomial(cells, found), cells),
+    )
+
+
+def covered(mean: float, precision: float, share: float, trials: int) -> list[bool]:
+    """Intervals of slides hold their parasitaemia, of rates known from 40 other slides."""
+    rng = np.random.default_rng(7)
+    found = []
+    for seed in range(4):
+        known = rates(mean, precision, seed)
+        for _ in range(trials // 4):
+            false = rng.beta(mean * precision, (1 - mean) * precision)
+            called = rng.binomial(CELLS, share * rng.beta(16, 4) + (1 - share) * false)
+            low, high = interval(int(called), CELLS, known)
+            found.append(low <= share <= high)
+    return found
+
+
+def test_intervals_cover_the_truth_in_nineteen_of_twenty_cases() -> None:
+    found = {
+        (mean, precision, share): covered(mean, precision, share, 60)
+        for mean, precision in ((0.002, 60.0), (0.01, 60.0), (0.005, 500.0))
+        for share in (0.003, 0.01, 0.03, 0.3)
+    }
+    assert 0.93 <= np.mean(list(found.values())) <= 0.97
+    assert min(map(np.mean, found.values())) >= 0.85
+
+
+def test_the_interval_of_a_slide_without_parasites_holds_zero() -> None:
+    # Only too high a count can miss it.
+    assert 0.96 <= np.mean(covered(0.01, 60.0, 0.0, 200)) <= 1.0
+
+
+def test_with_rates_that_are_known_the_limits_are_those_of_a_binomial() -> None:
+    known = ErrorRates(0.0, fixed(0.001), fixed(0.8))
+    blank = blank_count(CELLS, known)
+    assert blank == binom.ppf(0.95, CELLS, 0.001)
+    limit = detection_limit(CELLS, known)
+    assert limit is not None
+    q = limit * 0.8 + (1 - limit) * 0.001
+    assert binom.sf(blank, CELLS, q) == pytest.approx(0.95, abs=1e-6)
+    needed = cells_needed(limit, known)
+    assert needed is not None
+    assert detection_limit(needed, known) <= limit  # type: ignore[operator]
+    assert needed <= 1.1 * CELLS
+
+
+def test_a_healthy_slide_is_above_blank_in_one_of_twenty_cases() -> None:
+    rng = np.random.default_rng(3)
+    above = []
+    for seed in range(4):
+        known = rates(0.01, 60.0, seed)
+        called = rng.binomial(CELLS, rng.beta(0.6, 59.4, 500))
+        above.append(np.mean(called > blank_count(CELLS, known)))
+    assert np.mean(above) == pytest.approx(0.05, abs=0.03)
+
+
+def test_where_slides_differ_more_cells_do_not_help_for_ever() -> None:
+    known = rates(0.01, 60.0, 0)
+    assert cells_needed(0.001, known) is None
+    most = detection_limit(1_000_000, known)
+    assert most is not None
+    assert most > 0.01
+
+
+def test_counts_are_corrected_for_both_rates() -> None:
+    known = ErrorRates(0.0, fixed(0.01), fixed(0.81))
+    assert corrected(50, CELLS, known) == 0.0
+    assert corrected(10, CELLS, known) == 0.0
+    assert corrected(450, CELLS, known) == pytest.approx(0.1)
+    assert corrected(CELLS, CELLS, known) == 1.0
+
+
+def test_a_few_slides_of_many_errors_do_not_pull_the_count_of_all_others_down() -> None:
+    nodes = np.where(np.arange(NODES) < 90, 0.001, 0.1)
+    skewed = Rate(float(nodes.mean()), 0.0, 0.1, 0.03, 9, 900, nodes)
+    known = ErrorRates(0.0, skewed, fixed(0.801))
+    assert corrected(45, CELLS, known) == pytest.approx(0.01)
+
+
+def test_no_call_bounds_what_may_be_there() -> None:
+    known = ErrorRates(0.0, fixed(1e-7), fixed(1.0))
+    assert upper_bound(0, CELLS, known) == pytest.approx(0.0005 * np.log(10) / 2.3, rel=0.2)
+    assert interval(0, CELLS, known)[0] == 0.0
+    assert interval(CELLS, CELLS, known)[1] == 1.0

@@ -1,0 +1,423 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import chisquare, kstest, norm
+
+from storage.reports.schemas.batches import batch_schema
+from tasks.reports.image_columns import REPEATED, Provenance
+from tasks.reports.image_rows import q_values
+from tasks.reports.night.batch_counts import NightTally
+from tasks.reports.night.light import Drift, judge
+from tasks.reports.night.shift import (
+    UNIFORM,
+    clustered_p_value,
+    effective_clusters,
+    population_stability,
+    signed_distance,
+)
+from tasks.reports.night.strangeness import Strangeness
+from tasks.reports.night.summary import BINS, BatchSummary
+from tasks.reports.night.tally import BatchTally
+
+ALPHA, CALIBRATED = 0.05, 6000
+MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
+NO_NIGHTS: list[BatchSummary] = []
+
+
+def cells(
+    rng: np.random.Generator,
+    *,
+    patients: int = 20,
+    each: int = 50,
+    likeness: float = 0.1,
+    shift: float = 0.0,
+    other: float = 0.0,
+    failed: float = 0.0,
+    parasitized: float = 0.1,
+    slides_only: bool = False,
+    beyond: float = 0.0,
+) -> pa.Table:
+    """Image rows of a night: normal scores of which ``likeness`` is common to a patient's cells.
+
+    With .1 the patients' rates of abnormal cells deviate by about .03, as real ones do. The share
+    ``beyond`` lies outside the population, however ordinary it is on its slide.
+    """
+    n = patients * each
+    who = np.repeat(np.arange(patients), each)
+    score = np.sqrt(likeness) * rng.standard_normal(patients)[who]
+    score += np.sqrt(1 - likeness) * rng.standard_normal(n) + shift
+    score[rng.random(n) < other] = 12.0
+    p = (1 + np.round(CALIBRATED * norm.sf(score))) / (CALIBRATED + 1)
+    bad = rng.random(n) < failed
+    q = q_values(np.where(bad, np.nan, p))
+    abnormal = p <= ALPHA
+    names = [f"P{i}" for i in who]
+    return pa.table(
+        {
+            "slide_id": pa.array(names, pa.string()),
+            "patient_id": pa.array([None] * n if slides_only else names, pa.string()),
+            "status": np.where(bad, "failed", "scored"),
+            "failure": pa.array(np.where(bad, "damaged: cut short", None).tolist(), pa.string()),
+            "diagnosis": pa.array(
+                np.where(rng.random(n) < parasitized, "Parasitized", "Uninfected"), mask=bad
+            ),
+            "abnormal": pa.array(abnormal, mask=bad),
+            "review_reason": pa.array(np.where(abnormal, "abnormal", None).tolist(), pa.string()),
+            "verdict": np.where(abnormal | bad, "review", "accept"),
+            "p_value": pa.array(p, mask=bad),
+            "population_p_value": pa.array(np.where(np.arange(n) < beyond * n, 0.0, p), mask=bad),
+            "q_value": pa.array(q, mask=bad),
+            "distance_tap": pa.array(np.exp(score), mask=bad),
+        }
+    )
+
+
+def tally(*parts: pa.Table) -> NightTally:
+    night = NightTally({"tap": (0.0, 1.0)}, ALPHA)
+    for part in parts:
+        night.count(part)
+    return night
+
+
+def row(night: NightTally, earlier: Sequence[BatchSummary] = NO_NIGHTS) -> dict[str, Any]:
+    """The published row of a night."""
+    made = BatchTally(night, earlier, ALPHA).table(MADE_BY)
+    (found,) = made.select(batch_schema().names).cast(batch_schema()).to_pylist()
+    return dict(found)
+
+
+def history(nights: int, **options: Any) -> list[BatchSummary]:
+    """Quiet nights, or what ``options`` make of them."""
+    rng = np.random.default_rng(100)
+    return [BatchSummary.parse(row(tally(cells(rng, **options)))) for _ in range(nights)]
+
+
+def judged(earlier: Sequence[BatchSummary] = NO_NIGHTS, seed: int = 0, **options: Any) -> Drift:
+    night = tally(cells(np.random.default_rng(seed), **options))
+    return judge(night, earlier, detector="d", alpha=ALPHA)
+
+
+# --- measures
+
+
+def test_the_distance_is_that_of_kolmogorov_and_smirnov_at_the_edges_of_bins() -> None:
+    rng = np.random.default_rng(0)
+    for a, sign in ((0.5, 1), (2.0, -1)):
+        p = rng.beta(a, 1, 20_000)
+        counts = np.histogram(p, np.linspace(0, 1, BINS + 1))[0]
+        found = signed_distance(counts)
+        assert np.sign(found) == sign
+        assert_allclose(abs(found), kstest(p, "uniform").statistic, atol=0.01)
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.5, 1.0])
+def test_the_stability_index_of_normal_scores_is_the_shift_squared(shift: float) -> None:
+    """Jeffreys' divergence of two normal distributions of variance 1."""
+    edges = np.linspace(-5, 6, 400)
+    a, b = (np.round(1e9 * np.diff(norm.cdf(edges - x))).astype(int) for x in (0, shift))
+    assert_allclose(population_stability(a, b), shift**2, rtol=0.01)
+    assert population_stability(a, a) == 0
+
+
+def test_an_empty_bin_does_not_make_the_index_infinite() -> None:
+    assert 0 < population_stability(np.array([0, 10, 90]), np.array([10, 90, 0])) < 10
+
+
+def test_few_heavy_patients_count_as_few() -> None:
+    assert effective_clusters(np.full((8, BINS), 3)) == pytest.approx(8)
+    assert effective_clusters(np.array([[1000] * BINS] + [[1] * BINS] * 50)) < 1.2
+    assert effective_clusters(np.zeros((0, BINS), int)) == 0
+
+
+def test_patients_that_vary_are_no_drift_where_a_test_of_cells_sees_nothing_else() -> None:
+    rng, clustered, naive = np.random.default_rng(0), [], []
+    for _ in range(200):
+        clusters = tally(cells(rng, patients=15, each=300)).clusters
+        clustered.append(clustered_p_value(clusters))
+        naive.append(chisquare(clusters.sum(axis=0)).pvalue)
+    assert np.mean(np.array(clustered) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(np.array(naive) <= 0.05) > 0.5
+
+
+def test_patients_that_agree_are_drift_and_one_alone_is_not() -> None:
+    clusters = tally(cells(np.random.default_rng(0), shift=0.5)).clusters
+    assert clustered_p_value(clusters) <= 0.005
+    assert clustered_p_value(clusters[:1]) == 1
+    assert clustered_p_value(clusters, clusters.sum(axis=0) / clusters.sum()) > 0.05
+
+
+# --- counting
+
+
+def test_a_night_is_counted_in_parts() -> None:
+    table = cells(np.random.default_rng(0), failed=0.1, other=0.02)
+    whole, parts = tally(table), tally(table.slice(0, 333), table.slice(333, 0), table.slice(333))
+    drifts = [judge(night, NO_NIGHTS, detector="d", alpha=ALPHA) for night in (whole, parts)]
+    assert drifts[0] == drifts[1]
+    assert row(whole) == row(parts)
+    values = table.to_pydict()
+    assert whole.images == table.num_rows
+    assert whole.scored == values["status"].count("scored") == whole.p_values.sum()
+    assert whole.abnormal == values["abnormal"].count(True)
+    assert whole.failures == {"damaged": values["status"].count("failed")}
+    assert whole.diagnoses.total() == whole.scored == whole.tap_scores["tap"].sum()
+    assert len(whole.clusters) == 20
+
+
+def test_the_first_bin_is_what_is_abnormal_at_five_percent() -> None:
+    night = tally(cells(np.random.default_rng(0)))
+    assert night.p_values[0] == night.abnormal
+
+
+def test_slides_are_clusters_where_no_patient_is_named() -> None:
+    assert len(tally(cells(np.random.default_rng(0), slides_only=True)).clusters) == 20
+
+
+# --- the light
+
+
+def test_quiet_nights_are_green() -> None:
+    """Less than one in twenty of them is not, of one night's history as of many nights'."""
+    earlier = history(14)
+    lights = [judged(past, seed).light for seed in range(60) for past in (NO_NIGHTS, earlier)]
+    assert lights.count("red") == 0
+    assert lights.count("amber") < 6
+
+
+def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> None:
+    found = judged(patients=100, each=2000, shift=0.1)
+    assert found.ks_p_value is not None
+    assert found.ks_p_value <= 0.05
+    assert found.light == "green"
+
+
+@pytest.mark.parametrize(
+    ("options", "light", "reason"),
+    [
+        ({"shift": 2.0}, "red", "images are more abnormal than the calibrating ones"),
+        ({"shift": 2.0}, "red", "of the scored images are abnormal, expected 5.0%"),
+        ({"shift": 0.6}, "amber", "images are more abnormal"),
+        (
+            {"shift": 0.8},
+            "amber",
+            "distances (tap), compared with earlier batches: population stability",
+        ),
+        ({"shift": -0.8}, "amber", "images are less abnormal"),
+        ({"shift": -2.0}, "amber", "images are less abnormal"),
+        ({"other": 0.02}, "amber", "at a false-discovery rate of 10%"),
+        ({"failed": 0.002, "each": 100}, "amber", " images failed (0."),
+        ({"failed": 0.05}, "amber", " images failed (5."),
+        ({"failed": 0.5}, "red", " images failed ("),
+        ({"parasitized": 0.6}, "amber", "diagnosed parasitized: "),
+        ({"patients": 1, "each": 500, "shift": 3.0}, "red", "images are more abnormal"),
+        ({"patients": 1, "each": 20, "shift": 3.0}, "red", "of the scored images are abnormal"),
+    ],
+)
+def test_a_night_that_is_odd_has_another_light_and_says_why(
+    options: dict[str, Any], light: str, reason: str
+) -> None:
+    found = judged(history(8), **options)
+    assert found.light == light
+    assert [text for text in found.reasons if reason in text]
+
+
+@pytest.mark.parametrize("earlier", [0, 8])
+def test_a_single_photograph_among_thousands_of_cells_is_amber_and_says_what_was_meant(
+    earlier: int,
+) -> None:
+    rows = cells(np.random.default_rng(0), each=100)
+    failures = pa.array(["not_a_cell: 640 x 480 pixels", *[None] * (rows.num_rows - 1)])
+    place = rows.schema.get_field_index("failure")
+    night = tally(rows.set_column(place, "failure", failures))
+    assert judge(tally(rows), NO_NIGHTS, detector="d", alpha=ALPHA).light == "green"
+    found = judge(night, history(earlier), detector="d", alpha=ALPHA)
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("1 of 2,000 images is a photograph of many cells, or too")
+    assert "`slidewatch screen --as fields`" in found.reasons[0]
+
+
+def test_a_night_of_nothing_but_photographs_says_what_was_meant() -> None:
+    rows = cells(np.random.default_rng(0), failed=1.0)
+    place = rows.schema.get_field_index("failure")
+    photographs = pa.array(["not_a_cell: 1280 x 960 pixels"] * rows.num_rows)
+    night = tally(rows.set_column(place, "failure", photographs))
+    found = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)
+    assert (found.light, found.reasons[0]) == ("red", "no image could be scored")
+    assert found.reasons[-1].startswith("1,000 of 1,000 images are photographs of many cells")
+
+
+@pytest.mark.parametrize("options", [{"patients": 2}, {"each": 5}])
+def test_a_small_night_says_that_drift_was_not_judged(options: dict[str, int]) -> None:
+    found = judged(**options)
+    assert found.light == "green"
+    assert "too few" in found.reasons[0]
+
+
+@pytest.mark.parametrize("earlier", [0, 8])
+def test_a_night_of_no_images_and_one_with_none_scored_are_red(earlier: int) -> None:
+    past = history(earlier)
+    for table, reason in (
+        (cells(np.random.default_rng(0)).slice(0, 0), "there are no images"),
+        (cells(np.random.default_rng(0), failed=1.0), "no image could be scored"),
+    ):
+        for night in (tally(table), tally(table, table)):
+            found = judge(night, past, detector="d", alpha=ALPHA)
+            assert (found.light, found.reasons[0]) == ("red", reason)
+            written = row(night, past)
+            assert written["ks_distance"] is written["psi"] is written["parasitaemia_low"] is None
+            assert written["p_values"] == [0] * BINS
+    assert judge(tally(), past, detector="d", alpha=ALPHA).light == "red"
+
+
+def test_red_nights_and_those_of_another_detector_are_not_what_is_usual() -> None:
+    quiet, bad = history(6), history(6, shift=2.0)
+    assert {each.light for each in bad} == {"red"}
+    night = tally(cells(np.random.default_rng(0)))
+    found = judge(night, [*quiet, *bad], detector="d", alpha=ALPHA)
+    assert found == judge(night, quiet, detector="d", alpha=ALPHA)
+    assert found.nights == 6
+    other = judge(night, quiet, detector="other", alpha=ALPHA)
+    assert (other.nights, other.psi_earlier, other.psi_taps) == (0, None, {})
+
+
+def test_only_the_last_thirty_nights_are_compared_with() -> None:
+    old, new = history(1, parasitized=0.9), history(1)
+    nights = old * 40 + new * 30
+    assert judged(nights) == judged(new * 30)
+
+
+def test_a_night_that_was_always_so_is_usual_to_the_history() -> None:
+    found = judged(history(8, shift=0.6), shift=0.6)
+    assert found.psi_earlier is not None
+    assert found.psi is not None
+    assert found.psi_earlier < 0.1 < found.psi
+    assert found.light == "amber"  # but it is still not what calibrated
+
+
+def test_nights_whose_bins_have_other_edges_are_compared_by_their_shares_alone() -> None:
+    past = history(8)
+    same = judged(past)
+    assert same.psi_earlier is not None
+    others = [replace(each, tap_edges=each.tap_edges[:-1]) for each in past]
+    found = judged(others)
+    assert (found.nights, found.psi_earlier, found.psi_taps) == (8, None, {})
+    assert any(
+        "8 earlier batches have histograms with other bins" in each for each in found.reasons
+    )
+    assert judged([*others, *past]).psi_earlier == same.psi_earlier
+
+
+def test_a_night_of_before_edges_were_kept_has_those_of_its_time() -> None:
+    (now,) = history(1)
+    old = row(tally(cells(np.random.default_rng(100))))
+    assert BatchSummary.parse(old | {"p_value_edges": None, "tap_edges": None}) == now
+    del old["p_value_edges"], old["tap_edges"]
+    assert BatchSummary.parse(old) == now
+
+
+def test_the_row_tells_what_was_measured() -> None:
+    night = tally(cells(np.random.default_rng(0), shift=2.0))
+    past = history(8)
+    whole = strange(slides=0, scored=night.scored, beyond=night.beyond, patients=0)
+    found = judge(night, past, detector="d", alpha=ALPHA, strangeness=whole)
+    written = row(night, past)
+    assert (written["light"], written["reasons"]) == ("red", list(found.reasons))
+    assert written["p_values"] == night.p_values.tolist()
+    assert written["ks_distance"] == found.ks_distance
+    assert dict(written["psi_taps"]) == found.psi_taps
+    assert dict(written["tap_scores"]) == {"tap": night.tap_scores["tap"].tolist()}
+    assert written["parasitaemia_percent"] == pytest.approx(100 * night.parasitized / night.scored)
+    assert_allclose(UNIFORM.sum(), 1)
+
+
+def test_white_cells_are_no_part_of_parasitaemia() -> None:
+    rows = cells(np.random.default_rng(0), failed=0.1, parasitized=0.3)
+    kinds = pa.array(["red" if i % 4 else "white" for i in range(rows.num_rows)])
+    rows = rows.append_column("kind", kinds)
+    night = NightTally({}, ALPHA)
+    night.count(rows)
+    red = rows.filter(pa.array([kind == "red" for kind in kinds.to_pylist()]))
+    scored = red["status"].to_pylist().count("scored")
+    parasitized = red["diagnosis"].to_pylist().count("Parasitized")
+    assert (night.red_cells, night.parasitized) == (scored, parasitized)
+    assert row(night)["parasitaemia_percent"] == pytest.approx(100 * parasitized / scored)
+
+
+def strange(**counts: Any) -> Strangeness:
+    """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
+    nothing = dict.fromkeys(
+        ("shifted", "implausible", "implausible_cells", "beyond", "unreadable"), 0
+    )
+    whole = {"slides": 20, "scored": 1000, "patients": 20, "site": None}
+    return Strangeness(**(nothing | whole | counts))
+
+
+def drift(**counts: Any) -> Drift:
+    night = tally(cells(np.random.default_rng(0)))
+    return judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, strangeness=strange(**counts))
+
+
+def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> None:
+    lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
+    assert lights == ["green", "green", "amber", "amber"]
+    found = drift(shifted=5)
+    assert found.reasons[0].startswith("5 of 20 slides are further from known slides")
+
+
+def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
+    lights = [drift(implausible=1, implausible_cells=n).light for n in (0, 40, 50, 1000)]
+    assert lights == ["amber", "amber", "red", "red"]
+    found = drift(implausible=1, implausible_cells=500)
+    assert found.reasons[0].startswith("1 of 20 slides cannot be a smear of blood (50% of")
+
+
+def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
+    found = drift(beyond=700)
+    assert found.light == "amber"
+    assert "70% of the scored images are unlike all known slides" in found.reasons[0]
+    assert "slidewatch commission" in found.reasons[0]
+    assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
+
+
+def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
+    found = drift(unreadable=1)
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("1 of 20 patients is unreadable")
+    assert [drift(unreadable=n).light for n in (9, 10, 20)] == ["amber", "red", "red"]
+
+
+def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
+    quiet = history(6)
+    assert judged(quiet, beyond=0.02).light == "green"
+    found = judged(quiet, beyond=0.24)
+    assert found.light == "amber"
+    assert any(text.startswith("unlike all known slides: 2") for text in found.reasons)
+
+
+def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:
+    night = tally(cells(np.random.default_rng(0)))
+    told = "site lab has not learned the night before, june: look at stain, light and focus"
+    drift = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, unlearned=told)
+    assert (drift.light, drift.reasons[0]) == ("amber", told)
+    summary = BatchTally(night, NO_NIGHTS, ALPHA, told).summary(MADE_BY)
+    assert (summary.light, summary.reasons[0]) == ("amber", told)
+
+
+def test_a_night_with_copies_is_amber_and_says_how_many() -> None:
+    table = cells(np.random.default_rng(0))
+    marks = np.arange(table.num_rows) < 7
+    night = tally(table.append_column(REPEATED, pa.array(marks)))
+    drift = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA)
+    assert drift.light == "amber"
+    assert any(
+        each.startswith(f"7 of {table.num_rows:,} images are copies") for each in drift.reasons
+    )
+    assert night.red_cells == tally(table).red_cells - 7 + int(
+        (table["status"].to_numpy()[:7] == "failed").sum()
+    )

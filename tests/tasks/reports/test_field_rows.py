@@ -1,0 +1,192 @@
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.reports.schemas.fields import field_schema
+from storage.reports.sql import answer
+from storage.reports.tables import FIELDS as REPORT
+from storage.reports.tables import report_path
+from storage.store import Store
+from tasks.limits import FieldLimits
+from tasks.reports import field_rows as module
+from tasks.reports.field_rows import FieldTally
+from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, NAMES, PARASITIZED, cell
+from tests.support.reports import publish_report
+
+PHOTO, SLIDE, BAD = "/photos/a.jpg", "/slides/b.svs", "/photos/bad.jpg"
+CELL_KINDS = KINDS | {
+    "uri": pa.string(),
+    "verdict": pa.string(),
+    "source_uri": pa.string(),
+    "kind": pa.string(),
+    "x": pa.int64(),
+    "y": pa.int64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+}
+MADE_HERE = {"images", "scored", "failed", "red_cells", "parasitized", "abnormal", "review"}
+MADE_HERE |= {"verdict", "review_reason", *NAMES, "scored_at"}
+GIVEN = pa.schema([each for each in field_schema() if each.name not in MADE_HERE])
+
+
+def field(source: str = PHOTO, x: int = 0, y: int = 0, **other: Any) -> dict[str, Any]:
+    row = {
+        "source_uri": source,
+        "slide_id": "s",
+        "patient_id": "p",
+        **{"x": x, "y": y, "width": 640, "height": 480, "level": 0, "kind": "field"},
+        "sharpness": 0.009,
+        **{"too_dark": 0.0, "too_bright": 0.0, "brightness": 0.7, "overlap": 0.03, "packed": 0.0},
+        **{"cells": 19, "white_cells": 1, "cells_at_border": 5},
+    }
+    return row | other
+
+
+UNREADABLE = field(BAD) | dict.fromkeys(["x", "y", "width", "height", "kind", "sharpness"])
+UNREADABLE |= dict.fromkeys(["too_dark", "too_bright", "brightness", "overlap", "packed", "cells"])
+UNREADABLE |= {"failure": "damaged: it ends too soon", "white_cells": None, "cells_at_border": None}
+FIELDS = [
+    field(),
+    *(field(SLIDE, 640 * i, 480 * j) for j in range(3) for i in range(4)),
+    UNREADABLE,
+]
+
+
+def found(x: int, y: int, source: str | None = SLIDE, **other: Any) -> dict[str, Any]:
+    """An image row of a cell in a field; its box is 40 by 30 pixels."""
+    place = {"source_uri": source, "kind": "red", "x": x, "y": y, "width": 40, "height": 30}
+    row = cell(**other) | place | {"uri": f"{source}#{x},{y}", "verdict": "accept"} | other
+    if "failure" in other:
+        row |= {"width": None, "height": None, "verdict": "review"}
+    return row
+
+
+def fields_of(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=GIVEN)
+
+
+def summary(
+    *parts: list[dict[str, Any]], fields: list[dict[str, Any]] = FIELDS
+) -> list[dict[str, Any]]:
+    tally = FieldTally(fields_of(fields), FieldLimits())
+    for part in parts:
+        tally.count(pa.Table.from_pylist(part, schema=pa.schema(list(CELL_KINDS.items()))))
+    rows: list[dict[str, Any]] = tally.table(MADE_BY).to_pylist()
+    return rows
+
+
+def test_cells_are_counted_where_the_middle_of_their_box_lies() -> None:
+    rows = summary(
+        [
+            found(619, 0),  # its middle is at 639
+            found(620, 0),  # at 640, in the next field
+            found(700, 464),  # at 479
+            found(700, 465),  # at 480, in the field below
+            found(600, 400, PHOTO),
+        ]
+    )
+    counts = {(row["source_uri"], row["x"], row["y"]): row["images"] for row in rows}
+    assert {place: n for place, n in counts.items() if n} == {
+        (SLIDE, 0, 0): 1,
+        (SLIDE, 640, 0): 2,
+        (SLIDE, 640, 480): 1,
+        (PHOTO, 0, 0): 1,
+    }
+
+
+def test_a_field_says_what_became_of_its_cells() -> None:
+    row = summary(
+        [
+            found(1, 1, PHOTO),
+            found(50, 1, PHOTO, **PARASITIZED),
+            found(100, 1, PHOTO, **PARASITIZED, **ABNORMAL, verdict="review"),
+            found(150, 1, PHOTO, **PARASITIZED, kind="white"),
+            found(200, 1, PHOTO, **FAILED),
+        ]
+    )[0]
+    assert {name: row[name] for name in ("images", "scored", "failed", "red_cells")} == {
+        "images": 5,
+        "scored": 4,
+        "failed": 1,
+        "red_cells": 3,
+    }
+    assert (row["parasitized"], row["abnormal"], row["review"]) == (2, 1, 2)
+    assert (row["cells"], row["verdict"], row["review_reason"]) == (19, "accept", None)
+    assert {name: row[name] for name in NAMES} == NAMES
+
+
+def test_a_field_beyond_a_limit_or_unreadable_is_for_review() -> None:
+    blurred, empty = field(sharpness=0.001), field(kind="empty", cells=0)
+    rows = summary([], fields=[blurred, empty, UNREADABLE])
+    assert [(row["verdict"], row["review_reason"]) for row in rows] == [
+        ("review", "out of focus"),
+        ("accept", None),
+        ("review", "failed"),
+    ]
+
+
+def test_a_source_that_failed_may_have_a_row_of_its_own() -> None:
+    whole = cell(**FAILED) | {"source_uri": BAD, "uri": BAD, "verdict": "review"}
+    row = summary([whole])[-1]
+    assert (row["images"], row["failed"]) == (1, 1)
+
+
+def test_images_that_name_no_source_are_in_no_field() -> None:
+    assert not any(row["images"] for row in summary([found(1, 1, None)]))
+
+
+@pytest.mark.parametrize("source", [SLIDE, "/slides/other.svs"])
+def test_a_cell_in_no_field_is_an_error_that_names_it(source: str) -> None:
+    with pytest.raises(ValueError, match=f"{source}#9000,0 lies in no field of {source}"):
+        summary([found(9000, 0, source)])
+
+
+def test_cells_that_failed_are_found_by_their_corner() -> None:
+    rows = summary([found(1300, 500, **FAILED)])
+    assert [(row["x"], row["y"]) for row in rows if row["failed"]] == [(1280, 480)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 1400)), max_size=40),
+    st.lists(st.integers(0, 40), max_size=3),
+)
+def test_every_cell_is_counted_once_whatever_the_parts(
+    places: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    cells = [found(x, y) for x, y in places]
+    parts = [cells[a:b] for a, b in pairwise([0, *sorted(cuts), len(cells)])]
+    assert summary(*parts) == summary(cells)
+    assert sum(row["images"] for row in summary(cells)) == len(cells)
+
+
+def test_many_cells_are_compared_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [found(int(x), 100) for x in np.linspace(0, 2500, 50)]
+    whole = summary(cells)
+    monkeypatch.setattr(module, "AT_ONCE", 7)
+    assert summary(cells) == whole
+
+
+@pytest.mark.parametrize("fields", [[], FIELDS])
+def test_the_table_has_the_columns_of_the_report(fields: list[dict[str, Any]]) -> None:
+    tally = FieldTally(fields_of(fields), FieldLimits())
+    table = tally.table(MADE_BY)
+    assert table.select(field_schema().names).cast(field_schema()).num_rows == len(fields)
+
+
+def test_the_fields_of_all_nights_can_be_asked_for(store: Store) -> None:
+    rows = [field(sharpness=0.001), field(SLIDE), UNREADABLE]
+    tally = FieldTally(fields_of(rows), FieldLimits())
+    tally.count(pa.Table.from_pylist([found(1, 1)], schema=pa.schema(list(CELL_KINDS.items()))))
+    for day in (date(2026, 1, 3), date(2026, 1, 4)):
+        table = tally.table(MADE_BY)
+        publish_report(store, report_path("b", day, REPORT), field_schema(), [table])
+    sql = "SELECT review_reason, sum(images), count(*) FROM fields GROUP BY 1 ORDER BY 1 NULLS LAST"
+    with answer(store, sql) as reader:
+        answered = [tuple(row.values()) for batch in reader for row in batch.to_pylist()]
+    assert answered == [("failed", 0, 2), ("out of focus", 0, 2), (None, 2, 2)]

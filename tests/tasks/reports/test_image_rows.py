@@ -1,0 +1,241 @@
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from tasks.detector.detector import Scores
+from tasks.detector.verdict import VerdictRule
+from tasks.reports.image_columns import Provenance
+from tasks.reports.image_rows import PIECE, Diagnoses, ImagesRead, image_rows, q_values
+
+CLASSES, TAPS = ["Parasitized", "Uninfected"], ["blocks.2", "blocks.3"]
+ALPHA, UNCERTAIN_BELOW = 0.05, 0.8
+NAMES: dict[str, Any] = {
+    "model": "m",
+    "detector": "d",
+    "batch": "b",
+    "batch_date": "2026-01-31",
+    "scored_at": datetime(2026, 1, 31, tzinfo=UTC),
+}
+UNREADABLE = {1: "unreadable: FileNotFoundError"}
+ODD = ["s3://b/a b%20ü✓.png", "", "quote \"', comma, \n\t<b>&amp;", "\\\\host\\c$\\image.png"]
+
+
+def manifest(n: int) -> pa.Table:
+    columns: dict[str, Any] = {
+        "uri": pa.array((ODD * n)[:n], pa.string()),
+        "label": pa.array([None] * n, pa.string()),
+        "slide_id": pa.array([f"slide {row}" for row in range(n)], pa.string()),
+        "patient_id": pa.array([f"patient {row}" for row in range(n)], pa.string()),
+        "acquired_at": pa.array([None] * n, pa.timestamp("us", "UTC")),
+        "size": pa.array(range(n)),  # not a column of the report
+    }
+    # Two chunks, as tables that were read in parts have.
+    return pa.concat_tables([pa.table(columns).slice(0, n // 2), pa.table(columns).slice(n // 2)])
+
+
+def rows(
+    logits: list[list[float]],
+    p: list[float],
+    failures: dict[int, str] | None = None,
+    temperature: float = 1.0,
+    touches_border: list[bool | None] | None = None,
+    kind: str = "red",
+) -> pa.Table:
+    n = len(p)
+    told = manifest(n)
+    if touches_border is not None:
+        told = told.append_column("touches_border", pa.array(touches_border, pa.bool_()))
+        told = told.append_column("kind", pa.array([kind] * n))
+    return image_rows(
+        told,
+        ImagesRead(
+            [f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
+            np.arange(2 * n, dtype=np.int32).reshape(n, 2),
+            np.arange(3 * n, dtype=np.float32).reshape(n, 3),
+            failures or {},
+        ),
+        Diagnoses(CLASSES, np.array(logits, np.float32).reshape(n, 2), temperature),
+        Scores(
+            np.arange(2.0 * n).reshape(n, 2),
+            np.arange(float(n)),
+            np.array(p),
+            population_p_value=np.array(p) / 2,
+            compared_with=np.full(n, "slide", object),
+            unlike=np.zeros(n, bool),
+        ),
+        taps=TAPS,
+        rule=VerdictRule(ALPHA, UNCERTAIN_BELOW),
+        made_by=Provenance("m", "d", "b", date(2026, 1, 31), NAMES["scored_at"]),
+    )
+
+
+SURE, UNSURE, UNKNOWN = [-3.0, 3.0], [0.4, 0.0], [np.nan, np.nan]
+
+
+@pytest.mark.parametrize(
+    ("logits", "p", "failed", "verdict", "reason"),
+    [
+        (SURE, 0.5, False, "accept", None),
+        (SURE, ALPHA, False, "review", "abnormal"),
+        (UNSURE, 0.5, False, "review", "uncertain"),
+        (UNSURE, 0.01, False, "review", "abnormal, uncertain"),
+        (UNKNOWN, 0.5, False, "review", "uncertain"),
+        (SURE, 0.5, True, "review", "failed"),
+        (UNSURE, 0.01, True, "review", "failed"),
+        (UNKNOWN, np.nan, True, "review", "failed"),
+    ],
+)
+def test_only_what_is_sure_and_usual_is_accepted(
+    logits: list[float], p: float, failed: bool, verdict: str, reason: str | None
+) -> None:
+    (row,) = rows([logits], [p], {0: "damaged: truncated"} if failed else None).to_pylist()
+    assert (row["verdict"], row["review_reason"]) == (verdict, reason)
+    assert row["abnormal"] is (not failed and p <= ALPHA)
+    assert row["status"] == ("failed" if failed else "scored")
+    assert row["failure"] == ("damaged: truncated" if failed else None)
+
+
+def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
+    table = rows([SURE] * 3, [0.5] * 3, UNREADABLE)
+    known = {"uri", "slide_id", "patient_id", "status", "failure", "verdict", "review_reason"}
+    known |= {"abnormal"}  # false, so that it selects rows
+    good, failed, _ = table.to_pylist()
+    assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
+    alone = {"network_probability", "statistics_probability"}  # of two witnesses
+    unknown = {"label", "acquired_at", "failure", "review_reason", "site", *alone, *PIECE}
+    assert {name for name, value in good.items() if value is None} == unknown
+    assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> None:
+    table = rows([SURE] * n, [0.5] * n)
+    assert table.num_rows == n
+    assert table.column_names == [
+        *("image_id", "uri", "label", "slide_id", "patient_id", "acquired_at"),
+        *PIECE,
+        *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
+        *("probability_Parasitized", "probability_Uninfected"),
+        *("network_probability", "statistics_probability"),
+        *("distance_blocks.2", "distance_blocks.3"),
+        *("abnormality", "p_value", "population_p_value", "compared_with"),
+        *("abnormal", "verdict", "review_reason", "site"),
+        *NAMES,
+    ]
+    assert not n or table.schema == rows([SURE], [0.5]).schema
+
+
+def test_values_stand_in_the_columns_that_are_named_after_them() -> None:
+    table = rows([SURE, UNSURE], [0.5, 0.25])
+    expected = {
+        "image_id": ["0" * 64, "0" * 63 + "1"],
+        "diagnosis": ["Uninfected", "Parasitized"],
+        "width": [0, 2],
+        "height": [1, 3],
+        "distance_blocks.2": [0.0, 2.0],
+        "distance_blocks.3": [1.0, 3.0],
+        "abnormality": [0.0, 1.0],
+        "p_value": [0.5, 0.25],
+        "population_p_value": [0.25, 0.125],
+        "compared_with": ["slide", "slide"],
+        "model": ["m", "m"],
+        "scored_at": [NAMES["scored_at"]] * 2,
+    }
+    assert table.select(list(expected)).to_pydict() == expected
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_probabilities_are_the_softmax_of_logits_over_the_temperature(temperature: float) -> None:
+    logits = [[1.0, -2.0], [0.0, 0.5], [300.0, -300.0]]
+    table = rows(logits, [0.5] * 3, temperature=temperature)
+    found = np.stack([table[f"probability_{name}"].to_numpy() for name in CLASSES], axis=1)
+    first = [1 / (1 + np.exp((b - a) / temperature)) for a, b in logits]
+    assert_allclose(found[:, 0], first, rtol=1e-6)
+    assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_odd_characters_in_a_uri_survive() -> None:
+    assert rows([SURE] * 4, [0.5] * 4)["uri"].to_pylist() == ODD
+
+
+def by_hand(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Benjamini and Hochberg's step-up adjustment: the least of m p / rank from here upwards."""
+    order = np.argsort(p)
+    q, least = np.empty(len(p)), 1.0
+    for rank in range(len(p), 0, -1):
+        least = min(least, len(p) * p[order[rank - 1]] / rank)
+        q[order[rank - 1]] = least
+    return q
+
+
+@given(st.lists(st.one_of(st.just(np.nan), st.integers(1, 20).map(lambda k: k / 20))))
+def test_q_values_are_benjamini_and_hochbergs_among_scored_images(values: list[float]) -> None:
+    p = np.array(values, float)
+    found = q_values(p)
+    assert_array_equal(np.isnan(found), np.isnan(p))
+    assert_allclose(found[~np.isnan(p)], by_hand(p[~np.isnan(p)]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["uniform", "one calibration set"])
+def test_false_alarms_among_low_q_values_are_as_few_as_promised(shared: bool) -> None:
+    """For independent p-values, and for conformal ones of exchangeable images (Bates et al. 2023).
+
+    Benjamini and Hochberg's share is then the level times the share of usual images.
+    """
+    rng, level, usual, odd, found = np.random.default_rng(0), 0.2, 80, 20, []
+    for _ in range(1500):
+        p = np.concatenate([rng.random(usual), rng.random(odd) * 1e-3])
+        if shared:
+            calibration = np.sort(rng.random(500))
+            below = np.searchsorted(calibration, p)
+            p = (1 + below) / 501
+        called = q_values(p) <= level
+        found.append(called[:usual].sum() / max(called.sum(), 1))
+    error = np.std(found) / np.sqrt(len(found))
+    assert np.mean(found) <= level * usual / (usual + odd) + 4 * error
+    assert np.mean(found) > 0.05
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.1, 0.5], ids=["independent", "alike", "very alike"])
+@pytest.mark.parametrize("odd", [0, 40], ids=["nothing odd", "a tenth odd"])
+def test_at_most_a_tenth_are_false_alarms_where_q_is_at_most_a_tenth(
+    likeness: float, odd: int
+) -> None:
+    """Also where the cells of a slide are abnormal together: 20 slides of 20 cells a night.
+
+    ``likeness`` is the share of the score's variance between slides; in real patients about .1.
+    """
+    rng, level, slides, cells, found = np.random.default_rng(0), 0.1, 20, 20, []
+    for _ in range(1000):
+        shared = np.repeat(rng.standard_normal(slides), cells)
+        score = np.sqrt(likeness) * shared
+        score += np.sqrt(1 - likeness) * rng.standard_normal(slides * cells)
+        truly = rng.permutation(slides * cells) < odd
+        called = q_values(norm.sf(score + 6 * truly)) <= level
+        found.append((called & ~truly).sum() / max(called.sum(), 1))
+    error = np.std(found) / np.sqrt(len(found))
+    assert np.mean(found) <= level + 4 * error
+    assert np.mean(found) > 0.01
+
+
+def test_a_cell_that_the_border_cuts_is_diagnosed_but_has_no_abnormality() -> None:
+    table = rows([SURE] * 3, [0.001] * 3, touches_border=[True, False, None])
+    cut, whole, file = table.to_pylist()
+    assert (cut["abnormal"], whole["abnormal"]) == (False, True)
+    for name in ("abnormality", "p_value", "distance_blocks.2"):
+        assert cut[name] is None
+        assert whole[name] is not None
+        assert file[name] is not None
+    assert cut["diagnosis"] == whole["diagnosis"]
+    assert (cut["status"], cut["verdict"]) == ("scored", "accept")
+    assert whole["verdict"] == "review"
+    (white,) = rows([SURE], [0.001], touches_border=[True], kind="white").to_pylist()
+    assert white["abnormal"]

@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.images.access.files import SourceError
+from tasks.segmentation.field_of_view import (
+    _found_like_others,
+    _level_of_cells,
+    load_finder,
+    try_finder,
+)
+from tasks.segmentation.finding import Cells
+from tests.support.fields import ground
+
+
+@pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
+def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
+    diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
+    monkeypatch.setattr("tasks.segmentation.field_of_view.open_slide", lambda uri: slide)
+    assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
+    assert _level_of_cells({"is_slide": False}, diameter) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "tests.support.finders:nobody", "tests.nobody:upper_half"]
+)
+def test_an_unknown_finder_is_refused_before_anything_is_done(name: str) -> None:
+    with pytest.raises(SourceError, match="module:function"):
+        load_finder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "tests.support.finders:always_broken",
+            r"fails on an empty field \(RuntimeError: no weights\)",
+        ),
+        ("math:dist", r"fails on an empty field"),
+        ("builtins:max", r"fails on an empty field"),
+        ("tests.support.finders:nonsense", r"returns list, and not Cells"),
+    ],
+)
+def test_a_wrong_finder_is_known_before_any_photograph_is_read(name: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        try_finder(name)
+    try_finder("tests.support.finders:upper_half")
+    try_finder("outlines")
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "asked"),
+    [(95, 90, [95]), (95, 60, [95, None]), (95, float("nan"), [95, None]), (None, 90, [None])],
+    ids=["alike", "another magnification", "no cells", "none measured"],
+)
+def test_a_photograph_is_searched_as_others_unless_its_cells_differ(
+    others: float | None, own: float, asked: list[float | None]
+) -> None:
+    told = list[float | None]()
+
+    def finder(field: object, diameter: float | None) -> Cells:
+        told.append(diameter)
+        return Cells((), own)
+
+    _found_like_others(finder, ground(), others)
+    assert told == asked

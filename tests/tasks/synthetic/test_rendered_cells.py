@@ -1,0 +1,206 @@
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.synthetic import rendered_cells as render
+from tasks.synthetic.rendered_cells import Patient, Picture, Stage
+
+NAME = re.compile(
+    r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_\d{8}_\d{6}[a-z]?)_cell_(?P<cell>\d+)\.png$",
+    re.IGNORECASE,
+)
+SEEDS = range(20)
+
+
+def draw_patient(seed: int) -> Patient:
+    return render.draw_patient(seed + 1, np.random.default_rng(seed))
+
+
+def draw_cell(seed: int, stage: Stage | None = None) -> Picture:
+    return render.red_cell(draw_patient(seed), np.random.default_rng(seed), stage)
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+def corners(image: Picture) -> Picture:
+    return image[[0, 0, -1, -1], [0, -1, 0, -1]]
+
+
+def write_night(folder: Path, seed: int = 5) -> dict[str, str]:
+    return render.write_night(
+        folder,
+        patients=3,
+        cells_per_patient=10,
+        parasitized_fraction=0.3,
+        planted_per_kind=2,
+        seed=seed,
+        first_patient=40,
+    )
+
+
+def write_collection(folder: Path, seed: int = 5) -> int:
+    return render.write_collection(
+        folder, patients=3, cells_per_patient=10, parasitized_fraction=0.4, seed=seed
+    )
+
+
+@pytest.mark.parametrize("stage", [None, "ring", "trophozoite"])
+def test_a_red_cell_is_a_masked_crop_of_the_size_of_real_ones(stage: Stage | None) -> None:
+    crops = [draw_cell(seed, stage) for seed in SEEDS]
+    assert {(crop.ndim, crop.shape[2], crop.dtype.name) for crop in crops} == {(3, 3, "uint8")}
+    sides = np.array([crop.shape[:2] for crop in crops])
+    assert sides.min() >= 85
+    assert sides.max() <= 200
+    assert 115 <= np.median(sides) <= 145
+    assert all(not corners(crop).any() for crop in crops)
+    assert all(0.6 < crop.any(axis=2).mean() < 0.95 for crop in crops)
+
+
+def test_a_seed_decides_every_pixel() -> None:
+    assert draw_patient(3) == draw_patient(3)
+    assert draw_patient(3) != draw_patient(4)
+    np.testing.assert_array_equal(draw_cell(3, "ring"), draw_cell(3, "ring"))
+
+
+def test_patients_differ_in_colour_more_than_cells_of_one_patient() -> None:
+    def colours(patients: list[Patient]) -> np.ndarray:
+        cells = [render.red_cell(p, np.random.default_rng(i), None) for i, p in enumerate(patients)]
+        return np.array([np.median(cell[cell.any(axis=2)], axis=0) for cell in cells])
+
+    one, many = [draw_patient(0)] * 20, [draw_patient(seed) for seed in SEEDS]
+    assert colours(many).std(axis=0).min() > 2 * colours(one).std(axis=0).max()
+
+
+@pytest.mark.parametrize("stage", ["ring", "trophozoite"])
+def test_a_parasite_adds_purple_pixels(stage: Stage) -> None:
+    def purple(image: Picture) -> int:
+        red, green, blue = np.moveaxis(image.astype(int), 2, 0)
+        typical = np.median(green[green > 0])
+        return int(((green < 0.7 * typical) & (red > green + 20) & (blue > green + 20)).sum())
+
+    infected = [purple(draw_cell(seed, stage)) for seed in SEEDS]
+    uninfected = [purple(draw_cell(seed)) for seed in SEEDS]
+    assert np.median(uninfected) == 0
+    assert np.median(infected) > 60
+    assert np.mean(np.array(infected) > max(uninfected)) > 0.9
+
+
+def test_azure_stains_what_eosin_does_not() -> None:
+    patient = replace(draw_patient(0), azure=(0.0, 0.0, 0.0))
+    stained = draw_cell(0, "trophozoite")
+    unstained = render.red_cell(patient, np.random.default_rng(0), "trophozoite")
+    assert stained.shape == unstained.shape
+    assert 0 < (stained[..., 1] + 20 < unstained[..., 1]).mean() < 0.3
+
+
+def test_a_white_cell_fills_an_unmasked_field() -> None:
+    image = render.white_cell(draw_patient(0), np.random.default_rng(0))
+    assert image.dtype == np.uint8
+    assert min(image.shape[:2]) >= 170
+    assert image.any(axis=2).all()
+    assert 0.05 < (image[..., 1] < 90).mean() < 0.5
+
+
+@pytest.mark.parametrize("draw", [render.natural_texture, render.pure_noise])
+def test_foreign_images_are_unmasked_and_follow_the_seed(draw) -> None:  # type: ignore[no-untyped-def]
+    images = [draw(np.random.default_rng(seed)) for seed in SEEDS]
+    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in images)
+    assert all(image.any(axis=2).mean() > 0.99 for image in images)
+    assert all(image.std() > 5 for image in images)
+    np.testing.assert_array_equal(images[7], draw(np.random.default_rng(7)))
+
+
+def test_out_of_focus_loses_detail_and_keeps_the_surround() -> None:
+    def detail(image: Picture) -> float:
+        middle = image[40:-40, 40:-40].astype(float)
+        return float(np.abs(np.diff(middle, axis=0)).mean())
+
+    sharp = draw_cell(1, "ring")
+    blurred = render.out_of_focus(sharp)
+    assert blurred.shape == sharp.shape
+    assert detail(blurred) < detail(sharp) / 2
+    assert not blurred[~sharp.any(axis=2)].any()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_another_stain_is_green_where_giemsa_is_not(seed: int) -> None:
+    cell = draw_cell(seed)
+    inside = cell.any(axis=2)
+    other = render.other_stain(cell)
+    assert not other[~inside].any()
+    red, green, blue = np.median(other[inside], axis=0)
+    assert green > min(red, blue)
+    red, green, blue = np.median(cell[inside], axis=0)
+    assert green < max(red, blue)
+
+
+def test_a_collection_has_the_layout_of_the_real_one(tmp_path: Path) -> None:
+    assert write_collection(tmp_path) == 30
+    files = sorted(tmp_path.rglob("*.png"))
+    assert {p.parent for p in files} == {tmp_path / "Parasitized", tmp_path / "Uninfected"}
+    assert len(list((tmp_path / "Parasitized").iterdir())) == 12
+    names = [NAME.match(p.name) for p in files]
+    assert all(names)
+    keys = {(m["patient"], m["cell"]) for m in names if m}
+    assert len(keys) == len(files) == 30
+    assert {patient for patient, _ in keys} == {"C101P1", "C102P2", "C103P3"}
+    assert len({(m["patient"], m["field"]) for m in names if m}) > 6
+    for path in files:
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+            image.load()
+
+
+def test_a_collection_follows_its_seed(tmp_path: Path) -> None:
+    for folder, seed in (("one", 1), ("same", 1), ("other", 2)):
+        write_collection(tmp_path / folder, seed)
+    one, same, other = (read_tree(tmp_path / folder) for folder in ("one", "same", "other"))
+    assert one == same
+    assert one != other
+
+
+def test_a_night_plants_every_kind_under_ordinary_names(tmp_path: Path) -> None:
+    planted = write_night(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3 * 10 + len(planted)
+    assert sorted(planted.values()) == sorted([*render.ABNORMAL] * 2 + ["truncated file"])
+    assert planted.keys() <= {p.name for p in files}
+    names = [NAME.match(p.name) for p in files]
+    assert all(names)
+    assert {m["patient"] for m in names if m} == {"C140P40", "C141P41", "C142P42"}
+    assert len({m["field"][4:12] for m in names if m}) == 1
+
+
+def test_only_the_truncated_file_of_a_night_fails_to_decode(tmp_path: Path) -> None:
+    planted = write_night(tmp_path)
+    for path in tmp_path.iterdir():
+        if planted.get(path.name) == "truncated file":
+            with pytest.raises(OSError, match="truncated"):
+                Image.open(io.BytesIO(path.read_bytes())).load()
+        else:
+            Image.open(io.BytesIO(path.read_bytes())).load()
+
+
+def test_a_night_follows_its_seed(tmp_path: Path) -> None:
+    assert write_night(tmp_path / "one") == write_night(tmp_path / "same")
+    assert read_tree(tmp_path / "one") == read_tree(tmp_path / "same")
+
+
+def test_a_night_without_plants_holds_only_a_truncated_file(tmp_path: Path) -> None:
+    planted = render.write_night(
+        tmp_path,
+        patients=2,
+        cells_per_patient=3,
+        parasitized_fraction=0.5,
+        planted_per_kind=0,
+        seed=0,
+        first_patient=1,
+    )
+    assert list(planted.values()) == ["truncated file"]
