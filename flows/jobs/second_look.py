@@ -109,7 +109,7 @@ def _look(job: LookJob) -> Looked:
     calibration = detector.stability
     assert calibration is not None
     eye = _Eye(job, _network(job.store, job.model), detector.witnesses)
-    first, scores, known, refs = _recalled(job, detector.witnesses)
+    first, scores, known, refs, platelet = _recalled(job, detector.witnesses)
     leans = _leans(job) if detector.witnesses else np.zeros(len(first))
     n, classes = first.shape
     found = np.full((n, classes), np.nan)
@@ -131,6 +131,7 @@ def _look(job: LookJob) -> Looked:
             found[rows] = _turn_until_settled(
                 eye, pixels, cut[rows], first[rows], scores[rows], leans[rows]
             )
+    found[platelet] = np.nan  # turned, it is the same platelet: the first diagnosis stays
     lost = losses(first, after)
     stability = abnormality(calibration, lost)
     return Looked(
@@ -219,15 +220,16 @@ def _leans(job: LookJob) -> Float:
 
 def _recalled(
     job: LookJob, witnesses: Witnesses | None
-) -> tuple[NDArray[np.float32], Float, list[bytes], list[ImageRef]]:
+) -> tuple[NDArray[np.float32], Float, list[bytes], list[ImageRef], NDArray[np.bool_]]:
     """Read the first pass's results on a job's images.
 
     Returns:
-        Logits (n, C), scores of the statistics (n,), digests, and addresses of the images.
+        Logits (n, C), scores of the statistics (n,), digests and addresses of the images, and which
+        of them (n,) have a platelet at their rim.
     """
     features = Features(job.store, job.batch, job.model)
     size = job.batch.shard_rows
-    logits, scores, known, rows = [], [], [], []
+    logits, scores, known, rows, platelet = [], [], [], [], []
     for place in job.places:
         block, _, manifest = features.shard(place // size)
         row = np.asarray([place % size])
@@ -235,7 +237,9 @@ def _recalled(
         scores.append(_scores(witnesses, {tap: v[row] for tap, v in block.taps.items()}, 1))
         known.append(block.image_id[place % size].tobytes())
         rows.append(manifest.slice(place % size, 1))
-    return np.stack(logits), np.concatenate(scores), known, image_refs(pa.concat_tables(rows))
+        platelet.append(block.platelet is not None and block.platelet[place % size] > 0)
+    refs = image_refs(pa.concat_tables(rows))
+    return np.stack(logits), np.concatenate(scores), known, refs, np.asarray(platelet, bool)
 
 
 def _scores(witnesses: Witnesses | None, taps: Taps, count: int) -> Float:

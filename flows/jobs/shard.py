@@ -44,6 +44,7 @@ from tasks.images.decoding import DECODING, BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
 from tasks.network.extraction import Features, extract
+from tasks.reports.image_columns import PARASITIZED
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
@@ -207,6 +208,8 @@ def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -
     for name, values in features.taps.items():
         block.taps[name][rows] = values[rows]
     block.logits[rows] = features.logits[rows]
+    if block.platelet is not None:
+        block.platelet[rows] = features.platelet[rows]
     return failures
 
 
@@ -223,7 +226,12 @@ def _extract(
         },
         known=known,
         check=refuse_photograph,
+        parasitized=_place_of(job.model.classes),
     )
+
+
+def _place_of(classes: list[str]) -> int | None:
+    return classes.index(PARASITIZED) if PARASITIZED in classes else None
 
 
 def _network(job: ShardJob) -> "Inference":

@@ -21,6 +21,7 @@ from tasks.detector.witnesses import (
     calibrated,
     discriminant,
 )
+from tasks.images.platelets import without_platelets
 from tasks.network.split import SplitBy
 from tasks.reports.image_columns import PARASITIZED
 
@@ -69,7 +70,8 @@ def fitted_witnesses(
             f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
         ]
     said = scales.testify(evidence.network, evidence.scores)
-    wrong, disagree = (said.both > 0) != evidence.parasitized, said.disagree
+    both = without_platelets(said.both, evidence.platelet)
+    wrong, disagree = (both > 0) != evidence.parasitized, said.disagree
     described = WitnessCard(
         taps=list(known.weights),
         slides=len(set(evidence.keys)),
@@ -77,7 +79,7 @@ def fitted_witnesses(
         disagreeing=float(disagree.mean()),
         errors_disagreeing=float(disagree[wrong].mean()) if wrong.any() else None,
     )
-    errors = count_errors(said.both, evidence.parasitized, evidence.keys)
+    errors = count_errors(both, evidence.parasitized, evidence.keys)
     return FittedWitnesses(Witnesses(place, known, scales), errors, described), []
 
 

@@ -25,7 +25,8 @@ from storage.store import Store, StoreError
 if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
     from zarr.storage import FsspecStore, LocalStore
 
-SCHEMA_VERSION = 3  # 1 had no `colour`; 1 and 2 had one array for each of a block
+# 1 had no `colour`; 1 and 2 had one array for each of a block; 1 to 3 had no `platelet`
+SCHEMA_VERSION = 4
 PACKED = 3  # the first version with two arrays
 FIRST_DECODING = 1  # the decoding used for groups that do not record it
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
@@ -43,8 +44,9 @@ class FeatureBlock:
     ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black, or None in batches of schema version 1.
-    Rows that failed have NaN features.
+    red, green and blue of the pixels that are not black, or None in batches of schema version 1;
+    ``platelet`` uint8 (n,), 1 where one lies at the rim of a cell, or None up to version 3. Rows
+    that failed have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -54,6 +56,7 @@ class FeatureBlock:
     image_id: NDArray[np.uint8]
     size: NDArray[np.int32]
     colour: NDArray[np.float32] | None = None
+    platelet: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -68,6 +71,7 @@ class FeatureBlock:
             "image_id": self.image_id,
             "size": self.size,
             **({} if self.colour is None else {"colour": self.colour}),
+            **({} if self.platelet is None else {"platelet": self.platelet}),
         }
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
@@ -80,6 +84,7 @@ class FeatureBlock:
             image_id=self.image_id[rows],
             size=self.size[rows],
             colour=None if self.colour is None else self.colour[rows],
+            platelet=None if self.platelet is None else self.platelet[rows],
         )
 
     @staticmethod
@@ -117,6 +122,7 @@ def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureB
         image_id=np.zeros((rows, 32), np.uint8),
         size=np.zeros((rows, 2), np.int32),
         colour=np.full((rows, 3), np.nan, np.float32),
+        platelet=np.zeros(rows, np.uint8),
     )
 
 
@@ -208,6 +214,8 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
+    if not _has_platelets(attributes):
+        block = replace(block, platelet=None)
     if _is_of_first(attributes):
         block = replace(block, colour=None)
     found = pack(block.arrays()) if ROWS in arrays else block.arrays()
@@ -355,6 +363,10 @@ def _arrays(
 def _is_of_first(attributes: Mapping[str, Any]) -> bool:
     """Return whether a group has the first schema version, without colour."""
     return int(attributes.get("schema_version", 0)) < 2
+
+
+def _has_platelets(attributes: Mapping[str, Any]) -> bool:
+    return int(attributes.get("schema_version", 0)) >= 4
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecStore":

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     ABNORMAL = "abnormal"  # compared with its reference
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
+    PLATELET = "platelet at the rim"  # of a cell that is a parasite's to the network
     UNSTABLE = "unstable"  # never the only reason: only images with another one get a second look
     FAILED = "failed"
 
@@ -28,7 +29,7 @@ class Verdicts:
     """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
 
     Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
-    diagnosis differ.
+    diagnosis differ; cells in ``platelet`` would be parasitized but for one at their rim.
     """
 
     failed: NDArray[np.bool_]
@@ -36,11 +37,13 @@ class Verdicts:
     uncertain: NDArray[np.bool_]
     unlike: NDArray[np.bool_]
     disagree: NDArray[np.bool_]
+    platelet: NDArray[np.bool_]
 
     @property
     def review(self) -> NDArray[np.bool_]:
         """Mark the images (n,) that a person looks at."""
-        return np.asarray(self.failed | self.abnormal | self.uncertain | self.disagree)
+        known = self.abnormal | self.uncertain | self.disagree | self.platelet
+        return np.asarray(self.failed | known)
 
     def reasons(self) -> list[str | None]:
         """Join the reasons to look at each of n images, for a column; None without reasons."""
@@ -49,6 +52,7 @@ class Verdicts:
             Reason.ABNORMAL: self.abnormal & ~self.unlike,
             Reason.UNCERTAIN: self.uncertain,
             Reason.DISAGREE: self.disagree,
+            Reason.PLATELET: self.platelet,
         }
         codes = np.zeros(len(self.failed), np.intp)
         for place, marked in enumerate(flags.values()):
@@ -81,6 +85,7 @@ class VerdictRule:
         failed: NDArray[np.bool_] | None = None,
         unlike: NDArray[np.bool_] | None = None,
         disagree: NDArray[np.bool_] | None = None,
+        platelet: NDArray[np.bool_] | None = None,
     ) -> Verdicts:
         """Decide on n images.
 
@@ -91,6 +96,7 @@ class VerdictRule:
             failed: (n,), images that could not be scored; by default none.
             unlike: (n,), images further away than any smear's cells; by default none.
             disagree: (n,), images on which two witnesses differ; by default none.
+            platelet: (n,), parasitized ones but for a platelet at their rim; by default none.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed
@@ -99,8 +105,9 @@ class VerdictRule:
         # Not "<", which is false for NaN.
         uncertain = ~(probability >= self.uncertain_below)
         disagree = none if disagree is None else disagree & ~failed
+        platelet = none if platelet is None else platelet & ~failed
         return Verdicts(
-            *map(np.asarray, (failed, abnormal, uncertain, unlike, disagree)),
+            *map(np.asarray, (failed, abnormal, uncertain, unlike, disagree, platelet)),
         )
 
 

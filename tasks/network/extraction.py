@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from tasks.images.access.addresses import in_archive
 from tasks.images.access.files import is_far
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
+from tasks.images.platelets import SUSPECTED, has_platelet
 from tasks.images.regions import ImageRef, find, refuse_slide
 from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tasks.network.classifier import Outputs
     from tasks.network.inference import Inference
 
@@ -121,12 +124,38 @@ def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
 class Features:
     """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
-    The values of an image that failed or was known are NaN.
+    The values of an image that failed or was known are NaN. ``platelet`` (n,) marks suspected cells
+    with a platelet at their rim.
     """
 
     taps: dict[str, NDArray[np.float32]]
     logits: NDArray[np.float32]
     images: list[Loaded]
+    platelet: NDArray[np.bool_]
+
+
+@dataclass
+class _Examined:
+    """Examines suspected cells for platelets, a batch behind the network: a GPU computes meanwhile.
+
+    ``platelet`` (n,) marks the images that have one.
+    """
+
+    parasitized: int | None
+    platelet: NDArray[np.bool_]
+    last: "tuple[list[int], Tensor, NDArray[np.uint8]] | None" = None
+
+    def take(self, rows: list[int], logits: "Tensor", pixels: NDArray[np.uint8]) -> None:
+        """Take the logits (B, C) and pixels of some rows, and examine the batch before."""
+        self.finish()
+        self.last = rows, logits, pixels
+
+    def finish(self) -> None:
+        """Examine the last batch."""
+        if self.last is not None and self.parasitized is not None:
+            rows, logits, pixels = self.last
+            self.platelet[rows] = platelets(logits.cpu().numpy(), pixels, self.parasitized)
+        self.last = None
 
 
 def extract(
@@ -137,6 +166,7 @@ def extract(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
     check: Check | None = None,
+    parasitized: int | None = None,
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
@@ -150,15 +180,19 @@ def extract(
         failed: rows to skip, and why.
         known: digests of images that need no features.
         check: raises BadImageError if a file shows several cells.
+        parasitized: place of the class whose suspected cells are examined for platelets.
     """
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
     images: list[Loaded] = []
     passed: list[tuple[list[int], Outputs]] = []
+    examined = _Examined(parasitized, np.zeros(len(refs), bool))
 
     def forward() -> None:
-        rows, pixels = zip(*waiting, strict=True)
-        passed.append((list(rows), inference.run(np.stack(pixels))))
+        rows = [row for row, _ in waiting]
+        pixels = np.stack([each for _, each in waiting])
+        passed.append((rows, inference.run(pixels)))
+        examined.take(rows, passed[-1][1][1], pixels)
         waiting.clear()
 
     for row, loaded in enumerate(load_for(inference, refs, failed, known, check)):
@@ -169,6 +203,7 @@ def extract(
             forward()
     if waiting:
         forward()
+    examined.finish()
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
     # Only now, because reading results of a GPU waits for it.
@@ -177,7 +212,20 @@ def extract(
         for name, values in pooled.items():
             taps[name][rows] = values.cpu().numpy()
     found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images)
+    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images, examined.platelet)
+
+
+def platelets(
+    logits: NDArray[np.float32],
+    pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+    parasitized: int,
+) -> NDArray[np.bool_]:
+    """Mark the cells (n,) that logits (n, C) suspect of a parasite and that have a platelet."""
+    leads = logits[:, parasitized] - np.delete(logits, parasitized, axis=1).max(axis=1)
+    found = np.zeros(len(logits), bool)
+    for row in np.flatnonzero(leads > SUSPECTED).tolist():
+        found[row] = has_platelet(pixels[row])
+    return found
 
 
 def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:

@@ -50,12 +50,14 @@ class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
     ``said`` holds each of two witnesses' log-odds of "parasitized"; None if there is only one.
+    ``platelet`` (n,) marks cells that would be parasitized but for a platelet at their rim.
     """
 
     classes: Sequence[str]
     logits: NDArray[np.floating]
     temperature: float
     said: Statement | None = None
+    platelet: NDArray[np.bool_] | None = None
 
     @cached_property
     def probabilities(self) -> Float:
@@ -98,7 +100,8 @@ def image_rows(
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
     disagree = None if diagnoses.said is None else diagnoses.said.disagree
-    verdicts = rule.decide(p_value, diagnoses.probabilities.max(axis=1), failed, unlike, disagree)
+    probability = diagnoses.probabilities.max(axis=1)
+    verdicts = rule.decide(p_value, probability, failed, unlike, disagree, diagnoses.platelet)
     return pa.table(
         {
             "image_id": pa.array(read.image_ids, pa.string()),

@@ -109,7 +109,7 @@ def stand_in(_: Any, refs: list[ImageRef], tap_widths: dict[str, int], **__: Any
     taps = {t: rng.normal(size=(len(refs), d)).astype(np.float32) for t, d in tap_widths.items()}
     logits = rng.normal(size=(len(refs), 2)).astype(np.float32)
     images = [Loaded(rng.bytes(32), (64, 64), (1.0, 2.0, 3.0)) for _ in refs]
-    return Features(taps, logits, images)
+    return Features(taps, logits, images, np.zeros(len(refs), bool))
 
 
 def test_eight_workers_far_from_their_store(

@@ -31,6 +31,7 @@ class WitnessJob:
 class Evidence:
     """The scores of two witnesses for cells (n,) that neither has seen.
 
+    ``platelet`` marks those with one at their rim.
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
     patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
     """
@@ -38,12 +39,13 @@ class Evidence:
     network: Float
     scores: Float
     parasitized: NDArray[np.bool_]
+    platelet: NDArray[np.bool_]
     keys: tuple[str, ...]
 
     @classmethod
     def none(cls) -> "Evidence":
         """Make empty evidence."""
-        return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), np.empty(0, bool), ())
 
     @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
@@ -53,6 +55,7 @@ class Evidence:
             np.concatenate([part.network for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.parasitized for part in parts]),
+            np.concatenate([part.platelet for part in parts]),
             tuple(key for part in parts for key in part.keys),
         )
 
@@ -80,12 +83,14 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
         scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
         network, scores = unseen(job.store, card, part, block, scores)
         chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
+        platelet = np.zeros(len(block), bool) if block.platelet is None else block.platelet > 0
         names = list(zip(part.patients, part.slides, strict=True))
         parts.append(
             Evidence(
                 network[chosen],
                 scores[chosen],
                 np.asarray(block.label == place)[chosen],
+                platelet[chosen],
                 tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
             )
         )

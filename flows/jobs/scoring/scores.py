@@ -40,6 +40,7 @@ from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.parquet import write_parts, write_table
 from storage.store import Store
+from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
 from tasks.detector.slides.distance import Taps
@@ -55,6 +56,7 @@ from tasks.detector.slides.references import (
 from tasks.detector.slides.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Discriminant, Statement
+from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tasks.reports.parasite_counts import LEAN, LOG_ODDS
@@ -167,15 +169,23 @@ class _Scorer:
             if piece.start <= f.row < piece.stop
         }
         scores, lean = self._scores(block, manifest, first + piece.start)
-        found, said = self._diagnosed(block, lean)
+        raw, said = self._diagnosed(block, lean)
+        found, platelet = raw, None
+        if raw is not None and block.platelet is not None:
+            found = without_platelets(raw, block.platelet)
+            platelet = (block.platelet > 0) & (raw > DIAGNOSIS)
         logits: NDArray[np.floating] = block.logits
-        if said is not None and found is not None:
+        if found is not None and len(card.classes) == 2:
             logits = as_logits(found, card.temperature, card.classes.index(PARASITIZED))
         rows = image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
-                card.classes, adapted_logits(logits, card, self.job.site), card.temperature, said
+                card.classes,
+                adapted_logits(logits, card, self.job.site),
+                card.temperature,
+                said,
+                platelet,
             ),
             scores,
             taps=self.detector.taps,
@@ -188,7 +198,10 @@ class _Scorer:
         return rows
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
-        """Compute log-odds (n,) of "parasitized", and the statement of each of two witnesses."""
+        """Compute log-odds (n,) of "parasitized", and the statement of each of two witnesses.
+
+        They do not consider platelets.
+        """
         card, witnesses = self.job.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
             return None, None

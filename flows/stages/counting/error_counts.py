@@ -15,6 +15,7 @@ from storage.models.contributions import Rows, contributed, held_out_rows, repea
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
 
@@ -62,7 +63,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         block, mine = block.take(rows.rows[places] - shard.start), rows.take(places)
         part = count_errors(
-            unseen(store, card, mine, block).network,
+            without_platelets(unseen(store, card, mine, block).network, block.platelet),
             block.label == card.classes.index(PARASITIZED),
             [names[place] for place in places.tolist()],
         )

@@ -18,6 +18,8 @@ from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation.cross_validation import Diagnosed
 from tasks.evaluation.metrics import POSITIVE
+from tasks.images.platelets import without_platelets
+from tasks.network.extraction import platelets
 from tasks.network.inference import outputs_of
 from tasks.network.split import folds
 from tasks.network.stains import mean_absorbance, stain_clusters
@@ -56,6 +58,7 @@ def cross_validate(
     """
     count = len(data.keys)
     fold, network, statistics = np.zeros(count, np.int16), np.zeros(count), np.zeros(count)
+    platelet = np.zeros(count, bool)
     for number, rows in enumerate(parts):
         title = f"fold {number + 1} of {len(parts)}, "
         name = _name(training, len(parts), number)
@@ -64,9 +67,12 @@ def cross_validate(
         fold[test] = number
         network[test] = log_odds(made.test_logits, made.temperature, POSITIVE)
         statistics[test] = _scores(made, data, rows)
+        cells = [data.pixels[row] for row in test.tolist()]
+        platelet[test] = platelets(made.test_logits, cells, POSITIVE)
         right = np.mean((network[test] > 0) == (data.labels[test] == POSITIVE))
         tell(f"{title}{len(test):,} images of other {data.by}s: accuracy {right:.4f}")
     both = _both(fold, network, statistics, data.labels == POSITIVE)
+    both = without_platelets(both, platelet)
     stains = stain_clusters(mean_absorbance(data.pixels), data.keys)
     own = {
         "fold": pa.array(fold),

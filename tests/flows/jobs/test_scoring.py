@@ -17,7 +17,13 @@ from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
-from storage.batches.ledger import ShardRecord, scores_path, shifts_path, write_shard_record
+from storage.batches.ledger import (
+    ShardRecord,
+    read_shard_record,
+    scores_path,
+    shifts_path,
+    write_shard_record,
+)
 from storage.batches.manifests import BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard
@@ -35,6 +41,7 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
+from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
 from tests.support.shards import Night, add_detector, keep_detector, start, start_spoilt
 
@@ -353,3 +360,31 @@ def test_features_that_rot_between_the_stages_are_not_scored(
     os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c", "1", "0"), 9)
     with pytest.raises(StoreError, match="rows 64 to 100 of batch night"):
         score_night(night, card)
+
+
+def test_a_platelet_at_the_rim_lowers_the_diagnosis_and_is_shown_to_a_person(night: Night) -> None:
+    card, _ = add_detector(night)
+    score_night(night, card)
+    before = scored_rows(night)
+    called = int(np.argmax(before["log_odds"].to_numpy()))
+    assert before["log_odds"][called].as_py() > 0
+    number, row = divmod(called, night.batch.shard_rows)
+    shard = night.batch.shard(number)
+    block = read_block(night.store, "tiny", "night", shard.start, shard.stop)
+    assert block.platelet is not None
+    assert not block.platelet.any()
+    block.platelet[row] = 1
+    digest = write_block(night.store, "tiny", "night", shard.start, block)
+    record = read_shard_record(night.store, night.batch, "tiny", shard)
+    assert record is not None
+    write_shard_record(
+        night.store, night.batch, "tiny", record.model_copy(update={"digest": digest})
+    )
+    score_night(night, card)
+    after = scored_rows(night)
+    fall = before["log_odds"].to_numpy() - after["log_odds"].to_numpy()
+    np.testing.assert_allclose(fall, PLATELET * (np.arange(before.num_rows) == called), atol=1e-9)
+    chance = after["probability_Parasitized"][called].as_py()
+    assert chance < before["probability_Parasitized"][called].as_py()
+    assert "platelet at the rim" in after["review_reason"][called].as_py()
+    assert after["verdict"][called].as_py() == "review"

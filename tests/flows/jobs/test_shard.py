@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,12 @@ from storage.batches.features import (
     write_block,
 )
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import Failure, complete_shards, read_shard_record
+from storage.batches.ledger import (
+    Failure,
+    complete_shards,
+    read_shard_record,
+    write_shard_record,
+)
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import load_card
 from storage.models.contributions import Rows, contributed
@@ -110,7 +116,12 @@ def test_features_that_have_another_layout_since_are_not_taken_for_damaged(night
     one = empty_block(1, night.card.tap_widths, 2).arrays()
     attributes = {"shard_rows": SHARD_ROWS, "schema_version": 2}
     _make_group(_zarr_store(night.store, "tiny", "night"), one, 24, SHARD_ROWS, attributes)
-    write_block(night.store, "tiny", "night", 0, found[0])
+    block = replace(found[0], platelet=None)
+    write_block(night.store, "tiny", "night", 0, block)
+    record = read_shard_record(night.store, night.batch, "tiny", shard)
+    assert record is not None
+    old = record.model_copy(update={"digest": block.digest()})
+    write_shard_record(night.store, night.batch, "tiny", old)
     _OPENED.update(remembered)
     assert verified_block(night.store, "tiny", night.batch, shard) is not None
 

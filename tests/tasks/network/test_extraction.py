@@ -159,3 +159,19 @@ def test_a_photograph_of_many_cells_is_a_failure_that_names_its_bytes(
     assert refused.failure.reason == "not_a_cell"
     assert refused.image_id == sha256((tmp_path / "field.png").read_bytes()).digest()
     assert np.isnan(features.logits[1]).all()
+
+
+@pytest.mark.parametrize("batch", [5, 32])
+def test_only_suspected_cells_are_examined_for_platelets(
+    network: Inference, uris: list[str], batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [whole_file(uri) for uri in uris]
+    network = replace(network, batch=batch)
+    first = extract(network, refs, tap_widths=WIDTHS)
+    assert not first.platelet.any()
+    leads = first.logits[:, 0] - first.logits[:, 1]
+    middle = float(np.median(leads))
+    monkeypatch.setattr("tasks.network.extraction.SUSPECTED", middle)
+    monkeypatch.setattr("tasks.network.extraction.has_platelet", lambda _: True)
+    found = extract(network, refs, tap_widths=WIDTHS, parasitized=0)
+    np.testing.assert_array_equal(found.platelet, leads > middle)
