@@ -13,7 +13,6 @@ from flows.monitoring.telemetry import observed
 from flows.options.flows import Fit, Retract
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
-from flows.second_look.ordinary import ordinary_stability
 from flows.settings import Settings
 from flows.sites.description import SiteOutcome, site_outcome
 from flows.sites.versions import retract_night, retract_site
@@ -38,6 +37,7 @@ from flows.stages.counting.error_counts import (
     without_repeated_errors,
 )
 from flows.stages.leaving_out import CalibrationError, calibrate_detector
+from flows.stages.ordinary_looks import ordinary_stability
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows

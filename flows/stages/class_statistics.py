@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.running import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.stages.counting.error_counts import ERRORS, errors_of_version, kept_errors
-from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease

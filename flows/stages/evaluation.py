@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.running import run_jobs
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation.treated import (
     FalseAlarmJob,
@@ -30,7 +31,6 @@ from flows.stages.full_spectrum import (
     planted_metrics,
     some_of,
 )
-from flows.stages.running import run_jobs
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed

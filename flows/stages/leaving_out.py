@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
+from flows.cluster.running import run_jobs
 from flows.jobs.fitting.fitted_rows import (
     IMAGE_FOLDS,
     GroupJob,
@@ -17,7 +18,6 @@ from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
 from flows.stages.counting.error_counts import ERRORS, kept_errors
-from flows.stages.running import run_jobs
 from flows.stages.second_witness import fitted_witnesses
 from flows.stages.smear_limits import SLIDES, fitted_floor
 from storage.arrays import arrays_to_bytes

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from distributed import Client
 
+from flows.cluster.running import run_jobs
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
-from flows.stages.running import run_jobs
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed, grouped, held_out_rows
 from storage.models.detectors import WitnessCard

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.client import open_client
+from flows.cluster.running import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.running import run_jobs
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     FIELDS,

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from distributed import Client
 
+from flows.cluster.running import run_jobs
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages.batch import images_of
-from flows.stages.running import run_jobs
 from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows

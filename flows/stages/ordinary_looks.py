@@ -8,12 +8,12 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.running import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.second_look import OrdinaryJob, ordinary_losses
 from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import warn
 from flows.stages.batch import images_of
-from flows.stages.running import run_jobs
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import Batch, load_batch, read_manifest
 from storage.models.classifiers import ModelCard
