@@ -25,12 +25,12 @@ from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.versions import screened_at, site_lease
 from flows.stages.class_statistics import (
     ROWS_A_JOB,
+    Fitting,
     refuse_damage,
     save_version,
     statistics_lease,
-    statistics_with_slides,
+    totals,
 )
-from flows.stages.counting.error_counts import errors_of_version
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
@@ -250,24 +250,24 @@ def _import_statistics(
         return offered_statistics(store, file.path, file.signer, card, latest, parts)
     with open_client(settings) as client, statistics_lease(store, card) as held:
         store = held.store
-        found = local_statistics(store, card)
+        to, found = Fitting(client, settings, store, card), local_statistics(store, card)
         if found.version != latest.version:
             latest, parts = found, checked_parts(store, header, arrays, card, found)
         if not parts:
             changed = "its batches are in the statistics already: they count once"
-            return fitted_outcome(client, settings, store, card, latest, changed)
-        total = merged_parts(statistics_with_slides(client, store, card, latest), parts)
-        errors = errors_of_version(store, card, latest)
-        refuse_damage(client, store, card, latest.contributions)
+            return fitted_outcome(to, latest, changed)
+        total, errors = totals(to, latest)
+        total = merged_parts(total, parts)
+        refuse_damage(to, latest.contributions)
         held.check()
         for part in parts:
             save_foreign(store, card.name, part.content)
         given = [*latest.contributions, *(part.contribution for part in parts)]
-        lineage = save_version(store, card, latest, total, errors, file.operation, given)
+        lineage = save_version(to, latest, total, errors, file.operation, given)
         cells = sum(part.contribution.images for part in parts)
         batches, images = counted(len(parts), "batch"), counted(cells, "image")
         changed = f"{batches} of another store: {images} added"
-        return fitted_outcome(client, settings, store, card, lineage, changed)
+        return fitted_outcome(to, lineage, changed)
 
 
 def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> SiteOutcome | Offer:
