@@ -15,12 +15,7 @@ from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table
 from flows.settings import Settings
 from flows.sites.description import Offer, SiteOutcome, site_outcome
-from flows.sites.incoming import (
-    checked_arrays,
-    checked_parts,
-    local_statistics,
-    merged_parts,
-)
+from flows.sites.incoming import checked_arrays, checked_parts, local_statistics, merged_parts
 from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.versions import screened_at, site_lease
 from flows.stages.class_statistics import (

@@ -51,12 +51,7 @@ from storage.models.statistics import (
 from storage.store import Store, StoreError
 from tasks import words
 from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors
-from tasks.detector.moments import (
-    ClassStatistics,
-    merge_statistics,
-    merge_tree,
-    retract_statistics,
-)
+from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree, retract_statistics
 from tasks.images.access.files import SourceError
 
 

@@ -46,17 +46,8 @@ from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.sites.adaptation import Fitted, Trial, try_adaptation
-from tasks.sites.commissioning import (
-    OWN,
-    Figure,
-    false_alarms,
-    site_warnings,
-    smear_warnings,
-)
-from tasks.sites.learning import (
-    SiteNormal,
-    site_normal,
-)
+from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings, smear_warnings
+from tasks.sites.learning import SiteNormal, site_normal
 from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again

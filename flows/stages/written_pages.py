@@ -45,12 +45,7 @@ from storage.reports.pages import (
     write_page_file,
 )
 from storage.reports.readings import digest_of_readings
-from storage.reports.tables import (
-    FIELDS,
-    PATIENTS,
-    SLIDES,
-    report_path,
-)
+from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named

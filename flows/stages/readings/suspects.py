@@ -20,14 +20,7 @@ from tasks.counting.call import Call
 from tasks.counting.interpretation import ErrorRates
 from tasks.readers.agreement import consensus
 from tasks.readers.confirming import MOST_READ, Confirmation, Suspect, confirm
-from tasks.reports.called_cells import (
-    COLUMNS,
-    FIRST,
-    SECOND,
-    CalledCells,
-    Patient,
-    patient_of,
-)
+from tasks.reports.called_cells import COLUMNS, FIRST, SECOND, CalledCells, Patient, patient_of
 from tasks.visualisation.answers import in_order, patient_name
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)
