@@ -116,34 +116,28 @@ def export(options: SiteExport, settings: Settings) -> ExportOutcome:
         model=options.model,
         model_digest=of_model.digest,
         digest="",
-        contributions=tuple(part.contribution for part in parts),
+        contributions=tuple(contribution for contribution, _ in parts),
     )
     arrays: Arrays = {}
-    for number, part in enumerate(parts):
-        arrays |= nested(str(number), part.statistics.to_arrays())
+    for number, (_, statistics) in enumerate(parts):
+        arrays |= nested(str(number), statistics.to_arrays())
     write_transfer(options.to, header, arrays)
     return ExportOutcome(
         file=options.to,
         what=f"statistics {version_name(latest.version)} of {options.model}",
         batches=len(parts),
-        cells=sum(part.contribution.images for part in parts),
+        cells=sum(contribution.images for contribution, _ in parts),
     )
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """The contribution of a batch to the statistics, fit to leave the store."""
-
-    contribution: Contribution
-    statistics: ClassStatistics
-
-
-def _shared(store: Store, card: ModelCard, lineage: Lineage, key: bytes) -> Iterator[_Shared]:
+def _shared(
+    store: Store, card: ModelCard, lineage: Lineage, key: bytes
+) -> Iterator[tuple[Contribution, ClassStatistics]]:
     """Compute what each batch has given, and pass on what other stores gave."""
     for each in lineage.contributions:
         if each.foreign is not None:
             found = ClassStatistics.from_arrays(load_foreign(store, card.name, each))
-            yield _Shared(each.model_copy(update={"foreign": None}), found)
+            yield each.model_copy(update={"foreign": None}), found
             continue
         rows = contributed(store, card, each)
         statistics = merge_tree(
@@ -160,7 +154,7 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage, key: bytes) -> Iter
         found = ClassStatistics(found.taps, of_batch(found.slides, name))
         left = dict.fromkeys(SAID_OF_ROWS, ())
         told = {"batch": name, "attempt": 1, **left}
-        yield _Shared(each.model_copy(update=told), found)
+        yield each.model_copy(update=told), found
 
 
 def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:

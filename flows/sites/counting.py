@@ -66,15 +66,8 @@ def refuse_positive(
 ) -> None:
     """Raise SiteError if ``all`` slides are declared negative and some look positive.
 
-    Slides named one by one are accepted: a laboratory's healthy cells may be counted more often
+    Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
     than those of fitted ones; then there is a warning.
-
-    Args:
-        store: where the detector is.
-        batch: of the slides.
-        detector: of the site, with the usual rate of counted healthy cells.
-        errors: of the batch.
-        given: the slides and patients declared negative.
     """
     known = load_error_rates(store, detector)
     if ALL not in given or known is None:

@@ -50,13 +50,8 @@ WINDOW = 30  # nights that joined by themselves, besides the commissioned ones
 def learn_slides(client: Client, of: Screened, accepted: Mask | None = None) -> Added:
     """Compute the contribution of a batch with complete features to a site.
 
-    Args:
-        client: of the cluster.
-        of: the batch, and the site's detector.
-        accepted: (n,) rows of the batch that may be learned; None for all.
-
-    Returns:
-        The statistics, and the night's reference if slides have too few cells; no error counts.
+    ``accepted`` (n,) are the rows of the batch that may be learned; None for all. The contribution
+    has the night's reference if slides have too few cells, and no error counts.
     """
     total, night = merged([], population(of.store, of.detector)), None
     groups = slides_in_parts(of.store, of.batch)

@@ -143,13 +143,8 @@ def make_version(
 ) -> Version:
     """Make the next version of a site; features of its commissioned nights are read again.
 
-    Args:
-        lab: the site.
-        nights: of the new version.
-        operation: how the version came about.
-        commissioned: whether a person chose its nights.
-        planted: other things to try on its slides.
-        spoilt_slides: number of slides to try with spoilt cells.
+    A person chose the nights of a ``commissioned`` version. Things ``planted`` are tried on its
+    slides, and on ``spoilt_slides`` of them spoilt cells.
     """
     store, site, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
     statistics = site_statistics(store, site, tuple(nights), detector)
@@ -210,22 +205,17 @@ def _fitted(store: Store, detector: DetectorCard) -> Fitted | None:
 
 def adaptation_card(trial: Trial) -> AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
-    return AdaptationCard(
-        scale=trial.change.adaptation.scale,
-        bias=trial.change.adaptation.bias,
-        statistics=trial.change.discriminant is not None,
-        accepted=trial.accepted,
-        cells=trial.cells,
-        slides=trial.slides,
-        by_slide=trial.by_slide,
-        loss_before=trial.loss_before,
-        loss_after=trial.loss_after,
-        accuracy_before=trial.accuracy_before,
-        accuracy_after=trial.accuracy_after,
-        gain=trial.gain.value,
-        gain_low=trial.gain.low,
-        gain_high=trial.gain.high,
-    )
+    change = trial.change
+    own = {
+        "scale": change.adaptation.scale,
+        "bias": change.adaptation.bias,
+        "statistics": change.discriminant is not None,
+        "gain": trial.gain.value,
+        "gain_low": trial.gain.low,
+        "gain_high": trial.gain.high,
+    }
+    same = AdaptationCard.model_fields.keys() - own
+    return AdaptationCard(**own, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -91,18 +90,7 @@ def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
     return [BatchSummary.parse(row) for row in rows]
 
 
-class CountsRows(Protocol):
-    """A count over image rows that come in parts."""
-
-    def count(self, rows: pa.Table) -> None:
-        """Count image rows, with their ``q_value``."""
-
-
-class Tally(CountsRows, Protocol):
-    """A count over image rows from which the rows of a report are made."""
-
-    def table(self, made_by: Provenance) -> pa.Table:
-        """Make the rows of the report."""
+Tally = FieldTally | SlideTally | BatchTally | CountTally  # a count over image rows, in parts
 
 
 @task
@@ -118,10 +106,8 @@ def publish(of: Screened, settings: Settings, parts: int) -> Seal:
         imported=imported(of),
         arithmetic=of.model.arithmetic,
     )
-    tallies = _tallies(of, settings)
-    parasites = CountTally(counting_at(of, settings))
     with publication(store, batch) as reports:
-        counts = _stage(reports, of, parts, tallies, parasites, made_by)
+        counts = _stage(reports, of, settings, parts, made_by)
         if counts.images != batch.rows:
             raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
         reports.appear()
@@ -145,55 +131,48 @@ def imported(of: Screened) -> str | None:
 
 
 def _stage(
-    reports: Publication,
-    of: Screened,
-    parts: int,
-    tallies: Mapping[str, Tally],
-    parasites: CountTally,
-    made_by: Provenance,
+    reports: Publication, of: Screened, settings: Settings, parts: int, made_by: Provenance
 ) -> NightTally:
     """Stage all reports of a batch; return the night's counts."""
-    rows = _counted(of, parts, [*tallies.values(), parasites])
-    reports.add(IMAGES, image_schema(of.model.classes, list(of.detector.taps)), rows)
-    slides, night = tallies[SLIDES], tallies[BATCHES]
-    assert isinstance(slides, SlideTally)
-    assert isinstance(night, BatchTally)
-    for part in range(parts):
-        slides.count_shifts(read_table(of.store, *shifts_path(of.batch, of.key, part)))
-    for kind, tally in tallies.items():
-        table = tally.table(made_by)
-        # Fields contribute to their slide, and slides to their patients and their night.
-        if kind == FIELDS:
-            slides.count_fields(table)
-        if kind == SLIDES:
-            night.count_slides(table)
-            patients = parasites.patients(table, made_by)
-            night.count_patients(patients)
-            night.expect(*parasites.night(table, made_by))
-            reports.add(PATIENTS, SCHEMAS[PATIENTS](), [patients])
-            table = parasites.slide_columns(table, made_by)
-        reports.add(kind, SCHEMAS[kind](), [table])
-    return night.night
-
-
-def _tallies(of: Screened, settings: Settings) -> dict[str, Tally]:
-    """Make a tally for each report except the one on images, in the order of publication."""
     store, batch, detector = of.store, of.batch, of.detector
-    fitted = load_fitted_detector(store, detector)
     segmentation = segmentation_of(store, batch.images)
-    tallies: dict[str, Tally] = {}
-    if segmentation:
-        tallies[FIELDS] = FieldTally(read_fields(store, segmentation), settings.field_limits)
-    tallies[SLIDES] = SlideTally(
+    fields = (
+        FieldTally(read_fields(store, segmentation), settings.field_limits)
+        if segmentation
+        else None
+    )
+    slides = SlideTally(
         detector.alpha,
         detectable=settings.detectable_percent,
         tolerated=settings.field_limits.tolerated,
     )
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
     unlearned = not_learned(store, of.site.name, earlier) if of.site else None
-    night = NightTally(fitted.scales, detector.alpha)
-    tallies[BATCHES] = BatchTally(night, earlier, detector.alpha, unlearned)
-    return tallies
+    counts = NightTally(load_fitted_detector(store, detector).scales, detector.alpha)
+    night = BatchTally(counts, earlier, detector.alpha, unlearned)
+    parasites = CountTally(counting_at(of, settings))
+
+    every: list[Tally] = [slides, night, parasites, *([fields] if fields else [])]
+    reports.add(
+        IMAGES, image_schema(of.model.classes, list(detector.taps)), _counted(of, parts, every)
+    )
+    for part in range(parts):
+        slides.count_shifts(read_table(store, *shifts_path(batch, of.key, part)))
+    made: dict[str, pa.Table] = {}
+    # Fields contribute to their slide, and slides to their patients and their night.
+    if fields:
+        made[FIELDS] = fields.table(made_by)
+        slides.count_fields(made[FIELDS])
+    rows = slides.table(made_by)
+    night.count_slides(rows)
+    made[PATIENTS] = parasites.patients(rows, made_by)
+    night.count_patients(made[PATIENTS])
+    night.expect(*parasites.night(rows, made_by))
+    made[SLIDES] = parasites.slide_columns(rows, made_by)
+    made[BATCHES] = night.table(made_by)
+    for kind, table in made.items():
+        reports.add(kind, SCHEMAS[kind](), [table])
+    return counts
 
 
 def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str | None:
@@ -230,7 +209,7 @@ def counting_at(of: Screened, settings: Settings) -> Counting:
     )
 
 
-def _counted(of: Screened, parts: int, tallies: Sequence[CountsRows]) -> Iterator[pa.Table]:
+def _counted(of: Screened, parts: int, tallies: Sequence[Tally]) -> Iterator[pa.Table]:
     """Read the rows of the batch's parts, count them in all tallies, and apply second looks.
 
     Tallies count the first pass, for which the error rates of a count are known.

@@ -21,15 +21,10 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 def fitted_floor(
     to: Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
 ) -> tuple[Floor | None, list[str]]:
-    """Alter cells of every fitted patient, and measure the results.
+    """Alter cells of every fitted patient, or slide without one, and measure the results.
 
-    Args:
-        to: what is fitted.
-        priors: of all fitted slides.
-        groups: the fitted rows of each patient, or of each slide without one.
-
-    Returns:
-        The floor, or None and the reason.
+    ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
+    Return the floor, or None and the reason.
     """
     names = list(groups)
     batches: dict[str, Batch] = {}

@@ -32,12 +32,8 @@ def answers_on(
 ) -> dict[Patient, Confirmation]:
     """Return what persons answer on the patients of a batch, where somebody has read a cell.
 
-    Args:
-        store: where the batch and its readings are.
-        batch: a published one.
-        card: of the model that has diagnosed it.
-        detector: by whose error rates it was counted, unless a site has its own.
-        wanted: the parasitaemia, in [0, 1]; a negative call rules it out.
+    The batch was counted by the error rates of the detector, unless a site has its own. A negative
+    call rules out the parasitaemia ``wanted``, in [0, 1].
     """
     readings = Readings(store=store, batch=batch, card=card)
     readings.refresh()
