@@ -85,7 +85,6 @@ def _figure(value: float | None) -> str:
 @takes(Train)
 @observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
-    """Train a classifier on labelled images, splitting them by patient."""
     refuse_foreign_network(options.network)
     if options.model is not None:
         refuse_existing(Store(settings.store), options.model)

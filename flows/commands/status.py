@@ -108,7 +108,6 @@ class NamesOutcome(Outcome):
 
 @takes(Status)
 def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
-    """List the detectors, laboratories and batches of a store."""
     store = Store(settings.store)
     refuse_absent(store)
     if options.names is not None:
@@ -298,7 +297,6 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
-    """Compare everything in a store with its digests, and name damaged files."""
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []

@@ -3,13 +3,14 @@
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
+from flows.jobs.quarantine import Sparing
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
@@ -46,11 +47,10 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 
 
 @dataclass(frozen=True)
-class LookJob:
+class LookJob(Sparing):
     """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part. ``killers`` are indices of places whose images kill
-    workers. Diagnoses are adapted to the ``site``.
+    ``start`` is the first row of the part. Diagnoses are adapted to the ``site``.
     """
 
     store: Store
@@ -61,7 +61,6 @@ class LookJob:
     part: int
     start: int
     places: tuple[int, ...]
-    killers: frozenset[int] = frozenset()
     site: SiteCard | None = None
 
     def rows(self) -> int:
@@ -71,10 +70,6 @@ class LookJob:
     def probe(self, row: int) -> None:
         """Look at one image like the job, without writing anything."""
         _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that skips these images and records why."""
-        return replace(self, killers=frozenset(rows))
 
 
 def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJob]:
