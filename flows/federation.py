@@ -97,7 +97,7 @@ def export(options: SiteExport, settings: Settings) -> ExportOutcome:
     """The file says nothing of a single cell.
 
     Raises:
-        StoreError: there is nothing to export, or it cannot be shared without telling a single cell.
+        StoreError: there is nothing to export, or it cannot be shared without a single cell.
     """
     store = Store(settings.store)
     if options.site is not None:

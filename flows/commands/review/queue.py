@@ -143,8 +143,8 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
 
 @takes(ReviewImport)
 def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
-    """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
-    looked at it. A later answer on a cell replaces the earlier one.
+    """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
+    nobody looked at it. A later answer on a cell replaces the earlier one.
     """
     store = Store(settings.store)
     if options.geojson is not None and options.batch is not None:
