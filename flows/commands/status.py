@@ -18,12 +18,7 @@ from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import (
-    KNOWS_WITNESSES,
-    DetectorCard,
-    detector_names,
-    list_detectors,
-)
+from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, detector_names, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell

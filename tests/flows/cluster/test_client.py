@@ -19,8 +19,8 @@ from distributed.security import Security
 
 from flows.cluster import client as module
 from flows.cluster.client import open_client
-from flows.cluster.errors import ClusterError
 from flows.cluster.executor import run_in_order
+from flows.cluster.requirements import ClusterError
 from flows.commands.certificates import certificates
 from flows.jobs import libraries
 from flows.settings import Settings
