@@ -32,7 +32,15 @@ from storage.batches.segmentations import (
 )
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError
-from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
+from tasks.images.access.addresses import (
+    EXTENSIONS,
+    SLIDE_EXTENSIONS,
+    VENDORS,
+    ZARR,
+    extension_of,
+    in_archive,
+)
+from tasks.images.access.files import SourceError
 from tasks.images.listing import as_given, list_images, named
 from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
 
@@ -118,6 +126,7 @@ def take(
         listed = _list(store, wanted, classes)
         sorts = _sorts(settings, listed, wanted.taken_as, work)
         _tell(images, sorts)
+        _refuse_archived(images, listed, sorts)
         if not {"fields", "slides"} & set(sorts):
             return Taken(images, wanted.limit, listed)
         sources = _cells_last(listed, sorts)
@@ -200,6 +209,18 @@ def _tell(images: str | list[str], sorts: Sequence[Sort | None]) -> None:
     bad = sorts.count(None)
     said = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
     tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
+
+
+def _refuse_archived(
+    images: str | list[str], listed: pa.Table, sorts: Sequence[Sort | None]
+) -> None:
+    """Raise SourceError if all sources are slides in archives: none of them could be read."""
+    uris = pc.coalesce(listed["source_uri"], listed["uri"]).to_pylist()
+    if uris and set(sorts) == {"slides"} and all(in_archive(uri) for uri in uris):
+        raise SourceError(
+            f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
+            "and give the folder"
+        )
 
 
 def counted_sorts(counts: Mapping[str, int]) -> str:
