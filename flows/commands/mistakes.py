@@ -53,7 +53,7 @@ def _frozen_or_there(store: Store, values: Values, *, anew: bool = False) -> Non
         return
     from flows.stages.batch import refuse_other_images  # the flow needs it, and all that it imports
 
-    refuse_other_images(batch, values["images"], values["limit"])
+    refuse_other_images(store, batch, values["images"], values["limit"])
 
 
 def _train(store: Store, values: Values) -> None:

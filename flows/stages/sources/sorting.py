@@ -15,7 +15,7 @@ from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.batch import refuse_among_others
+from flows.stages.batch import refuse_among_others, refuse_other_images
 from flows.stages.running import run_jobs
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.manifests import Batch, find_batch, key_of
@@ -119,7 +119,7 @@ def take(
         if made is None:
             _refuse_otherwise(begun, "cells", wanted.taken_as)
             return Taken(images, wanted.limit)
-        _refuse_others(begun, made.images, made.limit, images, wanted.limit)
+        refuse_other_images(store, begun, images, wanted.limit)
         _refuse_otherwise(begun, made.taken_as, wanted.taken_as)
     sources = None
     if made is None:
@@ -243,21 +243,6 @@ def _cells_last(listed: pa.Table, sorts: Sequence[Sort | None]) -> pa.Table:
     order = cut + cells
     column = pa.array([sorts[row] for row in order], pa.string())
     return listed.take(order).append_column(SORT, column)
-
-
-def _refuse_others(
-    batch: Batch,
-    before: str | Sequence[str],
-    limit_before: int | None,
-    images: str | list[str],
-    limit: int | None,
-) -> None:
-    if (as_given(before), limit_before) != (images, limit):
-        raise StoreError(
-            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(before)} (limit {limit_before}): give the same --images and --limit to "
-            "resume it, or another --batch"
-        )
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:

@@ -73,7 +73,8 @@ class Strangeness:
             if share >= UNKNOWN_LABORATORY:
                 told = (
                     f"{share:.0%} of the scored images are unlike all known slides: this may be "
-                    "the first batch of an unknown laboratory; slidewatch commission learns it"
+                    "the first batch of an unknown laboratory, which slidewatch commission learns "
+                    "with the same --images and --batch"
                 )
                 found.append((Light.AMBER, told))
         if not self.limits:

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows.commands.mistakes import refuse_mistakes
 from flows.nightly import nightly
+from flows.options.commands import COMMANDS
 from flows.screen import ScreenOutcome, screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -64,6 +66,11 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     assert sum(row["images"] for row in fields) == len(rows) - 3
     again = screen(str(mixed), batch="night", date=DAY, settings=tiny_ready)
     assert (again.repeated, again.taken_for) == (True, outcome.taken_for)
+    command = {"batch": "night", "detector": None, "site": None, "force": False, "limit": None}
+    for images in (str(mixed), manifest_address(Store(tiny_ready.store), "night")):
+        refuse_mistakes(COMMANDS["screen"], command | {"images": images}, tiny_ready)
+    with pytest.raises(StoreError, match="give the same --images"):
+        refuse_mistakes(COMMANDS["screen"], command | {"images": str(mixed.parent)}, tiny_ready)
     assert str(mixed) in Path(outcome.page).read_text()
 
 
