@@ -53,7 +53,7 @@ def _images(store: Store, values: Values) -> None:
         return
     from flows.stages.batch import refuse_other_images  # the flow needs it, and all that it imports
 
-    refuse_other_images(batch, values["images"], values["limit"])
+    refuse_other_images(store, batch, values["images"], values["limit"])
 
 
 def _train(store: Store, values: Values) -> None:

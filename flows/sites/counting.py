@@ -44,10 +44,11 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), ALL} - {None}
     unknown = [name for name in given if name not in there]
     if unknown:
-        have = ", ".join(sorted(there - {ALL})[:NAMED])
+        have = sorted(there - {ALL})
+        listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
         raise SiteError(
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
-            f"negative; there are: {have}, ..., or {ALL} of them"
+            f"negative; there are: {listed or 'none with a name'}, or {ALL} of them"
         )
     negative = tuple(sorted(set(given)))
     parasites = is_negative(table, negative) & is_parasite(table)
