@@ -205,7 +205,7 @@ class Detector:
         """Screen images like a night, and return the rows of its report."""
         store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        of = Screened(store, batch, card, detector, self.site)
+        of = Screened(store, batch, card, detector, site=self.site)
         try:
             with _one_thread():
                 prepare_features(store, batch, card)

@@ -187,7 +187,7 @@ def screen_sources(
                 force=force,
                 listed=taken.listed,
             )
-        of = Screened(store, frozen, card, detector, site)
+        of = Screened(store, frozen, card, detector, site=site)
         seal = valid_seal(store, frozen, of.key)
         repeated = seal is not None
         if repeated:

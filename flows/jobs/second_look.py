@@ -16,10 +16,7 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path, scores_path
-from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
 from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
@@ -47,21 +44,15 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 
 
 @dataclass(frozen=True)
-class LookJob(Sparing):
+class LookJob(Screened, Sparing):
     """Images of a part for a second look, by their ``places`` in the batch.
 
     ``start`` is the first row of the part. Diagnoses are adapted to the ``site``.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
-    key: str
     part: int
     start: int
     places: tuple[int, ...]
-    site: SiteCard | None = None
 
     def rows(self) -> int:
         """Count the images."""
@@ -85,10 +76,9 @@ def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJ
         found = doubtful(rows, classes, rule, part=part, start=starts[part])
         chosen = chosen.beside(found).first(most)
         starts.append(starts[part] + rows.num_rows)
-    about = (of.store, of.batch, of.model, of.detector, of.key)
     wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
     return [
-        LookJob(*about, part, starts[part], tuple(rows), site=of.site)
+        LookJob(**vars(of), part=part, start=starts[part], places=tuple(rows))
         for part, rows in wanted.items()
         if rows
     ]
