@@ -65,9 +65,9 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
-    doing = STARTING[settings.cluster].format(workers=counted(settings.workers, "worker"))
-    working(doing, long=True)
-    with KINDS[settings.cluster](settings) as client:
+    opening, doing = KINDS[settings.cluster]
+    working(doing.format(workers=counted(settings.workers, "worker")), long=True)
+    with opening(settings) as client:
         working("at work")
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
@@ -237,21 +237,13 @@ def _slurm(settings: Settings) -> Iterator[Client]:
                 yield client
 
 
-KINDS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
-    "local": _local,
-    "cuda": _cuda,
-    "scheduler": _scheduler,
-    "kubernetes": _kubernetes,
-    "slurm": _slurm,
-}
-
-
-STARTING = {
-    "local": "starting {workers}",
-    "cuda": "starting a worker for each GPU",
-    "scheduler": "reaching the Dask scheduler",
-    "kubernetes": "waiting for workers on Kubernetes",
-    "slurm": "waiting for workers from SLURM",
+# How each kind is opened, and the words for it.
+KINDS: dict[str, tuple[Callable[[Settings], AbstractContextManager[Client]], str]] = {
+    "local": (_local, "starting {workers}"),
+    "cuda": (_cuda, "starting a worker for each GPU"),
+    "scheduler": (_scheduler, "reaching the Dask scheduler"),
+    "kubernetes": (_kubernetes, "waiting for workers on Kubernetes"),
+    "slurm": (_slurm, "waiting for workers from SLURM"),
 }
 
 
