@@ -3,7 +3,7 @@
 import numpy as np
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import NightJob, learned_night
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.site_slides import Added, SlidesJob, site_statistics, slides_statistics

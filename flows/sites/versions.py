@@ -9,7 +9,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened

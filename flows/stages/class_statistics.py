@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command

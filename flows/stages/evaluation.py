@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation.treated import (
     FalseAlarmJob,

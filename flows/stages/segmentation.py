@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.client import open_client
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
