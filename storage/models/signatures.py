@@ -27,10 +27,7 @@ BEGIN, END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
 def signer_of(store: Store, path: str, content: bytes) -> str | None:
     """Return the name of a file's signer; None if the store asks for no signature.
 
-    Args:
-        store: the importing store.
-        path: of the file; its signature is in ``<path>.sig``.
-        content: of the file.
+    The file's signature is in ``<path>.sig``.
 
     Raises:
         StoreError: the file is not signed, or its signer is not allowed.

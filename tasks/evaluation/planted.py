@@ -87,14 +87,9 @@ def plant(
 ) -> Judged:
     """Plant things into every slide of some hosts, and score these slides.
 
-    Args:
-        detector: with a normal of slides.
-        hosts: ordinary cells.
-        things: the abnormal ones.
-        share: the largest planted share of a slide, in (0, 1); less if there are too few things.
-        own: the things are changed cells of the same slides, which replace the originals;
-            otherwise things are drawn for every slide.
-        site: the normal of a site, to judge slides there too.
+    ``share`` is the largest planted share of a slide, in (0, 1); less if there are too few things.
+    If they are the slides' ``own`` cells, changed, they replace the originals; otherwise things are
+    drawn for every slide. With the normal of a ``site``, slides are judged there too.
     """
     slides, truth = [], []
     for number, name in enumerate(np.unique(hosts.slides)):

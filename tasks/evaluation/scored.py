@@ -85,11 +85,7 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
 def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
     """Compute all scores of every form of a part's images.
 
-    Args:
-        part: of a set, n images.
-        fitted: the compared detectors.
-        temperature: of the network.
-        leans: (n,) of the images' slides, for a second witness.
+    ``leans`` (n,) are of the images' slides, for a second witness.
     """
     forms = {
         form: _scored(part, evidence, fitted, temperature, leans)

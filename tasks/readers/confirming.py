@@ -87,13 +87,9 @@ def confirm(
     positives remain. Misses stay the same, because nobody has read the cells that were not called.
     Among called cells that nobody has read, the share of parasites is assumed to be that of the
     randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
-
-    Args:
-        suspect: the patient.
-        said: the verdict of the majority on each cell, by digest.
-        positive: the verdict that a cell has a parasite.
-        rates: of the counting threshold; None if they are unknown.
-        wanted: the parasitaemia (a share) that a negative call excludes.
+    ``said`` is the majority's verdict on each cell, by digest, and ``positive`` that of a parasite.
+    ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a
+    negative call excludes.
     """
     order = suspect.order
     read = [image for image in order if image in said]
@@ -156,11 +152,8 @@ class Share:
 def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
     """Measure the machine alone, and with persons who refuse some of its positive patients.
 
-    Only labelled patients count. Without a refusal the machine's call stays.
-
-    Args:
-        suspects: patients of every call.
-        answers: of persons, by patient's name.
+    Only labelled patients count. Without a refusal the machine's call stays. ``answers`` of persons
+    are by patient's name.
     """
     known = [each for each in suspects if each.positive is not None]
     machine = {each.name: each.call == Call.POSITIVE for each in known}

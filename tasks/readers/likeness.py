@@ -75,10 +75,8 @@ def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Liken
 def nearest(nights: Sequence[Points], point: Points, count: int) -> list[tuple[int, int]]:
     """Find the points nearest to one (k,), as pairs of night and row.
 
-    Args:
-        nights: points (n, k) of each.
-        point: the one to compare with.
-        count: the most to return, nearest first, including the point itself.
+    The nearest of ``count`` comes first, and may be the point itself; nights are points (n, k)
+    each.
     """
     found: list[tuple[float, int, int]] = []
     for number, points in enumerate(nights):

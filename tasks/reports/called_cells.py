@@ -34,13 +34,9 @@ class CalledCells:
     The counting threshold is on log-odds, which rise with the probability at the first look. So a
     patient's called cells are the most probable ones read, as many as the report on patients has
     counted; if these are few, the next most probable follow. Memory grows with the number of
-    patients, not of images.
-
-    Args:
-        called: number of called cells, by patient.
-        unreadable: slides whose cells do not count.
-        most: cells kept per patient.
-        least: cells kept of a patient with fewer called ones.
+    patients, not of images. ``called`` counts called cells by patient; the cells of ``unreadable``
+    slides do not count. At most ``most`` cells are kept of a patient, and ``least`` of one with
+    fewer called ones.
     """
 
     def __init__(

@@ -114,10 +114,7 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
-    Half of a digest, 16 bytes, distinguishes a billion images.
-
-    Args:
-        image_ids: digests in hexadecimal, in parts.
+    Half of a digest, 16 bytes, distinguishes a billion images. Digests are in hexadecimal.
     """
     heads = [
         np.asarray(pc.fill_null(pc.utf8_slice_codeunits(part, 0, HEAD), "").to_numpy(False), "S16")

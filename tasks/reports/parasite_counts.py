@@ -180,10 +180,6 @@ class CountTally:
         """Make one row per patient, sorted by name, from the readable slides.
 
         A slide without a patient counts as one; images with neither are the last row.
-
-        Args:
-            slides: the rows of the report on slides.
-            made_by: the same in all rows.
         """
         self._add_without_cells(slides)
         wrong = dict(zip(slides["slide_id"].to_pylist(), self._unreadable(slides), strict=True))

@@ -89,9 +89,7 @@ class Ordinary:
 def fit_ordinary(conditions: Sequence[Seen], groups: Sequence[NDArray[np.integer]]) -> Ordinary:
     """Learn the ordinary results.
 
-    Args:
-        conditions: results for ordinary images, under each condition.
-        groups: the patient of each image, (n,) under each condition.
+    ``groups`` are the patients of the images (n,) under each condition.
     """
     vectors = [seen.vectors for seen in conditions]
     means = np.stack([each.mean(axis=0) for each in vectors])

@@ -94,11 +94,8 @@ def with_second_look(
 ) -> pa.Table:
     """Add the columns of a second look to image rows, and update diagnoses.
 
-    Args:
-        rows: of the first pass.
-        classes: of the network.
-        rule: decides whether a diagnosis is uncertain.
-        looked: the results for some of the rows; None if the detector cannot look twice.
+    ``looked`` has the results for some of the rows of the first pass; None if the detector cannot
+    look twice.
     """
     n = rows.num_rows
     first = np.stack([rows[f"probability_{name}"].to_numpy() for name in classes], axis=1)

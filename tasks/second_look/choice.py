@@ -86,14 +86,8 @@ def doubtful(
     """List the scored images of a part that are for review.
 
     Doubt is the margin of a diagnosis as a share of that from which it is settled, or, where it is
-    settled, the p-value as a share of alpha.
-
-    Args:
-        rows: `columns` of the part's image rows, in order.
-        classes: of the network.
-        rule: decides which are for review.
-        part: its number.
-        start: its first row in the batch.
+    settled, the p-value as a share of alpha. ``rows`` are `columns` of the part's image rows, the
+    first of which is row ``start`` of the batch.
     """
     scored, _, _ = flags(rows)
     chosen = np.flatnonzero(scored & is_for_review(rows))

@@ -88,11 +88,7 @@ def leave_out_p_values(
 ) -> list[Float]:
     """Compute p-values (n,) for each slide, by a calibration on the other slides.
 
-    Args:
-        own: the population.
-        reference: of the site.
-        slides: of the site.
-        others: the cells to judge for each slide, if any; by default its own.
+    ``others`` are the cells to judge for each slide, if any; by default its own.
     """
     scores = [fused(own, reference, slide.cells) for slide in slides]
     judged: Sequence[Distances | None]
@@ -138,11 +134,7 @@ def caught(
 ) -> list[Figure]:
     """Measure the share of planted things called abnormal, a mean over slides.
 
-    Args:
-        own: the population.
-        reference: of the site.
-        slides: of the site.
-        planted: for each slide, things that are not ordinary there, by name.
+    ``planted`` has, for each slide, things that are not ordinary there, by name.
     """
     found = []
     for name in dict.fromkeys(name for each in planted for name in each):

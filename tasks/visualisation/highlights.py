@@ -44,9 +44,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 class Highlights:
     """Collect the images to show and the counts of a batch.
 
-    Args:
-        classes: the C class names.
-        threshold: the abnormality from which on an image is abnormal; infinite where none is.
+    ``threshold`` is the abnormality from which on an image is abnormal; infinite where none is.
     """
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:

@@ -15,9 +15,7 @@ from tasks.visualisation.page import percent, render
 def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
     """Make the page, HTML.
 
-    Args:
-        nights: summaries of batches, oldest first.
-        pages: file names of the batches' pages, by batch.
+    Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
     """
     detector = nights[-1].detector if nights else ""
     return render(
@@ -32,8 +30,7 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
 def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
     """Draw what changes from batch to batch, as captions and charts; none for fewer than two.
 
-    Args:
-        nights: summaries of batches, oldest first; those without images are skipped.
+    Nights are oldest first; those without images are skipped.
     """
     shown = [row for row in nights if row.images]
     if len(shown) < 2:

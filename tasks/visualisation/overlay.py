@@ -121,10 +121,7 @@ def slide_picture(
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
     """Draw contours over a picture, RGB uint8 (h, w, 3).
 
-    Args:
-        pixels: RGB uint8 (h, w, 3).
-        outlines: n closed outlines in its pixels; parts outside are not drawn.
-        pens: how each of them is drawn.
+    Closed outlines are in pixels of the picture; parts outside are not drawn.
     """
     height, width = pixels.shape[:2]
     size = width * SMOOTHING, height * SMOOTHING
@@ -171,10 +168,6 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
 
     Fields with the most parasitized cells come first, then fields with the most abnormal cells,
     fields for review, and fields with the most cells.
-
-    Args:
-        fields: rows of the report on fields.
-        most: how many to show.
     """
     read = [
         (-row["parasitized"], -row["abnormal"], row["review_reason"] is None, -row["images"], i)

@@ -142,13 +142,8 @@ def fitted_slide(
     """Score a fitted slide.
 
     This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`).
-
-    Args:
-        priors: from the statistics without the slide and its patient.
-        taps: features (n, d).
-        predicted: (n,) classes as diagnosed, as in scoring.
-        choices: as in scoring.
+    `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
+    from the statistics without the slide and its patient.
     """
     normal = slide_normal(priors, taps, predicted, choices)
     usable = usable_rows(priors, taps, predicted)
