@@ -100,7 +100,8 @@ def _signing_key(armoured: bytes, content: bytes) -> bytes:
     if (kind, signed_as) != (KEY, KEY) or hashed not in HASHES:
         raise ValueError(f"it was not made with an {KEY.decode()} key (ssh-keygen -t ed25519)")
     digest = HASHES[hashed](content).digest()
-    message = MAGIC + b"".join(map(_packed, (namespace, reserved, hashed, digest)))
+    parts = (namespace, reserved, hashed, digest)
+    message = MAGIC + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     Ed25519PublicKey.from_public_bytes(raw).verify(by, message)
     return public
 
@@ -115,7 +116,3 @@ def _strings(blob: bytes, count: int) -> list[bytes]:
     if at != len(blob):
         raise ValueError("it is cut short or too long")
     return found
-
-
-def _packed(text: bytes) -> bytes:
-    return len(text).to_bytes(4, "big") + text

@@ -29,7 +29,15 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
-from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
+from tasks.evaluation.metrics import (
+    Interval,
+    Metric,
+    Subject,
+    detection,
+    interval,
+    resampled,
+    share,
+)
 from tasks.evaluation.parts import join, take
 from tasks.types import Float
 
@@ -205,8 +213,9 @@ def planted_metrics(subject: Subject, judged: Judged) -> list[Metric]:
         found.append(Metric(subject, name, "AUROC", interval(float(whole[0]), draws), m, n))
         for alpha in ALPHAS:
             alarm = judged.p_values[name] <= alpha
-            caught = _share(alarm, judged.planted, weights)
-            false = _share(alarm, ~judged.planted, weights)
+            caught, false = (
+                share(alarm[kind], weights[:, kind]) for kind in (judged.planted, ~judged.planted)
+            )
             found.append(Metric(subject, name, f"caught at {alpha:g}", caught, m, n))
             found.append(Metric(subject, name, f"false alarms at {alpha:g}", false, m, n))
     return found
@@ -253,9 +262,3 @@ def _shifted(subject: Subject, judged: Judged) -> list[Metric]:
         Metric(subject, name, "slides shifted", Interval(float(shifted.mean())), len(shifted))
         for name, shifted in judged.shifted.items()
     ]
-
-
-def _share(alarm: NDArray[np.bool_], among: NDArray[np.bool_], weights: Float) -> Interval:
-    with np.errstate(invalid="ignore"):
-        draws = (weights @ (alarm & among)) / (weights @ among)
-    return interval(float(alarm[among].mean()), draws)

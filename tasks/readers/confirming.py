@@ -28,6 +28,7 @@ from tasks.reports.parasitaemia import wilson_interval
 
 MOST_READ = 10  # cells of a patient: one key press each
 FIRST = 5  # of these, the most probable parasites
+NEVER = Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))  # of an error that does not happen
 
 
 class Answer(StrEnum):
@@ -104,7 +105,7 @@ def confirm(
     if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
         return found
     count, low, high = _true_calls(suspect, said, positive)
-    sure = replace(rates, false=_never())
+    sure = replace(rates, false=NEVER)
     share = corrected(count, suspect.cells, sure)
     bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
     call = Call.POSITIVE
@@ -132,11 +133,6 @@ def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, i
         known + int(unread * float(low)),
         known + int(np.ceil(unread * float(high))),
     )
-
-
-def _never() -> Rate:
-    """Make the rate of an error that never happens."""
-    return Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))
 
 
 @dataclass(frozen=True)

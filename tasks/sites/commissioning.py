@@ -17,7 +17,7 @@ from tasks.detector.slides.distance import SlideNormal
 from tasks.detector.slides.floor import implausible_shifts
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.sites.learning import Distances, SlideEvidence, fused, mixed
 from tasks.types import Float
@@ -71,13 +71,8 @@ class Figure:
 
 
 def figures_table(figures: Sequence[Figure], site: str) -> pa.Table:
-    """Make a table of `FIGURES`; NaN becomes null."""
-    rows = [figure.row() | {"site": site} for figure in figures]
-    columns = [
-        pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
-        for field in FIGURES
-    ]
-    return pa.Table.from_arrays(columns, schema=FIGURES)
+    """Make a table of `FIGURES`."""
+    return nullable([figure.row() | {"site": site} for figure in figures], FIGURES)
 
 
 def leave_out_p_values(
