@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.bundles import take
 from tasks.counting.call import Answers, Call
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
 from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
@@ -78,14 +79,7 @@ def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) 
 
 def without(counts: ErrorCounts, slides: set[str]) -> ErrorCounts:
     """Remove some slides from error counts."""
-    kept = np.asarray([name not in slides for name in counts.slides], bool)
-    return ErrorCounts(
-        tuple(name for name in counts.slides if name not in slides),
-        counts.negatives[kept],
-        counts.positives[kept],
-        counts.false[kept],
-        counts.found[kept],
-    )
+    return take(counts, np.flatnonzero([name not in slides for name in counts.slides]))
 
 
 SLIDES = pa.schema(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides.distance import SlideNormal
 from tasks.detector.slides.normal import reference_rows
@@ -38,7 +39,6 @@ from tasks.evaluation.metrics import (
     resampled,
     share,
 )
-from tasks.evaluation.parts import join, take
 from tasks.types import Float
 
 OWN_NORMAL, SITE_NORMAL, POPULATION = "own normal", "site normal", "population"

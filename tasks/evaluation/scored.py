@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
-from tasks.evaluation.parts import Norms, Part, Pictures, Transfer, join, take
+from tasks.evaluation.parts import Norms, Part, Pictures, Transfer
 from tasks.types import Float
 
 OWN = "slidewatch"

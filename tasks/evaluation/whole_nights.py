@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.references import (
@@ -22,7 +23,6 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.evaluation.metrics import Interval, Metric, Subject, auroc
-from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import OWN_NORMAL, Cells
 from tasks.types import Float
 
