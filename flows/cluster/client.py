@@ -21,11 +21,13 @@ import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.comm.core import CommClosedError
 from distributed.security import Security
+from distributed.utils import get_mp_context
 
 from flows.cluster.preload import import_for_workers, wait_for_imports
 from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
+from flows.jobs.worker import without_pandas
 from flows.monitoring.console import working
 from flows.monitoring.logs import log
 from flows.settings import Settings
@@ -35,6 +37,7 @@ from tasks.words import counted
 REACH = 10  # seconds within which a scheduler must answer
 # A job is handed back when its worker dies, instead of being retried by Dask.
 HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
+FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 
 
@@ -105,10 +108,12 @@ def check_versions(client: Client) -> None:
 def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
     wait_for_imports()
+    with dask.config.set(FORKED), without_pandas():
+        get_mp_context()  # imports all that Dask knows, to find out what is installed
     with (
         _for_us_alone() as own,
         _workers_that_start(),
-        dask.config.set(HANDED_BACK | {"distributed.worker.multiprocessing-method": "forkserver"}),
+        dask.config.set(HANDED_BACK | FORKED),
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,

@@ -14,7 +14,6 @@ from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
@@ -304,6 +303,8 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
+    from flows.sites.rechecked import foreign_checks  # status does without its mathematics
+
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
