@@ -18,25 +18,37 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
-from flows.cluster.errors import ClusterError
 from flows.cluster.preload import import_for_workers, wait_for_imports
-from flows.cluster.reading import ReadLimit
-from flows.cluster.requirements import CERTIFICATES, cluster_spec, scheduler_address
+from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring.console import working
 from flows.monitoring.logs import log
 from flows.settings import Settings
+from tasks.images.access.patience import wait_at_most
 from tasks.words import counted
 
 REACH = 10  # seconds within which a scheduler must answer
 # A job is handed back when its worker dies, instead of being retried by Dask.
 HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
 SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
+
+
+class ReadLimit(WorkerPlugin):
+    """A plugin that sets the time limit of reads on workers, even those that join later."""
+
+    name = "read-limit"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def setup(self, worker: Any) -> None:
+        """Set the limit in the worker's process."""
+        wait_at_most(self._seconds)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from uuid import uuid4
 from dask.utils import funcname
 from distributed import Client, Future, KilledWorker
 
-from flows.cluster.errors import ClusterError
+from flows.cluster.requirements import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
@@ -55,15 +55,7 @@ def run_in_order(
     If a job's worker dies, the job runs elsewhere; if that worker dies too, it runs once more with
     no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
     of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
-    retried. A worker with other versions than here does no job.
-
-    Args:
-        client: of the cluster.
-        work: the function to run on each of the ``jobs``.
-        jobs: in order.
-        title: of the events and of errors.
-        again: makes the retry of a job that failed.
-        listeners: called with the progress of the jobs.
+    retried, by the job that ``again`` makes. A worker with other versions than here does no job.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to

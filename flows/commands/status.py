@@ -12,18 +12,13 @@ from rich.table import Table
 from flows.monitoring.console import warn
 from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
-from flows.outcome import Outcome
+from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
 from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import (
-    KNOWS_WITNESSES,
-    DetectorCard,
-    detector_names,
-    list_detectors,
-)
+from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, detector_names, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -70,7 +65,7 @@ class StatusOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         out = StringIO()
-        console = Console(file=out, width=160)
+        console = Console(file=out, width=shown_width())
         for title, rows in (
             ("detectors", self._detectors()),
             ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.sites]),
@@ -83,9 +78,10 @@ class StatusOutcome(Outcome):
             for column in rows[0]:
                 table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*("" if value is None else str(value) for value in row.values()))
+                table.add_row(*(_text(value) for value in row.values()))
             console.print(table)
-        return f"store {self.store}\n{out.getvalue().rstrip()}"
+        lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
+        return "\n".join([f"store {self.store}", *lines])
 
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
@@ -173,6 +169,12 @@ def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
         batches=_batch_rows(store, leave_out),
         damaged=damaged,
     )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _of_a_batch(row: Row) -> Row:

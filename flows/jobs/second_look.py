@@ -1,6 +1,6 @@
 """Units of work of second looks, at a night's images and at ordinary ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
 from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path, scores_path
@@ -76,22 +77,26 @@ class LookJob:
         return replace(self, killers=frozenset(rows))
 
 
-def most_doubtful(
-    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
-) -> tuple[Doubtful, list[int]]:
-    """Choose the images to look at, and find the first row of every part.
+def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJob]:
+    """Choose the images to look at, and make a job for each part that is not done.
 
-    Memory does not grow with the number of images for review.
+    The selection depends only on the scores, so a resumed run selects the same images. Memory does
+    not grow with the number of images for review.
     """
-    rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
+    rule, classes = VerdictRule(of.detector.alpha, of.detector.uncertain_below), of.model.classes
+    most, starts, chosen = most_looked_at(of.batch.rows), [0], Doubtful.none()
     for part in range(parts):
-        path = scores_path(batch, key, part)
-        rows = read_table(store, *path, columns=columns(card.classes))
-        found = doubtful(rows, card.classes, rule, part=part, start=starts[part])
+        rows = read_table(of.store, *scores_path(of.batch, of.key, part), columns=columns(classes))
+        found = doubtful(rows, classes, rule, part=part, start=starts[part])
         chosen = chosen.beside(found).first(most)
         starts.append(starts[part] + rows.num_rows)
-    return chosen, starts
+    about = (of.store, of.batch, of.model, of.detector, of.key)
+    wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
+    return [
+        LookJob(*about, part, starts[part], tuple(rows), site=of.site)
+        for part, rows in wanted.items()
+        if rows
+    ]
 
 
 def look_twice(job: LookJob) -> int:

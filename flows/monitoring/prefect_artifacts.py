@@ -74,15 +74,8 @@ def announce(
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
-    Args:
-        store: where its reports are.
-        batch: that was screened.
-        seal: of its reports.
-        night: the batch's summary.
-        pages_url: where a browser finds the store's pages, if anywhere.
-
-    Returns:
-        Whether Prefect accepted everything; False if it does not run the flow.
+    A browser finds the store's pages at ``pages_url``. Return whether Prefect accepted everything;
+    False if it does not run the flow.
     """
     if not in_prefect_run():
         return False

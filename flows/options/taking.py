@@ -48,10 +48,7 @@ def takes(
 
     Callers give the options one by one, by name: ``screen(images=..., batch=..., settings=...)``.
     Python and Prefect see these as the function's parameters, with descriptions and limits.
-
-    Args:
-        options: the model of the options, by which the values are checked.
-        run_name: names the runs of a flow in Prefect; by default Prefect does.
+    ``run_name`` names the runs of a flow in Prefect, which otherwise does so itself.
 
     Raises:
         ValidationError: of pydantic, when the function is called with a wrong value.

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.running import run_jobs
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation.treated import (
     FalseAlarmJob,
@@ -24,23 +25,14 @@ from flows.jobs.evaluation.treated import (
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.stages.counting.composed_slides import composed_slides
-from flows.stages.full_spectrum import (
-    PLANTED_LEVELS,
-    is_healthy,
-    planted_metrics,
-    some_of,
-)
-from flows.stages.running import run_jobs
+from flows.stages.full_spectrum import PLANTED_LEVELS, is_healthy, planted_metrics, some_of
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed
 from storage.models.detectors import DetectorCard
 from storage.models.statistics import load_statistics
 from storage.parquet import read_table, write_table
-from storage.reports.evaluations import (
-    Evaluation,
-    images_path,
-)
+from storage.reports.evaluations import Evaluation, images_path
 from tasks.detector.calibration import threshold
 from tasks.evaluation.comparison import Comparison, compare
 from tasks.evaluation.metrics import Metric, Subject

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.client import open_client
+from flows.cluster.running import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.running import run_jobs
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     FIELDS,
@@ -88,18 +88,9 @@ def cut_up(
 ) -> Segmented:
     """Segment photographs and slides, or resume where an earlier run stopped.
 
-    Args:
-        settings: of the store and the cluster.
-        name: of the segmentation.
-        images: the sources.
-        cutting: how they are cut up.
-        root: the folder of the sources; names below it distinguish slides.
-        slide_is: the file or folder that is one slide.
-        limit: use at most this many sources.
-        wait: while another run works on it.
-        sources: the listed images with their kinds (`SORT`), single cells last; by default all are
-            listed, and are photographs or slides.
-        taken_as: the kind that a person gave.
+    Names below the folder ``root`` distinguish slides. ``sources`` are the listed images with their
+    kinds (`SORT`), single cells last; by default all are listed, at most ``limit``, and are
+    photographs or slides. ``taken_as`` is the kind that a person gave.
     """
     store = Store(settings.store)
     with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:

@@ -169,5 +169,6 @@ def _adaptation(card: AdaptationCard) -> None:
         _number(f"adaptation: {name}", getattr(card, name), 0.0, 1.0)
     for name in ("gain", "gain_low", "gain_high"):
         _number(f"adaptation: {name}", getattr(card, name), -LOSSES[1], LOSSES[1])
-    if card.accepted and card.gain_low <= 0:
-        _refuse("adaptation: accepted", True, "false where gain_low is not above 0")
+    name = "gain" if card.statistics and card.bias == 0 else "gain_low"
+    if card.accepted and getattr(card, name) <= 0:
+        _refuse("adaptation: accepted", True, f"false where {name} is not above 0")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.counting.call import called_cells
 from tasks.reports.image_columns import PARASITIZED, coded, numbers_of, rank_within
 from tasks.reports.parasite_counts import is_read
 from tasks.types import Float
@@ -116,7 +117,7 @@ def wanted_patients(
     patients: Sequence[Mapping[str, Any]], calls: Container[str]
 ) -> dict[Patient, int]:
     """Count the called cells of the patients with certain calls, from rows of their report."""
-    return {patient_of(row): row["cells_called"] or 0 for row in patients if row["call"] in calls}
+    return {patient_of(row): called_cells(row) for row in patients if row["call"] in calls}
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.counting.call import Call
+from tasks.counting.call import Call, called_cells
 from tasks.counting.sentences import call_text, density_text, percent_text, range_text
 from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
@@ -99,7 +99,7 @@ def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "meaning": _meaning(row),
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
-        "called": row["cells_called"],
+        "called": called_cells(row),
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }

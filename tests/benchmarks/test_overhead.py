@@ -12,6 +12,7 @@ import torch
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.jobs.networks import load_inference
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.jobs.worker import settle_worker
 from flows.settings import Settings
@@ -83,6 +84,7 @@ def milliseconds(seconds: list[float]) -> list[float]:
 def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
     detector = load_detector_card(tiny.store)
     card = load_card(tiny.store, detector.model)
+    of = Screened(tiny.store, tiny.batch, card, detector)
 
     with open_client(tiny.settings) as client:
 
@@ -94,10 +96,10 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
         def score() -> int:
-            return score_slides(client, tiny.store, tiny.batch, card, detector)
+            return score_slides(client, of)
 
         def publish_report() -> None:
-            seal = publish(tiny.store, tiny.settings, tiny.batch, card, detector, parts)
+            seal = publish(of, tiny.settings, parts)
             assert seal.rows == SHARDS
 
         idle()

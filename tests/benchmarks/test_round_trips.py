@@ -27,10 +27,10 @@ from tasks.images.listing import list_images
 from tasks.images.regions import ImageRef, Region, address_of, image_refs
 from tasks.network.extraction import Features, Loaded, load_images
 from tasks.synthetic.rendered_cells import write_collection
-from tasks.synthetic.rendered_slides import render_slide
 from tests.support.far_s3 import far_s3, requests
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES, WHEN
+from tests.support.rendered_slides import render_slide
 from tests.support.shards import Night, add_detector, freeze_night, start
 
 pytestmark = pytest.mark.benchmark

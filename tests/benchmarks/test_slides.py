@@ -9,9 +9,9 @@ from openslide import OpenSlide
 
 from tasks.images.opened_slides import open_slide
 from tasks.segmentation.survey import survey
-from tasks.synthetic.rendered_slides import render_slide
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.peak import extra_peak
+from tests.support.rendered_slides import render_slide
 
 SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)
 ROUNDS = 3 if QUICK else 15

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cluster.errors import ClusterError
+from flows.cluster.requirements import ClusterError
 from flows.fit import FitOutcome, fit, retract
 from flows.settings import Settings
 from flows.train import TrainOutcome
