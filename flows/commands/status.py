@@ -41,7 +41,7 @@ OF_A_LABORATORY = {
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "report": "screened", "learned": "learned",
+    "site": "laboratory", "learned": "learned",
 }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _text(value: Any) -> str:
 
 def _of_a_batch(row: Row) -> Row:
     shown = _shown(row, OF_A_BATCH)
-    return shown if row["complete"] else shown | {"screened": "unfinished"}
+    return shown if row["complete"] else shown | {"light": "unfinished"}
 
 
 def _shown(row: Row, columns: dict[str, str]) -> Row:
@@ -248,6 +248,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
+        "site": site_name(seals[-1].site) if seals and seals[-1].site else None,
         "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
