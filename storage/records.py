@@ -174,7 +174,7 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    The record marks the file as complete. With ``anew``, an earlier file is replaced: the caller
+    The record marks the file as complete. ``anew`` replaces an earlier file: the caller
     knows that nothing builds on it.
 
     Raises:
