@@ -174,8 +174,8 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    The record marks the file as complete. With ``anew``, replace an earlier file, if the caller
-    knows that nothing builds on it.
+    A file without a record is incomplete. Only if nothing builds on an earlier file may the caller
+    replace it, by ``anew``.
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it
