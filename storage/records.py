@@ -174,8 +174,8 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    A file without a record is incomplete. Only if nothing builds on an earlier file may the caller
-    replace it, by ``anew``.
+    A file without a record is incomplete. By the last argument a caller who knows that nothing
+    builds on an earlier file replaces it.
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it

@@ -12,7 +12,7 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard

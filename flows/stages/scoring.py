@@ -5,7 +5,7 @@ from datetime import datetime
 
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import Night, NightJob, describe_night
 from flows.jobs.scoring.plan import Part, parts_of, score_jobs
 from flows.jobs.scoring.scores import ScoreJob, score_part

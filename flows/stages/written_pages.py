@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.drawings import (
     FieldPictureJob,
     SlidePictureJob,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from tasks.counting.call import Call
 from tasks.counting.interpretation import (
@@ -127,7 +127,7 @@ def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, i
     hits = sum(said[image] == positive for image in drawn)
     tail = (1 - LEVEL) / 2
     a, b = hits + 0.5, len(drawn) - hits + 0.5
-    low, middle, high = beta.ppf([tail, 0.5, 1 - tail], a, b)
+    low, middle, high = betaincinv(a, b, [tail, 0.5, 1 - tail])
     return (
         known + round(unread * float(middle)),
         known + int(unread * float(low)),

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
@@ -193,5 +192,7 @@ def q_values(p_values: Float) -> Float:
     found = np.full(len(p_values), np.nan)
     scored = np.isfinite(p_values)
     if scored.any():
-        found[scored] = false_discovery_control(p_values[scored], method="bh")
+        ordered = np.argsort(p_values[scored])
+        q = p_values[scored][ordered] * (len(ordered) / np.arange(1, len(ordered) + 1))
+        found[np.flatnonzero(scored)[ordered]] = np.minimum.accumulate(q[::-1])[::-1].clip(0, 1)
     return found

@@ -21,7 +21,7 @@ from tasks.words import counted
 WORDS = {
     Call.POSITIVE: "patients with parasites",
     Call.NEGATIVE: "patients with none above the stated limit",
-    Call.INDETERMINATE: "patients with too few cells to decide",
+    Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
 PATIENTS_SHOWN = 500

@@ -38,7 +38,7 @@ def score_jobs(
 
     A ``discriminant`` is heard in the place of the detector's or the site's.
     """
-    night, about = None, (of.store, of.batch, of.model, of.detector)
+    night, about = None, vars(of) | {"discriminant": discriminant}
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
     if leans and of.detector.slides is not None:
         unnamed = tuple(
@@ -47,14 +47,9 @@ def score_jobs(
             for slide in part.slides
             if slide.slide is None and slide.patient is None
         )
-        night = describe(NightJob(*about, unnamed, of.site, discriminant))
-    return [
-        ScoreJob(
-            *about, number, parts[number].slides, parts[number].spans, scored_at, night, of.site,
-            discriminant,
-        )
-        for number in wanted
-    ]  # fmt: skip
+        night = describe(NightJob(**about, unnamed=unnamed))
+    about |= {"scored_at": scored_at, "night": night}
+    return [ScoreJob(**about, part=number, **vars(parts[number])) for number in wanted]
 
 
 def parts_of(of: Screened) -> list[Part]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cluster.client import open_client
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
