@@ -21,7 +21,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Sparing:
-    """A job that goes on without those of its rows that kill workers, and says why."""
+    """A job that continues without those of its rows that kill workers, and says why."""
 
     killers: frozenset[int] = field(default=frozenset(), kw_only=True)
 
