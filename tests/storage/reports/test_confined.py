@@ -7,8 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from storage.reports.confined import DATA, confined_answer
-from storage.reports.query_limits import QueryError
+from storage.reports.confined import DATA, QueryError, confined_answer
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 
