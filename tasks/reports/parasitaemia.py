@@ -105,9 +105,7 @@ def cells_needed(percent: float) -> int:
 def negative_call(cells: int, percent: float) -> NegativeCall:
     """Decide whether a slide without parasites has enough red cells for a negative call.
 
-    Args:
-        cells: red cells of a slide.
-        percent: the parasitaemia that the cells must be able to show.
+    ``percent`` is the parasitaemia that the cells must be able to show.
     """
     return NegativeCall.ENOUGH if cells >= cells_needed(percent) else NegativeCall.TOO_FEW
 

@@ -65,11 +65,8 @@ def drift_p_value(
 ) -> float:
     """Compute the p-value of a drift of a site's nights over all taps and contrasts.
 
-    Args:
-        priors: of the site's slides, as commissioned.
-        commissioned: statistics of the commissioned nights.
-        running: statistics of each night learned since, in order, tonight's last.
-        population: priors of fitted slides.
+    ``running`` are statistics of each night learned since commissioning, in order, tonight's last;
+    ``population`` are priors of fitted slides.
 
     Raises:
         ValueError: there is no commissioned or no learned night.

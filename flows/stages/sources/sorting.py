@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cluster.client import open_client
+from flows.cluster.executor import run_jobs
 from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.batch import refuse_among_others
-from flows.stages.running import run_jobs
+from flows.stages.batch import refuse_among_others, refuse_other_images
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.manifests import Batch, find_batch, key_of
 from storage.batches.segmentations import (
@@ -32,7 +32,15 @@ from storage.batches.segmentations import (
 )
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError
-from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
+from tasks.images.access.addresses import (
+    EXTENSIONS,
+    SLIDE_EXTENSIONS,
+    VENDORS,
+    ZARR,
+    extension_of,
+    in_archive,
+)
+from tasks.images.access.files import SourceError
 from tasks.images.listing import as_given, list_images, named
 from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
 
@@ -111,13 +119,14 @@ def take(
         if made is None:
             _refuse_otherwise(begun, "cells", wanted.taken_as)
             return Taken(images, wanted.limit)
-        _refuse_others(begun, made.images, made.limit, images, wanted.limit)
+        refuse_other_images(store, begun, images, wanted.limit)
         _refuse_otherwise(begun, made.taken_as, wanted.taken_as)
     sources = None
     if made is None:
         listed = _list(store, wanted, classes)
         sorts = _sorts(settings, listed, wanted.taken_as, work)
         _tell(images, sorts)
+        _refuse_archived(images, listed, sorts)
         if not {"fields", "slides"} & set(sorts):
             return Taken(images, wanted.limit, listed)
         sources = _cells_last(listed, sorts)
@@ -202,6 +211,18 @@ def _tell(images: str | list[str], sorts: Sequence[Sort | None]) -> None:
     tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
 
 
+def _refuse_archived(
+    images: str | list[str], listed: pa.Table, sorts: Sequence[Sort | None]
+) -> None:
+    """Raise SourceError if all sources are slides in archives: none of them could be read."""
+    uris = pc.coalesce(listed["source_uri"], listed["uri"]).to_pylist()
+    if uris and set(sorts) == {"slides"} and all(in_archive(uri) for uri in uris):
+        raise SourceError(
+            f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
+            "and give the folder"
+        )
+
+
 def counted_sorts(counts: Mapping[str, int]) -> str:
     """Describe the number of sources of each kind.
 
@@ -222,21 +243,6 @@ def _cells_last(listed: pa.Table, sorts: Sequence[Sort | None]) -> pa.Table:
     order = cut + cells
     column = pa.array([sorts[row] for row in order], pa.string())
     return listed.take(order).append_column(SORT, column)
-
-
-def _refuse_others(
-    batch: Batch,
-    before: str | Sequence[str],
-    limit_before: int | None,
-    images: str | list[str],
-    limit: int | None,
-) -> None:
-    if (as_given(before), limit_before) != (images, limit):
-        raise StoreError(
-            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(before)} (limit {limit_before}): give the same --images and --limit to "
-            "resume it, or another --batch"
-        )
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
