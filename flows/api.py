@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.scoring.night import describe_night
-from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
+from flows.jobs.scoring.plan import parts_of, score_jobs
 from flows.jobs.scoring.report_rows import finished_rows
 from flows.jobs.scoring.scores import score_part
-from flows.jobs.second_look import LookJob, look_twice, most_doubtful
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.second_look import look_jobs, look_twice
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
-from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow
 from storage.models.classifiers import ModelCard
@@ -210,22 +210,21 @@ class Detector:
 
     def _rows(self, manifest: pa.Table) -> pa.Table:
         """Screen images like a night, and return the rows of its report."""
-        store, card, detector, site = self._store, self.model, self.card, self.site
+        store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        key = screening_key(detector.name, site.name if site else None)
+        of = Screened(store, batch, card, detector, site=self.site)
         try:
             with _one_thread():
-                _extract(store, batch, card)
-                parts = plan_parts(store, batch, by_slide=detector.slides is not None)
-                wanted = range(len(parts))
-                job = night_job(store, batch, card, detector, parts, wanted, site)
-                night = None if job is None else describe_night(job)
-                for each in score_jobs(
-                    store, batch, card, detector, parts, wanted, batch.started_at, night, site
-                ):
-                    score_part(each)
-                _look_twice(store, batch, card, detector, key, len(parts), site)
-            found = finished_rows(store, batch, key, len(parts), card, detector, lambda _: None)
+                prepare_features(store, batch, card)
+                for shard in batch.shards():
+                    run_shard(ShardJob(store, batch, shard, card))
+                parts = parts_of(of)
+                every, started = range(len(parts)), batch.started_at
+                for scoring in score_jobs(of, parts, every, started, describe_night):
+                    score_part(scoring)
+                for looking in look_jobs(of, len(parts)) if detector.second_look else ():
+                    look_twice(looking)
+            found = finished_rows(of, len(parts), lambda _: None)
             schema = image_schema(card.classes, list(detector.taps))
             rows = [rows.select(schema.names).cast(schema) for _, rows in found]
             return pa.concat_tables([schema.empty_table(), *rows])
@@ -245,30 +244,6 @@ def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:
         started_at=now,
     )
     return freeze_batch(store, plan, manifest)
-
-
-def _extract(store: Store, batch: Batch, card: ModelCard) -> None:
-    prepare_features(store, batch, card)
-    for shard in batch.shards():
-        run_shard(ShardJob(store, batch, shard, card))
-
-
-def _look_twice(
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    key: str,
-    parts: int,
-    site: SiteCard | None,
-) -> None:
-    if detector.second_look is None:
-        return
-    chosen, starts = most_doubtful(store, batch, card, detector, key, parts)
-    for part in range(parts):
-        if rows := tuple(chosen.of_part(part).tolist()):
-            job = LookJob(store, batch, card, detector, key, part, starts[part], rows, site=site)
-            look_twice(job)
 
 
 def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:

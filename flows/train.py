@@ -14,12 +14,7 @@ from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
 from flows.stages.training.labelled_images import CLASSES, load_labelled_images
-from flows.stages.training.recipes import (
-    FRACTIONS,
-    TrainingRecipe,
-    train_model,
-    training_digest,
-)
+from flows.stages.training.recipes import FRACTIONS, TrainingRecipe, train_model, training_digest
 from storage.leases import lease
 from storage.models.classifiers import (
     REPETITION,
@@ -90,7 +85,6 @@ def _figure(value: float | None) -> str:
 @takes(Train)
 @observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
-    """Train a classifier on labelled images, splitting them by patient."""
     refuse_foreign_network(options.network)
     if options.model is not None:
         refuse_existing(Store(settings.store), options.model)

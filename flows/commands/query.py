@@ -87,7 +87,6 @@ class SchemaOutcome(Outcome):
 
 @takes(Query)
 def query(options: Query, settings: Settings) -> QueryOutcome:
-    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
     return QueryOutcome(
         store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
     )
@@ -95,7 +94,6 @@ def query(options: Query, settings: Settings) -> QueryOutcome:
 
 @takes(Schema)
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
-    """List the columns of the tables, with their types, units and meanings."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}

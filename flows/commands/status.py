@@ -14,16 +14,10 @@ from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import (
-    KNOWS_WITNESSES,
-    DetectorCard,
-    detector_names,
-    list_detectors,
-)
+from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, detector_names, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -114,7 +108,6 @@ class NamesOutcome(Outcome):
 
 @takes(Status)
 def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
-    """List the detectors, laboratories and batches of a store."""
     store = Store(settings.store)
     refuse_absent(store)
     if options.names is not None:
@@ -311,7 +304,8 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
-    """Compare everything in a store with its digests, and name damaged files."""
+    from flows.sites.rechecked import foreign_checks  # status does without its mathematics
+
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []

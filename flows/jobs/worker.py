@@ -1,6 +1,9 @@
-"""Set up a worker's process."""
+"""Set up the process of a worker or a command."""
 
 import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 # Parameters of glibc's `mallopt`, from malloc.h.
@@ -41,3 +44,34 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, KEPT)
+
+
+def leave_pandas_out() -> None:
+    """Keep pyarrow from importing pandas where it is installed, which takes half a second.
+
+    pyarrow tries to import it once, before it converts the first values from Python. Whoever asks
+    for a data frame still gets one.
+    """
+    import pyarrow as pa
+
+    with without_pandas():
+        pa.array([0])
+
+
+@contextmanager
+def without_pandas() -> Iterator[None]:
+    """Refuse to import pandas in the block, as if it were not installed."""
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """A finder of modules that finds no pandas, and leaves all others to the next finder."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)

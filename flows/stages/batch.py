@@ -12,6 +12,7 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
@@ -19,7 +20,6 @@ from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
-from flows.stages.running import run_jobs
 from storage.batches.features import read_block
 from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
@@ -81,16 +80,8 @@ def image_rows(
 ) -> pa.Table:
     """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
 
-    A red cell that the border of its field cuts is diagnosed, but has no abnormality.
-
-    Args:
-        manifest: n rows of the manifest.
-        read: of the n images.
-        diagnoses: of the n images; ignored for failed ones.
-        scores: of the n images; ignored for failed ones.
-        taps: the names of the scores' T taps.
-        rule: decides which images a person looks at.
-        made_by: the same in all rows.
+    A red cell that the border of its field cuts is diagnosed, but has no abnormality. Diagnoses and
+    scores of failed images are ignored; ``rule`` decides which images a person looks at.
     """
     failed = read.failed
     # Half a cell is unlike every whole one, so its abnormality would mean nothing.
@@ -201,5 +192,7 @@ def q_values(p_values: Float) -> Float:
     found = np.full(len(p_values), np.nan)
     scored = np.isfinite(p_values)
     if scored.any():
-        found[scored] = false_discovery_control(p_values[scored], method="bh")
+        ordered = np.argsort(p_values[scored])
+        q = p_values[scored][ordered] * (len(ordered) / np.arange(1, len(ordered) + 1))
+        found[np.flatnonzero(scored)[ordered]] = np.minimum.accumulate(q[::-1])[::-1].clip(0, 1)
     return found

@@ -59,10 +59,7 @@ def patient_rows(
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
-    Args:
-        rows: of the report on patients, `in_order`.
-        places: what a click on a patient leads to.
-        answers: of persons on some of them.
+    ``rows`` are `in_order`; ``places`` has what a click on a patient leads to.
     """
     return [
         _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cluster.client import open_client
+from flows.cluster.executor import run_jobs
 from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import refuse_among_others, refuse_other_images
-from flows.stages.running import run_jobs
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.manifests import Batch, find_batch, key_of
 from storage.batches.segmentations import (
