@@ -152,6 +152,9 @@ def _main() -> None:
         ):
             for batch in reader:
                 stream.write_batch(batch)
+        sys.stdout.flush()
+        # After a LIMIT, threads still read reports: Python would wait for them, or abort.
+        os._exit(0)
     except BrokenPipeError:
         os._exit(0)  # the reader has seen enough
     except MemoryError:
