@@ -74,6 +74,18 @@ def stage_parts(
         return digest_of_file(file)
 
 
+def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Divide parts, at least one, anew into groups of so many rows; the last may have fewer."""
+    waiting: pa.Table | None = None
+    for part in parts:
+        waiting = part if waiting is None else pa.concat_tables([waiting, part])
+        while waiting.num_rows >= rows:
+            yield waiting.slice(0, rows).combine_chunks()
+            waiting = waiting.slice(rows)
+    if waiting is not None and waiting.num_rows:
+        yield waiting.combine_chunks()
+
+
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
     """Read a table, or some of its columns.
 

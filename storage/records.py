@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -168,7 +169,7 @@ def save_described(
 
 def freeze(
     store: Store,
-    content: bytes,
+    content: bytes | Path,
     record: Record,
     *folder: str,
     file: str,
@@ -179,7 +180,7 @@ def freeze(
 
     Args:
         store: where to.
-        content: of the file.
+        content: of the file, or its stage (`Store.stage`).
         record: says that the file is complete.
         folder: of both, in parts.
         file: its name.
@@ -193,7 +194,10 @@ def freeze(
     # Checked before anything is written: a frozen file must survive a second start.
     if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
-    store.write_bytes(content, *folder, file)
+    if isinstance(content, Path):
+        store.reveal(content, *folder, file)
+    else:
+        store.write_bytes(content, *folder, file)
     try:
         record.write(store, *folder, record_file, once=not anew)
     except AlreadyExistsError:

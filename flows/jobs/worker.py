@@ -1,7 +1,9 @@
-"""Set up a worker's process."""
+"""Set up a process: a worker's, which keeps the memory that it frees, or the coordinator's."""
 
 import ctypes
 from functools import cache
+
+import pyarrow as pa
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -41,3 +43,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, KEPT)
+
+
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed, because it may not need it again.
+
+    Tables share it with everything else: Arrow's own allocator keeps most of a night's.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
+from flows.jobs.worker import return_freed_memory
 from flows.monitoring.console import warn, working
 from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
@@ -126,6 +127,7 @@ def stage(name: str) -> Iterator[None]:
     begun, event = time.monotonic(), "end"
     log(logging.INFO, f"{name}: begin", stage=name, event="begin")
     working(DOING.get(name, name))
+    return_freed_memory()
     try:
         with _set(_STAGE, name):
             yield

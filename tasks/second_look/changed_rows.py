@@ -62,20 +62,10 @@ class Looked:
         )
 
     @staticmethod
-    def joined(parts: Sequence["Looked"], classes: int) -> "Looked":
-        """Join the results of several parts, if any."""
+    def none(classes: int) -> "Looked":
+        """Make the results of a look at no image."""
         nothing = np.zeros(0)
-        empty = Looked(
-            np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool)
-        )
-        parts = [empty, *parts]
-        return Looked(
-            np.concatenate([part.rows for part in parts]),
-            [each for part in parts for each in part.outcome],
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.stability for part in parts]),
-            np.concatenate([part.unstable for part in parts]),
-        )
+        return Looked(np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool))
 
     def within(self, start: int, stop: int) -> "Looked":
         """Return the images in rows ``start`` to ``stop``, counted from ``start``."""
