@@ -8,6 +8,7 @@ import pyarrow as pa
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
+RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
 @cache
@@ -51,6 +52,8 @@ def return_freed_memory() -> None:
     Tables share it with everything else: Arrow's own allocator keeps most of a night's.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        # Otherwise the limit rises to the largest block that was freed, and holes stay below it.
+        library.mallopt(M_MMAP_THRESHOLD, RETURNED)
+        library.malloc_trim(0)

@@ -65,6 +65,7 @@ def observed(
             with bind(batch=batch):
                 if _OBSERVED.get():  # a flow called by another, which logs both
                     return function(options, settings)
+                return_freed_memory()
                 use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
                 series = getattr(options, "series", None) or series_of(batch or "")
