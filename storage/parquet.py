@@ -32,12 +32,7 @@ def write_table(
 ) -> None:
     """Write a table, complete or not at all.
 
-    Args:
-        store: where to.
-        table: the rows.
-        path: of the file, in parts.
-        group_rows: rows of a row group.
-        once: raise AlreadyExistsError if the file is there.
+    The file has row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is there.
     """
     with store.staged(*path, once=once) as stage:
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
@@ -52,12 +47,8 @@ def write_parts(
 ) -> str:
     """Write a table part by part, a row group each, complete or not at all; return its sha256.
 
-    Args:
-        store: where to.
-        schema: of the table.
-        parts: its rows; an empty part makes no row group.
-        path: of the file, in parts.
-        bloom: options of the Bloom filters, by column; readers use these to find single values.
+    An empty part makes no row group. ``bloom`` has options of Bloom filters, by column; readers use
+    these to find single values.
     """
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts, bloom)
@@ -181,10 +172,7 @@ def open_table(
 ) -> Iterator[pq.ParquetFile]:
     """Open a file to read row groups of it.
 
-    Args:
-        store: where it is.
-        path: of the file, in parts.
-        footer: the result of `read_footer`, if it was read already.
+    ``footer`` is the result of `read_footer`, if it was read already.
 
     Raises:
         MissingError: the file does not exist.

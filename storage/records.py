@@ -132,10 +132,7 @@ def read_readable(
 ) -> list[Found]:
     """Read things by their names, and skip damaged ones.
 
-    Args:
-        read: reads one by its name.
-        names: of all of them.
-        on_damage: called with a message for each one skipped; without it damage is raised.
+    ``on_damage`` is called with a message for each one skipped; without it damage is raised.
 
     Raises:
         NewerError: one was written by a newer slidewatch.
@@ -178,14 +175,9 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    Args:
-        store: where to.
-        content: of the file, or its stage (`Store.stage`).
-        record: says that the file is complete.
-        folder: of both, in parts.
-        file: its name.
-        record_file: the record's.
-        anew: replace an earlier file, if the caller knows that nothing builds on it.
+    The record marks the file as complete. With ``anew``, replace an earlier file, if the caller
+    knows that nothing builds on it. ``content`` may be the file's stage
+    (`Store.stage`).
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it

@@ -25,6 +25,7 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
+from flows.jobs.worker import leave_pandas_out
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, run_flow, server
@@ -188,6 +189,8 @@ def _load(place: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
     gc.disable()
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    if "pyarrow" in sys.modules:
+        leave_pandas_out()
     gc.enable()
     return found
 

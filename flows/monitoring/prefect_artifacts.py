@@ -74,15 +74,8 @@ def announce(
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
-    Args:
-        store: where its reports are.
-        batch: that was screened.
-        seal: of its reports.
-        night: the batch's summary.
-        pages_url: where a browser finds the store's pages, if anywhere.
-
-    Returns:
-        Whether Prefect accepted everything; False if it does not run the flow.
+    A browser finds the store's pages at ``pages_url``. Return whether Prefect accepted everything;
+    False if it does not run the flow.
     """
     if not in_prefect_run():
         return False
@@ -239,33 +232,29 @@ def _density(row: dict[str, Any]) -> str:
 
 
 def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
-    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
-        _emit(name, store, batch, seal, night)
-
-
-def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
     from prefect.events import emit_event
 
-    emit_event(
-        name,
-        resource={
-            "prefect.resource.id": f"slidewatch.batch.{batch.name}",
-            "prefect.resource.name": batch.name,
-            "slidewatch.light": night.light.value,
-        },
-        payload={
-            "batch_date": batch.batch_date.isoformat(),
-            "light": night.light.value,
-            "reasons": list(night.reasons),
-            "images": seal.rows,
-            "failed": seal.failed,
-            "failures": seal.failures,
-            "abnormal": seal.abnormal,
-            "review": seal.review,
-            "detector": seal.detector,
-            "report": store.address(*seal.report.split("/")),
-        },
-    )
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
+        emit_event(
+            name,
+            resource={
+                "prefect.resource.id": f"slidewatch.batch.{batch.name}",
+                "prefect.resource.name": batch.name,
+                "slidewatch.light": night.light.value,
+            },
+            payload={
+                "batch_date": batch.batch_date.isoformat(),
+                "light": night.light.value,
+                "reasons": list(night.reasons),
+                "images": seal.rows,
+                "failed": seal.failed,
+                "failures": seal.failures,
+                "abnormal": seal.abnormal,
+                "review": seal.review,
+                "detector": seal.detector,
+                "report": store.address(*seal.report.split("/")),
+            },
+        )
 
 
 @contextmanager

@@ -52,8 +52,7 @@ def observed(
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
     """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
-    Args:
-        night: the flow screens a batch, which has metrics too.
+    The flow of a ``night`` has metrics too.
     """
 
     def decorate(

@@ -44,13 +44,9 @@ def answer(
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have (of another model's classes and taps) are null elsewhere.
-    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'.
-
-    Args:
-        store: with the reports.
-        sql: the query.
-        seconds: the time limit, which includes reading the answer.
-        on_damage: called with a message for each report left out; without it damage is raised.
+    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'. ``seconds``
+    include reading the answer. ``on_damage`` is called with a message for each report left out;
+    without it damage is raised.
 
     Raises:
         QueryError: the SQL is wrong, changes something, wants another file, or takes too much. The

@@ -21,6 +21,8 @@ PARASITIZED = "Parasitized"
 REPEATED = "repeated"  # a column only for tallies, in no report
 HEAD = 16  # letters of a digest in hexadecimal
 
+Pair = tuple[str | None, str | None]  # slide and patient
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -73,6 +75,24 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
+def pairs_of(rows: pa.Table) -> tuple[list[Pair], NDArray[np.intp]]:
+    """List the pairs of slide and patient in image rows, and number the pair of each row (n,)."""
+    slides, slide_names = coded(rows["slide_id"])
+    patients, patient_names = coded(rows["patient_id"])
+    many = len(patient_names)
+    pairs, group = np.unique(slides * many + patients, return_inverse=True)
+    return [(slide_names[n // many], patient_names[n % many]) for n in pairs.tolist()], group
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """Decode dictionaries, which differ between parts."""
+    columns = {
+        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
 def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count, for each of n rows, the earlier rows with the same code, (n,).
 
@@ -115,10 +135,8 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
-    The first 16 letters of a digest distinguish a hundred million images.
-
-    Args:
-        image_ids: digests in hexadecimal, in parts.
+    The first 16 letters of a digest distinguish a hundred million images. Digests are in
+    hexadecimal.
     """
     known: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
 

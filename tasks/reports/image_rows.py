@@ -80,16 +80,8 @@ def image_rows(
 ) -> pa.Table:
     """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
 
-    A red cell that the border of its field cuts is diagnosed, but has no abnormality.
-
-    Args:
-        manifest: n rows of the manifest.
-        read: of the n images.
-        diagnoses: of the n images; ignored for failed ones.
-        scores: of the n images; ignored for failed ones.
-        taps: the names of the scores' T taps.
-        rule: decides which images a person looks at.
-        made_by: the same in all rows.
+    A red cell that the border of its field cuts is diagnosed, but has no abnormality. Diagnoses and
+    scores of failed images are ignored; ``rule`` decides which images a person looks at.
     """
     failed = read.failed
     # Half a cell is unlike every whole one, so its abnormality would mean nothing.

@@ -98,14 +98,10 @@ class _Slide:
 class SlideTally:
     """Count image rows by slide; the rows may come in any order and in any parts.
 
-    Memory grows with the number of slides, not of images.
-
-    Args:
-        alpha: the detector's level.
-        detectable: parasitaemia in percent that a slide must have enough red cells to show, for a
-            negative call.
-        tolerated: share of a slide's fields that may be beyond a limit, or have failed, before the
-            slide goes to review. Empty and thick fields do not count.
+    Memory grows with the number of slides, not of images. ``detectable`` is the parasitaemia in
+    percent that a slide must have enough red cells to show, for a negative call. ``tolerated`` is
+    the share of a slide's fields that may be beyond a limit, or have failed, before the slide goes
+    to review; empty and thick fields do not count.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Plan the scoring of a batch from its manifest: parts of whole patients, and their jobs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -10,10 +10,8 @@ import pyarrow as pa
 
 from flows.jobs.scoring.night import Night, NightJob, SlideRows
 from flows.jobs.scoring.scores import FEW, Range, ScoreJob, Span
+from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
 from tasks.detector.witnesses import Discriminant
@@ -29,50 +27,35 @@ class Part:
     spans: tuple[Span, ...]
 
 
-def night_job(
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    parts: Sequence[Part],
-    wanted: Sequence[int],
-    site: SiteCard | None = None,
-    discriminant: Discriminant | None = None,
-) -> NightJob | None:
-    """Make the job that describes the night; None if no wanted part needs it."""
-    leans = any(_leans(span) for number in wanted for span in parts[number].spans)
-    if not leans or detector.slides is None:
-        return None
-    unnamed = tuple(
-        (slide.start, slide.stop)
-        for part in parts
-        for slide in part.slides
-        if slide.slide is None and slide.patient is None
-    )
-    return NightJob(store, batch, card, detector, unnamed, site, discriminant)
-
-
 def score_jobs(
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
+    of: Screened,
     parts: Sequence[Part],
     wanted: Sequence[int],
     scored_at: datetime,
-    night: Night | None,
-    site: SiteCard | None = None,
+    describe: Callable[[NightJob], Night],
     discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
-    """Make the jobs that score some parts of a batch."""
-    return [
-        ScoreJob(
-            store, batch, card, detector, number,
-            parts[number].slides, parts[number].spans, scored_at, night, site,
-            discriminant,
+    """Make the jobs that score some parts of a batch, after describing the night if they need it.
+
+    A ``discriminant`` is heard in the place of the detector's or the site's.
+    """
+    night, about = None, vars(of) | {"discriminant": discriminant}
+    leans = any(_leans(span) for number in wanted for span in parts[number].spans)
+    if leans and of.detector.slides is not None:
+        unnamed = tuple(
+            (slide.start, slide.stop)
+            for part in parts
+            for slide in part.slides
+            if slide.slide is None and slide.patient is None
         )
-        for number in wanted
-    ]  # fmt: skip
+        night = describe(NightJob(**about, unnamed=unnamed))
+    about |= {"scored_at": scored_at, "night": night}
+    return [ScoreJob(**about, part=number, **vars(parts[number])) for number in wanted]
+
+
+def parts_of(of: Screened) -> list[Part]:
+    """Divide a batch into parts, by what its detector compares cells with; see `plan_parts`."""
+    return plan_parts(of.store, of.batch, by_slide=of.detector.slides is not None)
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:

@@ -5,12 +5,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from flows.jobs.scoring.screened import Screened
 from storage.batches.ledger import complete_looks, looks_path, scores_path
-from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
-from storage.store import Store
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.image_columns import REPEATED, numbers_of, repeats
 from tasks.reports.image_rows import QValues
@@ -18,19 +15,14 @@ from tasks.second_look.changed_rows import Looked, with_second_look
 
 
 def finished_rows(
-    store: Store,
-    batch: Batch,
-    key: str,
-    parts: int,
-    card: ModelCard,
-    detector: DetectorCard,
-    tell: Callable[[str], None],
+    of: Screened, parts: int, tell: Callable[[str], None]
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Yield the rows of a scored batch in pieces, after the first pass and after both.
 
     The first ones have q-values, and mark copies of other images; ``tell`` reports their number.
     The others are the rows of the report.
     """
+    store, batch, key, card, detector = of.store, of.batch, of.key, of.model, of.detector
     paths = [scores_path(batch, key, part) for part in range(parts)]
 
     def columns(name: str) -> Iterator[pa.Array]:

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cluster.client import open_client
+from flows.cluster.executor import run_jobs
 from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
-from flows.stages.batch import refuse_among_others
-from flows.stages.running import run_jobs
+from flows.stages.batch import refuse_among_others, refuse_other_images
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.manifests import Batch, find_batch, key_of
 from storage.batches.segmentations import (
@@ -34,7 +34,15 @@ from storage.batches.segmentations import (
 )
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError
-from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, VENDORS, ZARR, extension_of
+from tasks.images.access.addresses import (
+    EXTENSIONS,
+    SLIDE_EXTENSIONS,
+    VENDORS,
+    ZARR,
+    extension_of,
+    in_archive,
+)
+from tasks.images.access.files import SourceError
 from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.sorted_rows import SortedRows
 from tasks.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
@@ -114,13 +122,14 @@ def take(
         if made is None:
             _refuse_otherwise(begun, "cells", wanted.taken_as)
             return Taken(images, wanted.limit)
-        _refuse_others(begun, made.images, made.limit, images, wanted.limit)
+        refuse_other_images(store, begun, images, wanted.limit)
         _refuse_otherwise(begun, made.taken_as, wanted.taken_as)
     sources = None
     if made is None:
         listed = _list(store, wanted, classes)
         sorts = _sorts(settings, listed, wanted.taken_as, work)
         _tell(images, listed.rows, sorts)
+        _refuse_archived(images, listed, sorts)
         if not any(sorts.values()):
             return Taken(images, wanted.limit, listed)
         sources = _cells_last(listed.table(), sorts)
@@ -222,6 +231,18 @@ def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) 
     tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
 
 
+def _refuse_archived(
+    images: str | list[str], listed: SortedRows, sorts: Mapping[int, Sort | None]
+) -> None:
+    """Raise SourceError if all sources are slides in archives: none of them could be read."""
+    slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
+    if slides and all(in_archive(file.uri) for file in _files(listed)):
+        raise SourceError(
+            f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
+            "and give the folder"
+        )
+
+
 def counted_sorts(counts: Mapping[str, int]) -> str:
     """Describe the number of sources of each kind.
 
@@ -242,21 +263,6 @@ def _cells_last(listed: pa.Table, sorts: Mapping[int, Sort | None]) -> pa.Table:
     column = [*(sorts[row] for row in cut), *["cells"] * len(cells)]
     ordered = listed.take(pa.array([*cut, *cells.tolist()], pa.int64()))
     return ordered.append_column(SORT, pa.array(column, pa.string()))
-
-
-def _refuse_others(
-    batch: Batch,
-    before: str | Sequence[str],
-    limit_before: int | None,
-    images: str | list[str],
-    limit: int | None,
-) -> None:
-    if (as_given(before), limit_before) != (images, limit):
-        raise StoreError(
-            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(before)} (limit {limit_before}): give the same --images and --limit to "
-            "resume it, or another --batch"
-        )
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
