@@ -23,7 +23,7 @@ from flows.monitoring.states import by_call, by_name
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import sources_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import page_path
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
@@ -117,7 +117,7 @@ def announce(
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
     best: list[tuple[float, str, dict[str, Any]]] = []
-    for part in iterate_groups(
+    for part in iterate_rows(
         store, *report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
     ):
         scored = part.filter(part["abnormality"].is_valid())
