@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.scoring.night import describe_night
-from flows.jobs.scoring.plan import night_job, plan_parts, score_jobs
+from flows.jobs.scoring.plan import parts_of, score_jobs
 from flows.jobs.scoring.report_rows import finished_rows
 from flows.jobs.scoring.scores import score_part
-from flows.jobs.second_look import LookJob, look_twice, most_doubtful
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.second_look import look_jobs, look_twice
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
-from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow
 from storage.models.classifiers import ModelCard
@@ -56,6 +57,7 @@ except ImportError as error:
 Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or their address
 SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
 SHOWN = 20  # rows with a thumbnail
+SPACED = 'style="border-collapse: separate; border-spacing: .6em 0"'  # marimo leaves no space
 FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
 LAST = ("review_reason", "failure")
 
@@ -89,11 +91,12 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         ]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
         more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        return f"<table {SPACED}>{body}</table>{more}"
 
-    def _mime_(self) -> tuple[str, str]:
-        """Show the same in marimo."""
-        return "text/html", self._repr_html_()
+    def _display_(self) -> SimpleNamespace:
+        """Show the same in marimo, which otherwise draws its own table of a data frame."""
+        return SimpleNamespace(_mime_=lambda: ("text/html", self._repr_html_()))
 
 
 def open_store(address: str | Path = "store") -> "OpenStore":
@@ -150,6 +153,10 @@ class Detector:
         self._numbers = count(1)
         borrow(store, self._store, card, site)
 
+    def __repr__(self) -> str:
+        """Name the detector and its site."""
+        return f"Detector({self.name!r}, site={self.site and self.site.label!r})"
+
     @property
     def name(self) -> str:
         """Return the detector's name."""
@@ -203,22 +210,21 @@ class Detector:
 
     def _rows(self, manifest: pa.Table) -> pa.Table:
         """Screen images like a night, and return the rows of its report."""
-        store, card, detector, site = self._store, self.model, self.card, self.site
+        store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        key = screening_key(detector.name, site.name if site else None)
+        of = Screened(store, batch, card, detector, site=self.site)
         try:
             with _one_thread():
-                _extract(store, batch, card)
-                parts = plan_parts(store, batch, by_slide=detector.slides is not None)
-                wanted = range(len(parts))
-                job = night_job(store, batch, card, detector, parts, wanted, site)
-                night = None if job is None else describe_night(job)
-                for each in score_jobs(
-                    store, batch, card, detector, parts, wanted, batch.started_at, night, site
-                ):
-                    score_part(each)
-                _look_twice(store, batch, card, detector, key, len(parts), site)
-            found = finished_rows(store, batch, key, len(parts), card, detector, lambda _: None)
+                prepare_features(store, batch, card)
+                for shard in batch.shards():
+                    run_shard(ShardJob(store, batch, shard, card))
+                parts = parts_of(of)
+                every, started = range(len(parts)), batch.started_at
+                for scoring in score_jobs(of, parts, every, started, describe_night):
+                    score_part(scoring)
+                for looking in look_jobs(of, len(parts)) if detector.second_look else ():
+                    look_twice(looking)
+            found = finished_rows(of, len(parts), lambda _: None)
             schema = image_schema(card.classes, list(detector.taps))
             rows = [rows.select(schema.names).cast(schema) for _, rows in found]
             return pa.concat_tables([schema.empty_table(), *rows])
@@ -238,30 +244,6 @@ def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:
         started_at=now,
     )
     return freeze_batch(store, plan, manifest)
-
-
-def _extract(store: Store, batch: Batch, card: ModelCard) -> None:
-    prepare_features(store, batch, card)
-    for shard in batch.shards():
-        run_shard(ShardJob(store, batch, shard, card))
-
-
-def _look_twice(
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    key: str,
-    parts: int,
-    site: SiteCard | None,
-) -> None:
-    if detector.second_look is None:
-        return
-    chosen, starts = most_doubtful(store, batch, card, detector, key, parts)
-    for part in range(parts):
-        if rows := tuple(chosen.of_part(part).tolist()):
-            job = LookJob(store, batch, card, detector, key, part, starts[part], rows, site=site)
-            look_twice(job)
 
 
 def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -343,5 +325,5 @@ def _shown(picture: Image.Image | ImageRef | None) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.3g}"
+        return "" if np.isnan(value) else f"{value if abs(value) >= 5e-4 else 0:.3g}"
     return "" if value is None or value is pd.NA or value is pd.NaT else str(value)

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from distributed import Client
-
 from flows.cluster.client import open_client
+from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Commission
@@ -15,9 +14,10 @@ from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
 from flows.sites.description import SiteOutcome, site_outcome
 from flows.sites.learned_nights import keep_night, learn_slides
 from flows.sites.repeats import without_replaced
-from flows.sites.report import SPOILT_SLIDES, SiteFigures, other_cells, write_report
+from flows.sites.report import SPOILT_SLIDES, other_cells, write_report
 from flows.sites.site_errors import errors_of_night
 from flows.sites.versions import (
+    Laboratory,
     make_version,
     population,
     refuse_imported,
@@ -28,8 +28,6 @@ from flows.sites.versions import (
 )
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch, load_batch
-from storage.leases import Lease
-from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
 from storage.models.sites import SiteCard, SiteNight, find_site
 from storage.store import Store, check_name, digest_of
@@ -39,7 +37,7 @@ from tasks.images.listing import as_given
 @takes(Commission, run_name="commission {site}")
 @observed()
 def commission(options: Commission, settings: Settings) -> SiteOutcome:
-    """Learn a laboratory's own normal from a batch, and report what can be trusted there.
+    """A batch that is in the site already counts once.
 
     Raises:
         SiteError: the night adds nothing, the detector knows of no slides, or the night has no such
@@ -67,7 +65,7 @@ def commission(options: Commission, settings: Settings) -> SiteOutcome:
             [options.negative] if isinstance(options.negative, str) else options.negative,
         )
         if frozen.rows:
-            extract(client, working.store, frozen, card)
+            extract(client, Screened(working.store, frozen, card, detector_card))
         with site_lease(store, options.site) as held:
             store = held.store
             known = find_site(store, options.site)
@@ -77,14 +75,12 @@ def commission(options: Commission, settings: Settings) -> SiteOutcome:
                 return site_outcome(store, known, changed)
             if known is not None:
                 refuse_imported(known)
-            nights = _nights(client, store, options.site, known, frozen, card, detector_card, said)
-            made, figures = _make(
-                client, store, held, options.site, known, nights, detector_card, frozen
-            )
+            lab = Laboratory(client, held, options.site, known, detector_card)
+            made, diagnosis = _make(lab, frozen, _nights(lab, frozen, said))
     for warning in made.warnings:
         warn(warning)
     changed = f"batch {name}: learned as a night of site {options.site}"
-    return site_outcome(store, made, changed, figures.diagnosis)
+    return site_outcome(store, made, changed, diagnosis)
 
 
 def _detector(store: Store, name: str | None, known: SiteCard | None) -> DetectorCard:
@@ -103,29 +99,21 @@ def _negative(
     return night.negative if night is not None and same else ()
 
 
-def _nights(
-    client: Client,
-    store: Store,
-    site: str,
-    known: SiteCard | None,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    negative: tuple[str, ...],
-) -> list[SiteNight]:
+def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[SiteNight]:
     """Learn a batch, and relearn earlier nights that were learned with another detector."""
+    store, known = lab.store, lab.known
 
     def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
-        added = learn_slides(client, store, night, card, detector)
-        errors = errors_of_night(client, store, night, card, detector, negative)
-        refuse_positive(store, night, detector, errors, negative)
-        labelled = labelled_of_night(client, store, night, card, detector)
-        added = replace(added, errors=errors, labelled=labelled)
-        return keep_night(store, site, night, added, learned=False, negative=negative)
+        of = lab.screened(night)
+        added = learn_slides(lab.client, of)
+        errors = errors_of_night(lab.client, of, negative)
+        refuse_positive(store, night, lab.detector, errors, negative)
+        added = replace(added, errors=errors, labelled=labelled_of_night(lab.client, of))
+        return keep_night(lab, night, added, learned=False, negative=negative)
 
     found = []
-    for night in without_replaced(store, card, known, batch):
-        if known is not None and known.detector_digest != detector.digest:
+    for night in without_replaced(store, lab.model, known, batch):
+        if known is not None and known.detector_digest != lab.detector.digest:
             earlier = load_batch(store, night.batch, night.attempt)
             # Which cells were accepted is for the other detector to say: only nights count that a
             # person chose.
@@ -141,22 +129,15 @@ def _nights(
     )
 
 
-def _make(
-    client: Client,
-    store: Store,
-    held: Lease,
-    site: str,
-    known: SiteCard | None,
-    nights: list[SiteNight],
-    detector: DetectorCard,
-    batch: Batch,
-) -> tuple[SiteCard, SiteFigures]:
+def _make(lab: Laboratory, batch: Batch, nights: list[SiteNight]) -> tuple[SiteCard, str]:
     """Make a version and its report, which is there before the version counts."""
     version = make_version(
-        client, store, site, known, nights, detector, f"commission {batch.name}",
+        lab,
+        nights,
+        f"commission {batch.name}",
         commissioned=True,
-        planted=other_cells(store, nights, load_model_of(store, detector), detector),
+        planted=other_cells(lab, nights),
         spoilt_slides=SPOILT_SLIDES,
-    )  # fmt: skip
-    figures = write_report(store, version, detector)
-    return save_version(held, version), figures
+    )
+    diagnosis = write_report(lab, version)
+    return save_version(lab.held, version), diagnosis

@@ -24,11 +24,7 @@ from flows.train import train_by
 from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.models.classifiers import load_card, model_names
-from storage.models.detectors import (
-    DetectorCard,
-    list_detectors,
-    load_model_of,
-)
+from storage.models.detectors import DetectorCard, list_detectors, load_model_of
 from storage.models.sites import SiteImages, detector_at, images_of_site
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
@@ -82,7 +78,6 @@ class EvaluationOutcome(Outcome):
 @takes(Evaluate)
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
-    """Compare a detector with others on other images, corruptions and attacks."""
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.site, warn)

@@ -15,22 +15,17 @@ from flows.options.tools import SiteExport, SiteImport
 from flows.outcome import Outcome, printable, table
 from flows.settings import Settings
 from flows.sites.description import Offer, SiteOutcome, site_outcome
-from flows.sites.incoming import (
-    checked_arrays,
-    checked_parts,
-    local_statistics,
-    merged_parts,
-)
+from flows.sites.incoming import checked_arrays, checked_parts, local_statistics, merged_parts
 from flows.sites.offers import offered_site, offered_statistics
 from flows.sites.versions import screened_at, site_lease
 from flows.stages.class_statistics import (
     ROWS_A_JOB,
+    Fitting,
     refuse_damage,
     save_version,
     statistics_lease,
-    statistics_with_slides,
+    totals,
 )
-from flows.stages.counting.error_counts import errors_of_version
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import ModelCard, list_models, load_card
 from storage.models.contributions import contributed
@@ -99,10 +94,10 @@ class ExportOutcome(Outcome):
 
 @takes(SiteExport)
 def export(options: SiteExport, settings: Settings) -> ExportOutcome:
-    """Write a laboratory, or a model's statistics, into a file for another store: no images.
+    """The file says nothing of a single cell.
 
     Raises:
-        StoreError: they do not exist, or cannot be shared without telling a single cell.
+        StoreError: there is nothing to export, or it cannot be shared without a single cell.
     """
     store = Store(settings.store)
     if options.site is not None:
@@ -121,34 +116,28 @@ def export(options: SiteExport, settings: Settings) -> ExportOutcome:
         model=options.model,
         model_digest=of_model.digest,
         digest="",
-        contributions=tuple(part.contribution for part in parts),
+        contributions=tuple(contribution for contribution, _ in parts),
     )
     arrays: Arrays = {}
-    for number, part in enumerate(parts):
-        arrays |= nested(str(number), part.statistics.to_arrays())
+    for number, (_, statistics) in enumerate(parts):
+        arrays |= nested(str(number), statistics.to_arrays())
     write_transfer(options.to, header, arrays)
     return ExportOutcome(
         file=options.to,
         what=f"statistics {version_name(latest.version)} of {options.model}",
         batches=len(parts),
-        cells=sum(part.contribution.images for part in parts),
+        cells=sum(contribution.images for contribution, _ in parts),
     )
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """The contribution of a batch to the statistics, fit to leave the store."""
-
-    contribution: Contribution
-    statistics: ClassStatistics
-
-
-def _shared(store: Store, card: ModelCard, lineage: Lineage, key: bytes) -> Iterator[_Shared]:
+def _shared(
+    store: Store, card: ModelCard, lineage: Lineage, key: bytes
+) -> Iterator[tuple[Contribution, ClassStatistics]]:
     """Compute what each batch has given, and pass on what other stores gave."""
     for each in lineage.contributions:
         if each.foreign is not None:
             found = ClassStatistics.from_arrays(load_foreign(store, card.name, each))
-            yield _Shared(each.model_copy(update={"foreign": None}), found)
+            yield each.model_copy(update={"foreign": None}), found
             continue
         rows = contributed(store, card, each)
         statistics = merge_tree(
@@ -165,7 +154,7 @@ def _shared(store: Store, card: ModelCard, lineage: Lineage, key: bytes) -> Iter
         found = ClassStatistics(found.taps, of_batch(found.slides, name))
         left = dict.fromkeys(SAID_OF_ROWS, ())
         told = {"batch": name, "attempt": 1, **left}
-        yield _Shared(each.model_copy(update=told), found)
+        yield each.model_copy(update=told), found
 
 
 def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
@@ -197,9 +186,7 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
 
 @takes(SiteImport)
 def import_file(options: SiteImport, settings: Settings) -> FitOutcome | SiteOutcome | Offer:
-    """Take a laboratory, or statistics, from another store's file; each batch counts once.
-
-    Every field of the file is checked before anything is written. Without ``accept`` nothing is
+    """Every field of the file is checked before anything is written. Without ``accept`` nothing is
     written at all, and the outcome says what the file would change.
 
     Raises:
@@ -250,24 +237,24 @@ def _import_statistics(
         return offered_statistics(store, file.path, file.signer, card, latest, parts)
     with open_client(settings) as client, statistics_lease(store, card) as held:
         store = held.store
-        found = local_statistics(store, card)
+        to, found = Fitting(client, settings, store, card), local_statistics(store, card)
         if found.version != latest.version:
             latest, parts = found, checked_parts(store, header, arrays, card, found)
         if not parts:
             changed = "its batches are in the statistics already: they count once"
-            return fitted_outcome(client, settings, store, card, latest, changed)
-        total = merged_parts(statistics_with_slides(client, store, card, latest), parts)
-        errors = errors_of_version(store, card, latest)
-        refuse_damage(client, store, card, latest.contributions)
+            return fitted_outcome(to, latest, changed)
+        total, errors = totals(to, latest)
+        total = merged_parts(total, parts)
+        refuse_damage(to, latest.contributions)
         held.check()
         for part in parts:
             save_foreign(store, card.name, part.content)
         given = [*latest.contributions, *(part.contribution for part in parts)]
-        lineage = save_version(store, card, latest, total, errors, file.operation, given)
+        lineage = save_version(to, latest, total, errors, file.operation, given)
         cells = sum(part.contribution.images for part in parts)
         batches, images = counted(len(parts), "batch"), counted(cells, "image")
         changed = f"{batches} of another store: {images} added"
-        return fitted_outcome(client, settings, store, card, lineage, changed)
+        return fitted_outcome(to, lineage, changed)
 
 
 def _import_site(store: Store, file: _File, model: ModelCard, accept: bool) -> SiteOutcome | Offer:

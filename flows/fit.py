@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-
-from distributed import Client
+from dataclasses import replace
 
 from flows.cluster.client import open_client
 from flows.jobs.shard import ShardJob, ShardResult
@@ -13,12 +12,12 @@ from flows.monitoring.telemetry import observed
 from flows.options.flows import Fit, Retract
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
-from flows.second_look.ordinary import ordinary_stability
 from flows.settings import Settings
 from flows.sites.description import SiteOutcome, site_outcome
 from flows.sites.versions import retract_night, retract_site
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.class_statistics import (
+    Fitting,
     add_what_is_new,
     as_before,
     check_labels,
@@ -27,17 +26,17 @@ from flows.stages.class_statistics import (
     save_version,
     statistics_lease,
     statistics_of_rows,
-    statistics_with_slides,
     take_out,
+    totals,
     without_repeats,
 )
 from flows.stages.counting.error_counts import (
     errors_of_batch,
     errors_of_rows,
-    errors_of_version,
     without_repeated_errors,
 )
 from flows.stages.leaving_out import CalibrationError, calibrate_detector
+from flows.stages.ordinary_looks import ordinary_stability
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows
@@ -52,12 +51,7 @@ from storage.models.statistics import (
 from storage.store import Store, StoreError
 from tasks import words
 from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors
-from tasks.detector.moments import (
-    ClassStatistics,
-    merge_statistics,
-    merge_tree,
-    retract_statistics,
-)
+from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree, retract_statistics
 from tasks.images.access.files import SourceError
 
 
@@ -101,11 +95,10 @@ class FitOutcome(Outcome):
 @takes(Fit, run_name="fit {batch}")
 @observed()
 def fit(options: Fit, settings: Settings) -> FitOutcome:
-    """Add a labelled batch to a model's class statistics, and calibrate a new detector.
+    """Verdicts on a screened batch count once.
 
     Raises:
-        StoreError: verdicts on a screened batch are to be added while earlier ones on the same
-            batch count already (see `flows.commands.review`).
+        StoreError: earlier verdicts on the same batch count already (see `flows.commands.review`).
     """
     store = Store(settings.store)
     card = find_card(store, options.model, warn)
@@ -118,33 +111,27 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
             store, settings, options.batch, options.images, card.classes, limit=options.limit
         )
         check_labels(store, frozen, card)
+        to = Fitting(client, settings, store, card)
         known = latest_statistics(store, card.name)
         if known and known.contribution(options.batch):
             changed = f"batch {options.batch} is in the statistics already: it counts once"
-            known = add_what_is_new(client, store, card)
-            return _warned(fitted_outcome(client, settings, store, card, known, changed))
-        part, contribution, failures = _extract_batch(client, store, frozen, card)
+            return _warned(fitted_outcome(to, add_what_is_new(to), changed))
+        part, contribution, failures = _extract_batch(to, frozen)
         with statistics_lease(store, card) as held:
-            store = held.store
-            refuse_second_review(store, card.name, options.batch, frozen.images)
-            latest = latest_statistics(store, card.name)
-            before = (
-                statistics_with_slides(client, store, card, latest)
-                if latest
-                else ClassStatistics.empty(card.tap_widths, len(card.classes))
-            )
+            to = replace(to, store=held.store)
+            refuse_second_review(to.store, card.name, options.batch, frozen.images)
+            latest = latest_statistics(to.store, card.name)
+            before, errors = totals(to, latest)
             others = latest.contributions if latest else []
-            errors = errors_of_version(store, card, latest) if latest else ErrorCounts.empty()
-            refuse_damage(client, store, card, others)
-            part, contribution = without_repeats(client, store, card, part, contribution, others)
-            contribution = without_repeated_errors(store, card, contribution, others)
+            refuse_damage(to, others)
+            part, contribution = without_repeats(to, part, contribution, others)
+            contribution = without_repeated_errors(to.store, card, contribution, others)
             held.check()
             lineage = save_version(
-                store,
-                card,
+                to,
                 latest,
                 merge_statistics(before, part),
-                merge_errors(errors, errors_of_batch(store, card, contribution)),
+                merge_errors(errors, errors_of_batch(to.store, card, contribution)),
                 f"fit {options.batch}",
                 [*others, contribution],
             )
@@ -155,15 +142,12 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
                 f"{contribution.held_out:,} left out (the model's validation and test "
                 f"{card.split_by}s), {failures} unreadable{again}"
             )
-            return _warned(
-                fitted_outcome(client, settings, store, card, lineage, changed, unreadable=failures)
-            )
+            return _warned(fitted_outcome(to, lineage, changed, unreadable=failures))
 
 
 @takes(Retract)
 @observed()
 def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
-    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
     store = Store(settings.store)
     if options.site is not None and options.site_night is None:
         gone, changed = retract_site(store, options.site)
@@ -190,42 +174,38 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
-                    return _warned(fitted_outcome(client, settings, store, card, latest, changed))
+                    to = Fitting(client, settings, store, card)
+                    return _warned(fitted_outcome(to, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         count = sum(map(len, taken)) + sum(each.images for each in foreign)
         changed = f"{kind} {name}: {words.counted(count, 'image')} taken out of the statistics"
         if held_out:
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
-            refuse_damage(client, store, card, latest.contributions)
+            to = Fitting(client, settings, store, card)
+            refuse_damage(to, latest.contributions)
             before = as_before(store, card, kept)
-            total, errors = before or _without(
-                client, store, card, latest, taken, held_out, foreign
-            )
+            total, errors = before or _without(to, latest, taken, held_out, foreign)
             held.check()
-            lineage = save_version(store, card, latest, total, errors, operation, kept)
-            return _warned(fitted_outcome(client, settings, store, card, lineage, changed))
+            lineage = save_version(to, latest, total, errors, operation, kept)
+            return _warned(fitted_outcome(to, lineage, changed))
 
 
 def _without(
-    client: Client,
-    store: Store,
-    card: ModelCard,
+    to: Fitting,
     latest: Lineage,
     taken: list[Rows],
     held_out: list[Rows],
     foreign: list[Contribution],
 ) -> tuple[ClassStatistics, ErrorCounts]:
     """Take rows, and what other stores gave, out of a version's statistics and error counts."""
-    total = statistics_with_slides(client, store, card, latest)
-    errors = errors_of_version(store, card, latest)
+    total, errors = totals(to, latest)
     for rows in (*taken, *held_out):
-        errors = retract_errors(errors, errors_of_rows(store, card, rows))
+        errors = retract_errors(errors, errors_of_rows(to.store, to.model, rows))
     if taken:
-        part = statistics_of_rows(client, store, card, taken, "take out")
-        total = retract_statistics(total, part)
+        total = retract_statistics(total, statistics_of_rows(to, taken, "take out"))
     for each in foreign:
-        given_by = load_foreign(store, card.name, each)
+        given_by = load_foreign(to.store, to.model.name, each)
         total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
     return total, errors
 
@@ -256,10 +236,9 @@ def _has_detector(store: Store, lineage: Lineage) -> bool:
     return any((d.model, d.statistics_version) == (lineage.model, lineage.version) for d in made)
 
 
-def _extract_batch(
-    client: Client, store: Store, batch: Batch, card: ModelCard
-) -> tuple[ClassStatistics, Contribution, int]:
+def _extract_batch(to: Fitting, batch: Batch) -> tuple[ClassStatistics, Contribution, int]:
     """Extract a batch; return its statistics, its contribution and how many images failed."""
+    store, card = to.store, to.model
     counts = {"fitted": 0, "held_out": 0, "failures": 0}
 
     def counted(results: Iterator[ShardResult]) -> Iterator[ClassStatistics]:
@@ -271,7 +250,7 @@ def _extract_batch(
             yield result.statistics
 
     jobs = [ShardJob(store, batch, shard, card, fit=True) for shard in batch.shards()]
-    results = run_shards(client, store, batch, card, jobs, f"fit {batch.name}")
+    results = run_shards(to.client, store, batch, card, jobs, f"fit {batch.name}")
     part = merge_tree(counted(results))
     if not counts["fitted"]:
         raise SourceError(
@@ -296,26 +275,17 @@ def _warned(outcome: FitOutcome) -> FitOutcome:
     return outcome
 
 
-def fitted_outcome(
-    client: Client,
-    settings: Settings,
-    store: Store,
-    card: ModelCard,
-    lineage: Lineage,
-    changed: str,
-    unreadable: int = 0,
-) -> FitOutcome:
+def fitted_outcome(to: Fitting, lineage: Lineage, changed: str, unreadable: int = 0) -> FitOutcome:
     """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
     detector: DetectorCard | None = None
     try:
-        stability = ordinary_stability(client, store, card, lineage)
-        detector = calibrate_detector(client, settings, store, card, lineage, stability)
+        detector = calibrate_detector(to, lineage, ordinary_stability(to, lineage))
         warnings = detector.warnings
     except CalibrationError as error:
         warnings = [f"no detector: {error}"]
     return FitOutcome(
         changed=changed,
-        model=card.name,
+        model=to.model.name,
         statistics=version_name(lineage.version),
         images=lineage.images,
         unreadable=unreadable,

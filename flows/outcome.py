@@ -1,10 +1,14 @@
 """Describe the outcome of a command, as data for machines and in a few lines for people."""
 
 import shlex
+import shutil
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 
 from pydantic import BaseModel
+
+WIDTH = 200  # columns
 
 
 class Outcome(BaseModel):
@@ -37,6 +41,11 @@ def printable(text: str, keep: str = "") -> str:
         else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
         for sign in text
     )
+
+
+def shown_width() -> int:
+    """Return how many columns standard output shows; `WIDTH` where no terminal says it."""
+    return shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
 
 
 def table(rows: list[tuple[str, object]]) -> str:

@@ -2,11 +2,13 @@
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 from distributed import Client
 from pydantic import Field
 
 from flows.cluster.client import open_client
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
@@ -16,12 +18,11 @@ from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Screen
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
-from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
 from flows.sites.learned_nights import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
-from flows.stages.scoring import score_slides
+from flows.stages.scoring import look_at_doubtful, score_slides
 from flows.stages.sources.sorting import Wanted, counted_sorts, take
 from flows.stages.written_pages import has_page, try_page
 from storage.batches.ledger import (
@@ -29,14 +30,12 @@ from storage.batches.ledger import (
     discard_scores,
     is_announced,
     note_announced,
-    screening_key,
     screening_version,
 )
 from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard, load_model_of
-from storage.models.sites import SiteCard, detector_at, load_site_version
+from storage.models.detectors import load_model_of
+from storage.models.sites import detector_at, load_site_version
 from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
@@ -140,10 +139,8 @@ class PageFailedError(Exception):
 @ends_by_light
 @observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
-    """Diagnose and score a batch of cells, photographs or slides, and publish the report.
-
-    In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
-    what failed.
+    """In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome
+    says what failed.
 
     Raises:
         ImagesFailedError: the report is published, but most of what it is about is lost: no image
@@ -162,7 +159,7 @@ def screen_sources(
         PageFailedError: the report is published, but its page could not be made.
     """
     store = Store(settings.store)
-    batch, site, force = options.batch, options.site, options.force
+    batch, force = options.batch, options.force
     wanted = Wanted(
         options.images,
         options.taken_as,
@@ -171,8 +168,8 @@ def screen_sources(
         options.limit,
         root,
     )
-    detector_card, newest = detector_at(store, options.detector, site, warn)
-    card = load_model_of(store, detector_card)
+    detector, site = detector_at(store, options.detector, options.site, warn)
+    card = load_model_of(store, detector)
     warn_of_model(card)
     started = time.monotonic()
     with lease_batch(store, batch, wait=options.wait) as held, ExitStack() as work:
@@ -190,23 +187,21 @@ def screen_sources(
                 force=force,
                 listed=taken.listed,
             )
-        key = screening_key(detector_card.name, site)
-        seal = valid_seal(store, frozen, key)
+        of = Screened(store, frozen, card, detector, site=site)
+        seal = valid_seal(store, frozen, of.key)
         repeated = seal is not None
         if repeated:
-            discard_scores(store, frozen, key)  # a run may die right after its seal
+            discard_scores(store, frozen, of.key)  # a run may die right after its seal
         page_failure = learned = None
-        undecided = options.learn and site is not None and is_undecided(store, site, frozen)
+        undecided = options.learn and site is not None and is_undecided(store, site.name, frozen)
         if seal is None or not has_page(store, frozen, seal) or undecided:
             with open_client(settings) as client:
                 if seal is None:
-                    seal = _publish(client, held, settings, frozen, card, detector_card, newest)
+                    seal = _publish(client, held, settings, of)
                 if not has_page(store, frozen, seal):
-                    page_failure = try_page(
-                        client, store, settings, frozen, seal, card, detector_card
-                    )
+                    page_failure = try_page(client, of, settings, seal)
                 if undecided and site is not None:
-                    learned = try_learning(client, store, frozen, seal, site)
+                    learned = try_learning(client, store, frozen, seal, site.name)
         _refuse_other_attempt(held, frozen)
         night = batch_report(store, frozen)
         _refuse_other_figures(store, frozen, seal, night)
@@ -214,9 +209,29 @@ def screen_sources(
             held.check()
             if announce(store, frozen, seal, night, settings.pages_url):
                 note_announced(store, frozen, seal)
-    seconds = time.monotonic() - started
-    outcome = _outcome(store, frozen, seal, night, seconds, repeated, page_failure, learned)
-    outcome = outcome.model_copy(update={"taken_for": taken.sorts})
+    outcome = ScreenOutcome(
+        batch=batch,
+        report=store.address(*report_path(batch, frozen.batch_date)),
+        page=store.address(*page_path(batch)),
+        model=seal.model,
+        detector=seal.detector,
+        site=seal.site,
+        learned=learned,
+        taken_for=taken.sorts,
+        images=seal.rows,
+        scored=seal.scored,
+        failures=seal.failures,
+        diagnoses=seal.diagnoses,
+        patients=dict(night.patient_calls or {}),
+        abnormal=seal.abnormal,
+        review=seal.review,
+        slides_for_review=night.slides_for_review,
+        light=night.light,
+        reasons=list(night.reasons),
+        seconds=time.monotonic() - started,
+        repeated=repeated,
+        page_failure=page_failure,
+    )
     if outcome.scored < outcome.images or not outcome.images:
         raise ImagesFailedError(outcome)
     if outcome.page_failure:
@@ -224,27 +239,18 @@ def screen_sources(
     return outcome
 
 
-def _publish(
-    client: Client,
-    held: Lease,
-    settings: Settings,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    newest: SiteCard | None,
-) -> Seal:
+def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> Seal:
     """Extract, score, look twice and publish, at the newest version of a site that begins now."""
-    store = held.store
     with stage("extract"):
-        extract(client, store, batch, card)
+        extract(client, newest)
     with stage("score"):
-        site = _site_of(store, batch, detector, newest)
-        parts = score_slides(client, store, batch, card, detector, site)
+        of = _as_begun(newest)
+        parts = score_slides(client, of)
     with stage("look"):
-        look_at_doubtful(client, store, batch, card, detector, parts, site)
+        look_at_doubtful(client, of, parts)
     held.check()
     with stage("publish"):
-        return publish(store, settings, batch, card, detector, parts, site)
+        return publish(of, settings, parts)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
@@ -278,55 +284,21 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSu
         )
 
 
-def _site_of(
-    store: Store, batch: Batch, detector: DetectorCard, newest: SiteCard | None
-) -> SiteCard | None:
-    """Load the version of the site with which the screening began, by default the newest."""
-    if newest is None:
-        return None
-    key = screening_key(detector.name, newest.name)
-    version = screening_version(store, batch, key, newest.version)
-    return newest if version == newest.version else load_site_version(store, newest.name, version)
-
-
-def _outcome(
-    store: Store,
-    batch: Batch,
-    seal: Seal,
-    night: BatchSummary,
-    seconds: float,
-    repeated: bool,
-    page_failure: str | None,
-    learned: str | None,
-) -> ScreenOutcome:
-    """Return the published figures."""
-    return ScreenOutcome(
-        batch=batch.name,
-        report=store.address(*report_path(batch.name, batch.batch_date)),
-        page=store.address(*page_path(batch.name)),
-        model=seal.model,
-        detector=seal.detector,
-        site=seal.site,
-        images=seal.rows,
-        scored=seal.scored,
-        failures=seal.failures,
-        diagnoses=seal.diagnoses,
-        patients=dict(night.patient_calls or {}),
-        abnormal=seal.abnormal,
-        review=seal.review,
-        slides_for_review=night.slides_for_review,
-        light=night.light,
-        reasons=list(night.reasons),
-        seconds=seconds,
-        repeated=repeated,
-        page_failure=page_failure,
-        learned=learned,
-    )
+def _as_begun(newest: Screened) -> Screened:
+    """Return the version of the site with which the screening began, by default the newest."""
+    site = newest.site
+    if site is None:
+        return newest
+    version = screening_version(newest.store, newest.batch, newest.key, site.version)
+    if version == site.version:
+        return newest
+    return replace(newest, site=load_site_version(newest.store, site.name, version))
 
 
 @task
-def extract(client: Client, store: Store, batch: Batch, card: ModelCard) -> None:
+def extract(client: Client, of: Screened) -> None:
     """Extract the features of the batch's shards, and show the progress in Prefect."""
+    store, batch, card = of.store, of.batch, of.model
     jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
     with progress_artifact(batch.name, len(jobs)) as progress:
         results = run_shards(client, store, batch, card, jobs, f"screen {batch.name}")

@@ -17,11 +17,13 @@ from uuid import uuid4
 from dask.utils import funcname
 from distributed import Client, Future, KilledWorker
 
-from flows.cluster.errors import ClusterError
+from flows.cluster.requirements import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
+from flows.monitoring.console import ProgressBar
 from flows.monitoring.events import Event, Kind, Listener
+from flows.monitoring.telemetry import measure_queue
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -55,15 +57,7 @@ def run_in_order(
     If a job's worker dies, the job runs elsewhere; if that worker dies too, it runs once more with
     no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
     of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
-    retried. A worker with other versions than here does no job.
-
-    Args:
-        client: of the cluster.
-        work: the function to run on each of the ``jobs``.
-        jobs: in order.
-        title: of the events and of errors.
-        again: makes the retry of a job that failed.
-        listeners: called with the progress of the jobs.
+    retried, by the job that ``again`` makes. A worker with other versions than here does no job.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to
@@ -101,6 +95,19 @@ def run_in_order(
             client.cancel([flight.future for flight in in_flight], force=True)
         in_flight.clear()
         tell(Kind.ENDED)
+
+
+def run_jobs(
+    client: Client,
+    work: Callable[[Work], Result],
+    jobs: Iterable[Work],
+    *,
+    title: str,
+    again: Callable[[Work], Work] = lambda job: job,
+) -> Iterator[Result]:
+    """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
+    listeners = (ProgressBar(), measure_queue)
+    return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
 
 
 def _settle(

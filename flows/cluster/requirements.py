@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.cluster.errors import ClusterError
 from flows.settings import Settings
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
 CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
+
+
+class ClusterError(Exception):
+    """The cluster cannot be reached, or a piece of work has failed on it."""
 
 
 def refuse_incomplete(settings: Settings) -> None:

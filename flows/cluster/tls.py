@@ -7,8 +7,7 @@ from pathlib import Path
 from cryptography import x509
 from distributed.security import Security
 
-from flows.cluster.errors import ClusterError
-from flows.cluster.requirements import tls_files
+from flows.cluster.requirements import ClusterError, tls_files
 from flows.settings import Settings
 
 

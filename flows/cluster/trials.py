@@ -18,7 +18,7 @@ from distributed import KilledWorker
 from distributed.comm.core import CommClosedError
 
 from flows.cluster.client import SAME_VERSIONS
-from flows.cluster.errors import ClusterError
+from flows.cluster.requirements import ClusterError
 from flows.jobs.libraries import VersionsDifferError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers

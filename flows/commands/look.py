@@ -17,7 +17,7 @@ from flows.monitoring.console import warn
 from flows.options.taking import takes
 from flows.options.tools import Look
 from flows.outcome import Outcome, table
-from flows.screen import ImagesFailedError, ScreenOutcome, screen
+from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from storage.models.borrowed import borrow
 from storage.models.sites import detector_at
@@ -63,7 +63,7 @@ class LookOutcome(Outcome):
 
 @takes(Look)
 def look(options: Look, settings: Settings) -> LookOutcome:
-    """Screen one photograph, slide or cell by itself, and open its page.
+    """The store stays as it is.
 
     Raises:
         SourceError: there is no such photograph.
@@ -99,7 +99,14 @@ def look(options: Look, settings: Settings) -> LookOutcome:
             )
         shutil.copyfile(found.page, page)
     opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
-    return _outcome(options.photo, found, str(page), opened)
+    return LookOutcome(
+        photo=options.photo,
+        cells=found.scored,
+        calls=found.patients,
+        page=str(page),
+        opened=opened,
+        **found.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
+    )
 
 
 def _name(photo: str) -> str:
@@ -113,20 +120,3 @@ def _has_display() -> bool:
     if sys.platform != "linux":
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _outcome(photo: str, found: ScreenOutcome, page: str, opened: bool) -> LookOutcome:
-    return LookOutcome(
-        photo=photo,
-        taken_for=found.taken_for,
-        cells=found.scored,
-        diagnoses=found.diagnoses,
-        calls=found.patients,
-        abnormal=found.abnormal,
-        light=found.light,
-        reasons=found.reasons,
-        failures=found.failures,
-        detector=found.detector,
-        page=page,
-        opened=opened,
-    )

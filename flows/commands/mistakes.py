@@ -36,24 +36,24 @@ def refuse_mistakes(command: Command, values: Values, settings: Settings) -> Non
     """
     if "cluster" in command.settings:
         refuse_incomplete(settings)
-    look = LOOKS.get(command.options)
-    if look:
-        look(Store(settings.store), values)
+    for check in CHECKS.get(command.options, ()):
+        check(Store(settings.store), values)
 
 
 def _told_later(text: str) -> None:
     """Ignore a damaged older record; the flow itself warns of it."""
 
 
-def _frozen_or_there(store: Store, values: Values, *, anew: bool = False) -> None:
+def _images(store: Store, values: Values) -> None:
     """Refuse images that do not exist, or that are not those the batch was started with."""
-    batch = None if anew or values["batch"] is None else find_batch(store, values["batch"])
+    anew = values.get("force") or values["batch"] is None
+    batch = None if anew else find_batch(store, values["batch"])
     if batch is None:
         refuse_missing(values["images"])
         return
     from flows.stages.batch import refuse_other_images  # the flow needs it, and all that it imports
 
-    refuse_other_images(batch, values["images"], values["limit"])
+    refuse_other_images(store, batch, values["images"], values["limit"])
 
 
 def _train(store: Store, values: Values) -> None:
@@ -65,16 +65,19 @@ def _train(store: Store, values: Values) -> None:
         raise StoreError(f"--weights {weights}: give imagenet, scratch, or a file of weights")
 
 
-def _fit(store: Store, values: Values) -> None:
+def _model(store: Store, values: Values) -> None:
     find_card(store, values["model"], _told_later)
-    _frozen_or_there(store, values)
+
+
+def _detector(store: Store, values: Values) -> None:
+    detector_at(store, values["detector"], values["site"], _told_later)
 
 
 def _retract(store: Store, values: Values) -> None:
     if values["site"] is not None:
         load_site(store, values["site"])
     else:
-        find_card(store, values["model"], _told_later)
+        _model(store, values)
 
 
 def _segment(store: Store, values: Values) -> None:
@@ -82,26 +85,18 @@ def _segment(store: Store, values: Values) -> None:
         refuse_missing(values["images"])
 
 
-def _commission(store: Store, values: Values) -> None:
+def _site(store: Store, values: Values) -> None:
     check_name("site", values["site"])
     load_detector_card(store, values["detector"], _told_later)
-    _frozen_or_there(store, values)
 
 
-def _screen(store: Store, values: Values) -> None:
-    detector_at(store, values["detector"], values["site"], _told_later)
-    _frozen_or_there(store, values, anew=values["force"])
-
-
-def _nightly(store: Store, values: Values) -> None:
-    detector_at(store, values["detector"], values["site"], _told_later)
+def _inbox(store: Store, values: Values) -> None:
     day = values["date"] or datetime.now(ZoneInfo(values["timezone"])).date()
     if find_night(store, values["series"], day) is None:
         refuse_missing(values["inbox"])
 
 
 def _evaluate(store: Store, values: Values) -> None:
-    load_detector_card(store, values["detector"], _told_later)
     if values["name"] is None or not store.exists("evaluations", values["name"], "card.json"):
         refuse_missing(values["images"])
         if values["ood"]:
@@ -125,14 +120,14 @@ def _look(store: Store, values: Values) -> None:
     refuse_no_detector(store, values["detector"], values["site"])
 
 
-LOOKS: dict[type[Options], Callable[[Store, Values], None]] = {
-    flows.Train: _train,
-    flows.Fit: _fit,
-    flows.Commission: _commission,
-    flows.Retract: _retract,
-    flows.Segment: _segment,
-    flows.Screen: _screen,
-    flows.Nightly: _nightly,
-    flows.Evaluate: _evaluate,
-    tools.Look: _look,
+CHECKS: dict[type[Options], tuple[Callable[[Store, Values], None], ...]] = {
+    flows.Train: (_train,),
+    flows.Fit: (_model, _images),
+    flows.Commission: (_site, _images),
+    flows.Retract: (_retract,),
+    flows.Segment: (_segment,),
+    flows.Screen: (_detector, _images),
+    flows.Nightly: (_detector, _inbox),
+    flows.Evaluate: (_detector, _evaluate),
+    tools.Look: (_look,),
 }

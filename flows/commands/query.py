@@ -1,7 +1,5 @@
 """Run the commands `query` and `schema`: ask the reports in SQL, and list their columns."""
 
-import shutil
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from io import StringIO
@@ -18,17 +16,15 @@ from rich.text import Text
 from flows.monitoring.console import warn
 from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
-from flows.outcome import Outcome
+from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.reports.confined import confined_answer
-from storage.reports.query_limits import SECONDS
+from storage.reports.confined import SECONDS, confined_answer
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 
 SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all its rows
 ACROSS = 5  # rows side by side, where there are too many columns for that
 NARROWEST = 8  # characters a column
-WIDTH = 200  # where no terminal says how wide it is
 
 
 class QueryOutcome(Outcome):
@@ -90,7 +86,6 @@ class SchemaOutcome(Outcome):
 
 @takes(Query)
 def query(options: Query, settings: Settings) -> QueryOutcome:
-    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
     return QueryOutcome(
         store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
     )
@@ -98,7 +93,6 @@ def query(options: Query, settings: Settings) -> QueryOutcome:
 
 @takes(Schema)
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
-    """List the columns of the tables, with their types, units and meanings."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}
@@ -143,7 +137,7 @@ def _json_text(value: Any) -> str:
 
 def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
     """Draw the rows as a table, one a line, or one a column where there are many columns."""
-    width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+    width = shown_width()
     found = list(islice(rows, SHOWN + 1))
     shown = found[:SHOWN]
     table = Table(box=box.SIMPLE_HEAD)

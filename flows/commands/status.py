@@ -12,18 +12,12 @@ from rich.table import Table
 from flows.monitoring.console import warn
 from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
-from flows.outcome import Outcome
+from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import (
-    KNOWS_WITNESSES,
-    DetectorCard,
-    detector_names,
-    list_detectors,
-)
+from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, detector_names, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -47,7 +41,7 @@ OF_A_LABORATORY = {
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "report": "screened", "learned": "learned",
+    "site": "laboratory", "learned": "learned",
 }  # fmt: skip
 
 
@@ -70,7 +64,7 @@ class StatusOutcome(Outcome):
     def text(self) -> str:
         """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         out = StringIO()
-        console = Console(file=out, width=160)
+        console = Console(file=out, width=shown_width())
         for title, rows in (
             ("detectors", self._detectors()),
             ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.sites]),
@@ -83,9 +77,10 @@ class StatusOutcome(Outcome):
             for column in rows[0]:
                 table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*("" if value is None else str(value) for value in row.values()))
+                table.add_row(*(_text(value) for value in row.values()))
             console.print(table)
-        return f"store {self.store}\n{out.getvalue().rstrip()}"
+        lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
+        return "\n".join([f"store {self.store}", *lines])
 
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
@@ -113,7 +108,6 @@ class NamesOutcome(Outcome):
 
 @takes(Status)
 def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
-    """List the detectors, laboratories and batches of a store."""
     store = Store(settings.store)
     refuse_absent(store)
     if options.names is not None:
@@ -175,9 +169,15 @@ def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
     )
 
 
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _of_a_batch(row: Row) -> Row:
     shown = _shown(row, OF_A_BATCH)
-    return shown if row["complete"] else shown | {"screened": "unfinished"}
+    return shown if row["complete"] else shown | {"light": "unfinished"}
 
 
 def _shown(row: Row, columns: dict[str, str]) -> Row:
@@ -248,6 +248,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
+        "site": site_name(seals[-1].site) if seals and seals[-1].site else None,
         "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
@@ -303,7 +304,8 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
-    """Compare everything in a store with its digests, and name damaged files."""
+    from flows.sites.rechecked import foreign_checks  # status does without its mathematics
+
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []

@@ -1,23 +1,22 @@
 """Units of work of second looks, at a night's images and at ordinary ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
+from flows.jobs.quarantine import Sparing
 from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path, scores_path
-from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
 from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
@@ -45,23 +44,15 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 
 
 @dataclass(frozen=True)
-class LookJob:
+class LookJob(Screened, Sparing):
     """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part. ``killers`` are indices of places whose images kill
-    workers. Diagnoses are adapted to the ``site``.
+    ``start`` is the first row of the part. Diagnoses are adapted to the ``site``.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
-    key: str
     part: int
     start: int
     places: tuple[int, ...]
-    killers: frozenset[int] = frozenset()
-    site: SiteCard | None = None
 
     def rows(self) -> int:
         """Count the images."""
@@ -71,27 +62,26 @@ class LookJob:
         """Look at one image like the job, without writing anything."""
         _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
 
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that skips these images and records why."""
-        return replace(self, killers=frozenset(rows))
 
+def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJob]:
+    """Choose the images to look at, and make a job for each part that is not done.
 
-def most_doubtful(
-    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard, key: str, parts: int
-) -> tuple[Doubtful, list[int]]:
-    """Choose the images to look at, and find the first row of every part.
-
-    Memory does not grow with the number of images for review.
+    The selection depends only on the scores, so a resumed run selects the same images. Memory does
+    not grow with the number of images for review.
     """
-    rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    most, starts, chosen = most_looked_at(batch.rows), [0], Doubtful.none()
+    rule, classes = VerdictRule(of.detector.alpha, of.detector.uncertain_below), of.model.classes
+    most, starts, chosen = most_looked_at(of.batch.rows), [0], Doubtful.none()
     for part in range(parts):
-        path = scores_path(batch, key, part)
-        rows = read_table(store, *path, columns=columns(card.classes))
-        found = doubtful(rows, card.classes, rule, part=part, start=starts[part])
+        rows = read_table(of.store, *scores_path(of.batch, of.key, part), columns=columns(classes))
+        found = doubtful(rows, classes, rule, part=part, start=starts[part])
         chosen = chosen.beside(found).first(most)
         starts.append(starts[part] + rows.num_rows)
-    return chosen, starts
+    wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
+    return [
+        LookJob(**vars(of), part=part, start=starts[part], places=tuple(rows))
+        for part, rows in wanted.items()
+        if rows
+    ]
 
 
 def look_twice(job: LookJob) -> int:

@@ -129,9 +129,7 @@ def moving(text: str) -> Iterator[None]:
 def working(text: str, *, long: bool = False) -> None:
     """Change what `moving` shows; do nothing outside of it.
 
-    Args:
-        text: what the command does from now on.
-        long: it may take long, so that where nothing moves a line says so.
+    If it may take ``long``, a line says so where nothing moves.
     """
     if long and _MOVING.begun and _shows_nothing():
         tell(text)

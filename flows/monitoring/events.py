@@ -3,9 +3,9 @@
 The executor that runs the jobs raises events, without knowing the listeners.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 
 class Kind(StrEnum):
@@ -44,8 +44,4 @@ class Event:
         return None if self.total is None else self.total - self.finished - self.in_flight
 
 
-class Listener(Protocol):
-    """A function that hears every event of some jobs, in order, where the jobs are handed out."""
-
-    def __call__(self, event: Event, /) -> None:
-        """Take note of an event; an error that is raised here ends the work."""
+Listener = Callable[[Event], None]  # hears every event of some jobs, in order

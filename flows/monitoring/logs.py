@@ -42,11 +42,8 @@ def bind(**ids: object) -> Iterator[None]:
 def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> None:
     """Log a message to the run's logger, or outside of a run to the program's.
 
-    Args:
-        level: of `logging`.
-        text: for people.
-        prefect: whether Prefect keeps it too.
-        fields: the same for machines: keys of the JSON object.
+    ``fields`` are the same for machines, as keys of the JSON object. ``prefect`` says whether
+    Prefect keeps the message too.
     """
     extra = {"fields": fields, "send_to_api": prefect}
     _logger().log(level, "%s", text, extra=extra)

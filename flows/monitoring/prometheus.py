@@ -158,13 +158,27 @@ def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
         with _served(metrics, address, int(port)):
             yield
         return
-    postman = _Postman(metrics, where)
-    postman.deliver()
+    warned = False
+
+    def deliver() -> None:
+        nonlocal warned
+        metrics.updated().set_to_current_time()
+        try:
+            if where.endswith(".prom"):
+                write_to_textfile(where, metrics.registry)
+            else:
+                _push(metrics, where)
+        except OSError as error:
+            if not warned:
+                _warn_undelivered(where, error)
+            warned = True
+
+    deliver()
     done = threading.Event()
 
     def now_and_then() -> None:
         while not done.wait(DELIVER_EVERY):
-            postman.deliver()
+            deliver()
 
     # In a copy of this context a warning belongs to the run, as any other.
     thread = threading.Thread(target=copy_context().run, args=(now_and_then,), daemon=True)
@@ -174,26 +188,7 @@ def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        postman.deliver()
-
-
-class _Postman:
-    """A carrier of metrics to a file or a gateway, which warns the first time that it fails."""
-
-    def __init__(self, metrics: NightMetrics, where: str) -> None:
-        self._metrics, self._where, self._warned = metrics, where, False
-
-    def deliver(self) -> None:
-        self._metrics.updated().set_to_current_time()
-        try:
-            if self._where.endswith(".prom"):
-                write_to_textfile(self._where, self._metrics.registry)
-            else:
-                _push(self._metrics, self._where)
-        except OSError as error:
-            if not self._warned:
-                _warn_undelivered(self._where, error)
-            self._warned = True
+        deliver()
 
 
 def _push(metrics: NightMetrics, url: str) -> None:

@@ -9,20 +9,17 @@ import numpy as np
 import pyarrow as pa
 from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.unseen import key_of
-from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, scored_rows
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.site_slides import seen_by_witnesses
-from flows.sites.site_errors import holds, is_negative, is_parasite
+from flows.sites.site_errors import is_negative, is_parasite, known_jobs
 from flows.sites.versions import SiteError
 from flows.stages.counting.chosen_thresholds import load_error_rates
-from flows.stages.running import run_jobs
-from flows.stages.scoring import plan_jobs
 from storage.batches.manifests import Batch, read_manifest
-from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import ALL, NONE
-from storage.records import now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
 from tasks.counting.interpretation import chance_of_blank
@@ -47,10 +44,11 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), ALL} - {None}
     unknown = [name for name in given if name not in there]
     if unknown:
-        have = ", ".join(sorted(there - {ALL})[:NAMED])
+        have = sorted(there - {ALL})
+        listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
         raise SiteError(
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
-            f"negative; there are: {have}, ..., or {ALL} of them"
+            f"negative; there are: {listed or 'none with a name'}, or {ALL} of them"
         )
     negative = tuple(sorted(set(given)))
     parasites = is_negative(table, negative) & is_parasite(table)
@@ -69,15 +67,8 @@ def refuse_positive(
 ) -> None:
     """Raise SiteError if ``all`` slides are declared negative and some look positive.
 
-    Slides named one by one are accepted: a laboratory's healthy cells may be counted more often
+    Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
     than those of fitted ones; then there is a warning.
-
-    Args:
-        store: where the detector is.
-        batch: of the slides.
-        detector: of the site, with the usual rate of counted healthy cells.
-        errors: of the batch.
-        given: the slides and patients declared negative.
     """
     known = load_error_rates(store, detector)
     if ALL not in given or known is None:
@@ -101,18 +92,14 @@ def refuse_positive(
         )
 
 
-def labelled_of_night(
-    client: Client, store: Store, batch: Batch, card: ModelCard, detector: DetectorCard
-) -> Labelled:
+def labelled_of_night(client: Client, of: Screened) -> Labelled:
     """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
     total, seen = Labelled.none(), set[str]()
-    if len(card.classes) != 2 or PARASITIZED not in card.classes:
+    if len(of.model.classes) != 2 or PARASITIZED not in of.model.classes:
         return total
-    parts = plan_parts(store, batch, by_slide=detector.slides is not None)
-    known = read_manifest(store, batch, columns=["label"])["label"].is_valid().to_numpy()
-    wanted = [number for number, part in enumerate(parts) if holds(part, known)]
-    jobs = plan_jobs(client, store, batch, card, detector, parts, wanted, now())
-    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {batch.name}"):
+    labels = read_manifest(of.store, of.batch, columns=["label"])["label"]
+    jobs = known_jobs(client, of, labels.is_valid().to_numpy())
+    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {of.batch.name}"):
         new = []
         for row, image_id in enumerate(part.image_ids):
             if image_id not in seen:

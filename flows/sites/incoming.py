@@ -102,11 +102,7 @@ def checked_contribution(
 ) -> ClassStatistics:
     """Check the contribution of another store's batch; StoreError names a field beyond its limit.
 
-    Args:
-        given: the batch.
-        arrays: its contribution.
-        card: of the model.
-        local: the statistics fitted here, for comparison.
+    It is compared with the statistics fitted here, which are ``local``.
     """
     try:
         return checked_statistics("arrays", arrays, card.classes, given.batch, given.images, local)

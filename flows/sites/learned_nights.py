@@ -3,16 +3,14 @@
 import numpy as np
 from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import NightJob, learned_night
-from flows.jobs.site_slides import (
-    Added,
-    SlidesJob,
-    site_statistics,
-    slides_statistics,
-)
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.site_slides import Added, SlidesJob, site_statistics, slides_statistics
 from flows.monitoring.console import warn
 from flows.sites.repeats import not_repeated
 from flows.sites.versions import (
+    Laboratory,
     SiteError,
     make_version,
     population,
@@ -21,13 +19,11 @@ from flows.sites.versions import (
     site_lease,
     slides_in_parts,
 )
-from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.leases import Lease
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
+from storage.models.detectors import load_detector_card
 from storage.models.sites import (
     Learning,
     SiteCard,
@@ -45,57 +41,36 @@ from storage.store import Store
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
 from tasks.sites.drift import LEAST_P_VALUE, drift_p_value
-from tasks.sites.learning import (
-    LEAST_CELLS,
-    NightNormal,
-    merged,
-    site_priors,
-)
+from tasks.sites.learning import LEAST_CELLS, NightNormal, merged, site_priors
 from tasks.types import Mask, Verdict
 
 WINDOW = 30  # nights that joined by themselves, besides the commissioned ones
 
 
-def learn_slides(
-    client: Client,
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    accepted: Mask | None = None,
-) -> Added:
+def learn_slides(client: Client, of: Screened, accepted: Mask | None = None) -> Added:
     """Compute the contribution of a batch with complete features to a site.
 
-    Args:
-        client: of the cluster.
-        store: where it is.
-        batch: to learn.
-        card: of the model.
-        detector: the site's.
-        accepted: (n,) rows of the batch that may be learned; None for all.
-
-    Returns:
-        The statistics, and the night's reference if slides have too few cells; no error counts.
+    ``accepted`` (n,) are the rows of the batch that may be learned; None for all. The contribution
+    has the night's reference if slides have too few cells, and no error counts.
     """
-    total, night = merged([], population(store, detector)), None
-    groups = slides_in_parts(store, batch)
+    total, night = merged([], population(of.store, of.detector)), None
+    groups = slides_in_parts(of.store, of.batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        job = NightJob(store, batch, card, detector)
-        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {batch.name}")
+        job = NightJob(**vars(of))
+        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {of.batch.name}")
         night = NightNormal(found.normal, found.rows)
     jobs = []
     for slides in groups:
         rows = slice(slides[0].start, slides[-1].stop)
         wanted = None if accepted is None else accepted[rows]
-        jobs.append(SlidesJob(store, batch, card, detector, slides, night, wanted))
-    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {batch.name}"):
+        jobs.append(SlidesJob(**vars(of), slides=slides, night=night, accepted=wanted))
+    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {of.batch.name}"):
         total = merge_groups(total, part)
     return Added(total, night)
 
 
 def keep_night(
-    store: Store,
-    site: str,
+    lab: Laboratory,
     batch: Batch,
     added: Added,
     *,
@@ -110,7 +85,7 @@ def keep_night(
     statistics = added.statistics
     if not statistics.keys:
         raise SiteError(
-            f"batch {batch.name} adds nothing to site {site}: fewer than {LEAST_CELLS} of its "
+            f"batch {batch.name} adds nothing to site {lab.name}: fewer than {LEAST_CELLS} of its "
             "cells can be judged"
         )
     return SiteNight(
@@ -119,7 +94,7 @@ def keep_night(
         manifest_digest=batch.manifest_digest,
         slides=len(statistics.keys),
         cells=int(statistics.n.sum()),
-        digest=save_night(store, site, arrays_to_bytes(added.to_arrays())),
+        digest=save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
         learned=learned,
         negative=negative,
     )
@@ -143,7 +118,7 @@ def learn_screened(client: Client, store: Store, batch: Batch, seal: Seal, site:
             reason = None if night.learned else "it was commissioned"
             learning = Learning(version=version, drift_p_value=None, reason=reason)
         else:
-            learning = _decide(client, store, held, known, batch, seal)
+            learning = _decide(client, held, known, batch, seal)
         note_learning(store, site, batch.key, learning)
     if learning.reason:
         warn(f"site {site} does not learn batch {batch.name}: {learning.reason}")
@@ -165,37 +140,33 @@ def try_learning(client: Client, store: Store, batch: Batch, seal: Seal, site: s
     return f"the night, as {version_name(learning.version)} of the site"
 
 
-def _decide(
-    client: Client, store: Store, held: Lease, known: SiteCard, batch: Batch, seal: Seal
-) -> Learning:
+def _decide(client: Client, held: Lease, known: SiteCard, batch: Batch, seal: Seal) -> Learning:
     if known.detector != seal.detector:
         return _refused(f"it was screened with another detector than the site's, {known.detector}")
     refuse_imported(known)
-    detector = load_detector_card(store, known.detector)
-    card, own = load_model_of(store, detector), population(store, detector)
-    accepted = _accepted(store, batch) & not_repeated(store, card, known.nights, batch)
-    added = learn_slides(client, store, batch, card, detector, accepted)
+    store = held.store
+    lab = Laboratory(client, held, known.name, known, load_detector_card(store, known.detector))
+    accepted = _accepted(store, batch) & not_repeated(store, lab.model, known.nights, batch)
+    added = learn_slides(client, lab.screened(batch), accepted)
     if not added.statistics.keys:
         return _refused("it has too few accepted cells that the site has not learned before")
     commissioned = known.commissioned_nights
     running = [night for night in known.nights if night.learned][-(WINDOW - 1) :]
-    fixed = site_statistics(store, known.name, tuple(commissioned), detector)
+    fixed = site_statistics(store, known.name, tuple(commissioned), lab.detector)
     recent = [
         Added.from_arrays(load_night(store, known.name, night)).statistics for night in running
     ]
-    p = drift_p_value(site_priors(own, fixed), fixed, [*recent, added.statistics], own.priors)
+    priors = site_priors(lab.own, fixed)
+    p = drift_p_value(priors, fixed, [*recent, added.statistics], lab.own.priors)
     if p < LEAST_P_VALUE:
         return _refused(
             f"with it the running normal would leave the commissioned one (p = {p:.2g}): "
             "look at stain, light and focus, and commission the site again if they are right",
             p,
         )
-    night = keep_night(store, known.name, batch, added, learned=True)
+    night = keep_night(lab, batch, added, learned=True)
     nights = [*commissioned, *running, night]
-    version = make_version(
-        client, store, known.name, known, nights, detector, f"learn {batch.name}",
-        commissioned=False,
-    )  # fmt: skip
+    version = make_version(lab, nights, f"learn {batch.name}", commissioned=False)
     return Learning(version=save_version(held, version).version, drift_p_value=p)
 
 

@@ -1,21 +1,20 @@
 """Write the commissioning report of a site: which results can be believed there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.feature_rows import Features
 from flows.monitoring.console import warn
-from flows.sites.versions import Other, Version, population
+from flows.sites.versions import Laboratory, Other, Version
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
-from storage.models.classifiers import ModelCard, load_card
+from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard, SiteNight
 from storage.parquet import write_table
-from storage.store import Store, StoreError
+from storage.store import StoreError
 from tasks.counting.sentences import percent_text
 from tasks.reports.image_columns import PARASITIZED
 from tasks.sites.adaptation import PARASITES
@@ -36,20 +35,10 @@ OTHERS = 4  # other batches in the store to try cells of
 OTHER_CELLS = 100  # of each
 
 
-@dataclass(frozen=True)
-class SiteFigures:
-    """All figures of a report, and whether the diagnosis is accepted."""
-
-    diagnosis: str
-    figures: list[Figure]
-
-
-def other_cells(
-    store: Store, nights: Sequence[SiteNight], model: ModelCard, detector: DetectorCard
-) -> list[Other]:
+def other_cells(lab: Laboratory, nights: Sequence[SiteNight]) -> list[Other]:
     """Select some cells of the newest other batches that have features under the model."""
-    own = {night.manifest_digest for night in nights}
-    taps = sorted(population(store, detector).priors)
+    store, own = lab.store, {night.manifest_digest for night in nights}
+    taps = sorted(lab.own.priors)
     found: list[Other] = []
     for batch in reversed(list_batches(store, on_damage=warn)):
         if batch.manifest_digest in own or not batch.rows or len(found) == OTHERS:
@@ -58,7 +47,7 @@ def other_cells(
         rows = np.arange(shard.start, shard.stop)
         rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
         try:
-            values, classes = Features(store, batch, model).take(rows, taps)
+            values, classes = Features(store, batch, lab.model).take(rows, taps)
         except StoreError:  # never extracted under this model, or removed since
             continue
         judged = classes >= 0
@@ -67,12 +56,16 @@ def other_cells(
     return found
 
 
-def write_report(store: Store, version: Version, detector: DetectorCard) -> SiteFigures:
-    """Write a version's report as a page and a table into the version's folder."""
-    card = version.card
-    figures = [*version.alarms, *_caught(store, version, detector)]
-    verdict, examined = _diagnosis(version, store)
-    figures += [*examined, *_counted(store, version, detector)]
+def write_report(lab: Laboratory, version: Version) -> str:
+    """Write a version's report as a page and a table; return whether its diagnosis is accepted."""
+    card, detector = version.card, lab.detector
+    slides = [judged.evidence for judged in version.judged]
+    planted = [judged.planted for judged in version.judged]
+    figures = [*version.alarms, *caught(lab.own, version.normal.reference, slides, planted)]
+    verdict, examined = _diagnosis(version, lab.model)
+    figures += examined
+    fitted = load_error_rates(lab.store, detector)
+    figures += counted(version.rates, fitted) if version.rates and fitted else []
     table = figures_table(figures, card.label)
     view = SiteView(
         site=card.label,
@@ -96,20 +89,9 @@ def write_report(store: Store, version: Version, detector: DetectorCard) -> Site
             "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
         },
     )
-    write_table(store, table, *card.folder, "report.parquet")
-    store.write_bytes(site_page(view).encode(), *card.folder, "report.html")
-    return SiteFigures(verdict, figures)
-
-
-def _caught(store: Store, version: Version, detector: DetectorCard) -> list[Figure]:
-    slides = [judged.evidence for judged in version.judged]
-    planted = [judged.planted for judged in version.judged]
-    return caught(population(store, detector), version.normal.reference, slides, planted)
-
-
-def _counted(store: Store, version: Version, detector: DetectorCard) -> list[Figure]:
-    fitted = load_error_rates(store, detector)
-    return counted(version.rates, fitted) if version.rates and fitted else []
+    write_table(lab.store, table, *card.folder, "report.parquet")
+    lab.store.write_bytes(site_page(view).encode(), *card.folder, "report.html")
+    return verdict
 
 
 def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
@@ -121,8 +103,8 @@ def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
     return {name: "none" if x is None else percent_text(100 * x) for name, x in found.items()}
 
 
-def _diagnosis(version: Version, store: Store) -> tuple[str, list[Figure]]:
-    classes = load_card(store, version.card.model).classes
+def _diagnosis(version: Version, model: ModelCard) -> tuple[str, list[Figure]]:
+    classes = model.classes
     if version.trial and version.trial.accepted:
         return diagnosis(version.trial.confusion, PARASITES)
     if PARASITIZED not in classes or not version.judged:

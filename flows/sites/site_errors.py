@@ -17,17 +17,15 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.unseen import key_of
-from flows.jobs.scoring.plan import Part, plan_parts
+from flows.jobs.scoring.plan import parts_of
 from flows.jobs.scoring.scores import ScoreJob, scored_rows
-from flows.stages.running import run_jobs
+from flows.jobs.scoring.screened import Screened
 from flows.stages.scoring import plan_jobs
-from storage.batches.manifests import Batch, read_manifest
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
+from storage.batches.manifests import read_manifest
 from storage.models.sites import ALL
 from storage.records import now
-from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
 from tasks.detector.witnesses import Discriminant
 from tasks.reports.image_columns import PARASITIZED, repeats
@@ -46,10 +44,7 @@ class KnownJob:
 
 def errors_of_night(
     client: Client,
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
+    of: Screened,
     negative: tuple[str, ...],
     discriminant: Discriminant | None = None,
 ) -> ErrorCounts:
@@ -58,17 +53,30 @@ def errors_of_night(
     They are those of the detector or, where a ``discriminant`` is given, of it as second witness.
     """
     total = ErrorCounts.empty()
-    if PARASITIZED not in card.classes:
+    if PARASITIZED not in of.model.classes:
         return total
-    parts = plan_parts(store, batch, by_slide=detector.slides is not None)
-    table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
-    known = is_negative(table, negative) | is_parasite(table)
-    wanted = [number for number, part in enumerate(parts) if holds(part, known)]
-    jobs = plan_jobs(client, store, batch, card, detector, parts, wanted, now(), None, discriminant)
+    table = read_manifest(of.store, of.batch, columns=["slide_id", "patient_id", "label"])
+    jobs = known_jobs(client, of, is_negative(table, negative) | is_parasite(table), discriminant)
     counting = [KnownJob(job, negative) for job in jobs]
-    for part in run_jobs(client, known_errors, counting, title=f"errors of {batch.name}"):
+    for part in run_jobs(client, known_errors, counting, title=f"errors of {of.batch.name}"):
         total = merge_errors(total, part)
     return total
+
+
+def known_jobs(
+    client: Client,
+    of: Screened,
+    known: NDArray[np.bool_],
+    discriminant: Discriminant | None = None,
+) -> list[ScoreJob]:
+    """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
+    parts = parts_of(of)
+    wanted = [
+        number
+        for number, part in enumerate(parts)
+        if known[part.spans[0].start : part.spans[-1].stop].any()
+    ]
+    return plan_jobs(client, of, parts, wanted, now(), discriminant)
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
@@ -102,8 +110,3 @@ def known_errors(job: KnownJob) -> ErrorCounts:
 def is_parasite(rows: pa.Table) -> NDArray[np.bool_]:
     """Mark the rows (n,) that are labelled as parasites."""
     return np.asarray([label == PARASITIZED for label in rows["label"].to_pylist()], bool)
-
-
-def holds(part: Part, known: NDArray[np.bool_]) -> bool:
-    """Return whether a part of a batch has some of its marked rows (n,)."""
-    return bool(known[part.spans[0].start : part.spans[-1].stop].any())

@@ -1,15 +1,18 @@
 """Make and keep versions of a site, and remove a night from one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.site_slides import (
     EvidenceJob,
     Judged,
@@ -22,7 +25,6 @@ from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import tell, warn
 from flows.sites.site_errors import errors_of_night
 from flows.stages.counting.chosen_thresholds import COUNTING, site_counting
-from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.ledger import list_seals, site_name
 from storage.batches.manifests import Batch, list_batches, load_batch
@@ -43,19 +45,9 @@ from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.witnesses import Discriminant
 from tasks.sites.adaptation import Fitted, Trial, try_adaptation
-from tasks.sites.commissioning import (
-    OWN,
-    Figure,
-    false_alarms,
-    site_warnings,
-    smear_warnings,
-)
-from tasks.sites.learning import (
-    SiteNormal,
-    site_normal,
-)
+from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings, smear_warnings
+from tasks.sites.learning import SiteNormal, site_normal
 from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
@@ -81,6 +73,43 @@ class Version:
     trial: Trial | None
 
 
+@dataclass(frozen=True)
+class Laboratory:
+    """A site under its lease, and the detector of its next version.
+
+    ``known`` is its newest version, if there is one.
+    """
+
+    client: Client
+    held: Lease
+    name: str
+    known: SiteCard | None
+    detector: DetectorCard
+
+    @property
+    def store(self) -> Store:
+        """Return the store, in which only the holder of the lease can write."""
+        return self.held.store
+
+    @cached_property
+    def model(self) -> ModelCard:
+        """Load the card of the detector's model."""
+        return load_model_of(self.store, self.detector)
+
+    @cached_property
+    def own(self) -> OwnNormal:
+        """Load the normal of fitted slides; SiteError if the detector has none."""
+        return population(self.store, self.detector)
+
+    def screened(self, batch: Batch) -> Screened:
+        """Return a batch as it is judged without the site."""
+        return Screened(self.store, batch, self.model, self.detector)
+
+    def batches(self, nights: Iterable[SiteNight]) -> list[Batch]:
+        """Load the batches of nights."""
+        return [load_batch(self.store, night.batch, night.attempt) for night in nights]
+
+
 def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
     """Take the lease of a site, after waiting for its present holder."""
     check_name("site", site)
@@ -104,12 +133,8 @@ def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
 
 
 def make_version(
-    client: Client,
-    store: Store,
-    site: str,
-    known: SiteCard | None,
+    lab: Laboratory,
     nights: Sequence[SiteNight],
-    detector: DetectorCard,
     operation: str,
     *,
     commissioned: bool,
@@ -118,27 +143,18 @@ def make_version(
 ) -> Version:
     """Make the next version of a site; features of its commissioned nights are read again.
 
-    Args:
-        client: of the cluster.
-        store: where the site is.
-        site: its name.
-        known: its newest version, if any.
-        nights: of the new version.
-        detector: of the site.
-        operation: how the version came about.
-        commissioned: whether a person chose its nights.
-        planted: other things to try on its slides.
-        spoilt_slides: number of slides to try with spoilt cells.
+    A person chose the nights of a ``commissioned`` version. Things ``planted`` are tried on its
+    slides, and on ``spoilt_slides`` of them spoilt cells.
     """
-    own, model = population(store, detector), load_model_of(store, detector)
+    store, site, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
     statistics = site_statistics(store, site, tuple(nights), detector)
     # Accepted cells cannot calibrate: rejected ones are missing among them.
     examined = [night for night in nights if not night.learned]
     jobs = [
         replace(job, nights=tuple(nights))
-        for job in _evidence_jobs(store, site, examined, model, detector, planted, spoilt_slides)
+        for job in _evidence_jobs(lab, examined, planted, spoilt_slides)
     ]
-    judged = [each for some in run_jobs(client, judge_slides, jobs, title=f"site {site}")
+    judged = [each for some in run_jobs(lab.client, judge_slides, jobs, title=f"site {site}")
               for each in some]  # fmt: skip
     evidence = [each.evidence for each in judged]
     normal = site_normal(own, statistics, evidence)
@@ -147,7 +163,10 @@ def make_version(
     trial = try_adaptation(labelled, _fitted(store, detector) if labelled.features else None)
     if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
         normal = replace(normal, discriminant=found)
-        errors = _counted_anew(client, store, examined, model, detector, found)
+        errors = ErrorCounts.empty()
+        for night, batch in zip(examined, lab.batches(examined), strict=True):
+            again = errors_of_night(lab.client, lab.screened(batch), night.negative, found)
+            errors = merge_errors(errors, again)
     rates, counting, unsure = site_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = arrays_to_bytes(normal.to_arrays() | counted)
@@ -162,8 +181,8 @@ def make_version(
         commissioned=version if commissioned or known is None else known.commissioned,
         detector=detector.name,
         detector_digest=detector.digest,
-        model=model.name,
-        model_digest=model.digest,
+        model=lab.model.name,
+        model_digest=lab.model.digest,
         statistics_version=detector.statistics_version,
         nights=list(nights),
         slides=sum(night.slides for night in nights),
@@ -184,81 +203,47 @@ def _fitted(store: Store, detector: DetectorCard) -> Fitted | None:
     return Fitted(fitted_classes(store, detector, known.positive), known.scales)
 
 
-def _counted_anew(
-    client: Client,
-    store: Store,
-    nights: Sequence[SiteNight],
-    model: ModelCard,
-    detector: DetectorCard,
-    discriminant: Discriminant,
-) -> ErrorCounts:
-    """Count the errors of a site's nights with a discriminant of its own as second witness."""
-    total = ErrorCounts.empty()
-    for night in nights:
-        batch = load_batch(store, night.batch, night.attempt)
-        found = errors_of_night(client, store, batch, model, detector, night.negative, discriminant)
-        total = merge_errors(total, found)
-    return total
-
-
 def adaptation_card(trial: Trial) -> AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
-    return AdaptationCard(
-        scale=trial.change.adaptation.scale,
-        bias=trial.change.adaptation.bias,
-        statistics=trial.change.discriminant is not None,
-        accepted=trial.accepted,
-        cells=trial.cells,
-        slides=trial.slides,
-        by_slide=trial.by_slide,
-        loss_before=trial.loss_before,
-        loss_after=trial.loss_after,
-        accuracy_before=trial.accuracy_before,
-        accuracy_after=trial.accuracy_after,
-        gain=trial.gain.value,
-        gain_low=trial.gain.low,
-        gain_high=trial.gain.high,
-    )
+    change = trial.change
+    own = {
+        "scale": change.adaptation.scale,
+        "bias": change.adaptation.bias,
+        "statistics": change.discriminant is not None,
+        "gain": trial.gain.value,
+        "gain_low": trial.gain.low,
+        "gain_high": trial.gain.high,
+    }
+    same = AdaptationCard.model_fields.keys() - own
+    return AdaptationCard(**own, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(
-    store: Store,
-    site: str,
-    nights: Sequence[SiteNight],
-    model: ModelCard,
-    detector: DetectorCard,
-    planted: Sequence[Other],
-    spoilt_slides: int,
+    lab: Laboratory, nights: Sequence[SiteNight], planted: Sequence[Other], spoilt_slides: int
 ) -> list[EvidenceJob]:
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
         (batch, slide)
-        for batch in (load_batch(store, night.batch, night.attempt) for night in nights)
-        for some in slides_in_parts(store, batch)
+        for batch in lab.batches(nights)
+        for some in slides_in_parts(lab.store, batch)
         for slide in some
     ]
     most = min(CALIBRATING, len(slides))
     chosen = [slides[place * len(slides) // most] for place in range(most)]
     every = max(1, most // spoilt_slides) if spoilt_slides else 0
     jobs = []
-    for place in range(0, most, SLIDES_A_JOB):
-        some = chosen[place : place + SLIDES_A_JOB]
-        for key in dict.fromkeys((batch.key, _is_tried(place + i, every))
-                                 for i, (batch, _) in enumerate(some)):  # fmt: skip
-            mine = [
-                (batch, slide)
-                for i, (batch, slide) in enumerate(some)
-                if (batch.key, _is_tried(place + i, every)) == key
-            ]
+    for start in range(0, most, SLIDES_A_JOB):
+        # By the batch, and by whether spoilt cells are tried.
+        of_job: dict[tuple[str, bool], list[tuple[Batch, SlideRows]]] = {}
+        for place, (batch, slide) in enumerate(chosen[start : start + SLIDES_A_JOB], start):
+            tried = bool(every) and place % every == 0
+            of_job.setdefault((batch.key, tried), []).append((batch, slide))
+        for (_, tried), mine in of_job.items():
             jobs.append(EvidenceJob(
-                store, mine[0][0], model, detector, site, tuple(nights),
-                tuple(slide for _, slide in mine), tuple(planted), spoil=key[1],
+                **vars(lab.screened(mine[0][0])), name=lab.name, nights=tuple(nights),
+                slides=tuple(slide for _, slide in mine), planted=tuple(planted), spoil=tried,
             ))  # fmt: skip
     return jobs
-
-
-def _is_tried(place: int, every: int) -> bool:
-    return bool(every) and place % every == 0
 
 
 def save_version(held: Lease, version: Version) -> SiteCard:
@@ -288,10 +273,8 @@ def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCa
                 f"{batch} is the only commissioned night of site {site}: commission another one "
                 "before it is taken out"
             )
-        detector = load_detector_card(store, known.detector)
-        version = make_version(
-            client, store, site, known, left, detector, f"retract {batch}", commissioned=True
-        )
+        lab = Laboratory(client, held, site, known, load_detector_card(store, known.detector))
+        version = make_version(lab, left, f"retract {batch}", commissioned=True)
         return save_version(held, version)
 
 
@@ -347,13 +330,11 @@ def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
 
 
 def unchanged(
-    known: SiteCard | None, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
+    known: SiteCard, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
 ) -> bool:
     """Return whether a site has already learned this batch in the same way with this detector."""
-    if known is None or known.detector_digest != detector.digest:
-        return False
     night = known.night(batch.name)
-    if night is None or night.learned:
+    if night is None or night.learned or known.detector_digest != detector.digest:
         return False
     kept = night.attempt, night.manifest_digest, night.negative
     return kept == (batch.attempt, batch.manifest_digest, negative)

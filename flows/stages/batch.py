@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
-import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
@@ -19,7 +19,6 @@ from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
-from flows.stages.running import run_jobs
 from storage.batches.features import read_block
 from storage.batches.ledger import complete_shards, read_shard_record
 from storage.batches.manifests import (
@@ -32,14 +31,15 @@ from storage.batches.manifests import (
     read_manifest,
     verify_manifest,
 )
-from storage.batches.segmentations import segmentation_of
+from storage.batches.segmentations import segmentation_for, segmentation_of
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError, check_name
-from tasks.images.listing import as_given, list_images, named
+from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.regions import ImageRef, image_refs
+from tasks.images.sorted_rows import SortedRows
 
 EARLIER = 8  # batches that are searched for images seen before
 
@@ -60,7 +60,7 @@ def start_or_resume(
     limit: int | None,
     batch_date: date | None = None,
     force: bool = False,
-    listed: pa.Table | None = None,
+    listed: SortedRows | None = None,
 ) -> Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
@@ -95,23 +95,31 @@ def start_or_resume(
             sequence=1 + max((b.sequence for b in others), default=0),
         )
         if listed is None:
-            listed = list_images(
+            listed = sorted_images(
                 images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
             )
         return freeze_batch(store, plan, listed)
-    refuse_other_images(batch, images, limit)
+    refuse_other_images(store, batch, images, limit)
     verify_manifest(store, batch)
     log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")
     return batch
 
 
-def refuse_other_images(batch: Batch, images: str | list[str], limit: int | None) -> None:
-    """Raise StoreError if a batch that has images was started from other sources."""
-    if batch.rows and (as_given(batch.images), batch.limit) != (as_given(images), limit):
+def refuse_other_images(
+    store: Store, batch: Batch, images: str | list[str], limit: int | None
+) -> None:
+    """Raise StoreError if a batch that has images was started from other sources.
+
+    If cells were cut out of photographs, these are its sources, and so is the manifest of cells.
+    """
+    made = segmentation_for(store, batch)
+    sources, most = (made.images, made.limit) if made else (batch.images, batch.limit)
+    started = (as_given(sources), most), (as_given(batch.images), batch.limit)
+    if batch.rows and (as_given(images), limit) not in started:
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(batch.images)} (limit {batch.limit}): give the same --images and --limit to "
-            "resume it, or choose another --batch"
+            f"{named(sources)} (limit {most}): give the same --images and --limit to resume it, or "
+            "choose another --batch"
         )
 
 

@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
+from flows.settings import Settings
 from flows.stages.counting.error_counts import ERRORS, errors_of_version, kept_errors
-from flows.stages.running import run_jobs
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
@@ -26,6 +27,7 @@ from storage.models.statistics import (
     load_foreign,
     load_moments,
     save_statistics,
+    version_name,
 )
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
@@ -39,52 +41,58 @@ from tasks.types import nested
 ROWS_A_JOB = 4096
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """A model to be fitted, its store, the settings in force, and the cluster that computes."""
+
+    client: Client
+    settings: Settings
+    store: Store
+    model: ModelCard
+
+
 def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
     """Take the lease of a model's statistics, after waiting for its present holder."""
     return lease(store, "statistics", card.name, wait=True, on_wait=tell)
 
 
-def statistics_of_rows(
-    client: Client, store: Store, card: ModelCard, taken: list[Rows], title: str
-) -> ClassStatistics:
+def statistics_of_rows(to: Fitting, taken: list[Rows], title: str) -> ClassStatistics:
     """Compute the statistics of some rows of batches."""
     jobs = [
-        RowsJob(store, card, rows.take(np.arange(start, min(start + ROWS_A_JOB, len(rows)))))
+        RowsJob(to.store, to.model, rows.take(np.arange(start, min(start + ROWS_A_JOB, len(rows)))))
         for rows in taken
         for start in range(0, len(rows), ROWS_A_JOB)
     ]
-    return merge_tree(run_jobs(client, rows_statistics, jobs, title=title))
+    return merge_tree(run_jobs(to.client, rows_statistics, jobs, title=title))
 
 
-def statistics_with_slides(
-    client: Client, store: Store, card: ModelCard, lineage: Lineage
-) -> ClassStatistics:
-    """Load a version's statistics; if it has none by slide, compute these from the features."""
-    statistics = ClassStatistics.from_arrays(load_moments(store, lineage))
-    if statistics.slides is not None:
-        return statistics
-    rows = [contributed(store, card, contribution) for contribution in lineage.own]
-    found = statistics_of_rows(client, store, card, rows, "slides of earlier batches")
-    return replace(statistics, slides=found.slides)
-
-
-def add_what_is_new(client: Client, store: Store, card: ModelCard) -> Lineage:
-    """Return a model's newest version, with the parts that older versions lack.
-
-    Versions written before 0.2 have no statistics by slide, before 0.3 no counts of errors.
-    """
-    with statistics_lease(store, card) as held:
-        store = held.store
-        latest = latest_statistics(store, card.name)
+def add_what_is_new(to: Fitting) -> Lineage:
+    """Return a model's newest version, with the counts of errors that those before 0.3 lack."""
+    with statistics_lease(to.store, to.model) as held:
+        to = replace(to, store=held.store)
+        latest = latest_statistics(to.store, to.model.name)
         assert latest is not None
-        if kept_errors(store, latest) is not None:
+        if kept_errors(to.store, latest) is not None:
             return latest
-        statistics = statistics_with_slides(client, store, card, latest)
-        errors = errors_of_version(store, card, latest)
-        operation = "slides" if latest.schema_version == 1 else "errors"
-        return save_version(
-            store, card, latest, statistics, errors, operation, latest.contributions
+        return save_version(to, latest, *totals(to, latest), "errors", latest.contributions)
+
+
+def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, ErrorCounts]:
+    """Load the statistics and the error counts of a version; empty ones before the first.
+
+    Raises:
+        StoreError: slidewatch 0.1 wrote the version, which has no statistics by slide.
+    """
+    if lineage is None:
+        empty = ClassStatistics.empty(to.model.tap_widths, len(to.model.classes))
+        return empty, ErrorCounts.empty()
+    statistics = ClassStatistics.from_arrays(load_moments(to.store, lineage))
+    if statistics.slides is None:
+        raise StoreError(
+            f"statistics {version_name(lineage.version)} of model {to.model.name} are of "
+            "slidewatch 0.1, which kept none by slide: train another model, and fit its batches"
         )
+    return statistics, errors_of_version(to.store, to.model, lineage)
 
 
 def as_before(
@@ -109,19 +117,14 @@ def as_before(
 
 
 def without_repeats(
-    client: Client,
-    store: Store,
-    card: ModelCard,
-    part: ClassStatistics,
-    contribution: Contribution,
-    others: list[Contribution],
+    to: Fitting, part: ClassStatistics, contribution: Contribution, others: list[Contribution]
 ) -> tuple[ClassStatistics, Contribution]:
     """Remove images from a batch's statistics that are already in: an image counts once.
 
     Raises:
         SourceError: no other image remains.
     """
-    repeated = repeated_rows(store, card, contribution, others)
+    repeated = repeated_rows(to.store, to.model, contribution, others)
     if not repeated:
         return part, contribution
     left = contribution.images - len(repeated)
@@ -137,20 +140,18 @@ def without_repeats(
     )
     changed = {"repeated": tuple(repeated), "images": left}
     contribution = contribution.model_copy(update=changed)
-    rows = contributed(store, card, contribution)
+    rows = contributed(to.store, to.model, contribution)
     title = f"fit {contribution.batch} without repeated images"
-    return statistics_of_rows(client, store, card, [rows], title), contribution
+    return statistics_of_rows(to, [rows], title), contribution
 
 
-def refuse_damage(
-    client: Client, store: Store, card: ModelCard, contributions: list[Contribution]
-) -> None:
+def refuse_damage(to: Fitting, contributions: list[Contribution]) -> None:
     """Raise StoreError if fitted features do not match the ledger.
 
     A version is checked before the next one is built on it, because calibration, which reads all
     fitted features, comes after the next one is written.
     """
-    jobs = []
+    store, card, jobs = to.store, to.model, []
     for contribution in contributions:
         if contribution.foreign is not None:
             load_foreign(store, card.name, contribution)
@@ -158,7 +159,7 @@ def refuse_damage(
         contributed(store, card, contribution)
         batch = load_batch(store, contribution.batch, contribution.attempt)
         jobs += [CheckJob(store, card, batch, shard) for shard in batch.shards()]
-    for damage in run_jobs(client, find_damage, jobs, title="check what was fitted"):
+    for damage in run_jobs(to.client, find_damage, jobs, title="check what was fitted"):
         if damage:
             raise StoreError(damage)
 
@@ -218,8 +219,7 @@ def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> NDA
 
 
 def save_version(
-    store: Store,
-    card: ModelCard,
+    to: Fitting,
     parent: Lineage | None,
     statistics: ClassStatistics,
     errors: ErrorCounts,
@@ -229,16 +229,16 @@ def save_version(
     """Write statistics and error counts as the next version of a model's statistics."""
     content = arrays_to_bytes(statistics.to_arrays() | nested(ERRORS, errors.to_arrays()))
     lineage = Lineage(
-        model=card.name,
+        model=to.model.name,
         version=parent.version + 1 if parent else 1,
         parent=parent.version if parent else None,
         operation=operation,
         created_at=now(),
         contributions=contributions,
-        images={name: int(n) for name, n in zip(card.classes, statistics.n, strict=True)},
+        images={name: int(n) for name, n in zip(to.model.classes, statistics.n, strict=True)},
         digest=digest_of(content),
     )
-    save_statistics(store, lineage, content)
+    save_statistics(to.store, lineage, content)
     return lineage
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Set
 import numpy as np
 from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.planted_slides import (
     AlarmJob,
     Chosen,
@@ -17,7 +18,6 @@ from flows.jobs.evaluation.planted_slides import (
 from flows.jobs.evaluation.treated import PartJob, Run, load_detector
 from flows.monitoring.console import tell, warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.running import run_jobs
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings

@@ -4,8 +4,8 @@ import math
 from collections.abc import Hashable, Mapping
 
 import numpy as np
-from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import (
     IMAGE_FOLDS,
     GroupJob,
@@ -15,9 +15,9 @@ from flows.jobs.fitting.fitted_rows import (
 )
 from flows.monitoring.console import warn
 from flows.settings import Settings
+from flows.stages.class_statistics import Fitting
 from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
 from flows.stages.counting.error_counts import ERRORS, kept_errors
-from flows.stages.running import run_jobs
 from flows.stages.second_witness import fitted_witnesses
 from flows.stages.smear_limits import SLIDES, fitted_floor
 from storage.arrays import arrays_to_bytes
@@ -61,26 +61,16 @@ class CalibrationError(Exception):
 
 
 def calibrate_detector(
-    client: Client,
-    settings: Settings,
-    store: Store,
-    card: ModelCard,
-    lineage: Lineage,
-    stability: tuple[Calibration | None, list[str]],
+    to: Fitting, lineage: Lineage, stability: tuple[Calibration | None, list[str]]
 ) -> DetectorCard:
     """Make the detector of a version of the statistics, or find the existing one.
 
-    Args:
-        client: of the cluster.
-        settings: with the levels of the detector.
-        store: of the detector.
-        card: of the model.
-        lineage: of the statistics.
-        stability: calibration of second looks, or None, and warnings.
+    ``stability`` is the calibration of second looks, or None, and warnings.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
     """
+    settings, store, card = to.settings, to.store, to.model
     others = list_detectors(store, on_damage=warn)
     calibrates_looks, cannot_look = stability
     looks = len(calibrates_looks.scores) if calibrates_looks else None
@@ -90,10 +80,10 @@ def calibrate_detector(
     statistics, gaussians = _fitted(store, card, lineage)
     by, groups = _groups(store, card, lineage)
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
-    distances = list(run_jobs(client, group_log_distances, jobs, title="calibrate"))
+    distances = list(run_jobs(to.client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
-    own, without = _own_normal(client, store, card, lineage, statistics, by, groups)
-    second, alone = fitted_witnesses(client, store, card, lineage, by)
+    own, without = _own_normal(to, lineage, statistics, by, groups)
+    second, alone = fitted_witnesses(to, lineage, by)
     detector = Detector(
         gaussians,
         calibrate(np.concatenate(distances), number),
@@ -152,9 +142,7 @@ def _fitted(
 
 
 def _own_normal(
-    client: Client,
-    store: Store,
-    card: ModelCard,
+    to: Fitting,
     lineage: Lineage,
     statistics: ClassStatistics,
     by: SplitBy,
@@ -172,8 +160,8 @@ def _own_normal(
     parts = [tuple(part) for part in groups.values()]
 
     def fitted(spread: tuple[Float, Float] | None) -> list[FittedSlide]:
-        jobs = [SlideJob(store, card, lineage.version, part, spread) for part in parts]
-        return list(run_jobs(client, fitted_group, jobs, title="calibrate by slide"))
+        jobs = [SlideJob(to.store, to.model, lineage.version, part, spread) for part in parts]
+        return list(run_jobs(to.client, fitted_group, jobs, title="calibrate by slide"))
 
     try:
         priors = priors_of(coarser(statistics.slides, by_patient))
@@ -181,7 +169,7 @@ def _own_normal(
     except ValueError as error:
         return None, [f"{WITHOUT_OWN}: {error}"]
     calibration = own_calibration(fitted(spread))
-    floor, without = fitted_floor(client, store, card, priors, groups)
+    floor, without = fitted_floor(to, priors, groups)
     return OwnNormal(with_spread(priors, *spread), calibration, floor), without
 
 

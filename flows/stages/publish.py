@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Protocol
 
 import pyarrow as pa
 
 from flows.jobs.scoring.report_rows import finished_rows
 from flows.jobs.scoring.scores import provenance_of
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
@@ -18,7 +18,6 @@ from storage.batches.ledger import (
     Seal,
     discard_scores,
     read_seal,
-    screening_key,
     screening_start,
     shifts_path,
     site_name,
@@ -26,9 +25,7 @@ from storage.batches.ledger import (
 )
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard, find_learning
+from storage.models.sites import find_learning
 from storage.models.statistics import load_statistics
 from storage.parquet import read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
@@ -93,58 +90,37 @@ def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
     return [BatchSummary.parse(row) for row in rows]
 
 
-class CountsRows(Protocol):
-    """A count over image rows that come in parts."""
-
-    def count(self, rows: pa.Table) -> None:
-        """Count image rows, with their ``q_value``."""
-
-
-class Tally(CountsRows, Protocol):
-    """A count over image rows from which the rows of a report are made."""
-
-    def table(self, made_by: Provenance) -> pa.Table:
-        """Make the rows of the report."""
+Tally = FieldTally | SlideTally | BatchTally | CountTally  # a count over image rows, in parts
 
 
 @task
-def publish(
-    store: Store,
-    settings: Settings,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    parts: int,
-    site: SiteCard | None = None,
-) -> Seal:
+def publish(of: Screened, settings: Settings, parts: int) -> Seal:
     """Join the parts' rows into the reports, publish these together, and seal them.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
-    key = screening_key(detector.name, site.name if site else None)
-    scored_at = screening_start(store, batch, key)
+    store, batch = of.store, of.batch
     made_by = replace(
-        provenance_of(batch, card.name, detector.name, scored_at, site),
-        imported=imported(store, detector, site),
-        arithmetic=card.arithmetic,
+        provenance_of(of, screening_start(store, batch, of.key)),
+        imported=imported(of),
+        arithmetic=of.model.arithmetic,
     )
-    tallies = _tallies(settings, store, batch, detector, site)
-    parasites = CountTally(counting_at(settings, store, detector, site))
     with publication(store, batch) as reports:
-        counts = _stage(reports, key, card, detector, parts, tallies, parasites, made_by)
+        counts = _stage(reports, of, settings, parts, made_by)
         if counts.images != batch.rows:
             raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
         reports.appear()
-    seal = _seal(batch, card, made_by, counts, reports.digests)
+    seal = _seal(of, made_by, counts, reports.digests)
     write_seal(store, batch, seal)
-    discard_scores(store, batch, key)
+    discard_scores(store, batch, of.key)
     return seal
 
 
-def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str | None:
+def imported(of: Screened) -> str | None:
     """Describe the parts of a detector and a site that came from other stores; None without any."""
+    detector, site = of.detector, of.site
     try:
-        given = load_statistics(store, detector.model, detector.statistics_version).origin
+        given = load_statistics(of.store, detector.model, detector.statistics_version).origin
     except StoreError as error:  # a night does not need them
         warn(f"what other stores gave to detector {detector.name} is not known: {error}")
         given = "not known"
@@ -154,63 +130,48 @@ def imported(store: Store, detector: DetectorCard, site: SiteCard | None) -> str
 
 
 def _stage(
-    reports: Publication,
-    key: str,
-    card: ModelCard,
-    detector: DetectorCard,
-    parts: int,
-    tallies: Mapping[str, Tally],
-    parasites: CountTally,
-    made_by: Provenance,
+    reports: Publication, of: Screened, settings: Settings, parts: int, made_by: Provenance
 ) -> NightTally:
     """Stage all reports of a batch; return the night's counts."""
-    store, batch = reports.store, reports.batch
-    rows = _counted_parts(store, batch, key, parts, [*tallies.values(), parasites], card, detector)
-    reports.add(IMAGES, image_schema(card.classes, list(detector.taps)), rows)
-    slides, night = tallies[SLIDES], tallies[BATCHES]
-    assert isinstance(slides, SlideTally)
-    assert isinstance(night, BatchTally)
-    for part in range(parts):
-        slides.count_shifts(read_table(store, *shifts_path(batch, key, part)))
-    for kind, tally in tallies.items():
-        table = tally.table(made_by)
-        # Fields contribute to their slide, and slides to their patients and their night.
-        if kind == FIELDS:
-            slides.count_fields(table)
-        if kind == SLIDES:
-            night.count_slides(table)
-            patients = parasites.patients(table, made_by)
-            night.count_patients(patients)
-            night.expect(*parasites.night(table, made_by))
-            reports.add(PATIENTS, SCHEMAS[PATIENTS](), [patients])
-            table = parasites.slide_columns(table, made_by)
-        reports.add(kind, SCHEMAS[kind](), [table])
-    return night.night
-
-
-def _tallies(
-    settings: Settings,
-    store: Store,
-    batch: Batch,
-    detector: DetectorCard,
-    site: SiteCard | None,
-) -> dict[str, Tally]:
-    """Make a tally for each report except the one on images, in the order of publication."""
-    fitted = load_fitted_detector(store, detector)
+    store, batch, detector = of.store, of.batch, of.detector
     segmentation = segmentation_of(store, batch.images)
-    tallies: dict[str, Tally] = {}
-    if segmentation:
-        tallies[FIELDS] = FieldTally(read_fields(store, segmentation), settings.field_limits)
-    tallies[SLIDES] = SlideTally(
+    fields = (
+        FieldTally(read_fields(store, segmentation), settings.field_limits)
+        if segmentation
+        else None
+    )
+    slides = SlideTally(
         detector.alpha,
         detectable=settings.detectable_percent,
         tolerated=settings.field_limits.tolerated,
     )
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-    unlearned = not_learned(store, site.name, earlier) if site else None
-    night = NightTally(fitted.scales, detector.alpha)
-    tallies[BATCHES] = BatchTally(night, earlier, detector.alpha, unlearned)
-    return tallies
+    unlearned = not_learned(store, of.site.name, earlier) if of.site else None
+    counts = NightTally(load_fitted_detector(store, detector).scales, detector.alpha)
+    night = BatchTally(counts, earlier, detector.alpha, unlearned)
+    parasites = CountTally(counting_at(of, settings))
+
+    every: list[Tally] = [slides, night, parasites, *([fields] if fields else [])]
+    reports.add(
+        IMAGES, image_schema(of.model.classes, list(detector.taps)), _counted(of, parts, every)
+    )
+    for part in range(parts):
+        slides.count_shifts(read_table(store, *shifts_path(batch, of.key, part)))
+    made: dict[str, pa.Table] = {}
+    # Fields contribute to their slide, and slides to their patients and their night.
+    if fields:
+        made[FIELDS] = fields.table(made_by)
+        slides.count_fields(made[FIELDS])
+    rows = slides.table(made_by)
+    night.count_slides(rows)
+    made[PATIENTS] = parasites.patients(rows, made_by)
+    night.count_patients(made[PATIENTS])
+    night.expect(*parasites.night(rows, made_by))
+    made[SLIDES] = parasites.slide_columns(rows, made_by)
+    made[BATCHES] = night.table(made_by)
+    for kind, table in made.items():
+        reports.add(kind, SCHEMAS[kind](), [table])
+    return counts
 
 
 def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str | None:
@@ -231,14 +192,13 @@ def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str
     return f"site {site} has not learned the night before, {last.name}: {learning.reason}"
 
 
-def counting_at(
-    settings: Settings, store: Store, detector: DetectorCard, site: SiteCard | None
-) -> Counting:
+def counting_at(of: Screened, settings: Settings) -> Counting:
     """Return how parasites are counted: at a site with its own error rates, or without any.
 
     A detector's error rates are those of the fitted laboratories.
     """
-    rates = load_site_rates(store, site) if site else load_error_rates(store, detector)
+    store, site = of.store, of.site
+    rates = load_site_rates(store, site) if site else load_error_rates(store, of.detector)
     answers = Answers(rates, settings.negative_percent / 100)
     return Counting(
         answers,
@@ -248,36 +208,25 @@ def counting_at(
     )
 
 
-def _counted_parts(
-    store: Store,
-    batch: Batch,
-    key: str,
-    parts: int,
-    tallies: Sequence[CountsRows],
-    card: ModelCard,
-    detector: DetectorCard,
-) -> Iterator[pa.Table]:
+def _counted(of: Screened, parts: int, tallies: Sequence[Tally]) -> Iterator[pa.Table]:
     """Read the rows of the batch's parts, count them in all tallies, and apply second looks.
 
     Tallies count the first pass, for which the error rates of a count are known.
     """
-    for marked, rows in finished_rows(store, batch, key, parts, card, detector, warn):
+    for marked, rows in finished_rows(of, parts, warn):
         for tally in tallies:
             tally.count(marked)
         yield rows
 
 
 def _seal(
-    batch: Batch,
-    card: ModelCard,
-    made_by: Provenance,
-    counts: NightTally,
-    digests: Mapping[str, str],
+    of: Screened, made_by: Provenance, counts: NightTally, digests: Mapping[str, str]
 ) -> Seal:
+    batch = of.batch
     return Seal(
         batch=batch.name,
         detector=made_by.detector,
-        model=card.name,
+        model=of.model.name,
         report="/".join(report_path(batch.name, batch.batch_date)),
         report_digest=digests[IMAGES],
         slides_digest=digests[SLIDES],
@@ -287,7 +236,7 @@ def _seal(
         rows=batch.rows,
         scored=counts.scored,
         failed=counts.images - counts.scored,
-        diagnoses={name: counts.diagnoses[name] for name in card.classes},
+        diagnoses={name: counts.diagnoses[name] for name in of.model.classes},
         abnormal=counts.abnormal,
         review=counts.verdicts[Verdict.REVIEW],
         failures=dict(counts.failures),

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from distributed import Client
-
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
-from flows.stages.running import run_jobs
+from flows.stages.class_statistics import Fitting
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import contributed, grouped, held_out_rows
 from storage.models.detectors import WitnessCard
@@ -38,18 +37,13 @@ class FittedWitnesses:
 
 
 def fitted_witnesses(
-    client: Client, store: Store, card: ModelCard, lineage: Lineage, by: SplitBy
+    to: Fitting, lineage: Lineage, by: SplitBy
 ) -> tuple[FittedWitnesses | None, list[str]]:
-    """Make a witness of the discriminant of a version of the statistics, or return why it cannot
-    be.
+    """Make a witness of the discriminant of a version, or return why it cannot be.
 
-    Args:
-        client: of the cluster.
-        store: where the statistics are.
-        card: of the model.
-        lineage: of the statistics.
-        by: the kind of group to leave out.
+    Patients or slides, whichever ``by`` says, are left out.
     """
+    store, card = to.store, to.model
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return None, []
     if by == "image":
@@ -59,7 +53,7 @@ def fitted_witnesses(
         known = discriminant(slides_of_version(store, card.name, lineage.version), place)
         jobs = _jobs(store, card, lineage, by)
         evidence = Evidence.joined(
-            list(run_jobs(client, unseen_evidence, jobs, title="hear both witnesses"))
+            list(run_jobs(to.client, unseen_evidence, jobs, title="hear both witnesses"))
         )
     except ValueError as error:
         return None, [f"{ALONE}: {error}"]

@@ -3,15 +3,13 @@
 from collections.abc import Hashable, Mapping
 
 import numpy as np
-from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages.batch import images_of
-from flows.stages.running import run_jobs
+from flows.stages.class_statistics import Fitting
 from storage.batches.manifests import Batch, load_batch_of_key
-from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
-from storage.store import Store
 from tasks.detector.slides.distance import Prior
 from tasks.detector.slides.floor import Floor, fit_floor, residuals
 
@@ -21,36 +19,25 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 
 
 def fitted_floor(
-    client: Client,
-    store: Store,
-    card: ModelCard,
-    priors: Mapping[str, Prior],
-    groups: Mapping[Hashable, list[Rows]],
+    to: Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
 ) -> tuple[Floor | None, list[str]]:
-    """Alter cells of every fitted patient, and measure the results.
+    """Alter cells of every fitted patient, or slide without one, and measure the results.
 
-    Args:
-        client: of the cluster.
-        store: where the batches are.
-        card: of the model.
-        priors: of all fitted slides.
-        groups: the fitted rows of each patient, or of each slide without one.
-
-    Returns:
-        The floor, or None and the reason.
+    ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
+    Return the floor, or None and the reason.
     """
     names = list(groups)
     batches: dict[str, Batch] = {}
     owners = [names[number % len(names)] for number in range(SLIDES)]
     jobs = [
         AlteredJob(
-            store, card, _cells(store, card, groups[owner], number // len(names), batches), number
+            to.store, to.model, _cells(to, groups[owner], number // len(names), batches), number
         )
         for number, owner in enumerate(owners)
     ]
     found, whose = [], []
     for owner, altered in zip(
-        owners, run_jobs(client, altered_features, jobs, title="alter slides"), strict=True
+        owners, run_jobs(to.client, altered_features, jobs, title="alter slides"), strict=True
     ):
         if altered is not None:
             found.append(residuals(priors, *altered)[0])
@@ -62,7 +49,7 @@ def fitted_floor(
 
 
 def _cells(
-    store: Store, card: ModelCard, parts: list[Rows], draw: int, batches: dict[str, Batch]
+    to: Fitting, parts: list[Rows], draw: int, batches: dict[str, Batch]
 ) -> tuple[Image, ...]:
     """Choose cells of a patient, spread evenly, and different ones for every draw."""
     total = sum(map(len, parts))
@@ -74,6 +61,6 @@ def _cells(
         start += len(part)
         if len(own):
             if part.batch not in batches:
-                batches[part.batch] = load_batch_of_key(store, part.batch)
-            found += images_of(store, card, batches[part.batch], part.rows[own])
+                batches[part.batch] = load_batch_of_key(to.store, part.batch)
+            found += images_of(to.store, to.model, batches[part.batch], part.rows[own])
     return tuple(found)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.drawings import (
     FieldPictureJob,
     SlidePictureJob,
@@ -19,6 +20,7 @@ from flows.jobs.drawings import (
 )
 from flows.jobs.explanations import ExhibitJob, make_exhibits
 from flows.jobs.libraries import OF_A_PAGE, exact
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import tell
 from flows.monitoring.prefect_runs import task
@@ -27,15 +29,13 @@ from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.publish import batch_report, nights_before
 from flows.stages.readings.suspects import answers_on
-from flows.stages.running import run_jobs
 from storage.batches.ledger import Seal, site_name
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import segmentation_for, sources_of
 from storage.leases import LeaseLostError, lease
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import CountingCard, DetectorCard
+from storage.models.detectors import CountingCard
 from storage.models.sites import load_site_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import (
     index_path,
     made_from,
@@ -45,12 +45,7 @@ from storage.reports.pages import (
     write_page_file,
 )
 from storage.reports.readings import digest_of_readings
-from storage.reports.tables import (
-    FIELDS,
-    PATIENTS,
-    SLIDES,
-    report_path,
-)
+from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
@@ -82,16 +77,9 @@ def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
 
 
 @task
-def write_page(
-    client: Client,
-    store: Store,
-    settings: Settings,
-    batch: Batch,
-    seal: Seal,
-    card: ModelCard,
-    detector: DetectorCard,
-) -> None:
+def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> None:
     """Write the page of a published batch and list it; the same batch makes the same page."""
+    store, batch, card, detector = of.store, of.batch, of.model, of.detector
     fitted = load_fitted_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
@@ -99,10 +87,10 @@ def write_page(
     cells = _called_cells(patients, slides)
     wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=list(wanted)):
+    for rows in iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)
         cells.count(rows)
-    called = _called(client, store, batch, card, cells, patients)
+    called = _called(client, of, cells, patients)
     answered = digest_of_readings(store, batch.key)
     wanted_share = settings.negative_percent / 100
     fields = None
@@ -114,13 +102,12 @@ def write_page(
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        exhibits=_exhibits(client, store, batch, card, detector, highlights, called),
-        fields=_fields(client, store, batch, card, fields) if fields is not None else (),
+        exhibits=_exhibits(client, of, highlights, called),
+        fields=_fields(client, of, fields) if fields is not None else (),
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
         threshold=limit,
-        made_by=_made_by(store, batch, seal, card, detector)
-        | ({"of other stores": row.imported} if row.imported else {}),
+        made_by=_made_by(of, seal) | ({"of other stores": row.imported} if row.imported else {}),
         command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
         patients=patients,
@@ -148,20 +135,13 @@ def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
     return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
 
 
-def _called(
-    client: Client,
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    cells: CalledCells,
-    patients: pa.Table | None,
-) -> Called:
+def _called(client: Client, of: Screened, cells: CalledCells, patients: pa.Table | None) -> Called:
     """Draw the cells behind calls in their fields, on the workers."""
     rows = opened(in_order(patients)) if patients is not None else []
     found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
     every = [cell for some in found.values() for cell in some]
-    jobs = places_jobs(store, batch, card, every)
-    drawn = run_jobs(client, draw_places, jobs, title=f"places {batch.name}")
+    jobs = places_jobs(of.store, of.batch, of.model, every)
+    drawn = run_jobs(client, draw_places, jobs, title=f"places {of.batch.name}")
     places = {
         cell["uri"]: picture
         for job, pictures in zip(jobs, drawn, strict=True)
@@ -177,15 +157,7 @@ def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
     return read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS))
 
 
-def try_page(
-    client: Client,
-    store: Store,
-    settings: Settings,
-    batch: Batch,
-    seal: Seal,
-    card: ModelCard,
-    detector: DetectorCard,
-) -> str | None:
+def try_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> str | None:
     """Make the page, or return why it failed; the published report is valid without it.
 
     Raises:
@@ -193,7 +165,7 @@ def try_page(
     """
     try:
         with stage("page"):
-            write_page(client, store, settings, batch, seal, card, detector)
+            write_page(client, of, settings, seal)
     except LeaseLostError:
         raise
     except Exception as error:
@@ -215,13 +187,7 @@ def _write_index(store: Store, batch: Batch) -> None:
 
 
 def _exhibits(
-    client: Client,
-    store: Store,
-    batch: Batch,
-    card: ModelCard,
-    detector: DetectorCard,
-    highlights: Highlights,
-    called: Called,
+    client: Client, of: Screened, highlights: Highlights, called: Called
 ) -> dict[str, Exhibit]:
     """Make the exhibits of the cells on all sheets and of called cells, on the workers."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
@@ -231,25 +197,24 @@ def _exhibits(
         for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     }
     image_ids |= {cell["uri"]: cell["image_id"] for some in called.cells.values() for cell in some}
-    refs = find_refs(store, batch, list(image_ids))
+    refs = find_refs(of.store, of.batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
-        ExhibitJob(store, card, detector, tuple(cells[i : i + CELLS_A_JOB]))
+        ExhibitJob(of.store, of.model, of.detector, tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    found = run_jobs(client, make_exhibits, jobs, title=f"page {batch.name}")
+    found = run_jobs(client, make_exhibits, jobs, title=f"page {of.batch.name}")
     exhibits = (exhibit for some in found for exhibit in some)
     return dict(zip(image_ids, exhibits, strict=True))
 
 
-def _fields(
-    client: Client, store: Store, batch: Batch, card: ModelCard, report: pa.Table
-) -> list[ShownField]:
+def _fields(client: Client, of: Screened, report: pa.Table) -> list[ShownField]:
     """Draw the fields of view for the page, on the workers."""
+    store, batch = of.store, of.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *path, columns=of_contours(card)):
+    for rows in iterate_rows(store, *path, columns=of_contours(of.model)):
         for field, found in zip(fields, cells, strict=True):
             found += cells_of(rows, field)
     jobs = []
@@ -284,9 +249,8 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
     ]
 
 
-def _made_by(
-    store: Store, batch: Batch, seal: Seal, card: ModelCard, detector: DetectorCard
-) -> dict[str, str]:
+def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
+    store, batch, card, detector = of.store, of.batch, of.model, of.detector
     site = load_site_of(store, seal.site) if seal.site else None
     counting = site.counting if site else detector.counting
     adaptation = site and site.adaptation

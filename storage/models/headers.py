@@ -79,10 +79,7 @@ def refuse_taken_name(
 def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None:
     """Raise StoreError if a field of a site's card is beyond its limit.
 
-    Args:
-        card: of the imported site.
-        model: the model of this store that the site names.
-        detector: the detector of this store that the site names.
+    ``model`` and ``detector`` are those of this store that the site names.
     """
     for kind, name in (("site", card.name), ("detector", card.detector), ("model", card.model)):
         check_name(kind, name)
@@ -169,5 +166,6 @@ def _adaptation(card: AdaptationCard) -> None:
         _number(f"adaptation: {name}", getattr(card, name), 0.0, 1.0)
     for name in ("gain", "gain_low", "gain_high"):
         _number(f"adaptation: {name}", getattr(card, name), -LOSSES[1], LOSSES[1])
-    if card.accepted and card.gain_low <= 0:
-        _refuse("adaptation: accepted", True, "false where gain_low is not above 0")
+    name = "gain" if card.statistics and card.bias == 0 else "gain_low"
+    if card.accepted and getattr(card, name) <= 0:
+        _refuse("adaptation: accepted", True, f"false where {name} is not above 0")

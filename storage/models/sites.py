@@ -56,9 +56,10 @@ class AdaptationCard(Part):
     schema version 3 they never were.
 
     ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
-    ``gain_low``, the lower end of the gain's 95% interval, is above 0, and would stay so if one
-    more cell of each kind were diagnosed wrongly. Losses and accuracies are means of both kinds on
-    held-back cells, or on whole held-back slides if ``by_slide``.
+    ``gain_low``, the lower end of the gain's 95% interval, is above 0 (``gain``, if the statistics
+    alone were adapted), and would stay so if one more cell of each kind were diagnosed wrongly.
+    Losses and accuracies are means of both kinds on held-back cells, or on whole held-back slides
+    if ``by_slide``.
     """
 
     scale: float
@@ -205,11 +206,8 @@ def detector_at(
 ) -> tuple[DetectorCard, SiteCard | None]:
     """Load the detector to screen with, and the site, if any.
 
-    Args:
-        store: where they are.
-        detector: its name; by default the site's, or the newest without a site.
-        site: its name.
-        tell: called with a message for each damaged detector, and if one is newer than the site's.
+    By default the detector is the site's, or the newest without a site. ``tell`` is called with a
+    message for each damaged detector, and if one is newer than the site's.
 
     Raises:
         StoreError: one of them is missing or damaged, or the site belongs to another detector.

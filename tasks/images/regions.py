@@ -241,6 +241,8 @@ def cut_from_source(ref: ImageRef, *, blocks: bool = False) -> Image.Image:
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
     outline = ref.outline
     if outline is not None:
+        if len(outline) < 3 or not np.isfinite(outline).all():
+            raise BadImageError("damaged", "its outline has no three points in the manifest")
         outline = np.asarray(rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
     return Image.fromarray(cut_out(pixels, outline, scale, blocks=blocks))

@@ -1,15 +1,17 @@
 """Extract features: threads read and decode files while the network runs."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.access.addresses import in_archive
-from tasks.images.access.files import is_far
+from tasks.images.access.files import asked, is_far, place_of
+from tasks.images.access.patience import Progress, TimedOutError
 from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
 from tasks.images.platelets import SUSPECTED, has_platelet
 from tasks.images.regions import ImageRef, find, refuse_slide
@@ -96,11 +98,37 @@ def load_images(
         return load_image(refs[row], side, known, check, blocks=blocks)
 
     def load_some(start: int) -> list[Loaded]:
-        return [load(row) for row in range(start, min(start + together, len(refs)))]
+        rows = range(start, min(start + together, len(refs)))
+        if not _at_one_place([refs[row] for row in rows]):
+            return [load(row) for row in rows]
+        loaded: list[Loaded] = []
+        while left := rows[len(loaded) :]:
+            loaded += _load_in_time(refs[left[0]].source, partial(map, load, left))
+        return loaded
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         for some in pool.map(load_some, range(0, len(refs), together)):
             yield from some
+
+
+def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Loaded]:
+    """Load images until one does not answer; if that is the first, it fails.
+
+    All are handed to a reading thread at once, because handing over a file takes longer than
+    reading it.
+    """
+    progress, loaded = Progress(), list[Loaded]()
+
+    def load_all() -> None:
+        for image in load():
+            loaded.append(image)
+            progress.advance()
+
+    try:
+        asked(first, load_all, progress)
+    except TimedOutError as error:
+        return loaded[:] or [Loaded(failure=failure_of(error))]
+    return loaded
 
 
 def load_for(
@@ -113,6 +141,15 @@ def load_for(
     """Read and decode images as a network takes them; see `load_images`."""
     side, threads, blocks = inference.spec.side, inference.threads, inference.blocks
     return load_images(refs, side, threads, failed, known, check, blocks=blocks)
+
+
+def _at_one_place(refs: Sequence[ImageRef]) -> bool:
+    """Return whether images are whole files for which one mount, archive or server answers.
+
+    Threads that cut cells out of a photograph share a lock, which none may hold while it waits.
+    """
+    whole = all(ref.region is None for ref in refs)
+    return whole and len({place_of(ref.source) for ref in refs}) == 1
 
 
 def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:

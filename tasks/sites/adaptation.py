@@ -113,6 +113,11 @@ class Change:
     adaptation: Adaptation
     discriminant: Discriminant | None = None
 
+    @property
+    def is_of_order(self) -> bool:
+        """Return whether the discriminant alone was fitted: no bias, and no surer than before."""
+        return self.discriminant is not None and self.adaptation.bias == 0
+
     @classmethod
     def by(
         cls, cells: Labelled, fitted: Fitted | None, *, statistics: bool, scale: bool
@@ -172,12 +177,17 @@ class Trial:
 
     @property
     def accepted(self) -> bool:
-        """Return whether held-back cells are certainly diagnosed better.
+        """Return whether the change is used, by how held-back cells are diagnosed with it.
 
-        A few dozen cells may all be right by chance; then any larger scale seems better, and only
-        the cautious gain shows that it may not be.
+        A scale and a bias from a few cells may be far off: held-back cells must certainly be
+        diagnosed better. A few dozen may all be right by chance; then any larger scale seems
+        better, and only the cautious gain shows that it may not be. A discriminant has moved by
+        `SHARE` alone and hardly harms where nothing is to be gained: a gain on average is enough.
         """
-        return self.gain.low > 0 and self.cautious_gain.low > 0
+        gains = (self.gain, self.cautious_gain)
+        if self.change.is_of_order:
+            return all(gain.value > 0 for gain in gains)
+        return all(gain.low > 0 for gain in gains)
 
 
 def try_adaptation(labelled: Labelled, fitted: Fitted | None = None) -> Trial | None:
@@ -185,11 +195,8 @@ def try_adaptation(labelled: Labelled, fitted: Fitted | None = None) -> Trial | 
 
     Whole slides are held back and resampled if enough are labelled, otherwise cells. The accepted
     change with the largest gain is returned, or of all if none is accepted. None if fewer than
-    `LEAST_CELLS` are labelled, or too few of a kind.
-
-    Args:
-        labelled: the cells of a site.
-        fitted: of two witnesses; None where the network alone diagnoses.
+    `LEAST_CELLS` are labelled, or too few of a kind. ``fitted`` is that of two witnesses; None
+    where the network alone diagnoses.
     """
     kinds = np.bincount(labelled.parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.counting.call import Call
+from tasks.counting.call import Call, called_cells
 from tasks.counting.sentences import call_text, density_text, percent_text, range_text
 from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
@@ -21,7 +21,7 @@ from tasks.words import counted
 WORDS = {
     Call.POSITIVE: "patients with parasites",
     Call.NEGATIVE: "patients with none above the stated limit",
-    Call.INDETERMINATE: "patients with too few cells to decide",
+    Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
 PATIENTS_SHOWN = 500
@@ -59,10 +59,7 @@ def patient_rows(
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
-    Args:
-        rows: of the report on patients, `in_order`.
-        places: what a click on a patient leads to.
-        answers: of persons on some of them.
+    ``rows`` are `in_order`; ``places`` has what a click on a patient leads to.
     """
     return [
         _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}
@@ -99,7 +96,7 @@ def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "meaning": _meaning(row),
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
-        "called": row["cells_called"],
+        "called": called_cells(row),
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }

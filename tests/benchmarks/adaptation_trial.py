@@ -92,7 +92,7 @@ def one_draw(cells: Cells, count: int, seed: int) -> tuple[float, float, bool] |
     if trial is None:
         return None
     before, truth = cells.log_odds[~giving], cells.parasitized[~giving]
-    after = trial.adaptation.of(before) if trial.accepted else before
+    after = trial.change.adaptation.of(before) if trial.accepted else before
     return balanced(before, truth), balanced(after, truth), trial.accepted
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.cluster.client import open_client
+from flows.jobs.scoring.screened import Screened
 from flows.settings import Settings
 from flows.stages.scoring import score_slides
 from storage.arrays import arrays_to_bytes
@@ -116,7 +117,7 @@ def score_night(settings: Settings, batch: Batch, detector: DetectorCard) -> dic
     with open_client(settings) as client:
         (of_manifest,) = client.run(footer, store, batch).values()
         started = time.perf_counter()
-        parts = score_slides(client, store, batch, MODEL, detector)
+        parts = score_slides(client, Screened(store, batch, MODEL, detector))
         seconds = time.perf_counter() - started
         (worker,) = client.run(peak).values()
     return {"worker": worker, "footer": of_manifest, "parts": parts, "seconds": seconds}

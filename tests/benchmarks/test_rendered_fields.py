@@ -17,8 +17,8 @@ from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.rendered_cells import draw_patient, write_collection
-from tasks.synthetic.rendered_fields import render_field
 from tests.support.measuring import QUICK, Record
+from tests.support.rendered_fields import render_field
 
 FIELDS = 10 if QUICK else 100
 PATIENTS = 16 if QUICK else 32

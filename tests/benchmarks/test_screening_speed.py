@@ -9,6 +9,7 @@ forward pass that screening itself uses.
 
 import multiprocessing
 import time
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.classifier import to_pixels
-from tasks.network.extraction import load_image, load_images
+from tasks.network.extraction import load_images
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.screening import screen_anew
 
@@ -61,16 +62,16 @@ def test_screening_speed_against_the_bare_forward_pass(
     store = Store(fitted.store)
     card = load_card(store, load_detector_card(store).model)
     manifest = list_images(cells, limit=IMAGES)
-    uris, side = manifest["uri"].to_pylist(), card.network["side"]
-    loaded = load_images([whole_file(uri) for uri in uris], side, threads=2)
+    side = card.network["side"]
+    refs = [whole_file(uri) for uri in manifest["uri"].to_pylist()]
+    loaded = load_images(refs, side, threads=2)
     pixels = np.stack([image.pixels for image in loaded if image.pixels is not None])
     np.save(tmp_path / "pixels.npy", pixels)
     network = load_inference(store, card)
 
     def decode() -> float:
         started = time.process_time()
-        for uri in uris[:ALONE]:
-            load_image(whole_file(uri), side)
+        deque(load_images(refs[:ALONE], side, threads=1), maxlen=0)
         return time.process_time() - started
 
     def forward() -> float:
@@ -107,21 +108,27 @@ def test_screening_speed_against_the_bare_forward_pass(
         name: [(ALONE if name in {"decode", "forward"} else len(pixels)) / each for each in seconds]
         for name, seconds in taken.items()
     }
-    for name in ("eager", "eager, keeping memory", "channels-last, keeping memory"):
+    for name, least in (
+        ("eager", 1.0),
+        ("eager, keeping memory", 1.0),
+        ("channels-last, keeping memory", 0.6),
+    ):
         record(
             f"screen, against the bare pass, {name}",
             "images/s",
             ours=speed["screen"],
             rival=speed[name],
+            bound=least,
             higher_is_better=True,
         )
     for part in ("decode", "forward"):
         record(f"{part} alone, one core", "images/s", ours=speed[part], higher_is_better=True)
-    bound = [2 / (1 / d + 1 / f) for d, f in zip(speed["decode"], speed["forward"], strict=True)]
+    both = [2 / (1 / d + 1 / f) for d, f in zip(speed["decode"], speed["forward"], strict=True)]
     record(
         "screen, against the bound of both cores",
         "images/s",
         ours=speed["screen"],
-        rival=bound,
+        rival=both,
+        bound=0.4,
         higher_is_better=True,
     )

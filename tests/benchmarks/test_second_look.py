@@ -9,10 +9,11 @@ import pytest
 from flows.jobs.networks import load_inference
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
-from flows.second_look import screening
-from flows.second_look.screening import look_at_doubtful
 from flows.settings import Settings
+from flows.stages import scoring
+from flows.stages.scoring import look_at_doubtful
 from storage.batches.features import create_features
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -41,7 +42,7 @@ def seconds(run: Callable[[], object]) -> float:
 def test_share_of_a_night(
     fitted: Settings, cells: str, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screening, "run_jobs", here)
+    monkeypatch.setattr(scoring, "run_jobs", here)
     store = Store(fitted.store)
     detector = load_detector_card(store).model_copy(update={"alpha": 0.999, "slides": None})
     card = load_card(store, detector.model)
@@ -65,7 +66,7 @@ def test_share_of_a_night(
             score_part(job)
 
     def look() -> None:
-        look_at_doubtful(None, store, batch, card, detector, len(parts))  # type: ignore[arg-type]
+        look_at_doubtful(None, Screened(store, batch, card, detector), len(parts))  # type: ignore[arg-type]
 
     first, second = seconds(night), seconds(look)
     record("second look / first", "share of a night", ours=[second / first], limit=LIMIT)

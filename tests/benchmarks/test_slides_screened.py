@@ -12,8 +12,8 @@ import pytest
 
 from flows.settings import Settings
 from tasks.images.regions import find, image_refs
-from tasks.synthetic.rendered_slides import render_slide
 from tests.support.measuring import QUICK, Record
+from tests.support.rendered_slides import render_slide
 
 SMALL, LARGE = (4_000, 8_000) if QUICK else (10_000, 40_000)
 FIELDS = {SMALL: 9, LARGE: 36} if QUICK else {SMALL: 50, LARGE: 600}

@@ -7,7 +7,8 @@ STORE has a screened batch named ``vivax`` of photographs at PHOTOS, the unpacke
 ``--batch vivax``. The first table is of the report. The second gives some cells of half of the
 fields as labels, half of them parasites, and measures the other half as `commission` would have
 them diagnosed: by a scale and a bias of the log-odds, by class statistics, and by both. Its figures
-are means over draws.
+are means over draws. The third does the same at the model's own laboratory, where labels have
+nothing to add: STORE has a screened batch named ``home`` of labelled cells of unseen patients.
 """
 
 import json
@@ -38,7 +39,7 @@ from tests.support.boxes import overlap
 
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 HEALTHY = "red blood cell"
-GIVEN, DRAWS = (20, 60, 200), 6
+GIVEN, DRAWS = (20, 60, 200), 20
 WAYS = (("scale and bias", False, True), ("statistics", True, False), ("both", True, True))
 NO_CHANGE = Change(UNCHANGED)
 Scores = NDArray[np.float64]
@@ -145,11 +146,11 @@ def relative(known: Discriminant, taps: Taps, truth: Truth, network: Scores) -> 
     return scores - np.asarray([leans[field] for field in truth.fields.tolist()])
 
 
-def of_labelled_cells(store: Store, truth: Truth, witnesses: Witnesses) -> None:
-    """Print what labelled cells of half of the fields change on the other half."""
+def of_labelled_cells(store: Store, name: str, truth: Truth, witnesses: Witnesses) -> None:
+    """Print what labelled cells of half of the fields, or patients, change on the other half."""
     model, detector = find_card(store, None), load_detector_card(store)
     fitted = Fitted(fitted_classes(store, detector, witnesses.positive), witnesses.scales)
-    batch = load_batch(store, "vivax")
+    batch = load_batch(store, name)
     block = read_block(store, model.name, batch.key, 0, batch.rows).take(truth.rows)
     network = log_odds(block.logits, model.temperature, witnesses.positive)
 
@@ -191,6 +192,13 @@ def of_labelled_cells(store: Store, truth: Truth, witnesses: Witnesses) -> None:
     print(f"accepted of {DRAWS} draws, by cells: {taken}")
 
 
+def at_home(store: Store) -> Truth:
+    """Return the cells of the model's own laboratory, where patients stand for fields."""
+    table = read_manifest(store, load_batch(store, "home"))
+    kinds = np.where(np.asarray(table["label"].to_pylist()) == "Parasitized", "ring", HEALTHY)
+    return Truth(np.arange(len(table)), np.asarray(table["patient_id"].to_pylist()), kinds)
+
+
 def less_shifts(
     fitted: Fitted, taps: Taps, truth: Truth, network: Scores
 ) -> dict[str, NDArray[np.float32]]:
@@ -205,13 +213,14 @@ def less_shifts(
 
 
 def main(address: str, photos: Path) -> None:
-    """Print both tables."""
+    """Print the tables."""
     store = Store(address)
     truth = truth_of(store, photos)
     known = Detector.from_arrays(load_detector(store, load_detector_card(store))).witnesses
     assert known is not None
     of_the_report(store, truth)
-    of_labelled_cells(store, truth, known)
+    of_labelled_cells(store, "vivax", truth, known)
+    of_labelled_cells(store, "home", at_home(store), known)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""deploy/Dockerfile and deploy/compose.yaml, as far as they can be read without containers."""
+"""deploy/Dockerfile and deploy/compose.yaml, as far as they can be read without containers.
+
+``test_composed_night`` builds and runs them.
+"""
 
 import os
 import re
@@ -50,11 +53,12 @@ def test_the_dockerfile_pleases_its_linter() -> None:
 
 
 def stages() -> dict[str, list[str]]:
-    """The instructions of each stage, by its name."""
+    """The instructions of each stage, by its name; the last has none."""
     found: dict[str, list[str]] = {}
-    for line in DOCKERFILE.replace("\\\n", " ").splitlines():
-        if line.startswith("FROM "):
-            found[line.split(" AS ")[1]] = own = [line]
+    for line in DOCKERFILE.partition("\nFROM ")[2].replace("\\\n", " ").splitlines():
+        first = f"FROM {line}" if not found else line
+        if first.startswith("FROM "):
+            found[first.partition(" AS ")[2]] = own = [first]
         elif line and not line.startswith("#"):
             own.append(line)
     return found
@@ -62,21 +66,19 @@ def stages() -> dict[str, list[str]]:
 
 def test_base_images_are_pinned_and_one() -> None:
     froms = [own[0].split()[1] for own in stages().values()]
-    outside = {image for image in froms if image not in stages()}
+    outside = {image for image in froms if image not in {*stages(), "packages-${TORCH}"}}
     (image,) = outside  # so that what was built in one stage runs in the other
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_what_runs_is_no_root_has_a_health_check_and_no_build_tools(target: str) -> None:
-    made = stages()
-    parent = made[target][0].split()[1]
-    instructions = made[parent] + made[target]
+def test_what_runs_is_no_root_has_a_health_check_and_no_build_tools() -> None:
+    instructions = stages()[""]
     (user,) = [line.split()[1] for line in instructions if line.startswith("USER ")]
     assert int(user.split(":")[0]) >= 1000
     assert any(line.startswith("HEALTHCHECK ") for line in instructions)
-    assert not any(re.search(r"\b(pip|apt-get|gcc)\b", line) for line in instructions)
-    assert f"COPY --from=build-{target} /opt/slidewatch /opt/slidewatch" in instructions
+    assert not any(
+        re.search(r"\b(apt-get|gcc)\b", line) for own in stages().values() for line in own
+    )
 
 
 def test_the_image_is_made_of_files_that_are_there_and_not_ignored() -> None:
@@ -95,16 +97,12 @@ def test_the_image_is_made_of_files_that_are_there_and_not_ignored() -> None:
         assert f"!{name}" in ignored, name
 
 
-def test_a_change_of_source_installs_no_package_anew() -> None:
-    made = stages()
-    for target in ("cpu", "cuda"):
-        own = made[f"build-{target}"]
-        *before, last = [line for line in own if line.startswith("RUN ")]
-        assert "--no-deps /wheels/*.whl" in last
-        assert all("wheels" not in line for line in before)
-        earlier = made[own[0].split()[1]]
-        copied = [word for line in earlier if line.startswith("COPY ") for word in line.split()[1:]]
-        assert all(name.startswith("deploy/locks/") for name in copied[:-1])
+@pytest.mark.parametrize("stage", ["packages", "packages-cpu", "packages-cuda"])
+def test_packages_are_installed_without_any_source(stage: str) -> None:
+    """So a change of source installs none anew; test_composed_night builds the image twice."""
+    copied = [line for line in stages()[stage] if line.startswith("COPY ")]
+    assert all(name.startswith("deploy/locks/") for line in copied for name in line.split()[1:-1])
+    assert stages()[""][-1] == "COPY --from=slidewatch /installed /"
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -154,12 +152,13 @@ def test_images_are_pinned_by_tag(name: str) -> None:
 
 
 @by_own_service
-def test_our_image_has_the_version_of_the_project_and_a_target_that_there_is(name: str) -> None:
+def test_our_image_has_the_version_of_the_project_and_a_stage_that_there_is(name: str) -> None:
     service = OURS[name]
-    target = service["build"]["target"]
-    suffix = "" if target == "cpu" else f"-{target}"
+    torch = service["build"].get("args", {"TORCH": "cpu"})["TORCH"]
+    suffix = "" if torch == "cpu" else f"-{torch}"
     assert service["image"] == f"slidewatch:{PROJECT['version']}{suffix}"
-    assert target in stages()
+    assert f"packages-{torch}" in stages()
+    assert "\nARG TORCH=cpu\n" in DOCKERFILE.partition("\nFROM ")[0]
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.cluster.errors import ClusterError
+from flows.cluster.requirements import ClusterError
 from flows.fit import fit
 from flows.jobs.shard import run_shard
 from flows.screen import ImagesFailedError, ScreenOutcome, screen

@@ -29,9 +29,9 @@ from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
 from tasks.synthetic.rendered_cells import draw_patient
-from tasks.synthetic.rendered_fields import RenderedField, render_field
-from tasks.synthetic.rendered_slides import RenderedSlide
 from tests.support.dicom import write_dicom_slide
+from tests.support.rendered_fields import RenderedField, render_field
+from tests.support.rendered_slides import RenderedSlide
 
 DAY = date(2026, 3, 1)
 CELLS, PARASITIZED = 14, 3

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.synthetic.rendered_cells import draw_patient
-from tasks.synthetic.rendered_fields import RenderedField, render_field
+from tests.support.rendered_fields import RenderedField, render_field
 
 GROUND, RED, NUCLEUS = (225, 228, 220), (205, 150, 155), (90, 60, 150)
 Field = NDArray[np.uint8]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tasks.synthetic.rendered_slides import RenderedSlide
+    from tests.support.rendered_slides import RenderedSlide
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rendered_slide(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, RenderedSlide]":
     """A slide of 4096 x 3072 pixels at three resolutions: four fields, two too thick, and glass."""
-    from tasks.synthetic.rendered_slides import render_slide
+    from tests.support.rendered_slides import render_slide
 
     path = tmp_path_factory.mktemp("slides") / "smear.tif"
     return path, render_slide(path, width=4096, height=3072, fields=4, thick=2, seed=0)

@@ -17,6 +17,7 @@ NEEDS = {
     "bfloat16": "a processor that multiplies in it",
     "chromium": "a browser, for the pages",
     "condition": "a store that refuses a write on this condition",
+    "containers": "root, podman, docker-compose and debootstrap",
     "data": "the real images, in SLIDEWATCH_DATA",
     "disks": "root, who may mount disks, and the programs that make them",
     "glibc": "the allocator of glibc",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from distributed import Client
 
+from flows.jobs.scoring.screened import Screened
 from flows.screen import ScreenOutcome, extract, screen
 from flows.settings import Settings
 from flows.stages.publish import publish
@@ -45,9 +46,9 @@ def screen_anew(
     detector = load_detector_card(store)
     card = load_card(store, detector.model)
     batch = freeze(settings, manifest, name)
-    extract(client, store, batch, card)
-    parts = score_slides(client, store, batch, card, detector)
-    seal = publish(store, settings, batch, card, detector, parts)
+    of = Screened(store, batch, card, detector)
+    extract(client, of)
+    seal = publish(of, settings, score_slides(client, of))
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 

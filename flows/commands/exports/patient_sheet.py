@@ -16,7 +16,7 @@ from storage.models.detectors import load_detector_card
 from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
-from tasks.counting.call import Call
+from tasks.counting.call import Call, called_cells
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import find_unchanged, image_refs
@@ -48,7 +48,6 @@ class PatientOutcome(Outcome):
 
 @takes(PatientSheet)
 def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
-    """Write the call of one patient, the slides and the cells behind it as a page or a table."""
     store = Store(settings.store)
     path = Path(options.to)
     if "://" in options.to or path.suffix not in ENDINGS:
@@ -111,9 +110,7 @@ def _page(
     persons: dict[str, Any] | None,
 ) -> str:
     unreadable = {each["slide_id"] for each in slides if each.get("call") == Call.UNREADABLE}
-    cells = CalledCells(
-        {patient_of(row): row["cells_called"] or 0}, unreadable, most=CELLS, least=CELLS
-    )
+    cells = CalledCells({patient_of(row): called_cells(row)}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)
     own = cells.of(patient_of(row))

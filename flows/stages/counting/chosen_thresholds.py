@@ -39,10 +39,8 @@ def counting_of(
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
     """Choose the thresholds for counting parasites, or warn why this is impossible.
 
-    Args:
-        card: of the model.
-        counts: of the errors on cells that no diagnosing witness has seen.
-        cells: red cells of a slide, for which the thresholds are optimal.
+    ``counts`` are the errors on cells that no diagnosing witness has seen; the thresholds are
+    optimal for slides with that many red ``cells``.
     """
     if PARASITIZED not in card.classes:
         return None, None, []
@@ -60,10 +58,8 @@ def site_counting(
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
     """Predict the error rates of a site's slides; warn if this is impossible or uncertain.
 
-    Args:
-        store: of the detector's statistics, whose error counts replace missing ones.
-        detector: of the site.
-        counts: of the site's slides with known cells; without negative ones it has no rates.
+    ``counts`` are of the site's slides with known cells; without negative ones it has no rates.
+    The error counts of the detector's statistics replace missing ones.
     """
     slides = int((counts.negatives > 0).sum())
     if not slides:

@@ -18,13 +18,9 @@ from tasks.reports.image_columns import PARASITIZED
 def composed_slides(
     run: Run, test: ScoredPart, images: pa.Table, seed: int
 ) -> tuple[list[Metric], pa.Table | None]:
-    """Compose slides from an evaluation's unseen patients; no rows if error rates are unknown.
+    """Compose slides from ``images`` of unseen patients, scored as ``test``.
 
-    Args:
-        run: of the detector.
-        test: the images of unseen patients, as scored.
-        images: list of these images.
-        seed: number of the seed.
+    There are no rows if error rates are unknown.
     """
     card = run.model
     rates = load_error_rates(run.store, run.detector)

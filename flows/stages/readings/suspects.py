@@ -13,21 +13,14 @@ from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import load_site_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.counting.interpretation import ErrorRates
 from tasks.readers.agreement import consensus
 from tasks.readers.confirming import MOST_READ, Confirmation, Suspect, confirm
-from tasks.reports.called_cells import (
-    COLUMNS,
-    FIRST,
-    SECOND,
-    CalledCells,
-    Patient,
-    patient_of,
-)
+from tasks.reports.called_cells import COLUMNS, FIRST, SECOND, CalledCells, Patient, patient_of
 from tasks.visualisation.answers import in_order, patient_name
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)
@@ -39,12 +32,8 @@ def answers_on(
 ) -> dict[Patient, Confirmation]:
     """Return what persons answer on the patients of a batch, where somebody has read a cell.
 
-    Args:
-        store: where the batch and its readings are.
-        batch: a published one.
-        card: of the model that has diagnosed it.
-        detector: by whose error rates it was counted, unless a site has its own.
-        wanted: the parasitaemia, in [0, 1]; a negative call rules it out.
+    The batch was counted by the error rates of the detector, unless a site has its own. A negative
+    call rules out the parasitaemia ``wanted``, in [0, 1].
     """
     readings = Readings(store=store, batch=batch, card=card)
     readings.refresh()
@@ -153,7 +142,7 @@ class Suspects:
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
-        for part in iterate_groups(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
+        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
             cells.count(part)
             for row in _labelled(part):
                 of = patient_of(row)

@@ -130,12 +130,9 @@ def remove_fold_states(store: Store, training: str, count: int) -> None:
 
 
 def diagnosed(table: pa.Table, keys: list[str], positive: NDArray[np.bool_]) -> Diagnosed:
-    """Prepare a table of `OUT_OF_FOLD` for its metrics, with the given labels.
+    """Prepare a table of `OUT_OF_FOLD` for its metrics.
 
-    Args:
-        table: n images.
-        keys: (n,), the patients, for resampling.
-        positive: (n,), marks images of the first class.
+    ``keys`` (n,) are patients, for resampling; ``positive`` (n,) marks images of the first class.
     """
     log_odds, probability, stains = (
         table[name].to_numpy() for name in ("log_odds", "probability", "stain")

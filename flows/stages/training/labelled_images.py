@@ -45,12 +45,7 @@ class LabelledImages:
 def load_labelled_images(
     images: str | list[str], side: int, *, limit: int | None = None
 ) -> LabelledImages:
-    """Read and decode labelled images.
-
-    Args:
-        images: sources of images with the labels `CLASSES`.
-        side: of the squares to which images are resized.
-        limit: use at most this many images.
+    """Read and decode images with the labels `CLASSES`, resized to squares of ``side`` pixels.
 
     Raises:
         SourceError: a class has no image, or none can be read.

@@ -141,13 +141,8 @@ def train_rows(
 ) -> Trained:
     """Train on some rows, resuming an interrupted training, and test on others.
 
-    Args:
-        store: where the training's states are kept.
-        training: the name of these states.
-        recipe: how to train.
-        data: all images.
-        rows: of the parts train, validation and test.
-        title: precedes the message on each epoch.
+    ``rows`` are those of the parts train, validation and test. The states of the ``training`` are
+    kept under its name; ``title`` precedes the message on each epoch.
 
     Raises:
         DivergedError: a loss is not finite.

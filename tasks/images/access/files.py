@@ -98,10 +98,10 @@ def is_far(uri: str) -> bool:
 
 def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
     """Return the result of reading a file or folder; TimedOutError if nothing answers."""
-    return answered(work, name=uri, place=_place(uri), progress=progress)
+    return answered(work, name=uri, place=place_of(uri), progress=progress)
 
 
-def _place(uri: str) -> str:
+def place_of(uri: str) -> str:
     """Return the archive, mount or server that answers for an address."""
     if in_archive(uri):
         return split_link(uri.partition("://")[2])[1]

@@ -68,7 +68,8 @@ def answered(
     try:
         answer = _wait(_ask(work), limit, progress)
     except _NoAnswerError:
-        _note_silence(place, limit)
+        if progress is None or not progress.made:
+            _note_silence(place, limit)
         raise TimedOutError(
             f"{name} has not answered for {limit:g} s: see whether {place} is there, or wait "
             "longer with --read-seconds"

@@ -1,17 +1,19 @@
-"""Decode plain PNG files with libpng, to the same pixels as Pillow in half the time.
+"""Decode plain PNG files with libdeflate and libpng, to Pillow's pixels in half the time.
 
 Cut-out cells are such files: eight bits of red, green and blue, complete and not interlaced.
+libdeflate unpacks their rows in a third of the time that libpng's own zlib takes, and libpng then
+reverses the filters of the unpacked rows.
 """
 
-import zlib
 from struct import Struct
 
-import imagecodecs
 import numpy as np
+from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, png_decode
 from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = Struct(">4sIIBBBBB")  # its name, width, height, depth, colours and three methods
+HEADER_STOP = len(SIGNATURE) + 4 + HEADER.size + 4
 LENGTH = Struct(">I")
 PLAIN = (8, 2, 0, 0, 0)  # bits, RGB, deflate, the five filters, not interlaced
 # Others may make some colour transparent, rotate the picture, or add further pictures.
@@ -28,30 +30,45 @@ def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
     Returns:
         None if the file is not plain, is larger, or may be damaged; Pillow then reports the error.
     """
-    if not content.startswith(SIGNATURE) or len(content) < len(SIGNATURE) + 4 + HEADER.size:
+    if not content.startswith(SIGNATURE) or len(content) < HEADER_STOP:
         return None
     name, width, height, *kind = HEADER.unpack_from(content, len(SIGNATURE) + 4)
     if name != b"IHDR" or tuple(kind) != PLAIN or not 0 < max(width, height) <= longest:
         return None
-    if not _is_whole(content):
+    packed = _packed_rows(content)
+    if not packed:
         return None
+    size = height * (1 + 3 * width)  # each row begins with the number of its filter
     try:
-        pixels = imagecodecs.png_decode(content)
+        rows = deflate_decode(packed, out=size)
+        if len(rows) != size:
+            return None
+        pixels = png_decode(_with_rows(content, rows))
     except Exception:  # Pillow reports any error
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 
 
-def _is_whole(content: bytes) -> bool:
-    """Return whether a file is complete and has only harmless chunks, all intact."""
-    view, start = memoryview(content), len(SIGNATURE)
-    name = b""
+def _packed_rows(content: bytes) -> bytes:
+    """Return the packed rows of a complete file with only harmless chunks, all intact; else b""."""
+    start, name, parts = len(SIGNATURE), b"", list[bytes]()
     while start + 12 <= len(content) and name != b"IEND":
         (length,) = LENGTH.unpack_from(content, start)
         name, stop = content[start + 4 : start + 8], start + 8 + length
         if name not in HARMLESS or stop + 4 > len(content):
-            return False
-        if zlib.crc32(view[start + 4 : stop]) != LENGTH.unpack_from(content, stop)[0]:
-            return False
+            return b""
+        if deflate_crc32(content[start + 4 : stop]) != LENGTH.unpack_from(content, stop)[0]:
+            return b""
+        if name == b"IDAT":
+            parts.append(content[start + 8 : stop])
         start = stop + 4
-    return name == b"IEND" and start == len(content)
+    return b"".join(parts) if name == b"IEND" and start == len(content) else b""
+
+
+def _with_rows(content: bytes, rows: bytes | bytearray) -> bytes:
+    """Make a file with the header of another and its unpacked rows."""
+    data = b"IDAT" + deflate_encode(rows, level=0)
+    chunks = [content[:HEADER_STOP]]
+    for chunk in (data, b"IEND"):
+        chunks += LENGTH.pack(len(chunk) - 4), chunk, LENGTH.pack(deflate_crc32(chunk))
+    return b"".join(chunks)

@@ -4,6 +4,7 @@ A cell is abnormal compared with its neighbours. A night can be strange without 
 all of it comes from another laboratory, or is not blood.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks.types import Light
@@ -33,9 +34,9 @@ class Strangeness:
 
     Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
     ``scored`` cells; ``shifted`` ones are further away than every fitted slide. ``beyond`` counts
-    cells beyond the fitted population. Of the ``patients``, ``unreadable`` ones have slides that
-    cannot be read because of their images. ``site`` is the site at which the night is judged.
-    Without ``limits`` the detector accepts any slide as a smear.
+    cells beyond the fitted population. Of the ``patients``, ``unreadable`` counts, by reason, those
+    whose slides cannot be read because of their images. ``site`` is the site at which the night is
+    judged. Without ``limits`` the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -44,7 +45,7 @@ class Strangeness:
     implausible_cells: int
     scored: int
     beyond: int
-    unreadable: int
+    unreadable: Mapping[str, int]
     patients: int
     site: str | None
     limits: bool = True
@@ -72,16 +73,19 @@ class Strangeness:
             if share >= UNKNOWN_LABORATORY:
                 told = (
                     f"{share:.0%} of the scored images are unlike all known slides: this may be "
-                    "the first batch of an unknown laboratory; slidewatch commission learns it"
+                    "the first batch of an unknown laboratory, which slidewatch commission learns "
+                    "with the same --images and --batch"
                 )
                 found.append((Light.AMBER, told))
         if not self.limits:
             found.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
+            unreadable = sum(self.unreadable.values())
+            why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(self.unreadable.items()))
             told = (
-                f"{self.unreadable:,} of {counted(self.patients, 'patient')} "
-                f"{verb(self.unreadable, 'is', 'are')} unreadable, because of what the images show"
+                f"{unreadable:,} of {counted(self.patients, 'patient')} "
+                f"{verb(unreadable, 'is', 'are')} unreadable: {why}"
             )
-            most = self.unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
+            most = unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             found.append((Light.RED if most else Light.AMBER, told))
         return found

@@ -22,11 +22,7 @@ from tasks.types import Verdict
 class BatchTally:
     """Count and judge a batch, and make its row of the report on batches.
 
-    Args:
-        night: counts its image rows.
-        earlier: summaries of earlier nights, oldest first.
-        alpha: the detector's level.
-        unlearned: why the night's site did not learn the night before, if it drifts.
+    Earlier nights are oldest first; ``unlearned`` is as in `judge`.
     """
 
     def __init__(
@@ -42,7 +38,8 @@ class BatchTally:
         self._shifted: int | None = None
         self._implausible: int | None = None
         self._calls: Counter[str] | None = None
-        self._unreadable = self._wrongly_far = 0
+        self._wrongly_far = 0
+        self._unreadable: Counter[str] = Counter()
         self._expected: dict[str, Any] = {}
 
     def count(self, rows: pa.Table) -> None:
@@ -66,12 +63,10 @@ class BatchTally:
     def count_patients(self, rows: pa.Table) -> None:
         """Count rows of the report on patients by their call."""
         self._calls = (self._calls or Counter()) + Counter(rows["call"].to_pylist())
-        self._unreadable += sum(
-            call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
-            for call, reasons in zip(
-                rows["call"].to_pylist(), rows["call_reasons"].to_pylist(), strict=True
-            )
-        )
+        calls, reasons = rows["call"].to_pylist(), rows["call_reasons"].to_pylist()
+        for call, why in zip(calls, reasons, strict=True):
+            if call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(why):
+                self._unreadable[", ".join(why)] += 1
 
     def expect(self, errors: ExpectedErrors, doubt: str | None) -> None:
         """Keep the errors expected from probabilities, and why they cannot be believed."""
@@ -131,7 +126,7 @@ class BatchTally:
             implausible_cells=self._implausible_cells,
             scored=self.night.scored,
             beyond=self.night.beyond,
-            unreadable=self._unreadable,
+            unreadable=dict(self._unreadable),
             patients=sum((self._calls or Counter[str]()).values()),
             site=made_by.site,
             limits=self._shifted is None or self._implausible is not None,

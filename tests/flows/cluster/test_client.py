@@ -19,8 +19,8 @@ from distributed.security import Security
 
 from flows.cluster import client as module
 from flows.cluster.client import open_client
-from flows.cluster.errors import ClusterError
 from flows.cluster.executor import run_in_order
+from flows.cluster.requirements import ClusterError
 from flows.commands.certificates import certificates
 from flows.jobs import libraries
 from flows.settings import Settings
@@ -255,6 +255,8 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Path]:
     """Dask's configuration of SLURM jobs on this machine."""
+    import dask_jobqueue  # noqa: F401, because it adds its defaults to the configuration
+
     job = {"cores": 1, "processes": 1, "memory": "1GB", "interface": "lo", "queue": "night"}
     job |= {"shared-temp-directory": str(tmp_path), "walltime": "01:00:00"}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in job.items()}):

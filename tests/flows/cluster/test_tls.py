@@ -20,8 +20,8 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from flows.cluster.client import open_client
-from flows.cluster.errors import ClusterError
 from flows.cluster.executor import run_in_order
+from flows.cluster.requirements import ClusterError
 from flows.commands.certificates import certificates
 from flows.commands.doctor import doctor
 from flows.fit import fit

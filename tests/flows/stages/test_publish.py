@@ -12,6 +12,7 @@ import pytest
 from flows.commands.status import status
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.settings import Settings
 from flows.stages.publish import nights_before, not_learned, publish, valid_seal
@@ -86,7 +87,8 @@ def publish_attempt(store: Store, attempt: int) -> None:
     settings = Settings(store=store.url)
     seal = valid_seal(store, batch, "d")
     if seal is None:
-        seal = publish(store, settings, batch, load_card(store, "tiny"), detector, parts)
+        of = Screened(store, batch, load_card(store, "tiny"), detector)
+        seal = publish(of, settings, parts)
     discard_scores(store, batch, "d")
     assert valid_seal(store, batch, "d") == seal
     store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)

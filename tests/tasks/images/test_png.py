@@ -124,6 +124,19 @@ def test_what_is_decoded_of_malformed_files_is_what_pillow_decodes(
     assert decoded > 5
 
 
+@pytest.mark.parametrize("window", range(9))  # 2^8 to 2^15 bytes, and one that is too large
+def test_a_window_that_is_stated_too_small_is_no_damage_to_pillow_either(window: int) -> None:
+    picture = np.concatenate([pixels(100, 30)] * 2)  # repeats what is 9,030 bytes back
+    parts = dict(chunks(saved(Image.fromarray(picture))))
+    first = window << 4 | 8
+    header = bytes([first, -(first << 8) % 31])
+    parts[b"IDAT"] = header + parts[b"IDAT"][2:]
+    content = built(list(parts.items()))
+    found, expected = decode_plain(content, LONGEST), by_pillow(content)
+    assert (found is None) == (expected is None) == (window > 7)
+    assert expected is None or np.array_equal(found, picture)
+
+
 @needs_data("cell_images.zip")
 def test_real_cells_are_decoded_here_and_to_the_same_pixels() -> None:
     from zipfile import ZipFile

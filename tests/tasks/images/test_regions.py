@@ -70,6 +70,15 @@ def test_it_is_black_outside_its_outline_and_has_the_size_of_training_cells(
         assert not cut[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
+@pytest.mark.parametrize("points", [[], [[3.0, 4.0]] * 2, [[0.0, 0.0], [9.0, 0.0], [np.nan, 9.0]]])
+def test_a_cell_without_an_outline_is_not_cut_out(
+    photograph: Path, points: list[list[float]]
+) -> None:
+    outline = np.asarray(points, np.float32).reshape(-1, 2)
+    ref = ref_of(photograph, Region(30, 20, 40, 40), outline=outline)
+    assert "its outline has no three points" in str(load_image(ref, 8).failure)
+
+
 def test_its_digest_is_that_of_its_source_and_of_what_is_cut_out(
     photograph: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ from tasks.reports.parasitaemia import wilson_interval
 from tasks.segmentation import finding as module
 from tasks.segmentation.contours import Outline
 from tasks.segmentation.finding import Cell, Cells, find_cells, find_roughly, typical_diameter
-from tasks.synthetic.rendered_fields import RenderedField
 from tests.support.fields import GROUND, NUCLEUS, RED, Field, disc, field_of, ground, rendered
+from tests.support.rendered_fields import RenderedField
 
 
 def centres(found: Cells) -> NDArray[np.float64]:

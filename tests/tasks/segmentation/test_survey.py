@@ -14,7 +14,7 @@ from tasks.images.decoding import BadImageError
 from tasks.images.opened_slides import open_slide
 from tasks.segmentation.finding import MOST_SEARCHED, WORKING_DIAMETER
 from tasks.segmentation.survey import Place, survey
-from tasks.synthetic.rendered_slides import RenderedSlide
+from tests.support.rendered_slides import RenderedSlide
 
 
 @dataclass

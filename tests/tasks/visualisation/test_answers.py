@@ -86,6 +86,18 @@ def test_an_interval_lies_on_its_axis() -> None:
     assert 'aria-label="100%, 0 to 100%; limit of blank 0.02%"' in plot
 
 
+def test_where_parasites_are_many_all_figures_have_the_same_count() -> None:
+    row = {
+        "call": "positive", "corrected_by": "dense", "cells_called": 513, "cells_called_dense": 530,
+        "cells_read": 619, "corrected_percent": 100.0, "corrected_low": 85.0,
+        "corrected_high": 100.0, "parasites_per_microlitre": 5e6, "limit_of_blank_percent": 1.5,
+        "none_above_percent": 100.0,
+    }  # fmt: skip
+    found = answer_of(row)
+    assert found["called"] == 530
+    assert "530 of 619 cells called parasitized" in found["sentence"]
+
+
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [

@@ -1,6 +1,7 @@
 """One command for cells, photographs of fields and slides."""
 
 import shutil
+import zipfile
 from datetime import date
 from pathlib import Path
 
@@ -8,15 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows.commands.mistakes import refuse_mistakes
 from flows.nightly import nightly
+from flows.options.commands import COMMANDS
 from flows.screen import ScreenOutcome, screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.stages import segmentation as cutting
 from flows.stages.sources import sorting as module
+from storage.batches.manifests import find_batch
 from storage.batches.segmentations import find_segmentation, manifest_address
 from storage.store import Store, StoreError
 from storage.verification import all_checks
+from tasks.images.access.files import SourceError
 from tests.support.fields import rendered
 
 DAY = date(2026, 3, 1)
@@ -61,6 +66,11 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     assert sum(row["images"] for row in fields) == len(rows) - 3
     again = screen(str(mixed), batch="night", date=DAY, settings=tiny_ready)
     assert (again.repeated, again.taken_for) == (True, outcome.taken_for)
+    command = {"batch": "night", "detector": None, "site": None, "force": False, "limit": None}
+    for images in (str(mixed), manifest_address(Store(tiny_ready.store), "night")):
+        refuse_mistakes(COMMANDS["screen"], command | {"images": images}, tiny_ready)
+    with pytest.raises(StoreError, match="give the same --images"):
+        refuse_mistakes(COMMANDS["screen"], command | {"images": str(mixed.parent)}, tiny_ready)
     assert str(mixed) in Path(outcome.page).read_text()
 
 
@@ -144,3 +154,14 @@ def test_a_manifest_that_lists_cells_is_no_list_of_fields(
     manifest = manifest_address(Store(tiny_ready.store), "night")
     with pytest.raises(StoreError, match="lists cells, and --as fields says otherwise"):
         screen(manifest, batch="again", taken_as="fields", settings=tiny_ready)
+
+
+def test_slides_in_an_archive_are_refused_before_anything_is_begun(
+    tmp_path: Path, tiny_ready: Settings
+) -> None:
+    archive = tmp_path / "slides.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("one.svs", b"a slide")
+    with pytest.raises(SourceError, match="unpack it, and give the folder"):
+        screen(str(archive), batch="night", settings=tiny_ready)
+    assert find_batch(Store(tiny_ready.store), "night") is None

@@ -96,6 +96,8 @@ def test_images_of_a_dead_mount_fail_and_the_others_are_read(
     loaded = list(load_images(refs, 8, threads=2))
     reasons = [image.failure and image.failure.reason for image in loaded]
     assert reasons == ["timed_out" if row % 4 == 0 else None for row in range(len(uris))]
+    failures = [str(image.failure) for image in loaded if image.failure]
+    assert all(uri in failure for uri, failure in zip(uris[::4], failures, strict=True))
 
 
 def test_a_batch_on_a_dead_mount_ends_long_before_each_image_has_had_its_time(
@@ -119,7 +121,7 @@ def test_a_file_answers_for_its_mount_a_member_for_its_archive_and_an_object_for
         "zip://1.png::file:///mnt/a.zip": "file:///mnt/a.zip",
         "s3://bucket/a/1.png": "s3://bucket",
     }
-    assert {uri: files._place(uri) for uri in wanted} == wanted
+    assert {uri: files.place_of(uri) for uri in wanted} == wanted
 
 
 def test_a_client_of_an_object_store_gives_up_a_request_before_the_read_is_given_up(

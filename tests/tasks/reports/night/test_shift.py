@@ -11,7 +11,7 @@ from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.schemas.batches import batch_schema
 from tasks.reports.image_columns import REPEATED, Provenance
-from tasks.reports.image_rows import q_values
+from tasks.reports.image_rows import QValues
 from tasks.reports.night.batch_counts import NightTally
 from tasks.reports.night.light import Drift, judge
 from tasks.reports.night.shift import (
@@ -55,7 +55,8 @@ def cells(
     score[rng.random(n) < other] = 12.0
     p = (1 + np.round(CALIBRATED * norm.sf(score))) / (CALIBRATED + 1)
     bad = rng.random(n) < failed
-    q = q_values(np.where(bad, np.nan, p))
+    p = np.where(bad, np.nan, p)
+    q = QValues([p]).of(p)
     abnormal = p <= ALPHA
     names = [f"P{i}" for i in who]
     return pa.table(
@@ -351,10 +352,8 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
 
 def strange(**counts: Any) -> Strangeness:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
-    nothing = dict.fromkeys(
-        ("shifted", "implausible", "implausible_cells", "beyond", "unreadable"), 0
-    )
-    whole = {"slides": 20, "scored": 1000, "patients": 20, "site": None}
+    nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "beyond"), 0)
+    whole = {"unreadable": {}, "slides": 20, "scored": 1000, "patients": 20, "site": None}
     return Strangeness(**(nothing | whole | counts))
 
 
@@ -386,10 +385,11 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
 
 
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
-    found = drift(unreadable=1)
+    found = drift(unreadable={"shifted": 1})
     assert found.light == "amber"
-    assert found.reasons[0].startswith("1 of 20 patients is unreadable")
-    assert [drift(unreadable=n).light for n in (9, 10, 20)] == ["amber", "red", "red"]
+    assert found.reasons[0] == "1 of 20 patients is unreadable: 1 shifted"
+    lights = [drift(unreadable={"shifted": 5, "blurred": n}).light for n in (4, 5, 15)]
+    assert lights == ["amber", "red", "red"]
 
 
 def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:

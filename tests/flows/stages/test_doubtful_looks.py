@@ -9,10 +9,11 @@ import pytest
 
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
-from flows.second_look import screening
-from flows.second_look.screening import look_at_doubtful
+from flows.jobs.scoring.screened import Screened
 from flows.settings import Settings
+from flows.stages import scoring
 from flows.stages.publish import publish
+from flows.stages.scoring import look_at_doubtful
 from storage.batches.ledger import Screening, complete_looks, looks_path
 from storage.models.detectors import DetectorCard
 from storage.parquet import read_table
@@ -45,7 +46,7 @@ def run_here(
     def here(_: object, work: Callable[[Any], Any], jobs: list[Any], **__: object) -> Iterator[Any]:
         yield from (work(job) for job in order(jobs))
 
-    monkeypatch.setattr(screening, "run_jobs", here)
+    monkeypatch.setattr(scoring, "run_jobs", here)
 
 
 def scored(night: Night, *, looks: bool = True) -> tuple[DetectorCard, int]:
@@ -64,8 +65,12 @@ def scored(night: Night, *, looks: bool = True) -> tuple[DetectorCard, int]:
     return card, len(parts)
 
 
+def of(night: Night, card: DetectorCard) -> Screened:
+    return Screened(night.store, night.batch, night.card, card)
+
+
 def look(night: Night, card: DetectorCard, parts: int) -> None:
-    look_at_doubtful(None, night.store, night.batch, night.card, card, parts)  # type: ignore[arg-type]
+    look_at_doubtful(None, of(night, card), parts)  # type: ignore[arg-type]
 
 
 def kept(night: Night, parts: int) -> dict[int, bytes]:
@@ -76,7 +81,7 @@ def kept(night: Night, parts: int) -> dict[int, bytes]:
 
 def published(night: Night, card: DetectorCard, parts: int) -> pa.Table:
     settings = Settings(store=night.store.url)
-    publish(night.store, settings, night.batch, night.card, card, parts)
+    publish(of(night, card), settings, parts)
     return read_table(night.store, *report_path("night", night.batch.batch_date))
 
 

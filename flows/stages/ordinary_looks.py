@@ -5,15 +5,15 @@ again.
 """
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.second_look import OrdinaryJob, ordinary_losses
 from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import warn
 from flows.stages.batch import images_of
-from flows.stages.running import run_jobs
+from flows.stages.class_statistics import Fitting
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import Batch, load_batch, read_manifest
 from storage.models.classifiers import ModelCard
@@ -30,14 +30,13 @@ LEAST = 20  # images; with fewer, one in twenty cannot be estimated
 IMAGES_A_JOB = 32
 
 
-def ordinary_stability(
-    client: Client, store: Store, card: ModelCard, lineage: Lineage
-) -> tuple[Calibration | None, list[str]]:
+def ordinary_stability(to: Fitting, lineage: Lineage) -> tuple[Calibration | None, list[str]]:
     """Calibrate second looks on fitted batches' images that the network was not trained on.
 
     Returns:
         The calibration, or None and the reasons.
     """
+    store, card = to.store, to.model
     for made in reversed(list_detectors(store, on_damage=warn)):
         if made.model_digest == card.digest and made.second_look:
             return load_fitted_detector(store, made).stability, []
@@ -46,7 +45,7 @@ def ordinary_stability(
         OrdinaryJob(store, card, tuple(images[start : start + IMAGES_A_JOB]))
         for start in range(0, len(images), IMAGES_A_JOB)
     ]
-    parts = list(run_jobs(client, ordinary_losses, jobs, title="calibrate second looks"))
+    parts = list(run_jobs(to.client, ordinary_losses, jobs, title="calibrate second looks"))
     there = np.concatenate([np.zeros(0, bool), *(there for there, _ in parts)])
     if there.sum() < LEAST:
         return None, [

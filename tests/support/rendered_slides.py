@@ -18,7 +18,7 @@ from tifffile import TiffWriter
 from tasks.images.decoding import RESIZE
 from tasks.segmentation.survey import RED_CELL
 from tasks.synthetic.rendered_cells import Picture, draw_patient
-from tasks.synthetic.rendered_fields import DrawnCell, render_field
+from tests.support.rendered_fields import DrawnCell, render_field
 
 FIELD = 1024  # pixels of a drawn field's side, at level 0
 TILE = 256  # pixels of a tile's side

@@ -1,0 +1,26 @@
+"""Name all by which the cells of a batch are judged."""
+
+from dataclasses import dataclass, field
+
+from storage.batches.ledger import screening_key
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.models.sites import SiteCard
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A batch, and the model, the detector and the site by which its cells are judged."""
+
+    store: Store
+    batch: Batch
+    model: ModelCard
+    detector: DetectorCard
+    site: SiteCard | None = field(default=None, kw_only=True)
+
+    @property
+    def key(self) -> str:
+        """Return the key under which the ledger keeps the scores."""
+        return screening_key(self.detector.name, self.site.name if self.site else None)

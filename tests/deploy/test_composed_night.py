@@ -1,0 +1,227 @@
+"""A night in the containers of deploy/compose.yaml, in which one of its workers is killed.
+
+Docker Compose starts them by podman. Only what ``otherwise`` says is not as in the file: the names
+of images, a port that is free, and sizes for a test. Images stay on this machine, so that the next
+run builds them from its cache; ``podman image prune --all`` removes them.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from tasks.synthetic.rendered_cells import write_collection
+from tests.support.containers import (
+    MINUTES,
+    PYTHON,
+    Podman,
+    health_checks,
+    needs_containers,
+    podman,
+    said,
+)
+from tests.support.paths import ROOT
+from tests.support.servers import free_port
+
+pytestmark = [pytest.mark.slow, needs_containers]
+DEPLOY = ROOT / "deploy"
+PROJECT = "slidewatch-test"
+SERVICES: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+OURS = "localhost/standin/slidewatch"
+NIGHT = "nightly/nightly-screening"
+CELLS = 160
+SHARD = 4
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The containers of compose.yaml, in a folder with what an operator writes there."""
+
+    engine: Podman
+    folder: Path
+    port: int
+
+    def compose(self, *words: str, minutes: float = 20) -> str:
+        """Return what a command of Docker Compose says; it must succeed."""
+        command = ("docker-compose", "--project-name", PROJECT, "--project-directory")
+        return said(
+            *command,
+            str(self.folder),
+            *words,
+            env=self.engine.environment,
+            timeout=minutes * MINUTES,
+        )
+
+    def inside(self, *words: str) -> str:
+        """Return what a command says in the container of the Prefect worker."""
+        return self.compose("exec", "-T", "prefect-worker", *words)
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Read the lines of the log that the Prefect worker and its runs have written."""
+        said_there = self.engine.run("logs", f"{PROJECT}-prefect-worker-1").splitlines()
+        return [json.loads(line) for line in said_there if line.startswith("{")]
+
+    def shards(self, series: str) -> list[dict[str, Any]]:
+        """The lines on complete shards of a series' night."""
+        return [
+            line
+            for line in self.logged()
+            if "tries" in line and str(line.get("batch", "")).startswith(f"{series}-")
+        ]
+
+    def rows(self, series: str) -> str:
+        """Read the report on images of a series, without what differs between any two nights."""
+        return self.inside(
+            *("slidewatch", "query", "--format", "csv", "--quiet"),
+            "SELECT * EXCLUDE (batch, batch_date, scored_at) FROM images "
+            f"WHERE batch LIKE '{series}-%' ORDER BY uri",
+        )
+
+
+def otherwise(images: dict[str, str], port: int) -> str:
+    """Write what is not as in compose.yaml, as a file for Docker Compose to merge."""
+    changed: dict[str, Any] = {name: {"image": image} for name, image in images.items()}
+    changed["prefect-worker"]["environment"] = {
+        "SLIDEWATCH_SHARD_ROWS": str(SHARD),
+        "SLIDEWATCH_LOGS": "json",  # whose lines say which worker computed which shard
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    changed["prefect-server"]["ports"] = [f"127.0.0.1:{port}:4200"]
+    text = yaml.safe_dump({"services": changed})
+    return text.replace("ports:", "ports: !override")  # where lists are otherwise joined
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    with podman(tmp_path_factory.mktemp("podman")) as engine:
+        yield engine
+
+
+def build(engine: Podman, checkout: Path) -> str:
+    """Build our image from a checkout, and return the log."""
+    given = ("--build-context", f"{PYTHON}=container-image://{engine.base()}")
+    return engine.build(checkout, checkout / "deploy" / "Dockerfile", OURS, *given)
+
+
+@pytest.fixture(scope="module")
+def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """Start everything as the guide says, with rendered cells to train on and to screen."""
+    build(engine, ROOT)
+    images = dict.fromkeys((name for name, s in SERVICES.items() if "build" in s), OURS)
+    images |= {name: engine.standin(name) for name in set(SERVICES) - set(images)}
+    folder, port = tmp_path_factory.mktemp("deploy"), free_port()
+    for name in ("compose.yaml", "prefect.yaml"):
+        shutil.copy(DEPLOY / name, folder)
+    (folder / "compose.override.yaml").write_text(otherwise(images, port))
+    secrets = ("POSTGRES_PASSWORD", "PREFECT_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+    given = {name: os.urandom(24).hex() for name in secrets} | {"IMAGES": str(folder / "images")}
+    (folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in given.items()))
+    smears = folder / "images" / "labelled"
+    write_collection(smears, patients=12, cells_per_patient=12, parasitized_fraction=0.5, seed=1)
+    night = folder / "images" / "inbox"
+    write_collection(
+        night, patients=4, cells_per_patient=CELLS // 4, parasitized_fraction=0.2, seed=2,
+        first_patient=60,
+    )  # fmt: skip
+    for path in night.rglob("*.png"):  # long there, so that the night takes them
+        os.utime(path, (0, 0))
+    tls = folder / "tls"
+    tls.mkdir(mode=0o700)
+    os.chown(tls, 10001, 10001)
+    site = Composed(engine, folder, port)
+    try:
+        site.compose("run", "--rm", "-T", "certificates")
+        with health_checks(engine, PROJECT):
+            site.compose("up", "--detach", "--wait")
+            pool = ("slidewatch", "--type", "process", "--overwrite")
+            site.inside("prefect", "work-pool", "create", *pool)
+            site.inside(
+                "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"
+            )
+            labelled = ("--images", "/images/labelled")
+            site.inside("slidewatch", "train", *labelled, "--epochs", "1", "--side", "32")
+            site.inside("slidewatch", "fit", *labelled, "--batch", "first")
+            yield site
+    finally:
+        site.compose("--profile", "setup", "down", "--volumes", "--timeout", "5")
+
+
+def screen(site: Composed, series: str) -> str:
+    """Run a night of the inbox by its deployment, as a series of its own; return what it says."""
+    given = ("--param", "inbox=/images/inbox", "--param", f"series={series}")
+    return site.inside("prefect", "deployment", "run", NIGHT, *given, "--watch")
+
+
+def until(there: Callable[[], Any], minutes: float) -> Any:
+    ends = time.monotonic() + minutes * MINUTES
+    while time.monotonic() < ends:
+        if found := there():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"it never came to that in {minutes} minutes")
+
+
+def test_a_doctor_finds_the_containers_well(composed: Composed) -> None:
+    said_by_it = composed.inside("slidewatch", "doctor")
+    assert "scheduler: 2 workers answer" in said_by_it, said_by_it
+
+
+def test_prefects_pages_ask_for_a_password(composed: Composed) -> None:
+    with urlopen(f"http://127.0.0.1:{composed.port}/api/health") as health:
+        assert health.status == 200
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"http://127.0.0.1:{composed.port}/api/admin/version")
+
+
+def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
+    composed: Composed,
+) -> None:
+    assert "finished successfully" in screen(composed, "undisturbed")
+    worker = f"{PROJECT}-dask-worker-1"
+    pid = composed.engine.inspect(worker, ".State.Pid")
+    with ThreadPoolExecutor() as pool:
+        night = pool.submit(screen, composed, "killed")
+        until(lambda: night.done() or len(composed.shards("killed")) >= 3, minutes=10)
+        os.kill(pid, signal.SIGKILL)
+        done = len(composed.shards("killed"))
+        assert "finished successfully" in night.result()
+    assert 3 <= done < CELLS // SHARD
+    until(lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid), minutes=2)
+    shards = composed.shards("killed")
+    assert len(shards) == len(composed.shards("undisturbed")) == CELLS // SHARD
+    assert max(shard["tries"] for shard in shards) > 1
+    report = composed.rows("killed")
+    assert len(report.splitlines()) == 1 + CELLS
+    assert report == composed.rows("undisturbed")
+
+
+def test_a_change_of_source_installs_slidewatch_alone(engine: Podman, tmp_path: Path) -> None:
+    build(engine, ROOT)
+    for name in ("deploy", "flows", "tasks", "storage"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".dockerignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    with (tmp_path / "tasks" / "types.py").open("a") as file:
+        file.write(f"CHANGED = {time.time_ns()}\n")
+    begun = time.monotonic()
+    steps = re.findall(r"STEP \S+: (.+)\n(--> Using cache)?", build(engine, tmp_path))
+    print(f"built with a changed source in {time.monotonic() - begun:.0f} s")
+    done = [step for step, cached in steps if not cached and not step.startswith("FROM ")]
+    assert [" ".join(step.split()[:2]) for step in done] == [
+        "COPY tasks",
+        "COPY storage",
+        "RUN --mount=type=cache,target=/root/.cache/pip",
+        "COPY --from=slidewatch",
+    ]
