@@ -29,7 +29,7 @@ class Verdicts:
     """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
 
     Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
-    diagnosis differ; cells in ``platelet`` would be parasitized but for one at their rim.
+    diagnosis differ; cells in ``platelet`` would be parasitized without the one at their rim.
     """
 
     failed: NDArray[np.bool_]
@@ -96,7 +96,7 @@ class VerdictRule:
             failed: (n,), images that could not be scored; by default none.
             unlike: (n,), images further away than any smear's cells; by default none.
             disagree: (n,), images on which two witnesses differ; by default none.
-            platelet: (n,), parasitized ones but for a platelet at their rim; by default none.
+            platelet: (n,), parasitized without the platelet at their rim; by default none.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed

@@ -6,6 +6,8 @@ is the absorbance of green light over that of the cell itself, so neither the sl
 camera's colours matter.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ LIT = 0.6  # of the cell's brightest channel: darker pixels are mixed with the b
 SMOOTHED = 0.8  # pixels, the deviation of a blur
 LEAST_CELL = 50  # pixels
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
-LEAST_SIDE = 64  # pixels of a picture: a smaller one does not show what lies across an outline
+LEAST_SIDE = 64  # pixels of a picture: a smaller one hardly shows a platelet
 
 
 def has_platelet(pixels: NDArray[np.uint8]) -> bool:
@@ -71,8 +73,8 @@ def has_platelet(pixels: NDArray[np.uint8]) -> bool:
     return float((within[around] == 0).mean()) > OUTSIDE
 
 
-def _median(channel: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
-    """Find the median of a channel (h, w) within a mask (h, w)."""
+def _median(channel: NDArray[Any], mask: NDArray[Any]) -> int:
+    """Find the median of a channel uint8 (h, w) within a mask (h, w)."""
     import cv2
 
     below = np.cumsum(cv2.calcHist([channel], [0], mask, [256], [0, 256]))

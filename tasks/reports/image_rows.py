@@ -49,7 +49,7 @@ class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
     ``said`` holds each of two witnesses' log-odds of "parasitized"; None if there is only one.
-    ``platelet`` (n,) marks cells that would be parasitized but for a platelet at their rim.
+    ``platelet`` (n,) marks cells that would be parasitized without the platelet at their rim.
     """
 
     classes: Sequence[str]

@@ -131,7 +131,7 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
-            "is more probable), platelet at the rim (parasitized but for it), unstable, or "
+            "is more probable), platelet at the rim (else parasitized), unstable, or "
             "several; or failed",
         ),
         *made_by(),
