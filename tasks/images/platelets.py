@@ -47,7 +47,7 @@ def has_platelet(pixels: NDArray[np.uint8]) -> bool:
         return False
     lit = (brightest > LIT * _median(brightest, seen)).astype(np.uint8)
     outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cell = np.zeros(lit.shape, np.uint8)
+    cell: NDArray[Any] = np.zeros(lit.shape, np.uint8)
     cv2.drawContours(cell, [max(outlines, key=len)], -1, 1, -1)
     cell = cv2.erode(cell, np.ones((3, 3), np.uint8), borderValue=0)
     size = cv2.countNonZero(cell)
