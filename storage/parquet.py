@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.store import MissingError, Store, StoreError, digest_of_file
 
+ROWS = 2**11  # in memory together
 _WRITE: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -61,8 +62,21 @@ def stage_parts(
         for part in parts:
             if part.num_rows:
                 writer.write_table(part, row_group_size=part.num_rows)
+            del part  # before the next one is made
     with stage.open("rb") as file:
         return digest_of_file(file)
+
+
+def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Divide parts, at least one, anew into groups of so many rows; the last may have fewer."""
+    waiting: pa.Table | None = None
+    for part in parts:
+        waiting = part if waiting is None else pa.concat_tables([waiting, part])
+        while waiting.num_rows >= rows:
+            yield waiting.slice(0, rows).combine_chunks()
+            waiting = waiting.slice(rows)
+    if waiting is not None and waiting.num_rows:
+        yield waiting.combine_chunks()
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
@@ -73,7 +87,7 @@ def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa
         StoreError: the file is damaged.
     """
     with open_table(store, *path) as file:
-        return file.read(columns=columns)
+        return file.read(columns=columns, use_threads=False)
 
 
 def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -141,7 +155,15 @@ def iterate_groups(
     """Yield the row groups of a table, which may be larger than memory."""
     with open_table(store, *path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns)
+            # Threads would each keep memory of their own, and take more time in all.
+            yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def iterate_rows(store: Store, *path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a table in parts of `ROWS`, whatever its row groups are."""
+    with open_table(store, *path) as file:
+        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
 
 
 @contextmanager
@@ -160,7 +182,7 @@ def open_table(
         naming_damage(store, *path),
         store.open(*path) as opened,
         pq.ParquetFile(
-            opened, metadata=footer, pre_buffer=True, page_checksum_verification=True
+            opened, metadata=footer, pre_buffer=store.is_far, page_checksum_verification=True
         ) as file,
     ):
         yield file

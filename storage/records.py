@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -165,7 +166,7 @@ def save_described(
 
 def freeze(
     store: Store,
-    content: bytes,
+    content: bytes | Path,
     record: Record,
     *folder: str,
     file: str,
@@ -174,8 +175,8 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    The record marks the file as complete. With ``anew``, replace an earlier file, if the caller
-    knows that nothing builds on it.
+    The record marks the file as complete. ``anew`` replaces an earlier file: the caller
+    knows that nothing builds on it. ``content`` may be the file's stage (`Store.stage`).
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it
@@ -184,7 +185,10 @@ def freeze(
     # Checked before anything is written: a frozen file must survive a second start.
     if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
-    store.write_bytes(content, *folder, file)
+    if isinstance(content, Path):
+        store.reveal(content, *folder, file)
+    else:
+        store.write_bytes(content, *folder, file)
     try:
         record.write(store, *folder, record_file, once=not anew)
     except AlreadyExistsError:

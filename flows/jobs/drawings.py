@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from flows.jobs.quarantine import Sparing
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard
-from storage.parquet import iterate_groups
+from storage.parquet import iterate_rows
 from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.images.access.files import ChangedError
@@ -107,7 +107,7 @@ def places_jobs(
     }
     sources = pa.array(list(by_source), pa.string())
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=of_contours(card)) if near else ():
+    for rows in iterate_rows(store, *images, columns=of_contours(card)) if near else ():
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:

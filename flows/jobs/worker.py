@@ -1,4 +1,4 @@
-"""Set up the process of a worker or a command."""
+"""Set up a process: a worker's, which keeps the memory that it frees, or a command's."""
 
 import ctypes
 import sys
@@ -9,6 +9,7 @@ from functools import cache
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
+RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
 @cache
@@ -44,6 +45,21 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, KEPT)
+
+
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed, because it may not need it again.
+
+    Tables share it with everything else: Arrow's own allocator keeps most of a night's.
+    """
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        # Otherwise the limit rises to the largest block that was freed, and holes stay below it.
+        library.mallopt(M_MMAP_THRESHOLD, RETURNED)
+        library.malloc_trim(0)
 
 
 def leave_pandas_out() -> None:

@@ -1,7 +1,7 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import Reason, parse_reasons
+from tasks.images.sorted_rows import repeated_rows
 from tasks.types import CellKind, Float, Status, Verdict
 
 COLOURS = ("red", "green", "blue")
@@ -134,16 +135,22 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
-    Half of a digest, 16 bytes, distinguishes a billion images. Digests are in hexadecimal.
+    The first 16 letters of a digest distinguish a hundred million images. Digests are in
+    hexadecimal.
     """
-    heads = [
-        np.asarray(pc.fill_null(pc.utf8_slice_codeunits(part, 0, HEAD), "").to_numpy(False), "S16")
-        for part in image_ids
-    ]
-    every = np.concatenate([np.empty(0, "S16"), *heads])
-    repeated = np.asarray(every != b"", bool)
-    repeated[np.unique(every, return_index=True)[1]] = False
-    return repeated
+    known: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+
+    def heads() -> Iterator[NDArray[np.uint64]]:
+        for part in image_ids:
+            known.append(np.asarray(part.is_valid()))
+            letters = pc.utf8_slice_codeunits(pc.fill_null(part, HEAD * "0"), 0, HEAD)
+            digits = bytes.fromhex("".join(letters.to_pylist()))
+            yield np.frombuffer(digits, ">u8").astype(np.uint64)
+
+    again = repeated_rows(heads())
+    repeated = np.zeros(sum(map(len, known)), bool)
+    repeated[again] = True
+    return repeated & np.concatenate(known)
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:

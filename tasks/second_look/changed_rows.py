@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.bundles import join, take
+from tasks.bundles import take
 from tasks.detector.verdict import Reason, VerdictRule, format_reasons, parse_reasons
 from tasks.reports.image_columns import flags, is_for_review
 from tasks.types import Float
@@ -63,13 +63,10 @@ class Looked:
         )
 
     @staticmethod
-    def joined(parts: Sequence["Looked"], classes: int) -> "Looked":
-        """Join the results of several parts, if any."""
+    def none(classes: int) -> "Looked":
+        """Make the results of a look at no image."""
         nothing = np.zeros(0)
-        empty = Looked(
-            np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool)
-        )
-        return join([empty, *parts])
+        return Looked(np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool))
 
     def within(self, start: int, stop: int) -> "Looked":
         """Return the images in rows ``start`` to ``stop``, counted from ``start``."""

@@ -7,13 +7,10 @@ import pyarrow as pa
 
 from flows.jobs.scoring.screened import Screened
 from storage.batches.ledger import complete_looks, looks_path, scores_path
-from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
 from storage.parquet import iterate_groups, read_table
-from storage.store import Store
 from tasks.detector.verdict import VerdictRule
-from tasks.reports.image_columns import REPEATED, repeats
-from tasks.reports.image_rows import q_values
+from tasks.reports.image_columns import REPEATED, numbers_of, repeats
+from tasks.reports.image_rows import QValues
 from tasks.second_look.changed_rows import Looked, with_second_look
 
 
@@ -27,31 +24,32 @@ def finished_rows(
     """
     store, batch, key, card, detector = of.store, of.batch, of.key, of.model, of.detector
     paths = [scores_path(batch, key, part) for part in range(parts)]
-    # A night may have no images.
-    p = [np.empty(0), *(read_table(store, *path, columns=["p_value"])["p_value"] for path in paths)]
-    q = q_values(np.concatenate(p))
-    columns = (read_table(store, *path, columns=["image_id"])["image_id"] for path in paths)
-    repeated = repeats(column.combine_chunks() for column in columns)
+
+    def columns(name: str) -> Iterator[pa.Array]:
+        return (read_table(store, *path, columns=[name])[name].combine_chunks() for path in paths)
+
+    q = QValues(column.to_numpy(zero_copy_only=False) for column in columns("p_value"))
+    repeated = repeats(columns("image_id"))
     if repeated.any():
         tell(
             f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
             "they count once, and their slides are for review"
         )
     rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    looked = _looked(store, batch, key, card) if detector.second_look else None
+    looks = complete_looks(store, batch, key)
     start = 0
-    for rows in (group for path in paths for group in iterate_groups(store, *path)):
-        here = slice(start, start + rows.num_rows)
-        start = here.stop
-        rows = rows.append_column("q_value", pa.array(q[here], mask=np.isnan(q[here])))
-        marked = rows.append_column(REPEATED, pa.array(repeated[here]))
-        found = looked.within(here.start, here.stop) if looked else None
-        yield marked, with_second_look(rows, card.classes, rule, found)
-
-
-def _looked(store: Store, batch: Batch, key: str, card: ModelCard) -> Looked:
-    """Read the results of all second looks at a batch."""
-    paths = [looks_path(batch, key, part) for part in sorted(complete_looks(store, batch, key))]
-    return Looked.joined(
-        [Looked.from_table(read_table(store, *p), card.classes) for p in paths], len(card.classes)
-    )
+    for part, path in enumerate(paths):
+        looked = None
+        if detector.second_look:
+            looked = Looked.none(len(card.classes))
+        if part in looks:
+            table = read_table(store, *looks_path(batch, key, part))
+            looked = Looked.from_table(table, card.classes)
+        for rows in iterate_groups(store, *path):
+            stop = start + rows.num_rows
+            of_rows = q.of(numbers_of(rows, "p_value"))
+            rows = rows.append_column("q_value", pa.array(of_rows, mask=np.isnan(of_rows)))
+            marked = rows.append_column(REPEATED, pa.array(repeated[start:stop]))
+            found = looked.within(start, stop) if looked else None
+            yield marked, with_second_look(rows, card.classes, rule, found)
+            start = stop
