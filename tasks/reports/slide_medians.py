@@ -33,7 +33,7 @@ class SlideMedians:
             self._merge()
 
     def of(self, slides: int) -> list[float | None]:
-        """Return the medians of so many slides, None without values; between two bins, the middle.
+        """Return the median of each slide, None without values; between two bins, the middle.
 
         >>> medians = SlideMedians(1.0)
         >>> medians.count(np.asarray([0, 0, 2]), np.asarray([3.0, 4.0, 7.0]))
