@@ -39,7 +39,9 @@ class SlideMedians:
             self._count_waiting()
 
     def of(self, slides: int) -> list[float | None]:
-        """Return the medians of so many slides, None without values; between two bins, the middle.
+        """Return the medians of slides 0 to ``slides``, None without values.
+
+        Between two bins it is the middle.
 
         >>> medians = SlideMedians(1.0)
         >>> medians.count(np.asarray([0, 0, 2]), np.asarray([3.0, 4.0, 7.0]))
