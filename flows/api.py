@@ -57,6 +57,7 @@ except ImportError as error:
 Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or their address
 SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
 SHOWN = 20  # rows with a thumbnail
+SPACED = 'style="border-collapse: separate; border-spacing: .6em 0"'  # marimo leaves no space
 FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
 LAST = ("review_reason", "failure")
 
@@ -90,7 +91,8 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         ]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
         more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        return f"<table {SPACED}>{body}</table>{more}"
 
     def _display_(self) -> SimpleNamespace:
         """Show the same in marimo, which otherwise draws its own table of a data frame."""

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from flows.monitoring.console import tell, warn
-from flows.monitoring.logs import log
+from flows.monitoring.logs import bind, log
 from flows.monitoring.prefect_runs import run_parameters, scheduled_start
 from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
@@ -96,7 +96,8 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
         date=day,
         **options.model_dump(include=set(OfANight.model_fields)),
     )
-    return screen_sources(screened, settings, root=options.inbox)
+    with bind(batch=night.batch):
+        return screen_sources(screened, settings, root=options.inbox)
 
 
 def _take_what_is_new(store: Store, options: Nightly, day: date) -> Night:

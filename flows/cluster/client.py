@@ -115,7 +115,7 @@ def _local(settings: Settings) -> Iterator[Client]:
     import_for_workers()
     wait_for_imports()
     with dask.config.set(FORKED), without_pandas():
-        get_mp_context()  # imports all that Dask knows, to find out what is installed
+        get_mp_context()  # imports all that Dask knows, to find out which packages are installed
     with (
         _for_us_alone() as own,
         _workers_that_start(),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from distributed.system import MEMORY_LIMIT
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
@@ -97,7 +98,7 @@ def _packages(_: Settings) -> tuple[bool, str]:
 
 
 def _processors(settings: Settings) -> tuple[bool, str]:
-    memory = psutil.virtual_memory().total / 1024**3
+    memory = MEMORY_LIMIT / 1024**3  # in a container, its own
     return True, f"{counted(settings.workers, 'worker process')}, {memory:.0f} GiB of memory"
 
 

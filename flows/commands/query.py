@@ -18,8 +18,7 @@ from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.reports.confined import confined_answer
-from storage.reports.query_limits import SECONDS
+from storage.reports.confined import SECONDS, confined_answer
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 

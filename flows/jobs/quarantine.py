@@ -21,7 +21,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Sparing:
-    """A job that goes on without those of its rows that kill workers, and says why."""
+    """A job that can leave out those of its rows that kill workers."""
 
     killers: frozenset[int] = field(default=frozenset(), kw_only=True)
 

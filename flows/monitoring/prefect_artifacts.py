@@ -28,6 +28,7 @@ from storage.reports.pages import page_path
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
 from tasks.counting.call import Call
+from tasks.counting.sentences import density_text
 from tasks.images.listing import named
 from tasks.reports.night.summary import BatchSummary
 from tasks.types import Light
@@ -173,8 +174,6 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
-        "light": night.light,
-        "why": "; ".join(night.reasons) or "nothing is unusual",
         "images": f"{seal.rows:,} of {named(sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
@@ -193,6 +192,9 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
             f"# {markdown_text(batch.name)}: {night.light}",
             "",
             *_patients(store, batch, night),
+            "",
+            # A long cell of a table is cut off on Prefect's page.
+            *[f"- {markdown_text(reason)}" for reason in night.reasons or ("nothing is unusual",)],
             "",
             "| | |",
             "|---|---|",
@@ -227,7 +229,7 @@ def _density(row: dict[str, Any]) -> str:
     names = [f"parasites_per_microlitre{bound}" for bound in ("", "_low", "_high")]
     if any(row[name] is None for name in names):
         return ""
-    count, low, high = (f"{row[name]:,.0f}" for name in names)
+    count, low, high = (density_text(row[name]) for name in names)
     return f"{count} ({low} to {high})"
 
 

@@ -1,4 +1,4 @@
-"""Score cells against their own slide, on workers, and look twice at what goes to a person."""
+"""Score cells against their own slide, on workers, and look twice at cells for review."""
 
 from collections.abc import Sequence
 from datetime import datetime

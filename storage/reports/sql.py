@@ -21,7 +21,7 @@ from storage.models.sites import FOLDER as SITES
 from storage.models.sites import SiteCard, list_sites
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
-from storage.reports.query_limits import MEMORY, SECONDS, SPILL, QueryError
+from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema

@@ -308,7 +308,7 @@ def _label(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _scale(axes: Axes, edges: Float, width: float) -> None:
-    """Give an asinh axis, linear within ``width`` of zero, its limits and ticks."""
+    """Return an asinh axis, linear within ``width`` of zero, its limits and ticks."""
     axes.set_xscale("asinh", linear_width=width)
     axes.set_xlim(edges[0], edges[-1])
     axes.xaxis.set_major_locator(FixedLocator(_ticks(edges, width)))

@@ -41,8 +41,8 @@ PROJECT = "slidewatch-test"
 SERVICES: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 OURS = "localhost/standin/slidewatch"
 NIGHT = "nightly/nightly-screening"
-CELLS = 240
-SHARD = 8
+CELLS = 160
+SHARD = 4
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         site.compose("run", "--rm", "-T", "certificates")
         with health_checks(engine, PROJECT):
             site.compose("up", "--detach", "--wait")
-            site.inside("prefect", "work-pool", "create", "slidewatch", "--type", "process")
+            pool = ("slidewatch", "--type", "process", "--overwrite")
+            site.inside("prefect", "work-pool", "create", *pool)
             site.inside(
                 "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml"
             )
@@ -187,7 +188,7 @@ def test_prefects_pages_ask_for_a_password(composed: Composed) -> None:
 def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
     composed: Composed,
 ) -> None:
-    assert "Completed" in screen(composed, "undisturbed")
+    assert "finished successfully" in screen(composed, "undisturbed")
     worker = f"{PROJECT}-dask-worker-1"
     pid = composed.engine.inspect(worker, ".State.Pid")
     with ThreadPoolExecutor() as pool:
@@ -195,7 +196,7 @@ def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
         until(lambda: night.done() or len(composed.shards("killed")) >= 3, minutes=10)
         os.kill(pid, signal.SIGKILL)
         done = len(composed.shards("killed"))
-        assert "Completed" in night.result()
+        assert "finished successfully" in night.result()
     assert 3 <= done < CELLS // SHARD
     until(lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid), minutes=2)
     shards = composed.shards("killed")

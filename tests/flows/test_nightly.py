@@ -1,6 +1,8 @@
 """Nights of an inbox where images arrive all the time."""
 
 import asyncio
+import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from prefect.server.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
 from flows import nightly as module
+from flows.monitoring.logs import JsonFormatter
 from flows.nightly import MissedNightError, night_of, nightly
 from flows.screen import ImagesFailedError, ScreenOutcome
 from flows.settings import Settings
@@ -176,7 +179,10 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
     at: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    logged = []
+
     def killed(*_: object, **__: object) -> None:
+        logged.append(json.loads(JsonFormatter().format(logging.makeLogRecord({}))))
         raise RuntimeError("killed")
 
     first = arrive(4)
@@ -184,6 +190,7 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
         patch.setattr(module, "screen_sources", killed)
         with pytest.raises(RuntimeError, match="killed"):
             nightly(str(inbox), settings=settings)
+    assert [line["batch"] for line in logged] == ["night-2026-03-01"]
     arrive(2)
     at(NOON, NOON + 3 * DAY)  # Prefect runs the same night again, three days later
     outcome = nightly(str(inbox), settings=settings)
