@@ -175,8 +175,8 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    The record marks the file as complete. ``anew`` replaces an earlier file: the caller
-    knows that nothing builds on it. ``content`` may be the file's stage (`Store.stage`).
+    The record marks the file as complete. ``content`` may be the stage of the file
+    (`Store.stage`). A caller who knows that nothing builds on an earlier file may replace it.
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it
